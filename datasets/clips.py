@@ -1,0 +1,302 @@
+"""Import of anyone's recordings: a CSV of files and texts becomes prompts with ground-truth windows.
+
+Nothing is decoded but headers, and files are hashed in chunks. A row that cannot be used is kept as :class:`Refused` with its
+reason; only a CSV that cannot be read at all is an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle, islice
+from pathlib import Path
+
+from avpref.domain import Prompt, Split, prompt_id
+from avpref.errors import ConfigError, InputError, MediaError, TableError
+from avpref.geometry import ClipShape, window_starts_s
+from avpref.identity import digest, file_sha256
+from avpref.media import DecodedClip, probe, read_clip
+from avpref.settings import ClipPrompts
+
+REQUIRED = ("file", "text")
+OPTIONAL = ("taxonomy",)
+INSTANCE_MARK = "#"
+RECORDING_ID_CHARS = 16
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One usable row: ``line`` of the CSV (1 = header), file as written and resolved, and where both tracks end."""
+
+    line: int
+    file: str
+    path: Path
+    text: str
+    taxonomy: str
+    sha256: str
+    duration_s: float
+
+    @property
+    def recording_id(self) -> str:
+        """Identity of the recording: its bytes, not its name."""
+        return "r" + self.sha256[:RECORDING_ID_CHARS]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row that is not used, and why."""
+
+    line: int
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClipList:
+    """All rows of a CSV: every data row is in ``rows`` or in ``refused``."""
+
+    csv: Path
+    rows: tuple[Recording, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One data row as written; ``line`` is the last line of the CSV that it takes up."""
+
+    line: int
+    columns: tuple[str, ...]
+    fields: tuple[str, ...]
+
+    def get(self, column: str) -> str:
+        """The field of ``column``, empty where the CSV has no such column."""
+        return self.fields[self.columns.index(column)] if column in self.columns else ""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One piece of a recording, ``index`` counting from its start."""
+
+    recording: Recording
+    index: int
+    start_s: float
+
+
+def read_clip_list(path: Path | str) -> ClipList:
+    """Read a UTF-8 CSV with header ``file,text[,taxonomy]``; relative files are relative to the CSV's folder.
+
+    Refused rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
+    the same bytes as an earlier one. Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8,
+    or its header lacks a column or has an unknown or repeated one.
+    """
+    table = Path(path)
+    rows: list[Recording] = []
+    refused: list[Refused] = []
+    first_line_of: dict[str, int] = {}
+    for row in _data_rows(table):
+        outcome = _recording(table, row)
+        if isinstance(outcome, Recording) and outcome.sha256 in first_line_of:
+            outcome = Refused(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
+        if isinstance(outcome, Refused):
+            refused.append(outcome)
+        else:
+            first_line_of[outcome.sha256] = row.line
+            rows.append(outcome)
+    return ClipList(table, tuple(rows), tuple(refused))
+
+
+def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[Refused]]:
+    """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the rows not used.
+
+    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
+    are held out: an order derived from ``seed`` and the recordings' bytes (not names or places in the CSV) gives the first
+    ``held_out_share`` of them, rounded, at least one and never all. Held-out windows, taken in turn from every held-out
+    recording, become ``num_evaluation_clips`` evaluation prompts; when they run out they start again as further instances.
+
+    ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
+    ``prompt_id`` follows from text, source and split as everywhere. ``ground_truth_path`` is absolute; the bytes are identified
+    by ``ground_truth_sha256``. Raises like :func:`read_clip_list`; ConfigError where no CSV is named; InputError where fewer
+    than two recordings are usable.
+    """
+    if not settings.clips:
+        raise ConfigError(
+            found="prompts.clips is empty",
+            expected="the path of a CSV with columns file,text",
+            fix="set `clips: path/to/clips.csv` in section prompts, or AVPREF_PROMPTS__CLIPS",
+        )
+    listed = read_clip_list(settings.clips)
+    usable = [row for row in listed.rows if window_starts_s(row.duration_s, shape.duration_s)]
+    short = [
+        Refused(row.line, row.file, f"{row.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s")
+        for row in listed.rows
+        if not window_starts_s(row.duration_s, shape.duration_s)
+    ]
+    refused = sorted([*listed.refused, *short], key=lambda row: row.line)
+    _require_two(listed.csv, usable, refused)
+    ordered = sorted(usable, key=lambda row: digest("held_out", seed, row.sha256, size=64))
+    num_held_out = min(max(1, round(settings.held_out_share * len(ordered))), len(ordered) - 1)
+    held_out = _windows(ordered[:num_held_out], shape)
+    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(ordered[num_held_out:], shape)]
+    return training + list(_evaluation(held_out, settings.num_evaluation_clips)), refused
+
+
+def recording_of(prompt: Prompt) -> str:
+    """The id of the recording that a prompt of this file was cut from: its source without the instance number."""
+    return prompt.source.partition(INSTANCE_MARK)[0]
+
+
+def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
+    """The prompt's window, resized (to fill, centre crop) and resampled to ``shape``; for re-encoding by the caller.
+
+    Raises InputError where the file is gone or its bytes are not those that were imported, and MediaError where it cannot be
+    decoded.
+    """
+    path = Path(prompt.ground_truth_path)
+    if not path.is_file():
+        raise InputError(
+            found=f"{path}: no such file",
+            expected=f"the recording of prompt {prompt.prompt_id}",
+            fix="put the file back, or import the CSV again: avpref prompts import",
+        )
+    stat = path.stat()
+    found = _sha256_of(path, stat.st_mtime_ns, stat.st_size)
+    if found != prompt.ground_truth_sha256:
+        raise InputError(
+            found=f"{path}: sha-256 {found[:12]}…, changed since the import",
+            expected=f"sha-256 {prompt.ground_truth_sha256[:12]}…",
+            fix="put the old file back, or import the CSV again: avpref prompts import",
+        )
+    return read_clip(path, shape, start_s=prompt.ground_truth_start_s)
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(path: Path, mtime_ns: int, size_bytes: int) -> str:
+    """Hash of a file, computed once for each state of it."""
+    return file_sha256(path)
+
+
+def _data_rows(table: Path) -> Iterator[_Row]:
+    """Rows under the header, blank lines aside."""
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            columns = _checked_columns(table, next(reader, []))
+            for fields in reader:
+                if fields:
+                    yield _Row(reader.line_num, columns, tuple(fields))
+    except UnicodeDecodeError as error:
+        raise TableError(
+            found=f"{table}: not UTF-8 text ({error.reason})",
+            expected="a CSV in UTF-8",
+            fix=f"iconv -f WINDOWS-1252 -t UTF-8 '{table}' > clips-utf8.csv",
+        ) from error
+    except csv.Error as error:
+        raise TableError(
+            found=f"{table}: {error}",
+            expected="a comma-separated table",
+            fix="put fields that hold commas, quotes or line breaks in double quotes",
+        ) from error
+    except OSError as error:
+        raise InputError(
+            found=f"{table}: {error.strerror}",
+            expected="a CSV with columns file,text",
+            fix="correct prompts.clips in the configuration file",
+        ) from error
+
+
+def _checked_columns(table: Path, header: Sequence[str]) -> tuple[str, ...]:
+    """The header's columns, in its order. Raises TableError; see :func:`read_clip_list`."""
+    known = REQUIRED + OPTIONAL
+    missing = [name for name in REQUIRED if name not in header]
+    unknown = [name for name in header if name not in known]
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if not (missing or unknown or repeated):
+        return tuple(header)
+    problems = [f"no column {name!r}" for name in missing]
+    problems += [f"unknown column {name!r}{_did_you_mean(name)}" for name in unknown]
+    problems += [f"column {name!r} twice" for name in repeated]
+    raise TableError(
+        found=f"{table}: {'; '.join(problems) if header else 'an empty file'}",
+        expected=f"the header line {','.join(REQUIRED)} or {','.join(known)}",
+        fix=f"make the first line of the CSV: {','.join(REQUIRED)}",
+    )
+
+
+def _did_you_mean(name: str) -> str:
+    close = difflib.get_close_matches(name.strip().lower(), REQUIRED + OPTIONAL, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _recording(table: Path, row: _Row) -> Recording | Refused:
+    """A row looked at: the file's headers and hash, or the reason for not using it."""
+    if len(row.fields) != len(row.columns):
+        found = f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
+        return Refused(row.line, row.fields[0], found)
+    file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
+    path = (table.parent / file).resolve()
+    if not file.strip():
+        return Refused(row.line, file, "no file named")
+    if not text.strip():
+        return Refused(row.line, file, "empty text")
+    if not path.is_file():
+        return Refused(row.line, file, "no such file")
+    try:
+        info, sha256 = probe(path), file_sha256(path)
+    except MediaError as error:
+        return Refused(row.line, file, f"unreadable: {error.found}")
+    except OSError as error:
+        return Refused(row.line, file, f"unreadable: {error.strerror}")
+    if info.video is None or info.audio is None:
+        return Refused(row.line, file, "no picture" if info.video is None else "no sound")
+    duration_s = min(info.duration_s, info.audio.duration_s)
+    return Recording(row.line, file, path, text, taxonomy, sha256, duration_s)
+
+
+def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[Refused]) -> None:
+    """Training and evaluation need a recording each."""
+    if len(usable) >= 2:
+        return
+    reasons = "".join(f"\n  line {row.line}: {row.file}: {row.reason}" for row in refused)
+    raise InputError(
+        found=f"{table}: {len(usable)} usable recordings, {len(refused)} refused{reasons}",
+        expected="at least two: one to train on and one to hold out",
+        fix="add recordings to the CSV, or repair the refused ones",
+    )
+
+
+def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]:
+    """First windows of all recordings, then all second ones, and so on: any prefix draws on as many recordings as it can."""
+    windows = [
+        _Window(recording, index, start_s)
+        for recording in recordings
+        for index, start_s in enumerate(window_starts_s(recording.duration_s, shape.duration_s))
+    ]
+    return sorted(windows, key=lambda window: window.index)
+
+
+def _evaluation(windows: Sequence[_Window], num_prompts: int) -> Iterator[Prompt]:
+    """``num_prompts`` held-out prompts; each prompt of a recording has its own instance number."""
+    used: Counter[str] = Counter()
+    for window in islice(cycle(windows), num_prompts):
+        recording = window.recording.recording_id
+        yield _prompt(window, used[recording], Split.HELD_OUT)
+        used[recording] += 1
+
+
+def _prompt(window: _Window, instance: int, split: Split) -> Prompt:
+    recording = window.recording
+    source = f"{recording.recording_id}{INSTANCE_MARK}{instance}"
+    return Prompt(
+        prompt_id=prompt_id(recording.text, source, split),
+        text=recording.text,
+        split=split,
+        source=source,
+        taxonomy=recording.taxonomy,
+        ground_truth_path=str(recording.path),
+        ground_truth_start_s=window.start_s,
+        ground_truth_sha256=recording.sha256,
+    )

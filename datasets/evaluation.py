@@ -1,0 +1,114 @@
+"""Held-out comparison of policy and reference: paired by prompt and noise, in standard deviations of the reference.
+
+A clip that has no valid score of a metric counts as the worst that was seen of it on either side, so that a model never
+gains by making clips that cannot be scored; where both sides have none the pair says nothing and is left out of that metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from avpref.datasets.rows import Side
+from avpref.domain import Dimension, Metric
+from avpref.errors import InputError
+from avpref.identity import derive_seed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Policy against reference in one dimension; deltas and interval in the reference's standard deviations."""
+
+    delta_sd: float
+    ci_low: float
+    ci_high: float
+    win_rate: float
+    num_pairs: int
+    reference_sd: float
+
+
+@dataclass(frozen=True)
+class BootstrapSettings:
+    """Resamples, confidence (0.95: a 95 % interval) and the seed that the resamples derive from."""
+
+    samples: int
+    confidence: float
+    seed: int
+
+
+def rewards(
+    scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric], norm: Mapping[str, tuple[float, float]]
+) -> dict[Side, pd.DataFrame]:
+    """Per side a frame prompt × dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none.
+
+    ``norm`` is (mean, standard deviation) per metric, as frozen when pairs were selected.
+    Raises InputError where the two sides cover different prompts.
+    """
+    reference, policy = scores[Side.REFERENCE], scores[Side.POLICY]
+    if list(reference.index) != list(policy.index):
+        missing = sorted(set(reference.index) ^ set(policy.index))
+        raise InputError(
+            f"{len(missing)} prompts were scored on one side only: {missing[:3]}", "equal prompts", "avpref runs resume"
+        )
+    z = {side: _normalised(frame, metrics, norm) for side, frame in scores.items()}
+    worst = {metric.name: min(z[side][metric.name].min() for side in z) for metric in metrics}
+    has_any = {
+        metric.name: z[Side.REFERENCE][metric.name].notna() | z[Side.POLICY][metric.name].notna() for metric in metrics
+    }
+    filled = {
+        side: pd.DataFrame(
+            {m.name: frame[m.name].where(frame[m.name].notna() | ~has_any[m.name], worst[m.name]) for m in metrics}
+        )
+        for side, frame in z.items()
+    }
+    return {side: _dimensions(frame, metrics) for side, frame in filled.items()}
+
+
+def compare(sides: Mapping[Side, pd.DataFrame], settings: BootstrapSettings) -> dict[Dimension, Comparison]:
+    """Paired bootstrap over prompts, per dimension. Raises InputError with fewer than two comparable pairs."""
+    found = {}
+    for dimension in Dimension:
+        pair = pd.DataFrame({side: sides[side][dimension] for side in (Side.REFERENCE, Side.POLICY)}).dropna()
+        if len(pair) < 2:
+            fix = "raise prompts.num_evaluation_clips, or correct the scorers"
+            raise InputError(f"{len(pair)} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
+        found[dimension] = _compare(pair[Side.REFERENCE].to_numpy(), pair[Side.POLICY].to_numpy(), dimension, settings)
+    return found
+
+
+def _compare(
+    reference: np.ndarray, policy: np.ndarray, dimension: Dimension, settings: BootstrapSettings
+) -> Comparison:
+    scale = float(np.std(reference, ddof=1))
+    if scale <= 0:
+        raise InputError(
+            f"every reference clip has the same {dimension} reward", "rewards that vary", "correct the scorers"
+        )
+    deltas = (policy - reference) / scale
+    generator = np.random.Generator(
+        np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), len(deltas)))
+    )
+    draws = generator.integers(0, len(deltas), size=(settings.samples, len(deltas)))
+    tail = (1 - settings.confidence) / 2
+    low, high = np.quantile(deltas[draws].mean(axis=1), [tail, 1 - tail])
+    wins = np.mean(deltas > 0) + 0.5 * np.mean(deltas == 0)
+    return Comparison(float(deltas.mean()), float(low), float(high), float(wins), len(deltas), scale)
+
+
+def _normalised(
+    frame: pd.DataFrame, metrics: Sequence[Metric], norm: Mapping[str, tuple[float, float]]
+) -> pd.DataFrame:
+    columns = {}
+    for metric in metrics:
+        mean, std = norm[metric.name]
+        sign = 1.0 if metric.higher_is_better else -1.0
+        columns[metric.name] = sign * (frame[metric.name] - mean) / (std if std > 0 else np.inf)
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def _dimensions(frame: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
+    names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
+    return pd.DataFrame({dimension: frame[columns].mean(axis=1, skipna=False) for dimension, columns in names.items()})

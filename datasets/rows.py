@@ -1,0 +1,104 @@
+"""Rows that other rooms write into the tables and that are not nouns of the domain; one dataclass per table.
+
+Prompts and candidates are rows as they are (:mod:`avpref.domain`); columns and their order are those of
+:mod:`avpref.datasets.tables`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from avpref.domain import Score, ScoreStatus
+
+
+class Side(StrEnum):
+    """Which network made an evaluation clip."""
+
+    REFERENCE = "reference"
+    POLICY = "policy"
+
+
+class Kind(StrEnum):
+    """What an evaluation row's number is: a metric's raw score, or a dimension's reward under ``norm_id``."""
+
+    SCORE = "score"
+    REWARD = "reward"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score with who gave it and what it cost: wall milliseconds and GPU seconds of this number."""
+
+    candidate_id: str
+    metric: str
+    value: float | None
+    status: ScoreStatus
+    reason: str
+    scorer: str
+    fingerprint: str
+    elapsed_ms: float
+    gpu_s: float
+
+
+@dataclass(frozen=True)
+class QuarantineRow:
+    """A candidate that a stage gave up on."""
+
+    candidate_id: str
+    stage: str
+    error: str
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One number of one held-out clip. ``(evaluation_id, prompt_id, index)`` occurs once per side and name, on one seed.
+
+    Joining the two sides on prompt, index, kind and name gives the paired differences that the bootstrap resamples.
+    ``name`` is a metric where ``kind`` is ``score`` and a dimension where it is ``reward``.
+    """
+
+    evaluation_id: str
+    prompt_id: str
+    index: int
+    side: Side
+    candidate_id: str
+    seed: int
+    kind: Kind
+    name: str
+    value: float | None
+    status: ScoreStatus
+    reason: str
+    norm_id: str
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One rule of one gate: what was measured, the bound, whether it passed; ``verdict`` is the whole gate's."""
+
+    gate_id: str
+    rule: str
+    dimension: str
+    value: float
+    bound: float
+    passed: bool
+    verdict: str
+    inputs_hash: str
+    detail: str
+
+
+def score_row(score: Score, scorer: str, fingerprint: str, elapsed_ms: float, gpu_s: float = 0.0) -> ScoreRow:
+    """A scorer's answer with its provenance."""
+    return ScoreRow(
+        score.candidate_id,
+        score.metric,
+        score.value,
+        score.status,
+        score.reason,
+        scorer,
+        fingerprint,
+        elapsed_ms,
+        gpu_s,
+    )

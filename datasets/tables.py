@@ -1,0 +1,299 @@
+"""The tables of a run: Arrow schemas as contracts, and how rows become Parquet bytes and come back.
+
+Every table carries three metadata keys: ``avpref.table`` (its name), ``avpref.schema_version`` and ``avpref.fingerprint``
+(of what it was made from). A column that is not nullable holds no null, and if it is a float no NaN or infinity either;
+raw values that may be missing are the nullable ones.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from avpref.domain import METRICS, SCHEMA_VERSION
+from avpref.errors import SchemaVersionError, TableError
+
+NAME_KEY = "avpref.table"
+VERSION_KEY = "avpref.schema_version"
+FINGERPRINT_KEY = "avpref.fingerprint"
+
+TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named schema. ``schema`` has no metadata; :func:`to_arrow` adds it."""
+
+    name: str
+    schema: pa.Schema
+
+
+def _table(name: str, /, **columns: str) -> Table:
+    """A table whose columns are given as ``text | int | float | bool``, with ``?`` behind nullable ones."""
+    fields = [pa.field(column, TYPES[kind.rstrip("?")], kind.endswith("?")) for column, kind in columns.items()]
+    return Table(name, pa.schema(fields))
+
+
+def _per_metric(pattern: str) -> dict[str, str]:
+    return {pattern.format(metric.name): "float?" for metric in METRICS}
+
+
+PROMPTS = _table(
+    "prompts",
+    prompt_id="text",
+    text="text",
+    split="text",
+    source="text",
+    taxonomy="text",
+    ground_truth_path="text",
+    ground_truth_start_s="float",
+    ground_truth_sha256="text",
+)
+CANDIDATES = _table(
+    "candidates",
+    candidate_id="text",
+    prompt_id="text",
+    index="int",
+    origin="text",
+    seed="int",
+    checkpoint_hash="text",
+    sampler_hash="text",
+    path="text",
+    sha256="text",
+    num_frames="int",
+    height_px="int",
+    width_px="int",
+    fps_hz="float",
+    sample_rate_hz="int",
+    duration_s="float",
+)
+SCORES = _table(
+    "scores",
+    candidate_id="text",
+    metric="text",
+    value="float?",
+    status="text",
+    reason="text",
+    scorer="text",
+    fingerprint="text",
+    elapsed_ms="float",
+    gpu_s="float",
+)
+NORMS = _table(
+    "norms",
+    norm_id="text",
+    metric="text",
+    population="text",
+    count="int",
+    mean="float",
+    std="float",
+    q05="float",
+    q25="float",
+    q50="float",
+    q75="float",
+    q95="float",
+)
+REWARDS = _table(
+    "rewards",
+    candidate_id="text",
+    prompt_id="text",
+    video="float",
+    audio="float",
+    av="float",
+    strategy="text",
+    norm_id="text",
+)
+PAIRS = _table(
+    "pairs",
+    pair_id="text",
+    prompt_id="text",
+    chosen="text",
+    rejected="text",
+    rank="int",
+    margin_video="float",
+    margin_audio="float",
+    margin_av="float",
+    margin_total="float",
+    chosen_origin="text",
+    rejected_origin="text",
+    **_per_metric("chosen_{}"),
+    **_per_metric("rejected_{}"),
+    **_per_metric("chosen_{}_normalised"),
+    **_per_metric("rejected_{}_normalised"),
+    strategy="text",
+    norm_id="text",
+)
+SKIPPED = _table("skipped", prompt_id="text", reason="text", detail="text")
+EXCLUDED = _table("excluded", candidate_id="text", prompt_id="text", metric="text", reason="text", detail="text")
+QUARANTINE = _table("quarantine", candidate_id="text", stage="text", error="text", message="text", attempts="int")
+EVALUATIONS = _table(
+    "evaluations",
+    evaluation_id="text",
+    prompt_id="text",
+    index="int",
+    side="text",
+    candidate_id="text",
+    seed="int",
+    kind="text",
+    name="text",
+    value="float?",
+    status="text",
+    reason="text",
+    norm_id="text",
+)
+GATE_DECISIONS = _table(
+    "gate_decisions",
+    gate_id="text",
+    rule="text",
+    dimension="text",
+    value="float",
+    bound="float",
+    passed="bool",
+    verdict="text",
+    inputs_hash="text",
+    detail="text",
+)
+DIFFERENCES = _table(
+    "differences",
+    prompt_id="text",
+    change="text",
+    cause="text",
+    chosen="text",
+    rejected="text",
+    margin_before="float?",
+    margin_after="float?",
+)
+LEADERBOARD = _table(
+    "leaderboard",
+    strategy="text",
+    pairs="int",
+    prompts="int",
+    prompts_with_pair="int",
+    prompt_yield="float",
+    margin_video="float?",
+    margin_audio="float?",
+    margin_av="float?",
+    ground_truth_share="float?",
+)
+OVERLAPS = _table("overlaps", strategy="text", other="text", common="int", share="float?")
+
+TABLES: tuple[Table, ...] = (
+    *(PROMPTS, CANDIDATES, SCORES, NORMS, REWARDS, PAIRS, SKIPPED, EXCLUDED, QUARANTINE),
+    *(EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS),
+)
+TABLE_BY_NAME = {table.name: table for table in TABLES}
+
+
+def to_arrow(table: Table, rows: Iterable[object] | pd.DataFrame, fingerprint: str = "") -> pa.Table:
+    """Rows (dataclasses with the table's columns as fields, or a data frame) as an Arrow table with metadata.
+
+    In a data frame a null of a nullable float column may be written NaN; fields that are no columns are left out.
+    Raises TableError for a missing column, a wrong type, or a null or non-finite number where the schema allows none.
+    """
+    try:
+        if isinstance(rows, pd.DataFrame):
+            built = pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False)
+        else:
+            built = _from_dataclasses(table, list(rows))
+    except (AttributeError, KeyError, pa.ArrowException) as error:
+        expected = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise TableError(f"rows that do not fit table '{table.name}': {error}", expected) from error
+    return conform(table, built, fingerprint)
+
+
+def _from_dataclasses(table: Table, rows: Sequence[object]) -> pa.Table:
+    assert all(is_dataclass(row) for row in rows), "rows are dataclasses"
+    columns = [pa.array([getattr(row, field.name) for row in rows], field.type) for field in table.schema]
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def conform(table: Table, arrow: pa.Table, fingerprint: str = "") -> pa.Table:
+    """``arrow`` cast to the table's column order and types, checked, with metadata.
+
+    Raises TableError for a missing column, an impossible cast, or a null or non-finite number in a column without nulls.
+    """
+    missing = [name for name in table.schema.names if name not in arrow.column_names]
+    if missing:
+        raise TableError(f"table '{table.name}' without column(s) {', '.join(missing)}", "all columns of its schema")
+    metadata = {NAME_KEY: table.name, VERSION_KEY: str(SCHEMA_VERSION), FINGERPRINT_KEY: fingerprint}
+    loose = pa.schema([field.with_nullable(True) for field in table.schema])
+    try:
+        cast = arrow.select(table.schema.names).cast(loose)
+    except pa.ArrowException as error:
+        raise TableError(f"table '{table.name}' with a column of another type: {error}", str(table.schema)) from error
+    _check_values(table, cast)
+    return pa.Table.from_arrays(cast.columns, schema=table.schema.with_metadata(metadata))
+
+
+def _check_values(table: Table, arrow: pa.Table) -> None:
+    for field in table.schema:
+        if field.nullable:
+            continue
+        column = arrow[field.name]
+        bad = column.null_count
+        if pa.types.is_floating(field.type):
+            bad += len(column) - column.null_count - (pc.sum(pc.is_finite(column)).as_py() or 0)
+        if bad:
+            raise TableError(
+                f"table '{table.name}': {bad} of {len(column)} values of '{field.name}' are null, NaN or infinite",
+                "a finite value in every row",
+                "leave the rows out where they are made, and keep the reason as a row",
+            )
+
+
+def fingerprint(arrow: pa.Table) -> str:
+    """The fingerprint that a table carries; empty where it has none."""
+    return (arrow.schema.metadata or {}).get(FINGERPRINT_KEY.encode(), b"").decode()
+
+
+def to_bytes(arrow: pa.Table) -> bytes:
+    """Zstandard Parquet with the table's metadata. Equal content gives equal bytes, however it was chunked."""
+    sink = io.BytesIO()
+    pq.write_table(arrow.combine_chunks(), sink, compression="zstd", compression_level=3, row_group_size=1 << 17)
+    return sink.getvalue()
+
+
+def check_file(path: Path, table: Table) -> None:
+    """Read a Parquet file's footer and compare it with the contract; values are not read.
+
+    Raises TableError (absent, unreadable, another table, other columns) or SchemaVersionError.
+    """
+    again = "write the table again with the stage that made it"
+    try:
+        schema = pq.read_schema(path)
+    except FileNotFoundError as error:
+        raise TableError(f"no file {path}", f"a Parquet file of table '{table.name}'", again) from error
+    except pa.ArrowException as error:
+        raise TableError(f"{path} is not readable as Parquet: {error}", f"table '{table.name}'", again) from error
+    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key != b"ARROW:schema"}
+    if metadata.get(NAME_KEY) != table.name:
+        raise TableError(f"{path} holds table {metadata.get(NAME_KEY)!r}", f"table '{table.name}'", again)
+    if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION):
+        found = f"{path} has schema version {metadata.get(VERSION_KEY)}"
+        raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "start a new run folder with this release")
+    if not schema.remove_metadata().equals(table.schema):
+        found = f"{path} has columns {', '.join(f'{field.name}: {field.type}' for field in schema)}"
+        raise TableError(found, ", ".join(f"{field.name}: {field.type}" for field in table.schema), again)
+
+
+def read(path: Path, table: Table) -> pa.Table:
+    """One Parquet file as an Arrow table, after :func:`check_file`; values are checked too. Raises as that one."""
+    check_file(path, table)
+    arrow = pq.ParquetFile(path).read()
+    _check_values(table, arrow)
+    return arrow
+
+
+def read_all(paths: Sequence[Path], table: Table) -> pa.Table:
+    """Several files of one table, one after the other; no files give an empty table. Metadata: the first file's."""
+    if not paths:
+        return to_arrow(table, [])
+    parts = [read(path, table) for path in paths]
+    return pa.concat_tables(parts).replace_schema_metadata(parts[0].schema.metadata)

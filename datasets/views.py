@@ -1,0 +1,96 @@
+"""DuckDB over the tables of a run: one view per table, made of files that are listed one by one.
+
+Every table of the schema has its view; one that no file is given for is empty, so a query always finds its tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from avpref.datasets.tables import TABLE_BY_NAME, TABLES, Table, check_file, conform, to_arrow
+from avpref.errors import TableError
+
+QUERIES = Path(__file__).with_name("queries")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What DuckDB may use. ``memory`` as DuckDB spells it (``4GB``); ``spill`` is the folder for what does not fit.
+
+    The defaults leave DuckDB's own: all threads, four fifths of the memory, no spill folder of ours.
+    """
+
+    threads: int | None = None
+    memory: str | None = None
+    spill: Path | None = None
+
+
+def sql(name: str) -> str:
+    """The text of ``queries/<name>.sql``."""
+    return (QUERIES / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def connect(files: Mapping[str, Sequence[Path]], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection with one view per table over exactly the given Parquet files (never a glob).
+
+    Raises TableError for a name that is no table, or a file that is absent or not of that table; SchemaVersionError.
+    """
+    con = _open(limits or Limits())
+    _refuse_unknown(files)
+    for table in TABLES:
+        paths = list(files.get(table.name, ()))
+        for path in paths:
+            check_file(path, table)
+        _view(con, table, paths)
+    return con
+
+
+def connect_tables(tables: Mapping[str, pa.Table], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection with one view per table over Arrow tables in memory. Raises TableError for one that does not conform."""
+    con = _open(limits or Limits())
+    _refuse_unknown(tables)
+    for table in TABLES:
+        con.register(table.name, conform(table, tables[table.name]) if table.name in tables else to_arrow(table, []))
+    return con
+
+
+def connect_locked(tables: Mapping[str, pa.Table], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
+    """As :func:`connect_tables`, for SQL from strangers: no files, no network, no extensions, no changes of settings."""
+    con = connect_tables(tables, limits)
+    for setting in ("enable_external_access", "autoinstall_known_extensions", "autoload_known_extensions"):
+        con.execute(f"SET {setting} = false")
+    con.execute("SET lock_configuration = true")
+    return con
+
+
+def _open(limits: Limits) -> duckdb.DuckDBPyConnection:
+    settings = {
+        "python_enable_replacements": "false",
+        "threads": limits.threads,
+        "memory_limit": limits.memory,
+        "temp_directory": limits.spill,
+    }
+    return duckdb.connect(config={key: str(value) for key, value in settings.items() if value is not None})
+
+
+def _refuse_unknown(names: Mapping[str, object]) -> None:
+    unknown = sorted(set(names) - set(TABLE_BY_NAME))
+    if unknown:
+        raise TableError(f"no table is called {', '.join(unknown)}", f"one of {', '.join(TABLE_BY_NAME)}")
+
+
+def _view(con: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[Path]) -> None:
+    """A view over listed files; the list is a variable of the connection, since table functions take no subqueries."""
+    if not paths:
+        con.register(table.name, to_arrow(table, []))
+        return
+    con.execute(f"SET VARIABLE files_{table.name} = $files", {"files": [str(path) for path in paths]})
+    con.execute(
+        f"CREATE VIEW {table.name} AS SELECT * FROM read_parquet(getvariable('files_{table.name}'),"
+        " hive_partitioning = false, union_by_name = false)"
+    )

@@ -1,0 +1,60 @@
+"""Candidates of a run: which are asked for, with which network, and where the finished ones are."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from avpref.cluster import Unit
+from avpref.datasets import tables
+from avpref.domain import Candidate, Origin, Prompt
+from avpref.flows.generating import GenerateSpec
+from avpref.flows.networks import NetworkFiles
+from avpref.flows.plan import Shard, grouped, requests, sampler_hash, shards
+from avpref.flows.run_folder import RunFolder
+from avpref.flows.scoring import ScoreItem, ScoreSpec, metrics_of, open_scorers
+from avpref.flows.stage import run_stage
+
+
+def plan_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Shard]:
+    """Shards of candidate requests for ``prompts``, made with ``network``."""
+    fingerprint = folder.fingerprint(stage, network.hash, sampler_hash(folder.settings))
+    wanted = list(requests(prompts, folder.settings, network.hash))
+    return shards(stage, fingerprint, grouped(wanted, [item.prompt.prompt_id for item in wanted]), folder.settings)
+
+
+def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Unit]:
+    """Make what is missing; returns the units that hold all of them."""
+    plan = plan_candidates(folder, stage, prompts, network)
+    files = folder.units(tables.CANDIDATES)
+    return run_stage(
+        folder,
+        stage,
+        tables.CANDIDATES,
+        plan,
+        lambda: GenerateSpec(folder.root, folder.settings, files, network),
+        "candidates",
+    )
+
+
+def score_candidates(folder: RunFolder, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> list[Unit]:
+    """Score what has no scores yet; returns the units that hold all score rows."""
+    text = {prompt.prompt_id: prompt.text for prompt in prompts}
+    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
+    scorers = [scorer.fingerprint for scorer in open_scorers(folder.settings)]
+    names = [metric.name for metric in metrics_of(folder.settings)]
+    fingerprint = folder.fingerprint(stage, scorers, names, folder.settings.clip.model_dump(mode="json"))
+    plan = shards(stage, fingerprint, grouped(items, [item.candidate.prompt_id for item in items]), folder.settings)
+    files = folder.units(tables.SCORES)
+    return run_stage(
+        folder, stage, tables.SCORES, plan, lambda: ScoreSpec(folder.root, folder.settings, files), "candidates"
+    )
+
+
+def read_candidates(folder: RunFolder, units: list[Unit]) -> list[Candidate]:
+    """Candidates of finished units, in the plan's order."""
+    return as_candidates(folder.units(tables.CANDIDATES).read(units)[0])
+
+
+def as_candidates(rows: pa.Table) -> list[Candidate]:
+    """Rows of the candidate table as dataclasses."""
+    return [Candidate(**{**row, "origin": Origin(row["origin"])}) for row in rows.to_pylist()]

@@ -1,0 +1,25 @@
+"""Flow ``generate``: N candidates per training prompt, ground truth beside them, and the reference's held-out clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avpref.flows.sft import sft_network
+from prefect import flow
+
+from avpref.datasets import tables
+from avpref.flows.candidates import make_candidates
+from avpref.flows.prompts import read_prompts
+from avpref.flows.run_folder import open_root
+
+STAGE = "generate"
+
+
+@flow(name="generate", persist_result=False, validate_parameters=False)
+def generate(run_dir: str) -> int:
+    """Make the candidates of the run in ``run_dir`` and seal their table; returns how many there are."""
+    folder = open_root(Path(run_dir))
+    units = make_candidates(folder, STAGE, read_prompts(folder), sft_network(folder))
+    quarantined = folder.seal_units(tables.CANDIDATES, units)
+    folder.write_json("quarantine-generate.json", [vars(row) for row in quarantined])
+    return folder.num_rows(tables.CANDIDATES)

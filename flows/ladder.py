@@ -1,0 +1,128 @@
+"""The failure ladder: retry, then bisect down to single candidates, then quarantine; stop when it is not the data's fault.
+
+    transient exception, dead actor   the same unit again, up to ``ATTEMPTS`` times
+    still failing                     halves, each with its own attempts
+    a single item still failing       a quarantine row; everything else goes on
+    too many, or all alike            CircuitOpen: the configuration is wrong
+
+A unit that was split is committed whole from its pieces when the last piece is done, so a plan's names never change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from avpref.cluster import Failure, Outcome, Pool, Unit
+from avpref.datasets.rows import QuarantineRow
+from avpref.errors import AvprefError, CircuitOpen
+from avpref.flows.units import UnitFiles
+from avpref.logs import EventLog
+
+ATTEMPTS = 2
+ALIKE_BEFORE_OPEN = 6
+"""So many failures of one error class while nothing has finished yet stop the run."""
+
+
+@dataclass
+class _Split:
+    """A unit that is being finished in two pieces."""
+
+    work: _Work
+    pieces: Sequence[Unit]
+    num_open: int = 2
+
+
+@dataclass
+class _Work:
+    unit: Unit
+    attempts: int = 0
+    split: _Split | None = None
+
+
+class Ladder:
+    """Drives units through a pool until each is committed. ``max_quarantined`` items may be lost before the circuit opens."""
+
+    def __init__(
+        self, pool: Pool, files: UnitFiles, events: EventLog, max_quarantined: int, on_done: Callable[[int], None]
+    ) -> None:
+        self.pool, self.files, self.events = pool, files, events
+        self.max_quarantined, self.on_done = max_quarantined, on_done
+        self.finished = 0
+        self.quarantined = 0
+        self._errors: Counter[str] = Counter()
+
+    def run(self, units: Sequence[Unit]) -> None:
+        """Finish every unit. Raises CircuitOpen, or a worker's fatal error as it was."""
+        waiting = deque(_Work(unit) for unit in units if not self.files.exists(unit))
+        flying: dict[str, _Work] = {}
+        while waiting or flying:
+            while waiting and len(flying) < self.pool.capacity:
+                work = waiting.popleft()
+                flying[work.unit.name] = work
+                self.pool.submit(work.unit)
+            outcome = self.pool.next_done()
+            again = self._settle(flying.pop(outcome.unit.name), outcome)
+            waiting.extendleft(reversed(again))
+
+    def _settle(self, work: _Work, outcome: Outcome) -> list[_Work]:
+        if outcome.receipt is not None:
+            self.quarantined += outcome.receipt.quarantined
+            self._check_circuit()
+            self._finish(work)
+            return []
+        if outcome.failure is None:
+            return [work]  # innocent: shared an actor with the unit that killed it
+        return self._climb(work, outcome.failure)
+
+    def _finish(self, work: _Work) -> None:
+        self.finished += 1
+        split = work.split
+        if split is None:
+            self.on_done(len(work.unit.items))
+            return
+        split.num_open -= 1
+        if not split.num_open:
+            self.files.join(split.work.unit, split.pieces)
+            self._finish(split.work)
+
+    def _climb(self, work: _Work, failure: Failure) -> list[_Work]:
+        unit = work.unit
+        self.events.write("unit_failed", stage=unit.stage, unit=unit.name, error=failure.error, message=failure.message)
+        if failure.is_fatal:
+            raise failure.cause or AvprefError(f"{unit.stage}: {failure.message}")
+        self._errors[failure.error] += 1
+        if not self.finished and self._errors[failure.error] >= ALIKE_BEFORE_OPEN:
+            raise self._open(f"{unit.stage}: every unit failed with {failure.error}: {failure.message}")
+        if work.attempts + 1 < ATTEMPTS:
+            return [_Work(unit, work.attempts + 1, work.split)]
+        if len(unit.items) == 1:
+            self._quarantine(work, failure)
+            return []
+        return self._bisect(work)
+
+    def _bisect(self, work: _Work) -> list[_Work]:
+        unit, middle = work.unit, len(work.unit.items) // 2
+        pieces = [replace(unit, items=unit.items[:middle]), replace(unit, items=unit.items[middle:])]
+        split = _Split(work, pieces)
+        for piece in pieces:
+            if self.files.exists(piece):
+                self._finish(_Work(piece, split=split))
+        return [_Work(piece, split=split) for piece in pieces if not self.files.exists(piece)]
+
+    def _quarantine(self, work: _Work, failure: Failure) -> None:
+        unit = work.unit
+        row = QuarantineRow(unit.items[0].item_id, unit.stage, failure.error, failure.message, ATTEMPTS)
+        self.files.commit(unit, [], [row])
+        self.quarantined += 1
+        self._check_circuit()
+        self._finish(work)
+
+    def _check_circuit(self) -> None:
+        if self.quarantined > self.max_quarantined:
+            raise self._open(f"{self.quarantined} candidates are quarantined, {self.max_quarantined} were allowed")
+
+    def _open(self, found: str) -> CircuitOpen:
+        fix = "read the reasons with: avpref runs show; then correct the input, or raise run.max_quarantined_share"
+        return CircuitOpen(found, "failures of a few candidates only", fix)

@@ -1,0 +1,83 @@
+"""What is to be done: candidates, shards and units, all derived from the prompts and the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from avpref.cluster import Unit
+from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
+from avpref.identity import digest
+from avpref.settings import Settings
+
+GROUND_TRUTH_INDEX = 0
+FIRST_GENERATED_INDEX = 1
+
+
+@dataclass(frozen=True)
+class CandidateRequest:
+    """A candidate that is to be made."""
+
+    item_id: str
+    prompt: Prompt
+    index: int
+    origin: Origin
+    seed: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The units of a few hundred prompts: one task per stage."""
+
+    ordinal: int
+    units: tuple[Unit, ...]
+
+    @property
+    def num_items(self) -> int:
+        """Candidates in the shard."""
+        return sum(len(unit.items) for unit in self.units)
+
+
+def sampler_hash(settings: Settings) -> str:
+    """Hash of everything but checkpoint, prompt and seed that a generated clip depends on."""
+    sampling = settings.sampling.model_dump(mode="json", exclude={"num_candidates", "ground_truth"})
+    return digest("sampler", sampling, settings.clip.model_dump(mode="json"), settings.codec.model_dump(mode="json"))
+
+
+def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str) -> Iterator[CandidateRequest]:
+    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts."""
+    sampler = sampler_hash(settings)
+    for prompt in prompts:
+        is_train = prompt.split == Split.TRAIN
+        if is_train and settings.sampling.ground_truth:
+            identity = candidate_id(prompt.prompt_id, GROUND_TRUTH_INDEX, 0, "ground_truth", sampler)
+            yield CandidateRequest(identity, prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH, 0)
+        for index in range(
+            FIRST_GENERATED_INDEX, FIRST_GENERATED_INDEX + (settings.sampling.num_candidates if is_train else 1)
+        ):
+            seed = candidate_seed(settings.run.seed, prompt.prompt_id, index)
+            identity = candidate_id(prompt.prompt_id, index, seed, checkpoint_hash, sampler)
+            yield CandidateRequest(identity, prompt, index, Origin.GENERATED, seed)
+
+
+def shards(stage: str, fingerprint: str, groups: Sequence[Sequence[Any]], settings: Settings) -> list[Shard]:
+    """Cut ``groups`` (the items of one prompt each) into shards of prompts and units of candidates."""
+    size, found = settings.run.shard_prompts, []
+    for ordinal, start in enumerate(range(0, len(groups), size)):
+        items = [item for group in groups[start : start + size] for item in group]
+        found.append(Shard(ordinal, tuple(_units(stage, ordinal, fingerprint, items, settings.run.unit_candidates))))
+    return found
+
+
+def _units(stage: str, shard: int, fingerprint: str, items: Sequence[Any], size: int) -> Iterator[Unit]:
+    for start in range(0, len(items), size):
+        yield Unit(stage, shard, fingerprint, tuple(items[start : start + size]))
+
+
+def grouped(items: Sequence[Any], keys: Sequence[str]) -> list[list[Any]]:
+    """Items of equal key together, in order of first appearance."""
+    groups: dict[str, list[Any]] = {}
+    for item, key in zip(items, keys, strict=True):
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())

@@ -1,0 +1,145 @@
+"""The worker that makes training latents: clips through the codec's own file format and back, then encoded.
+
+What is trained on is what was read back: the bytes of a real mp4, decoded by timestamp.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from avpref.models.codecs import IdentityCodec
+
+from avpref.cluster import Receipt, Unit
+from avpref.datasets.latents import LatentRow, packed
+from avpref.datasets.rows import QuarantineRow
+from avpref.errors import MediaError
+from avpref.flows.units import UnitFiles
+from avpref.flows.worlds import RawClip, SftItem, World, clip_shape, open_world
+from avpref.geometry import ClipShape
+from avpref.media import DecodedClip, read_clip
+from avpref.recording import encode_clip
+from avpref.settings import Settings
+
+
+@dataclass(frozen=True)
+class RenderSpec:
+    """Builds workers that render and encode the SFT set."""
+
+    settings: Settings
+    files: UnitFiles
+
+    def build(self) -> RenderWorker:
+        """Open the world and the codec."""
+        shape = clip_shape(self.settings)
+        return RenderWorker(self.files, open_world(self.settings), IdentityCodec(self.settings.codec, shape), shape)
+
+
+@dataclass(frozen=True)
+class RenderWorker:
+    """Renders SFT clips to mp4 bytes, reads them back and encodes them."""
+
+    files: UnitFiles
+    world: World
+    codec: IdentityCodec
+    shape: ClipShape
+
+    def run(self, unit: Unit) -> Receipt:
+        """Commit the latents of ``unit``'s items (SftItem)."""
+        started, rows, lost = time.perf_counter(), [], []
+        for item in unit.items:
+            try:
+                rows.append(self._row(item))
+            except MediaError as error:
+                lost.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
+        self.files.commit(unit, rows, lost)
+        return Receipt(len(rows), len(lost), time.perf_counter() - started)
+
+    def _row(self, item: SftItem) -> LatentRow:
+        raw = self.world.sft_clip(item)
+        clip = read_clip(io.BytesIO(mp4(raw, self.shape)), self.shape)
+        video, audio = encoded(self.codec, [clip])
+        return LatentRow(item.item_id, raw.text, packed(video[0]), packed(audio[0]))
+
+
+@dataclass(frozen=True)
+class EncodeItem:
+    """A candidate whose file is to be encoded; ``delays_s`` asks for delayed versions of its audio too."""
+
+    item_id: str
+    path: str
+    text: str
+    delays_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class EncodeSpec:
+    """Builds workers that encode committed candidates."""
+
+    root: Path
+    settings: Settings
+    files: UnitFiles
+
+    def build(self) -> EncodeWorker:
+        """Open the codec."""
+        shape = clip_shape(self.settings)
+        return EncodeWorker(self.root, self.files, IdentityCodec(self.settings.codec, shape), shape)
+
+
+@dataclass(frozen=True)
+class EncodeWorker:
+    """Reads candidates' files and encodes them to latents."""
+
+    root: Path
+    files: UnitFiles
+    codec: IdentityCodec
+    shape: ClipShape
+
+    def run(self, unit: Unit) -> Receipt:
+        """Commit the latents of ``unit``'s items (EncodeItem). A clip that cannot be read is an error: it was scored before."""
+        started = time.perf_counter()
+        self.files.commit(unit, [self._row(item) for item in unit.items])
+        return Receipt(len(unit.items), 0, time.perf_counter() - started)
+
+    def _row(self, item: EncodeItem) -> LatentRow:
+        clip = read_clip(self.root / item.path, self.shape)
+        assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
+        video, audio = encoded(self.codec, [clip])
+        late = [delayed(clip, delay_s) for delay_s in item.delays_s]
+        delayed_audio = packed(encoded(self.codec, late)[1]) if late else b""
+        return LatentRow(item.item_id, item.text, packed(video[0]), packed(audio[0]), delayed_audio)
+
+
+def mp4(raw: RawClip, shape: ClipShape) -> bytes:
+    """The clip as a file's bytes."""
+    return encode_clip(raw.frames, shape.fps_hz, raw.audio, shape.sample_rate_hz)
+
+
+def encoded(codec: IdentityCodec, clips: Sequence[DecodedClip]) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of ``clips`` as numpy: video [N, C, T, h, w], audio [N, C, L, M]."""
+    latents = codec.encode(clips)
+    assert latents.video is not None and latents.audio is not None
+    return latents.video.numpy(), latents.audio.numpy()
+
+
+def delayed(clip: DecodedClip, delay_s: float) -> DecodedClip:
+    """The clip with its sound moved ``delay_s`` later; what was before the start repeats the clip's quietest stretch."""
+    assert clip.audio is not None
+    shift = min(round(delay_s * clip.sample_rate_hz), len(clip.audio))
+    audio = np.concatenate([quiet_stretch(clip.audio, shift), clip.audio])[: len(clip.audio)]
+    return DecodedClip(
+        clip.frames, clip.fps_hz, audio.astype(np.float32), clip.sample_rate_hz, clip.duration_s, clip.start_s
+    )
+
+
+def quiet_stretch(audio: np.ndarray, length: int) -> np.ndarray:
+    """The stretch of ``length`` samples with the least energy, so that a delay leaves no digital silence to learn from."""
+    if not 0 < length < len(audio):
+        return np.zeros(length, audio.dtype)
+    energy = np.concatenate([[0.0], np.cumsum(np.square(audio, dtype=np.float64))])
+    start = int(np.argmin(energy[length:] - energy[:-length]))
+    return audio[start : start + length]

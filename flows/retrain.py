@@ -1,0 +1,134 @@
+"""Flow ``retrain``, the whole loop: prompts → SFT → candidates → scores → pairs → AV-DPO → evaluation → gate → report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from avpref import config
+from avpref.cluster import ray_session
+from avpref.datasets import tables
+from avpref.datasets.rows import QuarantineRow
+from avpref.domain import SCHEMA_VERSION, Split
+from avpref.errors import InputError
+from avpref.flows import reporting
+from avpref.flows.dpo import dpo, training_summary
+from avpref.flows.evaluate import VERDICT_FILE, evaluate
+from avpref.flows.generate import generate
+from avpref.flows.pair import pair
+from avpref.flows.prompts import prompts, read_prompts
+from avpref.flows.registry import record_adapter
+from avpref.flows.run_folder import RESULT_FILE, RunFolder, create, open_root
+from avpref.flows.score import score
+from avpref.flows.sft import sft
+from avpref.logs import say
+
+STAGES = (prompts, sft, generate, score, pair, dpo, evaluate)
+"""In order; each is a flow of its own that takes the run's folder and returns a row count."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """How long a stage took in this execution, and how many rows its result has."""
+
+    name: str
+    seconds: float
+    rows: int
+
+
+@flow(name="retrain", persist_result=False, validate_parameters=False)
+def retrain(config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Run the whole loop for a configuration file; returns the result document. Deployments call this."""
+    given = list(overrides or []) + ([f"run.seed={seed}"] if seed is not None else [])
+    return run_loop(create(Path(runs), config.load(config_path, given).settings))
+
+
+def run_loop(folder: RunFolder) -> dict[str, Any]:
+    """Every stage of ``folder``'s run, each doing only what is missing; returns the result document.
+
+    Raises the stages' errors; what was finished stays finished.
+    """
+    started = time.monotonic()
+    with folder.locked(), ray_session():
+        folder.events.write("started", run=folder.run_id)
+        times = [_timed(folder, stage.name, lambda stage=stage: reporting.call(stage, str(folder.root))) for stage in STAGES]
+        seal_quarantine(folder)
+        document = result(folder, times)
+        record_adapter(folder, document)
+        folder.write_json(RESULT_FILE, document)
+        times.append(_timed(folder, "report", lambda: _report(folder)))
+        document["stages"] = [asdict(each) for each in times]
+        folder.write_json(RESULT_FILE, document)
+        folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
+    return document
+
+
+def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> StageTime:
+    started = time.monotonic()
+    folder.events.write("stage_started", stage=name)
+    rows = work()
+    took = StageTime(name, round(time.monotonic() - started, 3), rows)
+    folder.events.write("stage_finished", stage=name, seconds=took.seconds, rows=rows)
+    say(f"{name}: {rows} rows, {took.seconds:.1f} s")
+    return took
+
+
+def _report(folder: RunFolder) -> int:
+    from avpref.flows.report import write_report
+
+    return write_report(folder)
+
+
+def quarantined(folder: RunFolder) -> list[QuarantineRow]:
+    """Everything that any stage gave up on so far."""
+    names = ("refused.json", "quarantine-sft.json", "quarantine-generate.json", "quarantine-score.json", "quarantine-evaluate.json")
+    return [QuarantineRow(**row) for name in names for row in folder.read_json(name) or []]
+
+
+def seal_quarantine(folder: RunFolder) -> None:
+    """Write the quarantine table."""
+    rows = tables.to_arrow(tables.QUARANTINE, quarantined(folder))
+    folder.seal(tables.QUARANTINE, "", rows)
+
+
+def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
+    """The result document of a finished run: what ``retrain --json`` prints."""
+    verdict = folder.read_json(VERDICT_FILE)
+    if verdict is None:
+        raise InputError(f"run {folder.run_id} is not finished", "an evaluated run", f"avpref runs resume {folder.run_id}")
+    summary = training_summary(folder)
+    train = [prompt for prompt in read_prompts(folder) if prompt.split == Split.TRAIN]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": folder.run_id,
+        "run_dir": str(folder.root),
+        "seed": folder.settings.run.seed,
+        "stages": [asdict(each) for each in times],
+        "pairs": {"prompts": len(train), "kept": folder.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
+        "training": {
+            "steps": summary.steps,
+            "displacement": dict(summary.displacement),
+            "drift": dict(summary.drift),
+            "implicit_accuracy": dict(summary.implicit_accuracy),
+        },
+        "evaluation": verdict["evaluation"],
+        "gate": {"verdict": verdict["gate"]["verdict"], "reasons": verdict["gate"]["reasons"]},
+        "quarantined": len(quarantined(folder)),
+    }
+
+
+def _strategy(folder: RunFolder) -> str:
+    rows = folder.read(tables.PAIRS)
+    return rows["strategy"][0].as_py() if rows.num_rows else folder.settings.pairs.strategy
+
+
+def resume(runs: Path, run: str) -> dict[str, Any]:
+    """Go on with a run as its folder says."""
+    from avpref.flows.run_folder import open_run
+
+    return run_loop(open_root(open_run(runs, run).root))

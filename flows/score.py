@@ -1,0 +1,30 @@
+"""Flow ``score``: every candidate through every scorer of the set, into one long table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from avpref.datasets import tables
+from avpref.domain import Candidate
+from avpref.flows.candidates import as_candidates, score_candidates
+from avpref.flows.prompts import read_prompts
+from avpref.flows.run_folder import RunFolder, open_root
+
+STAGE = "score"
+
+
+@flow(name="score", persist_result=False, validate_parameters=False)
+def score(run_dir: str) -> int:
+    """Score the candidates of the run in ``run_dir`` and seal the score table; returns the number of score rows."""
+    folder = open_root(Path(run_dir))
+    units = score_candidates(folder, STAGE, sealed_candidates(folder), read_prompts(folder))
+    quarantined = folder.seal_units(tables.SCORES, units)
+    folder.write_json("quarantine-score.json", [vars(row) for row in quarantined])
+    return folder.num_rows(tables.SCORES)
+
+
+def sealed_candidates(folder: RunFolder) -> list[Candidate]:
+    """The sealed candidates, in the plan's order. Raises InputError before they were made."""
+    return as_candidates(folder.read(tables.CANDIDATES))

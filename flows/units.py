@@ -1,0 +1,63 @@
+"""The committed files of units: one Parquet file each, rows and quarantine together, under a derived name."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avpref.cluster import Unit
+from avpref.datasets import tables
+from avpref.datasets.rows import QuarantineRow
+from avpref.store import commit_once
+
+QUARANTINE_KEY = b"avpref.quarantine"
+
+
+@dataclass(frozen=True)
+class UnitFiles:
+    """Where the units of one table are committed. Picklable: workers carry it."""
+
+    folder: Path
+    table: tables.Table
+
+    def path(self, unit: Unit) -> Path:
+        """The unit's file: stage, stage fingerprint, then the unit's derived name."""
+        return self.folder / unit.stage / unit.fingerprint / f"{unit.name}.parquet"
+
+    def exists(self, unit: Unit) -> bool:
+        """Whether the unit is done."""
+        return self.path(unit).exists()
+
+    def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
+        """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""
+        return self._commit(unit, tables.to_arrow(self.table, rows), quarantined)
+
+    def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
+        """Commit a unit that was finished in pieces."""
+        rows, quarantined = self.read(pieces)
+        return self._commit(unit, rows, quarantined)
+
+    def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
+        """Rows and quarantine of ``units``, in the plan's order. Raises FileNotFoundError for one that is not done."""
+        parts, quarantined = [], []
+        for unit in units:
+            part = pq.read_table(self.path(unit))
+            metadata = part.schema.metadata or {}
+            quarantined += [QuarantineRow(**row) for row in json.loads(metadata.get(QUARANTINE_KEY, b"[]"))]
+            parts.append(part.replace_schema_metadata(None))
+        if not parts:
+            return tables.to_arrow(self.table, []), []
+        return pa.concat_tables(parts), quarantined
+
+    def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
+        metadata = {**(rows.schema.metadata or {}), QUARANTINE_KEY: json.dumps([asdict(row) for row in quarantined])}
+        buffer = io.BytesIO()
+        pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
+        return commit_once(self.path(unit), buffer.getvalue())

@@ -1,0 +1,143 @@
+"""Transformer blocks of JavisDiT++: attention shared by video and audio tokens, one feed-forward network per modality.
+
+Parameter names are those of the original checkpoints (Wan2.1 for the base). Norms, modulation and the residual stream
+run in the parameters' dtype; rotations run in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avpref.models.positions import rotate
+
+EPS = 1e-6
+
+
+class Modulation(NamedTuple):
+    """Per-sample conditioning of all blocks, in the parameters' dtype.
+
+    ``base`` [B, 6, d]: shift, scale, gate of the attention, then of the base feed-forward. ``audio`` [B, 3, d]: those
+    of the audio feed-forward, None where the build has none.
+    """
+
+    base: Tensor
+    audio: Tensor | None
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift for x [B, N, d] and shift, scale [B, 1, d]."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+def feed_forward(width: int, hidden: int, dim: int) -> nn.Sequential:
+    """Linear from ``width`` to ``hidden``, GELU (tanh form), Linear to ``dim``; the layers are called 0 and 2."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+
+
+class Attention(nn.Module):
+    """Projections q, k, v, o with RMS norms of q and k over the full width; subclasses say what attends to what."""
+
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
+        self.v = nn.Linear(dim, dim)
+        self.o = nn.Linear(dim, dim)
+        self.norm_q = nn.RMSNorm(dim, eps=EPS) if qk_norm else nn.Identity()
+        self.norm_k = nn.RMSNorm(dim, eps=EPS) if qk_norm else nn.Identity()
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[B, N, d] -> [B, N, heads, d / heads], a view."""
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Softmax attention, scale 1 / sqrt(c): q [B, N, heads, c], k and v [B, M, heads, c] -> [B, N, heads * c]."""
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.o(mixed.transpose(1, 2).flatten(2))
+
+
+class SelfAttention(Attention):
+    """All tokens, video and audio, attend to all; q and k are rotated by their positions."""
+
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """x [B, N, d], rotary table float32 [N, 1, head size / 2, 2] -> [B, N, d]."""
+        q = rotate(self.heads(self.norm_q(self.q(x))), rotary)
+        k = rotate(self.heads(self.norm_k(self.k(x))), rotary)
+        return self.attend(q, k, self.heads(self.v(x)))
+
+
+class CrossAttention(Attention):
+    """Tokens attend to all text positions, padding included: the original has no key mask and weights rely on it."""
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x [B, N, d], context [B, L, d] -> [B, N, d]."""
+        q = self.heads(self.norm_q(self.q(x)))
+        k = self.heads(self.norm_k(self.k(context)))
+        return self.attend(q, k, self.heads(self.v(context)))
+
+
+class AudioModulation(nn.Module):
+    """Learned rows [1, 3, d] (shift, scale, gate) of the audio feed-forward; the key is ``audio_modulation.param``."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.param = nn.Parameter(torch.randn(1, 3, dim) / math.sqrt(dim))
+
+
+class Block(nn.Module):
+    """One block: modulated self-attention, cross-attention to text, then the feed-forward network(s).
+
+    ``has_base`` builds ``ffn``, ``has_audio`` builds ``audio_ffn``. With both, each modality takes its own; with one of
+    them, all tokens take that one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        *,
+        qk_norm: bool,
+        cross_attn_norm: bool,
+        has_base: bool,
+        has_audio: bool,
+    ) -> None:
+        super().__init__()
+        assert has_base or has_audio, "a block needs a feed-forward network"
+        self.norm1 = nn.LayerNorm(dim, eps=EPS, elementwise_affine=False)
+        self.self_attn = SelfAttention(dim, num_heads, qk_norm)
+        self.norm3 = nn.LayerNorm(dim, eps=EPS) if cross_attn_norm else nn.Identity()
+        self.cross_attn = CrossAttention(dim, num_heads, qk_norm)
+        self.norm2 = nn.LayerNorm(dim, eps=EPS, elementwise_affine=False)
+        self.ffn = feed_forward(dim, ffn_dim, dim) if has_base else None
+        self.audio_ffn = feed_forward(dim, ffn_dim, dim) if has_audio else None
+        self.audio_modulation = AudioModulation(dim) if has_audio else None
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
+
+    def forward(self, x: Tensor, modulation: Modulation, context: Tensor, rotary: Tensor, num_video: int) -> Tensor:
+        """x [B, N, d] with the video tokens first, context [B, L, d] -> [B, N, d]."""
+        rows = (self.modulation + modulation.base).chunk(6, dim=1)
+        x = torch.addcmul(x, self.self_attn(modulate(self.norm1(x), rows[0], rows[1]), rotary), rows[2])
+        x = x + self.cross_attn(self.norm3(x), context)
+        if self.audio_ffn is None:
+            return self._feed_base(x, rows[3:])
+        if self.ffn is None:
+            return self._feed_audio(x, modulation)
+        video, audio = x.split((num_video, x.shape[1] - num_video), dim=1)
+        return torch.cat([self._feed_base(video, rows[3:]), self._feed_audio(audio, modulation)], dim=1)
+
+    def _feed_base(self, x: Tensor, rows: tuple[Tensor, ...]) -> Tensor:
+        assert self.ffn is not None
+        shift, scale, gate = rows
+        return torch.addcmul(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
+
+    def _feed_audio(self, x: Tensor, modulation: Modulation) -> Tensor:
+        assert self.audio_ffn is not None and self.audio_modulation is not None and modulation.audio is not None
+        shift, scale, gate = (self.audio_modulation.param + modulation.audio).chunk(3, dim=1)
+        return torch.addcmul(x, self.audio_ffn(modulate(self.norm2(x), shift, scale)), gate)

@@ -1,0 +1,119 @@
+"""Euler sampling of the probability flow from noise (t = 1) to data (t = 0), with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from avpref.models.edges import TIMESTEP_SCALE
+from avpref.models.flow import Latents, LatentShapes, shift_timesteps
+from avpref.models.text import TextBatch
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """Euler steps, guidance scale (1 = none, of both modalities) and timestep shift ratio (1 = none).
+
+    Raises ValueError for values that cannot be used.
+    """
+
+    steps: int
+    guidance: float
+    shift_ratio: float
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.guidance < 0 or self.shift_ratio <= 0:
+            raise ValueError(f"sampling needs steps >= 1, guidance >= 0 and a shift ratio > 0, found {self}")
+
+
+def timetable(steps: int, shift_ratio: float) -> Tensor:
+    """The ``steps`` + 1 times from 1 down to 0, float64: 1 - i / steps, shifted towards noise by ``shift_ratio``.
+
+    The original computes them in float32 on a scale of 0 to 1000; its rounding is kept: guidance amplifies it.
+    """
+    even = torch.tensor([(1 - index / steps) * TIMESTEP_SCALE for index in range(steps + 1)], dtype=torch.float32)
+    shifted = shift_timesteps(even / TIMESTEP_SCALE, shift_ratio) * TIMESTEP_SCALE
+    return shifted.double() / TIMESTEP_SCALE
+
+
+def draw_noise(shapes: LatentShapes, seeds: Sequence[int]) -> Latents:
+    """Initial noise N(0, 1), float32 CPU, one row per seed: video drawn first, then audio.
+
+    Invariant: row i depends on ``seeds[i]`` and ``shapes`` alone.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return Latents(*(None if shape is None else _draw(shape, generators) for shape in shapes))
+
+
+def _draw(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+    rows = torch.empty(len(generators), *shape)
+    for row, generator in zip(rows, generators, strict=True):
+        row.normal_(generator=generator)
+    return rows
+
+
+@torch.no_grad()
+def sample(
+    network: Callable[..., Latents],
+    noise: Latents,
+    text: TextBatch,
+    negative: TextBatch | None,
+    settings: SamplerSettings,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    num_video_latents: int | None = None,
+) -> Latents:
+    """Integrate dx/dt = v from noise to data; returns latents, float32, in the shapes of ``noise``.
+
+    Args:
+        network: a :class:`avpref.models.dit.JavisDiT` or anything that is called like one.
+        noise: starting point, B rows of each modality of the network, on its device; it is not changed.
+        text: B rows of text states and masks.
+        negative: what guidance points away from, B rows or one row for all. None, or a guidance of exactly 1, means no
+            guidance: one row per candidate instead of two.
+        settings: steps, guidance and shift.
+        progress: called as progress(steps done, steps) after every step.
+        num_video_latents: for audio-only networks, see JavisDiT.forward.
+    """
+    if settings.guidance == 1:
+        negative = None
+    both = text if negative is None else _stack(text, negative)
+    times = timetable(settings.steps, settings.shift_ratio).tolist()
+    x = _each(Tensor.float, noise)
+    for index, (now, after) in enumerate(pairwise(times)):
+        t = torch.full(both.mask.shape[:1], now, dtype=torch.float64, device=both.mask.device)
+        inputs = x if negative is None else _each(_twice, x)
+        v = network(inputs, t, both.states, both.mask, num_video_latents=num_video_latents)
+        if negative is not None:
+            v = _each(partial(_guide, guidance=settings.guidance), v)
+        x = _each(partial(torch.add, alpha=after - now), x, v)
+        if progress is not None:
+            progress(index + 1, settings.steps)
+    return x
+
+
+def _stack(text: TextBatch, negative: TextBatch) -> TextBatch:
+    """Rows [text, negative], a single negative row repeated."""
+    rows = len(text.states)
+    pairs = zip(text, negative, strict=True)
+    return TextBatch(*(torch.cat([wanted, other.expand(rows, *other.shape[1:])]) for wanted, other in pairs))
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])
+
+
+def _guide(rows: Tensor, guidance: float) -> Tensor:
+    """v = v_neg + guidance (v_text - v_neg) from rows [text, negative]."""
+    conditional, negative = rows.float().chunk(2)
+    return negative + guidance * (conditional - negative)
+
+
+def _each(function: Callable[..., Tensor], *latents: Latents) -> Latents:
+    """``function`` of each modality that is present."""
+    return Latents(*(None if parts[0] is None else function(*parts) for parts in zip(*latents, strict=True)))

@@ -1,0 +1,36 @@
+"""A scorer without a model, shipped for tests: numbers derived from the candidate's id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from avpref.domain import METRICS, Metric, Score
+from avpref.identity import SEED_BITS, derive_seed, digest
+from avpref.rewards.protocol import ScorableClip
+from avpref.rewards.validity import ValidityRules, score_valid
+
+
+@dataclass(frozen=True)
+class FakeScorer:
+    """Uniform numbers in [0, 1), a function of candidate id, metric and ``salt`` alone; invalid clips are skipped."""
+
+    metrics: tuple[Metric, ...] = METRICS
+    salt: str = ""
+    rules: ValidityRules = ValidityRules()
+    licence: str = "Apache-2.0"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the salt and the metrics' names."""
+        return digest("fake scorer", 1, self.salt, [metric.name for metric in self.metrics])
+
+    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
+        """See :class:`avpref.rewards.protocol.Scorer`."""
+        return [score_valid(clip, self.metrics, self.rules, self._values) for clip in clips]
+
+    def _values(self, clip: ScorableClip, metrics: Sequence[Metric]) -> dict[str, float]:
+        seeds = {
+            metric.name: derive_seed("fake score", self.salt, clip.candidate_id, metric.name) for metric in metrics
+        }
+        return {name: seed / 2**SEED_BITS for name, seed in seeds.items()}

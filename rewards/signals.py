@@ -1,0 +1,99 @@
+"""Signal scorers: five of the metric columns measured on picture and sound alone, without weights or knowledge of the text.
+
+They say whether a clip is sharp, smooth, clean and in time, not whether it shows what was asked for: ``text_video`` and
+``text_audio`` are absent from this set. Each formula below is ours; each is checked to order its own ladder of corruptions on
+real recordings. AV-Align is not among them: on the delay ladder of real clips it stayed at chance, where the two curves it is
+made from, compared as curves, did not (see :mod:`avpref.rewards.av_align`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from avpref.domain import METRIC_BY_NAME, Metric, Score, ScoreStatus
+from avpref.media import DecodedClip
+from avpref.rewards.av_align import best_lag, coincidence, motion_curve, sound_curve
+from avpref.rewards.motion import fastest_share_px, grey_frames, small_flow
+from avpref.rewards.onsets import FFT_SAMPLES, FloatArray, hann_window, mel_power, strength_of
+from avpref.rewards.protocol import ScorableClip
+
+NUM_PICTURES = 8
+LARGEST_SIDE_PX = 256
+BLUR_PX = 1.0
+BLOCK_PX = 8
+QUIET_BLOCKS_PERCENT = 10.0
+GREY_FLOOR = 4.0
+GRADIENT_FLOOR = 0.05
+MOTION_FLOOR_PX2 = 0.003
+SIGNAL_PERCENT, FLOOR_PERCENT = 95.0, 10.0
+AUDIO_FLOOR = 1e-4
+FLAT_LEVEL, FLAT_SHARE = 0.98, 1e-3
+
+_NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6.0
+_GRADIENT_GAIN = 0.0409
+
+
+def sharpness_db(frames: NDArray[np.uint8]) -> float:
+    """Sharpness against noise of RGB frames [T, H, W, 3], in dB: 10·log10(G / (σ² + 4²)), grey levels of 255.
+
+    G is the mean squared gradient per pixel of the picture denoised by a Gaussian (σ = 1 px), less what noise alone would leave
+    of it, at least 0.05; σ² is the noise power: second differences both ways (J. Immerkær, "Fast Noise Variance Estimation",
+    1996), squared and averaged over blocks of 8 × 8, of which the quietest tenth counts, because noise is everywhere and texture is
+    not. The 4 grey levels keep fine texture from being taken for noise, so blur lowers the number too. Mean over up to eight
+    evenly spaced frames; pictures over 256 pixels on the short side are shrunk to it.
+    """
+    chosen = frames[np.linspace(0, len(frames) - 1, min(NUM_PICTURES, len(frames))).round().astype(int)]
+    measured = np.array([_gradient_and_noise(_within_limit(grey).astype(np.float32)) for grey in grey_frames(chosen)])
+    gradient, noise = measured.mean(axis=0)
+    return float(10.0 * np.log10(max(gradient - _GRADIENT_GAIN * noise, GRADIENT_FLOOR) / (noise + GREY_FLOOR**2)))
+
+
+def _within_limit(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    scale = LARGEST_SIDE_PX / min(grey.shape)
+    return grey if scale >= 1 else np.asarray(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
+
+
+def _gradient_and_noise(grey: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean squared gradient of the denoised picture [H, W] and its noise power, both in grey levels squared."""
+    residual = cv2.filter2D(grey, -1, _NOISE_MASK)[1:-1, 1:-1] ** 2
+    blocks = max(1, residual.shape[1] // BLOCK_PX), max(1, residual.shape[0] // BLOCK_PX)
+    noise = np.percentile(cv2.resize(residual, blocks, interpolation=cv2.INTER_AREA), QUIET_BLOCKS_PERCENT)
+    smooth = cv2.GaussianBlur(grey, (0, 0), BLUR_PX)
+    across, down = (cv2.Sobel(smooth, cv2.CV_32F, dx, dy, ksize=3, scale=0.125) for dx, dy in ((1, 0), (0, 1)))
+    return float(np.mean(across**2 + down**2)), float(noise)
+
+
+def smoothness_db(flow: NDArray[np.float32]) -> float:
+    """Smoothness in time of a flow field [T − 1, h, w, 2], in dB: energy of the motion over energy of its change.
+
+    10·log10((⟨|f|²⟩ + ε/3) / (⟨|f' − f|²⟩ + ε)), ε = 0.003 px², f' the next field. Steady motion scores high. Positions that jump
+    at random have a change of three times their motion, −4.8 dB; the floor is of that kind, so a frozen picture scores −4.8 dB
+    as well. Needs three frames, two fields.
+    """
+    energy, change = (np.mean(np.sum(field.astype(np.float64) ** 2, axis=-1)) for field in (flow, np.diff(flow, axis=0)))
+    return float(10.0 * np.log10((energy + MOTION_FLOOR_PX2 / 3.0) / (change + MOTION_FLOOR_PX2)))
+
+
+def signal_to_floor_db(audio: FloatArray, rate_hz: int, power: FloatArray) -> float:
+    """Loudness of the sound over its noise floor, in dB, less a penalty for clipping.
+
+    ``power`` is the mel power [128, F] of the waveform [S]. Loud: the 95th percentile in time of the mean over bands. Floor: the
+    10th percentile in time of each band, median over bands. White noise of −80 dB full scale is added to both, so digital
+    silence is a very low floor and not an infinite one. Penalty: 10·log10(1 + share / 0.001), where share counts
+    neighbouring samples that both lie within 2 % of the same extreme: a tenth of a per cent of flat tops costs 3 dB.
+    """
+    hiss = AUDIO_FLOOR**2 * float(np.sum(hann_window() ** 2)) * FFT_SAMPLES / rate_hz
+    loud = float(np.percentile(power.mean(axis=0), SIGNAL_PERCENT))
+    floor = float(np.median(np.percentile(power, FLOOR_PERCENT, axis=1)))
+    return float(10.0 * np.log10((loud + hiss) / (floor + hiss)) - 10.0 * np.log10(1.0 + flat_share(audio) / FLAT_SHARE))
+
+
+def flat_share(audio: FloatArray) -> float:
+    """Share of neighbouring samples of the waveform [S] that both lie within 2 % of its largest magnitude, on one side."""
+    extreme = FLAT_LEVEL * float(np.abs(audio).max())
+    return float(max(np.mean(side[1:] & side[:-1]) for side in (audio >= extreme, audio <= -extreme)))

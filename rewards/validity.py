@@ -1,0 +1,96 @@
+"""Which clips can be judged at all: flags with reasons, and what each dimension needs.
+
+Reward models give a plausible number for silence or a black picture; these rules come first and answer with a reason.
+A picture that does not move is *not* flagged: standing still is a fault that scores should show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from avpref.domain import Dimension, Metric, Score
+from avpref.media import DecodedClip
+from avpref.rewards.protocol import ScorableClip, measured, skipped
+
+
+class Flag(StrEnum):
+    """Why a clip cannot be judged; the value is the reason that the score row carries."""
+
+    NO_VIDEO = "no video track"
+    NO_AUDIO = "no audio track"
+    TOO_SHORT = "too short"
+    BLANK = "blank picture"
+    SILENT = "silent"
+
+
+@dataclass(frozen=True)
+class ValidityRules:
+    """Limits below which there is nothing to judge.
+
+    ``min_rms`` is the root mean square of the sound (full scale 1), ``min_contrast`` the spread between the darkest and
+    the brightest byte of the whole picture.
+    """
+
+    min_duration_s: float = 0.5
+    min_frames: int = 2
+    min_rms: float = 1e-4
+    min_contrast: int = 4
+
+
+_CONCERNS = {
+    Dimension.VIDEO: frozenset({Flag.NO_VIDEO, Flag.TOO_SHORT, Flag.BLANK}),
+    Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT}),
+    Dimension.AV: frozenset(Flag),
+}
+
+
+def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
+    """Every flag that ``clip`` earns, in the order of :class:`Flag`. Sound that holds NaN or infinity counts as silent."""
+    found = set()
+    if clip.frames is None:
+        found.add(Flag.NO_VIDEO)
+    elif len(clip.frames) < rules.min_frames:
+        found.add(Flag.TOO_SHORT)
+    elif int(clip.frames.max()) - int(clip.frames.min()) < rules.min_contrast:
+        found.add(Flag.BLANK)
+    if clip.audio is None:
+        found.add(Flag.NO_AUDIO)
+    elif not _rms(clip.audio) >= rules.min_rms:
+        found.add(Flag.SILENT)
+    if clip.duration_s < rules.min_duration_s:
+        found.add(Flag.TOO_SHORT)
+    return tuple(flag for flag in Flag if flag in found)
+
+
+def reason(clip: DecodedClip, dimension: Dimension, rules: ValidityRules) -> str:
+    """Why metrics of ``dimension`` cannot judge ``clip``; empty where they can."""
+    return ", ".join(flag.value for flag in flags(clip, rules) if flag in _CONCERNS[dimension])
+
+
+def score_valid(
+    clip: ScorableClip,
+    metrics: Sequence[Metric],
+    rules: ValidityRules,
+    measure: Callable[[ScorableClip, Sequence[Metric]], Mapping[str, float]],
+) -> list[Score]:
+    """Scores in the order of ``metrics``: skipped with the reason, or what ``measure`` says of the ones that can be judged.
+
+    ``measure`` is called once with the metrics that apply, and not at all where none does.
+    """
+    reasons = {dimension: reason(clip.clip, dimension, rules) for dimension in Dimension}
+    judged = [metric for metric in metrics if not reasons[metric.dimension]]
+    values = measure(clip, judged) if judged else {}
+    return [
+        skipped(clip, metric, reasons[metric.dimension])
+        if reasons[metric.dimension]
+        else measured(clip, metric, values[metric.name])
+        for metric in metrics
+    ]
+
+
+def _rms(audio: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if len(audio) else 0.0

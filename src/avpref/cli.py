@@ -1,0 +1,73 @@
+"""The command line: noun then verb. Data goes to stdout, progress to stderr, and the exit code says what happened.
+
+    0 ok · 1 failure · 2 usage or configuration · 3 gate refused · 4 missing or stale input · 5 partial · 130 interrupted
+
+Only light modules are imported here; each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from avpref import __version__
+from avpref.commands import candidates, config, doctor, evaluation, gate, pairs, prompts, retrain, runs, scores, train
+from avpref.errors import AvprefError, ConfigError
+
+INTERRUPTED = 130
+FAILED = 1
+
+HELP = "Curate audio-video preference data and align a joint audio-video generator with it."
+
+app = App(name="avpref", help=HELP, version=__version__, result_action="return_value")
+app.command(retrain.retrain)
+for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, config):
+    app.command(noun.app)
+app.command(doctor.doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point ``avpref``. Exits with the code of the module's docstring; tracebacks only with ``--debug``."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    _no_telemetry()
+    try:
+        code = app(given, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        code = _explain(str(error).strip(), ConfigError.exit_code)
+    except AvprefError as error:
+        if is_debug:
+            raise
+        code = _explain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _explain("interrupted; run the same command again to go on", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if is_debug:
+            raise
+        code = _explain(f"{type(error).__name__}: {error}\nfix: run again with --debug for the traceback", FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(message: str, code: int) -> int:
+    sys.stderr.write(f"avpref: {message}\n")
+    return code
+
+
+def _no_telemetry() -> None:
+    for name, value in (
+        ("PREFECT_SERVER_ANALYTICS_ENABLED", "false"),
+        ("DO_NOT_TRACK", "1"),
+        ("RAY_USAGE_STATS_ENABLED", "0"),
+    ):
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What commands print: one JSON document, or a plain table that a terminal and ``cut`` can both read."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from avpref.domain import SCHEMA_VERSION
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one document with its ``schema_version``; NaN and infinities become null, so that any reader takes it."""
+    whole = {"schema_version": SCHEMA_VERSION, **document}
+    sys.stdout.write(json.dumps(_plain(whole), indent=1, ensure_ascii=False) + "\n")
+
+
+def print_line(text: str = "") -> None:
+    """Print one line of data."""
+    sys.stdout.write(text + "\n")
+
+
+def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows under a header, columns aligned."""
+    cells = [list(columns), *([_cell(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    for line in cells:
+        print_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,165 @@
+"""Configuration files: one whole YAML file, then ``AVPREF_SECTION__KEY`` of the environment, then ``--set a.b=c``.
+
+Every value knows where it came from, and an unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from avpref.errors import ConfigError
+from avpref.identity import digest
+from avpref.settings import Settings
+
+ENVIRONMENT_PREFIX = "AVPREF_"
+NOT_SETTINGS = {"AVPREF_GOLDEN", "AVPREF_MEDIA"}
+"""Variables of the test-suite that share the prefix but are no configuration (no double underscore in any of them)."""
+
+UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
+"""Sections that take one of several forms, chosen by their key ``kind``."""
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A validated configuration and the origin of every value that was given (others are defaults)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[str, object, str]]:
+        """(dotted key, value, origin) for every leaf, in file order."""
+        for key, value in flatten(self.settings.model_dump(mode="json")):
+            yield key, value, self.origins.get(key, "default")
+
+
+def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Resolved:
+    """Read ``path``, apply environment and ``key=value`` overrides, validate.
+
+    Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value.
+    """
+    path = Path(path)
+    tree = _read_yaml(path)
+    origins = {key: str(path) for key, _ in flatten(tree)}
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name and name not in NOT_SETTINGS:
+            dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            _assign(tree, origins, dotted, value, f"environment {name}")
+    for override in overrides:
+        dotted, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}", "--set section.key=value", f"--set {override}=VALUE")
+        _assign(tree, origins, dotted.strip(), value, f"--set {dotted.strip()}")
+    return Resolved(validate(tree, str(path)), origins)
+
+
+def validate(tree: Tree, source: str) -> Settings:
+    """Settings from a tree of plain values. Raises ConfigError naming every wrong key at once."""
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors()]
+        raise ConfigError(
+            f"{source}: " + "; ".join(lines),
+            "keys and values of docs/configuration.md",
+            "avpref config show --config FILE",
+        ) from None
+
+
+def identity_hash(settings: Settings) -> str:
+    """Hash of everything that a run's results depend on: all sections but the executor's."""
+    return digest("settings", settings.model_dump(mode="json", exclude={"executor"}), size=8)
+
+
+def to_yaml(settings: Settings) -> str:
+    """The resolved configuration as a whole file that :func:`load` reads back to equal settings."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, leaf value) pairs of a nested mapping."""
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*.yaml")], n=1)
+        hint = f"--config {path.parent / near[0]}" if near else "--config configs/toyworld.yaml"
+        raise ConfigError(f"no configuration file {path}", "an existing YAML file", hint) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}", "a YAML file of sections", f"correct {path}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}", "a mapping of sections", f"correct {path}")
+    return tree
+
+
+def _assign(tree: Tree, origins: dict[str, str], dotted: str, text: str, origin: str) -> None:
+    *sections, leaf = dotted.split(".")
+    node = tree
+    for name in sections:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{origin}: {name} is a value, not a section", "section.key=value", f"--set {name}=VALUE")
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{origin}: {text!r} is not a YAML value: {error}", "a YAML value", f"{origin}='...'"
+        ) from None
+    origins[dotted] = origin
+
+
+def _explain(item: Any) -> str:
+    location = [str(part) for part in item["loc"]]
+    if location[0] in UNION_SECTIONS and len(location) > 1:
+        del location[1]  # the union's tag, which is no key of the file
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        names = _names_in_section(location[:-1]) or _known_names(Settings)
+        near = difflib.get_close_matches(location[-1], sorted(names), n=1)
+        return f"unknown key {key}" + (f" (did you mean {'.'.join([*location[:-1], near[0]])}?)" if near else "")
+    if item["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} = {item.get('input')!r}: {item['msg']}"
+
+
+def _names_in_section(sections: Sequence[str]) -> set[str]:
+    models: list[type[BaseModel]] = [Settings]
+    for section in sections:
+        fields = [model.model_fields[section] for model in models if section in model.model_fields]
+        models = [inner for field in fields for inner in _models_in(field.annotation)]
+    return {name for model in models for name in model.model_fields}
+
+
+def _known_names(model: type[BaseModel]) -> set[str]:
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        names.add(name)
+        for candidate in _models_in(field.annotation):
+            names |= _known_names(candidate)
+    return names
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for argument in getattr(annotation, "__args__", ()):
+        found += _models_in(argument)
+    return found

@@ -1,0 +1,138 @@
+"""The shared nouns: prompt, candidate, metric, score, unit. See docs/glossary.md; one meaning each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from avpref.identity import derive_seed, digest
+
+SCHEMA_VERSION = 1
+
+
+class Dimension(StrEnum):
+    """The three dimensions in which one candidate can be better than another."""
+
+    VIDEO = "video"
+    AUDIO = "audio"
+    AV = "av"
+
+
+class Origin(StrEnum):
+    """Where a candidate came from."""
+
+    GENERATED = "generated"
+    GROUND_TRUTH = "ground_truth"
+
+
+class ScoreStatus(StrEnum):
+    """Whether a score row carries a number: ``ok``; ``skipped`` (clip not valid for the metric); ``quarantined`` (failed)."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    QUARANTINED = "quarantined"
+
+
+class Split(StrEnum):
+    """What a prompt is used for; held-out prompts are never trained on, nor are their ground-truth clips."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a scorer gives: its unit, the direction that is better, and the dimension that it speaks for."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    dimension: Dimension
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("visual_quality", "scorer units", True, Dimension.VIDEO),
+    Metric("motion_quality", "scorer units", True, Dimension.VIDEO),
+    Metric("text_video", "cosine", True, Dimension.VIDEO),
+    Metric("audio_quality", "scorer units", True, Dimension.AUDIO),
+    Metric("text_audio", "cosine", True, Dimension.AUDIO),
+    Metric("audio_video", "cosine", True, Dimension.AV),
+    Metric("desync", "s", False, Dimension.AV),
+)
+"""The seven metric columns of the paper; every set of scorers fills these names (or leaves some out by configuration)."""
+
+METRIC_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text that clips are generated for. ``source`` groups prompts that must not be split over train and held-out."""
+
+    prompt_id: str
+    text: str
+    split: Split
+    source: str = ""
+    taxonomy: str = ""
+    ground_truth_path: str = ""
+    ground_truth_start_s: float = 0.0
+    ground_truth_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One clip for a prompt: generated from a derived seed, or ground truth re-encoded to the model's shape.
+
+    ``path`` is relative to the run folder and carries the id and a piece of the file's sha-256.
+    """
+
+    candidate_id: str
+    prompt_id: str
+    index: int
+    origin: Origin
+    seed: int
+    checkpoint_hash: str
+    sampler_hash: str
+    path: str
+    sha256: str
+    num_frames: int
+    height_px: int
+    width_px: int
+    fps_hz: float
+    sample_rate_hz: int
+    duration_s: float
+
+    @property
+    def aspect_ratio(self) -> float:
+        """Height over width, the published convention."""
+        return self.height_px / self.width_px
+
+
+@dataclass(frozen=True)
+class Score:
+    """One raw number of one metric for one candidate, or the reason why there is none."""
+
+    candidate_id: str
+    metric: str
+    value: float | None
+    status: ScoreStatus
+    reason: str = ""
+
+
+def prompt_id(text: str, source: str = "", split: str = Split.TRAIN) -> str:
+    """Identity of a prompt: its text, its source clip and its split."""
+    return "p" + digest("prompt", text, source, split)
+
+
+def candidate_seed(run_seed: int, prompt: str, index: int) -> int:
+    """The seed from which a generated candidate's noise is drawn: H(run seed, prompt id, index)."""
+    return derive_seed("candidate", run_seed, prompt, index)
+
+
+def candidate_id(prompt: str, index: int, seed: int, checkpoint_hash: str, sampler_hash: str) -> str:
+    """Identity of a candidate: everything that its content depends on. Change any input and the id changes."""
+    return "c" + digest("candidate", prompt, index, seed, checkpoint_hash, sampler_hash)
+
+
+def pair_id(chosen: str, rejected: str) -> str:
+    """Identity of a pair: which candidate is preferred to which."""
+    return "x" + digest("pair", chosen, rejected)

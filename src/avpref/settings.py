@@ -1,0 +1,264 @@
+"""The schema of a configuration file: one class per section, frozen, unknown keys refused.
+
+Files are whole and flat (no inheritance, no interpolation). Where a section may take several forms the key ``kind``
+chooses the *class*, and one ``match`` in the flows turns classes into implementations.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, strict about keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSettings(Section):
+    """Identity of a run and the size of its pieces."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    seed: int = Field(default=0, ge=0)
+    shard_prompts: int = Field(default=256, gt=0, description="prompts per shard: one task per shard and stage")
+    unit_candidates: int = Field(
+        default=32, gt=0, description="candidates per unit: one actor call, one committed file"
+    )
+    max_quarantined_share: float = Field(default=0.2, gt=0, le=1)
+
+
+class InProcessExecutor(Section):
+    """Everything in the calling process; for tests and debugging."""
+
+    kind: Literal["in_process"] = "in_process"
+
+
+class RayExecutor(Section):
+    """A pool of Ray core actors. ``address`` joins a cluster; without it one starts on this machine."""
+
+    kind: Literal["ray"] = "ray"
+    num_actors: int = Field(default=2, gt=0)
+    num_gpus_per_actor: float = Field(default=0.0, ge=0)
+    address: str = ""
+
+
+Executor = Annotated[InProcessExecutor | RayExecutor, Field(discriminator="kind")]
+
+
+class ClipSettings(Section):
+    """The shape of every clip of the run."""
+
+    num_frames: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    width_px: int = Field(gt=0)
+    fps_hz: float = Field(gt=0)
+    sample_rate_hz: int = Field(default=16000, gt=0)
+
+
+class ToyWorldPrompts(Section):
+    """Prompts of the embedded toy world, and the number of simulated clips that the SFT model learns from."""
+
+    kind: Literal["toyworld"] = "toyworld"
+    num_prompts: int = Field(default=384, gt=0)
+    num_evaluation_clips: int = Field(default=256, gt=0)
+    num_sft_clips: int = Field(default=4096, gt=0)
+
+
+class ClipPrompts(Section):
+    """Anyone's recordings: a CSV with columns ``file,text`` and optionally ``taxonomy``; paths are relative to the CSV."""
+
+    kind: Literal["clips"] = "clips"
+    clips: str = ""
+    held_out_share: float = Field(default=0.25, gt=0, lt=1)
+    num_evaluation_clips: int = Field(default=32, gt=0)
+
+
+Prompts = Annotated[ToyWorldPrompts | ClipPrompts, Field(discriminator="kind")]
+
+
+class NetworkSettings(Section):
+    """Constructor values of the JavisDiT++ network (spec names of the original)."""
+
+    dim: int = Field(gt=0)
+    ffn_dim: int = Field(gt=0)
+    freq_dim: int = Field(default=256, gt=0)
+    text_dim: int = Field(gt=0)
+    text_len: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    num_layers: int = Field(gt=0)
+    in_dim: int = Field(gt=0, description="video latent channels")
+    audio_in_dim: int = Field(gt=0, description="audio latent channels")
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    audio_patch_size: tuple[int, int] = (2, 2)
+    audio_pe_type: Literal["vanilla", "interpolate", "interleave", "interleave_offset", "interleave_offset_rounded"] = (
+        "interleave_offset"
+    )
+    dual_ffn: bool = True
+
+
+class IdentityCodec(Section):
+    """Invertible patches of pixels and log band energies: a codec without weights."""
+
+    kind: Literal["identity"] = "identity"
+    video_scale: int = Field(default=8, gt=0, description="pixels per latent cell, each way")
+    audio_bands: int = Field(default=8, gt=0)
+    audio_rate_hz: float = Field(default=16.0, gt=0)
+
+
+class OptimiserSettings(Section):
+    """AdamW with linear warm-up; values of the released configuration by default."""
+
+    lr: float = Field(default=1e-5, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    eps: float = Field(default=1e-15, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: float = Field(default=1.0, gt=0)
+
+
+class TimestepSettings(Section):
+    """Logit-normal timesteps, then the resolution and length shift times ``scale`` (or a fixed ``shift``)."""
+
+    loc: float = 0.0
+    spread: float = Field(default=1.0, gt=0)
+    shift: float | None = Field(default=None, description="fixed shift ratio; none: from the clip's size and length")
+    scale: float = Field(default=5.0, gt=0)
+
+
+class LoopSettings(Section):
+    """What every training loop needs: how long, how large, how often it saves, and how it is launched."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    checkpoint_every: int = Field(default=100, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=10, gt=0)
+    num_threads: int = Field(
+        default=2, gt=0, description="torch threads of each process; fixed so that sums never change"
+    )
+    num_processes: int = Field(default=1, gt=0)
+    launcher: Literal["in_process", "ray"] = "in_process"
+    activation_checkpointing: bool = False
+    compile_blocks: bool = False
+
+
+class SftSettings(Section):
+    """Flow matching on clips: ``audio_steps`` of the audio branch alone (the paper's stage 1), then the joint stage 2."""
+
+    loop: LoopSettings
+    audio_steps: int = Field(default=0, ge=0)
+    optimiser: OptimiserSettings = OptimiserSettings()
+    timesteps: TimestepSettings = TimestepSettings()
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class AdapterSettings(Section):
+    """LoRA. ``merged``: reference = adapter off. ``two_adapters``: SFT adapter copied into policy and frozen reference."""
+
+    layout: Literal["merged", "two_adapters"] = "merged"
+    rank: int = Field(default=64, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class PreferenceLoss(Section):
+    """AV-DPO: which scalars become which loss. Defaults are those of the released configuration."""
+
+    form: Literal["per_modality", "joint"] = "per_modality"
+    variant: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    beta_video: float = Field(default=3000.0, gt=0)
+    beta_audio: float = Field(default=1000.0, gt=0)
+    half: bool = True
+    reduction: Literal["mean", "sum"] = "mean"
+    flow_weight: float = Field(default=0.1, ge=0)
+
+
+class DpoSettings(Section):
+    """AV-DPO training of the adapter."""
+
+    loop: LoopSettings
+    optimiser: OptimiserSettings = OptimiserSettings()
+    timesteps: TimestepSettings = TimestepSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    loss: PreferenceLoss = PreferenceLoss()
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
+    desync_share: float = Field(
+        default=0.0, ge=0, le=1, description="share of each batch with rule-made delayed-audio rejected clips"
+    )
+    desync_min_s: float = Field(default=0.125, gt=0)
+    desync_max_s: float = Field(default=0.5, gt=0)
+    displacement_alarm: float = Field(default=0.01, gt=0)
+
+
+class SamplingSettings(Section):
+    """Candidates: how many per prompt, and the Euler sampler."""
+
+    num_candidates: int = Field(default=3, gt=0)
+    steps: int = Field(default=50, gt=0)
+    guidance: float = Field(default=5.0, ge=0)
+    shift: float | None = Field(
+        default=None, description="fixed timestep shift ratio; none: from the clip's size and length"
+    )
+    shift_scale: float = Field(default=1.0, gt=0)
+    negative_prompt: str = ""
+    ground_truth: bool = True
+
+
+class PairSettings(Section):
+    """How chosen and rejected are selected; see datasets/pairing.py."""
+
+    strategy: Literal["modality", "average", "strict"] = "modality"
+    average: Literal["micro", "macro"] = "micro"
+    normalise: bool = True
+    ground_truth: bool = True
+    min_margin: float = Field(default=0.0, ge=0)
+    max_pairs_per_prompt: int = Field(default=1, gt=0)
+    min_aspect_ratio: float = Field(default=0.0, ge=0)
+    max_aspect_ratio: float = Field(default=1e9, gt=0)
+    max_length_ratio: float = Field(default=1e9, ge=1)
+    norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
+
+
+class ScoringSettings(Section):
+    """Which set of scorers, and which metrics of it (empty: all)."""
+
+    scorers: Literal["toy", "signal", "fake"] = "toy"
+    metrics: tuple[str, ...] = ()
+
+
+class GateSettings(Section):
+    """Promotion rules: deltas are in standard deviations of the SFT model's rewards on the held-out clips."""
+
+    min_audio_delta_sd: float = 0.5
+    min_av_ci_low_sd: float = 0.0
+    min_video_ci_low_sd: float = -0.05
+    max_displacement: float = Field(default=0.01, gt=0)
+
+
+class EvaluationSettings(Section):
+    """Held-out comparison of policy and reference on the same noise."""
+
+    bootstrap_samples: int = Field(default=2000, gt=0)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    gate: GateSettings = GateSettings()
+
+
+class Settings(Section):
+    """A whole configuration file."""
+
+    run: RunSettings = RunSettings()
+    executor: Executor = InProcessExecutor()
+    clip: ClipSettings
+    prompts: Prompts
+    codec: IdentityCodec = IdentityCodec()
+    network: NetworkSettings
+    sft: SftSettings
+    sampling: SamplingSettings = SamplingSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    pairs: PairSettings = PairSettings()
+    dpo: DpoSettings
+    evaluation: EvaluationSettings = EvaluationSettings()

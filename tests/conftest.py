@@ -1,0 +1,33 @@
+"""Fixtures for all rooms."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of numeric vectors from the original implementations."""
+    return Path(os.environ.get("AVPREF_GOLDEN", HERE / "golden"))
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """The folder of real clips; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("AVPREF_MEDIA", HERE.parent.parent / "shared" / "media"))
+    if not (folder / "clips.csv").exists():
+        pytest.skip(f"no real clips: {folder.name}/clips.csv is absent (set AVPREF_MEDIA)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> None:
+    import sys
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

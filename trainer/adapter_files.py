@@ -1,0 +1,108 @@
+"""Adapters on disk, in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from avpref.errors import InputError
+from avpref.store import replace
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+TRAIN_AGAIN = "train the adapter again, or point at the right folder"
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What the weights mean: the update of a linear is alpha / rank * B A."""
+
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """Factor of B A."""
+        return self.alpha / self.rank
+
+
+def save_adapter(model: PeftModel, adapter_name: str, folder: Path) -> None:
+    """Write one adapter of ``model`` into ``folder``; the configuration is written last and says that the weights are whole.
+
+    Equal adapters give equal bytes. Raises StorageError.
+    """
+    weights = get_peft_model_state_dict(model, adapter_name=adapter_name)
+    tensors = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
+    config = model.peft_config[adapter_name].to_dict() | {"inference_mode": True}
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    replace(folder / WEIGHTS_FILE, save(tensors, {"format": "pt"}))
+    replace(folder / CONFIG_FILE, json.dumps(plain, indent=1, sort_keys=True, default=str).encode())
+
+
+def read_adapter_config(folder: Path) -> AdapterConfig:
+    """Rank and alpha of a saved adapter. Raises InputError where it is absent, unreadable or of a kind that cannot be folded."""
+    path = folder / CONFIG_FILE
+    try:
+        values = json.loads(path.read_text())
+        config = AdapterConfig(int(values["r"]), float(values["lora_alpha"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: {error}", "a LoRA adapter in PEFT's format", TRAIN_AGAIN) from error
+    special = [
+        key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if values.get(key)
+    ]
+    if special:
+        raise InputError(f"{path} uses {', '.join(special)}", "a plain LoRA adapter", TRAIN_AGAIN)
+    return config
+
+
+def read_adapter_weights(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Module name -> (A [r, in], B [out, r]). Raises InputError where the file is unreadable or half of a pair is missing."""
+    path = folder / WEIGHTS_FILE
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: {error}", "an adapter's weights", TRAIN_AGAIN) from error
+    names = {name.removeprefix(PREFIX).removesuffix(f".lora_{side}.weight") for name in tensors for side in "AB"}
+    modules = sorted(name for name in names if not name.endswith(".weight"))
+    expected = {f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
+    if expected != tensors.keys() or not modules:
+        odd = sorted(expected ^ tensors.keys())
+        raise InputError(
+            f"{path}: {len(odd)} keys without a partner, first {odd[:3]}", "A and B of every linear", TRAIN_AGAIN
+        )
+    return {m: (tensors[f"{PREFIX}{m}.lora_A.weight"], tensors[f"{PREFIX}{m}.lora_B.weight"]) for m in modules}
+
+
+@torch.no_grad()
+def fold_adapter(network: nn.Module, folder: Path) -> None:
+    """Add a saved adapter to the weights of ``network``, in place: W + alpha / rank * B A in float32, then W's dtype.
+
+    Raises InputError where the adapter names a linear that the network lacks, or of another shape; then nothing is changed.
+    """
+    config, weights = read_adapter_config(folder), read_adapter_weights(folder)
+    linears = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    for name, (down, up) in weights.items():
+        found = tuple(linears[name].weight.shape) if name in linears else None
+        if found != (up.shape[0], down.shape[1]):
+            raise InputError(
+                f"{folder}: {name} is {(up.shape[0], down.shape[1])}", f"{found} as in the network", TRAIN_AGAIN
+            )
+    for name, (down, up) in weights.items():
+        weight = linears[name].weight
+        update = config.scale * (up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32))
+        weight.copy_(weight.float() + update)
+
+
+def load_adapter(network: nn.Module, folder: Path) -> PeftModel:
+    """``network`` with a saved adapter on it, frozen, for prediction. Raises InputError where it is unreadable."""
+    read_adapter_config(folder)
+    with torch.random.fork_rng(devices=[]):
+        return PeftModel.from_pretrained(network, str(folder), is_trainable=False).eval()

@@ -1,0 +1,188 @@
+"""LoRA adapters: the policy is the network with its adapter on, the reference is the same network without a second copy.
+
+``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero and the reference is
+"adapter off". ``two_adapters`` (the released layout): the SFT adapter is the trainable "policy" and, copied, the frozen "reference".
+Both are bitwise equal to the reference before the first step. Adapters are read and written in PEFT's format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from avpref.errors import ConfigError
+from avpref.identity import derive_seed
+from avpref.settings import AdapterSettings
+from avpref.trainer.adapter_files import fold_adapter, read_adapter_config
+
+POLICY = "policy"
+REFERENCE = "reference"
+TARGETS = tuple(
+    [f"{attention}.{projection}" for attention in ("self_attn", "cross_attn") for projection in "qkvo"]
+    + [f"{network}.{layer}" for network in ("ffn", "audio_ffn") for layer in (0, 2)]
+)
+"""Adapted linears of one block, the released configuration: 12 with two feed-forward networks, 10 with one."""
+
+
+class AdapterMisuse(AssertionError):
+    """A backward pass while the policy's adapter was not the active, trainable one: it would silently train nothing."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A network with its trainable adapter; ``reference_adapter`` names the frozen one, None means adapter off."""
+
+    model: PeftModel
+    reference_adapter: str | None
+
+    def __post_init__(self) -> None:
+        self.model.register_forward_hook(self._watch)
+
+    def layers(self) -> list[LoraLayer]:
+        """The adapted linears."""
+        return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+
+    def require_active(self) -> None:
+        """Raises AdapterMisuse unless every adapted linear has the policy's adapter on and trainable."""
+        for layer in self.layers():
+            if layer.disable_adapters or layer.active_adapters != [POLICY]:
+                raise AdapterMisuse("the reference is active: leave `with reference(policy)` before the backward pass")
+            if not layer.lora_A[POLICY].weight.requires_grad or not layer.lora_B[POLICY].weight.requires_grad:
+                raise AdapterMisuse(
+                    "the policy's adapter is frozen: something switched adapters and did not switch back"
+                )
+
+    def _watch(self, model: nn.Module, inputs: object, output: tuple[Tensor | None, ...]) -> None:
+        for tensor in output:
+            if tensor is not None and tensor.requires_grad:
+                tensor.register_hook(lambda gradient: self.require_active())
+
+
+@contextmanager
+def reference(policy: Policy) -> Iterator[PeftModel]:
+    """Borrow the reference: within the block the model predicts as the frozen SFT network, without gradients.
+
+    Raises AdapterMisuse where the policy is not active on entry, or where the trainable set differs on exit; a backward pass of
+    the policy's predictions that runs inside the block raises it too (see :class:`Policy`).
+    """
+    policy.require_active()
+    before = trainable_names(policy.model)
+    tuner = policy.model.base_model
+    try:
+        if policy.reference_adapter is None:
+            tuner.disable_adapter_layers()
+        else:
+            tuner.set_adapter(policy.reference_adapter, inference_mode=True)
+        with torch.no_grad():
+            yield policy.model
+    finally:
+        if policy.reference_adapter is None:
+            tuner.enable_adapter_layers()
+        else:
+            tuner.set_adapter(POLICY)
+    policy.require_active()
+    if trainable_names(policy.model) != before:
+        raise AdapterMisuse("the set of trainable parameters changed while the reference was active")
+
+
+def trainable_names(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters that require a gradient."""
+    return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
+def make_policy(
+    network: nn.Module,
+    settings: AdapterSettings,
+    seed: int,
+    sft_adapter: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Policy:
+    """Adapt ``network`` in place as ``settings`` say; ``sft_adapter`` is the folder of the SFT stage's adapter, if it made one.
+
+    ``dtype`` is what the frozen weights are stored in once an adapter was folded into them; adapters stay float32.
+
+    Raises ConfigError for dropout, for ``two_adapters`` without an SFT adapter and for a rank that is not the SFT adapter's; InputError
+    for an unreadable adapter. Invariant: policy and reference give bitwise equal predictions until the first step.
+    """
+    _check(settings, sft_adapter)
+    if settings.layout == "two_adapters":
+        assert sft_adapter is not None
+        return _two_adapters(network.to(dtype), settings, sft_adapter)
+    if sft_adapter is not None:
+        fold_adapter(network, sft_adapter)
+    return Policy(add_adapter(network.to(dtype), settings, seed), None)
+
+
+def _check(settings: AdapterSettings, sft_adapter: Path | None) -> None:
+    if settings.dropout > 0:
+        found = f"adapter.dropout {settings.dropout}"
+        why = "0: dropout makes policy and reference differ before the first step, and its draws depend on batches and ranks"
+        raise ConfigError(found, why, "set adapter.dropout: 0")
+    if settings.layout == "two_adapters" and sft_adapter is None:
+        raise ConfigError(
+            "adapter.layout two_adapters without an SFT adapter", "an SFT stage with LoRA", "set adapter.layout: merged"
+        )
+
+
+def _two_adapters(network: nn.Module, settings: AdapterSettings, folder: Path) -> Policy:
+    config = read_adapter_config(folder)
+    if (config.rank, config.alpha) != (settings.rank, settings.alpha):
+        found = f"adapter.rank {settings.rank}, alpha {settings.alpha}"
+        fix = f"set adapter.rank: {config.rank} and adapter.alpha: {config.alpha}"
+        raise ConfigError(found, f"those of the SFT adapter: {config.rank}, {config.alpha}", fix)
+    with _untouched_randomness():
+        model = PeftModel.from_pretrained(network, str(folder), adapter_name=POLICY, is_trainable=True)
+        model.load_adapter(str(folder), adapter_name=REFERENCE, is_trainable=False)
+    model.base_model.set_adapter(POLICY)
+    _check_count(model, target_names(network))
+    return Policy(model, REFERENCE)
+
+
+def add_adapter(network: nn.Module, settings: AdapterSettings, seed: int) -> PeftModel:
+    """A fresh trainable adapter: B zero, A uniform in +-1/sqrt(inputs), seeded by (seed, layer name); all else is frozen.
+
+    Raises ConfigError for dropout. The global random state is left as it was.
+    """
+    _check(settings.model_copy(update={"layout": "merged"}), None)
+    targets = target_names(network)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none", target_modules=list(targets)
+    )
+    with _untouched_randomness():
+        model = get_peft_model(network, config, adapter_name=POLICY)
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            generator = torch.Generator().manual_seed(derive_seed("adapter", seed, name))
+            weight = module.lora_A[POLICY].weight
+            bound = 1 / math.sqrt(weight.shape[1])
+            with torch.no_grad():
+                weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+                module.lora_B[POLICY].weight.zero_()
+    _check_count(model, targets)
+    return model
+
+
+def target_names(network: nn.Module) -> tuple[str, ...]:
+    """Those of :data:`TARGETS` that the blocks of ``network`` have."""
+    linears = {name for name, module in network.blocks[0].named_modules() if isinstance(module, nn.Linear | LoraLayer)}
+    return tuple(target for target in TARGETS if target in linears)
+
+
+def _check_count(model: PeftModel, targets: tuple[str, ...]) -> None:
+    found = sum(isinstance(module, LoraLayer) for module in model.modules())
+    expected = len(model.base_model.model.blocks) * len(targets)
+    assert found == expected, f"{found} adapted linears, expected {expected}: {targets} in every block"
+
+
+@contextmanager
+def _untouched_randomness() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        yield

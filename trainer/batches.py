@@ -1,0 +1,172 @@
+"""Training data on disk: latents and texts in one safetensors file, written by the flows and read by every launcher.
+
+Tensors are mapped from the file and not read until rows are taken. Sample ids are JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from avpref.errors import InputError
+from avpref.store import replace
+
+SCHEMA = "1"
+REMAKE = "write it again with save_clip_set or save_pair_set (avpref retrain)"
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips to learn from: N samples over P texts.
+
+    video [N, C, T, h, w] and audio [N, C, L, M] latents (None: absent), text [P, L, D], text_mask [P, L] (true = token),
+    text_index [N] (row of text of each sample), negative_text [1, L, D] and negative_mask [1, L] for caption dropout.
+    Raises InputError where shapes do not fit each other.
+    """
+
+    ids: tuple[str, ...]
+    text: Tensor
+    text_mask: Tensor
+    text_index: Tensor
+    video: Tensor | None = None
+    audio: Tensor | None = None
+    negative_text: Tensor | None = None
+    negative_mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_rows("clip set", self.ids, {"video": (self.video, 5), "audio": (self.audio, 4)})
+        _check_texts(self, len(self.ids))
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Preference pairs: N chosen and N rejected clips of equal shape over P texts; texts as in :class:`ClipSet`.
+
+    desync_audio [N, K, C, L, M] (optional) holds K delayed versions of each chosen clip's audio: rule-made rejected clips.
+    Raises InputError where shapes do not fit each other.
+    """
+
+    ids: tuple[str, ...]
+    text: Tensor
+    text_mask: Tensor
+    text_index: Tensor
+    chosen_video: Tensor | None = None
+    rejected_video: Tensor | None = None
+    chosen_audio: Tensor | None = None
+    rejected_audio: Tensor | None = None
+    negative_text: Tensor | None = None
+    negative_mask: Tensor | None = None
+    desync_audio: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        video = {"chosen_video": (self.chosen_video, 5), "rejected_video": (self.rejected_video, 5)}
+        audio = {"chosen_audio": (self.chosen_audio, 4), "rejected_audio": (self.rejected_audio, 4)}
+        _check_rows("pair set", self.ids, video | audio)
+        for one, other in ((self.chosen_video, self.rejected_video), (self.chosen_audio, self.rejected_audio)):
+            found = [None if tensor is None else tuple(tensor.shape) for tensor in (one, other)]
+            if found[0] != found[1]:
+                raise InputError(
+                    f"chosen clips have shape {found[0]}, rejected ones {found[1]}", "equal shapes", REMAKE
+                )
+        if self.desync_audio is not None:
+            self._check_desync(self.desync_audio)
+        _check_texts(self, len(self.ids))
+
+    def _check_desync(self, desync: Tensor) -> None:
+        audio = self.chosen_audio
+        if audio is None or desync.ndim != 5 or desync[:, 0].shape != audio.shape:
+            expected = None if audio is None else [audio.shape[0], "delays", *audio.shape[1:]]
+            raise InputError(f"desync_audio has shape {list(desync.shape)}", f"shape {expected}", REMAKE)
+
+
+Data = TypeVar("Data", ClipSet, PairSet)
+
+
+def _check_rows(kind: str, ids: tuple[str, ...], latents: dict[str, tuple[Tensor | None, int]]) -> None:
+    if not ids or len(set(ids)) != len(ids):
+        raise InputError(
+            f"{kind} with {len(ids)} ids, {len(set(ids))} different", "at least one sample, unique ids", REMAKE
+        )
+    present = {name: (tensor, rank) for name, (tensor, rank) in latents.items() if tensor is not None}
+    if not present:
+        raise InputError(f"{kind} without latents", f"one of {', '.join(latents)}", REMAKE)
+    for name, (tensor, rank) in present.items():
+        if tensor.ndim != rank or tensor.shape[0] != len(ids):
+            raise InputError(f"{kind}: {name} has shape {list(tensor.shape)}", f"{rank} axes, {len(ids)} rows", REMAKE)
+
+
+def _check_texts(data: ClipSet | PairSet, num_rows: int) -> None:
+    text, mask, index = data.text, data.text_mask, data.text_index
+    if text.ndim != 3 or mask.shape != text.shape[:2]:
+        raise InputError(
+            f"text {list(text.shape)}, mask {list(mask.shape)}", "text [P, L, D], text_mask [P, L]", REMAKE
+        )
+    if index.shape != (num_rows,) or int(index.min()) < 0 or int(index.max()) >= len(text):
+        raise InputError(f"text_index {list(index.shape)}", f"{num_rows} rows of texts 0..{len(text) - 1}", REMAKE)
+    if (data.negative_text is None) != (data.negative_mask is None):
+        raise InputError("negative_text and negative_mask", "both or none", REMAKE)
+    if data.negative_text is not None and data.negative_text.shape != (1, *text.shape[1:]):
+        raise InputError(f"negative_text {list(data.negative_text.shape)}", f"{[1, *text.shape[1:]]}", REMAKE)
+
+
+def save_clip_set(path: Path, clips: ClipSet) -> None:
+    """Write ``clips`` to ``path``, whole or not at all. Raises InputError for latents that are not finite, StorageError."""
+    _save(path, clips)
+
+
+def save_pair_set(path: Path, pairs: PairSet) -> None:
+    """Write ``pairs`` to ``path``, whole or not at all. Raises InputError for latents that are not finite, StorageError."""
+    _save(path, pairs)
+
+
+def load_clip_set(path: Path) -> ClipSet:
+    """Read a file of :func:`save_clip_set`. Raises InputError where it is absent, unreadable or not such a file."""
+    return _load(path, ClipSet)
+
+
+def load_pair_set(path: Path) -> PairSet:
+    """Read a file of :func:`save_pair_set`. Raises InputError where it is absent, unreadable or not such a file."""
+    return _load(path, PairSet)
+
+
+def _tensor_names(kind: type) -> list[str]:
+    return [field.name for field in fields(kind) if field.name != "ids"]
+
+
+def _save(path: Path, data: ClipSet | PairSet) -> None:
+    tensors = {name: getattr(data, name) for name in _tensor_names(type(data)) if getattr(data, name) is not None}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{name} holds values that are not finite",
+                "finite latents and texts",
+                "drop those clips and encode again",
+            )
+    metadata = {"kind": type(data).__name__, "schema": SCHEMA, "ids": json.dumps(data.ids)}
+    replace(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def _load(path: Path, kind: type[Data]) -> Data:
+    try:
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: {error}", f"a {kind.__name__} file", REMAKE) from error
+    if (metadata.get("kind"), metadata.get("schema")) != (kind.__name__, SCHEMA):
+        found = f"{path} is a {metadata.get('kind')} of schema {metadata.get('schema')}"
+        raise InputError(found, f"a {kind.__name__} of schema {SCHEMA}", REMAKE)
+    missing = {"text", "text_mask", "text_index"} - tensors.keys()
+    unknown = tensors.keys() - set(_tensor_names(kind))
+    if missing or unknown:
+        raise InputError(
+            f"{path}: missing {sorted(missing)}, unknown {sorted(unknown)}", f"the keys of a {kind.__name__}", REMAKE
+        )
+    return kind(ids=tuple(json.loads(metadata["ids"])), **tensors)

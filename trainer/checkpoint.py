@@ -1,0 +1,159 @@
+"""Checkpoints that exist whole or not at all: safetensors for tensors, JSON for the rest, no pickles.
+
+A checkpoint holds what is trained (not the frozen weights), the optimiser's state, the moving average and the step. There is no
+random state to save: draws are counter-based. A folder becomes visible by one rename after everything in it was synced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from avpref.domain import SCHEMA_VERSION
+from avpref.errors import ConfigError, InputError, SchemaVersionError
+from avpref.store import replace, storage_errors
+
+TENSORS_FILE = "tensors.safetensors"
+STATE_FILE = "state.json"
+PARTIAL = ".partial-"
+COMPLETE = re.compile(r"step_(\d{8})")
+
+Fingerprint = Mapping[str, str]
+"""Everything that the numbers of a run depend on, key by key; a run resumes under an equal one only."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a step changes: the trained parameters by name, their AdamW, and the moving average of them (empty: none)."""
+
+    parameters: Mapping[str, nn.Parameter]
+    optimiser: torch.optim.AdamW
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors under flat names: ``parameter/NAME``, ``average/NAME``, ``optimiser/SLOT/NAME``."""
+        flat = {f"parameter/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        flat |= {f"average/{name}": value for name, value in self.average.items()}
+        for name, parameter in self.parameters.items():
+            flat |= {
+                f"optimiser/{slot}/{name}": value for slot, value in self.optimiser.state.get(parameter, {}).items()
+            }
+        return flat
+
+    @torch.no_grad()
+    def restore(self, flat: Mapping[str, Tensor]) -> None:
+        """Take over ``flat`` as :meth:`tensors` gave it. Raises InputError where parameters are missing or left over."""
+        expected = {f"parameter/{name}" for name in self.parameters} | {f"average/{name}" for name in self.average}
+        found = {name for name in flat if not name.startswith("optimiser/")}
+        if expected != found:
+            odd = sorted(expected ^ found)
+            raise InputError(
+                f"{len(odd)} tensors that do not fit, first {odd[:3]}",
+                "the trained set of this run",
+                "use a new folder",
+            )
+        for name, parameter in self.parameters.items():
+            parameter.copy_(flat[f"parameter/{name}"])
+        for name, value in self.average.items():
+            value.copy_(flat[f"average/{name}"])
+        self.optimiser.state.clear()
+        for key, value in flat.items():
+            if key.startswith("optimiser/"):
+                _, slot, name = key.split("/", 2)
+                parameter = self.parameters[name]
+                place = "cpu" if slot == "step" and not self.optimiser.defaults["fused"] else parameter.device
+                self.optimiser.state[parameter][slot] = value.to(place)
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one run, newest last, ``keep`` of them."""
+
+    folder: Path
+    fingerprint: Fingerprint
+    keep: int
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        if not self.folder.exists():
+            return []
+        matches = (COMPLETE.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def save(self, step: int, state: TrainingState) -> Path:
+        """Write the checkpoint of ``step`` and delete those beyond ``keep``. Raises StorageError; older ones then still stand."""
+        with storage_errors(self.folder):
+            for left in self.folder.glob(f"{PARTIAL}*"):
+                shutil.rmtree(left)
+            partial = self.folder / f"{PARTIAL}step_{step:08d}"
+            partial.mkdir(parents=True)
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
+            replace(partial / TENSORS_FILE, save(tensors))
+            record = {"schema_version": SCHEMA_VERSION, "step": step, "fingerprint": dict(self.fingerprint)}
+            replace(partial / STATE_FILE, json.dumps(record, indent=1, sort_keys=True).encode())
+            final = self._path(step)
+            if final.exists():
+                shutil.rmtree(final)
+            os.rename(partial, final)
+            _sync_folder(self.folder)
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self._path(old))
+        return final
+
+    def resume(self, state: TrainingState) -> int:
+        """Load the newest checkpoint into ``state`` and return its step; 0, and nothing changed, where there is none.
+
+        Raises ConfigError for a checkpoint of another fingerprint, naming what changed; InputError for an unreadable one.
+        """
+        steps = self.steps()
+        if not steps:
+            return 0
+        path = self._path(steps[-1])
+        fix = f"delete the folder {path} to go on from the checkpoint before it"
+        try:
+            record = json.loads((path / STATE_FILE).read_text())
+            flat = load((path / TENSORS_FILE).read_bytes())
+            step, schema, fingerprint = record["step"], record["schema_version"], record["fingerprint"]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise InputError(f"{path}: {error}", "a whole checkpoint", fix) from error
+        if schema != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{path} has schema version {schema}", f"schema version {SCHEMA_VERSION}", "use a new folder"
+            )
+        self._compare(fingerprint)
+        state.restore(flat)
+        return step
+
+    def _compare(self, found: Fingerprint) -> None:
+        changed = sorted(
+            key for key in found.keys() | self.fingerprint.keys() if found.get(key) != self.fingerprint.get(key)
+        )
+        if changed:
+            lines = [
+                f"{key}: {found.get(key)} in the checkpoint, {self.fingerprint.get(key)} now" for key in changed[:5]
+            ]
+            fix = f"restore these values, or train into a new folder, or delete {self.folder.parent}"
+            raise ConfigError(
+                f"{self.folder}: " + "; ".join(lines), "the settings and files that the run began with", fix
+            )
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step:08d}"
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,68 @@
+"""Launching a job: in this process, or as workers of Ray Train. torchrun starts :mod:`avpref.trainer.worker` instead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from avpref.errors import AvprefError
+from avpref.trainer.job import JOB, TrainingJob
+from avpref.trainer.metrics import PerModality, TrainingSummary
+from avpref.trainer.parallel import Context, Report, choose_device, silent
+from avpref.trainer.stages import SUMMARY_FILE, run_job
+
+MAX_FAILURES = 1
+
+
+def launch(job: TrainingJob, report: Report = silent) -> TrainingSummary:
+    """Run or resume ``job`` with the launcher of its settings. ``report(step, metrics)`` is told in this process only.
+
+    Raises what :func:`avpref.trainer.stages.run_job` raises; with Ray, AvprefError that quotes the worker's error.
+    """
+    job.check()
+    if job.settings.loop.launcher == "ray":
+        return _launch_ray(job)
+    return run_job(job, Context(device=choose_device(job.device, 0), report=report))
+
+
+def _launch_ray(job: TrainingJob) -> TrainingSummary:
+    """``num_processes`` Ray Train workers; a failed group is started once more and goes on from the newest checkpoint."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    is_cuda = job.device == "cuda"
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"job": JOB.dump_json(job).decode()},
+        torch_config=TorchConfig(backend="nccl" if is_cuda else "gloo"),
+        scaling_config=ScalingConfig(num_workers=job.settings.loop.num_processes, use_gpu=is_cuda),
+        run_config=RunConfig(
+            name="ray", storage_path=str(job.output.absolute()), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise AvprefError(
+            f"Ray Train: {error}", "workers that finish", f"see {job.output / 'ray'}, then start again"
+        ) from error
+    return read_summary(job)
+
+
+def _ray_worker(config: Mapping[str, str]) -> None:
+    import ray.train
+    import ray.train.torch
+
+    def report(step: int, row: Mapping[str, float]) -> None:
+        ray.train.report({"step": step, **row})
+
+    place = ray.train.get_context()
+    context = Context(place.get_world_rank(), place.get_world_size(), ray.train.torch.get_device(), report)
+    run_job(JOB.validate_json(config["job"]), context)
+
+
+def read_summary(job: TrainingJob) -> TrainingSummary:
+    """The summary that a finished job wrote. Raises FileNotFoundError where it did not finish."""
+    values = json.loads((job.output / SUMMARY_FILE).read_text())
+    pairs = {name: PerModality(**values[name]) for name in ("displacement", "drift", "implicit_accuracy")}
+    return TrainingSummary(**values | pairs)

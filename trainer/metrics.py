@@ -1,0 +1,148 @@
+"""What a run says about itself: one JSON line per step, TensorBoard curves, the displacement alarm and a summary.
+
+Accuracy says little about a preference run; what matters is whether the chosen clips themselves got worse (displacement).
+Lines hold no times, so equal runs give equal files; after a resume the file is cut back to the checkpoint's step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from avpref.errors import InputError
+from avpref.store import replace
+
+LOG = logging.getLogger("avpref.trainer")
+METRICS_FILE = "metrics.jsonl"
+DISPLACEMENT_WINDOW = 50
+MODALITIES = ("video", "audio")
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class PerModality:
+    """One number per modality; None for a modality that is absent or a metric that this run does not have."""
+
+    video: float | None
+    audio: float | None
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Means over the last quarter of the steps. Errors are mean squared velocity errors.
+
+    displacement: policy minus reference error on chosen clips (above 0: chosen clips became less likely); drift: mean square of
+    policy minus reference velocity; implicit_accuracy: share with D_policy < D_reference strictly; alarms: steps under alarm.
+    """
+
+    steps: int
+    loss: float
+    displacement: PerModality
+    drift: PerModality
+    implicit_accuracy: PerModality
+    alarms: int
+
+    def to_json(self) -> str:
+        """Canonical JSON."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+
+def summarise(rows: Sequence[Mapping[str, float]]) -> TrainingSummary:
+    """Summary of a run's rows, at least one."""
+    tail = rows[len(rows) - math.ceil(len(rows) / 4) :]
+
+    def means(name: str) -> PerModality:
+        video, audio = (_mean(tail, f"{name}_{modality}") for modality in MODALITIES)
+        return PerModality(video, audio)
+
+    loss = _mean(tail, "loss")
+    assert loss is not None, "every row has a loss"
+    alarms = sum(bool(row.get("displacement_alarm")) for row in rows)
+    return TrainingSummary(len(rows), loss, means("chosen_shift"), means("drift"), means("implicit_accuracy"), alarms)
+
+
+def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
+    values = [row[name] for row in rows if name in row]
+    return math.fsum(values) / len(values) if values else None
+
+
+def add_displacement(row: Row, earlier: Sequence[Mapping[str, float]], alarm: float) -> Row:
+    """``row`` with the running mean of the chosen side's shift over the last 50 steps, and whether it is above ``alarm``."""
+    window = [*earlier[-(DISPLACEMENT_WINDOW - 1) :], row]
+    running = {f"displacement_{m}": _mean(window, f"chosen_shift_{m}") for m in MODALITIES}
+    present = {name: value for name, value in running.items() if value is not None}
+    return row | present | {"displacement_alarm": max(present.values()) > alarm} if present else row
+
+
+class MetricLog:
+    """The rows of a run, in memory on every rank and in ``metrics.jsonl`` and TensorBoard of the rank that writes."""
+
+    def __init__(self, folder: Path, resumed_step: int, *, is_writer: bool) -> None:
+        self.rows: list[Row] = _rows_until(folder / METRICS_FILE, resumed_step)
+        self._path = folder / METRICS_FILE
+        self._stream: Any = None
+        self._board: Any = None
+        self._is_writer = is_writer
+
+    def __enter__(self) -> Self:
+        if self._is_writer:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            replace(self._path, "".join(_line(row) for row in self.rows).encode())
+            self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+            self._board = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=len(self.rows) + 1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_writer:
+            self._stream.close()
+            self._board.close()
+
+    def write(self, rows: Sequence[Row], curves: Mapping[str, float]) -> None:
+        """Add the rows of consecutive steps; ``curves`` are further numbers of the last one, for TensorBoard only."""
+        for row in rows:
+            if row.get("displacement_alarm") and not (self.rows and self.rows[-1].get("displacement_alarm")):
+                running = {key: value for key, value in row.items() if key.startswith("displacement_")}
+                LOG.warning("displacement alarm at step %d: chosen clips became less likely, %s", row["step"], running)
+            self.rows.append(row)
+        if not self._is_writer:
+            return
+        self._stream.writelines(_line(row) for row in rows)
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        step = int(rows[-1]["step"])
+        for name, value in (rows[-1] | dict(curves)).items():
+            if name != "step":
+                self._board.add_scalar(name, value, step)
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _rows_until(path: Path, step: int) -> list[Row]:
+    """Rows of steps 1..step. Raises InputError where some are missing; a torn last line is past them and ignored."""
+    if step == 0:
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()[:step] if path.exists() else []
+    try:
+        rows = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise InputError(
+            f"{path}: {error}", "one JSON object per line", f"delete {path.parent} and train again"
+        ) from error
+    if [row.get("step") for row in rows] != list(range(1, step + 1)):
+        raise InputError(
+            f"{path} holds {len(rows)} rows", f"steps 1 to {step}", f"delete {path.parent} and train again"
+        )
+    return rows
