@@ -14,7 +14,10 @@ from avpref.datasets.views import sql
 from avpref.domain import METRIC_BY_NAME, Dimension, Metric
 from avpref.errors import ConfigError, TableError
 
-TEMPORARY = ("roster", "board", "contributions", "grades", "standing", "entrants", "dominating", "selected")
+TEMPORARY = (
+    *("roster", "board", "contributions", "grades", "standing", "entrants", "dominating", "selected"),
+    *("yardstick", "picks"),
+)
 
 
 def check_metrics(metrics: Sequence[Metric]) -> None:

@@ -45,7 +45,7 @@ class Verdict:
 
 
 def decide(
-    comparisons: Mapping[Dimension, Comparison], displacement: Mapping[str, float], settings: GateSettings
+    comparisons: Mapping[Dimension, Comparison], displacement: Mapping[str, float | None], settings: GateSettings
 ) -> Verdict:
     """Apply the rules. ``displacement`` is the chosen side's mean loss change per modality (positive: it got worse)."""
     audio, av, video = comparisons[Dimension.AUDIO], comparisons[Dimension.AV], comparisons[Dimension.VIDEO]
@@ -56,7 +56,11 @@ def decide(
             "video_kept", Dimension.VIDEO, "lower bound of the interval", video.ci_low, settings.min_video_ci_low_sd
         ),
     ]
-    rules += [_displaced(name, value, settings.max_displacement) for name, value in sorted(displacement.items())]
+    rules += [
+        _displaced(name, value, settings.max_displacement)
+        for name, value in sorted(displacement.items())
+        if value is not None
+    ]
     return Verdict(PROMOTE if all(rule.passed for rule in rules) else REFUSE, tuple(rules))
 
 

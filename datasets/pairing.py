@@ -9,7 +9,8 @@ agrees pair for pair (the average strategies are described in the paper and abse
 
 The largest margins of a prompt win, at most ``max_pairs_per_prompt``; ties go to the chosen, then the rejected candidate
 that comes first (index, then id). ``min_margin`` is a lower bound (inclusive) on this same margin, ``margin_total``.
-Ground truth that the strategy does not admit still shapes norm and ranks. A candidate that lacks a configured metric (no
+Ground truth that the strategy does not admit has still shaped the norm, but not the ranks of ``macro``, as in the
+original. A candidate that lacks a configured metric (no
 row, not ok, NaN, infinite) is in no pair; it is listed in ``excluded`` with a reason.
 """
 
@@ -92,7 +93,7 @@ def select_pairs(
 
 def rank(con: duckdb.DuckDBPyConnection, settings: PairSettings) -> None:
     """Fill the temporary table ``selected`` from the standing; call after :func:`avpref.datasets.standings.stand`."""
-    con.execute(sql("entrants"), {"ground_truth": settings.ground_truth})
+    con.execute(sql("entrants"))
     match settings.strategy:
         case "modality":
             con.execute(sql("dominance_modality"))
@@ -133,5 +134,7 @@ def _warnings(settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> 
     if not settings.normalise:
         return ()
     constant = [metric.name for metric in metrics if metric.name in norm.constant]
-    effect = "so no pair can be strictly better on it" if settings.strategy == "strict" else "it contributes 0 for everyone"
+    effect = (
+        "so no pair can be strictly better on it" if settings.strategy == "strict" else "it contributes 0 for everyone"
+    )
     return tuple(f"metric '{name}' has no variance in population '{norm.population}': {effect}" for name in constant)

@@ -1,7 +1,7 @@
 """Rewards: raw scores → direction and normalisation → average per dimension.
 
 Source: JavisDiT++ §"Reward Models" and its ranking script. ``micro`` averages the normalised scores; ``macro`` averages
-ranks over the whole table (ascending, ties share the mean rank).
+ranks over all admitted candidates (ascending, ties share the mean rank).
 """
 
 from __future__ import annotations
@@ -50,10 +50,8 @@ def applied_norm_id(settings: PairSettings, norm: Norm) -> str:
     return norm.norm_id if settings.normalise else ""
 
 
-def rewards(
-    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
-) -> pa.Table:
-    """Table ``rewards`` for every candidate that has all configured scores, held-out prompts included.
+def rewards(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> pa.Table:
+    """Table ``rewards`` for every admitted candidate that has all configured scores, held-out prompts included.
 
     With a frozen ``norm`` this puts a new batch on the old scale (``macro`` ranks are always those of the batch itself).
     Raises as :func:`avpref.datasets.board.board` and :func:`stand`.
@@ -78,7 +76,8 @@ def stand(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Seque
         found = f"norm {norm.norm_id} given, settings ask for {settings.norm}"
         raise ConfigError(found, "the norm that pairs.norm names", "load that norm, or leave pairs.norm empty")
     scale = _scale(con, settings, metrics, norm)
-    con.execute(sql("contributions"), {"mean": scale.mean, "std": scale.std, "sign": scale.sign})
+    admitted = {"ground_truth": settings.ground_truth}
+    con.execute(sql("contributions"), {"mean": scale.mean, "std": scale.std, "sign": scale.sign, **admitted})
     match settings.average:
         case "micro":
             con.execute(sql("grades_micro"))
@@ -88,9 +87,7 @@ def stand(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Seque
     con.execute(sql("standing"), {**counts, "num_metrics": len(metrics)})
 
 
-def _scale(
-    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
-) -> Scale:
+def _scale(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> Scale:
     direction = {metric.name: 1.0 if metric.higher_is_better else -1.0 for metric in metrics}
     sign = tuple(direction.get(metric.name, 1.0) for metric in METRICS)
     if not settings.normalise:

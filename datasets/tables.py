@@ -176,7 +176,7 @@ LEADERBOARD = _table(
     pairs="int",
     prompts="int",
     prompts_with_pair="int",
-    prompt_yield="float",
+    prompt_yield="float?",
     margin_video="float?",
     margin_audio="float?",
     margin_av="float?",
@@ -272,9 +272,11 @@ def check_file(path: Path, table: Table) -> None:
         raise TableError(f"no file {path}", f"a Parquet file of table '{table.name}'", again) from error
     except pa.ArrowException as error:
         raise TableError(f"{path} is not readable as Parquet: {error}", f"table '{table.name}'", again) from error
-    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key != b"ARROW:schema"}
+    metadata = {
+        key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key != b"ARROW:schema"
+    }
     if metadata.get(NAME_KEY) != table.name:
-        raise TableError(f"{path} holds table {metadata.get(NAME_KEY)!r}", f"table '{table.name}'", again)
+        raise TableError(f"{path} says it is table {metadata.get(NAME_KEY)!r}", f"table '{table.name}'", again)
     if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION):
         found = f"{path} has schema version {metadata.get(VERSION_KEY)}"
         raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "start a new run folder with this release")

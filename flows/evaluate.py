@@ -41,12 +41,13 @@ def evaluate(run_dir: str) -> int:
     sides = {Side.REFERENCE: _reference(folder, held_out), Side.POLICY: _policy(folder, held_out)}
     metrics, norm = metrics_of(folder.settings), read_norm(folder)
     frames = {side: _wide(clips, held_out, metrics) for side, clips in sides.items()}
-    rewards = evaluation.rewards(frames, metrics, norm.scales())
+    scales = {found.metric: (found.mean, found.std) for found in norm.metrics}
+    rewards = evaluation.rewards(frames, metrics, scales)
     settings = folder.settings.evaluation
     bootstrap = evaluation.BootstrapSettings(settings.bootstrap_samples, settings.confidence, folder.settings.run.seed)
     comparisons = evaluation.compare(rewards, bootstrap)
-    summary = training_summary(folder)
-    verdict = gate.decide(comparisons, summary.displacement, settings.gate)
+    displacement = vars(training_summary(folder).displacement)
+    verdict = gate.decide(comparisons, displacement, settings.gate)
     _write(folder, sides, rewards, comparisons, verdict, norm.norm_id)
     return len(held_out)
 
@@ -73,8 +74,12 @@ def _wide(side: SideClips, prompts: Sequence[Prompt], metrics: Sequence[Metric])
     """Prompt × metric of valid raw values, NaN where there is none, in the order of ``prompts``."""
     prompt_of = {candidate.candidate_id: candidate.prompt_id for candidate in side.candidates}
     valid = side.scores[side.scores.status == ScoreStatus.OK]
-    table = valid.assign(prompt_id=valid.candidate_id.map(prompt_of)).pivot(index="prompt_id", columns="metric", values="value")
-    return table.reindex(index=[prompt.prompt_id for prompt in prompts], columns=[metric.name for metric in metrics]).astype(float)
+    table = valid.assign(prompt_id=valid.candidate_id.map(prompt_of)).pivot(
+        index="prompt_id", columns="metric", values="value"
+    )
+    return table.reindex(
+        index=[prompt.prompt_id for prompt in prompts], columns=[metric.name for metric in metrics]
+    ).astype(float)
 
 
 def _write(
@@ -93,7 +98,10 @@ def _write(
     folder.seal(tables.GATE_DECISIONS, digest(inputs, verdict.reasons), decisions)
     compared = {JSON_NAME[dimension]: vars(found) for dimension, found in comparisons.items()}
     rules = [vars(rule) for rule in verdict.rules]
-    folder.write_json(VERDICT_FILE, {"evaluation": compared, "gate": {"verdict": verdict.verdict, "reasons": verdict.reasons, "rules": rules}})
+    folder.write_json(
+        VERDICT_FILE,
+        {"evaluation": compared, "gate": {"verdict": verdict.verdict, "reasons": verdict.reasons, "rules": rules}},
+    )
 
 
 JSON_NAME = {Dimension.VIDEO: "video", Dimension.AUDIO: "audio", Dimension.AV: "sync"}
@@ -113,7 +121,9 @@ def _rows(sides: dict[Side, SideClips], rewards: dict[Side, pd.DataFrame], norm_
                 yield _row(candidate, side, Kind.REWARD, (str(dimension), *state), norm_id)
 
 
-def _row(candidate: Candidate, side: Side, kind: Kind, number: tuple[str, float | None, str, str], norm_id: str) -> EvaluationRow:
+def _row(
+    candidate: Candidate, side: Side, kind: Kind, number: tuple[str, float | None, str, str], norm_id: str
+) -> EvaluationRow:
     name, value, status, reason = number
     return EvaluationRow(
         evaluation_id="",

@@ -25,7 +25,7 @@ def prompts(run_dir: str) -> int:
     if folder.is_sealed(tables.PROMPTS, fingerprint):
         return folder.num_rows(tables.PROMPTS)
     found = open_world(folder.settings).prompts()
-    rows = [QuarantineRow(item.name, "prompts", item.reason, item.detail, 1) for item in found.refused]
+    rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in found.refused]
     folder.write_json(REFUSED_FILE, [vars(row) for row in rows])
     folder.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, found.prompts, fingerprint))
     return len(found.prompts)

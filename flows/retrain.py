@@ -42,7 +42,9 @@ class StageTime:
 
 
 @flow(name="retrain", persist_result=False, validate_parameters=False)
-def retrain(config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None) -> dict[str, Any]:
+def retrain(
+    config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
+) -> dict[str, Any]:
     """Run the whole loop for a configuration file; returns the result document. Deployments call this."""
     given = list(overrides or []) + ([f"run.seed={seed}"] if seed is not None else [])
     return run_loop(create(Path(runs), config.load(config_path, given).settings))
@@ -56,7 +58,9 @@ def run_loop(folder: RunFolder) -> dict[str, Any]:
     started = time.monotonic()
     with folder.locked(), ray_session():
         folder.events.write("started", run=folder.run_id)
-        times = [_timed(folder, stage.name, lambda stage=stage: reporting.call(stage, str(folder.root))) for stage in STAGES]
+        times = [
+            _timed(folder, stage.name, lambda stage=stage: reporting.call(stage, str(folder.root))) for stage in STAGES
+        ]
         seal_quarantine(folder)
         document = result(folder, times)
         record_adapter(folder, document)
@@ -86,7 +90,13 @@ def _report(folder: RunFolder) -> int:
 
 def quarantined(folder: RunFolder) -> list[QuarantineRow]:
     """Everything that any stage gave up on so far."""
-    names = ("refused.json", "quarantine-sft.json", "quarantine-generate.json", "quarantine-score.json", "quarantine-evaluate.json")
+    names = (
+        "refused.json",
+        "quarantine-sft.json",
+        "quarantine-generate.json",
+        "quarantine-score.json",
+        "quarantine-evaluate.json",
+    )
     return [QuarantineRow(**row) for name in names for row in folder.read_json(name) or []]
 
 
@@ -100,7 +110,9 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
     """The result document of a finished run: what ``retrain --json`` prints."""
     verdict = folder.read_json(VERDICT_FILE)
     if verdict is None:
-        raise InputError(f"run {folder.run_id} is not finished", "an evaluated run", f"avpref runs resume {folder.run_id}")
+        raise InputError(
+            f"run {folder.run_id} is not finished", "an evaluated run", f"avpref runs resume {folder.run_id}"
+        )
     summary = training_summary(folder)
     train = [prompt for prompt in read_prompts(folder) if prompt.split == Split.TRAIN]
     return {
@@ -112,9 +124,9 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "pairs": {"prompts": len(train), "kept": folder.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
         "training": {
             "steps": summary.steps,
-            "displacement": dict(summary.displacement),
-            "drift": dict(summary.drift),
-            "implicit_accuracy": dict(summary.implicit_accuracy),
+            "displacement": vars(summary.displacement),
+            "drift": vars(summary.drift),
+            "implicit_accuracy": vars(summary.implicit_accuracy),
         },
         "evaluation": verdict["evaluation"],
         "gate": {"verdict": verdict["gate"]["verdict"], "reasons": verdict["gate"]["reasons"]},

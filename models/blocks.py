@@ -39,6 +39,20 @@ def feed_forward(width: int, hidden: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) over the last dimension, in float32, then times a weight in the parameters' dtype."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., d] -> [..., d], same dtype."""
+        exact = x.float()
+        mean_square = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square() / x.shape[-1]
+        return (exact * torch.rsqrt(mean_square + EPS)).to(x.dtype) * self.weight
+
+
 class Attention(nn.Module):
     """Projections q, k, v, o with RMS norms of q and k over the full width; subclasses say what attends to what."""
 
@@ -49,8 +63,8 @@ class Attention(nn.Module):
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.o = nn.Linear(dim, dim)
-        self.norm_q = nn.RMSNorm(dim, eps=EPS) if qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(dim, eps=EPS) if qk_norm else nn.Identity()
+        self.norm_q = RMSNorm(dim) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(dim) if qk_norm else nn.Identity()
 
     def heads(self, x: Tensor) -> Tensor:
         """[B, N, d] -> [B, N, heads, d / heads], a view."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avpref.errors import InputError
+from avpref.models.blocks import RMSNorm
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 
 
@@ -35,7 +36,7 @@ def initialise(network: JavisDiT, generator: torch.Generator) -> None:
                 nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
                 assert module.bias is not None, "every map has a bias"
                 module.bias.zero_()
-            case nn.RMSNorm():
+            case RMSNorm():
                 module.weight.fill_(1)
             case nn.LayerNorm(elementwise_affine=True):
                 module.weight.fill_(1)

@@ -30,8 +30,11 @@ CURVE_HZ = 100.0
 CURVE_BLUR_S = 0.06
 MAX_LAG_S = 0.7
 MAX_LAG_SHARE = 1.0 / 3.0
+MIN_ONSETS_DB = 0.01
+MIN_MOTION_PX = 0.02
 
 Times = NDArray[np.float64]
+Curve = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -112,41 +115,47 @@ def bounded_av_align(frames: NDArray[np.uint8], fps_hz: float, audio: FloatArray
     return bounded(onsets, video_peaks_s(motion_px(frames), fps_hz), fps_hz)
 
 
-def sound_curve(strength: FloatArray, rate_hz: float, duration_s: float) -> NDArray[np.float64]:
-    """Onset strength [F] as a unit curve [100 · duration] (see :func:`_unit_curve`).
+def sound_curve(strength: FloatArray, rate_hz: float, duration_s: float) -> Curve | None:
+    """Onset strength [F] as a unit curve; None where it varies by less than 0.01 dB (standard deviation).
 
     A click raises three values of the strength in a row, the first of them on time, so the middle one is taken as its moment.
     """
-    return _unit_curve((np.arange(len(strength)) - 1) * (HOP_SAMPLES / rate_hz), strength, duration_s)
+    times_s = (np.arange(len(strength)) - 1) * (HOP_SAMPLES / rate_hz)
+    return _unit_curve(times_s, strength, duration_s, MIN_ONSETS_DB)
 
 
-def motion_curve(motion: NDArray[np.float64], fps_hz: float, duration_s: float) -> NDArray[np.float64]:
-    """Motion [T − 1] between consecutive frames as a unit curve; the motion from frame i to i + 1 belongs to (i + ½)/fps."""
-    return _unit_curve((np.arange(len(motion)) + 0.5) / fps_hz, motion, duration_s)
+def motion_curve(motion_px: NDArray[np.float64], fps_hz: float, duration_s: float) -> Curve | None:
+    """Motion [T − 1] between consecutive frames as a unit curve; None where it varies by less than 0.02 px of 32.
+
+    The motion from frame i to i + 1 belongs to (i + ½)/fps. The limit is above what video compression makes of a still picture.
+    """
+    times_s = (np.arange(len(motion_px)) + 0.5) / fps_hz
+    return _unit_curve(times_s, motion_px, duration_s, MIN_MOTION_PX)
 
 
-def _unit_curve(times_s: Times, values: NDArray[np.floating], duration_s: float) -> NDArray[np.float64]:
-    """Values on a grid of 100 Hz, blurred (σ = 0.06 s), mean 0, norm 1; all zeros where they do not vary."""
+def _unit_curve(times_s: Times, values: NDArray[np.floating], duration_s: float, min_spread: float) -> Curve | None:
+    """Values on a grid of 100 Hz, blurred (σ = 0.06 s), mean 0, norm 1."""
+    if np.std(values) < min_spread:
+        return None
     grid_s = (np.arange(round(duration_s * CURVE_HZ)) + 0.5) / CURVE_HZ
     curve = gaussian_filter1d(np.interp(grid_s, times_s, values.astype(np.float64)), CURVE_BLUR_S * CURVE_HZ)
     curve -= curve.mean()
-    norm = np.linalg.norm(curve)
-    return curve / norm if norm > 1e-9 * (1.0 + np.abs(values).max()) else np.zeros_like(curve)
+    return curve / np.linalg.norm(curve)
 
 
-def coincidence(sound: NDArray[np.float64], picture: NDArray[np.float64]) -> float:
-    """Cosine in [−1, 1] of two unit curves as they lie; 0 where one of them does not vary."""
+def coincidence(sound: Curve, picture: Curve) -> float:
+    """Cosine in [−1, 1] of two unit curves as they lie."""
     return float(sound @ picture)
 
 
-def best_lag(sound: NDArray[np.float64], picture: NDArray[np.float64]) -> Lag:
+def best_lag(sound: Curve, picture: Curve) -> Lag:
     """The lag at which two unit curves [n] of 100 Hz look most alike, searched over ±0.7 s or a third of the clip if that is less.
 
     A wider search finds more chance likenesses in real clips than true ones. Normalised by the norms of the whole curves, so that
     a short overlap cannot win; refined below the grid by the parabola through the three values around the largest. A largest
     value at the end of the search is reported as it is.
     """
-    reach = max(1, round(min(MAX_LAG_S, MAX_LAG_SHARE * len(sound) / CURVE_HZ) * CURVE_HZ))
+    reach = max(1, int(min(MAX_LAG_S, MAX_LAG_SHARE * len(sound) / CURVE_HZ) * CURVE_HZ))
     middle = len(sound) - 1
     alike = np.correlate(sound, picture, mode="full")[middle - reach : middle + reach + 1]
     best = int(np.argmax(alike))
@@ -154,7 +163,7 @@ def best_lag(sound: NDArray[np.float64], picture: NDArray[np.float64]) -> Lag:
 
 
 def _vertex(values: NDArray[np.float64], at: int) -> float:
-    """Offset in (−½, ½] of the vertex of the parabola through ``values`` around their largest, ``at``; 0 at the ends."""
+    """Offset in [−½, ½] of the vertex of the parabola through ``values`` around their largest, ``at``; 0 at the ends."""
     if not 0 < at < len(values) - 1:
         return 0.0
     before, here, after = values[at - 1 : at + 2]
@@ -162,12 +171,13 @@ def _vertex(values: NDArray[np.float64], at: int) -> float:
     return float(0.5 * (before - after) / bend) if bend < 0 else 0.0
 
 
-def lag_s(frames: NDArray[np.uint8], fps_hz: float, audio: FloatArray, rate_hz: float) -> Lag:
+def lag_of(frames: NDArray[np.uint8], fps_hz: float, audio: FloatArray, rate_hz: float) -> Lag | None:
     """How much later the sound is than the picture, for RGB frames [T, H, W, 3] and a waveform [S]; positive: late sound.
 
-    Compares the onset strength with the speed of the fastest tenth of the picture. Raises ValueError for fewer than two frames
-    or no samples. Where a track has no events at all the correlation is 0 and the lag means nothing.
+    Compares the onset strength with the speed of the fastest tenth of the picture; None where one of them does not vary. Raises
+    ValueError for fewer than two frames or no samples.
     """
     duration_s = len(frames) / fps_hz
     sound = sound_curve(onset_strength(audio, rate_hz), rate_hz, duration_s)
-    return best_lag(sound, motion_curve(fastest_share_px(small_flow(frames)), fps_hz, duration_s))
+    picture = motion_curve(fastest_share_px(small_flow(frames)), fps_hz, duration_s)
+    return None if sound is None or picture is None else best_lag(sound, picture)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from avpref.domain import METRICS, Metric, Score
 from avpref.identity import SEED_BITS, derive_seed, digest
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.validity import ValidityRules, score_valid
+from avpref.rewards.validity import DEFAULT_RULES, ValidityRules, score_valid
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class FakeScorer:
 
     metrics: tuple[Metric, ...] = METRICS
     salt: str = ""
-    rules: ValidityRules = ValidityRules()
+    rules: ValidityRules = DEFAULT_RULES
     licence: str = "Apache-2.0"
 
     @property

@@ -8,19 +8,21 @@ made from, compared as curves, did not (see :mod:`avpref.rewards.av_align`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import METRIC_BY_NAME, Metric, Score, ScoreStatus
+from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Score
+from avpref.identity import digest
 from avpref.media import DecodedClip
-from avpref.rewards.av_align import best_lag, coincidence, motion_curve, sound_curve
+from avpref.rewards.av_align import Curve, best_lag, coincidence, motion_curve, sound_curve
 from avpref.rewards.motion import fastest_share_px, grey_frames, small_flow
 from avpref.rewards.onsets import FFT_SAMPLES, FloatArray, hann_window, mel_power, strength_of
-from avpref.rewards.protocol import ScorableClip
+from avpref.rewards.protocol import ScorableClip, measured, skipped
+from avpref.rewards.validity import ValidityRules, reason
 
 NUM_PICTURES = 8
 LARGEST_SIDE_PX = 256
@@ -33,6 +35,14 @@ MOTION_FLOOR_PX2 = 0.003
 SIGNAL_PERCENT, FLOOR_PERCENT = 95.0, 10.0
 AUDIO_FLOOR = 1e-4
 FLAT_LEVEL, FLAT_SHARE = 0.98, 1e-3
+VERSION = 1
+
+SIGNAL_METRICS = tuple(
+    METRIC_BY_NAME[name] for name in ("visual_quality", "motion_quality", "audio_quality", "audio_video", "desync")
+)
+SIGNAL_RULES = ValidityRules(min_frames=3)
+STILL = "the picture does not move"
+STEADY = "the sound has no onset"
 
 _NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6.0
 _GRADIENT_GAIN = 0.0409
@@ -75,7 +85,9 @@ def smoothness_db(flow: NDArray[np.float32]) -> float:
     at random have a change of three times their motion, −4.8 dB; the floor is of that kind, so a frozen picture scores −4.8 dB
     as well. Needs three frames, two fields.
     """
-    energy, change = (np.mean(np.sum(field.astype(np.float64) ** 2, axis=-1)) for field in (flow, np.diff(flow, axis=0)))
+    energy, change = (
+        np.mean(np.sum(field.astype(np.float64) ** 2, axis=-1)) for field in (flow, np.diff(flow, axis=0))
+    )
     return float(10.0 * np.log10((energy + MOTION_FLOOR_PX2 / 3.0) / (change + MOTION_FLOOR_PX2)))
 
 
@@ -90,10 +102,74 @@ def signal_to_floor_db(audio: FloatArray, rate_hz: int, power: FloatArray) -> fl
     hiss = AUDIO_FLOOR**2 * float(np.sum(hann_window() ** 2)) * FFT_SAMPLES / rate_hz
     loud = float(np.percentile(power.mean(axis=0), SIGNAL_PERCENT))
     floor = float(np.median(np.percentile(power, FLOOR_PERCENT, axis=1)))
-    return float(10.0 * np.log10((loud + hiss) / (floor + hiss)) - 10.0 * np.log10(1.0 + flat_share(audio) / FLAT_SHARE))
+    return float(
+        10.0 * np.log10((loud + hiss) / (floor + hiss)) - 10.0 * np.log10(1.0 + flat_share(audio) / FLAT_SHARE)
+    )
 
 
 def flat_share(audio: FloatArray) -> float:
     """Share of neighbouring samples of the waveform [S] that both lie within 2 % of its largest magnitude, on one side."""
     extreme = FLAT_LEVEL * float(np.abs(audio).max())
     return float(max(np.mean(side[1:] & side[:-1]) for side in (audio >= extreme, audio <= -extreme)))
+
+
+@dataclass(frozen=True)
+class SignalScorer:
+    """Fills :data:`SIGNAL_METRICS` from picture and sound alone; see :class:`avpref.rewards.protocol.Scorer`.
+
+    ``visual_quality``, ``motion_quality`` and ``audio_quality`` are decibels (:func:`sharpness_db`, :func:`smoothness_db`,
+    :func:`signal_to_floor_db`); ``audio_video`` is the cosine in [−1, 1] of onset curve and motion curve as they lie;
+    ``desync`` is the distance in seconds of their best lag from zero, at most 0.7 or a third of the clip. The last two are skipped
+    where a curve has nothing to compare: the picture stands still, or the sound does not change.
+    """
+
+    metrics: tuple[Metric, ...] = SIGNAL_METRICS
+    rules: ValidityRules = SIGNAL_RULES
+    licence: str = "Apache-2.0"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of this file's version, of OpenCV's, and of the validity rules."""
+        return digest("signal scorer", VERSION, cv2.__version__, repr(self.rules))
+
+    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
+        """See :class:`avpref.rewards.protocol.Scorer`. One clip takes its own time only: nothing is shared between clips."""
+        return [self._scores(clip) for clip in clips]
+
+    def _scores(self, clip: ScorableClip) -> list[Score]:
+        reasons = {dimension: reason(clip.clip, dimension, self.rules) for dimension in Dimension}
+        values: dict[str, float] = {}
+        picture = sound = None
+        if not reasons[Dimension.VIDEO]:
+            picture = _judge_picture(clip.clip, values)
+        if not reasons[Dimension.AUDIO]:
+            sound = _judge_sound(clip.clip, values)
+        if not reasons[Dimension.AV]:
+            reasons[Dimension.AV] = STILL if picture is None else STEADY if sound is None else ""
+        if not reasons[Dimension.AV]:
+            assert picture is not None and sound is not None
+            values["audio_video"] = coincidence(sound, picture)
+            values["desync"] = abs(best_lag(sound, picture).lag_s)
+        return [
+            skipped(clip, metric, reasons[metric.dimension])
+            if reasons[metric.dimension]
+            else measured(clip, metric, values[metric.name])
+            for metric in self.metrics
+        ]
+
+
+def _judge_picture(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
+    """Put both video metrics into ``values``; returns the motion curve, None for a still picture."""
+    assert clip.frames is not None
+    flow = small_flow(clip.frames)
+    values["visual_quality"] = sharpness_db(clip.frames)
+    values["motion_quality"] = smoothness_db(flow)
+    return motion_curve(fastest_share_px(flow), clip.fps_hz, clip.duration_s)
+
+
+def _judge_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
+    """Put the audio metric into ``values``; returns the onset curve, None for a steady sound."""
+    assert clip.audio is not None
+    power = mel_power(clip.audio, clip.sample_rate_hz)
+    values["audio_quality"] = signal_to_floor_db(clip.audio, clip.sample_rate_hz, power)
+    return sound_curve(strength_of(power), clip.sample_rate_hz, clip.duration_s)

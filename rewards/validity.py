@@ -41,6 +41,9 @@ class ValidityRules:
     min_contrast: int = 4
 
 
+DEFAULT_RULES = ValidityRules()
+
+
 _CONCERNS = {
     Dimension.VIDEO: frozenset({Flag.NO_VIDEO, Flag.TOO_SHORT, Flag.BLANK}),
     Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT}),

@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
+from avpref.models.dit import JavisDiT
 from avpref.settings import AdapterSettings
 from avpref.trainer.adapter_files import fold_adapter, read_adapter_config
 
@@ -55,7 +57,7 @@ class Policy:
         for layer in self.layers():
             if layer.disable_adapters or layer.active_adapters != [POLICY]:
                 raise AdapterMisuse("the reference is active: leave `with reference(policy)` before the backward pass")
-            if not layer.lora_A[POLICY].weight.requires_grad or not layer.lora_B[POLICY].weight.requires_grad:
+            if not all(factor.requires_grad for factor in factors(layer, POLICY)):
                 raise AdapterMisuse(
                     "the policy's adapter is frozen: something switched adapters and did not switch back"
                 )
@@ -64,6 +66,16 @@ class Policy:
         for tensor in output:
             if tensor is not None and tensor.requires_grad:
                 tensor.register_hook(lambda gradient: self.require_active())
+
+
+def factors(layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
+    """A [r, inputs] and B [outputs, r] of one adapted linear."""
+    down, up = cast(nn.Linear, layer.lora_A[adapter]), cast(nn.Linear, layer.lora_B[adapter])
+    return down.weight, up.weight
+
+
+def _tuner(model: PeftModel) -> LoraModel:
+    return cast(LoraModel, model.base_model)
 
 
 @contextmanager
@@ -75,7 +87,7 @@ def reference(policy: Policy) -> Iterator[PeftModel]:
     """
     policy.require_active()
     before = trainable_names(policy.model)
-    tuner = policy.model.base_model
+    tuner = _tuner(policy.model)
     try:
         if policy.reference_adapter is None:
             tuner.disable_adapter_layers()
@@ -99,7 +111,7 @@ def trainable_names(module: nn.Module) -> frozenset[str]:
 
 
 def make_policy(
-    network: nn.Module,
+    network: JavisDiT,
     settings: AdapterSettings,
     seed: int,
     sft_adapter: Path | None = None,
@@ -132,7 +144,7 @@ def _check(settings: AdapterSettings, sft_adapter: Path | None) -> None:
         )
 
 
-def _two_adapters(network: nn.Module, settings: AdapterSettings, folder: Path) -> Policy:
+def _two_adapters(network: JavisDiT, settings: AdapterSettings, folder: Path) -> Policy:
     config = read_adapter_config(folder)
     if (config.rank, config.alpha) != (settings.rank, settings.alpha):
         found = f"adapter.rank {settings.rank}, alpha {settings.alpha}"
@@ -141,12 +153,12 @@ def _two_adapters(network: nn.Module, settings: AdapterSettings, folder: Path) -
     with _untouched_randomness():
         model = PeftModel.from_pretrained(network, str(folder), adapter_name=POLICY, is_trainable=True)
         model.load_adapter(str(folder), adapter_name=REFERENCE, is_trainable=False)
-    model.base_model.set_adapter(POLICY)
+    _tuner(model).set_adapter(POLICY)
     _check_count(model, target_names(network))
     return Policy(model, REFERENCE)
 
 
-def add_adapter(network: nn.Module, settings: AdapterSettings, seed: int) -> PeftModel:
+def add_adapter(network: JavisDiT, settings: AdapterSettings, seed: int) -> PeftModel:
     """A fresh trainable adapter: B zero, A uniform in +-1/sqrt(inputs), seeded by (seed, layer name); all else is frozen.
 
     Raises ConfigError for dropout. The global random state is left as it was.
@@ -154,23 +166,27 @@ def add_adapter(network: nn.Module, settings: AdapterSettings, seed: int) -> Pef
     _check(settings.model_copy(update={"layout": "merged"}), None)
     targets = target_names(network)
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none", target_modules=list(targets)
+        r=settings.rank,
+        lora_alpha=cast(int, settings.alpha),  # PEFT divides by it; fractions are fine
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=list(targets),
     )
     with _untouched_randomness():
         model = get_peft_model(network, config, adapter_name=POLICY)
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             generator = torch.Generator().manual_seed(derive_seed("adapter", seed, name))
-            weight = module.lora_A[POLICY].weight
-            bound = 1 / math.sqrt(weight.shape[1])
+            down, up = factors(module, POLICY)
+            bound = 1 / math.sqrt(down.shape[1])
             with torch.no_grad():
-                weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
-                module.lora_B[POLICY].weight.zero_()
+                down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
+                up.zero_()
     _check_count(model, targets)
     return model
 
 
-def target_names(network: nn.Module) -> tuple[str, ...]:
+def target_names(network: JavisDiT) -> tuple[str, ...]:
     """Those of :data:`TARGETS` that the blocks of ``network`` have."""
     linears = {name for name, module in network.blocks[0].named_modules() if isinstance(module, nn.Linear | LoraLayer)}
     return tuple(target for target in TARGETS if target in linears)
@@ -178,7 +194,7 @@ def target_names(network: nn.Module) -> tuple[str, ...]:
 
 def _check_count(model: PeftModel, targets: tuple[str, ...]) -> None:
     found = sum(isinstance(module, LoraLayer) for module in model.modules())
-    expected = len(model.base_model.model.blocks) * len(targets)
+    expected = len(cast(JavisDiT, _tuner(model).model).blocks) * len(targets)
     assert found == expected, f"{found} adapted linears, expected {expected}: {targets} in every block"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -120,6 +120,13 @@ def draw_sample(law: DrawLaw, sample_id: str, draw: int, shapes: LatentShapes, n
     return Draw(t, caption < law.caption_dropout, desync, Latents(*noise))
 
 
+def shapes_of(video: Tensor | None, audio: Tensor | None) -> LatentShapes:
+    """Shapes of one sample's latents from video [N, C, T, h, w] and audio [N, C, L, M]."""
+    one_video = None if video is None else cast(tuple[int, int, int, int], tuple(video.shape[1:]))
+    one_audio = None if audio is None else cast(tuple[int, int, int], tuple(audio.shape[1:]))
+    return LatentShapes(one_video, one_audio)
+
+
 def _texts(data: ClipSet | PairSet, rows: list[int], draws: list[Draw]) -> tuple[Tensor, Tensor]:
     index = data.text_index[rows]
     text, mask = data.text[index].float(), data.text_mask[index]
@@ -155,7 +162,7 @@ class ClipSource:
         _check_law(law, clips)
         self.clips, self.law = clips, law
         self.ids = clips.ids
-        self._shapes = LatentShapes(*(None if x is None else x.shape[1:] for x in (clips.video, clips.audio)))
+        self._shapes = shapes_of(clips.video, clips.audio)
 
     def batch(self, picks: Sequence[Pick]) -> FlowBatch:
         """Noisy rows and targets of ``picks``; row i depends on picks[i] alone."""
@@ -169,7 +176,7 @@ class ClipSource:
 
 
 class PairSource:
-    """Batches of a :class:`PairSet` under a law. Raises ConfigError as :class:`ClipSource`, and where delayed audio is wanted but absent."""
+    """Batches of a :class:`PairSet` under a law. Raises ConfigError as :class:`ClipSource`, and for absent delayed audio."""
 
     def __init__(self, pairs: PairSet, law: DrawLaw) -> None:
         _check_law(law, pairs)
@@ -181,9 +188,7 @@ class PairSource:
         self.pairs, self.law = pairs, law
         self.ids = pairs.ids
         self._num_delays = 0 if pairs.desync_audio is None else pairs.desync_audio.shape[1]
-        self._shapes = LatentShapes(
-            *(None if x is None else x.shape[1:] for x in (pairs.chosen_video, pairs.chosen_audio))
-        )
+        self._shapes = shapes_of(pairs.chosen_video, pairs.chosen_audio)
 
     def batch(self, picks: Sequence[Pick]) -> FlowBatch:
         """Noisy rows and targets of ``picks``, chosen then rejected; rows i and n + i depend on picks[i] alone."""

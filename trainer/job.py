@@ -15,12 +15,11 @@ from avpref.settings import AdapterSettings, ClipSettings, DpoSettings, NetworkS
 from avpref.store import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 
-NOT_MATHEMATICS = frozenset(
-    f"settings.loop.{key}"
-    for key in (
-        "steps checkpoint_every keep_checkpoints log_every num_threads num_processes launcher activation_checkpointing compile_blocks"
-    ).split()
+EXECUTION_KEYS = (
+    *("steps", "checkpoint_every", "keep_checkpoints", "log_every"),
+    *("num_threads", "num_processes", "launcher", "activation_checkpointing", "compile_blocks"),
 )
+NOT_MATHEMATICS = frozenset(f"settings.loop.{key}" for key in EXECUTION_KEYS)
 """Keys that may change between interruption and resume: how long, where and how fast, not what."""
 
 

@@ -97,7 +97,7 @@ class MetricLog:
             from torch.utils.tensorboard.writer import SummaryWriter
 
             replace(self._path, "".join(_line(row) for row in self.rows).encode())
-            self._stream = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+            self._stream = open(self._path, "a", encoding="utf-8")
             self._board = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=len(self.rows) + 1)
         return self
 

@@ -13,7 +13,6 @@ from avpref.trainer.adapters import Policy, reference
 from avpref.trainer.draws import FlowBatch
 from avpref.trainer.losses import (
     Comparison,
-    PairErrors,
     Reduction,
     flow_loss,
     implicit_accuracy,
@@ -108,14 +107,14 @@ class PreferenceObjective:
             )
         )
         terms = preference_loss(video, audio, self._settings)
-        metrics = {"loss": terms.total, "preference": terms.preference}
+        metrics: dict[str, Tensor | None] = {"loss": terms.total, "preference": terms.preference}
         metrics |= {"preference_video": terms.preference_video, "preference_audio": terms.preference_audio}
         for name, comparison in (("video", video), ("audio", audio)):
             if comparison is not None:
                 metrics |= comparison_metrics(name, comparison)
         if scores.velocity is not None:
             drift = errors_of(velocity, scores.velocity, "mean")
-            metrics |= {f"drift_{name}": _pair_mean(d) for name, d in zip(("video", "audio"), drift, strict=True)}
+            metrics |= {"drift_video": _pair_mean(drift[0]), "drift_audio": _pair_mean(drift[1])}
         return Outcome(terms.total.sum(), _present(metrics), batch.t.chunk(2)[0])
 
 
@@ -142,7 +141,7 @@ def errors_of(prediction: Latents, target: Latents, reduction: Reduction) -> tup
 
 
 def _pair_mean(errors: Tensor | None) -> Tensor | None:
-    return None if errors is None else torch.stack(PairErrors(*errors.chunk(2))).mean(0)
+    return None if errors is None else torch.stack(errors.chunk(2)).mean(0)
 
 
 def _present(metrics: dict[str, Tensor | None]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from avpref.errors import ConfigError
 
+CPU = torch.device("cpu")
 Report = Callable[[int, Mapping[str, float]], None]
 
 
@@ -31,7 +32,7 @@ class Context:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     report: Report = silent
 
     @property
@@ -63,7 +64,7 @@ class Context:
 def choose_device(device: str, local_rank: int) -> torch.device:
     """``cpu``, or the process's own CUDA device. Raises ConfigError where there is none."""
     if device == "cpu":
-        return torch.device("cpu")
+        return CPU
     if not torch.cuda.is_available():
         raise ConfigError(f"device {device} on a machine without CUDA", "cpu", "set device: cpu")
     return torch.device("cuda", local_rank)

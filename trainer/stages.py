@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from avpref.identity import derive_seed, digest
@@ -75,6 +76,7 @@ def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, trained: 
     if job.adapter is None:
         save_network(job.output / NETWORK_FILE, network)
     else:
+        assert isinstance(module, PeftModel), "a job with an adapter trains an adapted network"
         save_adapter(module, POLICY, job.output / ADAPTER_FOLDER)
 
 

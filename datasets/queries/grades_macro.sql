@@ -1,5 +1,5 @@
--- What the averages are taken of, "macro": ranks over the whole table, ascending, ties share the mean of their ranks:
--- half the sum of the lowest rank and the number of values up to and with this one. NULLs take no part.
+-- What the averages are taken of, "macro": ranks over all admitted candidates, ascending; ties share the mean of their
+-- ranks, half the sum of the lowest rank and the number of values up to and with this one. NULLs take no part.
 -- In: temporary table contributions. Out: temporary table grades.
 CREATE OR REPLACE TEMP TABLE grades AS
 SELECT

@@ -1,4 +1,4 @@
--- The rewards of every candidate that has all configured scores.
+-- The rewards of every admitted candidate that has all configured scores.
 -- In: temporary tables standing and roster; $strategy, $norm_id. Out: rows of table rewards.
 SELECT
     roster.candidate_id,

@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` (the whole loop on the toy world) and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUNS ?= runs
+SEED ?= 0
+
+export PYTHONSAFEPATH := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help env demo demo-clips test check slow bench golden format clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+env: $(STAMP)  ## create the environment
+
+demo: $(STAMP)  ## the whole loop on the toy world, about five minutes on two cores
+	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
+
+demo-clips: $(STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
+	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
+
+test: $(STAMP)  ## the tests (under ten minutes on two cores)
+	$(BIN)/python -m pytest
+
+golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN names another folder of them
+	$(BIN)/python -m pytest -m golden
+
+slow: $(STAMP)  ## the proofs that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)  ## every benchmark script; each writes its dated result beside itself
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info

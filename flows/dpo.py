@@ -1,0 +1,136 @@
+"""Flow ``train``: encode the pairs' clips, then AV-DPO on a LoRA adapter; gives the policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from prefect import flow
+
+from avpref.cluster import Unit
+from avpref.datasets import tables
+from avpref.datasets.latents import LATENTS
+from avpref.domain import Candidate
+from avpref.flows.networks import NetworkFiles
+from avpref.flows.pair import pairs_hash
+from avpref.flows.plan import shards
+from avpref.flows.prompts import read_prompts
+from avpref.flows.rendering import EncodeItem, EncodeSpec
+from avpref.flows.run_folder import RunFolder, open_root
+from avpref.flows.score import sealed_candidates
+from avpref.flows.sft import sft_network
+from avpref.flows.stage import run_stage
+from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
+from avpref.identity import digest
+from avpref.settings import DpoSettings
+from avpref.trainer.adapter_files import WEIGHTS_FILE
+from avpref.trainer.batches import PairSet, save_pair_set
+from avpref.trainer.job import TrainingJob
+from avpref.trainer.launch import launch, read_summary
+from avpref.trainer.metrics import TrainingSummary
+from avpref.trainer.stages import ADAPTER_FOLDER
+
+ENCODE = "encode"
+DATA_FILE = "pairs.safetensors"
+NUM_DELAYS = 4
+
+
+@flow(name="train", persist_result=False, validate_parameters=False)
+def dpo(run_dir: str) -> int:
+    """Train the adapter of the run in ``run_dir`` if it is not there yet; returns the number of steps."""
+    folder = open_root(Path(run_dir))
+    job = training_job(folder)
+    steps = folder.settings.dpo.loop.steps
+    if not (job.output / ADAPTER_FOLDER / WEIGHTS_FILE).exists():
+        if not job.data.exists():
+            save_pair_set(job.data, _pair_set(folder))
+        with progress_of("train", steps) as report:
+            launch(job, report)
+    return steps
+
+
+def policy_network(folder: RunFolder) -> NetworkFiles:
+    """The SFT network with the trained adapter. Raises InputError before the stage has run."""
+    reference, adapter = sft_network(folder), training_job(folder).output / ADAPTER_FOLDER
+    both = digest("policy", reference.hash, content_hash(folder, adapter / WEIGHTS_FILE), size=64)
+    return NetworkFiles(reference.checkpoint, both, adapter)
+
+
+def training_summary(folder: RunFolder) -> TrainingSummary:
+    """What the training run said of itself. Raises InputError before it has run."""
+    job = training_job(folder)
+    content_hash(folder, job.output / ADAPTER_FOLDER / WEIGHTS_FILE)
+    return read_summary(job)
+
+
+def training_job(folder: RunFolder) -> TrainingJob:
+    """The AV-DPO job of the run; its output folder is named by everything that it depends on."""
+    settings, reference = folder.settings, sft_network(folder)
+    fingerprint = folder.fingerprint(
+        "dpo", reference.hash, pairs_hash(folder), settings.dpo.model_dump(mode="json"), settings.run.seed
+    )
+    output = folder.model_folder("dpo", fingerprint)
+    return TrainingJob(
+        settings=settings.dpo,
+        network=settings.network,
+        clip=settings.clip,
+        data=output / DATA_FILE,
+        output=output,
+        seed=settings.run.seed,
+        weights=reference.checkpoint,
+    )
+
+
+def delays_s(settings: DpoSettings) -> tuple[float, ...]:
+    """Delays of the rule-made rejected clips: evenly spaced over the configured range; none if their share is 0."""
+    if not settings.desync_share:
+        return ()
+    return tuple(float(delay) for delay in np.linspace(settings.desync_min_s, settings.desync_max_s, NUM_DELAYS))
+
+
+def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
+    """Latents of every clip that a pair uses, delayed versions for the chosen ones."""
+    text = {prompt.prompt_id: prompt.text for prompt in read_prompts(folder)}
+    chosen = set(pairs["chosen"].to_pylist())
+    used = chosen | set(pairs["rejected"].to_pylist())
+    delays = delays_s(folder.settings.dpo)
+
+    def item(candidate: Candidate) -> EncodeItem:
+        is_chosen = candidate.candidate_id in chosen
+        return EncodeItem(
+            candidate.candidate_id, candidate.path, text[candidate.prompt_id], delays if is_chosen else ()
+        )
+
+    items = [item(candidate) for candidate in sealed_candidates(folder) if candidate.candidate_id in used]
+    fingerprint = folder.fingerprint(ENCODE, delays, sorted(chosen), folder.settings.codec.model_dump(mode="json"))
+    plan = shards(ENCODE, fingerprint, [[each] for each in items], folder.settings)
+    files = folder.units(LATENTS)
+    spec = EncodeSpec(folder.root, folder.settings, files)
+    units: list[Unit] = run_stage(folder, ENCODE, LATENTS, plan, lambda: spec, "clips")
+    return read_latents(files.read(units)[0], folder.settings)
+
+
+def _pair_set(folder: RunFolder) -> PairSet:
+    pairs = folder.read(tables.PAIRS)
+    clips, texts = _encode(folder, pairs), Texts(folder.settings)
+    row = {sample: index for index, sample in enumerate(clips.ids)}
+    chosen = [row[candidate] for candidate in pairs["chosen"].to_pylist()]
+    rejected = [row[candidate] for candidate in pairs["rejected"].to_pylist()]
+    encoded, index = texts.encode([clips.texts[each] for each in chosen])
+    delayed = [clips.delayed[each] for each in chosen]
+    late = [each for each in delayed if each is not None]
+    return PairSet(
+        ids=tuple(pairs["pair_id"].to_pylist()),
+        chosen_video=torch.from_numpy(clips.video[chosen]),
+        rejected_video=torch.from_numpy(clips.video[rejected]),
+        chosen_audio=torch.from_numpy(clips.audio[chosen]),
+        rejected_audio=torch.from_numpy(clips.audio[rejected]),
+        text=encoded.states,
+        text_mask=encoded.mask,
+        text_index=index,
+        negative_text=texts.negative.states,
+        negative_mask=texts.negative.mask,
+        desync_audio=torch.from_numpy(np.stack(late)) if late else None,
+    )

@@ -1,0 +1,96 @@
+"""Flow ``pair``: norms, rewards, pairs and skipped prompts, as SQL over the score table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pyarrow.compute as pc
+from prefect import flow
+
+from avpref.datasets import normalise, pairing, tables, views
+from avpref.domain import Split
+from avpref.errors import InputError
+from avpref.flows import reporting
+from avpref.flows.run_folder import RunFolder, open_root
+from avpref.flows.scoring import metrics_of
+from avpref.identity import digest
+from avpref.logs import say
+
+
+@flow(name="pair", persist_result=False, validate_parameters=False)
+def pair(run_dir: str) -> int:
+    """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
+    folder = open_root(Path(run_dir))
+    fingerprint = _fingerprint(folder)
+    if not folder.is_sealed(tables.PAIRS, fingerprint):
+        _seal(folder, fingerprint, select(folder))
+    _require_pairs(folder)
+    reporting.table("pairs", _reasons(folder), "prompts without a pair, by reason")
+    return folder.num_rows(tables.PAIRS)
+
+
+def select(folder: RunFolder) -> pairing.Selection:
+    """Apply the run's strategy to its sealed scores. Held-out prompts take no part, in the norm neither."""
+    con = training_tables(folder)
+    metrics = metrics_of(folder.settings)
+    norm = read_norm(folder, folder.settings.pairs.norm) if folder.settings.pairs.norm else None
+    selection = pairing.select_pairs(
+        con, folder.settings.pairs, metrics, norm or normalise.measure(con, folder.run_id, metrics)
+    )
+    for warning in selection.warnings:
+        say(f"pair: {warning}")
+    return selection
+
+
+def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
+    """DuckDB over prompts, candidates and scores of the training split alone."""
+    prompts = folder.read(tables.PROMPTS)
+    prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
+    candidates = folder.read(tables.CANDIDATES)
+    candidates = candidates.filter(pc.is_in(candidates["prompt_id"], prompts["prompt_id"].combine_chunks()))
+    scores = folder.read(tables.SCORES)
+    scores = scores.filter(pc.is_in(scores["candidate_id"], candidates["candidate_id"].combine_chunks()))
+    return views.connect_tables({"prompts": prompts, "candidates": candidates, "scores": scores})
+
+
+def read_norm(folder: RunFolder, norm_id: str = "") -> normalise.Norm:
+    """The norm that the run's pairs were selected with, or a saved one of that id."""
+    saved = folder.read(tables.NORMS)
+    return normalise.from_arrow(saved, norm_id or saved["norm_id"][0].as_py())
+
+
+def _fingerprint(folder: RunFolder) -> str:
+    parts = [folder.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
+    sealed = [part.version if part else "" for part in parts]
+    names = [metric.name for metric in metrics_of(folder.settings)]
+    return folder.fingerprint("pair", sealed, names, folder.settings.pairs.model_dump(mode="json"))
+
+
+def _seal(folder: RunFolder, fingerprint: str, selection: pairing.Selection) -> None:
+    """Pairs last: their seal says that the others are there."""
+    folder.seal(tables.NORMS, fingerprint, selection.norm.to_arrow())
+    folder.seal(tables.REWARDS, fingerprint, selection.rewards)
+    folder.seal(tables.SKIPPED, fingerprint, selection.skipped)
+    folder.seal(tables.EXCLUDED, fingerprint, selection.excluded)
+    folder.seal(tables.PAIRS, fingerprint, selection.pairs)
+
+
+def _require_pairs(folder: RunFolder) -> None:
+    if folder.num_rows(tables.PAIRS):
+        return
+    reasons = ", ".join(f"{row['reason']}: {row['prompts']}" for row in _reasons(folder))
+    fix = "sample more candidates (--set sampling.num_candidates=5), or relax pairs.strategy or pairs.min_margin"
+    raise InputError(f"no prompt gave a pair ({reasons})", "at least one pair", fix)
+
+
+def _reasons(folder: RunFolder) -> list[dict[str, object]]:
+    counts = pc.value_counts(folder.read(tables.SKIPPED)["reason"]).to_pylist()
+    return sorted(
+        ({"reason": row["values"], "prompts": row["counts"]} for row in counts), key=lambda row: str(row["reason"])
+    )
+
+
+def pairs_hash(folder: RunFolder) -> str:
+    """Content hash of the pair table: equal for equal pairs, margins and scores."""
+    return digest("pairs", folder.read(tables.PAIRS).to_pylist(), size=32)

@@ -1,0 +1,57 @@
+"""Promoted adapters: what serves, and everything that it came from. One JSON file per adapter, whole or absent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from avpref import __version__
+from avpref.config import identity_hash
+from avpref.datasets import tables
+from avpref.domain import SCHEMA_VERSION
+from avpref.flows.dpo import policy_network
+from avpref.flows.pair import pairs_hash, read_norm
+from avpref.flows.run_folder import RunFolder
+from avpref.flows.sft import sft_network
+from avpref.store import commit_once
+
+FOLDER = "promoted"
+SEALED = (
+    tables.PROMPTS,
+    tables.CANDIDATES,
+    tables.SCORES,
+    tables.NORMS,
+    tables.PAIRS,
+    tables.EVALUATIONS,
+    tables.GATE_DECISIONS,
+)
+
+
+def lineage(folder: RunFolder) -> dict[str, Any]:
+    """Everything that the run's adapter came from: network, tables, norm, pairs, settings, versions."""
+    policy, reference = policy_network(folder), sft_network(folder)
+    assert policy.adapter is not None
+    sealed = {table.name: folder.tables.current(table.name) for table in SEALED}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "product_version": __version__,
+        "run_id": folder.run_id,
+        "seed": folder.settings.run.seed,
+        "settings_hash": identity_hash(folder.settings),
+        "policy_hash": policy.hash,
+        "checkpoint_sha256": reference.hash,
+        "checkpoint": str(reference.checkpoint.relative_to(folder.root)),
+        "adapter": str(policy.adapter.relative_to(folder.root)),
+        "pairs_hash": pairs_hash(folder),
+        "norm_id": read_norm(folder).norm_id,
+        "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
+    }
+
+
+def record_adapter(folder: RunFolder, document: dict[str, Any]) -> None:
+    """Record the adapter if the gate promoted it."""
+    if document["gate"]["verdict"] != "promote":
+        return
+    record = lineage(folder) | {"evaluation": document["evaluation"], "gate": document["gate"]}
+    name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
+    commit_once(folder.root / FOLDER / name, json.dumps(record, indent=1).encode())

@@ -1,0 +1,105 @@
+"""What SFT and AV-DPO share: latents to training data, progress, and the content hash of what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from avpref.datasets.latents import unpacked
+from avpref.errors import InputError
+from avpref.flows import reporting
+from avpref.flows.networks import negative_text
+from avpref.flows.run_folder import RunFolder
+from avpref.flows.worlds import clip_shape
+from avpref.identity import file_sha256
+from avpref.logs import Progress
+from avpref.models.codecs import IdentityCodec
+from avpref.models.text import TextBatch, WordText
+from avpref.settings import Settings
+from avpref.trainer.batches import ClipSet
+from avpref.trainer.parallel import Report
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedClips:
+    """Latents of clips by sample id: video [N, C, T, h, w], audio [N, C, L, M], delayed audio [N, K, C, L, M] or None."""
+
+    ids: list[str]
+    texts: list[str]
+    video: np.ndarray
+    audio: np.ndarray
+    delayed: list[np.ndarray | None]
+
+
+class Texts:
+    """Encoded texts of a run: each distinct text once, and the negative prompt."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._encoder = WordText(settings.network.text_dim, settings.network.text_len)
+        self.negative: TextBatch = negative_text(self._encoder, settings)
+
+    def encode(self, texts: Sequence[str]) -> tuple[TextBatch, Tensor]:
+        """States of the distinct texts, and the row of each given text."""
+        distinct = sorted(set(texts))
+        row = {text: index for index, text in enumerate(distinct)}
+        return self._encoder.encode(distinct), torch.tensor([row[text] for text in texts])
+
+
+def read_latents(rows: pa.Table, settings: Settings) -> EncodedClips:
+    """Rows of the latents table as arrays."""
+    shapes = IdentityCodec(settings.codec, clip_shape(settings)).latent_shapes()
+    assert shapes.video is not None and shapes.audio is not None
+    audio_shape = shapes.audio
+    columns = rows.to_pydict()
+    delayed = [unpacked([blob], (-1, *audio_shape))[0] if blob else None for blob in columns["delayed_audio"]]
+    return EncodedClips(
+        columns["sample_id"],
+        columns["text"],
+        unpacked(columns["video"], shapes.video),
+        unpacked(columns["audio"], audio_shape),
+        delayed,
+    )
+
+
+def clip_set(clips: EncodedClips, texts: Texts) -> ClipSet:
+    """Training data of flow matching."""
+    encoded, index = texts.encode(clips.texts)
+    return ClipSet(
+        ids=tuple(clips.ids),
+        video=torch.from_numpy(clips.video),
+        audio=torch.from_numpy(clips.audio),
+        text=encoded.states,
+        text_mask=encoded.mask,
+        text_index=index,
+        negative_text=texts.negative.states,
+        negative_mask=texts.negative.mask,
+    )
+
+
+@contextmanager
+def progress_of(stage: str, steps: int) -> Iterator[Report]:
+    """A report function that drives a progress bar of optimiser steps."""
+    with Progress(stage, steps, unit="steps", listener=reporting.listener()) as progress:
+
+        def report(step: int, metrics: Mapping[str, float]) -> None:
+            if step - progress.done > 0:
+                progress.advance(min(step, steps) - progress.done)
+
+        yield report
+
+
+def content_hash(folder: RunFolder, path: Path) -> str:
+    """Content hash of a trained file. Raises InputError where it does not exist yet."""
+    if not path.exists():
+        fix = f"avpref runs resume {folder.run_id} --runs {folder.root.parent}"
+        raise InputError(
+            f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
+        )
+    return file_sha256(path)

@@ -1,0 +1,63 @@
+"""A small network and inputs for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
+from avpref.models.flow import Latents
+from avpref.models.initialisation import create_network
+
+TINY = NetworkConfig(
+    dim=24, ffn_dim=40, freq_dim=16, text_dim=10, text_len=6, num_heads=2, num_layers=2, in_dim=3, audio_in_dim=2
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    latents: Latents
+    t: Tensor
+    text: Tensor
+    mask: Tensor
+
+
+@pytest.fixture
+def tiny_config() -> NetworkConfig:
+    return TINY
+
+
+@pytest.fixture
+def make_network():
+    """make_network(model_type, **changes): a network whose every parameter, zero heads included, is random."""
+
+    def make(model_type: ModelType = ModelType.T2AV, **changes) -> JavisDiT:
+        generator = torch.Generator().manual_seed(5)
+        network = create_network(replace(TINY, **changes), model_type, generator)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        return network
+
+    return make
+
+
+@pytest.fixture
+def make_inputs():
+    """make_inputs(model_type, rows): latents of that build, timesteps, text and masks."""
+
+    def make(model_type: ModelType = ModelType.T2AV, rows: int = 3) -> Inputs:
+        generator = torch.Generator().manual_seed(9)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator)
+
+        video, audio = draw(rows, 3, 3, 4, 6), draw(rows, 2, 12, 4)
+        latents = Latents(video if model_type.has_video else None, audio if model_type.has_audio else None)
+        mask = (torch.arange(6) < torch.tensor([2, 6, 0] * rows)[:rows, None]).float()
+        return Inputs(latents, torch.rand(rows, generator=generator), draw(rows, 6, 10), mask)
+
+    return make

@@ -1,0 +1,73 @@
+"""Starting values and the stages' transfers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from avpref.errors import InputError
+from avpref.models.dit import ModelType
+from avpref.models.initialisation import audio_from_video, create_network, initialise, join_branches
+from avpref.models.loading import state_hash
+
+
+def test_values_depend_on_the_generator_alone(make_network, tiny_config) -> None:
+    created = create_network(tiny_config, ModelType.T2AV, torch.Generator().manual_seed(3))
+    other = make_network()
+    initialise(other, torch.Generator().manual_seed(3))
+    assert state_hash(other) == state_hash(created)
+    initialise(other, torch.Generator().manual_seed(4))
+    assert state_hash(other) != state_hash(created)
+
+
+def test_the_global_generator_is_left_alone(tiny_config) -> None:
+    before = torch.get_rng_state()
+    create_network(tiny_config, ModelType.T2AV, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_new_network_answers_zero(tiny_config, make_inputs) -> None:
+    network, inputs = create_network(tiny_config, ModelType.T2AV, torch.Generator().manual_seed(3)), make_inputs()
+    assert not any(part.any() for part in network(inputs.latents, inputs.t, inputs.text, inputs.mask))
+
+
+def test_values_have_the_intended_spread(tiny_config) -> None:
+    network = create_network(tiny_config, ModelType.T2AV, torch.Generator().manual_seed(3))
+    assert network.blocks[0].modulation.std().item() == pytest.approx(24**-0.5, rel=0.3)
+    bound = (6 / (24 + 24)) ** 0.5
+    assert 0.9 * bound < network.blocks[0].self_attn.q.weight.abs().max().item() <= bound
+    assert not network.blocks[0].self_attn.q.bias.any()
+    assert (network.blocks[0].norm3.weight == 1).all() and (network.blocks[0].self_attn.norm_q.weight == 1).all()
+
+
+def test_audio_branch_starts_as_a_copy_of_the_video_branch(make_network) -> None:
+    video, audio = make_network(ModelType.T2V).state_dict(), make_network(ModelType.T2A)
+    before = {name: tensor.clone() for name, tensor in audio.state_dict().items()}
+    with torch.no_grad():
+        for tensor in video.values():
+            tensor.add_(1)
+    audio_from_video(audio, video)
+    after = audio.state_dict()
+    assert torch.equal(after["blocks.1.audio_ffn.2.weight"], video["blocks.1.ffn.2.weight"])
+    assert torch.equal(after["blocks.0.audio_modulation.param"], video["blocks.0.modulation"][:, 3:6])
+    assert torch.equal(after["audio_time_projection.1.weight"], video["time_projection.1.weight"][3 * 24 :])
+    assert torch.equal(after["audio_time_projection.1.bias"], video["time_projection.1.bias"][3 * 24 :])
+    assert torch.equal(after["blocks.0.self_attn.q.weight"], video["blocks.0.self_attn.q.weight"])
+    kept = ("audio_patch_embedding.weight", "audio_head.head.weight", "audio_head.modulation")
+    assert all(torch.equal(after[name], before[name]) for name in kept)
+
+
+def test_a_video_state_with_a_hole_is_refused(make_network) -> None:
+    video = make_network(ModelType.T2V).state_dict()
+    del video["blocks.1.ffn.0.bias"]
+    with pytest.raises(InputError, match=r"blocks\.1\.ffn\.0\.bias"):
+        audio_from_video(make_network(ModelType.T2A), video)
+
+
+def test_joined_branches_hold_both(make_network) -> None:
+    video, audio, both = (make_network(kind) for kind in (ModelType.T2V, ModelType.T2A, ModelType.T2AV))
+    join_branches(both, video.state_dict(), audio.state_dict())
+    joined = both.state_dict()
+    assert all(torch.equal(joined[name], tensor) for name, tensor in video.state_dict().items())
+    assert all(torch.equal(joined[name], tensor) for name, tensor in audio.state_dict().items() if "audio_" in name)
+    assert len(joined) == len({*video.state_dict(), *audio.state_dict()})
