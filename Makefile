@@ -10,6 +10,7 @@ export PYTHONSAFEPATH := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help env demo demo-clips test check slow bench golden format clean
 

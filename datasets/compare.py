@@ -113,4 +113,4 @@ def _check(snapshot: Snapshot, selected: pa.Table, name: str) -> None:
 
 
 def _stage(number: int, table: pa.Table) -> pa.Array:
-    return pa.array([number] * table.num_rows, pa.int64())
+    return pa.repeat(pa.scalar(number), table.num_rows)

@@ -31,7 +31,8 @@ STRATEGIES: tuple[PairSettings, ...] = tuple(
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """``rows``: table ``leaderboard``, one row per strategy; ``overlaps``: the matrix of common pairs in long form."""
+    """``rows``: table ``leaderboard``, one row per strategy; ``overlaps``: table ``strategy_overlaps``, the matrix of common
+    pairs in long form."""
 
     rows: pa.Table
     overlaps: pa.Table

@@ -182,7 +182,7 @@ LEADERBOARD = _table(
     margin_av="float?",
     ground_truth_share="float?",
 )
-OVERLAPS = _table("overlaps", strategy="text", other="text", common="int", share="float?")
+OVERLAPS = _table("strategy_overlaps", strategy="text", other="text", common="int", share="float?")
 
 TABLES: tuple[Table, ...] = (
     *(PROMPTS, CANDIDATES, SCORES, NORMS, REWARDS, PAIRS, SKIPPED, EXCLUDED, QUARANTINE),

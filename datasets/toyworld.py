@@ -271,6 +271,7 @@ def _dealt(split: Split, size: int, seed: int) -> list[str]:
     return [known[index] for order in orders for index in order][:size]
 
 
+@lru_cache(maxsize=4)
 def _scenery(shape: ClipShape) -> NDArray[np.uint8]:
     rows = np.arange(shape.height_px)
     share = np.clip(rows + 1.0 - GROUND * shape.height_px, 0.0, 1.0)[:, None]

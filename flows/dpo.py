@@ -30,7 +30,7 @@ from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch, read_summary
 from avpref.trainer.metrics import TrainingSummary
-from avpref.trainer.stages import ADAPTER_FOLDER
+from avpref.trainer.stages import ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
 DATA_FILE = "pairs.safetensors"
@@ -43,7 +43,7 @@ def dpo(run_dir: str) -> int:
     folder = open_root(Path(run_dir))
     job = training_job(folder)
     steps = folder.settings.dpo.loop.steps
-    if not (job.output / ADAPTER_FOLDER / WEIGHTS_FILE).exists():
+    if not (job.output / SUMMARY_FILE).exists():  # the trainer writes it last
         if not job.data.exists():
             save_pair_set(job.data, _pair_set(folder))
         with progress_of("train", steps) as report:
@@ -61,7 +61,7 @@ def policy_network(folder: RunFolder) -> NetworkFiles:
 def training_summary(folder: RunFolder) -> TrainingSummary:
     """What the training run said of itself. Raises InputError before it has run."""
     job = training_job(folder)
-    content_hash(folder, job.output / ADAPTER_FOLDER / WEIGHTS_FILE)
+    content_hash(folder, job.output / SUMMARY_FILE)
     return read_summary(job)
 
 

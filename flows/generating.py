@@ -43,7 +43,7 @@ class GenerateSpec:
     network: NetworkFiles
 
     def build(self) -> GenerateWorker:
-        """Load the network once."""
+        """Load the network once. One thread, so that every executor adds up in the same order."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
         codec = IdentityCodec(self.settings.codec, shape)

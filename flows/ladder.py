@@ -6,13 +6,15 @@
     too many, or all alike            CircuitOpen: the configuration is wrong
 
 A unit that was split is committed whole from its pieces when the last piece is done, so a plan's names never change.
+As long as nothing has succeeded, a failed unit goes behind the others: one success tells poisoned data from a wrong
+configuration, and looking for it costs no more than looking for the poison.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from avpref.cluster import Failure, Outcome, Pool, Unit
 from avpref.datasets.rows import QuarantineRow
@@ -22,7 +24,7 @@ from avpref.logs import EventLog
 
 ATTEMPTS = 2
 ALIKE_BEFORE_OPEN = 6
-"""So many failures of one error class while nothing has finished yet stop the run."""
+"""So many units (or pieces, none inside another) that failed with one error while nothing succeeded stop the run."""
 
 
 @dataclass
@@ -42,19 +44,28 @@ class _Work:
 
 
 class Ladder:
-    """Drives units through a pool until each is committed. ``max_quarantined`` items may be lost before the circuit opens."""
+    """Drives units of one stage through a pool until each is committed.
+
+    ``max_quarantined`` items may be lost before the circuit opens; ``quarantined`` were lost in an earlier execution.
+    """
 
     def __init__(
-        self, pool: Pool, files: UnitFiles, events: EventLog, max_quarantined: int, on_done: Callable[[int], None]
+        self,
+        pool: Pool,
+        files: UnitFiles,
+        events: EventLog,
+        on_done: Callable[[int], None],
+        max_quarantined: int,
+        quarantined: Sequence[QuarantineRow] = (),
     ) -> None:
-        self.pool, self.files, self.events = pool, files, events
-        self.max_quarantined, self.on_done = max_quarantined, on_done
-        self.finished = 0
-        self.quarantined = 0
-        self._errors: Counter[str] = Counter()
+        self.pool, self.files, self.events, self.on_done = pool, files, events, on_done
+        self.max_quarantined, self.quarantined = max_quarantined, list(quarantined)
+        self.has_succeeded = False
+        self._failing: dict[str, str] = {}
 
     def run(self, units: Sequence[Unit]) -> None:
         """Finish every unit. Raises CircuitOpen, or a worker's fatal error as it was."""
+        self._check_circuit()
         waiting = deque(_Work(unit) for unit in units if not self.files.exists(unit))
         flying: dict[str, _Work] = {}
         while waiting or flying:
@@ -64,12 +75,16 @@ class Ladder:
                 self.pool.submit(work.unit)
             outcome = self.pool.next_done()
             again = self._settle(flying.pop(outcome.unit.name), outcome)
-            waiting.extendleft(reversed(again))
+            if self.has_succeeded:
+                waiting.extendleft(reversed(again))
+            else:
+                waiting.extend(again)
 
     def _settle(self, work: _Work, outcome: Outcome) -> list[_Work]:
         if outcome.receipt is not None:
-            self.quarantined += outcome.receipt.quarantined
-            self._check_circuit()
+            self.has_succeeded |= outcome.receipt.rows > 0
+            if outcome.receipt.quarantined:
+                self._count_lost(work.unit)
             self._finish(work)
             return []
         if outcome.failure is None:
@@ -77,7 +92,6 @@ class Ladder:
         return self._climb(work, outcome.failure)
 
     def _finish(self, work: _Work) -> None:
-        self.finished += 1
         split = work.split
         if split is None:
             self.on_done(len(work.unit.items))
@@ -92,8 +106,9 @@ class Ladder:
         self.events.write("unit_failed", stage=unit.stage, unit=unit.name, error=failure.error, message=failure.message)
         if failure.is_fatal:
             raise failure.cause or AvprefError(f"{unit.stage}: {failure.message}")
-        self._errors[failure.error] += 1
-        if not self.finished and self._errors[failure.error] >= ALIKE_BEFORE_OPEN:
+        self._failing[unit.name] = failure.error
+        alike = sum(error == failure.error for error in self._failing.values())
+        if not self.has_succeeded and alike >= ALIKE_BEFORE_OPEN:
             raise self._open(f"{unit.stage}: every unit failed with {failure.error}: {failure.message}")
         if work.attempts + 1 < ATTEMPTS:
             return [_Work(unit, work.attempts + 1, work.split)]
@@ -105,9 +120,11 @@ class Ladder:
     def _bisect(self, work: _Work) -> list[_Work]:
         unit, middle = work.unit, len(work.unit.items) // 2
         pieces = [replace(unit, items=unit.items[:middle]), replace(unit, items=unit.items[middle:])]
+        del self._failing[unit.name]  # its pieces speak for it
         split = _Split(work, pieces)
         for piece in pieces:
             if self.files.exists(piece):
+                self._count_lost(piece)
                 self._finish(_Work(piece, split=split))
         return [_Work(piece, split=split) for piece in pieces if not self.files.exists(piece)]
 
@@ -115,14 +132,22 @@ class Ladder:
         unit = work.unit
         row = QuarantineRow(unit.items[0].item_id, unit.stage, failure.error, failure.message, ATTEMPTS)
         self.files.commit(unit, [], [row])
-        self.quarantined += 1
-        self._check_circuit()
+        self._count_lost(unit)
         self._finish(work)
 
+    def _count_lost(self, unit: Unit) -> None:
+        rows = self.files.quarantined([unit])
+        for row in rows:
+            self.events.write("quarantined", **asdict(row))
+        self.quarantined += rows
+        self._check_circuit()
+
     def _check_circuit(self) -> None:
-        if self.quarantined > self.max_quarantined:
-            raise self._open(f"{self.quarantined} candidates are quarantined, {self.max_quarantined} were allowed")
+        if len(self.quarantined) > self.max_quarantined:
+            last = self.quarantined[-1]
+            found = f"{len(self.quarantined)} candidates are quarantined, {self.max_quarantined} were allowed"
+            raise self._open(f"{found}; the last in stage {last.stage}: {last.error}: {last.message}")
 
     def _open(self, found: str) -> CircuitOpen:
-        fix = "read the reasons with: avpref runs show; then correct the input, or raise run.max_quarantined_share"
+        fix = f"correct the cause, delete the stage's folder in {self.files.folder} and run: avpref runs resume RUN"
         return CircuitOpen(found, "failures of a few candidates only", fix)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from avpref.models.codecs import IdentityCodec
 
 from avpref.cluster import Receipt, Unit
 from avpref.datasets.latents import LatentRow, packed
 from avpref.datasets.rows import QuarantineRow
-from avpref.errors import MediaError
+from avpref.errors import InputError, MediaError
 from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import RawClip, SftItem, World, clip_shape, open_world
 from avpref.geometry import ClipShape
@@ -34,7 +35,8 @@ class RenderSpec:
     files: UnitFiles
 
     def build(self) -> RenderWorker:
-        """Open the world and the codec."""
+        """Open the world and the codec. One thread, so that every executor adds up in the same order."""
+        torch.set_num_threads(1)
         shape = clip_shape(self.settings)
         return RenderWorker(self.files, open_world(self.settings), IdentityCodec(self.settings.codec, shape), shape)
 
@@ -85,7 +87,8 @@ class EncodeSpec:
     files: UnitFiles
 
     def build(self) -> EncodeWorker:
-        """Open the codec."""
+        """Open the codec. One thread, so that every executor adds up in the same order."""
+        torch.set_num_threads(1)
         shape = clip_shape(self.settings)
         return EncodeWorker(self.root, self.files, IdentityCodec(self.settings.codec, shape), shape)
 
@@ -100,13 +103,16 @@ class EncodeWorker:
     shape: ClipShape
 
     def run(self, unit: Unit) -> Receipt:
-        """Commit the latents of ``unit``'s items (EncodeItem). A clip that cannot be read is an error: it was scored before."""
+        """Commit the latents of ``unit``'s items (EncodeItem). Raises InputError for a clip that can no longer be read."""
         started = time.perf_counter()
         self.files.commit(unit, [self._row(item) for item in unit.items])
         return Receipt(len(unit.items), 0, time.perf_counter() - started)
 
     def _row(self, item: EncodeItem) -> LatentRow:
-        clip = read_clip(self.root / item.path, self.shape)
+        try:
+            clip = read_clip(self.root / item.path, self.shape)
+        except MediaError as error:  # no candidate's fault: it was read when it was scored, and a pair needs it
+            raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
         video, audio = encoded(self.codec, [clip])
         late = [delayed(clip, delay_s) for delay_s in item.delays_s]

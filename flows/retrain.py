@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import Flow, flow
 
 from avpref import config
 from avpref.cluster import ray_session
@@ -28,8 +29,10 @@ from avpref.flows.score import score
 from avpref.flows.sft import sft
 from avpref.logs import say
 
-STAGES = (prompts, sft, generate, score, pair, dpo, evaluate)
-"""In order; each is a flow of its own that takes the run's folder and returns a row count."""
+CURATION = (prompts, sft, generate, score, pair)
+"""From prompts to pairs, in order; each is a flow of its own that takes the run's folder and returns a row count."""
+STAGES = (*CURATION, dpo, evaluate)
+"""The whole loop, in order."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,19 @@ def retrain(
     config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
 ) -> dict[str, Any]:
     """Run the whole loop for a configuration file; returns the result document. Deployments call this."""
-    given = list(overrides or []) + ([f"run.seed={seed}"] if seed is not None else [])
-    return run_loop(create(Path(runs), config.load(config_path, given).settings))
+    return run_loop(_folder(config_path, runs, seed, overrides))
+
+
+@flow(name="curate", persist_result=False, validate_parameters=False)
+def curate(
+    config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """Prompts to pairs, for a schedule: only what is missing is done. Returns stages and the number of pairs."""
+    folder = _folder(config_path, runs, seed, overrides)
+    with _owned(folder):
+        times = _run(folder, CURATION)
+        seal_quarantine(folder)
+    return {"run_id": folder.run_id, "stages": [asdict(each) for each in times], "pairs": folder.num_rows(tables.PAIRS)}
 
 
 def run_loop(folder: RunFolder) -> dict[str, Any]:
@@ -55,12 +69,8 @@ def run_loop(folder: RunFolder) -> dict[str, Any]:
 
     Raises the stages' errors; what was finished stays finished.
     """
-    started = time.monotonic()
-    with folder.locked(), ray_session():
-        folder.events.write("started", run=folder.run_id)
-        times = [
-            _timed(folder, stage.name, lambda stage=stage: reporting.call(stage, str(folder.root))) for stage in STAGES
-        ]
+    with _owned(folder):
+        times = _run(folder, STAGES)
         seal_quarantine(folder)
         document = result(folder, times)
         record_adapter(folder, document)
@@ -68,8 +78,26 @@ def run_loop(folder: RunFolder) -> dict[str, Any]:
         times.append(_timed(folder, "report", lambda: _report(folder)))
         document["stages"] = [asdict(each) for each in times]
         folder.write_json(RESULT_FILE, document)
-        folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
     return document
+
+
+def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] | None) -> RunFolder:
+    given = list(overrides or []) + ([f"run.seed={seed}"] if seed is not None else [])
+    return create(Path(runs), config.load(config_path, given).settings)
+
+
+@contextmanager
+def _owned(folder: RunFolder) -> Iterator[None]:
+    """Own the run's folder and whatever Ray session is started, and log beginning and end."""
+    started = time.monotonic()
+    with folder.locked(), ray_session():
+        folder.events.write("started", run=folder.run_id)
+        yield
+        folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
+
+
+def _run(folder: RunFolder, stages: Sequence[Flow[..., int]]) -> list[StageTime]:
+    return [_timed(folder, stage.name, lambda stage=stage: reporting.call(stage, str(folder.root))) for stage in stages]
 
 
 def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> StageTime:

@@ -24,7 +24,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import yaml
 
 from avpref import __version__, config
 from avpref.cluster import Unit
@@ -145,12 +144,20 @@ class RunFolder:
                 f"run {self.run_id} is in use by {owner}", "one command per run", "wait for it, or stop it"
             ) from None
         try:
-            os.truncate(handle, 0)
-            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            with storage_errors(path):
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
             sweep_temporaries(self.root)
+            self._record_settings()
             yield
         finally:
             os.close(handle)
+
+    def _record_settings(self) -> None:
+        """Make the folder say what this execution was asked for; its id says that it can differ in the executor alone."""
+        path, text = self.root / CONFIG_FILE, config.to_yaml(self.settings).encode()
+        if path.read_bytes() != text:
+            replace(path, text)
 
 
 def create(runs: Path, settings: Settings) -> RunFolder:
@@ -187,10 +194,9 @@ def open_run(runs: Path, run: str = "") -> RunFolder:
 
 
 def open_root(root: Path) -> RunFolder:
-    """The run in ``root``. Raises SchemaVersionError for one written by another schema."""
+    """The run in ``root``. Raises SchemaVersionError for one written by another schema, ConfigError for broken settings."""
     _check_schema(root)
-    tree = yaml.safe_load((root / CONFIG_FILE).read_text(encoding="utf-8"))
-    return RunFolder(root, config.validate(tree, str(root / CONFIG_FILE)))
+    return RunFolder(root, config.load(root / CONFIG_FILE, environment={}).settings)
 
 
 def list_runs(runs: Path) -> list[str]:
@@ -209,7 +215,7 @@ def _last_change(root: Path) -> float:
 def _check_schema(root: Path) -> None:
     try:
         version = json.loads((root / RUN_FILE).read_text())["schema_version"]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
             f"{root / RUN_FILE}: {error}", "a run made by this product", "use a new folder: --runs DIR"
         ) from error

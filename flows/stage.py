@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from avpref.cluster import Pool, Unit, WorkerSpec, open_pool
+from avpref.cluster import Unit, WorkerSpec, open_pool
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.flows import reporting
@@ -21,22 +21,14 @@ from avpref.flows.units import UnitFiles
 from avpref.logs import Progress
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stage:
-    """A stage in progress: its pool, its progress, and what it may lose."""
+    """A stage in progress: where its units are committed, what drives them, and how far it is."""
 
-    folder: RunFolder
     name: str
-    table: Table
-    pool: Pool
+    files: UnitFiles
+    ladder: Ladder
     progress: Progress
-    max_quarantined: int
-    quarantined: int = field(default=0)
-
-    @property
-    def files(self) -> UnitFiles:
-        """Where its units are committed."""
-        return self.folder.units(self.table)
 
 
 @task(name="shard", task_run_name="{stage.name}-{shard.ordinal}", cache_policy=NO_CACHE, persist_result=False)
@@ -44,11 +36,7 @@ def run_shard(stage: Stage, shard: Shard) -> int:
     """Finish the missing units of one shard; returns how many items the shard has."""
     missing = [unit for unit in shard.units if not stage.files.exists(unit)]
     stage.progress.skip(shard.num_items - sum(len(unit.items) for unit in missing))
-    ladder = Ladder(
-        stage.pool, stage.files, stage.folder.events, stage.max_quarantined - stage.quarantined, stage.progress.advance
-    )
-    ladder.run(missing)
-    stage.quarantined += ladder.quarantined
+    stage.ladder.run(missing)
     return shard.num_items
 
 
@@ -64,11 +52,12 @@ def run_stage(
     units = [each for shard in shards for each in shard.units]
     files = folder.units(table)
     total = sum(shard.num_items for shard in shards)
-    is_done = all(files.exists(each) for each in units)
-    pool_of = _no_pool() if is_done else open_pool(folder.settings.executor, spec())
+    finished = [each for each in units if files.exists(each)]
+    pool_of = _no_pool() if len(finished) == len(units) else open_pool(folder.settings.executor, spec())
     allowed = max(1, round(total * folder.settings.run.max_quarantined_share))
     with pool_of as pool, Progress(name, total, unit=unit, listener=reporting.listener()) as progress:
-        stage = Stage(folder, name, table, pool, progress, allowed)
+        ladder = Ladder(pool, files, folder.events, progress.advance, allowed, files.quarantined(finished))
+        stage = Stage(name, files, ladder, progress)
         for shard in shards:
             reporting.call(run_shard, stage, shard)
     return units
@@ -76,4 +65,4 @@ def run_stage(
 
 def quarantine_of(folder: RunFolder, table: Table, units: Sequence[Unit]) -> list[QuarantineRow]:
     """What the units gave up on."""
-    return folder.units(table).read(units)[1]
+    return folder.units(table).quarantined(units)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
+from avpref.errors import TableError
 from avpref.store import commit_once
 
 QUARANTINE_KEY = b"avpref.quarantine"
@@ -45,19 +47,40 @@ class UnitFiles:
         return self._commit(unit, rows, quarantined)
 
     def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
-        """Rows and quarantine of ``units``, in the plan's order. Raises FileNotFoundError for one that is not done."""
+        """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
         parts, quarantined = [], []
         for unit in units:
-            part = pq.read_table(self.path(unit))
-            metadata = part.schema.metadata or {}
-            quarantined += [QuarantineRow(**row) for row in json.loads(metadata.get(QUARANTINE_KEY, b"[]"))]
+            with _readable(self.path(unit)) as path:
+                part = pq.ParquetFile(path).read()
+            quarantined += _quarantine_rows(part.schema)
             parts.append(part.replace_schema_metadata(None))
         if not parts:
             return tables.to_arrow(self.table, []), []
         return pa.concat_tables(parts), quarantined
+
+    def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
+        """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""
+        found = []
+        for unit in units:
+            with _readable(self.path(unit)) as path:
+                found += _quarantine_rows(pq.read_schema(path))
+        return found
 
     def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
         metadata = {**(rows.schema.metadata or {}), QUARANTINE_KEY: json.dumps([asdict(row) for row in quarantined])}
         buffer = io.BytesIO()
         pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
         return commit_once(self.path(unit), buffer.getvalue())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except (OSError, pa.ArrowException) as error:
+        fix = f"delete {path} and run: avpref runs resume RUN"
+        raise TableError(f"{path} cannot be read: {error}", "a whole unit", fix) from error
+
+
+def _quarantine_rows(schema: pa.Schema) -> list[QuarantineRow]:
+    return [QuarantineRow(**row) for row in json.loads((schema.metadata or {}).get(QUARANTINE_KEY, b"[]"))]

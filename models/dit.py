@@ -144,8 +144,8 @@ class JavisDiT(nn.Module):
             latents: x_t; exactly the modalities of this build.
             t: [B], one timestep in [0, 1] per sample.
             text: [B, text_len, text_dim] hidden states; text_mask: [B, text_len], non-zero where a state is real.
-            num_video_latents: latent frames that the audio spans, for audio-only builds (a clip of n frames has
-                (n - 1) // 4 + 1 of them).
+            num_video_latents: for audio-only builds, over how many latent frames the audio's positions spread; the
+                original takes (n - 1) // 4 + 1 for a clip of n frames. Builds with video take it from their latents.
 
         Raises ValueError for absent or surplus modalities and for sizes that do not fit the patches or the text length.
         """
@@ -171,7 +171,7 @@ class JavisDiT(nn.Module):
             return TokenGrid(*_cut(latents.video, self.config.patch_size), *audio)
         if num_video_latents is None:
             raise ValueError("an audio-only build needs num_video_latents: (frames of the clip - 1) // 4 + 1")
-        return TokenGrid(num_video_latents // self.config.patch_size[0], 0, 0, *audio)
+        return TokenGrid(num_video_latents, 0, 0, *audio)
 
     def _modulation(self, e: Tensor, dtype: torch.dtype) -> Modulation:
         """Rows of all blocks from e float32 [B, d]: projected in float32, handed over in ``dtype``."""

@@ -4,6 +4,9 @@ The idea is that of G. Yariv et al., "Diverse and Aligned Audio-to-Video Generat
 compare the onsets of the sound with the peaks of the optical flow. :func:`published` is the score as the JavisBench evaluation
 computes it, with its quirks: one moment of the picture may be hit by many onsets, so the score can exceed 1.
 :func:`bounded` counts each moment once.
+
+Peaks are few and brittle, so there is a third way: compare the two curves themselves, as they lie (:func:`coincidence`) and shifted
+(:func:`best_lag`).
 """
 
 from __future__ import annotations
@@ -133,7 +136,7 @@ def motion_curve(motion_px: NDArray[np.float64], fps_hz: float, duration_s: floa
     return _unit_curve(times_s, motion_px, duration_s, MIN_MOTION_PX)
 
 
-def _unit_curve(times_s: Times, values: NDArray[np.floating], duration_s: float, min_spread: float) -> Curve | None:
+def _unit_curve(times_s: np.ndarray, values: np.ndarray, duration_s: float, min_spread: float) -> Curve | None:
     """Values on a grid of 100 Hz, blurred (σ = 0.06 s), mean 0, norm 1."""
     if np.std(values) < min_spread:
         return None

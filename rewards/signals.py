@@ -2,8 +2,9 @@
 
 They say whether a clip is sharp, smooth, clean and in time, not whether it shows what was asked for: ``text_video`` and
 ``text_audio`` are absent from this set. Each formula below is ours; each is checked to order its own ladder of corruptions on
-real recordings. AV-Align is not among them: on the delay ladder of real clips it stayed at chance, where the two curves it is
-made from, compared as curves, did not (see :mod:`avpref.rewards.av_align`).
+real recordings. AV-Align is not among them: where sound is delayed by ±0.25 and ±0.5 s (real recordings of a barking dog and of
+tennis, 38 windows of 4 s) the bounded score tells late from in time with AUROC 0.53 to 0.62, the cosine of the two curves it is
+made from with 0.73 to 0.94, and the lag of their best likeness with 0.83 to 0.91 (see :mod:`avpref.rewards.av_align`).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ STEADY = "the sound has no onset"
 
 _NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6.0
 _GRADIENT_GAIN = 0.0409
+"""Mean squared gradient that white noise of power 1 leaves after the Gaussian of BLUR_PX."""
 
 
 def sharpness_db(frames: NDArray[np.uint8]) -> float:
@@ -58,8 +60,8 @@ def sharpness_db(frames: NDArray[np.uint8]) -> float:
     evenly spaced frames; pictures over 256 pixels on the short side are shrunk to it.
     """
     chosen = frames[np.linspace(0, len(frames) - 1, min(NUM_PICTURES, len(frames))).round().astype(int)]
-    measured = np.array([_gradient_and_noise(_within_limit(grey).astype(np.float32)) for grey in grey_frames(chosen)])
-    gradient, noise = measured.mean(axis=0)
+    powers = np.array([_gradient_and_noise(_within_limit(grey).astype(np.float32)) for grey in grey_frames(chosen)])
+    gradient, noise = powers.mean(axis=0)
     return float(10.0 * np.log10(max(gradient - _GRADIENT_GAIN * noise, GRADIENT_FLOOR) / (noise + GREY_FLOOR**2)))
 
 
@@ -70,7 +72,7 @@ def _within_limit(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _gradient_and_noise(grey: NDArray[np.float32]) -> tuple[float, float]:
     """Mean squared gradient of the denoised picture [H, W] and its noise power, both in grey levels squared."""
-    residual = cv2.filter2D(grey, -1, _NOISE_MASK)[1:-1, 1:-1] ** 2
+    residual = cv2.filter2D(grey, -1, _NOISE_MASK) ** 2
     blocks = max(1, residual.shape[1] // BLOCK_PX), max(1, residual.shape[0] // BLOCK_PX)
     noise = np.percentile(cv2.resize(residual, blocks, interpolation=cv2.INTER_AREA), QUIET_BLOCKS_PERCENT)
     smooth = cv2.GaussianBlur(grey, (0, 0), BLUR_PX)
@@ -173,3 +175,8 @@ def _judge_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
     power = mel_power(clip.audio, clip.sample_rate_hz)
     values["audio_quality"] = signal_to_floor_db(clip.audio, clip.sample_rate_hz, power)
     return sound_curve(strength_of(power), clip.sample_rate_hz, clip.duration_s)
+
+
+def signal_scorers() -> tuple[SignalScorer, ...]:
+    """The set of scorers that needs no weights."""
+    return (SignalScorer(),)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from avpref.flows.run_folder import RunFolder
 
 HERE = Path(__file__).parent
 
@@ -31,3 +35,15 @@ def _one_torch_thread() -> None:
 
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished run of configs/tiny.yaml, made once per test session. Read it; a test that changes a run copies it."""
+    from avpref import config
+    from avpref.flows.retrain import run_loop
+    from avpref.flows.run_folder import create
+
+    folder = create(tmp_path_factory.mktemp("tiny"), config.load(HERE.parent / "configs" / "tiny.yaml").settings)
+    run_loop(folder)
+    return folder

@@ -8,9 +8,10 @@ Both are bitwise equal to the reference before the first step. Adapters are read
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -48,13 +49,23 @@ class Policy:
     def __post_init__(self) -> None:
         self.model.register_forward_hook(self._watch)
 
-    def layers(self) -> list[LoraLayer]:
+    @cached_property
+    def layers(self) -> tuple[LoraLayer, ...]:
         """The adapted linears."""
-        return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        return tuple(module for module in self.model.modules() if isinstance(module, LoraLayer))
+
+    @cached_property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """All parameters by name, frozen ones too."""
+        return dict(self.model.named_parameters())
+
+    def trainable_names(self) -> frozenset[str]:
+        """Names of the parameters that require a gradient now."""
+        return frozenset(name for name, parameter in self.parameters.items() if parameter.requires_grad)
 
     def require_active(self) -> None:
         """Raises AdapterMisuse unless every adapted linear has the policy's adapter on and trainable."""
-        for layer in self.layers():
+        for layer in self.layers:
             if layer.disable_adapters or layer.active_adapters != [POLICY]:
                 raise AdapterMisuse("the reference is active: leave `with reference(policy)` before the backward pass")
             if not all(factor.requires_grad for factor in factors(layer, POLICY)):
@@ -86,7 +97,7 @@ def reference(policy: Policy) -> Iterator[PeftModel]:
     the policy's predictions that runs inside the block raises it too (see :class:`Policy`).
     """
     policy.require_active()
-    before = trainable_names(policy.model)
+    before = policy.trainable_names()
     tuner = _tuner(policy.model)
     try:
         if policy.reference_adapter is None:
@@ -101,13 +112,8 @@ def reference(policy: Policy) -> Iterator[PeftModel]:
         else:
             tuner.set_adapter(POLICY)
     policy.require_active()
-    if trainable_names(policy.model) != before:
+    if policy.trainable_names() != before:
         raise AdapterMisuse("the set of trainable parameters changed while the reference was active")
-
-
-def trainable_names(module: nn.Module) -> frozenset[str]:
-    """Names of the parameters that require a gradient."""
-    return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
 def make_policy(

@@ -19,6 +19,7 @@ from avpref.errors import InputError
 from avpref.store import replace
 
 SCHEMA = "1"
+METADATA_KEY = "avpref"
 REMAKE = "write it again with save_clip_set or save_pair_set (avpref retrain)"
 
 
@@ -149,16 +150,17 @@ def _save(path: Path, data: ClipSet | PairSet) -> None:
                 "finite latents and texts",
                 "drop those clips and encode again",
             )
-    metadata = {"kind": type(data).__name__, "schema": SCHEMA, "ids": json.dumps(data.ids)}
+    # One metadata key: safetensors writes several in no fixed order, and equal data shall give equal bytes.
+    metadata = {METADATA_KEY: json.dumps({"kind": type(data).__name__, "schema": SCHEMA, "ids": data.ids})}
     replace(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
 def _load(path: Path, kind: type[Data]) -> Data:
     try:
         with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
+            metadata = json.loads((stream.metadata() or {}).get(METADATA_KEY, "{}"))
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{path}: {error}", f"a {kind.__name__} file", REMAKE) from error
     if (metadata.get("kind"), metadata.get("schema")) != (kind.__name__, SCHEMA):
         found = f"{path} is a {metadata.get('kind')} of schema {metadata.get('schema')}"
@@ -169,4 +171,4 @@ def _load(path: Path, kind: type[Data]) -> Data:
         raise InputError(
             f"{path}: missing {sorted(missing)}, unknown {sorted(unknown)}", f"the keys of a {kind.__name__}", REMAKE
         )
-    return kind(ids=tuple(json.loads(metadata["ids"])), **tensors)
+    return kind(ids=tuple(metadata["ids"]), **tensors)

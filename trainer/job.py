@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import TypeAdapter, ValidationError
+from safetensors import safe_open
 
 from avpref.errors import ConfigError, InputError
-from avpref.identity import file_sha256
 from avpref.settings import AdapterSettings, ClipSettings, DpoSettings, NetworkSettings, SftSettings
 from avpref.store import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
@@ -94,7 +97,7 @@ class TrainingJob:
         kept = {name: dumped[name] for name in ("settings", "network", "clip", "adapter", "seed", "dtype")}
         flat = {key: value for key, value in _flatten("", kept) if key not in NOT_MATHEMATICS}
         return flat | {
-            f"sha256.{name}": file_sha256(path) for name, path in self.inputs() if name != "reference_scores"
+            f"sha256.{name}": content_hash(path) for name, path in self.inputs() if name != "reference_scores"
         }
 
 
@@ -107,6 +110,18 @@ def _flatten(prefix: str, tree: object) -> Iterator[tuple[str, str]]:
             yield from _flatten(f"{prefix}.{key}" if prefix else str(key), value)
     else:
         yield prefix, repr(tree)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a safetensors file's tensors and metadata in name order: files that differ in layout alone are equal."""
+    hashed = hashlib.sha256()
+    with safe_open(path, framework="pt") as stream:
+        hashed.update(json.dumps(sorted((stream.metadata() or {}).items())).encode())
+        for name in sorted(stream.keys()):
+            tensor = stream.get_tensor(name)
+            hashed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+            hashed.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return hashed.hexdigest()
 
 
 def save_job(path: Path, job: TrainingJob) -> None:

@@ -207,7 +207,7 @@ def _sft_law(job: TrainingJob, settings: SftSettings, stage: str) -> DrawLaw:
 
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> Plan:
     settings = job.settings
-    plan = Plan(loop, settings.optimiser, derive_seed("order", output.name, job.seed), output, job.fingerprint())
+    plan = Plan(loop, settings.optimiser, derive_seed("order", job.seed), output, job.fingerprint())
     match settings:
         case SftSettings():
             return replace(plan, ema_decay=settings.ema_decay)

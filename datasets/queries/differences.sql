@@ -1,7 +1,7 @@
--- What changed between the first and the last of five pair tables, between which one input after the other is exchanged:
+-- What changed between the first and the last of five pair tables, between which the inputs are exchanged in turn:
 -- stage 0 = before, 1 = candidates, 2 = scores, 3 = norm, 4 = strategy = after.
--- A pair is known by its two candidates, whichever is chosen (side). The cause of an added, removed or flipped pair is the
--- last exchange that changed its side; that of a moved margin is the exchange that moved it most (the first if equal).
+-- A pair is known by its two candidates, whichever is chosen (side). The cause of an added, removed or flipped pair is
+-- the last exchange that changed its side; that of a moved margin is the exchange that moved it most (ties: the first).
 -- In: view stages (stage, prompt_id, chosen, rejected and the four margins). Out: rows of table differences.
 WITH states AS (
     SELECT
@@ -31,7 +31,9 @@ moves AS (
     SELECT
         *,
         side <> lag(side) OVER walk AS is_turned,
-        list_sum(list_transform(list_zip(margins, lag(margins) OVER walk), lambda pair: abs(pair[1] - pair[2]))) AS moved
+        list_sum(
+            list_transform(list_zip(margins, lag(margins) OVER walk), lambda pair: abs(pair[1] - pair[2]))
+        ) AS moved
     FROM grid
     WINDOW walk AS (PARTITION BY prompt_id, low, high ORDER BY stage)
 ),

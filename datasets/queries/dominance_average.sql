@@ -1,5 +1,5 @@
--- Modality-agnostic comparison (Table 4 of the paper): chosen has the higher mean over all metrics, so a dimension's own
--- margin may be negative. margin_total = difference of the two means.
+-- Modality-agnostic comparison (Table 4 of the paper): chosen has the higher mean over all metrics, so the margin of a
+-- dimension may be negative. margin_total = difference of the two means.
 -- In: temporary table entrants. Out: temporary table dominating, one row per ordered pair.
 CREATE OR REPLACE TEMP TABLE dominating AS
 SELECT

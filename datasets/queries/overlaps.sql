@@ -1,6 +1,6 @@
 -- For every two strategies: the pairs that both select (same sides, same order), and their share of those that either
 -- selects; the share is NULL where neither selects any.
--- In: temporary table picks; $strategies in order. Out: rows of table overlaps.
+-- In: temporary table picks; $strategies in order. Out: rows of table strategy_overlaps.
 WITH listed AS (SELECT unnest($strategies) AS strategy, generate_subscripts($strategies, 1) AS place),
 totals AS (
     SELECT listed.place, listed.strategy, count(picks.chosen) AS num_pairs

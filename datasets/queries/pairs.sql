@@ -1,5 +1,6 @@
 -- The pairs that are kept, with both sides' scores: raw, and after direction and normalisation.
--- pair_id is avpref.domain.pair_id: 'x' and 16 hex digits of the SHA-256 of the JSON list ["pair", chosen, rejected].
+-- pair_id is avpref.domain.pair_id: 'x' and 16 hex digits of the SHA-256 of the JSON list ["pair", chosen, rejected];
+-- ids hold no control characters, the only ones that the two JSON writers spell differently.
 -- In: temporary tables selected, roster, board, contributions; $strategy, $norm_id. Out: rows of table pairs.
 SELECT
     'x' || substr(

@@ -1,4 +1,5 @@
--- The best pairs of every prompt: largest margin first, ties by the chosen's and then the rejected's place in the roster.
+-- The best pairs of every prompt: largest margin first, ties by the place of the chosen, then of the rejected side in the
+-- roster.
 -- Shape is looked at afterwards, on the pairs that were selected, as the original ranking does: the aspect ratio
 -- (height / width) of the side with fewer pixels (the rejected one if equal) lies strictly between the bounds, and the
 -- longer side has at most $max_length_ratio times the frames of the shorter.
@@ -18,7 +19,8 @@ shaped AS (
             THEN chosen.height_px / chosen.width_px
             ELSE rejected.height_px / rejected.width_px
         END AS aspect_ratio,
-        greatest(chosen.num_frames, rejected.num_frames) / least(chosen.num_frames, rejected.num_frames) AS length_ratio
+        greatest(chosen.num_frames, rejected.num_frames) / least(chosen.num_frames, rejected.num_frames)
+            AS length_ratio
     FROM best
     JOIN roster AS chosen ON chosen.rowid = best.chosen
     JOIN roster AS rejected ON rejected.rowid = best.rejected

@@ -22,7 +22,13 @@ FAILED = 1
 
 HELP = "Curate audio-video preference data and align a joint audio-video generator with it."
 
-app = App(name="avpref", help=HELP, version=__version__, result_action="return_value")
+app = App(
+    name="avpref",
+    help=HELP,
+    version=__version__,
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
 app.command(retrain.retrain)
 for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, config):
     app.command(noun.app)
@@ -33,25 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point ``avpref``. Exits with the code of the module's docstring; tracebacks only with ``--debug``."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
-    _no_telemetry()
+    _quiet_environment()
     try:
-        code = app(given, exit_on_error=False, print_error=False)
+        code = app([argument for argument in given if argument != "--debug"], exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except CycloptsError as error:
-        code = _explain(str(error).strip(), ConfigError.exit_code)
+        code = _explain(f"{str(error).strip()}\nfix: {_usage(error)}", ConfigError.exit_code)
     except AvprefError as error:
-        if is_debug:
-            raise
-        code = _explain(str(error), error.exit_code)
+        code = _explain(_trace(is_debug) + str(error), error.exit_code)
     except KeyboardInterrupt:
         code = _explain("interrupted; run the same command again to go on", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        if is_debug:
-            raise
-        code = _explain(f"{type(error).__name__}: {error}\nfix: run again with --debug for the traceback", FAILED)
+        fix = "" if is_debug else "\nfix: run again with --debug for the traceback"
+        code = _explain(f"{_trace(is_debug)}{type(error).__name__}: {error}{fix}", FAILED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -60,12 +63,28 @@ def _explain(message: str, code: int) -> int:
     return code
 
 
-def _no_telemetry() -> None:
-    for name, value in (
-        ("PREFECT_SERVER_ANALYTICS_ENABLED", "false"),
-        ("DO_NOT_TRACK", "1"),
-        ("RAY_USAGE_STATS_ENABLED", "0"),
-    ):
+def _trace(is_debug: bool) -> str:
+    if not is_debug:
+        return ""
+    import traceback
+
+    return traceback.format_exc() + "\n"
+
+
+def _usage(error: CycloptsError) -> str:
+    """The command whose help tells what is possible."""
+    return " ".join(["avpref", *(error.command_chain or ()), "--help"])
+
+
+def _quiet_environment() -> None:
+    """No telemetry, and OpenMP threads that sleep while they wait: spinning ones starve each other on a busy machine."""
+    wanted = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)
 
 

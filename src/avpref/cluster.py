@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sys
 import tempfile
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from avpref.errors import ConfigError, InputError, MediaError, StorageError
+from avpref.errors import AvprefError, ConfigError, InputError, MediaError, StorageError
 from avpref.identity import digest
 from avpref.settings import InProcessExecutor, RayExecutor
 
@@ -105,10 +108,14 @@ def attempt(worker: Worker, unit: Unit) -> Outcome:
         return Outcome(unit, receipt=worker.run(unit))
     except Exception as error:
         is_fatal = isinstance(error, FATAL) and not isinstance(error, MediaError)
-        message = str(error) or traceback.format_exc(limit=-3)
-        return Outcome(
-            unit, failure=Failure(type(error).__name__, message, is_fatal, cause=error if is_fatal else None)
-        )
+        return Outcome(unit, failure=_failure(error, is_fatal))
+
+
+def _failure(error: Exception, is_fatal: bool) -> Failure:
+    """What is told of ``error``. Only our own errors travel whole: others may not survive the way between processes."""
+    message = str(error) or "".join(traceback.format_exception(error, limit=-3))
+    cause = error if is_fatal and isinstance(error, AvprefError) else None
+    return Failure(type(error).__name__, message, is_fatal, cause=cause)
 
 
 class InProcessPool:
@@ -149,7 +156,8 @@ class RayPool:
         self._actors = [self._actor_class.remote(spec) for _ in range(settings.num_actors)]
         self._flying: dict[Any, tuple[int, Unit]] = {}
         self._order: list[deque[Any]] = [deque() for _ in self._actors]
-        self._lost: deque[Outcome] = deque()
+        self._ended: deque[Outcome] = deque()
+        self._death = ""
         self.capacity = IN_FLIGHT_PER_ACTOR * settings.num_actors
 
     def submit(self, unit: Unit) -> None:
@@ -161,26 +169,42 @@ class RayPool:
 
     def next_done(self) -> Outcome:
         """Wait for any unit; where its actor died, replace the actor."""
-        if self._lost:
-            return self._lost.popleft()
+        if self._ended:
+            return self._ended.popleft()
         ready, _ = self._ray.wait(list(self._flying), num_returns=1)
         slot, unit = self._flying[ready[0]]
-        try:
-            outcome = self._ray.get(ready[0])
-        except self._ray.exceptions.RayActorError as error:
-            return self._replace(slot, str(error))
+        outcome = self._result(ready[0], unit)
+        if outcome is None:
+            self._replace(slot)
+            return self._ended.popleft()
         del self._flying[ready[0]]
         self._order[slot].remove(ready[0])
+        return outcome
+
+    def _result(self, reference: Any, unit: Unit) -> Outcome | None:
+        """How the unit ended; None where its actor died first."""
+        errors = self._ray.exceptions
+        try:
+            outcome = self._ray.get(reference)
+        except (errors.RayActorError, errors.OutOfMemoryError) as error:
+            self._death = str(error)
+            return None
+        except errors.RayError as error:  # the answer, or the unit, did not survive the way between processes
+            return Outcome(unit, failure=_failure(error, is_fatal=False))
         return Outcome(unit, outcome.receipt, outcome.failure)
 
-    def _replace(self, slot: int, message: str) -> Outcome:
-        """New actor in ``slot``. Actors run in submission order, so only the oldest unit is to blame."""
-        references = list(self._order[slot])
+    def _replace(self, slot: int) -> None:
+        """New actor in ``slot``. Actors run in submission order, so only the oldest unfinished unit is to blame."""
+        self._ray.kill(self._actors[slot])  # it may be out of reach rather than dead
+        is_blamed = False
+        for reference in self._order[slot]:
+            unit = self._flying.pop(reference)[1]
+            outcome = self._result(reference, unit)
+            if outcome is None and not is_blamed:
+                outcome, is_blamed = Outcome(unit, failure=Failure("ActorDied", self._death, is_death=True)), True
+            self._ended.append(outcome or Outcome(unit))
         self._order[slot].clear()
-        units = [self._flying.pop(reference)[1] for reference in references]
-        self._lost.extend(Outcome(unit) for unit in units[1:])
         self._actors[slot] = self._actor_class.remote(self._spec)
-        return Outcome(units[0], failure=Failure("ActorDied", message, is_death=True))
 
     def close(self) -> None:
         """Stop the actors."""
@@ -189,12 +213,18 @@ class RayPool:
 
 
 class _Actor:
-    """The Ray side: builds the worker once, runs units."""
+    """The Ray side: builds the worker with the first unit, so that an error there is told like any other; runs units."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._worker = spec.build()
+        self._spec = spec
+        self._worker: Worker | None = None
 
     def run(self, unit: Unit) -> Outcome:
+        if self._worker is None:
+            try:
+                self._worker = self._spec.build()
+            except Exception as error:
+                return Outcome(unit, failure=_failure(error, is_fatal=True))
         return attempt(self._worker, unit)
 
 
@@ -215,14 +245,14 @@ def open_pool(settings: InProcessExecutor | RayExecutor, spec: WorkerSpec) -> It
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """Shut Ray down at the end of the block if anything in it started Ray, and remove its temporary folder."""
+    """Shut Ray down at the end of the block if anything in it started Ray."""
+    ray = sys.modules.get("ray")
+    was_running = ray is not None and ray.is_initialized()
     try:
         yield
     finally:
-        import sys
-
         ray = sys.modules.get("ray")
-        if ray is not None and ray.is_initialized():
+        if ray is not None and ray.is_initialized() and not was_running:
             ray.shutdown()
 
 
@@ -236,7 +266,7 @@ def _join_ray(settings: RayExecutor) -> None:
     if address:
         ray.init(address=address, log_to_driver=False)
         return
-    _sweep_old_sessions()
+    _sweep_old_sessions(Path(_ray_folder()))
     ray.init(
         num_cpus=max(settings.num_actors, 1),
         include_dashboard=False,
@@ -252,10 +282,20 @@ def _ray_folder() -> str:
     return os.path.join(tempfile.gettempdir(), f"avpref-ray-{os.getuid()}")
 
 
-def _sweep_old_sessions(keep_s: float = 24 * 3600) -> None:
-    import shutil
-    from pathlib import Path
-
-    for session in Path(_ray_folder()).glob("session_*"):
-        if session.is_dir() and not session.is_symlink() and time.time() - session.stat().st_mtime > keep_s:
+def _sweep_old_sessions(folder: Path, keep_s: float = 24 * 3600) -> None:
+    """Remove what ended processes' Ray sessions left in ``folder``; a session's name ends with its driver's process id."""
+    for session in folder.glob("session_*_*"):
+        driver = session.name.rpartition("_")[2]
+        is_ended = driver.isdecimal() and not session.is_symlink() and not _is_alive(int(driver))
+        if is_ended and time.time() - session.stat().st_mtime > keep_s:
             shutil.rmtree(session, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -10,14 +10,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from avpref.errors import ConfigError
 from avpref.identity import digest
-from avpref.settings import Settings
+from avpref.settings import Section, Settings
 
 ENVIRONMENT_PREFIX = "AVPREF_"
 NOT_SETTINGS = {"AVPREF_GOLDEN", "AVPREF_MEDIA"}
@@ -27,6 +27,7 @@ UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field
 """Sections that take one of several forms, chosen by their key ``kind``."""
 
 Tree = dict[str, Any]
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,30 @@ def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[s
     path = Path(path)
     tree = _read_yaml(path)
     origins = {key: str(path) for key, _ in flatten(tree)}
-    for name, value in sorted((os.environ if environment is None else environment).items()):
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    return Resolved(validate(tree, str(path)), origins)
+
+
+def load_section(
+    kind: type[SectionT], name: str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> SectionT:
+    """One section without a file: its defaults, then environment and ``key=value`` overrides as in :func:`load`.
+
+    Raises ConfigError for an unknown key (with the nearest known one) or a bad value.
+    """
+    tree: Tree = {}
+    _apply(tree, {}, overrides, os.environ if environment is None else environment)
+    try:
+        return kind.model_validate(tree.get(name, {}))
+    except ValidationError as error:
+        lines = [_explain({**item, "loc": (name, *item["loc"])}) for item in error.errors()]
+        raise ConfigError(
+            f"section {name}: " + "; ".join(lines), "keys and values of docs/configuration.md", f"--set {name}.KEY=VALUE"
+        ) from None
+
+
+def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], environment: Mapping[str, str]) -> None:
+    for name, value in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name and name not in NOT_SETTINGS:
             dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
             _assign(tree, origins, dotted, value, f"environment {name}")
@@ -59,7 +83,6 @@ def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[s
         if not separator:
             raise ConfigError(f"--set {override}", "--set section.key=value", f"--set {override}=VALUE")
         _assign(tree, origins, dotted.strip(), value, f"--set {dotted.strip()}")
-    return Resolved(validate(tree, str(path)), origins)
 
 
 def validate(tree: Tree, source: str) -> Settings:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from avpref.store import storage_errors
+
 TENTH = 0.1
 LINE_EVERY_S = 30.0
 
@@ -19,7 +21,10 @@ Listener = Callable[[str, int, int, float], None]
 
 
 class EventLog:
-    """Appends one JSON object a line to ``path``: time, event, fields. A torn last line of a killed process is ended first."""
+    """Appends one JSON object a line to ``path``: time, event, fields. A torn last line of a killed process is ended first.
+
+    Raises StorageError where the file cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,6 +32,10 @@ class EventLog:
     def write(self, event: str, **fields: object) -> None:
         """Append one event."""
         line = json.dumps({"time_s": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False, default=str)
+        with storage_errors(self.path):
+            self._append(line.encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as stream:
             stream.seek(0, os.SEEK_END)
@@ -34,7 +43,7 @@ class EventLog:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
                     stream.write(b"\n")
-            stream.write(line.encode() + b"\n")
+            stream.write(line)
 
 
 class Progress:

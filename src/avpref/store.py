@@ -11,6 +11,8 @@ import contextlib
 import errno
 import json
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ TEMPORARY_PREFIX = ".partial-"
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (no space, no permission, read-only) into :class:`StorageError`."""
+    """Turn the operating system's refusals (no space, no permission, read-only, gone) into :class:`StorageError`."""
     try:
         yield
     except OSError as error:
@@ -32,12 +34,10 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"no space left while writing {path}", "free disk space", f"df -h {path.parent}"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            fix = "choose another folder: --runs DIR"
-            raise StorageError(
-                f"cannot write {path}: {error.strerror}", "a folder that this user can write to", fix
-            ) from error
-        raise
+        expected = "a folder on a disk with hard links that this user can write to"
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}", expected, "choose another folder: --runs DIR"
+        ) from error
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -48,13 +48,24 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _temporary_of(path: Path) -> Path:
+    """A name that no other writer of ``path`` uses: not on another machine of a shared disk, not in another thread."""
+    writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+    return path.parent / f"{TEMPORARY_PREFIX}{writer}-{path.name}"
+
+
 def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"
-    with open(temporary, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    temporary = _temporary_of(path)
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 

@@ -25,7 +25,7 @@ def table_of(population):
     return frame.astype(float).replace([math.inf, -math.inf], math.nan)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(population=st.lists(st.lists(CANDIDATE, min_size=1, max_size=3), min_size=1, max_size=5))
 def test_statistics_are_those_of_pandas(make_tables, population):
     norm = normalise.measure(connect_tables(make_tables(population)), "all")

@@ -24,6 +24,7 @@ from avpref.settings import (
 from avpref.trainer.batches import ClipSet, PairSet, save_clip_set, save_pair_set
 from avpref.trainer.job import TrainingJob
 
+Fields = dict[str, object]
 VIDEO, AUDIO, TEXT = (2, 3, 4, 4), (1, 6, 4), (3, 8)
 NETWORK = NetworkSettings(
     dim=24, ffn_dim=32, freq_dim=16, text_dim=8, text_len=3, num_heads=2, num_layers=2, in_dim=2, audio_in_dim=1
@@ -99,7 +100,14 @@ def _texts(draw: Callable[..., torch.Tensor], count: int) -> dict[str, torch.Ten
 
 
 def loop_settings(**changes: object) -> LoopSettings:
-    values = {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "keep_checkpoints": 9, "log_every": 2, "num_threads": 1}
+    values = {
+        "steps": 6,
+        "batch_size": 4,
+        "checkpoint_every": 3,
+        "keep_checkpoints": 9,
+        "log_every": 2,
+        "num_threads": 1,
+    }
     return LoopSettings(**values | changes)
 
 
@@ -107,7 +115,7 @@ def loop_settings(**changes: object) -> LoopSettings:
 def sft_job(tmp_path: Path, make_clips: Callable[..., ClipSet]) -> Callable[..., TrainingJob]:
     """Flow matching from scratch; keywords go to the loop, except those of the job."""
 
-    def make(name: str = "sft", *, sft: dict[str, object] | None = None, job: dict[str, object] | None = None, **loop: object) -> TrainingJob:
+    def make(name: str = "sft", *, sft: Fields | None = None, job: Fields | None = None, **loop: object) -> TrainingJob:
         data = tmp_path / "clips.safetensors"
         if not data.exists():
             save_clip_set(data, make_clips())
@@ -125,7 +133,7 @@ def dpo_job(
 ) -> Callable[..., TrainingJob]:
     """AV-DPO of a rank-2 adapter; keywords go to the loop, except those of the job."""
 
-    def make(name: str = "dpo", *, dpo: dict[str, object] | None = None, job: dict[str, object] | None = None, **loop: object) -> TrainingJob:
+    def make(name: str = "dpo", *, dpo: Fields | None = None, job: Fields | None = None, **loop: object) -> TrainingJob:
         data, weights = tmp_path / "pairs.safetensors", tmp_path / "network.safetensors"
         if not data.exists():
             save_pair_set(data, make_pairs(num_delays=2))

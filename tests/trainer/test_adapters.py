@@ -14,7 +14,7 @@ from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
 from avpref.settings import AdapterSettings, NetworkSettings
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE, fold_adapter, load_adapter, save_adapter
-from avpref.trainer.adapters import POLICY, AdapterMisuse, Policy, add_adapter, make_policy, reference, target_names, trainable_names
+from avpref.trainer.adapters import POLICY, AdapterMisuse, Policy, add_adapter, make_policy, reference, target_names
 
 MakeNetwork = Callable[..., JavisDiT]
 MERGED = AdapterSettings(rank=2, alpha=3.0)
@@ -24,7 +24,12 @@ TWO = AdapterSettings(rank=2, alpha=3.0, layout="two_adapters")
 def inputs(batch: int = 2) -> tuple[Latents, torch.Tensor, torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(9)
     video, audio = torch.randn(batch, 2, 3, 4, 4, generator=draw), torch.randn(batch, 1, 6, 4, generator=draw)
-    return Latents(video, audio), torch.rand(batch, generator=draw), torch.randn(batch, 3, 8, generator=draw), torch.ones(batch, 3)
+    return (
+        Latents(video, audio),
+        torch.rand(batch, generator=draw),
+        torch.randn(batch, 3, 8, generator=draw),
+        torch.ones(batch, 3),
+    )
 
 
 def loss_of(model: torch.nn.Module) -> torch.Tensor:
@@ -53,7 +58,9 @@ def policy(request: pytest.FixtureRequest, make_network: MakeNetwork, tmp_path: 
     return make_policy(make_network(), settings, seed=1, sft_adapter=tmp_path / "sft")
 
 
-def test_policy_equals_reference_at_the_start_and_equals_the_sft_model(policy: Policy, make_network: MakeNetwork, tmp_path: Path) -> None:
+def test_policy_equals_reference_at_the_start_and_equals_the_sft_model(
+    policy: Policy, make_network: MakeNetwork, tmp_path: Path
+) -> None:
     with reference(policy) as frozen:
         before = frozen(*inputs())
     after = policy.model(*inputs())
@@ -129,11 +136,11 @@ def test_a_changed_trainable_set_is_an_error_on_exit(policy: Policy) -> None:
 
 
 def test_the_policy_is_back_after_an_exception(policy: Policy) -> None:
-    before = trainable_names(policy.model)
+    before = policy.trainable_names()
     with pytest.raises(KeyError), reference(policy):
         raise KeyError
     policy.require_active()
-    assert trainable_names(policy.model) == before
+    assert policy.trainable_names() == before
 
 
 def test_fresh_adapters_leave_the_global_generator_alone_and_depend_on_their_seed(make_network: MakeNetwork) -> None:
@@ -151,7 +158,7 @@ def test_number_of_adapted_linears(make_network: MakeNetwork, network_settings: 
     shared = make_network(settings=network_settings.model_copy(update={"dual_ffn": False}))
     assert len(target_names(make_network())) == 12
     assert len(target_names(shared)) == 10
-    assert len(make_policy(shared, MERGED, seed=1).layers()) == 20
+    assert len(make_policy(shared, MERGED, seed=1).layers) == 20
 
 
 def test_files_load_with_peft_and_fold(make_network: MakeNetwork, tmp_path: Path) -> None:

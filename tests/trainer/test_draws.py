@@ -102,7 +102,9 @@ def test_the_id_counts_and_not_the_row() -> None:
 
 def test_draws_and_seeds_differ() -> None:
     shapes = LatentShapes((1, 1, 4, 4), (1, 4, 4))
-    times = {float(draw_sample(replace(LAW, seed=s), i, k, shapes).t) for s in range(4) for i in "abcd" for k in range(4)}
+    times = {
+        float(draw_sample(replace(LAW, seed=s), i, k, shapes).t) for s in range(4) for i in "abcd" for k in range(4)
+    }
     assert len(times) == 64
 
 
@@ -161,7 +163,9 @@ def test_what_is_drawn_later_does_not_change_with_the_shares(make_pairs: Callabl
     assert torch.equal(plain.target.video[:6], changed.target.video[:6])
 
 
-def test_laws_that_the_data_cannot_serve(make_pairs: Callable[..., PairSet], make_clips: Callable[..., ClipSet]) -> None:
+def test_laws_that_the_data_cannot_serve(
+    make_pairs: Callable[..., PairSet], make_clips: Callable[..., ClipSet]
+) -> None:
     with pytest.raises(ConfigError, match="desync_share"):
         PairSource(make_pairs(4), LAW)
     with pytest.raises(ConfigError, match="caption_dropout"):

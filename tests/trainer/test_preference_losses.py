@@ -71,7 +71,13 @@ def test_every_variant_equals_the_formulas(form: str, variant: str, smoothing: f
     for size in range(1, 5):
         for half in (True, False):
             loss = PreferenceLoss(
-                form=form, variant=variant, label_smoothing=smoothing, beta_video=3.0, beta_audio=5.0, half=half, flow_weight=0.3
+                form=form,
+                variant=variant,
+                label_smoothing=smoothing,
+                beta_video=3.0,
+                beta_audio=5.0,
+                half=half,
+                flow_weight=0.3,
             )
             errors = draw(size, size)
             video, audio = (comparison(errors[m]) if m in present else None for m in (0, 1))
@@ -105,7 +111,9 @@ def test_step_zero(seed: int, size: int) -> None:
 
 def test_slope_of_the_released_numbers() -> None:
     """beta 1000 and D_policy - D_reference = 0.001: slope 500 sigmoid(0.5) = 311.23."""
-    policy = PairErrors(torch.tensor([0.501], dtype=torch.float64, requires_grad=True), torch.tensor([0.5], dtype=torch.float64))
+    policy = PairErrors(
+        torch.tensor([0.501], dtype=torch.float64, requires_grad=True), torch.tensor([0.5], dtype=torch.float64)
+    )
     frozen = PairErrors(torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64))
     preference_loss(None, Comparison(policy, frozen), PreferenceLoss(flow_weight=0.0)).total.sum().backward()
     assert policy.chosen.grad is not None
@@ -124,7 +132,9 @@ def test_swapping_chosen_and_rejected_flips_the_margin(seed: int) -> None:
 def test_value_at_a_tie_does_not_depend_on_smoothing(variant: str) -> None:
     errors = np.ones((2, 2, 2, 1))
     values = [
-        preference_loss(comparison(errors[0]), None, PreferenceLoss(variant=variant, label_smoothing=e)).preference.item()
+        preference_loss(
+            comparison(errors[0]), None, PreferenceLoss(variant=variant, label_smoothing=e)
+        ).preference.item()
         for e in (0.0, 0.3)
     ]
     assert values[0] == pytest.approx({"sigmoid": math.log(2), "hinge": 1.0, "ipo": 0.25}[variant], abs=1e-12)

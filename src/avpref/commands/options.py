@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 Config = Annotated[Path, Parameter(name="--config", help="configuration file (YAML)")]
 Runs = Annotated[Path, Parameter(name="--runs", help="folder that holds the runs")]
@@ -17,10 +17,15 @@ Overrides = Annotated[
     list[str] | None,
     Parameter(name="--set", help="section.key=value; may be given again", negative="", consume_multiple=False),
 ]
+Limit = Annotated[
+    int | None, Parameter(name="--limit", help="print at most so many rows", validator=validators.Number(gte=1))
+]
+OfPrompt = Annotated[str, Parameter(name="--prompt", help="only this prompt: its id, or the beginning of it")]
 AsJson = Annotated[bool, Parameter(name="--json", help="print one JSON document", negative="")]
 
 DEFAULT_RUNS = Path("runs")
 DEFAULT_CONFIG = Path("configs/toyworld.yaml")
+DEFAULT_CLIPS_CONFIG = Path("configs/clips.yaml")
 
 
 def overrides(given: list[str] | None, seed: int | None) -> list[str]:

@@ -6,9 +6,17 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from avpref.domain import SCHEMA_VERSION
+
+
+Row = TypeVar("Row")
+
+
+def first(rows: Sequence[Row], limit: int | None) -> Sequence[Row]:
+    """The first ``limit`` rows; all of them without a limit."""
+    return rows if limit is None else rows[:limit]
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -20,6 +28,13 @@ def print_json(document: Mapping[str, Any]) -> None:
 def print_line(text: str = "") -> None:
     """Print one line of data."""
     sys.stdout.write(text + "\n")
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print one name and value a line, aligned."""
+    width = max((len(name) for name in facts), default=0)
+    for name, value in facts.items():
+        print_line(f"{name.ljust(width)}  {_cell(value)}")
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -35,7 +50,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return " ".join(str(value).split())
 
 
 def _plain(value: Any) -> Any:

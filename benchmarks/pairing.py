@@ -1,0 +1,239 @@
+"""Pair selection: the SQL against two Python loops over pandas groups, and the memory that ten million candidates take.
+
+    python benchmarks/pairing.py            writes benchmarks/pairing.md (minutes; most of them are the pandas loop)
+
+Scores are random numbers: seven per candidate, desync on a 0.2 s grid; candidate 0 of every prompt is ground truth.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from avpref.datasets import tables
+from avpref.datasets.compare import Inputs, Snapshot, diff
+from avpref.datasets.leaderboard import STRATEGIES, leaderboard
+from avpref.datasets.normalise import measure
+from avpref.datasets.pairing import Selection, select_pairs
+from avpref.datasets.views import Limits, connect
+from avpref.domain import METRICS, Dimension
+from avpref.identity import derive_seed
+from avpref.settings import PairSettings
+
+NAMES = [metric.name for metric in METRICS]
+NUM_PROMPTS, NUM_CANDIDATES = 30_000, 4
+LARGE_PROMPTS, LARGE_CHUNK = 2_500_000, 250_000
+LARGE_LIMIT = "3GB"
+Files = dict[str, list[Path]]
+
+
+def ids(prefix: str, first: int, count: int) -> pa.Array:
+    """Names of the real length that do not sort by number."""
+    return pa.array(
+        [f"{prefix}{number * 2654435761 % 2**32:08x}{number:08x}" for number in range(first, first + count)]
+    )
+
+
+def constant(value: object, count: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value), count)
+
+
+def chunk(first_prompt: int, num_prompts: int) -> tuple[pa.Table, pa.Table]:
+    """Candidates and scores of some prompts."""
+    count = num_prompts * NUM_CANDIDATES
+    names = ids("c", first_prompt * NUM_CANDIDATES, count)
+    index = np.tile(np.arange(NUM_CANDIDATES), num_prompts)
+    columns = {
+        field.name: constant(0 if pa.types.is_integer(field.type) else 1.0, count)
+        for field in tables.CANDIDATES.schema
+        if field.type != pa.string()
+    }
+    columns |= {name: constant("", count) for name in ("checkpoint_hash", "sampler_hash", "path", "sha256")}
+    columns |= {
+        name: constant(size, count) for name, size in (("num_frames", 81), ("height_px", 480), ("width_px", 853))
+    }
+    columns |= {
+        "candidate_id": names,
+        "prompt_id": ids("p", first_prompt, num_prompts).take(np.repeat(np.arange(num_prompts), NUM_CANDIDATES)),
+        "index": index,
+        "origin": np.where(index == 0, "ground_truth", "generated"),
+    }
+    rng = np.random.Generator(np.random.PCG64(derive_seed("benchmark", first_prompt)))
+    values = rng.normal(size=(count, len(NAMES)))
+    values[:, -1] = np.abs(values[:, -1] * 2).round() / 5
+    rows = count * len(NAMES)
+    scores = {"candidate_id": names.take(np.repeat(np.arange(count), len(NAMES))), "metric": NAMES * count}
+    scores |= {"value": values.ravel(), "status": constant("ok", rows), "elapsed_ms": constant(1.0, rows)}
+    scores |= {name: constant("", rows) for name in ("reason", "scorer", "fingerprint")} | {
+        "gpu_s": constant(0.0, rows)
+    }
+    return tables.conform(tables.CANDIDATES, pa.table(columns)), tables.conform(tables.SCORES, pa.table(scores))
+
+
+def write(folder: Path, num_prompts: int, step: int) -> Files:
+    files: Files = {"candidates": [], "scores": []}
+    for first in range(0, num_prompts, step):
+        for name, table in zip(files, chunk(first, min(step, num_prompts - first)), strict=True):
+            path = folder / f"{name}-{first:08d}.parquet"
+            path.write_bytes(tables.to_bytes(table))
+            files[name].append(path)
+    return files
+
+
+def select(files: Files, limits: Limits | None = None) -> Selection:
+    """Ours, from files to pairs, rewards and reasons."""
+    con = connect(files, limits)
+    return select_pairs(con, PairSettings(), METRICS, measure(con, "all"))
+
+
+def standings(files: Files) -> pd.DataFrame:
+    """The pandas way up to the rewards: pivot, z-score over the whole table, average per dimension."""
+    candidates, scores = (
+        pd.concat([pd.read_parquet(path) for path in files[name]]) for name in ("candidates", "scores")
+    )
+    frame = candidates.merge(scores.pivot(index="candidate_id", columns="metric", values="value"), on="candidate_id")
+    frame = frame.sort_values(["prompt_id", "index", "candidate_id"])
+    for metric in METRICS:
+        z = (frame[metric.name] - frame[metric.name].mean()) / frame[metric.name].std()
+        frame[metric.name] = z if metric.higher_is_better else -z
+    for dimension in Dimension:
+        frame[dimension.value] = frame[[m.name for m in METRICS if m.dimension is dimension]].mean(axis=1)
+    return frame
+
+
+def loop_over_rows(files: Files) -> list[tuple[str, str]]:
+    """The straightforward loop: for every group, for every row, for every other row."""
+    pairs = []
+    for _, group in standings(files).groupby("prompt_id"):
+        best, best_margin = None, 0.0
+        for _, chosen in group.iterrows():
+            for _, rejected in group.iterrows():
+                margins = [chosen[dimension] - rejected[dimension] for dimension in ("video", "audio", "av")]
+                if min(margins) > 0 and sum(margins) > best_margin:
+                    best, best_margin = (chosen["candidate_id"], rejected["candidate_id"]), sum(margins)
+        if best is not None:
+            pairs.append(best)
+    return pairs
+
+
+def loop_over_tuples(files: Files) -> list[tuple[str, str]]:
+    """The same after some thought: plain tuples, no pandas inside a group."""
+    pairs = []
+    for _, group in standings(files)[["prompt_id", "candidate_id", "video", "audio", "av"]].groupby("prompt_id"):
+        rows = list(group.itertuples(index=False, name=None))
+        best, best_margin = None, 0.0
+        for _, chosen, *a in rows:
+            for _, rejected, *b in rows:
+                margins = [x - y for x, y in zip(a, b, strict=True)]
+                if min(margins) > 0 and sum(margins) > best_margin:
+                    best, best_margin = (chosen, rejected), sum(margins)
+        if best is not None:
+            pairs.append(best)
+    return pairs
+
+
+def seconds(function, repeats: int = 1) -> tuple[float, object]:
+    """The shortest wall time of some calls, and the last result."""
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        found.append(time.perf_counter() - start)
+    return min(found), result
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    figure: str
+
+
+def compare_with_pandas(folder: Path) -> Iterator[Line]:
+    files = write(folder, NUM_PROMPTS, NUM_PROMPTS)
+    ours, selection = seconds(lambda: select(files), repeats=5)
+    sides = list(zip(*(selection.pairs[name].to_pylist() for name in ("chosen", "rejected")), strict=True))
+    yield Line("avpref: files → norm, pairs, rewards, skipped (best of 5)", f"{ours:.2f} s")
+    for name, function in (("rows (`iterrows`)", loop_over_rows), ("tuples", loop_over_tuples)):
+        theirs, pairs = seconds(lambda function=function: function(files))
+        assert pairs == sides, f"pairs differ from the loop over {name}"
+        yield Line(
+            f"pandas, loop over {name}; identical {len(pairs):,} pairs", f"{theirs:.1f} s = {theirs / ours:.0f} ×"
+        )
+    con = connect(files)
+    norm = selection.norm
+    took, _ = seconds(lambda: leaderboard(con, METRICS, norm))
+    yield Line(f"leaderboard of {len(STRATEGIES)} strategies with overlaps", f"{took:.1f} s")
+    read = {name: tables.read_all(paths, tables.TABLE_BY_NAME[name]) for name, paths in files.items()}
+    inputs = Inputs(
+        tables.to_arrow(tables.PROMPTS, []), read["candidates"], read["scores"], norm, PairSettings(), METRICS
+    )
+    before, macro = Snapshot(selection.pairs, inputs), PairSettings(average="macro")
+    after_inputs = Inputs(**{**vars(inputs), "settings": macro})
+    after = Snapshot(select_pairs(con, macro, METRICS, norm).pairs, after_inputs)
+    took, rows = seconds(lambda: diff(before, after))
+    yield Line(f"diff of two strategies, {rows.num_rows:,} differences with cause", f"{took:.1f} s")
+
+
+def large(folder: Path) -> None:
+    """In a process of its own: select among ten million candidates and print the peak of its resident memory."""
+    files = {name: sorted(folder.glob(f"{name}-*.parquet")) for name in ("candidates", "scores")}
+    took, selection = seconds(lambda: select(files, Limits(memory=LARGE_LIMIT, spill=folder / "spill")))
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{took:.1f} {peak_gib:.2f} {selection.pairs.num_rows} {selection.skipped.num_rows}")
+
+
+def measure_large(folder: Path) -> Iterator[Line]:
+    write(folder, LARGE_PROMPTS, LARGE_CHUNK)
+    command = [sys.executable, __file__, "large", str(folder)]
+    took, peak, pairs, skipped = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    count = LARGE_PROMPTS * NUM_CANDIDATES
+    yield Line(f"{count:,} candidates, {int(pairs):,} pairs, {int(skipped):,} skipped", f"{took} s")
+    yield Line("  peak resident memory of that process, Arrow results included", f"{peak} GiB")
+    assert float(peak) < 8, "ten million candidates must fit into 8 GiB"
+
+
+def report(lines: list[Line]) -> str:
+    versions = f"duckdb {duckdb.__version__}, pyarrow {pa.__version__}, pandas {pd.__version__}, numpy {np.__version__}"
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    rows = "\n".join(f"| {line.what} | {line.figure} |" for line in lines)
+    return f"""# Pair selection
+
+{datetime.date.today()} · {os.cpu_count()} cores ({platform.machine()}), shared with other work (load average {load} at
+the end) · Python {platform.python_version()}, {versions}
+
+Script: `benchmarks/pairing.py`. {NUM_PROMPTS:,} prompts × {NUM_CANDIDATES} candidates × 7 metrics in Parquet files, the
+default strategy (modality, micro, normalised, with ground truth); the large case with DuckDB's memory limited to
+{LARGE_LIMIT} and a spill folder.
+
+| what | measured |
+|---|---|
+{rows}
+"""
+
+
+def main() -> None:
+    lines: list[Line] = []
+    for part in (compare_with_pandas, measure_large):
+        with tempfile.TemporaryDirectory() as name:
+            for line in part(Path(name)):
+                print(line.figure, line.what, flush=True)
+                lines.append(line)
+    Path(__file__).with_suffix(".md").write_text(report(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    large(Path(sys.argv[2])) if sys.argv[1:2] == ["large"] else main()

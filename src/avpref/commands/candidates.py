@@ -1,0 +1,73 @@
+"""``avpref candidates``: list them, look at one, make them, score them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Run, Runs
+from avpref.commands.output import first, print_facts, print_json, print_line, print_table
+
+app = App(name="candidates", help="List, show, sample and score the candidates of a run.")
+
+CandidateId = Annotated[str, Parameter(help="candidate id, or an unambiguous beginning of one")]
+
+
+@app.command(name="list")
+def list_(
+    *, runs: Runs = DEFAULT_RUNS, run: Run = "", prompt: OfPrompt = "", limit: Limit = None, json: AsJson = False
+) -> int:
+    """List the candidates of a run, prompt by prompt."""
+    from avpref.commands import run_rows
+    from avpref.flows.run_folder import open_run
+
+    folder = open_run(runs, run)
+    rows = first(run_rows.candidates(folder, prompt), limit)
+    columns = ["candidate_id", "prompt_id", "index", "origin", "seed", "path"]
+    print_json({"run_id": folder.run_id, "candidates": rows}) if json else print_table(rows, columns)
+    return 0
+
+
+@app.command
+def show(candidate: CandidateId, *, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
+    """Show one candidate: where it came from, its prompt, its scores, its file."""
+    from avpref.commands import run_rows
+    from avpref.flows.run_folder import open_run
+
+    folder = open_run(runs, run)
+    document = run_rows.candidate(folder, candidate)
+    print_json({"run_id": folder.run_id, "candidate": document}) if json else _print(document)
+    return 0
+
+
+@app.command
+def sample(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
+    """Make the candidates that a run still lacks. Exit code 5: some were quarantined."""
+    from avpref.flows.run_folder import open_run
+
+    folder = open_run(runs, run)
+    from avpref.commands.stage_runs import present, run_flow
+    from avpref.flows.generate import generate
+
+    rows = run_flow(folder, generate)
+    return present(folder, {"stage": "generate", "candidates": rows}, {"generate"}, json)
+
+
+@app.command
+def score(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
+    """Score the candidates of a run that have no scores yet. Exit code 5: some were quarantined."""
+    from avpref.flows.run_folder import open_run
+
+    folder = open_run(runs, run)
+    from avpref.commands.stage_runs import present, run_flow
+    from avpref.flows.score import score as flow
+
+    rows = run_flow(folder, flow)
+    return present(folder, {"stage": "score", "scores": rows}, {"score"}, json)
+
+
+def _print(document: dict[str, Any]) -> None:
+    print_facts({name: value for name, value in document.items() if name != "scores"})
+    print_line()
+    print_table(document["scores"], ["metric", "value", "status", "reason", "scorer"])

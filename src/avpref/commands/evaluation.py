@@ -1,0 +1,36 @@
+"""``avpref eval``: policy against reference on held-out prompts, same noise."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+from avpref.commands.options import DEFAULT_RUNS, AsJson, Run, Runs
+from avpref.commands.output import print_json, print_line, print_table
+from avpref.errors import PartialResult
+
+app = App(name="eval", help="Compare policy and reference on held-out prompts.")
+
+
+@app.command
+def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
+    """Make, score and compare the policy's held-out clips. Exit code 5: some were quarantined.
+
+    What the gate makes of it: avpref gate check.
+    """
+    from avpref.flows.run_folder import open_run
+
+    folder = open_run(runs, run)
+    from avpref.commands.run_state import VERDICT_FILE, quarantine
+    from avpref.commands.stage_runs import run_flow
+    from avpref.flows.evaluate import evaluate
+
+    clips = run_flow(folder, evaluate)
+    lost = [vars(row) for row in quarantine(folder) if row.stage.startswith("evaluate")]
+    document = {"run_id": folder.run_id, "clips": clips, **folder.read_json(VERDICT_FILE), "quarantined": lost}
+    if json:
+        print_json(document)
+    else:
+        rows = [{"dimension": name, **found} for name, found in document["evaluation"].items()]
+        print_table(rows, ["dimension", "delta_sd", "ci_low", "ci_high", "win_rate", "num_pairs"])
+        print_line(f"gate: {document['gate']['verdict']}")
+    return PartialResult.exit_code if lost else 0

@@ -1,0 +1,147 @@
+"""What a run's folder says of the run, read from its files alone: neither the network nor Prefect is loaded to look."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from avpref.config import identity_hash
+from avpref.datasets import tables
+from avpref.datasets.rows import QuarantineRow
+from avpref.errors import InputError
+from avpref.flows.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
+
+SFT_NETWORK = "models/sft-*/network.safetensors"
+ADAPTER = "models/dpo-*/adapter/adapter_model.safetensors"
+VERDICT_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
+QUARANTINES = ("refused.json", "quarantine-*.json")
+FINISHED, IN_USE, UNREADABLE = "finished", "in use", "unreadable"
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage of a run: whether its result is there, and the rows of its table (None where it makes files)."""
+
+    name: str
+    is_done: bool
+    rows: int | None
+
+
+def stages(folder: RunFolder) -> list[StageState]:
+    """Every stage of the loop in order."""
+    return [
+        _table_stage(folder, "prompts", tables.PROMPTS),
+        _file_stage(folder, "sft", SFT_NETWORK),
+        _table_stage(folder, "generate", tables.CANDIDATES),
+        _table_stage(folder, "score", tables.SCORES),
+        _table_stage(folder, "pair", tables.PAIRS),
+        _file_stage(folder, "train", ADAPTER),
+        _table_stage(folder, "evaluate", tables.EVALUATIONS),
+        _file_stage(folder, "report", REPORT_FILE),
+    ]
+
+
+def state(folder: RunFolder) -> str:
+    """In use, finished, or the first stage that is missing."""
+    if is_in_use(folder.root):
+        return IN_USE
+    if (folder.root / RESULT_FILE).exists():
+        return FINISHED
+    missing = [stage.name for stage in stages(folder) if not stage.is_done]
+    return f"next: {missing[0]}" if missing else FINISHED
+
+
+def is_in_use(root: Path) -> bool:
+    """Whether a command holds the run's lock; the shared lock that is tried for this is given back at once."""
+    path = root / "lock"
+    if not path.exists():
+        return False
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def verdict(folder: RunFolder) -> str | None:
+    """The gate's verdict, None before evaluation."""
+    document = folder.read_json(VERDICT_FILE)
+    return document["gate"]["verdict"] if document else None
+
+
+def quarantine(folder: RunFolder) -> list[QuarantineRow]:
+    """Everything that any stage gave up on, recordings refused at import included."""
+    files = [path for pattern in QUARANTINES for path in sorted(folder.root.glob(pattern))]
+    return [QuarantineRow(**row) for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def rows_per_table(folder: RunFolder) -> dict[str, int]:
+    """Rows of every sealed table."""
+    return {table.name: folder.num_rows(table) for table in tables.TABLES if folder.has(table)}
+
+
+def lineage(folder: RunFolder) -> dict[str, Any]:
+    """What the run's results come from: seed, settings, sealed table versions, trained files, promoted adapters."""
+    sealed = {table.name: folder.tables.current(table.name) for table in tables.TABLES}
+    return {
+        "seed": folder.settings.run.seed,
+        "settings_hash": identity_hash(folder.settings),
+        "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
+        "models": {"sft": _found(folder, SFT_NETWORK), "train": _found(folder, ADAPTER)},
+        "promoted": _found(folder, "promoted/*.json"),
+    }
+
+
+def row_of(runs: Path, run_id: str) -> dict[str, Any]:
+    """The run's line of ``runs list``; a folder that cannot be read is listed with the reason."""
+    try:
+        folder = open_root(Path(runs).resolve() / run_id)
+        return {
+            "run_id": run_id,
+            "seed": folder.settings.run.seed,
+            "state": state(folder),
+            "pairs": folder.num_rows(tables.PAIRS) if folder.has(tables.PAIRS) else None,
+            "verdict": verdict(folder),
+        }
+    except InputError as error:
+        return {"run_id": run_id, "seed": None, "state": f"{UNREADABLE}: {error.found}", "pairs": None, "verdict": None}
+
+
+def rows_of(runs: Path) -> list[dict[str, Any]]:
+    """The lines of ``runs list``, newest run first. Raises InputError where there is no such folder."""
+    if not runs.is_dir():
+        raise InputError(f"no folder {runs}", "a folder of runs", f"avpref retrain --runs {runs}")
+    return [row_of(runs, run_id) for run_id in list_runs(runs)]
+
+
+def sealed(folder: RunFolder, table: tables.Table) -> pa.Table:
+    """The current version of ``table``, its files compared with their hashes.
+
+    Raises InputError before the stage that makes it has run, TableError where a file is missing or was changed.
+    """
+    manifest = folder.tables.current(table.name)
+    if manifest is not None:
+        folder.tables.verify(manifest)
+    return folder.read(table)
+
+
+def _found(folder: RunFolder, pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
+
+
+def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> StageState:
+    return StageState(name, folder.has(table), folder.num_rows(table) if folder.has(table) else None)
+
+
+def _file_stage(folder: RunFolder, name: str, pattern: str) -> StageState:
+    return StageState(name, any(folder.root.glob(pattern)), None)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from avpref.datasets import tables
+from avpref.datasets.leaderboard import STRATEGIES, leaderboard
+from avpref.datasets.normalise import measure
+from avpref.datasets.pairing import select_pairs
+from avpref.datasets.standings import rewards, strategy_label
+from avpref.datasets.views import Limits, connect_tables
+from avpref.domain import METRICS
+from avpref.settings import PairSettings
+
+
+@pytest.fixture(scope="module")
+def found(make_tables):
+    return make_tables(np.random.default_rng(1).normal(size=(60, 4, 7)).round(1).tolist())
+
+
+@pytest.fixture(scope="module")
+def con(found):
+    return connect_tables(found)
+
+
+@pytest.fixture(scope="module")
+def norm(con):
+    return measure(con, "all")
+
+
+@pytest.fixture(scope="module")
+def board(con, norm):
+    return leaderboard(con, METRICS, norm)
+
+
+@pytest.fixture(scope="module")
+def selections(con, norm):
+    return {strategy_label(one): select_pairs(con, one, METRICS, norm).pairs.to_pylist() for one in STRATEGIES}
+
+
+def test_strategies_are_those_of_table_4_and_strict():
+    labels = [strategy_label(one) for one in STRATEGIES]
+    assert len(set(labels)) == 18
+    assert {"modality-micro", "modality-macro", "average-micro", "average-macro"} <= set(labels)
+    assert {"modality-micro no-norm", "modality-micro no-gt", "strict-micro", "strict-micro no-gt"} <= set(labels)
+
+
+def test_rows_are_what_the_selections_give(board, selections, con, norm):
+    scale = {row["candidate_id"]: row for row in rewards(con, PairSettings(), METRICS, norm).to_pylist()}
+    for row in board.rows.to_pylist():
+        pairs = selections[row["strategy"]]
+        assert (row["pairs"], row["prompts"]) == (len(pairs), 60)
+        assert row["prompts_with_pair"] == len({pair["prompt_id"] for pair in pairs})
+        assert row["prompt_yield"] == row["prompts_with_pair"] / 60
+        share = np.mean([pair["chosen_origin"] == "ground_truth" for pair in pairs])
+        assert row["ground_truth_share"] == pytest.approx(share)
+        for dimension in ("video", "audio", "av"):
+            margins = [scale[pair["chosen"]][dimension] - scale[pair["rejected"]][dimension] for pair in pairs]
+            assert row[f"margin_{dimension}"] == pytest.approx(np.mean(margins))
+
+
+def test_overlaps_are_shares_of_common_pairs(board, selections):
+    ids = {name: {pair["pair_id"] for pair in pairs} for name, pairs in selections.items()}
+    rows = board.overlaps.to_pylist()
+    assert len(rows) == len(STRATEGIES) ** 2
+    for row in rows:
+        one, other = ids[row["strategy"]], ids[row["other"]]
+        assert row["common"] == len(one & other)
+        assert row["share"] == len(one & other) / len(one | other)
+
+
+def test_no_pairs_at_all_is_an_answer(make_tables):
+    con = connect_tables(make_tables([[[1.0] * 7]]))
+    found = leaderboard(con, METRICS, measure(con, "all"))
+    assert found.rows["pairs"].to_pylist() == [0] * len(STRATEGIES)
+    assert found.rows["margin_av"].null_count == found.rows["ground_truth_share"].null_count == len(STRATEGIES)
+    assert found.overlaps["share"].null_count == len(STRATEGIES) ** 2
+
+
+def test_threads_change_no_byte(found, norm, board):
+    again = leaderboard(connect_tables(found, Limits(threads=1)), METRICS, norm)
+    assert tables.to_bytes(again.rows) == tables.to_bytes(board.rows)
+    assert tables.to_bytes(again.overlaps) == tables.to_bytes(board.overlaps)

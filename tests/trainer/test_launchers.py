@@ -1,0 +1,80 @@
+"""Two processes train what one does: under torchrun and under Ray Train, with gloo on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avpref.errors import AvprefError
+from avpref.settings import PreferenceLoss
+from avpref.trainer.job import TrainingJob, save_job
+from avpref.trainer.launch import launch, read_summary
+
+MakeJob = Callable[..., TrainingJob]
+
+
+def rows(job: TrainingJob) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (job.output / "metrics.jsonl").read_text().splitlines()]
+
+
+def torchrun(job: TrainingJob, path: Path, count: int) -> subprocess.CompletedProcess[str]:
+    save_job(path, job)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command += ["-m", "avpref.trainer.worker", str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
+def agree(one: TrainingJob, other: TrainingJob) -> None:
+    """Curves to 1e-6; the norm of the gradient, a sum over all parameters, to 1e-4 of its size."""
+    for mine, theirs in zip(rows(one), rows(other), strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            tolerance = {"rel": 1e-4} if name == "grad_norm" else {"rel": 0.0, "abs": 1e-6}
+            assert value == pytest.approx(theirs[name], **tolerance), (mine["step"], name)
+
+
+def test_two_torchrun_processes_train_what_one_does(dpo_job: MakeJob, tmp_path: Path) -> None:
+    """A global batch of 5 is cut into 2 and 3 pairs. Small betas: large ones multiply the rounding of errors by 1500."""
+    changes = {"caption_dropout": 0.2, "loss": PreferenceLoss(beta_video=5, beta_audio=2)}
+    alone, together = (dpo_job(name, batch_size=5, dpo=changes) for name in ("alone", "together"))
+    launch(alone)
+    done = torchrun(together, tmp_path / "job.json", 2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    agree(alone, together)
+    assert read_summary(together).steps == 6
+
+
+@pytest.mark.slow
+def test_sft_under_torchrun_goes_on_with_another_number_of_processes(sft_job: MakeJob, tmp_path: Path) -> None:
+    alone, together = sft_job("alone"), sft_job("together", steps=3)
+    launch(alone)
+    done = torchrun(together, tmp_path / "job.json", 2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    launch(sft_job("together"))
+    agree(alone, together)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_ray_train_gives_the_same_curves_and_quotes_errors(sft_job: MakeJob, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    alone, together = sft_job("alone"), sft_job("together", num_processes=2, launcher="ray")
+    launch(alone)
+    ray.init(
+        num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False, logging_level="ERROR"
+    )
+    try:
+        summary = launch(together)
+        agree(alone, together)
+        assert summary == read_summary(together)
+        with pytest.raises(AvprefError, match="caption_dropout"):
+            launch(sft_job("together", sft={"caption_dropout": 0.3}, num_processes=2, launcher="ray"))
+    finally:
+        ray.shutdown()
