@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -39,6 +40,7 @@ NUM_PROMPTS, NUM_CANDIDATES = 30_000, 4
 LARGE_PROMPTS, LARGE_CHUNK = 2_500_000, 250_000
 LARGE_LIMIT = "3GB"
 Files = dict[str, list[Path]]
+Result = TypeVar("Result")
 
 
 def ids(prefix: str, first: int, count: int) -> pa.Array:
@@ -146,14 +148,30 @@ def loop_over_tuples(files: Files) -> list[tuple[str, str]]:
     return pairs
 
 
-def seconds(function, repeats: int = 1) -> tuple[float, object]:
-    """The shortest wall time of some calls, and the last result."""
-    found = []
+@dataclass(frozen=True)
+class Timing:
+    """Shortest wall and processor time (all threads) of some calls."""
+
+    wall_s: float
+    cpu_s: float
+
+    def times(self, other: Timing) -> str:
+        wall, cpu = self.wall_s / other.wall_s, self.cpu_s / other.cpu_s
+        return f"{self} = {wall:.0f} × wall, {cpu:.0f} × processor"
+
+    def __str__(self) -> str:
+        return f"{self.wall_s:.2f} s (processor {self.cpu_s:.2f} s)"
+
+
+def timed(function: Callable[[], Result], repeats: int = 1) -> tuple[Timing, Result]:
+    """How long some calls take, and the last result."""
+    wall, cpu = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         result = function()
-        found.append(time.perf_counter() - start)
-    return min(found), result
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - start_cpu)
+    return Timing(min(wall), min(cpu)), result
 
 
 @dataclass(frozen=True)
@@ -164,36 +182,34 @@ class Line:
 
 def compare_with_pandas(folder: Path) -> Iterator[Line]:
     files = write(folder, NUM_PROMPTS, NUM_PROMPTS)
-    ours, selection = seconds(lambda: select(files), repeats=5)
+    ours, selection = timed(lambda: select(files), repeats=7)
     sides = list(zip(*(selection.pairs[name].to_pylist() for name in ("chosen", "rejected")), strict=True))
-    yield Line("avpref: files → norm, pairs, rewards, skipped (best of 5)", f"{ours:.2f} s")
+    yield Line("avpref: files → norm, pairs, rewards, skipped (best of 7)", str(ours))
     for name, function in (("rows (`iterrows`)", loop_over_rows), ("tuples", loop_over_tuples)):
-        theirs, pairs = seconds(lambda function=function: function(files))
+        theirs, pairs = timed(lambda function=function: function(files))
         assert pairs == sides, f"pairs differ from the loop over {name}"
-        yield Line(
-            f"pandas, loop over {name}; identical {len(pairs):,} pairs", f"{theirs:.1f} s = {theirs / ours:.0f} ×"
-        )
-    con = connect(files)
-    norm = selection.norm
-    took, _ = seconds(lambda: leaderboard(con, METRICS, norm))
-    yield Line(f"leaderboard of {len(STRATEGIES)} strategies with overlaps", f"{took:.1f} s")
-    read = {name: tables.read_all(paths, tables.TABLE_BY_NAME[name]) for name, paths in files.items()}
-    inputs = Inputs(
-        tables.to_arrow(tables.PROMPTS, []), read["candidates"], read["scores"], norm, PairSettings(), METRICS
-    )
-    before, macro = Snapshot(selection.pairs, inputs), PairSettings(average="macro")
-    after_inputs = Inputs(**{**vars(inputs), "settings": macro})
-    after = Snapshot(select_pairs(con, macro, METRICS, norm).pairs, after_inputs)
-    took, rows = seconds(lambda: diff(before, after))
-    yield Line(f"diff of two strategies, {rows.num_rows:,} differences with cause", f"{took:.1f} s")
+        yield Line(f"pandas, loop over {name}; identical {len(pairs):,} pairs", theirs.times(ours))
+    yield from compare_strategies(files, selection)
+
+
+def compare_strategies(files: Files, selection: Selection) -> Iterator[Line]:
+    con, norm = connect(files), selection.norm
+    took, _ = timed(lambda: leaderboard(con, METRICS, norm))
+    yield Line(f"leaderboard of {len(STRATEGIES)} strategies with overlaps", str(took))
+    candidates, scores = (tables.read_all(files[table.name], table) for table in (tables.CANDIDATES, tables.SCORES))
+    inputs = Inputs(tables.to_arrow(tables.PROMPTS, []), candidates, scores, norm, PairSettings(), METRICS)
+    macro = PairSettings(average="macro")
+    after = Snapshot(select_pairs(con, macro, METRICS, norm).pairs, replace(inputs, settings=macro))
+    took, rows = timed(lambda: diff(Snapshot(selection.pairs, inputs), after))
+    yield Line(f"diff of two strategies, {rows.num_rows:,} differences with cause", str(took))
 
 
 def large(folder: Path) -> None:
     """In a process of its own: select among ten million candidates and print the peak of its resident memory."""
     files = {name: sorted(folder.glob(f"{name}-*.parquet")) for name in ("candidates", "scores")}
-    took, selection = seconds(lambda: select(files, Limits(memory=LARGE_LIMIT, spill=folder / "spill")))
+    took, selection = timed(lambda: select(files, Limits(memory=LARGE_LIMIT, spill=folder / "spill")))
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{took:.1f} {peak_gib:.2f} {selection.pairs.num_rows} {selection.skipped.num_rows}")
+    print(f"{took.wall_s:.1f} {peak_gib:.2f} {selection.pairs.num_rows} {selection.skipped.num_rows}")
 
 
 def measure_large(folder: Path) -> Iterator[Line]:

@@ -1,8 +1,8 @@
 """What a run would do, without doing it: items per stage, and the bytes that it would leave in the run's folder.
 
 Only what can be computed is said. Counts are exact; where they depend on scores (pairs) they are the largest possible.
-Networks and latents are counted in float32. Clips are taken to be as large as one clip of the run's world, which is
-rendered and encoded for this. Times and GPU-hours depend on the machine and are not guessed.
+Networks and latents are counted in float32. A clip is taken to be as large as one of pure noise, which is decoded and
+encoded for this: what a network makes compresses better. Times and GPU-hours depend on the machine and are not guessed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from avpref.flows.dpo import delays_s
 from avpref.flows.plan import requests
 from avpref.flows.rendering import mp4
 from avpref.flows.scoring import metrics_of
-from avpref.flows.worlds import World, clip_shape, open_world
+from avpref.flows.worlds import RawClip, World, clip_shape, open_world
+from avpref.identity import derive_seed
 from avpref.models.codecs import IdentityCodec
 from avpref.models.dit import JavisDiT, NetworkConfig
+from avpref.models.sampling import draw_noise
 from avpref.settings import LoopSettings, Settings
 from avpref.trainer.adapters import add_adapter
 
@@ -38,7 +40,7 @@ def estimate(settings: Settings) -> dict[str, Any]:
     """
     world = open_world(settings)
     prompts = world.prompts().prompts
-    clip_bytes = one_clip_bytes(settings, world, prompts)
+    clip_bytes = noise_clip_bytes(settings)
     stages = [
         *_data_stages(settings, world, prompts),
         *_candidate_stages(settings, prompts, clip_bytes),
@@ -49,9 +51,13 @@ def estimate(settings: Settings) -> dict[str, Any]:
     return {"stages": stages, "total_bytes": total, "clip_bytes": clip_bytes}
 
 
-def one_clip_bytes(settings: Settings, world: World, prompts: list[Prompt]) -> int:
-    """Size of the first training prompt's ground truth as the run would store it."""
-    return len(mp4(world.ground_truth(_of(prompts, Split.TRAIN)[0]), clip_shape(settings)))
+def noise_clip_bytes(settings: Settings) -> int:
+    """Size of the file of a clip of pure noise in the run's shape, through the run's codec."""
+    shape = clip_shape(settings)
+    codec = IdentityCodec(settings.codec, shape)
+    noise = draw_noise(codec.latent_shapes(), [derive_seed("size of a clip")])
+    ((frames, audio),) = codec.decode(noise)
+    return len(mp4(RawClip("", frames, audio), shape))
 
 
 def latent_bytes(settings: Settings, delays: int = 0) -> int:
@@ -76,7 +82,8 @@ def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> lis
     values, _ = network_values(settings)
     steps = settings.sft.loop.steps + settings.sft.audio_steps
     averages = 1 if settings.sft.ema_decay else 0
-    kept = _checkpoints(settings.sft.loop) * (ADAM_COPIES + averages) + 1 + averages
+    checkpoints = _checkpoints(settings.sft.loop) * (2 if settings.sft.audio_steps else 1)
+    kept = checkpoints * (ADAM_COPIES + averages) + 1 + averages
     return [
         _row("prompts", len(prompts), "prompts", table_bytes),
         _row("sft_clips", clips, "clips", _twice_stored(clips * latent_bytes(settings))),

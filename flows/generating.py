@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from avpref.models.codecs import IdentityCodec
 
 from avpref.cluster import Receipt, Unit
 from avpref.datasets.rows import QuarantineRow
@@ -23,6 +22,7 @@ from avpref.flows.worlds import RawClip, World, clip_shape, open_world
 from avpref.geometry import ClipShape
 from avpref.identity import bytes_sha256
 from avpref.media import read_clip
+from avpref.models.codecs import IdentityCodec
 from avpref.models.dit import JavisDiT
 from avpref.models.sampling import draw_noise, sample
 from avpref.models.text import WordText

@@ -15,10 +15,11 @@ from avpref.datasets.rows import Side
 from avpref.domain import Dimension, Origin
 from avpref.flows.markup import signed
 from avpref.flows.plots import ALARM, BASELINE, COLOUR, INK, Panel
-from avpref.flows.report_data import ReportData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from avpref.flows.report_data import ReportData
 
 NAME = {Dimension.VIDEO: "Video", Dimension.AUDIO: "Audio", Dimension.AV: "Sync"}
 """The dimensions as people read them; sync is the agreement of sound and picture."""
@@ -113,23 +114,19 @@ def margin_panels(pairs: pd.DataFrame, unit: str) -> list[Panel]:
 
 
 def training_panels(data: ReportData) -> list[Panel]:
-    """Losses, implicit accuracy, displacement, drift and gradient norm."""
+    """Losses, implicit accuracy, displacement, drift and gradient norm; what a training did not measure has no panel."""
     sft, dpo, alarm = data.curves.sft, data.curves.dpo, data.settings.dpo.displacement_alarm
     both = partial(_per_modality, dpo)
-    return [
-        _curves("SFT loss", sft, {"flow_video": "video", "flow_audio": "audio"}, "mean squared velocity error"),
-        _curves("AV-DPO loss", dpo, both("preference") or {"preference": "both"}, "preference loss"),
-        _curves("Implicit accuracy", dpo, both("implicit_accuracy"), "share of pairs", [CHANCE]),
-        _curves(
-            "Displacement of chosen clips",
-            dpo,
-            both("displacement"),
-            "error above reference",
-            [UNCHANGED, Level(alarm, f"alarm {alarm:g}", ALARM)],
-        ),
-        _curves("Drift from the reference", dpo, both("drift"), "mean squared difference"),
-        _curves("Gradient norm (AV-DPO)", dpo, {"grad_norm": "both"}, "norm before clipping"),
+    alarmed = [UNCHANGED, Level(alarm, f"alarm {alarm:g}", ALARM)]
+    curves: list[tuple[str, pd.DataFrame, Mapping[str, str], str, Sequence[Level]]] = [
+        ("SFT loss", sft, _per_modality(sft, "flow"), "mean squared velocity error", ()),
+        ("AV-DPO loss", dpo, both("preference") or {"preference": "both"}, "preference loss", ()),
+        ("Implicit accuracy", dpo, both("implicit_accuracy"), "share of pairs", [CHANCE]),
+        ("Displacement of chosen clips", dpo, both("displacement"), "error above reference", alarmed),
+        ("Drift from the reference", dpo, both("drift"), "mean squared difference", ()),
+        ("Gradient norm (AV-DPO)", dpo, {"grad_norm": "both"}, "norm before clipping", ()),
     ]
+    return [_curves(*curve) for curve in curves if curve[2]]
 
 
 def distribution(title: str, baseline: Sample, compared: Sample, dimension: Dimension, unit: str) -> Panel:
@@ -159,7 +156,7 @@ def _forest(axes: Axes, found: Mapping[Dimension, Comparison], label: str) -> No
         axes.plot([one.delta_sd], [place], "o", color=colour, markersize=8)
         text = f"{signed(one.delta_sd)}  {interval(one)}"
         axes.annotate(text, (one.delta_sd, place), (0, 9), textcoords="offset points", ha="center", fontsize=8)
-    axes.axvline(0, color=INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1, alpha=0.5, zorder=1)
     axes.set_yticks(list(places), [NAME[each] for each in found])
     axes.set_ylim(0.5, len(found) + 0.6)
     axes.margins(x=0.15)
@@ -230,9 +227,7 @@ CHANCE = Level(0.5)
 UNCHANGED = Level(0.0)
 
 
-def _curves(
-    title: str, rows: pd.DataFrame, columns: Mapping[str, str], unit: str, levels: Sequence[Level] = ()
-) -> Panel:
+def _curves(title: str, rows: pd.DataFrame, columns: Mapping[str, str], unit: str, levels: Sequence[Level]) -> Panel:
     last = [f"{name.replace('_', ' ')} {rows[name].iloc[-1]:.3g}" for name in columns if len(rows)]
     words = f"{title} over {len(rows)} steps, at the end: " + "; ".join(last)
     return Panel(title, words, partial(_lines, rows=rows, columns=columns, unit=unit, levels=levels))

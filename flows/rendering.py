@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from avpref.models.codecs import IdentityCodec
 
 from avpref.cluster import Receipt, Unit
 from avpref.datasets.latents import LatentRow, packed
@@ -23,6 +22,7 @@ from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import RawClip, SftItem, World, clip_shape, open_world
 from avpref.geometry import ClipShape
 from avpref.media import DecodedClip, read_clip
+from avpref.models.codecs import IdentityCodec
 from avpref.recording import encode_clip
 from avpref.settings import Settings
 

@@ -73,7 +73,7 @@ def _banner(data: ReportData) -> Html:
         element("h1", data.run_id),
         element("p", element("strong", _mark(data.is_promoted), f" {_word(data)}"), f": {why}.", class_="decision"),
         element("p", SCORERS[data.settings.scoring.scorers], class_="warning" if is_fake else "note"),
-        table("The gate, rule by rule", ("Rule", "Measured", "Required", "Result"), map(_rule, data.rules)),
+        table("The gate, rule by rule", ("Rule", "Measured", "Required"), map(_rule, data.rules)),
         class_="promoted" if data.is_promoted else "refused",
     )
 
@@ -90,7 +90,8 @@ def _rule(rule: RuleOutcome) -> tuple[Content, ...]:
     result = element(
         "span", f"{_mark(rule.passed)} {'passed' if rule.passed else 'refused'}", class_=_tone(rule.passed)
     )
-    return name, signed(rule.value, digits) + unit, f"{sign} {signed(rule.bound, digits)}{unit}", result
+    named = markup.join([result, markup.void("br"), name])
+    return named, signed(rule.value, digits) + unit, f"{sign} {signed(rule.bound, digits)}{unit}"
 
 
 def _tone(is_good: bool) -> str:
@@ -123,8 +124,8 @@ def _change(data: ReportData, panels: Panels) -> Sequence[Content]:
 
 def _clips(data: ReportData, shelf: Shelf) -> Sequence[Content]:
     explained = (
-        "Two prompts each with the best, the middle and the worst change, by the sum of the three reward changes. Nothing else"
-        " was selected by hand or by eye. Rewards are in standard deviations of the run's scored candidates."
+        "Up to two prompts each with the best, the middle and the worst change, by the sum of the three reward changes; none"
+        " was picked by eye. Rewards are in standard deviations of the run's scored candidates."
     )
     return element("p", explained), before_and_after(data, shelf)
 
@@ -134,7 +135,7 @@ def _pairs(data: ReportData, panels: Panels, shelf: Shelf) -> Sequence[Content]:
     names = ", ".join(sorted(set(data.pairs.strategy)))
     prompts = data.pairs.prompt_id.nunique()
     explained = (
-        f"{kept} pairs ({names}) of {prompts} of {asked} training prompts. Below, two pairs each with the largest, the middle"
+        f"{kept} pairs ({names}) of {prompts} of {asked} training prompts. Below, up to two pairs each with the largest, the middle"
         " and the smallest total margin; the total is the sum or mean that the strategy ranks by."
     )
     return element("p", explained), _grid(panels["margins"]), pair_examples(data, shelf)

@@ -17,6 +17,7 @@ from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, SchemaVersionError
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 
+METADATA_KEY = "avpref"
 SHOWN = 3
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -25,17 +26,19 @@ Shapes = Mapping[str, tuple[int, ...]]
 def save_network(path: Path | str, network: JavisDiT, metadata: Mapping[str, str] | None = None) -> None:
     """Write the state dict and, as metadata, schema version, configuration, model type and ``metadata``.
 
-    The file appears whole or not at all. Raises OSError where it cannot be written.
+    The file appears whole or not at all, and equal networks give equal bytes: all metadata is one key, because safetensors
+    writes several in no fixed order. Raises OSError where it cannot be written.
     """
     own = {
         "avpref_schema": str(SCHEMA_VERSION),
         "config": network.config.to_json(),
         "model_type": str(network.model_type),
     }
+    everything = json.dumps({**(metadata or {}), **own}, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     partial = Path(f"{path}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata={**(metadata or {}), **own})
+        save_file(tensors, partial, metadata={METADATA_KEY: everything})
         with open(partial, "rb") as stream:
             os.fsync(stream.fileno())
         os.replace(partial, path)
@@ -78,8 +81,9 @@ def _read_header(path: Path) -> tuple[Shapes, Mapping[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            return {name: tuple(file.get_slice(name).get_shape()) for name in names}, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}, metadata
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"cannot read {path}: {error}", "a safetensors file", "check the path") from error
 
 

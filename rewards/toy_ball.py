@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from avpref.toyscene import FLOOR_LEVEL, RADIUS
 
 CELLS = 12
-STEP = 4
+STEP = 3
 """Tried ball positions per cell, each way; the best one is refined by a parabola."""
 SUBSAMPLES = 8
+COVERED = 0.02
+"""Share of a cell above which the ball covers it."""
 PATH_ERROR = 0.015
 """Positions are not trusted beyond this."""
 OFFSET_ERROR = 0.03
@@ -65,27 +67,54 @@ class Path:
 
 
 def track_ball(frames: NDArray[np.uint8]) -> Track:
-    """Follow one ball of the toy world's size, of any colour, through frames uint8 [T, H, W, 3]."""
+    """Follow one ball of the toy world's size, of any colour, through frames uint8 [T, H, W, 3].
+
+    Two passes: against the median of all frames, then against the mean of what the ball does not cover.
+    """
     width = frames.shape[2] / frames.shape[1]
     columns = max(2, round(CELLS * width))
-    cells = _averaged(frames, CELLS, columns)
-    difference = cells - np.median(cells, axis=0)
-    energy = np.square(difference).sum(axis=-1, keepdims=True)
-    colour = (difference * energy).sum(axis=(0, 1, 2))
-    colour = colour / (np.linalg.norm(colour) + 1e-6)
-    contrast = (difference @ colour).reshape(len(frames), -1)
+    cells = _averaged(frames, CELLS, columns).reshape(len(frames), CELLS * columns, 3)
+    fit = _fit_ball(cells, np.median(cells, axis=0), columns)
+    is_free = (fit.ball < COVERED).astype(np.float32)[..., None]
+    seen = is_free.sum(axis=0)
+    uncovered = np.where(seen >= 2, (is_free * cells).sum(axis=0) / np.maximum(seen, 1), np.median(cells, axis=0))
+    fit = _fit_ball(cells, uncovered, columns)
+    share = np.clip(fit.amplitudes / max(fit.usual, 1e-6), 0.0, 1.0)
+    x, y = np.asarray(fit.x / CELLS, np.float32), np.asarray(fit.y / CELLS, np.float32)
+    return Track(x, y, share, fit.colour, width, fit.signal, fit.residual)
+
+
+@dataclass(frozen=True, eq=False)
+class _BallFit:
+    """One pass: centres in cells [T], contrasts [T] and their usual value, the ball itself [T, cells], energies."""
+
+    x: Floats
+    y: Floats
+    amplitudes: Floats
+    usual: float
+    ball: Floats
+    colour: Floats
+    signal: float
+    residual: float
+
+
+def _fit_ball(cells: Floats, background: Floats, columns: int) -> _BallFit:
+    difference = (cells - background).astype(np.float32)
+    energy = np.square(difference).sum(axis=-1)
+    colour = (difference * energy[..., None]).sum(axis=(0, 1))
+    colour = colour / (np.linalg.norm(colour) + np.float32(1e-6))
+    contrast = difference @ colour
     balls, norms = _balls(CELLS, columns)
-    response = contrast @ balls.T
-    gain = np.square(np.maximum(response, 0.0)) / norms
-    best = gain.argmax(axis=1)
+    response = balls @ contrast.T
+    gain = np.square(np.maximum(response, 0.0)) / norms[:, None]
+    best = gain.argmax(axis=0)
     y, x = _refined(gain, best, columns)
-    amplitudes = response[np.arange(len(frames)), best] / norms[best]
+    amplitudes = response[best, np.arange(len(cells))] / norms[best]
     usual = float((amplitudes * norms[best]).sum() / norms[best].sum())
     fitted = usual * balls[best]
     signal = float(np.square(fitted).sum())
     residual = float(np.square(contrast - fitted).sum() + energy.sum() - np.square(contrast).sum())
-    share = np.clip(amplitudes / max(usual, 1e-6), 0.0, 1.0)
-    return Track(x / CELLS, y / CELLS, share, colour, width, signal, max(residual, 0.0))
+    return _BallFit(x, y, amplitudes, usual, balls[best], colour, signal, max(residual, 0.0))
 
 
 def fit_path(track: Track, fps_hz: float) -> Path:
@@ -106,8 +135,8 @@ def fit_path(track: Track, fps_hz: float) -> Path:
     variance = max(least / max(len(height) - 5, 1), PATH_ERROR**2)
     likely = np.exp(-(squared - squared.min()) / (2 * variance))
     likely /= likely.sum()
-    means = [float(likely @ column) for column in (bank.first_impact_s, bank.fall_s, bank.restitution)]
-    return Path(*means, error=float(np.sqrt((least + _sideways(track)) / weight.sum())))
+    impact_s, fall_s, restitution = (float(likely @ column) for column in bank.parameters)
+    return Path(impact_s, fall_s, restitution, float(np.sqrt((least + _sideways(track)) / weight.sum())))
 
 
 def _sideways(track: Track) -> float:
@@ -120,11 +149,9 @@ def _sideways(track: Track) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Falls:
-    """A grid of N falls: parameters [N] and heights [N, T] with drop height 1."""
+    """A grid of N falls: first impact, time of fall, restitution [3, N], and heights [N, T] with drop height 1."""
 
-    first_impact_s: NDArray[np.float64]
-    fall_s: NDArray[np.float64]
-    restitution: NDArray[np.float64]
+    parameters: NDArray[np.float64]
     heights: NDArray[np.float64]
 
 
@@ -147,7 +174,7 @@ def _falls(num_frames: int, fps_hz: float) -> _Falls:
         flight = 2 * speed[:, None]
         heights = np.where((since >= 0) & (since < flight), since * (flight - since), heights)
         start = start + 2 * speed * fall
-    return _Falls(impact, fall, restitution, heights)
+    return _Falls(np.stack([impact, fall, restitution]), heights)
 
 
 def _averaged(frames: NDArray[np.uint8], rows: int, columns: int) -> Floats:
@@ -189,12 +216,12 @@ def _disc_profiles(cells: int) -> Floats:
 def _refined(gain: Floats, best: NDArray[np.int64], columns: int) -> tuple[Floats, Floats]:
     """Centres (y, x) [T] in cells: the best of the tried ones, moved to the top of the parabola through its neighbours."""
     num_across = columns * STEP + 1
-    surface = gain.reshape(len(gain), -1, num_across)
+    surface = gain.reshape(-1, num_across, gain.shape[1])
     rows, cols = best // num_across, best % num_across
-    frames = np.arange(len(gain))
-    y = rows + _vertex(*(surface[frames, np.clip(rows + step, 0, surface.shape[1] - 1), cols] for step in (-1, 0, 1)))
-    x = cols + _vertex(*(surface[frames, rows, np.clip(cols + step, 0, num_across - 1)] for step in (-1, 0, 1)))
-    return (y / STEP).astype(np.float32), (x / STEP).astype(np.float32)
+    frames = np.arange(gain.shape[1])
+    y = rows + _vertex(*(surface[np.clip(rows + step, 0, len(surface) - 1), cols, frames] for step in (-1, 0, 1)))
+    x = cols + _vertex(*(surface[rows, np.clip(cols + step, 0, num_across - 1), frames] for step in (-1, 0, 1)))
+    return np.asarray(y / STEP, np.float32), np.asarray(x / STEP, np.float32)
 
 
 def _vertex(before: Floats, middle: Floats, after: Floats) -> Floats:

@@ -8,6 +8,7 @@ centre of mass gives the time to a few milliseconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ LOUD_SHARE, QUIET_SHARE = 0.15, 0.5
 """Shares of frames that are taken as ring and as floor."""
 WEAKEST = 0.05
 """Rises below this share of the strongest one (in power) are not onsets."""
+DECAY_LAG_S = 0.018
+"""A ring dies away while its onset is measured, which moves the centre of mass this much ahead of it."""
 FIRST = 0.25
 """The first onset is the first one of at least this share of the strongest."""
 
@@ -60,10 +63,14 @@ class Heard:
 
 def listen(audio: NDArray[np.float32], sample_rate_hz: int) -> Heard:
     """Analyse a waveform [S] of at least one frame (62.5 ms)."""
-    hop = round(sample_rate_hz / FRAMES_HZ)
-    layout = BandLayout(sample_rate_hz, sample_rate_hz / hop, NUM_BANDS)
-    whole = audio[: len(audio) // hop * hop]
+    layout = _layout(sample_rate_hz)
+    whole = audio[: len(audio) // layout.hop * layout.hop]
     return Heard(whole, layout, 10.0 ** (analyse(whole, layout).astype(np.float64) / 10))
+
+
+@lru_cache(maxsize=4)
+def _layout(sample_rate_hz: int) -> BandLayout:
+    return BandLayout(sample_rate_hz, sample_rate_hz / round(sample_rate_hz / FRAMES_HZ), NUM_BANDS)
 
 
 def peak_to_floor_db(heard: Heard) -> float:
@@ -91,7 +98,7 @@ def find_onsets(heard: Heard) -> Onsets:
     times, strengths = [], []
     for start, stop in _runs(rises > WEAKEST * rises.max()):
         run = rises[start:stop]
-        times.append(float(run @ np.arange(start, stop) / run.sum()) * cell_s)
+        times.append(float(run @ np.arange(start, stop) / run.sum()) * cell_s + DECAY_LAG_S)
         strengths.append(float(run.max()))
     if not times:
         return Onsets(np.zeros(1), np.zeros(1))

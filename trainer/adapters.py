@@ -2,7 +2,7 @@
 
 ``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero and the reference is
 "adapter off". ``two_adapters`` (the released layout): the SFT adapter is the trainable "policy" and, copied, the frozen "reference".
-Both are bitwise equal to the reference before the first step. Adapters are read and written in PEFT's format.
+In both, policy and reference are bitwise equal before the first step. Adapters are read and written in PEFT's format.
 """
 
 from __future__ import annotations
@@ -126,28 +126,25 @@ def make_policy(
     """Adapt ``network`` in place as ``settings`` say; ``sft_adapter`` is the folder of the SFT stage's adapter, if it made one.
 
     ``dtype`` is what the frozen weights are stored in once an adapter was folded into them; adapters stay float32.
-
     Raises ConfigError for dropout, for ``two_adapters`` without an SFT adapter and for a rank that is not the SFT adapter's; InputError
     for an unreadable adapter. Invariant: policy and reference give bitwise equal predictions until the first step.
     """
-    _check(settings, sft_adapter)
+    _refuse_dropout(settings)
     if settings.layout == "two_adapters":
-        assert sft_adapter is not None
+        if sft_adapter is None:
+            found = "adapter.layout two_adapters without an SFT adapter"
+            raise ConfigError(found, "an SFT stage with LoRA", "set adapter.layout: merged")
         return _two_adapters(network.to(dtype), settings, sft_adapter)
     if sft_adapter is not None:
         fold_adapter(network, sft_adapter)
     return Policy(add_adapter(network.to(dtype), settings, seed), None)
 
 
-def _check(settings: AdapterSettings, sft_adapter: Path | None) -> None:
+def _refuse_dropout(settings: AdapterSettings) -> None:
     if settings.dropout > 0:
         found = f"adapter.dropout {settings.dropout}"
         why = "0: dropout makes policy and reference differ before the first step, and its draws depend on batches and ranks"
         raise ConfigError(found, why, "set adapter.dropout: 0")
-    if settings.layout == "two_adapters" and sft_adapter is None:
-        raise ConfigError(
-            "adapter.layout two_adapters without an SFT adapter", "an SFT stage with LoRA", "set adapter.layout: merged"
-        )
 
 
 def _two_adapters(network: JavisDiT, settings: AdapterSettings, folder: Path) -> Policy:
@@ -169,7 +166,7 @@ def add_adapter(network: JavisDiT, settings: AdapterSettings, seed: int) -> Peft
 
     Raises ConfigError for dropout. The global random state is left as it was.
     """
-    _check(settings.model_copy(update={"layout": "merged"}), None)
+    _refuse_dropout(settings)
     targets = target_names(network)
     config = LoraConfig(
         r=settings.rank,

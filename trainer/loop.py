@@ -63,12 +63,19 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_state(module: nn.Module, plan: Plan) -> TrainingState:
-    """AdamW over the trainable parameters and, with ``ema_decay``, a copy of them. Raises ConfigError where nothing is trainable."""
+    """AdamW over the trainable parameters and, with ``ema_decay``, a copy of them.
+
+    Raises ConfigError where nothing is trainable, or something that is not float32: small steps would round to nothing.
+    """
     parameters = trainable_parameters(module)
     if not parameters:
         raise ConfigError(
             "no parameter requires a gradient", "a trainable network or adapter", "check the adapter and the stage"
         )
+    coarse = [name for name, parameter in parameters.items() if parameter.dtype != torch.float32]
+    if coarse:
+        found = f"{len(coarse)} trained tensors in {parameters[coarse[0]].dtype}, first {coarse[0]}"
+        raise ConfigError(found, "float32", "convert the weights, or train an adapter")
     settings = plan.optimiser
     optimiser = torch.optim.AdamW(
         parameters.values(),

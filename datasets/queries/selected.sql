@@ -1,5 +1,4 @@
--- The best pairs of every prompt: largest margin first, ties by the place of the chosen, then of the rejected side in the
--- roster.
+-- The best pairs of every prompt: largest margin first, ties by the place of the chosen, then of the rejected side.
 -- Shape is looked at afterwards, on the pairs that were selected, as the original ranking does: the aspect ratio
 -- (height / width) of the side with fewer pixels (the rejected one if equal) lies strictly between the bounds, and the
 -- longer side has at most $max_length_ratio times the frames of the shorter.

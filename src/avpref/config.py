@@ -52,7 +52,7 @@ def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[s
     tree = _read_yaml(path)
     origins = {key: str(path) for key, _ in flatten(tree)}
     _apply(tree, origins, overrides, os.environ if environment is None else environment)
-    return Resolved(validate(tree, str(path)), origins)
+    return Resolved(_validate(tree, str(path), origins), origins)
 
 
 def load_section(
@@ -63,13 +63,16 @@ def load_section(
     Raises ConfigError for an unknown key (with the nearest known one) or a bad value.
     """
     tree: Tree = {}
-    _apply(tree, {}, overrides, os.environ if environment is None else environment)
+    origins: dict[str, str] = {}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
     try:
         return kind.model_validate(tree.get(name, {}))
     except ValidationError as error:
-        lines = [_explain({**item, "loc": (name, *item["loc"])}) for item in error.errors()]
+        lines = [_explain({**item, "loc": (name, *item["loc"])}, origins) for item in error.errors()]
         raise ConfigError(
-            f"section {name}: " + "; ".join(lines), "keys and values of docs/configuration.md", f"--set {name}.KEY=VALUE"
+            f"section {name}: " + "; ".join(lines),
+            "keys and values of docs/configuration.md",
+            f"--set {name}.KEY=VALUE",
         ) from None
 
 
@@ -85,12 +88,12 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
         _assign(tree, origins, dotted.strip(), value, f"--set {dotted.strip()}")
 
 
-def validate(tree: Tree, source: str) -> Settings:
-    """Settings from a tree of plain values. Raises ConfigError naming every wrong key at once."""
+def _validate(tree: Tree, source: str, origins: Mapping[str, str]) -> Settings:
+    """Settings from a tree of plain values. Raises ConfigError naming every wrong key at once, and what gave it."""
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors()]
+        lines = [_explain(item, origins) for item in error.errors()]
         raise ConfigError(
             f"{source}: " + "; ".join(lines),
             "keys and values of docs/configuration.md",
@@ -118,9 +121,21 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield dotted, value
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where plain YAML takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See :class:`yaml.SafeLoader`."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
 def _read_yaml(path: Path) -> Tree:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*.yaml")], n=1)
         hint = f"--config {path.parent / near[0]}" if near else "--config configs/toyworld.yaml"
@@ -148,7 +163,7 @@ def _assign(tree: Tree, origins: dict[str, str], dotted: str, text: str, origin:
     origins[dotted] = origin
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, origins: Mapping[str, str]) -> str:
     location = [str(part) for part in item["loc"]]
     if location[0] in UNION_SECTIONS and len(location) > 1:
         del location[1]  # the union's tag, which is no key of the file
@@ -156,10 +171,17 @@ def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         names = _names_in_section(location[:-1]) or _known_names(Settings)
         near = difflib.get_close_matches(location[-1], sorted(names), n=1)
-        return f"unknown key {key}" + (f" (did you mean {'.'.join([*location[:-1], near[0]])}?)" if near else "")
+        hint = f" (did you mean {'.'.join([*location[:-1], near[0]])}?)" if near else ""
+        return f"unknown key {key}{hint}{_given_by(key, origins)}"
     if item["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} = {item.get('input')!r}: {item['msg']}"
+    return f"{key} = {item.get('input')!r}: {item['msg']}{_given_by(key, origins)}"
+
+
+def _given_by(key: str, origins: Mapping[str, str]) -> str:
+    """Where a value came from, unless it is the file that the message names anyway."""
+    origin = origins.get(key, "")
+    return f", given by {origin}" if origin.startswith(("environment ", "--set ")) else ""
 
 
 def _names_in_section(sections: Sequence[str]) -> set[str]:

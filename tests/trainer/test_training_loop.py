@@ -225,6 +225,8 @@ def test_nothing_to_train_and_too_many_ranks(make_network: MakeNetwork, make_cli
     network = make_network().requires_grad_(False)
     with pytest.raises(ConfigError, match="no parameter"):
         train(FlowObjective(network), ClipSource(make_clips(), LAW), plan(tmp_path), Context())
+    with pytest.raises(ConfigError, match="bfloat16"):
+        train(FlowObjective(make_network().bfloat16()), ClipSource(make_clips(), LAW), plan(tmp_path), Context())
     with pytest.raises(ConfigError, match="5 processes"):
         train(FlowObjective(make_network()), ClipSource(make_clips(), LAW), plan(tmp_path), Context(rank=0, world=5))
 

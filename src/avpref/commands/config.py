@@ -33,7 +33,9 @@ def show(
 
 
 @app.command
-def validate(*, config: Config = DEFAULT_CONFIG, set_: Overrides = None, seed: Seed = None, json: AsJson = False) -> int:
+def validate(
+    *, config: Config = DEFAULT_CONFIG, set_: Overrides = None, seed: Seed = None, json: AsJson = False
+) -> int:
     """Check keys and values, that the scorers give the metrics asked for, and that the clip's shape can be sampled."""
     from avpref import config as configuration
 

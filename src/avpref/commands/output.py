@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from avpref.domain import SCHEMA_VERSION
 
-
 Row = TypeVar("Row")
 
 

@@ -16,7 +16,8 @@ from avpref.logs import say
 app = App(name="pairs", help="Select preference pairs, show them, compare runs and strategies.")
 
 Scores = Annotated[
-    Path | None, Parameter(name="--scores", help="file of scores (.csv, .parquet) instead of a run: long or wide columns")
+    Path | None,
+    Parameter(name="--scores", help="file of scores (.csv, .parquet) instead of a run: long or wide columns"),
 ]
 Strategy = Annotated[
     Literal["modality", "average", "strict"] | None, Parameter(name="--strategy", help="overrides pairs.strategy")
@@ -58,6 +59,8 @@ def select(
     if out is not None:
         write_table(out, selection.pairs)
         say(f"{out}: {selection.pairs.num_rows} pairs")
+    if not document["num_pairs"]:
+        say("no prompt gives a pair: sample more candidates, or relax pairs.strategy or pairs.min_margin")
     shown = {**document, "pairs": first(document["pairs"], limit)}
     print_json(shown) if json else _print_selection(shown)
     return selecting.exit_code(selection)

@@ -32,6 +32,7 @@ def retrain(
 
         document = estimate(settings)
         print_json(document) if json else print_table(document["stages"], ["name", "items", "unit", "bytes"])
+        say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
         return 0
     from avpref.flows import reporting
     from avpref.flows.retrain import retrain as flow

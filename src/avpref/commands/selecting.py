@@ -77,7 +77,9 @@ def snapshot(folder: RunFolder) -> Snapshot:
     con = training_tables(folder)
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
     settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings))
-    return Snapshot(sealed(folder, tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics))
+    return Snapshot(
+        sealed(folder, tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
+    )
 
 
 def board_of(folder: RunFolder) -> Leaderboard:

@@ -1,0 +1,198 @@
+"""Look at a run: SQL over its tables, its pairs, both clips of a pair, scores, margins, reward distributions.
+
+    marimo run notebooks/inspect_pairs.py -- --run-dir runs/RUN      (or AVPREF_RUN=runs/RUN; default: the newest under runs/)
+
+It reads the run folder and never writes to it. ``marimo edit`` instead of ``run`` shows the code.
+"""
+
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(width="medium", app_title="Pairs of a run")
+
+
+@app.cell
+def _():
+    import os
+    from pathlib import Path
+
+    import duckdb
+    import marimo as mo
+
+    from avpref.datasets.tables import TABLES
+    from avpref.datasets.views import connect_locked
+    from avpref.domain import METRICS, Dimension
+    from avpref.flows.panels import NAME, NORMALISED, RAW, margin_panels, origin_panels
+    from avpref.flows.plots import svg
+    from avpref.flows.run_folder import list_runs, open_root
+
+    return (
+        Dimension,
+        METRICS,
+        NAME,
+        NORMALISED,
+        Path,
+        RAW,
+        TABLES,
+        connect_locked,
+        duckdb,
+        list_runs,
+        margin_panels,
+        mo,
+        open_root,
+        origin_panels,
+        os,
+        svg,
+    )
+
+
+@app.cell
+def _(Path, list_runs, mo, os):
+    asked = mo.cli_args().get("run-dir") or os.environ.get("AVPREF_RUN", "")
+    runs = Path(asked).resolve().parent if asked else Path("runs").resolve()
+    known = list_runs(runs)
+    first = Path(asked).resolve().name if asked else next(iter(known), None)
+    mo.stop(
+        first not in known,
+        mo.callout(
+            mo.md(
+                f"There is no run `{first or ''}` in `{runs}`. Give one: `-- --run-dir RUNS/RUN`, or set `AVPREF_RUN`."
+            ),
+            kind="warn",
+        ),
+    )
+    picked = mo.ui.dropdown(known, value=first, label="Run")
+    mo.vstack([mo.md("# Pairs of a run"), picked])
+    return picked, runs
+
+
+@app.cell
+def _(TABLES, connect_locked, open_root, picked, runs):
+    folder = open_root(runs / picked.value)
+    tables = {table.name: folder.read(table) for table in TABLES if folder.has(table)}
+    connection = connect_locked(tables)
+    return connection, folder, tables
+
+
+@app.cell
+def _(mo, tables):
+    rows_of = {name: arrow.num_rows for name, arrow in tables.items()}
+    query = mo.ui.code_editor(
+        "SELECT origin, count(*) AS clips, avg(video) AS video, avg(audio) AS audio, avg(av) AS av\n"
+        "FROM rewards JOIN candidates USING (candidate_id)\n"
+        "GROUP BY origin ORDER BY origin",
+        language="sql",
+        debounce=True,
+    )
+    mo.vstack(
+        [
+            mo.md("## SQL"),
+            mo.md("Tables (rows): " + ", ".join(f"`{name}` ({rows})" for name, rows in rows_of.items())),
+            query,
+        ]
+    )
+    return (query,)
+
+
+@app.cell
+def _(connect_locked, duckdb, mo, query, tables):
+    def ask(text):
+        """The answer as a table, or DuckDB's complaint. Each question has its own connection, without files or network."""
+        try:
+            return mo.ui.table(connect_locked(tables).execute(text).df(), selection=None)
+        except duckdb.Error as error:
+            return mo.callout(str(error), kind="danger")
+
+    answer = ask(query.value)
+    answer
+    return
+
+
+@app.cell
+def _(Dimension, connection, mo):
+    margins = ", ".join(f"margin_{dimension}" for dimension in Dimension)
+    pairs = connection.execute(
+        f"SELECT pair_id, text AS prompt, {margins}, margin_total, chosen_origin, rejected_origin, strategy, prompt_id"
+        " FROM pairs JOIN prompts USING (prompt_id) ORDER BY margin_total DESC, pair_id"
+    ).df()
+    choice = mo.ui.table(
+        pairs,
+        selection="single",
+        initial_selection=[0] if len(pairs) else None,
+        page_size=8,
+        format_mapping={name: "{:+.3f}" for name in pairs.columns if name.startswith("margin_")},
+    )
+    mo.vstack([mo.md(f"## Pairs\n{len(pairs)} pairs, largest total margin first. Select one."), choice])
+    return choice, pairs
+
+
+@app.cell
+def _(choice, connection, mo):
+    mo.stop(choice.value.empty, mo.md("*Select a pair to see its clips.*"))
+    pair = (
+        connection.execute(
+            "SELECT pairs.*, text FROM pairs JOIN prompts USING (prompt_id) WHERE pair_id = ?",
+            [choice.value.pair_id.iloc[0]],
+        )
+        .df()
+        .iloc[0]
+    )
+    return (pair,)
+
+
+@app.cell
+def _(connection, folder, mo, pair):
+    def clip(side):
+        """A player of one side's clip, from its bytes."""
+        path, origin = connection.execute(
+            "SELECT path, origin FROM candidates WHERE candidate_id = ?", [pair[side]]
+        ).fetchone()
+        title = mo.md(f"**{side.capitalize()}** ({origin.replace('_', ' ')})")
+        return mo.vstack([title, mo.video((folder.root / path).read_bytes(), loop=True, width="100%", rounded=True)])
+
+    players = mo.hstack([clip("chosen"), clip("rejected")], widths="equal", gap=1.5)
+    mo.vstack([mo.md("### Both clips"), mo.plain_text(pair.text), players])
+    return (players,)
+
+
+@app.cell
+def _(Dimension, METRICS, NAME, mo, pair):
+    scores = [
+        {
+            "score": metric.name.replace("_", " "),
+            "unit": metric.unit,
+            "better": "higher" if metric.higher_is_better else "lower",
+            "dimension": NAME[metric.dimension],
+            "chosen": pair[f"chosen_{metric.name}"],
+            "rejected": pair[f"rejected_{metric.name}"],
+            "chosen, normalised": pair[f"chosen_{metric.name}_normalised"],
+            "rejected, normalised": pair[f"rejected_{metric.name}_normalised"],
+        }
+        for metric in METRICS
+    ]
+    stats = [
+        mo.stat(f"{pair[f'margin_{dimension}']:+.3f}", label=f"{NAME[dimension]} margin", bordered=True)
+        for dimension in Dimension
+    ]
+    shown = mo.ui.table(
+        scores,
+        selection=None,
+        pagination=False,
+        format_mapping={name: "{:.3f}" for name in scores[0] if name.startswith(("chosen", "rejected"))},
+    )
+    mo.vstack([mo.hstack(stats, widths="equal"), shown])
+    return (scores,)
+
+
+@app.cell
+def _(NORMALISED, RAW, connection, folder, margin_panels, mo, origin_panels, svg):
+    unit = NORMALISED if folder.settings.pairs.normalise else RAW
+    rewards = connection.execute("SELECT rewards.*, origin FROM rewards JOIN candidates USING (candidate_id)").df()
+    drawn = [*origin_panels(rewards, unit), *margin_panels(connection.execute("FROM pairs").df(), unit)]
+    cells = [mo.vstack([mo.md(f"**{panel.title}**"), mo.Html(str(svg(panel)))]) for panel in drawn]
+    mo.vstack([mo.md("## Distributions"), *(mo.hstack(cells[row : row + 3], widths="equal") for row in (0, 3))])
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,195 @@
+"""What holds for every command: exit codes, help, errors in three parts, one JSON document."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avpref import __version__, cli
+from avpref.commands import runs as runs_module
+from avpref.domain import SCHEMA_VERSION
+from avpref.errors import StorageError
+
+ROOT = Path(__file__).parents[2]
+NOUNS = {
+    "candidates": {"list", "show", "sample", "score"},
+    "config": {"show", "validate"},
+    "eval": {"run"},
+    "gate": {"check"},
+    "pairs": {"select", "show", "diff", "leaderboard"},
+    "prompts": {"import", "list"},
+    "runs": {"list", "show", "resume"},
+    "scores": {"list", "show", "export"},
+    "train": {"run"},
+}
+COMMANDS = [(noun, verb) for noun, verbs in NOUNS.items() for verb in sorted(verbs)] + [("retrain",), ("doctor",)]
+HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av", "yaml")
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "avpref.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_and_prints_json(call, command):
+    answer = call(*command, "--help")
+    assert answer.code == 0
+    assert "--json" in answer.out
+    assert answer.err == ""
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, avpref.cli\n"
+        "try: avpref.cli.main(['pairs', 'select', '--help'])\n"
+        "except SystemExit: pass\n"
+        f"sys.stderr.write(repr([name for name in {HEAVY!r} if name in sys.modules]))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stderr == "[]"
+
+
+def test_without_a_command_there_is_help(call):
+    answer = call()
+    assert answer.code == 0
+    assert all(noun in answer.out for noun in NOUNS)
+
+
+def test_version(call):
+    assert call("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["pair", "show"], "pairs"),
+        (["pairs", "sho"], "show"),
+        (["pairs", "show", "--limt", "3"], "--limit"),
+        (["runs", "lst"], "list"),
+    ],
+)
+def test_a_misspelt_command_line_is_a_usage_error_with_a_suggestion(call, given, meant):
+    answer = call(*given)
+    assert answer.code == 2
+    assert "Did you mean" in answer.err and meant in answer.err
+    assert "--help" in answer.err
+    assert answer.out == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["pairs", "show", "--limit", "0"],
+        ["pairs", "show", "--limit", "many"],
+        ["pairs", "select", "--strategy", "best"],
+        ["pairs", "diff", "a"],
+        ["runs", "list", "extra"],
+        ["scores", "export"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_values_are_usage_errors(call, given):
+    answer = call(*given)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("avpref: ")
+
+
+def raising(error: BaseException):
+    def work(path):
+        raise error
+
+    return work
+
+
+def test_an_interrupt_ends_with_130(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("avpref.commands.run_state.rows_of", raising(KeyboardInterrupt()))
+    answer = call("runs", "list", "--runs", tmp_path)
+    assert answer.code == 130
+    assert "interrupted" in answer.err
+
+
+def test_an_unexpected_error_ends_with_1_and_points_to_debug(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("avpref.commands.run_state.rows_of", raising(RuntimeError("broken")))
+    answer = call("runs", "list", "--runs", tmp_path)
+    assert answer.code == 1
+    assert "RuntimeError: broken" in answer.err and "--debug" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("avpref.commands.run_state.rows_of", raising(StorageError("full", "space", "df -h")))
+    answer = call("runs", "list", "--runs", tmp_path, "--debug")
+    assert answer.code == StorageError.exit_code
+    assert "Traceback" in answer.err
+    assert answer.err.endswith("full\nexpected: space\nfix: df -h\n")
+
+
+def test_errors_have_three_parts_and_leave_stdout_empty():
+    found = process("runs", "show", "--runs", "no-such-folder", "--json")
+    assert found.returncode == 4
+    assert found.stdout == ""
+    assert "expected:" in found.stderr and "fix:" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m avpref.cli config show --config configs/tiny.yaml --json | true"
+    found = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+READING = [
+    ["runs", "list"],
+    ["runs", "show"],
+    ["prompts", "list"],
+    ["candidates", "list"],
+    ["scores", "list"],
+    ["pairs", "show"],
+    ["pairs", "select"],
+    ["pairs", "leaderboard"],
+    ["gate", "check"],
+]
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_reading_commands_print_one_document(call, runs, command):
+    answer = call(*command, "--runs", runs, "--json")
+    assert answer.code in (0, 3)
+    assert answer.document["schema_version"] == SCHEMA_VERSION
+    assert "NaN" not in answer.out
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_reading_commands_print_a_table_for_people(call, runs, command):
+    answer = call(*command, "--runs", runs)
+    assert answer.code in (0, 3)
+    assert len(answer.out.splitlines()) > 1
+
+
+def test_documents_of_a_process_are_pure_json(runs):
+    found = process("runs", "list", "--runs", str(runs), "--json")
+    assert found.returncode == 0
+    (row,) = json.loads(found.stdout)["runs"]
+    assert row["state"] == "finished"
+
+
+def test_telemetry_is_off_unless_asked_for(call, monkeypatch):
+    monkeypatch.delenv("DO_NOT_TRACK", raising=False)
+    call("--version")
+    import os
+
+    assert os.environ["DO_NOT_TRACK"] == "1"
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_the_command_modules_are_registered():
+    assert runs_module.app.name == ("runs",)
+    for noun, verbs in NOUNS.items():
+        assert {name for name in cli.app[noun] if not name.startswith("-")} == verbs

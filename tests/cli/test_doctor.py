@@ -1,0 +1,189 @@
+"""doctor: each check on machines that are and are not as they should be."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from avpref import config
+from avpref.commands import checkup, prefect_checks
+from avpref.settings import RayExecutor
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers as ``answers`` say, 404 for everything else."""
+
+    answers: dict[str, object] = {}
+
+    def do_GET(self):
+        body = json.dumps(self.answers.get(self.path)).encode()
+        self.send_response(200 if self.path in self.answers else 404)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def serving(answers):
+    handler = type("Handler", (Server,), {"answers": answers})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def statuses(findings):
+    return {name: status for name, status, _, _ in findings}
+
+
+HEALTHY = {"/api/health": True, "/api/work_pools/filter": [], "/api/flow_runs/count": 0}
+
+
+def test_no_server_is_fine():
+    findings = statuses(prefect_checks.examine("", free_port()))
+    assert findings == {"prefect": "ok", "prefect port": "ok"}
+
+
+def test_a_healthy_server():
+    with serving(HEALTHY) as port:
+        findings = statuses(prefect_checks.examine(f"http://127.0.0.1:{port}/api"))
+    assert set(findings.values()) == {"ok"}
+
+
+def test_a_server_that_is_not_there():
+    url = f"http://127.0.0.1:{free_port()}/api"
+    ((_, status, found, fix), *_) = prefect_checks.examine(url)
+    assert status == "fail" and url in found and "prefect server start" in fix
+
+
+def test_pools_without_a_worker_and_late_runs():
+    pools = [{"name": "lonely", "status": "NOT_READY"}, {"name": "busy", "status": "READY"}]
+    with serving(HEALTHY | {"/api/work_pools/filter": pools, "/api/flow_runs/count": 3}) as port:
+        findings = {name: rest for name, *rest in prefect_checks.examine(f"http://127.0.0.1:{port}/api")}
+    status, found, fix = findings["prefect pools"]
+    assert (status, fix) == ("warn", "prefect worker start --pool lonely") and "busy" not in found
+    assert findings["prefect late runs"][0] == "warn" and "3" in findings["prefect late runs"][1]
+
+
+def test_a_server_that_answers_half_the_questions():
+    with serving({"/api/health": True}) as port:
+        findings = statuses(prefect_checks.examine(f"http://127.0.0.1:{port}/api"))
+    assert findings == {"prefect": "ok", "prefect pools": "warn", "prefect late runs": "warn", "prefect port": "ok"}
+
+
+def test_a_port_taken_by_something_else():
+    with serving({"/": "a web site"}) as port:
+        ((_, status, found, fix),) = list(prefect_checks.examine("", port))[1:]
+    assert status == "warn" and "something else" in found
+    assert f"--port {port + 1}" in fix
+
+
+def test_a_port_taken_by_something_that_does_not_speak_http():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        closer = threading.Thread(target=lambda: [listener.accept()[0].close() for _ in range(2)], daemon=True)
+        closer.start()
+        findings = statuses(prefect_checks.examine("", port))
+    assert findings["prefect port"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [((3, 11), "ok"), ((3, 12), "ok"), ((3, 10), "fail"), ((3, 13), "fail")]
+)
+def test_the_interpreter(version, status):
+    assert checkup.python(version).status == status
+
+
+def test_encoders_that_are_there_and_that_are_not():
+    assert checkup.encoders().status == "ok"
+    found = checkup.encoders(("libx264", "no-such-codec"))
+    assert found.status == "fail" and "no-such-codec" in found.found and found.fix
+
+
+def module(folder, name, text):
+    (folder / f"{name}.py").write_text(text)
+
+
+def test_unwanted_packages(tmp_path, monkeypatch):
+    module(tmp_path, "fine_extra", "")
+    module(tmp_path, "broken_extra", "raise OSError('libtorch.so: undefined symbol')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert checkup.unwanted("absent_extra").status == "ok"
+    assert checkup.unwanted("fine_extra").status == "warn"
+    broken = checkup.unwanted("broken_extra")
+    assert broken.status == "fail" and "undefined symbol" in broken.found
+    assert broken.fix == "python -m pip uninstall -y broken_extra"
+    sys.modules.pop("fine_extra")
+
+
+def test_a_torch_that_does_not_load(monkeypatch):
+    monkeypatch.setattr(checkup, "_import_problem", lambda name: f"{name}: no libcudart")
+    assert (checkup.torch().status, checkup.gpu(None).status, checkup.encoders().status) == ("fail", "ok", "fail")
+
+
+def test_a_gpu_that_is_asked_for_and_absent(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = config.load("configs/tiny.yaml").settings
+    assert checkup.gpu(settings).status == "ok"
+    asking = settings.model_copy(update={"executor": RayExecutor(num_gpus_per_actor=0.5)})
+    assert checkup.gpu(asking).status == "fail"
+
+
+def test_disk_space(tmp_path, monkeypatch):
+    settings = config.load("configs/tiny.yaml").settings
+    runs = tmp_path / "not" / "yet"
+    assert checkup.disk(settings, runs).status == "ok"
+    assert not runs.exists()
+    small = type("Usage", (), {"free": 1})
+    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: small)
+    found = checkup.disk(settings, runs)
+    assert found.status == "fail" and "--runs" in found.fix
+    assert checkup.shared_memory(tmp_path).status == "warn"
+    assert checkup.shared_memory(tmp_path / "none").status == "ok"
+
+
+def test_optional_packages():
+    assert checkup.optional("absent_package", "the notebook", "pip install it").fix == "pip install it"
+
+
+def test_the_whole_examination(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(prefect_checks, "examine", lambda url: [("prefect", "ok", "", "")])
+    answer = call("doctor", "--config", "configs/tiny.yaml", "--runs", tmp_path, "--json")
+    checks = {check["name"]: check for check in answer.document["checks"]}
+    assert {"python", "torch", "encoders", "disk", "shared memory", "ray", "gpu", "prefect", "marimo"} <= set(checks)
+    failing = [name for name, check in checks.items() if check["status"] == "fail"]
+    assert answer.code == (1 if failing else 0)
+    assert answer.document["is_ready"] is (not failing)
+    assert all(check["fix"] for check in checks.values() if check["status"] == "fail")
+
+
+def test_a_bad_configuration_is_a_finding(call, monkeypatch, tmp_path):
+    monkeypatch.setattr(prefect_checks, "examine", lambda url: [])
+    answer = call("doctor", "--config", "configs/none.yaml", "--runs", tmp_path)
+    assert answer.code == 1
+    assert "fail  configuration" in answer.out and "fix:" in answer.out

@@ -1,0 +1,158 @@
+"""Events that survive kills, and progress for people, for logs and for listeners."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from avpref import logs
+from avpref.errors import StorageError
+from avpref.logs import EventLog, Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def events(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_events_are_lines_with_time_name_and_fields(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "deep" / "events.jsonl")
+    log.write("started", run="ä", path=Path("x"))
+    log.write("finished", rows=3)
+    first, second = events(log.path)
+    assert (first["event"], first["run"], first["path"]) == ("started", "ä", "x")
+    assert (second["event"], second["rows"]) == ("finished", 3)
+    assert isinstance(first["time_s"], float)
+
+
+def test_the_torn_line_of_a_killed_writer_costs_that_line_alone(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("before")
+    process = os.fork()
+    if process == 0:
+        with open(log.path, "ab") as stream:
+            stream.write(b'{"event": "to')
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(process, 0)
+    log.write("after")
+    lines = log.path.read_text().splitlines()
+    assert [json.loads(lines[0])["event"], lines[1], json.loads(lines[2])["event"]] == [
+        "before",
+        '{"event": "to',
+        "after",
+    ]
+
+
+def test_many_processes_may_write_one_log(tmp_path: Path) -> None:
+    log, children = EventLog(tmp_path / "events.jsonl"), []
+    for writer in range(4):
+        process = os.fork()
+        if process == 0:
+            for number in range(50):
+                log.write("tick", writer=writer, number=number)
+            os._exit(0)
+        children.append(process)
+    assert [os.waitpid(process, 0)[1] for process in children] == [0] * 4
+    found = events(log.path)
+    for writer in range(4):
+        assert [each["number"] for each in found if each["writer"] == writer] == list(range(50))
+
+
+def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the run's folder should be")
+    with pytest.raises(StorageError, match=r"events\.jsonl"):
+        EventLog(tmp_path / "run" / "events.jsonl").write("started")
+
+
+def test_progress_off_a_terminal_is_a_line_per_tenth() -> None:
+    stream = io.StringIO()
+    with Progress("score", 200, unit="clips", stream=stream) as progress:
+        for _ in range(200):
+            progress.advance()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("score: 20/200 clips (10 %), ")
+    assert lines[-1].startswith("score: 200/200 clips (100 %), ") and lines[-1].endswith("done")
+
+
+def test_a_large_unit_that_crosses_many_tenths_is_one_line() -> None:
+    stream = io.StringIO()
+    with Progress("score", 100, stream=stream) as progress:
+        progress.advance(95)
+        progress.advance(1)
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["95/100"]
+
+
+def test_a_slow_stage_says_something_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(logs.time, "monotonic", lambda: float(next(clock)))
+    stream = io.StringIO()
+    with Progress("score", 1000, stream=stream) as progress:
+        for _ in range(20):
+            progress.advance()
+    assert len(stream.getvalue().splitlines()) > 2
+
+
+def test_what_an_earlier_execution_finished_does_not_enter_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    progress = Progress("score", 100, stream=io.StringIO())
+    progress.skip(50)
+    now[0] = 10.0
+    progress.advance(20)
+    assert progress.done == 70
+    assert progress.rate_hz == 2.0
+
+
+def test_listeners_hear_every_advance() -> None:
+    heard: list[tuple[str, int, int]] = []
+    progress = Progress(
+        "score", 4, stream=io.StringIO(), listener=lambda stage, done, total, rate: heard.append((stage, done, total))
+    )
+    for _ in range(4):
+        progress.advance()
+    assert heard == [("score", done, 4) for done in (1, 2, 3, 4)]
+
+
+def test_a_stage_with_nothing_to_do_is_silent() -> None:
+    stream = io.StringIO()
+    with Progress("score", 0, stream=stream) as progress:
+        progress.skip(0)
+    assert stream.getvalue() == ""
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    terminal = Terminal()
+    with Progress("score", 10, stream=terminal) as progress:
+        progress.advance(10)
+    assert "10/10" in terminal.getvalue() and "%)" not in terminal.getvalue()
+    monkeypatch.setenv("CI", "1")
+    log = Terminal()
+    with Progress("score", 10, stream=log) as progress:
+        progress.advance(10)
+    assert log.getvalue().startswith("score: 10/10")
+
+
+def test_colour_is_left_out_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    with Progress("score", 10, stream=terminal) as progress:
+        progress.advance(10)
+    assert "\x1b[3" not in terminal.getvalue()
+
+
+def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.say("hello")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
