@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -177,17 +177,19 @@ def _wins(axes: Axes, found: Mapping[Dimension, Comparison]) -> None:
 def _two(axes: Axes, baseline: Sample, compared: Sample, dimension: Dimension, unit: str) -> None:
     both = np.concatenate([baseline.values, compared.values])
     edges = _edges(both, min(len(each.values) or len(both) for each in (baseline, compared)))
-    for sample, look in (
-        (baseline, {"color": BASELINE, "histtype": "stepfilled", "alpha": 0.55}),
-        (compared, {"color": COLOUR[dimension], "histtype": "step", "linewidth": 1.8}),
-    ):
-        if len(sample.values):
-            weights = np.full(len(sample.values), 100 / len(sample.values))
-            axes.hist(sample.values, edges, weights=weights, label=sample.label, **look)
+    _shares(axes, baseline, edges, color=BASELINE, histtype="stepfilled", alpha=0.55)
+    _shares(axes, compared, edges, color=COLOUR[dimension], histtype="step", linewidth=1.8)
     if len(both):
         _legend(axes)
     axes.set_xlabel(f"reward ({unit})")
     axes.set_ylabel("clips (%)")
+
+
+def _shares(axes: Axes, sample: Sample, edges: list[float], **look: Any) -> None:
+    """A histogram whose bars add up to 100; nothing where the sample is empty."""
+    if len(sample.values):
+        weights = np.full(len(sample.values), 100 / len(sample.values))
+        axes.hist(sample.values, edges, weights=weights, label=sample.label, **look)
 
 
 def _margins(axes: Axes, values: np.ndarray, dimension: Dimension, unit: str) -> None:
@@ -200,11 +202,11 @@ def _margins(axes: Axes, values: np.ndarray, dimension: Dimension, unit: str) ->
     axes.set_ylabel("pairs")
 
 
-def _edges(values: np.ndarray, smallest: int) -> np.ndarray:
+def _edges(values: np.ndarray, smallest: int) -> list[float]:
     """Edges of bins over ``values``: as many as the smallest sample can fill."""
     if not len(values):
-        return np.linspace(0, 1, NUM_BINS + 1)
-    return np.histogram_bin_edges(values, min(NUM_BINS, max(MIN_BINS, smallest // 4)))
+        return [0.0, 1.0]
+    return np.histogram_bin_edges(values, min(NUM_BINS, max(MIN_BINS, smallest // 4))).tolist()
 
 
 def _legend(axes: Axes) -> None:
@@ -244,8 +246,10 @@ def _lines(axes: Axes, rows: pd.DataFrame, columns: Mapping[str, str], unit: str
         label = look if name.endswith(look) else None
         axes.plot(rows["step"], smooth, color=LINE[look], linestyle=DASHES[look], label=label)
     for level in levels:
-        look = (0, (4, 2)) if level.at else "-"
-        axes.axhline(level.at / 10.0**power, color=level.colour, linewidth=1, linestyle=look, label=level.name or None)
+        dashes = (0, (4, 2)) if level.at else "-"
+        axes.axhline(
+            level.at / 10.0**power, color=level.colour, linewidth=1, linestyle=dashes, label=level.name or None
+        )
     if axes.get_legend_handles_labels()[1]:
         _legend(axes)
     axes.set_xlabel("optimiser step")

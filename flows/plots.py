@@ -28,7 +28,7 @@ AXES_INCHES = {"left": 0.74, "right": 0.12, "bottom": 0.52, "top": 0.3}
 """Room around the axes of a panel; a fixed room draws twice as fast as one that is measured."""
 TITLE_INCHES = 0.26
 PNG_DPI = 150
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.labelsize": 8.5,

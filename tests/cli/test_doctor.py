@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -15,11 +17,14 @@ from avpref import config
 from avpref.commands import checkup, prefect_checks
 from avpref.settings import RayExecutor
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+TINY = str(CONFIGS / "tiny.yaml")
+
 
 class Server(http.server.BaseHTTPRequestHandler):
     """Answers as ``answers`` say, 404 for everything else."""
 
-    answers: dict[str, object] = {}
+    answers: ClassVar[dict[str, object]] = {}
 
     def do_GET(self):
         body = json.dumps(self.answers.get(self.path)).encode()
@@ -148,14 +153,14 @@ def test_a_torch_that_does_not_load(monkeypatch):
 def test_a_gpu_that_is_asked_for_and_absent(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    settings = config.load("configs/tiny.yaml").settings
+    settings = config.load(TINY).settings
     assert checkup.gpu(settings).status == "ok"
     asking = settings.model_copy(update={"executor": RayExecutor(num_gpus_per_actor=0.5)})
     assert checkup.gpu(asking).status == "fail"
 
 
 def test_disk_space(tmp_path, monkeypatch):
-    settings = config.load("configs/tiny.yaml").settings
+    settings = config.load(TINY).settings
     runs = tmp_path / "not" / "yet"
     assert checkup.disk(settings, runs).status == "ok"
     assert not runs.exists()
@@ -173,7 +178,7 @@ def test_optional_packages():
 
 def test_the_whole_examination(call, monkeypatch, tmp_path):
     monkeypatch.setattr(prefect_checks, "examine", lambda url: [("prefect", "ok", "", "")])
-    answer = call("doctor", "--config", "configs/tiny.yaml", "--runs", tmp_path, "--json")
+    answer = call("doctor", "--config", TINY, "--runs", tmp_path, "--json")
     checks = {check["name"]: check for check in answer.document["checks"]}
     assert {"python", "torch", "encoders", "disk", "shared memory", "ray", "gpu", "prefect", "marimo"} <= set(checks)
     failing = [name for name, check in checks.items() if check["status"] == "fail"]
@@ -184,6 +189,6 @@ def test_the_whole_examination(call, monkeypatch, tmp_path):
 
 def test_a_bad_configuration_is_a_finding(call, monkeypatch, tmp_path):
     monkeypatch.setattr(prefect_checks, "examine", lambda url: [])
-    answer = call("doctor", "--config", "configs/none.yaml", "--runs", tmp_path)
+    answer = call("doctor", "--config", str(CONFIGS / "none.yaml"), "--runs", tmp_path)
     assert answer.code == 1
     assert "fail  configuration" in answer.out and "fix:" in answer.out

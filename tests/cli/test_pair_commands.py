@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,9 @@ from avpref import config
 from avpref.datasets import tables
 from avpref.datasets.leaderboard import STRATEGIES
 from avpref.domain import METRICS
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TINY = str(CONFIGS / "tiny.yaml")
 
 MARGINS = {"video", "audio", "av", "total"}
 
@@ -193,4 +197,4 @@ def test_environment_does_not_change_a_runs_own_settings(call, runs, monkeypatch
     before = call("pairs", "select", "--runs", runs, "--json").document
     monkeypatch.setenv("AVPREF_PAIRS__STRATEGY", "average")
     assert call("pairs", "select", "--runs", runs, "--json").document == before
-    assert config.load("configs/tiny.yaml").settings.pairs.strategy == "average"
+    assert config.load(TINY).settings.pairs.strategy == "average"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from avpref.recording import encode_clip
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TINY = str(CONFIGS / "tiny.yaml")
 
 CLIP_S, FPS_HZ, SAMPLE_RATE_HZ = 2.0, 8.0, 16000
 
@@ -22,7 +26,7 @@ def recording(path, seconds: float, seed: int):
 
 @pytest.fixture
 def clips_config(tmp_path):
-    tree = yaml.safe_load(open("configs/tiny.yaml", encoding="utf-8"))
+    tree = yaml.safe_load(Path(TINY).read_text(encoding="utf-8"))
     tree["prompts"] = {"kind": "clips", "num_evaluation_clips": 3}
     path = tmp_path / "clips.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -111,7 +115,7 @@ def test_a_csv_without_the_columns_is_refused(import_, tmp_path):
 
 
 def test_a_configuration_of_something_else_is_a_usage_error(call, clips_csv, tmp_path):
-    answer = call("prompts", "import", clips_csv, "--config", "configs/tiny.yaml", "--runs", tmp_path / "runs")
+    answer = call("prompts", "import", clips_csv, "--config", TINY, "--runs", tmp_path / "runs")
     assert answer.code == 2
     assert "toyworld" in answer.err and "configs/clips.yaml" in answer.err
     assert not (tmp_path / "runs").exists()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from avpref.commands import run_state
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TINY = str(CONFIGS / "tiny.yaml")
 
 
 def test_list_says_what_each_run_is(call, own_runs, own_run):
@@ -160,7 +164,7 @@ def test_a_stage_before_its_input_is_missing_input(call, tmp_path):
     from avpref import config
     from avpref.flows.run_folder import create
 
-    create(tmp_path, config.load("configs/tiny.yaml").settings)
+    create(tmp_path, config.load(TINY).settings)
     for command in STAGE_COMMANDS:
         answer = call(*command, "--runs", tmp_path)
         assert answer.code == 4
@@ -175,7 +179,7 @@ def test_a_run_in_use_is_left_alone(call, own_runs, own_run):
 
 
 def test_retrain_dry_run_counts_and_touches_nothing(call, tmp_path):
-    answer = call("retrain", "--config", "configs/tiny.yaml", "--runs", tmp_path / "runs", "--dry-run", "--json")
+    answer = call("retrain", "--config", TINY, "--runs", tmp_path / "runs", "--dry-run", "--json")
     assert answer.code == 0
     assert {stage["name"] for stage in answer.document["stages"]} >= {"prompts", "sft", "generate", "train", "evaluate"}
     assert not (tmp_path / "runs").exists()
