@@ -85,7 +85,7 @@ def _mark(is_good: bool) -> str:
 def _rule(rule: RuleOutcome) -> tuple[Content, ...]:
     is_error = rule.rule == "displacement"
     name = f"{RULES.get(rule.rule, rule.rule)}{f' ({rule.dimension})' if is_error else ''}"
-    unit, digits = ("", 5) if is_error else (" sd", 3)
+    unit, digits = ("", 5) if is_error else ("\N{NO-BREAK SPACE}sd", 3)
     sign = "below" if is_error else "at least" if rule.rule == "audio_gain" else "above"
     result = element(
         "span", f"{_mark(rule.passed)} {'passed' if rule.passed else 'refused'}", class_=_tone(rule.passed)

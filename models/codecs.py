@@ -1,7 +1,8 @@
 """Clips ↔ latents. The identity codec keeps pixels and sound levels themselves as latents: it has no weights.
 
 Video latents are area-averaged pixels scaled to [-1, 1]; audio latents are band levels (:mod:`avpref.bands`) scaled so
-that -80 dB is -1 and full scale is 1. Decoding is smooth between cells, yet averages back to the latents.
+that -80 dB is -1 and full scale is 1. Both are then centred and divided by constants of the configuration, as Wan's VAE does
+per channel: flow matching wants latents whose spread is near that of the noise. Decoding is smooth between cells, yet averages back to the latents.
 """
 
 from __future__ import annotations
@@ -80,13 +81,17 @@ class IdentityCodec:
         cells = _resample(pixels, *self._shrink).transpose(0, 4, 1, 2, 3) / 127.5 - 1.0
         levels = analyse(np.stack([clip.audio for clip in clips if clip.audio is not None]), self._layout)
         scaled = 1.0 - levels[:, None] * (2.0 / FLOOR_DB)
-        return Latents(torch.from_numpy(np.ascontiguousarray(cells)), torch.from_numpy(np.ascontiguousarray(scaled)))
+        config = self.config
+        video, audio = (cells - config.video_mean) / config.video_std, (scaled - config.audio_mean) / config.audio_std
+        return Latents(*(torch.from_numpy(np.ascontiguousarray(each, np.float32)) for each in (video, audio)))
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`Codec`. Values beyond black, white, silence and full scale end there: media hold no more."""
         assert latents.video is not None and latents.audio is not None
-        cells = latents.video.detach().float().cpu().numpy().transpose(0, 2, 3, 4, 1)
-        levels = (1.0 - latents.audio.detach().float().cpu().numpy()[:, 0]) * (FLOOR_DB / 2.0)
+        config = self.config
+        cells = latents.video.detach().float().cpu().numpy().transpose(0, 2, 3, 4, 1) * config.video_std + config.video_mean
+        scaled = latents.audio.detach().float().cpu().numpy()[:, 0] * config.audio_std + config.audio_mean
+        levels = (1.0 - scaled) * (FLOOR_DB / 2.0)
         audio = synthesise(np.clip(levels, FLOOR_DB, 0.0), self._layout)
         return list(zip(self._pixels(np.clip(cells, -1.0, 1.0)), audio, strict=True))
 

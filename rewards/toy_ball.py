@@ -19,6 +19,8 @@ STEP = 3
 SUBSAMPLES = 8
 COVERED = 0.02
 """Share of a cell above which the ball covers it."""
+NUM_INSTANTS = 144
+"""Tried times of the first impact."""
 PATH_ERROR = 0.015
 """Positions are not trusted beyond this."""
 OFFSET_ERROR = 0.03
@@ -160,7 +162,7 @@ def _falls(num_frames: int, fps_hz: float) -> _Falls:
     times = np.arange(num_frames) / fps_hz
     duration_s = num_frames / fps_hz
     grid = np.meshgrid(
-        np.arange(0.2, duration_s - 0.02, 0.0125), np.arange(0.35, 1.25, 0.06), np.arange(0.5, 0.9, 0.07), indexing="ij"
+        np.linspace(0.2, duration_s - 0.02, NUM_INSTANTS), np.arange(0.35, 1.25, 0.06), np.arange(0.5, 0.9, 0.07), indexing="ij"
     )
     impact, fall, restitution = (axis.ravel() for axis in grid)
     is_possible = impact - fall > -0.1

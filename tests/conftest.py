@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,3 +52,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = create(tmp_path_factory.mktemp("tiny"), config.load(HERE.parent / "configs" / "tiny.yaml").settings)
     run_loop(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[int]:
+    """One local Ray for all tests that need it; gives the number of its processors. Pools and loops join it."""
+    from avpref import cluster
+    from avpref.settings import RayExecutor
+
+    with cluster.ray_session():
+        cluster.join_ray(RayExecutor(num_actors=3))
+        yield 3

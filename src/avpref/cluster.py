@@ -235,7 +235,7 @@ def open_pool(settings: InProcessExecutor | RayExecutor, spec: WorkerSpec) -> It
         case InProcessExecutor():
             yield InProcessPool(spec)
         case RayExecutor():
-            _join_ray(settings)
+            join_ray(settings)
             pool = RayPool(spec, settings)
             try:
                 yield pool
@@ -245,7 +245,7 @@ def open_pool(settings: InProcessExecutor | RayExecutor, spec: WorkerSpec) -> It
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """Shut Ray down at the end of the block if anything in it started Ray."""
+    """Shut Ray down at the end of the block if it was started inside."""
     ray = sys.modules.get("ray")
     was_running = ray is not None and ray.is_initialized()
     try:
@@ -256,7 +256,8 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
 
 
-def _join_ray(settings: RayExecutor) -> None:
+def join_ray(settings: RayExecutor) -> None:
+    """Use the Ray that this process already has, or join the configured cluster, or start one on this machine."""
     import ray
 
     if ray.is_initialized():

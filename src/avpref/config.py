@@ -108,7 +108,11 @@ def identity_hash(settings: Settings) -> str:
 
 def to_yaml(settings: Settings) -> str:
     """The resolved configuration as a whole file that :func:`load` reads back to equal settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    tree = settings.model_dump(mode="json")
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    if "\x85" in text:  # the one character that the writer leaves as it is and the reader takes for a line's end
+        return yaml.safe_dump(tree, sort_keys=False)
+    return text
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

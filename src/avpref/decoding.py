@@ -38,6 +38,7 @@ class FramePicker:
         self.slack_s = step_s
         self.picked: list[np.ndarray] = []
         self.end_s = 0.0
+        self.has_run_out = False
         self._wanted_s, self._size = wanted_s, size
         self._reformatter = VideoReformatter()
         self._held: av.VideoFrame | None = None
@@ -57,7 +58,8 @@ class FramePicker:
         self.end_s = time_s + length_s
 
     def finish(self) -> None:
-        """No more frames: the last one serves what is left."""
+        """No more frames: the last one serves what is left, and ``has_run_out`` says whether anything was."""
+        self.has_run_out = not self.is_done
         if self._held is not None:
             self._pick_until(float("inf"))
 
@@ -99,6 +101,7 @@ class SoundPlacer:
         self.samples = np.zeros(round(duration_s * sample_rate_hz), np.float32)
         self.end_s = 0.0
         self.is_done = False
+        self.has_run_out = False
         self._start_s, self._window_end_s = start_s, start_s + duration_s
         self._resampler: AudioResampler | None = None
         self._format: tuple[str, str, int] | None = None
@@ -112,7 +115,7 @@ class SoundPlacer:
             return
         found = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._resampler is None or found != self._format or abs(time_s - self.end_s) > RESYNC_S:
-            self.finish()
+            self._flush()
             self._resampler, self._format = AudioResampler(format="fltp", rate=self.sample_rate_hz), found
             self._cursor = round((time_s - self._start_s) * self.sample_rate_hz)
             self.end_s = time_s
@@ -121,7 +124,11 @@ class SoundPlacer:
         self._place(self._resampler.resample(frame))
 
     def finish(self) -> None:
-        """No more frames in this stretch: flush what the resampler holds back."""
+        """No more frames; ``has_run_out`` says whether the window reaches further than they did."""
+        self.has_run_out = not self.is_done
+        self._flush()
+
+    def _flush(self) -> None:
         if self._resampler is not None:
             self._place(self._resampler.resample(None))
 

@@ -205,22 +205,22 @@ def _require_inside(container: InputContainer, whole_s: float, start_s: float, w
 
 
 def _require_end(container: InputContainer, taker: FramePicker | SoundPlacer, end_s: float) -> None:
-    """Refuse a stream that ends before both the window and its own declared end, less one frame."""
+    """Refuse a stream that ran out before both the window's end and its own declared end, less one frame."""
     declared_s = _declared_end_s(container, taker.stream)
-    has_nothing = isinstance(taker, FramePicker) and not taker.is_done
+    has_nothing = isinstance(taker, FramePicker) and not taker.picked
     needed_s = end_s if declared_s is None else min(end_s, declared_s)
-    is_short = declared_s is not None and not taker.is_done and taker.end_s < needed_s - taker.slack_s - FRAME_SLACK_S
-    if has_nothing or is_short:
+    is_short = declared_s is not None and taker.end_s < needed_s - taker.slack_s - FRAME_SLACK_S
+    if has_nothing or (taker.has_run_out and is_short):
         raise _ends_early(container.name, f"{taker.stream.type} until {taker.end_s:.3f} s", f"{needed_s:.3f} s")
 
 
 def _require_container_end(container: InputContainer, takers: list[FramePicker | SoundPlacer], end_s: float) -> None:
     """Refuse a file of which no stream reaches the container's end; for containers that keep no length per stream."""
-    if container.duration is None or not takers:
+    whole_s = _container_end_s(container)
+    if whole_s is None or not all(taker.has_run_out for taker in takers):
         return
-    needed_s = min(end_s, container.duration / av.time_base)
-    reached_s = max(taker.end_s for taker in takers)
-    if reached_s < needed_s - END_SLACK_S and not all(taker.is_done for taker in takers):
+    reached_s, needed_s = max(taker.end_s for taker in takers), min(end_s, whole_s)
+    if reached_s < needed_s - END_SLACK_S:
         raise _ends_early(container.name, f"media until {reached_s:.3f} s", f"{needed_s:.3f} s")
 
 
@@ -316,17 +316,24 @@ def _declared_end_s(container: InputContainer, stream: VideoStream | AudioStream
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin_s(container)
 
 
+def _container_end_s(container: InputContainer) -> float | None:
+    """Where the container says that it ends; Matroska and Flash count from zero, others from their first timestamp."""
+    if container.duration is None:
+        return None
+    counts_from_zero = any(name in container.format.name for name in ("matroska", "flv"))
+    return container.duration / av.time_base - (_origin_s(container) if counts_from_zero else 0.0)
+
+
 def _end_s(container: InputContainer, stream: VideoStream | AudioStream) -> float:
     declared_s = _declared_end_s(container, stream)
-    if declared_s is not None:
-        return declared_s
-    if container.duration is None:
+    end_s = declared_s if declared_s is not None else _container_end_s(container)
+    if end_s is None:
         raise MediaError(
             found=f"{container.name}: no duration in its header",
             expected="a container that keeps one, such as mp4",
             fix="remux it: ffmpeg -i FILE -c copy fixed.mp4",
         )
-    return container.duration / av.time_base
+    return end_s
 
 
 def _recording_s(container: InputContainer, video: VideoStream | None, audio: AudioStream | None) -> float:

@@ -105,6 +105,10 @@ class IdentityCodec(Section):
     video_scale: int = Field(default=8, gt=0, description="pixels per latent cell, each way")
     audio_bands: int = Field(default=8, gt=0)
     audio_rate_hz: float = Field(default=16.0, gt=0)
+    video_mean: float = Field(default=0.0, description="of pixels in [-1, 1]; latents are (pixel - mean) / std")
+    video_std: float = Field(default=1.0, gt=0)
+    audio_mean: float = Field(default=0.0, description="of levels in [-1, 1]; latents are (level - mean) / std")
+    audio_std: float = Field(default=1.0, gt=0)
 
 
 class OptimiserSettings(Section):

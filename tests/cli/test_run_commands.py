@@ -54,14 +54,25 @@ def test_looking_does_not_end_the_owners_lock(own_run):
         os.close(handle)
 
 
-def test_a_damaged_run_is_listed_with_the_reason(call, own_runs):
+@pytest.mark.parametrize(
+    ("run_file", "config_file", "reason"),
+    [
+        ('{"schema_version": 99}', None, "99"),
+        ('{"schema_version": 1}', None, "config.yaml"),
+        ("no JSON", None, "run.json"),
+    ]
+    + [('{"schema_version": 1}', "clip: 3", "clip")],
+)
+def test_a_damaged_run_is_listed_with_the_reason(call, own_runs, run_file, config_file, reason):
     broken = own_runs / "broken"
     broken.mkdir()
-    (broken / "run.json").write_text('{"schema_version": 99}')
-    rows = call("runs", "list", "--runs", own_runs, "--json").document["runs"]
-    assert len(rows) == 2
-    (row,) = [row for row in rows if row["run_id"] == "broken"]
-    assert row["state"].startswith("unreadable") and "99" in row["state"]
+    (broken / "run.json").write_text(run_file)
+    if config_file:
+        (broken / "config.yaml").write_text(config_file)
+    answer = call("runs", "list", "--runs", own_runs, "--json")
+    assert (answer.code, len(answer.document["runs"])) == (0, 2)
+    (row,) = [row for row in answer.document["runs"] if row["run_id"] == "broken"]
+    assert row["state"].startswith("unreadable") and reason in row["state"]
 
 
 def test_an_empty_folder_has_no_runs_and_says_how_to_make_one(call, tmp_path):

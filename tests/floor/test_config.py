@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from avpref import config
@@ -195,6 +195,7 @@ def test_a_default_that_is_written_out_is_the_same_configuration() -> None:
 
 
 @settings(max_examples=12)
+@example(seed=0, name="a", text="next\x85line", rate=1e-5)
 @given(
     seed=st.integers(0, 2**63 - 1),
     name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,11 +126,10 @@ def _print_selection(document: dict[str, Any]) -> None:
         print_table(document["excluded"], ["candidate_id", "prompt_id", "metric", "reason", "detail"])
 
 
-def _print_pairs(documents: list[dict[str, Any]]) -> None:
-    rows = [
-        {**document, **{f"margin_{name}": value for name, value in document["margins"].items()}}
-        for document in documents
-    ]
+def _print_pairs(documents: Sequence[dict[str, Any]]) -> None:
+    from avpref.commands.run_rows import flat
+
+    rows = [flat(document) for document in documents]
     print_table(rows, [*PAIR_COLUMNS, *MARGIN_COLUMNS, "prompt"])
 
 

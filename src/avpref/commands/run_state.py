@@ -14,7 +14,7 @@ import pyarrow as pa
 from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
-from avpref.errors import InputError
+from avpref.errors import AvprefError, InputError
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
@@ -113,8 +113,9 @@ def row_of(runs: Path, run_id: str) -> dict[str, Any]:
             "pairs": folder.num_rows(tables.PAIRS) if folder.has(tables.PAIRS) else None,
             "verdict": verdict(folder),
         }
-    except InputError as error:
-        return {"run_id": run_id, "seed": None, "state": f"{UNREADABLE}: {error.found}", "pairs": None, "verdict": None}
+    except (AvprefError, OSError) as error:
+        reason = error.found if isinstance(error, AvprefError) else str(error)
+        return {"run_id": run_id, "seed": None, "state": f"{UNREADABLE}: {reason}", "pairs": None, "verdict": None}
 
 
 def rows_of(runs: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ optional. An empty cell is a missing score; its candidate is left out of all pai
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,15 @@ SIZES = ("height_px", "width_px", "num_frames", "duration_s")
 OPTIONAL = ("origin", "index", *SIZES)
 EMPTY = pa.array(["", "na", "n/a", "null", "none"])
 MS_PER_S = 1000
+
+Constants = Mapping[str, str | int | float]
+
+NEUTRAL: Constants = {
+    **{"origin": str(Origin.GENERATED), "index": 0, "height_px": 1, "width_px": 1, "num_frames": 1, "duration_s": 0.0},
+    **{"seed": 0, "fps_hz": 0.0, "sample_rate_hz": 0},
+    **dict.fromkeys(("checkpoint_hash", "sampler_hash", "path", "sha256"), ""),
+}
+"""What candidates of a file get for what the file does not say."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ def read_scores(path: Path, metrics: Sequence[Metric], settings: PairSettings) -
     numbers = _long_numbers(path, table) if is_long else _wide_numbers(path, table, metrics)
     known = {*IDS, *OPTIONAL, *(LONG if is_long else METRIC_BY_NAME)}
     unused = tuple(name for name in table.column_names if name not in known)
-    return ScoreFile(_candidates(path, table, settings, is_long), _scores(path, numbers), unused)
+    return ScoreFile(_candidates(path, table, settings), _scores(path, numbers), unused)
 
 
 def _require(path: Path, table: pa.Table, names: Sequence[str]) -> None:
@@ -166,7 +175,7 @@ def _refuse_doubled(path: Path, keys: pa.ChunkedArray, what: str) -> None:
 
 
 def _scores(path: Path, numbers: pa.Table) -> pa.Table:
-    rest = {
+    rest: Constants = {
         "status": str(ScoreStatus.OK),
         "reason": "",
         "scorer": "file",
@@ -177,28 +186,29 @@ def _scores(path: Path, numbers: pa.Table) -> pa.Table:
     return conform(SCORES, _filled(numbers, rest))
 
 
-def _candidates(path: Path, table: pa.Table, settings: PairSettings, is_long: bool) -> pa.Table:
+def _candidates(path: Path, table: pa.Table, settings: PairSettings) -> pa.Table:
     """One row per candidate. What a file does not say, and no rule looks at, gets a neutral value."""
     _require_sizes(path, table, settings)
-    given = table.select([name for name in (*IDS, *OPTIONAL) if name in table.column_names])
+    given = _checked(path, table.select([name for name in (*IDS, *OPTIONAL) if name in table.column_names]))
+    distinct = given.group_by(given.column_names, use_threads=False).aggregate([])
+    _refuse_doubled(path, distinct["candidate_id"], "candidates whose rows disagree")
+    if "num_frames" not in distinct.column_names and "duration_s" in distinct.column_names:
+        # Only the ratio of two lengths is looked at, so milliseconds stand for frames.
+        frames = pc.round(pc.multiply(distinct["duration_s"], MS_PER_S)).cast(pa.int64())
+        distinct = distinct.append_column("num_frames", frames)
+    return conform(CANDIDATES, _filled(distinct, NEUTRAL))
+
+
+def _checked(path: Path, given: pa.Table) -> pa.Table:
+    """The optional columns as numbers. Raises TableError for an origin, index or size that cannot be."""
     for name in given.column_names:
         if name in SIZES:
             given = _with(given, name, _sizes(path, given, name))
-    if "origin" in given.column_names:
-        _check_origins(path, given)
-    if "index" in given.column_names:
-        given = _with(given, "index", _whole(path, given, "index"))
-    if is_long:
-        given = given.group_by(given.column_names, use_threads=False).aggregate([])
-        _refuse_doubled(path, given["candidate_id"], "candidates whose rows disagree")
-    if "num_frames" not in given.column_names and "duration_s" in given.column_names:
-        # Only the ratio of two lengths is looked at, so milliseconds stand for frames.
-        frames = pc.round(pc.multiply(given["duration_s"], MS_PER_S)).cast(pa.int64())
-        given = given.append_column("num_frames", frames)
-    texts = dict.fromkeys(("checkpoint_hash", "sampler_hash", "path", "sha256"), "")
-    neutral = {"origin": str(Origin.GENERATED), "index": 0, "height_px": 1, "width_px": 1, "num_frames": 1}
-    rest = {"seed": 0, "fps_hz": 0.0, "sample_rate_hz": 0, "duration_s": 0.0}
-    return conform(CANDIDATES, _filled(given, texts | neutral | rest))
+        elif name == "index":
+            given = _with(given, name, _whole(path, given, name))
+        elif name == "origin":
+            _check_origins(path, given)
+    return given
 
 
 def _require_sizes(path: Path, table: pa.Table, settings: PairSettings) -> None:
@@ -243,7 +253,7 @@ def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, column)
 
 
-def _filled(table: pa.Table, values: dict[str, str | int | float]) -> pa.Table:
+def _filled(table: pa.Table, values: Constants) -> pa.Table:
     """``table`` with a constant column for every one of ``values`` that it lacks."""
     for name, value in values.items():
         if name not in table.column_names:
