@@ -28,8 +28,7 @@ import pyarrow as pa
 from avpref.datasets import tables
 from avpref.datasets.compare import Inputs, Snapshot, diff
 from avpref.datasets.leaderboard import STRATEGIES, leaderboard
-from avpref.datasets.normalise import measure
-from avpref.datasets.pairing import Selection, select_pairs
+from avpref.datasets.pairing import Selection, measure_and_select, select_pairs
 from avpref.datasets.views import Limits, connect
 from avpref.domain import METRICS, Dimension
 from avpref.identity import derive_seed
@@ -98,8 +97,7 @@ def write(folder: Path, num_prompts: int, step: int) -> Files:
 
 def select(files: Files, limits: Limits | None = None) -> Selection:
     """Ours, from files to pairs, rewards and reasons."""
-    con = connect(files, limits)
-    return select_pairs(con, PairSettings(), METRICS, measure(con, "all"))
+    return measure_and_select(connect(files, limits), PairSettings(), METRICS, "all")
 
 
 def standings(files: Files) -> pd.DataFrame:

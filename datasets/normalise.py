@@ -90,8 +90,13 @@ def measure(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[M
     :func:`avpref.datasets.board.board`, and TableError where a statistic overflows.
     """
     with board(con, metrics):
-        counts = usable_counts(con)
-        return Norm(population, tuple(_measure_one(con, metric.name) for metric in metrics if counts[metric.name]))
+        return measure_board(con, population, metrics)
+
+
+def measure_board(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[Metric]) -> Norm:
+    """As :func:`measure`, of a board that is open already; call inside :func:`avpref.datasets.board.board`."""
+    counts = usable_counts(con)
+    return Norm(population, tuple(_measure_one(con, metric.name) for metric in metrics if counts[metric.name]))
 
 
 def _measure_one(con: duckdb.DuckDBPyConnection, name: str) -> MetricNorm:

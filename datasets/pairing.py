@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 
 from avpref.datasets.board import board
-from avpref.datasets.normalise import Norm
+from avpref.datasets.normalise import Norm, measure_board
 from avpref.datasets.standings import applied_norm_id, read_rewards, stand, strategy_label
 from avpref.datasets.tables import EXCLUDED, PAIRS, SKIPPED, conform
 from avpref.datasets.views import sql
@@ -79,16 +79,28 @@ def select_pairs(
     :func:`avpref.datasets.board.board` and :func:`avpref.datasets.standings.stand`.
     """
     with board(con, metrics):
-        stand(con, settings, metrics, norm)
-        rank(con, settings)
-        return Selection(
-            pairs=_read_pairs(con, settings, norm),
-            skipped=_read_skipped(con, settings, metrics),
-            excluded=_read_excluded(con, metrics),
-            rewards=read_rewards(con, settings, norm),
-            norm=norm,
-            warnings=_warnings(settings, metrics, norm),
-        )
+        return _select(con, settings, metrics, norm)
+
+
+def measure_and_select(
+    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], population: str
+) -> Selection:
+    """:func:`avpref.datasets.normalise.measure` and then :func:`select_pairs`, gathering the scores once."""
+    with board(con, metrics):
+        return _select(con, settings, metrics, measure_board(con, population, metrics))
+
+
+def _select(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> Selection:
+    stand(con, settings, metrics, norm)
+    rank(con, settings)
+    return Selection(
+        pairs=_read_pairs(con, settings, norm),
+        skipped=_read_skipped(con, settings, metrics),
+        excluded=_read_excluded(con, metrics),
+        rewards=read_rewards(con, settings, norm),
+        norm=norm,
+        warnings=_warnings(settings, metrics, norm),
+    )
 
 
 def rank(con: duckdb.DuckDBPyConnection, settings: PairSettings) -> None:

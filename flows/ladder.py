@@ -81,15 +81,14 @@ class Ladder:
                 waiting.extend(again)
 
     def _settle(self, work: _Work, outcome: Outcome) -> list[_Work]:
-        if outcome.receipt is not None:
-            self.has_succeeded |= outcome.receipt.rows > 0
-            if outcome.receipt.quarantined:
-                self._count_lost(work.unit)
-            self._finish(work)
-            return []
-        if outcome.failure is None:
-            return [work]  # innocent: shared an actor with the unit that killed it
-        return self._climb(work, outcome.failure)
+        """What is to be run again. What is committed is done, even if the actor died before its receipt was on the way."""
+        if outcome.receipt is None and not self.files.exists(work.unit):
+            if outcome.failure is None:
+                return [work]  # innocent: it shared an actor with the unit that killed it
+            return self._climb(work, outcome.failure)
+        self.has_succeeded |= self._count_lost(work.unit) < len(work.unit.items)
+        self._finish(work)
+        return []
 
     def _finish(self, work: _Work) -> None:
         split = work.split
@@ -135,12 +134,13 @@ class Ladder:
         self._count_lost(unit)
         self._finish(work)
 
-    def _count_lost(self, unit: Unit) -> None:
+    def _count_lost(self, unit: Unit) -> int:
         rows = self.files.quarantined([unit])
         for row in rows:
             self.events.write("quarantined", **asdict(row))
         self.quarantined += rows
         self._check_circuit()
+        return len(rows)
 
     def _check_circuit(self) -> None:
         if len(self.quarantined) > self.max_quarantined:

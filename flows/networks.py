@@ -25,10 +25,10 @@ class NetworkFiles:
 
 def load_for_sampling(files: NetworkFiles, settings: Settings) -> JavisDiT:
     """The network in evaluation mode, the adapter folded into its weights. Raises InputError as the loaders do."""
-    from avpref.trainer.adapter_files import fold_adapter
-
     network = load_network(files.checkpoint, NetworkConfig.from_settings(settings.network), ModelType.T2AV)
     if files.adapter is not None:
+        from avpref.trainer.adapter_files import fold_adapter  # PEFT takes seconds to import
+
         fold_adapter(network, files.adapter)
     return network.eval()
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avpref.rewards.protocol import ScorableClip, Scorer
-
 from avpref.cluster import Receipt, Unit
 from avpref.datasets.rows import QuarantineRow, ScoreRow, score_row
 from avpref.domain import METRICS, Candidate, Metric
@@ -18,6 +16,7 @@ from avpref.flows.worlds import clip_shape
 from avpref.geometry import ClipShape
 from avpref.identity import bytes_sha256
 from avpref.media import read_clip
+from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.settings import Settings
 
 
@@ -77,8 +76,10 @@ class ScoreSpec:
 
     def build(self) -> ScoreWorker:
         """Load the scorers."""
-        names = frozenset(metric.name for metric in metrics_of(self.settings))
-        return ScoreWorker(self.root, self.files, open_scorers(self.settings), names, clip_shape(self.settings))
+        scorers = open_scorers(self.settings)
+        given = [metric.name for scorer in scorers for metric in scorer.metrics]
+        kept = frozenset(self.settings.scoring.metrics or given)
+        return ScoreWorker(self.root, self.files, scorers, kept, clip_shape(self.settings))
 
 
 @dataclass(frozen=True)

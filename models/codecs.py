@@ -1,8 +1,9 @@
 """Clips ↔ latents. The identity codec keeps pixels and sound levels themselves as latents: it has no weights.
 
 Video latents are area-averaged pixels scaled to [-1, 1]; audio latents are band levels (:mod:`avpref.bands`) scaled so
-that -80 dB is -1 and full scale is 1. Both are then centred and divided by constants of the configuration, as Wan's VAE does
-per channel: flow matching wants latents whose spread is near that of the noise. Decoding is smooth between cells, yet averages back to the latents.
+that -80 dB is -1 and full scale is 1. Both are then centred and divided by constants of the configuration, as Wan's VAE
+does per channel: flow matching wants latents whose spread is near that of the noise. Decoding is smooth between cells,
+yet averages back to the latents; what black and white cut off is put back once, evenly over the cell.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from avpref.media import DecodedClip
 from avpref.models.flow import Latents, LatentShapes
 
 VERSION = 1
-CORRECTIONS = 1
-"""Rounds that put back what clipping at black and white took from a cell's average."""
 
 
 class Codec(Protocol):
@@ -89,19 +88,23 @@ class IdentityCodec:
         """See :class:`Codec`. Values beyond black, white, silence and full scale end there: media hold no more."""
         assert latents.video is not None and latents.audio is not None
         config = self.config
-        cells = latents.video.detach().float().cpu().numpy().transpose(0, 2, 3, 4, 1) * config.video_std + config.video_mean
+        cells = (
+            latents.video.detach().float().cpu().numpy().transpose(0, 2, 3, 4, 1) * config.video_std + config.video_mean
+        )
         scaled = latents.audio.detach().float().cpu().numpy()[:, 0] * config.audio_std + config.audio_mean
         levels = (1.0 - scaled) * (FLOOR_DB / 2.0)
         audio = synthesise(np.clip(levels, FLOOR_DB, 0.0), self._layout)
-        return list(zip(self._pixels(np.clip(cells, -1.0, 1.0)), audio, strict=True))
+        return [(self._pixels(clip), sound) for clip, sound in zip(np.clip(cells, -1.0, 1.0), audio, strict=True)]
 
     def _pixels(self, cells: NDArray[np.float32]) -> NDArray[np.uint8]:
-        pixels = np.clip(_resample(cells, *self._grow), -1.0, 1.0)
-        scale = self.config.video_scale
-        for _ in range(CORRECTIONS):
+        """Frames [T, H, W, 3] of one clip's cells [T, h, w, 3]."""
+        wanted = _resample(cells, *self._grow)
+        pixels = np.clip(wanted, -1.0, 1.0)
+        if not np.array_equal(pixels, wanted):
             missing = cells - _resample(pixels, *self._shrink)
-            pixels = np.clip(pixels + missing.repeat(scale, axis=2).repeat(scale, axis=3), -1.0, 1.0)
-        return np.floor(pixels * 127.5 + 128.0).clip(0, 255).astype(np.uint8)
+            scale = self.config.video_scale
+            pixels = np.clip(pixels + missing.repeat(scale, axis=1).repeat(scale, axis=2), -1.0, 1.0)
+        return np.minimum(pixels * 127.5 + 128.0, 255.0).astype(np.uint8)
 
     def _require_whole_cells(self) -> None:
         scale = self.config.video_scale

@@ -2,15 +2,16 @@
 
 They say whether a clip is sharp, smooth, clean and in time, not whether it shows what was asked for: ``text_video`` and
 ``text_audio`` are absent from this set. Each formula below is ours; each is checked to order its own ladder of corruptions on
-real recordings. AV-Align is not among them: where sound is delayed by ±0.25 and ±0.5 s (real recordings of a barking dog and of
-tennis, 38 windows of 4 s) the bounded score tells late from in time with AUROC 0.53 to 0.62, the cosine of the two curves it is
-made from with 0.73 to 0.94, and the lag of their best likeness with 0.83 to 0.91 (see :mod:`avpref.rewards.av_align`).
+real recordings. ``audio_video`` is AV-Align as JavisBench defines it, bounded by 1; two more rows per clip never enter a reward:
+``av_align``, the published score, and ``av_coincidence``, the cosine of the curves that AV-Align takes its peaks from. Where
+sound is delayed by ±0.25 and ±0.5 s (recordings of a barking dog and of tennis, 38 windows of 4 s) AV-Align tells late from in
+time with AUROC 0.53 to 0.62, the cosine with 0.73 to 0.94 and the lag of best likeness, ``desync``, with 0.83 to 0.91.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -19,9 +20,19 @@ from numpy.typing import NDArray
 from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Score
 from avpref.identity import digest
 from avpref.media import DecodedClip
-from avpref.rewards.av_align import Curve, best_lag, coincidence, motion_curve, sound_curve
-from avpref.rewards.motion import fastest_share_px, grey_frames, small_flow
-from avpref.rewards.onsets import FFT_SAMPLES, FloatArray, hann_window, mel_power, strength_of
+from avpref.rewards.av_align import (
+    Curve,
+    best_lag,
+    bounded,
+    coincidence,
+    merged,
+    motion_curve,
+    published,
+    sound_curve,
+    video_peaks_s,
+)
+from avpref.rewards.motion import fastest_share_px, grey_frames, motion_px, small_flow
+from avpref.rewards.onsets import FFT_SAMPLES, FloatArray, detect_onsets, hann_window, mel_power, strength_of
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 from avpref.rewards.validity import ValidityRules, reason
 
@@ -36,11 +47,18 @@ MOTION_FLOOR_PX2 = 0.003
 SIGNAL_PERCENT, FLOOR_PERCENT = 95.0, 10.0
 AUDIO_FLOOR = 1e-4
 FLAT_LEVEL, FLAT_SHARE = 0.98, 1e-3
-VERSION = 1
+VERSION = 2
 
-SIGNAL_METRICS = tuple(
-    METRIC_BY_NAME[name] for name in ("visual_quality", "motion_quality", "audio_quality", "audio_video", "desync")
+SIGNAL_METRICS = (
+    *(replace(METRIC_BY_NAME[name], unit="dB") for name in ("visual_quality", "motion_quality", "audio_quality")),
+    replace(METRIC_BY_NAME["audio_video"], unit="hits per peak"),
+    METRIC_BY_NAME["desync"],
 )
+DIAGNOSTICS = (
+    Metric("av_align", "hits per peak", True, Dimension.AV),
+    Metric("av_coincidence", "cosine", True, Dimension.AV),
+)
+"""Numbers that are stored beside the scores and are no part of any reward."""
 SIGNAL_RULES = ValidityRules(min_frames=3)
 STILL = "the picture does not move"
 STEADY = "the sound has no onset"
@@ -117,15 +135,15 @@ def flat_share(audio: FloatArray) -> float:
 
 @dataclass(frozen=True)
 class SignalScorer:
-    """Fills :data:`SIGNAL_METRICS` from picture and sound alone; see :class:`avpref.rewards.protocol.Scorer`.
+    """Fills :data:`SIGNAL_METRICS` and :data:`DIAGNOSTICS` from picture and sound alone; see :class:`avpref.rewards.protocol.Scorer`.
 
     ``visual_quality``, ``motion_quality`` and ``audio_quality`` are decibels (:func:`sharpness_db`, :func:`smoothness_db`,
-    :func:`signal_to_floor_db`); ``audio_video`` is the cosine in [−1, 1] of onset curve and motion curve as they lie;
-    ``desync`` is the distance in seconds of their best lag from zero, at most 0.7 or a third of the clip. The last two are skipped
+    :func:`signal_to_floor_db`); ``audio_video`` is bounded AV-Align in [0, 1]; ``desync`` is the distance in seconds of the
+    best lag of onset and motion curve from zero, at most 0.7 or a third of the clip. Both are skipped
     where a curve has nothing to compare: the picture stands still, or the sound does not change.
     """
 
-    metrics: tuple[Metric, ...] = SIGNAL_METRICS
+    metrics: tuple[Metric, ...] = SIGNAL_METRICS + DIAGNOSTICS
     rules: ValidityRules = SIGNAL_RULES
     licence: str = "Apache-2.0"
 
@@ -150,8 +168,9 @@ class SignalScorer:
             reasons[Dimension.AV] = STILL if picture is None else STEADY if sound is None else ""
         if not reasons[Dimension.AV]:
             assert picture is not None and sound is not None
-            values["audio_video"] = coincidence(sound, picture)
+            values["av_coincidence"] = coincidence(sound, picture)
             values["desync"] = abs(best_lag(sound, picture).lag_s)
+            _align(clip.clip, values)
         return [
             skipped(clip, metric, reasons[metric.dimension])
             if reasons[metric.dimension]
@@ -175,6 +194,15 @@ def _judge_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
     power = mel_power(clip.audio, clip.sample_rate_hz)
     values["audio_quality"] = signal_to_floor_db(clip.audio, clip.sample_rate_hz, power)
     return sound_curve(strength_of(power), clip.sample_rate_hz, clip.duration_s)
+
+
+def _align(clip: DecodedClip, values: dict[str, float]) -> None:
+    """Put both forms of AV-Align into ``values``."""
+    assert clip.frames is not None and clip.audio is not None
+    onsets = detect_onsets(clip.audio, clip.sample_rate_hz)
+    seen_s = video_peaks_s(motion_px(clip.frames), clip.fps_hz)
+    values["av_align"] = published(onsets.times_s, seen_s, clip.fps_hz).score
+    values["audio_video"] = bounded(merged(onsets, clip.sample_rate_hz), seen_s, clip.fps_hz).score
 
 
 def signal_scorers() -> tuple[SignalScorer, ...]:

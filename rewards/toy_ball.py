@@ -162,7 +162,10 @@ def _falls(num_frames: int, fps_hz: float) -> _Falls:
     times = np.arange(num_frames) / fps_hz
     duration_s = num_frames / fps_hz
     grid = np.meshgrid(
-        np.linspace(0.2, duration_s - 0.02, NUM_INSTANTS), np.arange(0.35, 1.25, 0.06), np.arange(0.5, 0.9, 0.07), indexing="ij"
+        np.linspace(0.2, duration_s - 0.02, NUM_INSTANTS),
+        np.arange(0.35, 1.25, 0.06),
+        np.arange(0.5, 0.9, 0.07),
+        indexing="ij",
     )
     impact, fall, restitution = (axis.ravel() for axis in grid)
     is_possible = impact - fall > -0.1

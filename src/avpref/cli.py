@@ -83,6 +83,7 @@ def _quiet_environment() -> None:
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "OPENBLAS_NUM_THREADS": "1",
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)

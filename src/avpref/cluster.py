@@ -150,7 +150,7 @@ class RayPool:
             num_cpus=1,
             num_gpus=settings.num_gpus_per_actor or None,
             max_restarts=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}},
         )
         self._spec = spec
         self._actors = [self._actor_class.remote(spec) for _ in range(settings.num_actors)]

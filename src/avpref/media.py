@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import av
 import numpy as np
@@ -102,6 +102,9 @@ class DecodedClip:
     def has_audio(self) -> bool:
         """Whether there is sound."""
         return self.audio is not None
+
+
+Stream = TypeVar("Stream", VideoStream, AudioStream)
 
 
 def probe(source: Source) -> MediaInfo:
@@ -233,7 +236,7 @@ def _opened(source: Source) -> Iterator[InputContainer]:
                 _require_all_bytes(stream, name)
         else:
             _require_all_bytes(source, name)
-        with av.open(str(source) if isinstance(source, Path) else source, "r") as container:
+        with av.open(str(source) if isinstance(source, Path) else source, "r", metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, OSError) as error:
         raise MediaError(
@@ -269,11 +272,24 @@ def _ends_early(name: str, found: str, expected: str) -> MediaError:
 
 def _best_video(container: InputContainer) -> VideoStream | None:
     pictures = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    return max(pictures, key=lambda stream: stream.width * stream.height, default=None)
+    return max(_decodable(container, pictures), key=lambda stream: stream.width * stream.height, default=None)
 
 
 def _best_audio(container: InputContainer) -> AudioStream | None:
-    return max(container.streams.audio, key=lambda stream: (stream.sample_rate, stream.channels), default=None)
+    sounds = _decodable(container, list(container.streams.audio))
+    return max(sounds, key=lambda stream: (stream.sample_rate, stream.channels), default=None)
+
+
+def _decodable(container: InputContainer, streams: list[Stream]) -> list[Stream]:
+    """Those of ``streams`` that a decoder is known for; a file that has some, but none of these, is refused."""
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if streams and not known:
+        raise MediaError(
+            found=f"{container.name}: {streams[0].type} in an unknown or damaged format",
+            expected="a format that FFmpeg decodes, such as H.264 and AAC",
+            fix="copy or make the file again, or remove its row",
+        )
+    return known
 
 
 def _video_track(container: InputContainer, stream: VideoStream) -> VideoTrack:

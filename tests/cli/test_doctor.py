@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import socket
+import socketserver
 import sys
 import threading
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 
 from avpref import config
 from avpref.commands import checkup, prefect_checks
+from avpref.commands.findings import Check
 from avpref.settings import RayExecutor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -60,7 +62,7 @@ def free_port():
 
 
 def statuses(findings):
-    return {name: status for name, status, _, _ in findings}
+    return {check.name: check.status for check in findings}
 
 
 HEALTHY = {"/api/health": True, "/api/work_pools/filter": [], "/api/flow_runs/count": 0}
@@ -79,17 +81,17 @@ def test_a_healthy_server():
 
 def test_a_server_that_is_not_there():
     url = f"http://127.0.0.1:{free_port()}/api"
-    ((_, status, found, fix), *_) = prefect_checks.examine(url)
-    assert status == "fail" and url in found and "prefect server start" in fix
+    check = next(prefect_checks.examine(url))
+    assert check.status == "fail" and url in check.found and "prefect server start" in check.fix
 
 
 def test_pools_without_a_worker_and_late_runs():
     pools = [{"name": "lonely", "status": "NOT_READY"}, {"name": "busy", "status": "READY"}]
     with serving(HEALTHY | {"/api/work_pools/filter": pools, "/api/flow_runs/count": 3}) as port:
-        findings = {name: rest for name, *rest in prefect_checks.examine(f"http://127.0.0.1:{port}/api")}
-    status, found, fix = findings["prefect pools"]
-    assert (status, fix) == ("warn", "prefect worker start --pool lonely") and "busy" not in found
-    assert findings["prefect late runs"][0] == "warn" and "3" in findings["prefect late runs"][1]
+        findings = {check.name: check for check in prefect_checks.examine(f"http://127.0.0.1:{port}/api")}
+    pool, late = findings["prefect pools"], findings["prefect late runs"]
+    assert (pool.status, pool.fix) == ("warn", "prefect worker start --pool lonely") and "busy" not in pool.found
+    assert late.status == "warn" and "3" in late.found
 
 
 def test_a_server_that_answers_half_the_questions():
@@ -100,20 +102,31 @@ def test_a_server_that_answers_half_the_questions():
 
 def test_a_port_taken_by_something_else():
     with serving({"/": "a web site"}) as port:
-        ((_, status, found, fix),) = list(prefect_checks.examine("", port))[1:]
-    assert status == "warn" and "something else" in found
-    assert f"--port {port + 1}" in fix
+        (check,) = list(prefect_checks.examine("", port))[1:]
+    assert check.status == "warn" and "something else" in check.found
+    assert f"--port {port + 1}" in check.fix
 
 
-def test_a_port_taken_by_something_that_does_not_speak_http():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        port = listener.getsockname()[1]
-        closer = threading.Thread(target=lambda: [listener.accept()[0].close() for _ in range(2)], daemon=True)
-        closer.start()
-        findings = statuses(prefect_checks.examine("", port))
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH\r\n"])
+def test_a_port_taken_by_something_that_does_not_speak_http(greeting):
+    class Talker(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(greeting)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Talker) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        findings = statuses(prefect_checks.examine("", server.server_address[1]))
+        server.shutdown()
+        thread.join()
     assert findings["prefect port"] == "warn"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port/api", "nonsense", "http://[::1/api"])
+def test_an_address_that_is_none(url):
+    check = next(prefect_checks.examine(url, free_port()))
+    assert check.status == "fail" and url in check.found
+    assert len(list(prefect_checks.examine(url, free_port()))) == 2
 
 
 @pytest.mark.parametrize(
@@ -177,7 +190,7 @@ def test_optional_packages():
 
 
 def test_the_whole_examination(call, monkeypatch, tmp_path):
-    monkeypatch.setattr(prefect_checks, "examine", lambda url: [("prefect", "ok", "", "")])
+    monkeypatch.setattr(prefect_checks, "examine", lambda url: [Check("prefect", "ok", "")])
     answer = call("doctor", "--config", TINY, "--runs", tmp_path, "--json")
     checks = {check["name"]: check for check in answer.document["checks"]}
     assert {"python", "torch", "encoders", "disk", "shared memory", "ray", "gpu", "prefect", "marimo"} <= set(checks)

@@ -60,8 +60,8 @@ def test_looking_does_not_end_the_owners_lock(own_run):
         ('{"schema_version": 99}', None, "99"),
         ('{"schema_version": 1}', None, "config.yaml"),
         ("no JSON", None, "run.json"),
-    ]
-    + [('{"schema_version": 1}', "clip: 3", "clip")],
+        ('{"schema_version": 1}', "clip: 3", "clip"),
+    ],
 )
 def test_a_damaged_run_is_listed_with_the_reason(call, own_runs, run_file, config_file, reason):
     broken = own_runs / "broken"

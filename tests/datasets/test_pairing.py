@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avpref.datasets import tables
 from avpref.datasets.normalise import measure
-from avpref.datasets.pairing import ExclusionReason, SkipReason, select_pairs
+from avpref.datasets.pairing import ExclusionReason, SkipReason, measure_and_select, select_pairs
 from avpref.datasets.standings import strategy_label
 from avpref.datasets.views import Limits, connect_tables
 from avpref.domain import METRIC_BY_NAME, METRICS, Dimension, Metric, Prompt, Split, pair_id
@@ -281,6 +281,13 @@ def test_row_order_and_threads_change_no_byte(make_tables, strategy, average):
     for name in ("pairs", "skipped", "excluded", "rewards"):
         assert tables.to_bytes(getattr(first, name)) == tables.to_bytes(getattr(second, name)), name
     assert first.norm == second.norm
+
+
+def test_measuring_and_selecting_at_once_is_the_same(make_tables):
+    found = make_tables(gridded(20))
+    once, twice = measure_and_select(connect_tables(found), PairSettings(), METRICS, "all"), select(found)
+    assert once.norm == twice.norm
+    assert tables.to_bytes(once.pairs) == tables.to_bytes(twice.pairs)
 
 
 def test_ranks_and_ids_of_several_pairs(make_tables):

@@ -218,6 +218,30 @@ def test_neighbours_of_a_killer_are_neither_blamed_nor_counted_as_failing(bench:
     assert {event["unit"] for event in bench.events if event["event"] == "unit_failed"} == {units[2].name}
 
 
+def test_a_unit_whose_actor_died_after_its_commit_is_done(bench: Bench) -> None:
+    """The receipt was lost with the actor; the file was not, and it is the file that counts."""
+    units = plan(3, 2)
+    bench.script.files, bench.script.lost = bench.files, frozenset({"i0001"})
+
+    class Forgetful(InProcessPool):
+        forgotten = 0
+
+        def next_done(self) -> Outcome:
+            outcome = super().next_done()
+            self.forgotten += 1
+            if self.forgotten <= 2:
+                is_blamed = self.forgotten == 1
+                failure = Failure("ActorDied", "gone", is_death=True) if is_blamed else None
+                return Outcome(outcome.unit, failure=failure)
+            return outcome
+
+    ladder = bench.run(units, Forgetful(bench.script))
+    assert bench.result(units) == ([name for name in ids(units) if name != "i0001"], ["i0001"])
+    assert set(bench.script.runs.values()) == {1}
+    assert len(ladder.quarantined) == 1
+    assert not [event for event in bench.events if event["event"] == "unit_failed"]
+
+
 def test_one_poison_at_the_very_beginning_is_data_and_not_configuration(bench: Bench) -> None:
     """In one process the first unit fails before anything has succeeded, and so do its halves and quarters."""
     units = plan(2, 32)

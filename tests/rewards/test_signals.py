@@ -15,11 +15,19 @@ from avpref.domain import METRIC_BY_NAME, ScoreStatus
 from avpref.geometry import ClipShape
 from avpref.media import DecodedClip, read_clip
 from avpref.recording import encode_clip
-from avpref.rewards.av_align import best_lag, coincidence, motion_curve, sound_curve
+from avpref.rewards.av_align import (
+    av_align,
+    best_lag,
+    bounded_av_align,
+    coincidence,
+    motion_curve,
+    sound_curve,
+)
 from avpref.rewards.motion import fastest_share_px, small_flow
 from avpref.rewards.onsets import mel_power, onset_strength
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.signals import (
+    DIAGNOSTICS,
     SIGNAL_METRICS,
     SignalScorer,
     flat_share,
@@ -169,7 +177,7 @@ def test_each_metric_orders_its_ladder_on_real_clips(windows, name):
 
 
 def sync_of(picture_curve: np.ndarray, clip: DecodedClip) -> tuple[float, float]:
-    """``desync`` and ``audio_video`` as the scorer has them, for a motion curve that was computed once."""
+    """``desync`` and ``av_coincidence`` as the scorer has them, for a motion curve that was computed once."""
     sound_of = sound_curve(onset_strength(clip.audio, RATE_HZ), RATE_HZ, clip.duration_s)
     return abs(best_lag(sound_of, picture_curve).lag_s), coincidence(sound_of, picture_curve)
 
@@ -237,9 +245,10 @@ def made_clip() -> DecodedClip:
 
 def test_metrics_are_five_of_the_seven_columns():
     (scorer,) = signal_scorers()
-    assert scorer.metrics == SIGNAL_METRICS
-    assert all(METRIC_BY_NAME[metric.name] == metric for metric in scorer.metrics)
-    assert {"text_video", "text_audio"} == METRIC_BY_NAME.keys() - {metric.name for metric in scorer.metrics}
+    assert scorer.metrics == SIGNAL_METRICS + DIAGNOSTICS
+    assert all(dataclasses.replace(METRIC_BY_NAME[m.name], unit=m.unit) == m for m in SIGNAL_METRICS)
+    assert {"text_video", "text_audio"} == METRIC_BY_NAME.keys() - {metric.name for metric in SIGNAL_METRICS}
+    assert not METRIC_BY_NAME.keys() & {metric.name for metric in DIAGNOSTICS}
     assert scorer.licence and scorer.fingerprint == SignalScorer().fingerprint
     assert (
         dataclasses.replace(scorer, rules=dataclasses.replace(scorer.rules, min_rms=0.1)).fingerprint
@@ -258,7 +267,7 @@ def test_a_clips_scores_do_not_depend_on_its_company(made_clip):
     together = SCORER.score(clips)
     assert together == [SCORER.score([clip])[0] for clip in clips]
     assert together[::-1] == SCORER.score(clips[::-1])
-    assert [[score.metric for score in row] for row in together] == [[metric.name for metric in SIGNAL_METRICS]] * 4
+    assert [[score.metric for score in row] for row in together] == [[metric.name for metric in SCORER.metrics]] * 4
     assert SCORER.score([]) == []
 
 
@@ -281,7 +290,7 @@ def still(clip: DecodedClip) -> DecodedClip:
 )
 def test_what_cannot_be_judged_is_skipped_with_the_reason(made_clip, spoil, reason, metrics):
     rows = {score.metric: score for score in SCORER.score([ScorableClip("c", "", spoil(made_clip))])[0]}
-    for name in metrics | {"audio_video", "desync"}:
+    for name in metrics | {"audio_video", "desync", "av_align", "av_coincidence"}:
         assert (rows[name].status, rows[name].value) == (ScoreStatus.SKIPPED, None)
         assert reason in rows[name].reason
     for name, row in rows.items():
@@ -302,7 +311,15 @@ def test_the_made_clip_is_in_time_and_its_delay_is_measured(made_clip):
     late = scores(dataclasses.replace(made_clip, audio=np.roll(made_clip.audio, int(0.25 * RATE_HZ))))
     assert in_time["desync"] < 1 / FPS_HZ
     assert late["desync"] == pytest.approx(0.25, abs=1 / FPS_HZ)
-    assert late["audio_video"] < in_time["audio_video"]
+    assert late["audio_video"] < in_time["audio_video"] <= 1
+    assert late["av_coincidence"] < in_time["av_coincidence"]
+
+
+def test_both_forms_of_av_align_are_those_of_its_module(made_clip):
+    rows = scores(made_clip)
+    media = (made_clip.frames, made_clip.fps_hz, made_clip.audio, made_clip.sample_rate_hz)
+    assert rows["av_align"] == av_align(*media).score
+    assert rows["audio_video"] == bounded_av_align(*media).score
 
 
 @pytest.mark.parametrize("size", [(2, 2), (8, 6), (33, 65), (270, 480)])

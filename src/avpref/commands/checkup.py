@@ -8,31 +8,20 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from avpref import config as configuration
 from avpref.cluster import OBJECT_STORE_BYTES
 from avpref.commands import prefect_checks
+from avpref.commands.findings import FAIL, OK, WARN, Check
 from avpref.errors import AvprefError
 from avpref.settings import RayExecutor, Settings
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 REINSTALL = "python -m pip install -r requirements.lock"
 UNWANTED = ("torchaudio", "torchvision", "torchcodec")
 """Builds that do not fit the installed torch break other packages at import; nothing here needs them."""
 OLDEST, NEWEST = (3, 11), (3, 12)
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding: ``status`` is ok, warn or fail; ``fix`` is a command or an edit, empty where nothing is to be done."""
-
-    name: str
-    status: str
-    found: str
-    fix: str = ""
 
 
 def examine(config: Path, overrides: Sequence[str], runs: Path) -> list[Check]:
@@ -44,7 +33,7 @@ def examine(config: Path, overrides: Sequence[str], runs: Path) -> list[Check]:
     if settings is not None:
         found.append(disk(settings, runs))
     found += [shared_memory(Path("/dev/shm")), ray()]
-    found += [Check(*parts) for parts in prefect_checks.examine(_prefect_url())]
+    found += prefect_checks.examine(_prefect_url())
     found += [optional("tensorboard", "the curves", REINSTALL)]
     found += [optional("marimo", "the notebook", "python -m pip install 'avpref[notebooks]'")]
     return found

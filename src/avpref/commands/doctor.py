@@ -14,7 +14,8 @@ def doctor(
 
     Libraries and encoders, GPU, disk and shared memory, Ray, Prefect's server and ports, notebook and curves.
     """
-    from avpref.commands.checkup import FAIL, examine
+    from avpref.commands.checkup import examine
+    from avpref.commands.findings import FAIL
 
     checks = examine(config, list(set_ or []), runs)
     is_ready = all(check.status != FAIL for check in checks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclopts import App
 
 from avpref.commands.options import DEFAULT_RUNS, AsJson, Run, Runs
-from avpref.commands.output import print_json, print_line, print_table
+from avpref.commands.output import print_json, print_verdict
 from avpref.errors import PartialResult
 
 app = App(name="eval", help="Compare policy and reference on held-out prompts.")
@@ -27,10 +27,5 @@ def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> in
     clips = run_flow(folder, evaluate)
     lost = [vars(row) for row in quarantine(folder) if row.stage.startswith("evaluate")]
     document = {"run_id": folder.run_id, "clips": clips, **folder.read_json(VERDICT_FILE), "quarantined": lost}
-    if json:
-        print_json(document)
-    else:
-        rows = [{"dimension": name, **found} for name, found in document["evaluation"].items()]
-        print_table(rows, ["dimension", "delta_sd", "ci_low", "ci_high", "win_rate", "num_pairs"])
-        print_line(f"gate: {document['gate']['verdict']}")
+    print_json(document) if json else print_verdict(document)
     return PartialResult.exit_code if lost else 0

@@ -44,6 +44,15 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> No
         print_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_verdict(document: Mapping[str, Any]) -> None:
+    """Print the ``evaluation`` and the ``gate`` of a document: deltas per dimension, verdict, reasons."""
+    rows = [{"dimension": name, **found} for name, found in document["evaluation"].items()]
+    print_table(rows, ["dimension", "delta_sd", "ci_low", "ci_high", "win_rate", "num_pairs"])
+    print_line(f"gate: {document['gate']['verdict']}")
+    for reason in document["gate"]["reasons"]:
+        print_line(f"  {reason}")
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from avpref.commands.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, overrides
-from avpref.commands.output import print_json, print_line, print_table
+from avpref.commands.output import print_json, print_line, print_table, print_verdict
 from avpref.errors import GateRefused, PartialResult
 from avpref.logs import say
 
@@ -52,9 +52,5 @@ def present(document: dict[str, Any], as_json: bool) -> int:
 def _summary(document: dict[str, Any]) -> None:
     pairs = document["pairs"]
     print_line(f"run {document['run_id']}: {pairs['kept']} pairs from {pairs['prompts']} prompts ({pairs['strategy']})")
-    rows = [{"dimension": name, **found} for name, found in document["evaluation"].items()]
-    print_table(rows, ["dimension", "delta_sd", "ci_low", "ci_high", "win_rate"])
-    print_line(f"gate: {document['gate']['verdict']}")
-    for reason in document["gate"]["reasons"]:
-        print_line(f"  {reason}")
+    print_verdict(document)
     say(f"report: {document['run_dir']}/report.html")

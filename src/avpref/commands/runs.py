@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from avpref.commands.options import DEFAULT_RUNS, AsJson, Runs
-from avpref.commands.output import print_facts, print_json, print_line, print_table
+from avpref.commands.output import print_facts, print_json, print_line, print_table, print_verdict
 from avpref.logs import say
 
 app = App(name="runs", help="List runs, look into one, go on with one.")
@@ -80,14 +80,6 @@ def _print_run(document: dict[str, Any]) -> None:
         print_table(document["quarantine"], ["candidate_id", "stage", "error", "message"])
     if document["result"]:
         print_line()
-        _print_result(document["result"])
+        print_verdict(document["result"])
     print_line()
     print_facts({f"model {stage}": " ".join(found) or None for stage, found in lineage["models"].items()})
-
-
-def _print_result(result: dict[str, Any]) -> None:
-    rows = [{"dimension": name, **found} for name, found in result["evaluation"].items()]
-    print_table(rows, ["dimension", "delta_sd", "ci_low", "ci_high", "win_rate"])
-    print_line(f"gate: {result['gate']['verdict']}")
-    for reason in result["gate"]["reasons"]:
-        print_line(f"  {reason}")

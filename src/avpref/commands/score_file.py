@@ -190,7 +190,7 @@ def _candidates(path: Path, table: pa.Table, settings: PairSettings) -> pa.Table
     """One row per candidate. What a file does not say, and no rule looks at, gets a neutral value."""
     _require_sizes(path, table, settings)
     given = _checked(path, table.select([name for name in (*IDS, *OPTIONAL) if name in table.column_names]))
-    distinct = given.group_by(given.column_names, use_threads=False).aggregate([])
+    distinct = given.group_by(given.column_names).aggregate([]).sort_by([(name, "ascending") for name in IDS[::-1]])
     _refuse_doubled(path, distinct["candidate_id"], "candidates whose rows disagree")
     if "num_frames" not in distinct.column_names and "duration_s" in distinct.column_names:
         # Only the ratio of two lengths is looked at, so milliseconds stand for frames.

@@ -1,0 +1,88 @@
+"""Runs that a test may change: copies of the finished one, whole or taken back to an earlier stage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from avpref.flows.run_folder import RunFolder, open_root
+
+MADE_BY = {
+    "generate": ["units/generate", "clips", "tables/candidates", "quarantine-generate.json"],
+    "score": ["units/score", "tables/scores", "quarantine-score.json"],
+    "pair": [f"tables/{table}" for table in ("norms", "rewards", "skipped", "excluded", "pairs")],
+    "train": ["units/encode", "models/dpo-*"],
+    "evaluate": ["units/evaluate", "units/evaluate_score", "tables/evaluations", "tables/gate_decisions"],
+    "result": ["result.json", "evaluation.json", "report.html", "plots", "promoted", "tables/quarantine"],
+}
+"""What each stage leaves in the run folder, in the order of the stages."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What tells a file that was left alone from one that was written again."""
+
+    inode: int
+    mtime_ns: int
+    size: int
+
+
+def marks(root: Path, *patterns: str) -> dict[str, Mark]:
+    """Every file under ``root`` that matches, by its relative path."""
+    found = {}
+    for pattern in patterns:
+        for path in root.glob(pattern):
+            if path.is_file() and not path.name.startswith("."):
+                stat = path.stat()
+                found[str(path.relative_to(root))] = Mark(stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    return found
+
+
+FINISHED = ("units/**/*.parquet", "clips/**/*.mp4", "models/sft-*/network.safetensors", "tables/*/*.parquet")
+
+
+@pytest.fixture
+def finished_marks() -> Callable[[Path], dict[str, Mark]]:
+    """Marks of everything that counts as done wherever it exists."""
+
+    def of(root: Path) -> dict[str, Mark]:
+        found = marks(root, *FINISHED)
+        if list(root.glob("models/dpo-*/summary.json")):
+            found |= marks(root, "models/dpo-*/summary.json", "models/dpo-*/adapter/*")
+        return found
+
+    return of
+
+
+@pytest.fixture
+def tiny_copy(tiny_run: RunFolder, tmp_path: Path) -> Callable[..., RunFolder]:
+    """``tiny_copy()`` is a copy of the finished run; ``tiny_copy("score")`` one that has not got to stage ``score``."""
+
+    def make(before: str = "", name: str = "copy") -> RunFolder:
+        root = tmp_path / name / tiny_run.run_id
+        shutil.copytree(tiny_run.root, root)
+        stages = list(MADE_BY)
+        for stage in stages[stages.index(before) :] if before else []:
+            for pattern in MADE_BY[stage]:
+                for path in list(root.glob(pattern)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return open_root(root)
+
+    return make
+
+
+def sealed_bytes(folder: RunFolder, table: str) -> list[bytes]:
+    """The files of a table's current version."""
+    manifest = folder.tables.current(table)
+    assert manifest is not None
+    return [path.read_bytes() for path in folder.tables.paths(manifest)]
+
+
+@pytest.fixture
+def sealed() -> Callable[[RunFolder, str], list[bytes]]:
+    """The bytes of a sealed table."""
+    return sealed_bytes

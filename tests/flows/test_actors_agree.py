@@ -1,0 +1,62 @@
+"""The same pairs, byte for byte, whoever did the work: one process, one Ray actor or three."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avpref import config
+from avpref.datasets.tables import CANDIDATES
+from avpref.flows.generate import generate
+from avpref.flows.pair import pair
+from avpref.flows.retrain import run_loop
+from avpref.flows.run_folder import RunFolder, create
+from avpref.flows.score import score
+
+TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
+CURATED = ("prompts", "candidates", "norms", "rewards", "pairs", "skipped", "excluded")
+"""Tables of the curation that hold no times."""
+Sealed = Callable[[RunFolder, str], list[bytes]]
+
+
+def with_actors(num_actors: int, runs: Path) -> RunFolder:
+    overrides = ["executor.kind=ray", f"executor.num_actors={num_actors}"]
+    return create(runs, config.load(TINY, overrides, {}).settings)
+
+
+def contents(folder: RunFolder, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder.root)): path.read_bytes() for path in folder.root.glob(pattern)}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_actor_makes_the_same_run_from_beginning_to_end(
+    tiny_run: RunFolder, tmp_path: Path, sealed: Sealed
+) -> None:
+    folder = with_actors(1, tmp_path)
+    document = run_loop(folder)
+    assert folder.run_id == tiny_run.run_id
+    assert folder.settings.executor != tiny_run.settings.executor
+    for table in (*CURATED, "evaluations", "gate_decisions"):
+        assert sealed(folder, table) == sealed(tiny_run, table), table
+    patterns = ["clips/**/*.mp4", "models/*/*.safetensors", "models/*/adapter/*.safetensors"]
+    patterns += [f"units/{stage}/**/*.parquet" for stage in ("sft_clips", "generate", "encode", "evaluate")]
+    for pattern in patterns:
+        assert contents(folder, pattern) == contents(tiny_run, pattern) != {}, pattern
+    assert document["quarantined"] == 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_three_actors_make_the_same_clips_and_the_same_pairs(
+    tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder], sealed: Sealed
+) -> None:
+    folder = with_actors(3, tiny_copy("generate").root.parent)
+    with folder.locked():
+        for stage in (generate, score, pair):
+            stage.fn(str(folder.root))
+    for table in CURATED:
+        assert sealed(folder, table) == sealed(tiny_run, table), table
+    clips = contents(folder, "clips/**/*.mp4")
+    assert clips.items() <= contents(tiny_run, "clips/**/*.mp4").items()
+    assert len(clips) == folder.num_rows(CANDIDATES)

@@ -1,0 +1,126 @@
+"""The whole loop: what it leaves behind, and that a second execution finds it all done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avpref.datasets import tables
+from avpref.domain import SCHEMA_VERSION
+from avpref.flows import stage as stage_module
+from avpref.flows.retrain import STAGES, run_loop
+from avpref.flows.run_folder import RESULT_FILE, RunFolder
+from avpref.store import TEMPORARY_PREFIX
+
+Marks = Callable[[Path], dict[str, object]]
+
+
+def refuse(*arguments: object, **keywords: object) -> None:
+    raise AssertionError("work was done again")
+
+
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on opening a pool or launching a training is an error."""
+    monkeypatch.setattr(stage_module, "open_pool", refuse)
+    monkeypatch.setattr("avpref.flows.sft.launch", refuse)
+    monkeypatch.setattr("avpref.flows.dpo.launch", refuse)
+
+
+def test_the_result_document_says_what_came_out(tiny_run: RunFolder) -> None:
+    document = json.loads((tiny_run.root / RESULT_FILE).read_text())
+    assert document["schema_version"] == SCHEMA_VERSION
+    assert (document["run_id"], document["seed"]) == (tiny_run.run_id, tiny_run.settings.run.seed)
+    assert [each["name"] for each in document["stages"]] == [*[each.name for each in STAGES], "report"]
+    assert document["pairs"]["prompts"] == tiny_run.settings.prompts.num_prompts  # type: ignore[union-attr]
+    assert document["pairs"]["kept"] == tiny_run.num_rows(tables.PAIRS) > 0
+    assert set(document["evaluation"]) == {"video", "audio", "sync"}
+    assert document["gate"]["verdict"] in ("promote", "refuse")
+    assert document["quarantined"] == 0
+    assert document["training"]["steps"] == tiny_run.settings.dpo.loop.steps
+
+
+def test_every_sealed_file_has_the_hash_that_its_manifest_says(tiny_run: RunFolder) -> None:
+    sealed = [manifest for table in tables.TABLES if (manifest := tiny_run.tables.current(table.name))]
+    assert {"prompts", "candidates", "scores", "norms", "rewards", "pairs", "evaluations", "gate_decisions"} <= {
+        manifest.table for manifest in sealed
+    }
+    for manifest in sealed:
+        tiny_run.tables.verify(manifest)
+
+
+def test_nothing_temporary_is_left(tiny_run: RunFolder) -> None:
+    assert not list(tiny_run.root.rglob(f"{TEMPORARY_PREFIX}*"))
+
+
+def test_every_table_reads_back_under_its_schema_and_joins(tiny_run: RunFolder) -> None:
+    candidates = set(tiny_run.read(tables.CANDIDATES)["candidate_id"].to_pylist())
+    pairs = tiny_run.read(tables.PAIRS)
+    assert set(pairs["chosen"].to_pylist()) | set(pairs["rejected"].to_pylist()) <= candidates
+    assert set(tiny_run.read(tables.SCORES)["candidate_id"].to_pylist()) == candidates
+    for row in tiny_run.read(tables.CANDIDATES).to_pylist():
+        assert (tiny_run.root / row["path"]).exists() and row["sha256"][:8] in row["path"]
+
+
+def test_an_unchanged_second_run_does_nothing(
+    tiny_copy: Callable[..., RunFolder], finished_marks: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_copy()
+    before, document = finished_marks(folder.root), json.loads((folder.root / RESULT_FILE).read_text())
+    no_work(monkeypatch)
+    again = run_loop(folder)
+    assert finished_marks(folder.root) == before
+    changing = {"stages", "run_dir"}
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in document.items() if k not in changing
+    }
+
+
+def test_only_the_result_is_made_again_where_only_the_result_is_missing(
+    tiny_copy: Callable[..., RunFolder], finished_marks: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_copy("result")
+    before = finished_marks(folder.root)
+    no_work(monkeypatch)
+    run_loop(folder)
+    assert before.items() <= finished_marks(folder.root).items()
+    assert (folder.root / RESULT_FILE).exists() and (folder.root / "report.html").exists()
+
+
+def test_a_lost_unit_is_made_again_alone_and_with_the_same_bytes(
+    tiny_copy: Callable[..., RunFolder], finished_marks: Marks
+) -> None:
+    folder = tiny_copy()
+    lost = sorted((folder.root / "units" / "generate").rglob("*.parquet"))[3]
+    content = lost.read_bytes()
+    lost.unlink()
+    before = finished_marks(folder.root)
+    run_loop(folder)
+    assert lost.read_bytes() == content
+    after = finished_marks(folder.root)
+    del after[str(lost.relative_to(folder.root))]
+    assert after == before
+
+
+def test_a_lost_adapter_is_trained_again_to_the_same_bytes(tiny_copy: Callable[..., RunFolder]) -> None:
+    """From the last checkpoint on; a run that died between weights and summary takes the same way."""
+    folder = tiny_copy()
+    (output,) = folder.root.glob("models/dpo-*")
+    adapter = output / "adapter" / "adapter_model.safetensors"
+    content = adapter.read_bytes()
+    (output / "summary.json").unlink()
+    adapter.unlink()
+    document = run_loop(folder)
+    assert adapter.read_bytes() == content
+    assert document["training"]["steps"] == folder.settings.dpo.loop.steps
+
+
+def test_weights_without_a_summary_are_not_taken_for_a_finished_training(tiny_copy: Callable[..., RunFolder]) -> None:
+    folder = tiny_copy()
+    (summary,) = folder.root.glob("models/dpo-*/summary.json")
+    content = json.loads(summary.read_text())
+    summary.unlink()
+    run_loop(folder)
+    assert json.loads(summary.read_text()) == content
