@@ -28,6 +28,8 @@ SMOOTHED_PARTS = 25
 """Curves are averaged over a window of one part in so many of the training."""
 LINE = {"video": COLOUR["video"], "audio": COLOUR["audio"], "both": BASELINE}
 DASHES = {"video": "-", "audio": (0, (4, 1.5)), "both": "-"}
+ORDINARY = (0.05, 1e4)
+"""Sizes whose tick labels are short as they are; others are written in powers of a thousand."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NORMALISED, RAW = "sd of the scored candidates", "scorers' own units"
 """What rewards are measured in, with and without normalisation."""
@@ -261,7 +263,9 @@ def _lines(axes: Axes, rows: pd.DataFrame, columns: Mapping[str, str], unit: str
 def _power(sizes: Sequence[float]) -> int:
     """The power of a thousand that makes tiny or huge values readable; 0 for ordinary ones."""
     largest = max(sizes)
-    return 3 * int(np.floor(np.log10(largest) / 3)) if 0 < largest < 1e-3 or 1e4 <= largest < np.inf else 0
+    return (
+        3 * int(np.floor(np.log10(largest) / 3)) if 0 < largest < ORDINARY[0] or ORDINARY[1] <= largest < np.inf else 0
+    )
 
 
 def figures(data: ReportData) -> dict[str, tuple[Sequence[Panel], int]]:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +89,15 @@ AFTER_S = (0.0, 0.0, 0.01, 0.1)
 class Nursery:
     """Forks the loop on request, and kills it."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     log: Path
     errors: Path
     child: int = 0
-    buffer: list[str] = field(default_factory=list)
+    unread: bytes = b""
 
     def start(self, root: Path) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{root}\n")
+        self.process.stdin.write(f"{root}\n".encode())
         self.process.stdin.flush()
         self.child = int(self._line(PATIENCE_S) or 0)
         assert self.child, self.errors.read_text()
@@ -118,12 +118,16 @@ class Nursery:
     def attempted(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def _line(self, wait_s: float) -> str | None:
+    def _line(self, wait_s: float) -> bytes | None:
+        """The next line, or None after ``wait_s``. Reads the descriptor itself: select knows nothing of Python's buffers."""
         assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], wait_s)[0]:
-            return None
-        line = self.process.stdout.readline()
-        assert line, self.errors.read_text()
+        while b"\n" not in self.unread:
+            if not select.select([self.process.stdout], [], [], wait_s)[0]:
+                return None
+            more = os.read(self.process.stdout.fileno(), 4096)
+            assert more, self.errors.read_text()
+            self.unread += more
+        line, _, self.unread = self.unread.partition(b"\n")
         return line
 
 
@@ -132,9 +136,8 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
     log, errors = tmp_path / "attempts.log", tmp_path / "errors.log"
     with open(errors, "wb") as stream:
         arguments = [sys.executable, "-c", NURSERY, str(log)]
-        # bufsize 0 on our side: a line that was read ahead would hide from select
         process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, text=True, start_new_session=True
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, start_new_session=True
         )
     found = Nursery(process, log, errors)
     try:
