@@ -18,6 +18,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
+from avpref.delays import delay_audio
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.geometry import ClipShape
 from avpref.identity import derive_seed
@@ -218,16 +219,6 @@ def sound(material: Material, impacts: Sequence[Impact], random: Generator, shap
         stop = min(start + len(ring), len(audio))
         audio[start:stop] += np.float32(LOUDEST * impact.speed / FASTEST) * ring[: stop - start]
     return audio
-
-
-def delay_audio(audio: NDArray[np.float32], delay_s: float, sample_rate_hz: int) -> NDArray[np.float32]:
-    """The sound ``delay_s`` later, same length; the start is filled with its own quietest stretch of that length."""
-    shift = min(round(delay_s * sample_rate_hz), len(audio) // 2)
-    if shift == 0:
-        return audio
-    energy = np.concatenate([[0.0], np.cumsum(np.square(audio, dtype=np.float64))])
-    quietest = int(np.argmin(energy[shift:] - energy[:-shift]))
-    return np.concatenate([audio[quietest : quietest + shift], audio[:-shift]])
 
 
 def add_audio_noise(audio: NDArray[np.float32], rms: float, random: Generator) -> NDArray[np.float32]:

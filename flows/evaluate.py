@@ -11,7 +11,7 @@ from prefect import flow
 
 from avpref.datasets import evaluation, gate, tables
 from avpref.datasets.rows import EvaluationRow, Kind, Side
-from avpref.domain import Candidate, Dimension, Metric, Prompt, ScoreStatus, Split
+from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Prompt, ScoreStatus, Split
 from avpref.flows.candidates import make_candidates, read_candidates, score_candidates
 from avpref.flows.dpo import policy_network, training_summary
 from avpref.flows.pair import read_norm
@@ -96,16 +96,12 @@ def _write(
     folder.seal(tables.EVALUATIONS, inputs, tables.to_arrow(tables.EVALUATIONS, rows, inputs))
     decisions = tables.to_arrow(tables.GATE_DECISIONS, gate.rows(verdict, inputs), inputs)
     folder.seal(tables.GATE_DECISIONS, digest(inputs, verdict.reasons), decisions)
-    compared = {JSON_NAME[dimension]: vars(found) for dimension, found in comparisons.items()}
+    compared = {PUBLIC_NAME[dimension]: vars(found) for dimension, found in comparisons.items()}
     rules = [vars(rule) for rule in verdict.rules]
     folder.write_json(
         VERDICT_FILE,
         {"evaluation": compared, "gate": {"verdict": verdict.verdict, "reasons": verdict.reasons, "rules": rules}},
     )
-
-
-JSON_NAME = {Dimension.VIDEO: "video", Dimension.AUDIO: "audio", Dimension.AV: "sync"}
-"""How the dimensions are called in documents for people and scripts."""
 
 
 def _rows(sides: dict[Side, SideClips], rewards: dict[Side, pd.DataFrame], norm_id: str) -> Iterator[EvaluationRow]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from avpref.cluster import Receipt, Unit
 from avpref.datasets.latents import LatentRow, packed
 from avpref.datasets.rows import QuarantineRow
+from avpref.delays import delay_audio
 from avpref.errors import InputError, MediaError
 from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import RawClip, SftItem, World, clip_shape, open_world
@@ -133,19 +134,6 @@ def encoded(codec: IdentityCodec, clips: Sequence[DecodedClip]) -> tuple[np.ndar
 
 
 def delayed(clip: DecodedClip, delay_s: float) -> DecodedClip:
-    """The clip with its sound moved ``delay_s`` later; what was before the start repeats the clip's quietest stretch."""
+    """The clip with its sound ``delay_s`` later."""
     assert clip.audio is not None
-    shift = min(round(delay_s * clip.sample_rate_hz), len(clip.audio))
-    audio = np.concatenate([quiet_stretch(clip.audio, shift), clip.audio])[: len(clip.audio)]
-    return DecodedClip(
-        clip.frames, clip.fps_hz, audio.astype(np.float32), clip.sample_rate_hz, clip.duration_s, clip.start_s
-    )
-
-
-def quiet_stretch(audio: np.ndarray, length: int) -> np.ndarray:
-    """The stretch of ``length`` samples with the least energy, so that a delay leaves no digital silence to learn from."""
-    if not 0 < length < len(audio):
-        return np.zeros(length, audio.dtype)
-    energy = np.concatenate([[0.0], np.cumsum(np.square(audio, dtype=np.float64))])
-    start = int(np.argmin(energy[length:] - energy[:-length]))
-    return audio[start : start + length]
+    return replace(clip, audio=delay_audio(clip.audio, delay_s, clip.sample_rate_hz))

@@ -14,7 +14,7 @@ from avpref.datasets import tables
 from avpref.datasets.evaluation import Comparison
 from avpref.datasets.gate import PROMOTE, RuleOutcome
 from avpref.datasets.rows import Kind, Side
-from avpref.domain import Candidate, Dimension, Metric, Split
+from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Split
 from avpref.errors import InputError
 from avpref.flows import evaluate
 from avpref.flows.candidates import plan_candidates, read_candidates
@@ -112,9 +112,7 @@ def collect(folder: RunFolder) -> ReportData:
         metrics=tuple(metrics_of(folder.settings)),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
-        comparisons={
-            dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in evaluate.JSON_NAME.items()
-        },
+        comparisons={dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()},
         held_out=_held_out(folder.read(tables.EVALUATIONS).to_pandas()),
         texts={prompt.prompt_id: prompt.text for prompt in prompts},
         num_train_prompts=sum(prompt.split == Split.TRAIN for prompt in prompts),

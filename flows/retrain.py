@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _owned(folder: RunFolder) -> Iterator[None]:
 
 
 def _run(folder: RunFolder, stages: Sequence[Flow[..., int]]) -> list[StageTime]:
-    return [_timed(folder, stage.name, lambda stage=stage: reporting.call(stage, str(folder.root))) for stage in stages]
+    return [_timed(folder, stage.name, partial(reporting.call, stage, str(folder.root))) for stage in stages]
 
 
 def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> StageTime:

@@ -29,6 +29,7 @@ from avpref import __version__, config
 from avpref.cluster import Unit
 from avpref.datasets import tables, views
 from avpref.datasets.rows import QuarantineRow
+from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, SchemaVersionError, StorageError
 from avpref.flows.units import UnitFiles
@@ -69,7 +70,7 @@ class RunFolder:
         """Sealed tables."""
         return TableStore(self.root / "tables")
 
-    def units(self, table: tables.Table) -> UnitFiles:
+    def units(self, table: Table) -> UnitFiles:
         """Committed units whose rows belong to ``table``."""
         return UnitFiles(self.root / "units", table)
 
@@ -81,16 +82,16 @@ class RunFolder:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
         return digest(stage, __version__, SCHEMA_VERSION, *parts)
 
-    def is_sealed(self, table: tables.Table, fingerprint: str) -> bool:
+    def is_sealed(self, table: Table, fingerprint: str) -> bool:
         """Whether the current version of ``table`` was made from exactly these inputs."""
         manifest = self.tables.current(table.name)
         return manifest is not None and manifest.fingerprint == fingerprint
 
-    def seal(self, table: tables.Table, fingerprint: str, rows: pa.Table) -> Manifest:
+    def seal(self, table: Table, fingerprint: str, rows: pa.Table) -> Manifest:
         """Write ``rows`` as the current version of ``table``."""
         return self.tables.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
 
-    def read(self, table: tables.Table) -> pa.Table:
+    def read(self, table: Table) -> pa.Table:
         """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
         manifest = self.tables.current(table.name)
         if manifest is None:
@@ -98,11 +99,11 @@ class RunFolder:
             raise InputError(f"run {self.run_id} has no table {table.name} yet", "a finished stage", fix)
         return tables.read_all(self.tables.paths(manifest), table)
 
-    def has(self, table: tables.Table) -> bool:
+    def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
         return self.tables.current(table.name) is not None
 
-    def seal_units(self, table: tables.Table, units: Sequence[Unit]) -> list[QuarantineRow]:
+    def seal_units(self, table: Table, units: Sequence[Unit]) -> list[QuarantineRow]:
         """Compact finished units into one sealed version of ``table``; returns what they quarantined."""
         fingerprint = digest("units", [[unit.fingerprint, unit.name] for unit in units])
         rows, quarantined = self.units(table).read(units)
@@ -110,7 +111,7 @@ class RunFolder:
             self.seal(table, fingerprint, tables.conform(table, rows, fingerprint))
         return quarantined
 
-    def num_rows(self, table: tables.Table) -> int:
+    def num_rows(self, table: Table) -> int:
         """Rows of the current version of ``table``, from its manifest; 0 where there is none."""
         manifest = self.tables.current(table.name)
         return 0 if manifest is None else manifest.rows

@@ -6,6 +6,7 @@ A worker commits its unit itself (see store.py); the pool only says that it did,
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -150,10 +151,16 @@ class RayPool:
             num_cpus=1,
             num_gpus=settings.num_gpus_per_actor or None,
             max_restarts=0,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}},
+            runtime_env={
+                "env_vars": {
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+                }
+            },
         )
         self._spec = spec
-        self._actors = [self._actor_class.remote(spec) for _ in range(settings.num_actors)]
+        self._actors: list[Any] = [self._actor_class.remote(spec) for _ in range(settings.num_actors)]
         self._flying: dict[Any, tuple[int, Unit]] = {}
         self._order: list[deque[Any]] = [deque() for _ in self._actors]
         self._ended: deque[Outcome] = deque()
@@ -274,7 +281,7 @@ def join_ray(settings: RayExecutor) -> None:
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         _temp_dir=_ray_folder(),
     )
 

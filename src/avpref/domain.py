@@ -18,6 +18,10 @@ class Dimension(StrEnum):
     AV = "av"
 
 
+PUBLIC_NAME = {Dimension.VIDEO: "video", Dimension.AUDIO: "audio", Dimension.AV: "sync"}
+"""How the dimensions are called in documents for people and scripts."""
+
+
 class Origin(StrEnum):
     """Where a candidate came from."""
 

@@ -77,7 +77,9 @@ class Progress:
     def skip(self, count: int) -> None:
         """Count work that an earlier run finished; it does not enter the rate."""
         self._first += count
-        self.advance(count)
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
 
     def advance(self, count: int = 1) -> None:
         """Count finished work."""

@@ -60,7 +60,7 @@ class Ring:
 
 GROUND = 0.9
 """Height at which the ground begins."""
-RADIUS = 0.09
+RADIUS = 0.13
 """Radius of the ball."""
 FLOOR_LEVEL = GROUND - RADIUS
 """Height of the ball's centre while it touches the ground."""
@@ -69,7 +69,7 @@ BACKGROUND_RGB = (40, 42, 48)
 GROUND_RGB = (92, 90, 86)
 BALL_RGB = {Colour.RED: (226, 52, 44), Colour.GREEN: (52, 204, 70), Colour.BLUE: (62, 96, 238)}
 
-ACCELERATION = {Gravity.SLOW: 1.5, Gravity.FAST: 5.0}
+ACCELERATION = {Gravity.SLOW: 1.5, Gravity.FAST: 3.5}
 """Picture heights per second squared."""
 
 RINGS = {Material.WOOD: Ring(640.0, 0.05), Material.GLASS: Ring(4000.0, 0.10), Material.METAL: Ring(1600.0, 0.20)}

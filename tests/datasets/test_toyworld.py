@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from avpref.bands import BandLayout, analyse
 from avpref.datasets import toyworld
 from avpref.datasets.toyworld import Drop
+from avpref.delays import delay_audio
 from avpref.domain import Split
 from avpref.geometry import ClipShape
 from avpref.settings import ToyWorldPrompts
@@ -174,7 +175,7 @@ def test_the_shares_of_defects() -> None:
 @settings(max_examples=20, deadline=None)
 def test_a_delay_moves_the_sound(delay_s: float) -> None:
     audio = toyworld.simulate(every_attributes()[0], 2, SHAPE).audio
-    late = toyworld.delay_audio(audio, delay_s, 16000)
+    late = delay_audio(audio, delay_s, 16000)
     shift = round(delay_s * 16000)
     assert late.shape == audio.shape and late.dtype == np.float32
     np.testing.assert_array_equal(late[shift:], audio[: len(audio) - shift])

@@ -14,6 +14,7 @@ import pytest
 from avpref import settings
 from avpref.datasets import toyworld
 from avpref.datasets.toyworld import SimulatedClip
+from avpref.delays import delay_audio
 from avpref.domain import METRICS, ScoreStatus
 from avpref.geometry import ClipShape
 from avpref.media import DecodedClip, read_clip
@@ -66,7 +67,7 @@ def unchanged(clip: SimulatedClip, _: np.random.Generator) -> tuple[np.ndarray, 
 
 
 def delayed(delay_s: float) -> Corruption:
-    return lambda clip, _: (clip.frames, toyworld.delay_audio(clip.audio, delay_s, 16000))
+    return lambda clip, _: (clip.frames, delay_audio(clip.audio, delay_s, 16000))
 
 
 def noisy(rms: float, std: float) -> Corruption:

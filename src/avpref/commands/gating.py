@@ -11,11 +11,10 @@ from avpref import config
 from avpref.commands.run_state import sealed
 from avpref.datasets import evaluation, gate, tables
 from avpref.datasets.rows import Kind, Side
-from avpref.domain import Dimension
+from avpref.domain import PUBLIC_NAME
 from avpref.errors import ConfigError, InputError
 from avpref.flows.run_folder import CONFIG_FILE, RunFolder
 
-JSON_NAME = {Dimension.VIDEO: "video", Dimension.AUDIO: "audio", Dimension.AV: "sync"}
 SECTION = "evaluation.gate."
 
 
@@ -38,7 +37,7 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
     verdict = gate.decide(compared, _displacement(folder), settings.evaluation.gate)
     return {
         "run_id": folder.run_id,
-        "evaluation": {JSON_NAME[dimension]: vars(found) for dimension, found in compared.items()},
+        "evaluation": {PUBLIC_NAME[dimension]: vars(found) for dimension, found in compared.items()},
         "verdict": verdict.verdict,
         "reasons": verdict.reasons,
         "rules": [vars(rule) for rule in verdict.rules],
