@@ -34,7 +34,7 @@ from avpref.trainer.stages import ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
 DATA_FILE = "pairs.safetensors"
-NUM_DELAYS = 4
+NUM_DELAYS = 6
 
 
 @flow(name="train", persist_result=False, validate_parameters=False)
@@ -84,10 +84,16 @@ def training_job(folder: RunFolder) -> TrainingJob:
 
 
 def delays_s(settings: DpoSettings) -> tuple[float, ...]:
-    """Delays of the rule-made rejected clips: evenly spaced over the configured range; none if their share is 0."""
+    """Delays of the rule-made rejected clips, evenly spaced over the configured range; early sound has a negative delay.
+
+    Late negatives alone teach the policy to sound too early (see docs/decisions/0007). None where their share is 0.
+    """
     if not settings.desync_share:
         return ()
-    return tuple(float(delay) for delay in np.linspace(settings.desync_min_s, settings.desync_max_s, NUM_DELAYS))
+    num_early = round(NUM_DELAYS * settings.desync_early_share)
+    bounds = settings.desync_min_s, settings.desync_max_s
+    late, early = np.linspace(*bounds, NUM_DELAYS - num_early), -np.linspace(*bounds, num_early)
+    return tuple(float(delay) for delay in (*late, *early))
 
 
 def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:

@@ -130,9 +130,10 @@ def quarantined(folder: RunFolder) -> list[QuarantineRow]:
 
 
 def seal_quarantine(folder: RunFolder) -> None:
-    """Write the quarantine table."""
-    rows = tables.to_arrow(tables.QUARANTINE, quarantined(folder))
-    folder.seal(tables.QUARANTINE, "", rows)
+    """Write the quarantine table, and show it where the run reports to a server."""
+    lost = quarantined(folder)
+    folder.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
+    reporting.table("quarantine", [asdict(row) for row in lost], f"{len(lost)} given up on, with the reason")
 
 
 def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import task
@@ -31,13 +32,29 @@ class Stage:
     progress: Progress
 
 
+@dataclass(frozen=True)
+class ShardDone:
+    """What finishing a shard came to; a row of the stage's table artifact."""
+
+    shard: int
+    items: int
+    units: int
+    made_now: int
+    quarantined: int
+    seconds: float
+
+
 @task(name="shard", task_run_name="{stage.name}-{shard.ordinal}", cache_policy=NO_CACHE, persist_result=False)
-def run_shard(stage: Stage, shard: Shard) -> int:
-    """Finish the missing units of one shard; returns how many items the shard has."""
+def run_shard(stage: Stage, shard: Shard) -> ShardDone:
+    """Finish the missing units of one shard; returns what it came to."""
+    started = time.monotonic()
     missing = [unit for unit in shard.units if not stage.files.exists(unit)]
-    stage.progress.skip(shard.num_items - sum(len(unit.items) for unit in missing))
+    made_now = sum(len(unit.items) for unit in missing)
+    stage.progress.skip(shard.num_items - made_now)
     stage.ladder.run(missing)
-    return shard.num_items
+    lost = len(stage.files.quarantined(shard.units))
+    took_s = round(time.monotonic() - started, 3)
+    return ShardDone(shard.ordinal, shard.num_items, len(shard.units), made_now, lost, took_s)
 
 
 @contextmanager
@@ -58,8 +75,8 @@ def run_stage(
     with pool_of as pool, Progress(name, total, unit=unit, listener=reporting.listener()) as progress:
         ladder = Ladder(pool, files, folder.events, progress.advance, allowed, files.quarantined(finished))
         stage = Stage(name, files, ladder, progress)
-        for shard in shards:
-            reporting.call(run_shard, stage, shard)
+        done = [reporting.call(run_shard, stage, shard) for shard in shards]
+    reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
     return units
 
 

@@ -20,7 +20,7 @@ from avpref.rewards.toy_sound import Heard, Onsets, band_match, find_onsets, lis
 from avpref.rewards.validity import DEFAULT_RULES, ValidityRules, reason
 from avpref.toyscene import BACKGROUND_RGB, BALL_RGB, RINGS, Attributes, Side, understand
 
-VERSION = 1
+VERSION = 2
 TRAIN_S = 0.25
 """How wide an event is in the trains that ``audio_video`` compares: two single events this far apart have cosine 1/e."""
 SIDE_WIDTH = 0.15
@@ -88,7 +88,7 @@ def audio_quality(evidence: Evidence) -> float:
 
 
 def text_audio(evidence: Evidence) -> float:
-    """Cosine of the rings' spectrum to the band of the prompt's material."""
+    """Cosine of the sound's spectrum to the band of the prompt's material."""
     return band_match(evidence.heard, RINGS[evidence.scene.material].centre_hz)
 
 

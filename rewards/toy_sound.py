@@ -80,10 +80,13 @@ def peak_to_floor_db(heard: Heard) -> float:
 
 
 def band_match(heard: Heard, centre_hz: float) -> float:
-    """Cosine in [0, 1] between the amplitudes of the rise in each band and a ring in the band of ``centre_hz``."""
+    """Cosine in [0, 1] between the amplitudes of the whole sound in each band and a pure sound in the band of ``centre_hz``.
+
+    All of the sound counts, so noise and rings of another material both take away from it.
+    """
     band = int(np.searchsorted(heard.layout.edges_hz, centre_hz, side="right")) - 1
-    rise = heard.rise
-    return float(np.sqrt(rise[band] / max(rise.sum(), 1e-12)))
+    energy = heard.power.sum(axis=0)
+    return float(np.sqrt(energy[band] / max(energy.sum(), 1e-12)))
 
 
 def find_onsets(heard: Heard) -> Onsets:

@@ -159,21 +159,28 @@ def _assign(tree: Tree, origins: dict[str, str], dotted: str, text: str, origin:
         if not isinstance(node, dict):
             raise ConfigError(f"{origin}: {name} is a value, not a section", "section.key=value", f"--set {name}=VALUE")
     try:
-        node[leaf] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(
             f"{origin}: {text!r} is not a YAML value: {error}", "a YAML value", f"{origin}='...'"
         ) from None
-    origins[dotted] = origin
+    node[leaf] = value
+    for replaced in [key for key in origins if key.startswith(f"{dotted}.")]:
+        del origins[replaced]
+    origins.update((key, origin) for key, _ in flatten({dotted: value}))
 
 
 def _explain(item: Any, origins: Mapping[str, str]) -> str:
     location = [str(part) for part in item["loc"]]
+    kind = ""
     if location[0] in UNION_SECTIONS and len(location) > 1:
-        del location[1]  # the union's tag, which is no key of the file
+        kind = location.pop(1)  # the union's tag, which is no key of the file
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         names = _names_in_section(location[:-1]) or _known_names(Settings)
+        if kind and location[-1] in names:
+            hint = f"--set '{location[0]}={{kind: {kind}}}' replaces the whole section"
+            return f"{key} is no key of {location[0]}.kind {kind} ({hint}){_given_by(key, origins)}"
         near = difflib.get_close_matches(location[-1], sorted(names), n=1)
         hint = f" (did you mean {'.'.join([*location[:-1], near[0]])}?)" if near else ""
         return f"unknown key {key}{hint}{_given_by(key, origins)}"

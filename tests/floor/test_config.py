@@ -218,3 +218,16 @@ def test_settings_survive_a_round_trip_through_yaml(
     again = config.load(path, environment={}).settings
     assert again == changed
     assert config.identity_hash(again) == config.identity_hash(changed)
+
+
+def test_a_section_given_as_a_whole_replaces_the_files_and_says_where_it_came_from() -> None:
+    resolved = config.load(CONFIGS / "toyworld.yaml", ["executor={kind: in_process}"], {})
+    assert {key: origin for key, _, origin in resolved.rows() if key.startswith("executor.")} == {
+        "executor.kind": "--set executor"
+    }
+
+
+def test_a_key_of_another_kind_is_explained_as_that() -> None:
+    with pytest.raises(ConfigError, match=r"executor\.num_actors is no key of executor\.kind in_process") as caught:
+        config.load(CONFIGS / "toyworld.yaml", ["executor.kind=in_process"], {})
+    assert "did you mean" not in caught.value.found

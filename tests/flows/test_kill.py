@@ -219,7 +219,7 @@ def test_a_loop_that_is_killed_at_every_stage_ends_like_one_that_was_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_loop_that_is_killed_at_random_moments_ends_like_one_that_was_not(
     tiny_run: RunFolder,
     tmp_path: Path,
@@ -309,7 +309,7 @@ def test_a_ray_loop_that_is_killed_leaves_no_process_and_ends_in_one_process(
     sealed: Callable[[RunFolder, str], list[bytes]],
 ) -> None:
     folder = tiny_copy("generate")
-    killed_on_ray(on_ray(folder), "units/generate/*/*.parquet", 3, 0.05)
+    killed_on_ray(on_ray(folder), "units/generate/*/*.parquet", 6, 0.05)
     before = finished_marks(folder.root)
     run_loop(folder)
     assert before.items() <= finished_marks(folder.root).items()
@@ -327,9 +327,7 @@ def test_a_ray_loop_that_is_killed_in_every_pool_ends_on_ray(
     kept: dict[str, object] = {}
     for pattern, count in (
         ("units/sft_clips/*/*.parquet", 2),
-        ("models/sft-*/checkpoints/step_*", 1),
-        ("units/generate/*/*.parquet", 2),
-        ("units/generate/*/*.parquet", 9),
+        ("units/generate/*/*.parquet", 3),
         ("units/score/*/*.parquet", 2),
         ("units/encode/*/*.parquet", 1),
         ("units/evaluate/*/*.parquet", 1),

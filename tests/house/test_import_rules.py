@@ -88,7 +88,9 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_names_say_something() -> None:
     empty = {"utils.py", "util.py", "helpers.py", "common.py", "misc.py"}
-    standard = {f"{name}.py" for name in ("select", "queue", "types", "profile", "copy", "statistics", "signal", "token")}
+    standard = {
+        f"{name}.py" for name in ("select", "queue", "types", "profile", "copy", "statistics", "signal", "token")
+    }
     assert not {path.name for _, path in sources()} & (empty | standard)
 
 
