@@ -41,7 +41,8 @@ from avpref.toyscene import (
 )
 
 NUM_HELD_OUT = 8
-NOISE_FLOOR_RMS = 0.003
+ROOM_RMS = (0.0008, 0.005)
+"""Rooms are more or less quiet: the range of the noise floor, drawn evenly in decibels."""
 LOUDEST = 0.45
 """Amplitude of the ring of the fastest impact."""
 FASTEST = 2.6
@@ -212,7 +213,8 @@ def render(attributes: Attributes, drop: Drop, shape: ClipShape) -> NDArray[np.u
 
 def sound(material: Material, impacts: Sequence[Impact], random: Generator, shape: ClipShape) -> NDArray[np.float32]:
     """Waveform float32 [S]: a ring per impact, as loud as it was fast, on a noise floor."""
-    audio = NOISE_FLOOR_RMS * random.standard_normal(shape.num_samples, np.float32)
+    floor_rms = math.exp(random.uniform(*np.log(ROOM_RMS)))
+    audio = np.float32(floor_rms) * random.standard_normal(shape.num_samples, np.float32)
     ring = _ring(material, shape.sample_rate_hz)
     for impact in impacts:
         start = round(impact.time_s * shape.sample_rate_hz)
