@@ -11,6 +11,8 @@ import pytest
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.flows import stage as stage_module
+from avpref.flows.dpo import dpo
+from avpref.flows.generate import generate
 from avpref.flows.retrain import STAGES, run_loop
 from avpref.flows.run_folder import RESULT_FILE, RunFolder
 from avpref.store import TEMPORARY_PREFIX
@@ -97,30 +99,25 @@ def test_a_lost_unit_is_made_again_alone_and_with_the_same_bytes(
     content = lost.read_bytes()
     lost.unlink()
     before = finished_marks(folder.root)
-    run_loop(folder)
+    generate.fn(str(folder.root))
     assert lost.read_bytes() == content
     after = finished_marks(folder.root)
     del after[str(lost.relative_to(folder.root))]
     assert after == before
 
 
-def test_a_lost_adapter_is_trained_again_to_the_same_bytes(tiny_copy: Callable[..., RunFolder]) -> None:
-    """From the last checkpoint on; a run that died between weights and summary takes the same way."""
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_a_training_without_a_summary_is_not_finished_and_ends_with_the_same_bytes(
+    tiny_copy: Callable[..., RunFolder], has_weights: bool
+) -> None:
+    """The summary is written last: a run that died before it goes on from the last checkpoint, weights or no weights."""
     folder = tiny_copy()
     (output,) = folder.root.glob("models/dpo-*")
-    adapter = output / "adapter" / "adapter_model.safetensors"
-    content = adapter.read_bytes()
-    (output / "summary.json").unlink()
-    adapter.unlink()
-    document = run_loop(folder)
-    assert adapter.read_bytes() == content
-    assert document["training"]["steps"] == folder.settings.dpo.loop.steps
-
-
-def test_weights_without_a_summary_are_not_taken_for_a_finished_training(tiny_copy: Callable[..., RunFolder]) -> None:
-    folder = tiny_copy()
-    (summary,) = folder.root.glob("models/dpo-*/summary.json")
-    content = json.loads(summary.read_text())
+    adapter, summary = output / "adapter" / "adapter_model.safetensors", output / "summary.json"
+    weights, said = adapter.read_bytes(), json.loads(summary.read_text())
     summary.unlink()
-    run_loop(folder)
-    assert json.loads(summary.read_text()) == content
+    if not has_weights:
+        adapter.unlink()
+    dpo.fn(str(folder.root))
+    assert adapter.read_bytes() == weights
+    assert json.loads(summary.read_text()) == said
