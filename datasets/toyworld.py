@@ -41,8 +41,7 @@ from avpref.toyscene import (
 )
 
 NUM_HELD_OUT = 8
-ROOM_RMS = (0.0008, 0.005)
-"""Rooms are more or less quiet: the range of the noise floor, drawn evenly in decibels."""
+NOISE_FLOOR_RMS = 0.003
 LOUDEST = 0.45
 """Amplitude of the ring of the fastest impact."""
 FASTEST = 2.6
@@ -53,7 +52,7 @@ GRAIN = 1 / 12
 """Side of a grain of video noise, in picture heights: noise that shrinking does not average away."""
 
 DELAY_SHARE, DELAY_S = 0.35, (0.125, 0.375)
-NOISY_AUDIO_SHARE, NOISY_AUDIO_RMS = 0.25, (0.01, 0.04)
+NOISY_AUDIO_SHARE, NOISY_AUDIO_RMS = 0.4, (0.01, 0.04)
 NOISY_VIDEO_SHARE, NOISY_VIDEO_STD = 0.25, (8.0, 20.0)
 
 
@@ -213,8 +212,7 @@ def render(attributes: Attributes, drop: Drop, shape: ClipShape) -> NDArray[np.u
 
 def sound(material: Material, impacts: Sequence[Impact], random: Generator, shape: ClipShape) -> NDArray[np.float32]:
     """Waveform float32 [S]: a ring per impact, as loud as it was fast, on a noise floor."""
-    floor_rms = math.exp(random.uniform(*np.log(ROOM_RMS)))
-    audio = np.float32(floor_rms) * random.standard_normal(shape.num_samples, np.float32)
+    audio = NOISE_FLOOR_RMS * random.standard_normal(shape.num_samples, np.float32)
     ring = _ring(material, shape.sample_rate_hz)
     for impact in impacts:
         start = round(impact.time_s * shape.sample_rate_hz)

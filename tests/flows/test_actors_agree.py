@@ -6,14 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from avpref import config
+from avpref.datasets.latents import LATENTS
 from avpref.datasets.tables import CANDIDATES
 from avpref.flows.generate import generate
+from avpref.flows.generating import GenerateSpec
 from avpref.flows.pair import pair
+from avpref.flows.rendering import EncodeSpec, RenderSpec
 from avpref.flows.retrain import CURATION
 from avpref.flows.run_folder import RunFolder, create
 from avpref.flows.score import score
+from avpref.flows.sft import sft_network
+from avpref.trainer.parallel import torch_threads
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 CURATED = ("prompts", "candidates", "norms", "rewards", "pairs", "skipped", "excluded")
@@ -58,3 +64,20 @@ def test_three_actors_make_the_same_clips_and_the_same_pairs(
     clips = contents(folder, "clips/**/*.mp4")
     assert clips.items() <= contents(tiny_run, "clips/**/*.mp4").items()
     assert len(clips) == folder.num_rows(CANDIDATES)
+
+
+def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(tiny_run: RunFolder) -> None:
+    """The number of threads decides how sums are split, so nobody may inherit another's."""
+    settings, root = tiny_run.settings, tiny_run.root
+    specs = [
+        RenderSpec(settings, tiny_run.units(LATENTS)),
+        EncodeSpec(root, settings, tiny_run.units(LATENTS)),
+        GenerateSpec(root, settings, tiny_run.units(CANDIDATES), sft_network(tiny_run)),
+    ]
+    for spec in specs:
+        torch.set_num_threads(2)
+        spec.build()
+        assert torch.get_num_threads() == 1
+        with torch_threads(2):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 1
