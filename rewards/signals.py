@@ -47,7 +47,7 @@ MOTION_FLOOR_PX2 = 0.003
 SIGNAL_PERCENT, FLOOR_PERCENT = 95.0, 10.0
 AUDIO_FLOOR = 1e-4
 FLAT_LEVEL, FLAT_SHARE = 0.98, 1e-3
-VERSION = 2
+VERSION = 3
 
 SIGNAL_METRICS = (
     *(replace(METRIC_BY_NAME[name], unit="dB") for name in ("visual_quality", "motion_quality", "audio_quality")),
@@ -72,14 +72,15 @@ def sharpness_db(frames: NDArray[np.uint8]) -> float:
     """Sharpness against noise of RGB frames [T, H, W, 3], in dB: 10·log10(G / (σ² + 4²)), grey levels of 255.
 
     G is the mean squared gradient per pixel of the picture denoised by a Gaussian (σ = 1 px), less what noise alone would leave
-    of it, at least 0.05; σ² is the noise power: second differences both ways (J. Immerkær, "Fast Noise Variance Estimation",
-    1996), squared and averaged over blocks of 8 × 8, of which the quietest tenth counts, because noise is everywhere and texture is
-    not. The 4 grey levels keep fine texture from being taken for noise, so blur lowers the number too. Mean over up to eight
-    evenly spaced frames; pictures over 256 pixels on the short side are shrunk to it.
+    of it, at least 0.05; σ² is the noise power: second differences both ways in the picture (J. Immerkær, "Fast Noise Variance
+    Estimation", 1996) or along time, whichever finds more, squared and averaged over blocks of 8 × 8, of which the quietest tenth
+    counts, because noise is everywhere while texture and motion are not. Coarse noise shows only along time. The 4 grey levels keep
+    fine texture from being taken for noise, so blur lowers the number too. Mean over up to eight evenly spaced frames with their
+    neighbours; pictures over 256 pixels on the short side are shrunk to it. Needs three frames.
     """
-    chosen = frames[np.linspace(0, len(frames) - 1, min(NUM_PICTURES, len(frames))).round().astype(int)]
-    powers = np.array([_gradient_and_noise(_within_limit(grey).astype(np.float32)) for grey in grey_frames(chosen)])
-    gradient, noise = powers.mean(axis=0)
+    middle = np.linspace(1, len(frames) - 2, min(NUM_PICTURES, len(frames) - 2)).round().astype(int)
+    triples = [np.stack([_within_limit(grey) for grey in grey_frames(frames[k - 1 : k + 2])]) for k in middle]
+    gradient, noise = np.array([_gradient_and_noise(triple.astype(np.float32)) for triple in triples]).mean(axis=0)
     return float(10.0 * np.log10(max(gradient - _GRADIENT_GAIN * noise, GRADIENT_FLOOR) / (noise + GREY_FLOOR**2)))
 
 
@@ -88,14 +89,21 @@ def _within_limit(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return grey if scale >= 1 else np.asarray(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
 
 
-def _gradient_and_noise(grey: NDArray[np.float32]) -> tuple[float, float]:
-    """Mean squared gradient of the denoised picture [H, W] and its noise power, both in grey levels squared."""
-    residual = cv2.filter2D(grey, -1, _NOISE_MASK) ** 2
-    blocks = max(1, residual.shape[1] // BLOCK_PX), max(1, residual.shape[0] // BLOCK_PX)
-    noise = np.percentile(cv2.resize(residual, blocks, interpolation=cv2.INTER_AREA), QUIET_BLOCKS_PERCENT)
+def _gradient_and_noise(triple: NDArray[np.float32]) -> tuple[float, float]:
+    """Mean squared gradient of the denoised middle picture of [3, H, W] and its noise power, both in grey levels squared."""
+    before, grey, after = triple
+    across_space = _quietest(cv2.filter2D(grey, -1, _NOISE_MASK))
+    noise = max(across_space, _quietest((before - 2 * grey + after) / np.float32(np.sqrt(6))))
     smooth = cv2.GaussianBlur(grey, (0, 0), BLUR_PX)
     across, down = (cv2.Sobel(smooth, cv2.CV_32F, dx, dy, ksize=3, scale=0.125) for dx, dy in ((1, 0), (0, 1)))
-    return float(np.mean(across**2 + down**2)), float(noise)
+    return float(np.mean(across**2 + down**2)), noise
+
+
+def _quietest(residual: NDArray[np.float32]) -> float:
+    """Mean square of a residual [H, W] in the quietest tenth of its blocks."""
+    blocks = max(1, residual.shape[1] // BLOCK_PX), max(1, residual.shape[0] // BLOCK_PX)
+    powers = cv2.resize(residual**2, blocks, interpolation=cv2.INTER_AREA)
+    return float(np.percentile(powers, QUIET_BLOCKS_PERCENT))
 
 
 def smoothness_db(flow: NDArray[np.float32]) -> float:
