@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from avpref.datasets import clips as recordings
-from avpref.datasets import toyworld
+import avpref.datasets.clips as recordings
+import avpref.datasets.toyworld as toyworld
 from avpref.domain import Prompt, Split
 from avpref.geometry import ClipShape
 from avpref.settings import ClipPrompts, Settings, ToyWorldPrompts

@@ -91,7 +91,7 @@ def _within_limit(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _gradient_and_noise(triple: NDArray[np.float32]) -> tuple[float, float]:
     """Mean squared gradient of the denoised middle picture of [3, H, W] and its noise power, both in grey levels squared."""
     before, grey, after = triple
-    across_space = _quietest(cv2.filter2D(grey, -1, _NOISE_MASK))
+    across_space = _quietest(np.asarray(cv2.filter2D(grey, -1, _NOISE_MASK), np.float32))
     noise = max(across_space, _quietest((before - 2 * grey + after) / np.float32(np.sqrt(6))))
     smooth = cv2.GaussianBlur(grey, (0, 0), BLUR_PX)
     across, down = (cv2.Sobel(smooth, cv2.CV_32F, dx, dy, ksize=3, scale=0.125) for dx, dy in ((1, 0), (0, 1)))

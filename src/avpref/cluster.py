@@ -252,15 +252,24 @@ def open_pool(settings: InProcessExecutor | RayExecutor, spec: WorkerSpec) -> It
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """Shut Ray down at the end of the block if it was started inside."""
-    ray = sys.modules.get("ray")
-    was_running = ray is not None and ray.is_initialized()
+    """Shut Ray down at the end of the block if it was started inside; its files stay for the reader if the block failed."""
+    if _is_ray_running():
+        yield
+        return
     try:
         yield
     finally:
-        ray = sys.modules.get("ray")
-        if ray is not None and ray.is_initialized() and not was_running:
-            ray.shutdown()
+        has_started = _is_ray_running()
+        if has_started:
+            sys.modules["ray"].shutdown()
+    if has_started:
+        for session in Path(_ray_folder()).glob(f"session_*_{os.getpid()}"):
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _is_ray_running() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 def join_ray(settings: RayExecutor) -> None:

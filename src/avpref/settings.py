@@ -195,7 +195,9 @@ class DpoSettings(Section):
     )
     desync_min_s: float = Field(default=0.125, gt=0)
     desync_max_s: float = Field(default=0.5, gt=0)
-    desync_early_share: float = Field(default=0.5, ge=0, le=1, description="share of those whose sound comes early, not late")
+    desync_early_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of those whose sound comes early, not late"
+    )
     displacement_alarm: float = Field(default=0.01, gt=0)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -218,6 +221,26 @@ def test_a_pool_leaves_no_actor_and_a_session_leaves_the_ray_that_it_found(tmp_p
     while any(Path(f"/proc/{process}").exists() for process in processes) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [process for process in processes if Path(f"/proc/{process}").exists()]
+
+
+def test_a_session_of_one_s_own_ends_with_its_block_and_takes_its_files_along() -> None:
+    """In a process of its own, as a command would."""
+    code = (
+        "import os, sys, tempfile\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "from avpref import cluster\n"
+        "from avpref.settings import RayExecutor\n"
+        "with cluster.ray_session():\n"
+        "    cluster.join_ray(RayExecutor(num_actors=1))\n"
+        "import ray\n"
+        "print(ray.is_initialized(), len(list(cluster.Path(cluster._ray_folder()).glob('session_*_*'))))\n"
+    )
+    folder = Path(tempfile.mkdtemp(prefix="avp"))  # sockets have short names
+    try:
+        run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert run.stdout.split() == ["False", "0"]
 
 
 def test_old_sessions_are_removed_once_their_process_ended(tmp_path: Path) -> None:
