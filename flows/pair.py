@@ -12,7 +12,7 @@ from avpref.datasets import normalise, pairing, tables, views
 from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.flows import reporting
-from avpref.flows.run_folder import RunFolder, open_root
+from avpref.flows.run_folder import RunFolder, list_runs, open_root
 from avpref.flows.scoring import metrics_of
 from avpref.identity import digest
 from avpref.logs import say
@@ -34,7 +34,7 @@ def select(folder: RunFolder) -> pairing.Selection:
     """Apply the run's strategy to its sealed scores. Held-out prompts take no part, in the norm neither."""
     con = training_tables(folder)
     metrics = metrics_of(folder.settings)
-    norm = read_norm(folder, folder.settings.pairs.norm) if folder.settings.pairs.norm else None
+    norm = saved_norm(folder, folder.settings.pairs.norm) if folder.settings.pairs.norm else None
     selection = pairing.select_pairs(
         con, folder.settings.pairs, metrics, norm or normalise.measure(con, folder.run_id, metrics)
     )
@@ -54,10 +54,22 @@ def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
     return views.connect_tables({"prompts": prompts, "candidates": candidates, "scores": scores})
 
 
-def read_norm(folder: RunFolder, norm_id: str = "") -> normalise.Norm:
-    """The norm that the run's pairs were selected with, or a saved one of that id."""
+def read_norm(folder: RunFolder) -> normalise.Norm:
+    """The norm that the run's pairs were selected with. Raises InputError before the stage has run."""
     saved = folder.read(tables.NORMS)
-    return normalise.from_arrow(saved, norm_id or saved["norm_id"][0].as_py())
+    return normalise.from_arrow(saved, saved["norm_id"][0].as_py())
+
+
+def saved_norm(folder: RunFolder, norm_id: str) -> normalise.Norm:
+    """The norm of that id out of any run beside this one. Raises InputError where no run has it."""
+    runs = folder.root.parent
+    for run in list_runs(runs):
+        other = open_root(runs / run)
+        if other.has(tables.NORMS) and norm_id in other.read(tables.NORMS)["norm_id"].to_pylist():
+            return normalise.from_arrow(other.read(tables.NORMS), norm_id)
+    raise InputError(
+        f"no run in {runs} has a norm {norm_id}", "the norm_id of a run's norms table", "--set pairs.norm=''"
+    )
 
 
 def _fingerprint(folder: RunFolder) -> str:
