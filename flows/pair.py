@@ -65,8 +65,9 @@ def saved_norm(folder: RunFolder, norm_id: str) -> normalise.Norm:
     runs = folder.root.parent
     for run in list_runs(runs):
         other = open_root(runs / run)
-        if other.has(tables.NORMS) and norm_id in other.read(tables.NORMS)["norm_id"].to_pylist():
-            return normalise.from_arrow(other.read(tables.NORMS), norm_id)
+        saved = other.read(tables.NORMS) if other.has(tables.NORMS) else None
+        if saved is not None and norm_id in saved["norm_id"].to_pylist():
+            return normalise.from_arrow(saved, norm_id)
     raise InputError(
         f"no run in {runs} has a norm {norm_id}", "the norm_id of a run's norms table", "--set pairs.norm=''"
     )

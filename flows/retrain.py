@@ -25,7 +25,7 @@ from avpref.flows.generate import generate
 from avpref.flows.pair import pair
 from avpref.flows.prompts import prompts, read_prompts
 from avpref.flows.registry import record_adapter
-from avpref.flows.run_folder import RESULT_FILE, RunFolder, create, open_root
+from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
 from avpref.flows.score import score
 from avpref.flows.sft import sft
 from avpref.logs import say
@@ -173,4 +173,4 @@ def resume(runs: Path, run: str) -> dict[str, Any]:
     """Go on with a run as its folder says."""
     from avpref.flows.run_folder import open_run
 
-    return run_loop(open_root(open_run(runs, run).root))
+    return run_loop(open_run(runs, run))
