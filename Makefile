@@ -43,7 +43,7 @@ slow: $(STAMP)  ## the proofs that take minutes
 
 check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
@@ -52,7 +52,7 @@ bench: $(STAMP)  ## every benchmark script; each writes its dated result beside 
 
 format: $(STAMP)
 	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check --no-cache --fix .
 
 clean:
 	rm -rf $(VENV) build src/*.egg-info

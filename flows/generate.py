@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avpref.flows.sft import sft_network
 from prefect import flow
 
 from avpref.datasets import tables
 from avpref.flows.candidates import make_candidates
 from avpref.flows.prompts import read_prompts
 from avpref.flows.run_folder import open_root
+from avpref.flows.sft import sft_network
 
 STAGE = "generate"
 
