@@ -26,6 +26,7 @@ REQUIRED = ("file", "text")
 OPTIONAL = ("taxonomy",)
 INSTANCE_MARK = "#"
 RECORDING_ID_CHARS = 16
+NO_FILE = "no file named"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class Refused:
     line: int
     file: str
     reason: str
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """One data row as it is, nothing opened: ``path`` is resolved, ``text`` may be empty."""
+
+    line: int
+    file: str
+    path: Path
+    text: str
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,22 @@ def read_clip_list(path: Path | str) -> ClipList:
             first_line_of[outcome.sha256] = row.line
             rows.append(outcome)
     return ClipList(table, tuple(rows), tuple(refused))
+
+
+def read_rows(path: Path | str) -> Iterator[ClipRow | Refused]:
+    """Rows of a CSV as :func:`read_clip_list` reads it, without opening any file; raises what it raises about the CSV."""
+    table = Path(path)
+    for row in _data_rows(table):
+        if len(row.fields) != len(row.columns):
+            yield Refused(row.line, row.fields[0], _miscounted(row))
+        elif not row.get("file").strip():
+            yield Refused(row.line, "", NO_FILE)
+        else:
+            yield ClipRow(row.line, row.get("file"), (table.parent / row.get("file")).resolve(), row.get("text"))
+
+
+def _miscounted(row: _Row) -> str:
+    return f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
 
 
 def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[Refused]]:
@@ -234,12 +261,11 @@ def _did_you_mean(name: str) -> str:
 def _recording(table: Path, row: _Row) -> Recording | Refused:
     """A row looked at: the file's headers and hash, or the reason for not using it."""
     if len(row.fields) != len(row.columns):
-        found = f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
-        return Refused(row.line, row.fields[0], found)
+        return Refused(row.line, row.fields[0], _miscounted(row))
     file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
     path = (table.parent / file).resolve()
     if not file.strip():
-        return Refused(row.line, file, "no file named")
+        return Refused(row.line, file, NO_FILE)
     if not text.strip():
         return Refused(row.line, file, "empty text")
     if not path.is_file():

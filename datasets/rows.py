@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from avpref.domain import Score, ScoreStatus
+from avpref.domain import OWN_TERMS, Score, ScoreStatus, Terms
 
 
 class Side(StrEnum):
@@ -39,6 +39,9 @@ class ScoreRow:
     fingerprint: str
     elapsed_ms: float
     gpu_s: float
+    licence: str
+    commercial_use: bool
+    is_meaningful: bool
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,10 @@ class GateRow:
     detail: str
 
 
-def score_row(score: Score, scorer: str, fingerprint: str, elapsed_ms: float, gpu_s: float = 0.0) -> ScoreRow:
-    """A scorer's answer with its provenance."""
+def score_row(
+    score: Score, scorer: str, fingerprint: str, elapsed_ms: float, gpu_s: float = 0.0, terms: Terms = OWN_TERMS
+) -> ScoreRow:
+    """A scorer's answer with its provenance and the terms under which it may be used."""
     return ScoreRow(
         score.candidate_id,
         score.metric,
@@ -101,4 +106,7 @@ def score_row(score: Score, scorer: str, fingerprint: str, elapsed_ms: float, gp
         fingerprint,
         elapsed_ms,
         gpu_s,
+        terms.licence,
+        terms.commercial_use,
+        terms.is_meaningful,
     )

@@ -85,6 +85,9 @@ SCORES = _table(
     fingerprint="text",
     elapsed_ms="float",
     gpu_s="float",
+    licence="text",
+    commercial_use="bool",
+    is_meaningful="bool",
 )
 NORMS = _table(
     "norms",

@@ -11,7 +11,6 @@ from avpref.flows.generating import GenerateSpec
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.plan import Shard, grouped, requests, sampler_hash, shards
 from avpref.flows.run_folder import RunFolder
-from avpref.flows.scoring import ScoreItem, ScoreSpec, metrics_of, open_scorers
 from avpref.flows.stage import run_stage
 
 
@@ -19,7 +18,7 @@ def plan_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
     """Shards of candidate requests for ``prompts``, made with ``network``."""
     fingerprint = folder.fingerprint(stage, network.hash, sampler_hash(folder.settings))
     wanted = list(requests(prompts, folder.settings, network.hash))
-    return shards(stage, fingerprint, grouped(wanted, [item.prompt.prompt_id for item in wanted]), folder.settings)
+    return shards(stage, fingerprint, grouped(wanted, [item.prompt.prompt_id for item in wanted]), folder.settings.run)
 
 
 def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Unit]:
@@ -29,24 +28,10 @@ def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
     return run_stage(
         folder,
         stage,
-        tables.CANDIDATES,
+        files,
         plan,
         lambda: GenerateSpec(folder.root, folder.settings, files, network),
         "candidates",
-    )
-
-
-def score_candidates(folder: RunFolder, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> list[Unit]:
-    """Score what has no scores yet; returns the units that hold all score rows."""
-    text = {prompt.prompt_id: prompt.text for prompt in prompts}
-    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
-    scorers = [scorer.fingerprint for scorer in open_scorers(folder.settings)]
-    names = [metric.name for metric in metrics_of(folder.settings)]
-    fingerprint = folder.fingerprint(stage, scorers, names, folder.settings.clip.model_dump(mode="json"))
-    plan = shards(stage, fingerprint, grouped(items, [item.candidate.prompt_id for item in items]), folder.settings)
-    files = folder.units(tables.SCORES)
-    return run_stage(
-        folder, stage, tables.SCORES, plan, lambda: ScoreSpec(folder.root, folder.settings, files), "candidates"
     )
 
 

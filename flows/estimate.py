@@ -17,7 +17,7 @@ from avpref.domain import Prompt, Split
 from avpref.flows.dpo import delays_s
 from avpref.flows.plan import requests
 from avpref.flows.rendering import mp4
-from avpref.flows.scoring import metrics_of
+from avpref.flows.scorers import metrics_of
 from avpref.flows.worlds import RawClip, World, clip_shape, open_world
 from avpref.identity import derive_seed
 from avpref.models.codecs import IdentityCodec
@@ -95,7 +95,7 @@ def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int
     candidates = sum(1 for _ in requests(prompts, settings, ""))
     return [
         _row("generate", candidates, "candidates", candidates * clip_bytes),
-        _row("score", candidates * len(metrics_of(settings)), "scores", None),
+        _row("score", candidates * len(metrics_of(settings.scoring)), "scores", None),
     ]
 
 

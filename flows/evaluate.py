@@ -12,13 +12,15 @@ from prefect import flow
 from avpref.datasets import evaluation, gate, tables
 from avpref.datasets.rows import EvaluationRow, Kind, Side
 from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Prompt, ScoreStatus, Split
-from avpref.flows.candidates import make_candidates, read_candidates, score_candidates
+from avpref.flows.candidates import make_candidates, read_candidates
 from avpref.flows.dpo import policy_network, training_summary
 from avpref.flows.pair import read_norm
 from avpref.flows.prompts import read_prompts
 from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.score import sealed_candidates
-from avpref.flows.scoring import metrics_of
+from avpref.flows.score_files import distinct
+from avpref.flows.score_stage import score_candidates
+from avpref.flows.scorers import metrics_of
 from avpref.identity import digest
 
 STAGE = "evaluate"
@@ -39,7 +41,7 @@ def evaluate(run_dir: str) -> int:
     folder = open_root(Path(run_dir))
     held_out = [prompt for prompt in read_prompts(folder) if prompt.split == Split.HELD_OUT]
     sides = {Side.REFERENCE: _reference(folder, held_out), Side.POLICY: _policy(folder, held_out)}
-    metrics, norm = metrics_of(folder.settings), read_norm(folder)
+    metrics, norm = metrics_of(folder.settings.scoring), read_norm(folder)
     frames = {side: _wide(clips, held_out, metrics) for side, clips in sides.items()}
     scales = {found.metric: (found.mean, found.std) for found in norm.metrics}
     rewards = evaluation.rewards(frames, metrics, scales)
@@ -65,7 +67,7 @@ def _policy(folder: RunFolder, prompts: list[Prompt]) -> SideClips:
     candidates = read_candidates(folder, units)
     scored = score_candidates(folder, "evaluate_score", candidates, prompts)
     rows, quarantined = folder.units(tables.SCORES).read(scored)
-    lost = folder.units(tables.CANDIDATES).read(units)[1] + quarantined
+    lost = folder.units(tables.CANDIDATES).read(units)[1] + distinct(quarantined)
     folder.write_json("quarantine-evaluate.json", [vars(row) for row in lost])
     return SideClips(candidates, rows.to_pandas())
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from avpref.cluster import Failure, Outcome, Pool, Unit
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, CircuitOpen
-from avpref.flows.units import UnitFiles
+from avpref.flows.units import CommittedUnits
 from avpref.logs import EventLog
 
 ATTEMPTS = 2
@@ -52,7 +52,7 @@ class Ladder:
     def __init__(
         self,
         pool: Pool,
-        files: UnitFiles,
+        files: CommittedUnits,
         events: EventLog,
         on_done: Callable[[int], None],
         max_quarantined: int,

@@ -13,7 +13,7 @@ from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder, list_runs, open_root
-from avpref.flows.scoring import metrics_of
+from avpref.flows.scorers import metrics_of
 from avpref.identity import digest
 from avpref.logs import say
 
@@ -33,7 +33,7 @@ def pair(run_dir: str) -> int:
 def select(folder: RunFolder) -> pairing.Selection:
     """Apply the run's strategy to its sealed scores. Held-out prompts take no part, in the norm neither."""
     con = training_tables(folder)
-    metrics = metrics_of(folder.settings)
+    metrics = metrics_of(folder.settings.scoring)
     norm = saved_norm(folder, folder.settings.pairs.norm) if folder.settings.pairs.norm else None
     selection = pairing.select_pairs(
         con, folder.settings.pairs, metrics, norm or normalise.measure(con, folder.run_id, metrics)
@@ -76,7 +76,7 @@ def saved_norm(folder: RunFolder, norm_id: str) -> normalise.Norm:
 def _fingerprint(folder: RunFolder) -> str:
     parts = [folder.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
     sealed = [part.version if part else "" for part in parts]
-    names = [metric.name for metric in metrics_of(folder.settings)]
+    names = [metric.name for metric in metrics_of(folder.settings.scoring)]
     return folder.fingerprint("pair", sealed, names, folder.settings.pairs.model_dump(mode="json"))
 
 

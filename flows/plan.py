@@ -9,7 +9,7 @@ from typing import Any
 from avpref.cluster import Unit
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.identity import digest
-from avpref.settings import Settings
+from avpref.settings import RunSettings, Settings
 
 GROUND_TRUTH_INDEX = 0
 FIRST_GENERATED_INDEX = 1
@@ -61,12 +61,12 @@ def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str
             yield CandidateRequest(identity, prompt, index, Origin.GENERATED, seed)
 
 
-def shards(stage: str, fingerprint: str, groups: Sequence[Sequence[Any]], settings: Settings) -> list[Shard]:
+def shards(stage: str, fingerprint: str, groups: Sequence[Sequence[Any]], run: RunSettings) -> list[Shard]:
     """Cut ``groups`` (the items of one prompt each) into shards of prompts and units of candidates."""
-    size, found = settings.run.shard_prompts, []
+    size, found = run.shard_prompts, []
     for ordinal, start in enumerate(range(0, len(groups), size)):
         items = [item for group in groups[start : start + size] for item in group]
-        found.append(Shard(ordinal, tuple(_units(stage, ordinal, fingerprint, items, settings.run.unit_candidates))))
+        found.append(Shard(ordinal, tuple(_units(stage, ordinal, fingerprint, items, run.unit_candidates))))
     return found
 
 

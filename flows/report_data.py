@@ -23,7 +23,7 @@ from avpref.flows.prompts import read_prompts
 from avpref.flows.registry import lineage
 from avpref.flows.run_folder import RESULT_FILE, RunFolder
 from avpref.flows.score import sealed_candidates
-from avpref.flows.scoring import metrics_of
+from avpref.flows.scorers import metrics_of
 from avpref.flows.sft import sft_network
 from avpref.settings import Settings
 from avpref.trainer.metrics import METRICS_FILE
@@ -109,7 +109,7 @@ def collect(folder: RunFolder) -> ReportData:
     return ReportData(
         run_id=folder.run_id,
         settings=folder.settings,
-        metrics=tuple(metrics_of(folder.settings)),
+        metrics=tuple(metrics_of(folder.settings.scoring)),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
         comparisons={dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()},

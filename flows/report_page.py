@@ -34,6 +34,8 @@ SCORERS = {
 
 Panels = Mapping[str, Sequence[Panel]]
 
+TINY = "The reward models are tiny and their weights are random: no number on this page says anything about quality."
+
 
 def render(data: ReportData, panels: Panels, root: Path) -> tuple[str, int]:
     """The page and the number of its sections. ``root`` is the run's folder; clips are read from it."""
@@ -66,13 +68,19 @@ def _word(data: ReportData) -> str:
 def _banner(data: ReportData) -> Html:
     failed = sum(not rule.passed for rule in data.rules)
     why = f"all {len(data.rules)} rules passed" if data.is_promoted else f"{failed} of {len(data.rules)} rules refused"
-    is_fake = data.settings.scoring.scorers == "fake"
+    scoring = data.settings.scoring
+    is_meaningless = "fake" in scoring.scorers or scoring.preset == "tiny"
+    warning = [TINY] if scoring.preset == "tiny" else []
     return element(
         "header",
         element("p", "Run report", class_="over"),
         element("h1", data.run_id),
         element("p", element("strong", _mark(data.is_promoted), f" {_word(data)}"), f": {why}.", class_="decision"),
-        element("p", SCORERS[data.settings.scoring.scorers], class_="warning" if is_fake else "note"),
+        element(
+            "p",
+            " ".join([*warning, *(SCORERS[name] for name in scoring.scorers)]),
+            class_="warning" if is_meaningless else "note",
+        ),
         table("The gate, rule by rule", ("Rule", "Measured", "Required"), map(_rule, data.rules)),
         class_="promoted" if data.is_promoted else "refused",
     )

@@ -11,32 +11,17 @@ events.jsonl                     what happened
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import shutil
-import socket
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import duckdb
-import pyarrow as pa
 
 from avpref import __version__, config
-from avpref.cluster import Unit
-from avpref.datasets import tables, views
-from avpref.datasets.rows import QuarantineRow
-from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError, SchemaVersionError, StorageError
-from avpref.flows.units import UnitFiles
-from avpref.identity import digest
-from avpref.logs import EventLog
-from avpref.settings import Settings
-from avpref.store import Manifest, TableStore, commit_once, replace, storage_errors, sweep_temporaries
+from avpref.errors import InputError, SchemaVersionError
+from avpref.flows.work_folder import WorkFolder
+from avpref.settings import Executor, Settings
+from avpref.store import commit_once, replace, storage_errors
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -49,10 +34,9 @@ def run_id(settings: Settings) -> str:
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(WorkFolder):
     """One run's folder and its settings. Build with :func:`create` or :func:`open_run`."""
 
-    root: Path
     settings: Settings
 
     @property
@@ -61,101 +45,21 @@ class RunFolder:
         return self.root.name
 
     @property
-    def events(self) -> EventLog:
-        """The structured log."""
-        return EventLog(self.root / "events.jsonl")
+    def executor(self) -> Executor:
+        """Who runs the units of candidate stages."""
+        return self.settings.executor
 
     @property
-    def tables(self) -> TableStore:
-        """Sealed tables."""
-        return TableStore(self.root / "tables")
-
-    def units(self, table: Table) -> UnitFiles:
-        """Committed units whose rows belong to ``table``."""
-        return UnitFiles(self.root / "units", table)
+    def max_quarantined_share(self) -> float:
+        """The share of a stage's candidates that may be given up."""
+        return self.settings.run.max_quarantined_share
 
     def model_folder(self, stage: str, fingerprint: str) -> Path:
         """Folder of a training stage's checkpoints and result."""
         return self.root / "models" / f"{stage}-{fingerprint}"
 
-    def fingerprint(self, stage: str, *parts: object) -> str:
-        """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
-        return digest(stage, __version__, SCHEMA_VERSION, *parts)
-
-    def is_sealed(self, table: Table, fingerprint: str) -> bool:
-        """Whether the current version of ``table`` was made from exactly these inputs."""
-        manifest = self.tables.current(table.name)
-        return manifest is not None and manifest.fingerprint == fingerprint
-
-    def seal(self, table: Table, fingerprint: str, rows: pa.Table) -> Manifest:
-        """Write ``rows`` as the current version of ``table``."""
-        return self.tables.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
-
-    def read(self, table: Table) -> pa.Table:
-        """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
-        manifest = self.tables.current(table.name)
-        if manifest is None:
-            fix = f"avpref runs resume {self.run_id} --runs {self.root.parent}"
-            raise InputError(f"run {self.run_id} has no table {table.name} yet", "a finished stage", fix)
-        return tables.read_all(self.tables.paths(manifest), table)
-
-    def has(self, table: Table) -> bool:
-        """Whether ``table`` has a sealed version."""
-        return self.tables.current(table.name) is not None
-
-    def seal_units(self, table: Table, units: Sequence[Unit]) -> list[QuarantineRow]:
-        """Compact finished units into one sealed version of ``table``; returns what they quarantined."""
-        fingerprint = digest("units", [[unit.fingerprint, unit.name] for unit in units])
-        rows, quarantined = self.units(table).read(units)
-        if not self.is_sealed(table, fingerprint):
-            self.seal(table, fingerprint, tables.conform(table, rows, fingerprint))
-        return quarantined
-
-    def num_rows(self, table: Table) -> int:
-        """Rows of the current version of ``table``, from its manifest; 0 where there is none."""
-        manifest = self.tables.current(table.name)
-        return 0 if manifest is None else manifest.rows
-
-    def connect(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB with one view per sealed table of the run, over the manifests' files."""
-        manifests = [self.tables.current(table.name) for table in tables.TABLES]
-        return views.connect({found.table: self.tables.paths(found) for found in manifests if found is not None})
-
-    def write_json(self, name: str, document: Any) -> None:
-        """Replace a small JSON document of the run."""
-        replace(self.root / name, json.dumps(document, indent=1, ensure_ascii=False).encode())
-
-    def read_json(self, name: str) -> Any:
-        """A JSON document of the run, or None."""
-        path = self.root / name
-        return json.loads(path.read_text()) if path.exists() else None
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Own the run for the length of the block. Raises StorageError naming the other owner."""
-        path = self.root / "lock"
-        with storage_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 200).decode() or "another command"
-            os.close(handle)
-            raise StorageError(
-                f"run {self.run_id} is in use by {owner}", "one command per run", "wait for it, or stop it"
-            ) from None
-        try:
-            with storage_errors(path):
-                os.truncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            sweep_temporaries(self.root)
-            self._record_settings()
-            yield
-        finally:
-            os.close(handle)
-
-    def _record_settings(self) -> None:
-        """Make the folder say what this execution was asked for; its id says that it can differ in the executor alone."""
+    def record_settings(self) -> None:
+        """See :class:`WorkFolder`; the run's id says that settings can differ in the executor alone."""
         path, text = self.root / CONFIG_FILE, config.to_yaml(self.settings).encode()
         if path.read_bytes() != text:
             replace(path, text)

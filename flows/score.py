@@ -8,9 +8,11 @@ from prefect import flow
 
 from avpref.datasets import tables
 from avpref.domain import Candidate
-from avpref.flows.candidates import as_candidates, score_candidates
+from avpref.flows.candidates import as_candidates
 from avpref.flows.prompts import read_prompts
 from avpref.flows.run_folder import RunFolder, open_root
+from avpref.flows.score_files import distinct
+from avpref.flows.score_stage import score_candidates
 
 STAGE = "score"
 
@@ -20,7 +22,7 @@ def score(run_dir: str) -> int:
     """Score the candidates of the run in ``run_dir`` and seal the score table; returns the number of score rows."""
     folder = open_root(Path(run_dir))
     units = score_candidates(folder, STAGE, sealed_candidates(folder), read_prompts(folder))
-    quarantined = folder.seal_units(tables.SCORES, units)
+    quarantined = distinct(folder.seal_units(tables.SCORES, units))
     folder.write_json("quarantine-score.json", [vars(row) for row in quarantined])
     return folder.num_rows(tables.SCORES)
 

@@ -1,23 +1,30 @@
-"""The worker that scores candidates: each clip is read once, by timestamp, and given to every scorer of the set."""
+"""The worker that scores candidates: each clip is read once, by timestamp, prepared for every scorer, and let go."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from avpref.cluster import Receipt, Unit
 from avpref.datasets.rows import QuarantineRow, ScoreRow, score_row
-from avpref.domain import METRICS, Candidate, Metric
-from avpref.errors import ConfigError, MediaError
-from avpref.flows.units import UnitFiles
-from avpref.flows.worlds import clip_shape
+from avpref.domain import Candidate, Score
+from avpref.errors import MediaError
+from avpref.flows.canary import Canary
+from avpref.flows.score_files import ScoreFiles
+from avpref.flows.scorers import ScorerSource
 from avpref.geometry import ClipShape
 from avpref.identity import bytes_sha256
-from avpref.media import read_clip
+from avpref.media import DecodedClip, probe, read_clip
 from avpref.rewards.protocol import ScorableClip, Scorer
-from avpref.settings import Settings
+
+if TYPE_CHECKING:
+    from avpref.rewards.model_scorer import ModelScorer, Prepared
+
+MS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -33,79 +40,164 @@ class ScoreItem:
         return self.candidate.candidate_id
 
 
-def open_scorers(settings: Settings) -> list[Scorer]:
-    """The scorers that the configuration names, in a fixed order."""
-    match settings.scoring.scorers:
-        case "toy":
-            from avpref.rewards.toy import toy_scorers
+@dataclass(frozen=True)
+class View:
+    """What scorers see of a file: at most its first ``window_s``, at its own size and rates.
 
-            return list(toy_scorers())
-        case "signal":
-            from avpref.rewards.signals import signal_scorers
-
-            return list(signal_scorers())
-        case "fake":
-            from avpref.rewards.fake import FakeScorer
-
-            return [FakeScorer()]
-
-
-def metrics_of(settings: Settings) -> list[Metric]:
-    """The metrics of the run: what its scorers give, or those of them that the configuration lists.
-
-    Raises ConfigError for a metric that no scorer of the set gives.
+    Weightless scorers see it at ``shape`` instead where there is one.
     """
-    given = {metric.name: metric for scorer in open_scorers(settings) for metric in scorer.metrics}
-    wanted = settings.scoring.metrics or tuple(given)
-    unknown = [name for name in wanted if name not in given]
-    if unknown:
-        found = f"scoring.metrics lists {', '.join(unknown)}"
-        raise ConfigError(
-            found, f"metrics of the {settings.scoring.scorers} scorers: {', '.join(given)}", "--set scoring.metrics=[]"
-        )
-    return [given[metric.name] for metric in METRICS if metric.name in wanted]
+
+    shape: ClipShape | None
+    window_s: float
+
+    def read(self, path: Path, is_network: bool) -> DecodedClip:
+        """Decode ``path`` for scorers of one sort. Raises MediaError."""
+        if self.shape is not None and not is_network:
+            return read_clip(path, self.shape)
+        return read_clip(path, duration_s=min(self.window_s, probe(path).duration_s))
+
+    def seen(self, is_network: bool) -> object:
+        """What of the view the numbers of scorers of one sort depend on."""
+        return self.window_s if is_network or self.shape is None else vars(self.shape)
 
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """Builds workers that hold all scorers of the set."""
+    """Builds workers that hold some of a job's scorers; ``gpu_share`` is the part of a GPU that an actor holds."""
 
     root: Path
-    settings: Settings
-    files: UnitFiles
+    files: ScoreFiles
+    sources: tuple[ScorerSource, ...]
+    view: View
+    canary: Canary
+    device: str = "auto"
+    gpu_share: float = 0.0
 
     def build(self) -> ScoreWorker:
-        """Load the scorers."""
-        scorers = open_scorers(self.settings)
-        given = [metric.name for scorer in scorers for metric in scorer.metrics]
-        kept = frozenset(self.settings.scoring.metrics or given)
-        return ScoreWorker(self.root, self.files, scorers, kept, clip_shape(self.settings))
+        """Load the scorers, and let each network score the canary. One thread, so that every executor adds up alike."""
+        if any(source.is_network for source in self.sources):
+            import torch
+
+            torch.set_num_threads(1)
+        return ScoreWorker(self, [_opened(source, self) for source in self.sources])
+
+
+class Batch(Protocol):
+    """A unit's clips before one scorer: taken one by one, answered for all together."""
+
+    source: ScorerSource
+
+    def take(self, clip: ScorableClip) -> None:
+        """Prepare a clip."""
+        ...
+
+    def answer(self) -> list[tuple[list[Score], float, float]]:
+        """Scores, milliseconds, and seconds in the network of each clip taken, in order."""
+        ...
+
+
+class WeightlessBatch:
+    """A weightless scorer judges each clip as it comes."""
+
+    def __init__(self, source: ScorerSource, scorer: Scorer) -> None:
+        self.source, self._scorer = source, scorer
+        self._answers: list[tuple[list[Score], float, float]] = []
+
+    def take(self, clip: ScorableClip) -> None:
+        """Score the clip."""
+        started = time.perf_counter()
+        scores = self._scorer.score([clip])[0]
+        self._answers.append((scores, MS * (time.perf_counter() - started), 0.0))
+
+    def answer(self) -> list[tuple[list[Score], float, float]]:
+        """See :class:`Batch`."""
+        return self._answers
+
+
+class NetworkBatch:
+    """A network's front end runs clip by clip, the network on all of the unit's clips in its own batches."""
+
+    def __init__(self, source: ScorerSource, scorer: ModelScorer[Any]) -> None:
+        self.source, self._scorer = source, scorer
+        self._taken: list[tuple[Prepared[Any], float]] = []
+
+    def take(self, clip: ScorableClip) -> None:
+        """Run the front end."""
+        started = time.perf_counter()
+        prepared = self._scorer.prepare(clip)
+        self._taken.append((prepared, MS * (time.perf_counter() - started)))
+
+    def answer(self) -> list[tuple[list[Score], float, float]]:
+        """See :class:`Batch`. The network's time is shared equally by the clips that it judged."""
+        started = time.perf_counter()
+        scores = self._scorer.score_prepared([prepared for prepared, _ in self._taken])
+        judged = [prepared.inputs is not None for prepared, _ in self._taken]
+        each_s = (time.perf_counter() - started) / max(1, sum(judged))
+        spent_s = [each_s if is_judged else 0.0 for is_judged in judged]
+        return [
+            (found, front_ms + MS * network_s, network_s)
+            for found, (_, front_ms), network_s in zip(scores, self._taken, spent_s, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source and its scorer, loaded and past the canary."""
+
+    source: ScorerSource
+    scorer: Any
+
+    def batch(self) -> Batch:
+        """An empty batch."""
+        is_network = self.source.is_network
+        return (NetworkBatch if is_network else WeightlessBatch)(self.source, self.scorer)
+
+
+def _opened(source: ScorerSource, spec: ScoreSpec) -> Opened:
+    scorer = source.open(spec.device)
+    if source.is_network:
+        spec.canary.check(source.name, source.fingerprint, cast("ModelScorer[Any]", scorer))
+    return Opened(source, scorer)
 
 
 @dataclass(frozen=True)
 class ScoreWorker:
     """Scores units of candidates. A file that cannot be read, or is not the file that was committed, is quarantined."""
 
-    root: Path
-    files: UnitFiles
-    scorers: list[Scorer]
-    metrics: frozenset[str]
-    shape: ClipShape
+    spec: ScoreSpec
+    scorers: list[Opened]
 
     def run(self, unit: Unit) -> Receipt:
-        """Commit the scores of ``unit``'s items (ScoreItem)."""
-        started, clips, lost = time.perf_counter(), [], []
+        """Commit the scores of ``unit``'s items (ScoreItem), for each scorer that has not done so."""
+        started = time.perf_counter()
+        files = self.spec.files.files
+        parts = zip(self.scorers, self.spec.files.parts(unit), strict=True)
+        missing = [(opened.batch(), part) for opened, part in parts if not files.exists(part)]
+        lost = self._fill([batch for batch, _ in missing], unit)
+        num_rows = 0
+        for batch, part in missing:
+            rows = self._rows(batch)
+            files.commit(part, rows, lost)
+            num_rows += len(rows)
+        return Receipt(num_rows, len(lost), time.perf_counter() - started)
+
+    def _fill(self, batches: Sequence[Batch], unit: Unit) -> list[QuarantineRow]:
+        """Give every readable clip to every batch; returns what could not be read."""
+        lost = []
         for item in unit.items:
             try:
-                clips.append(self._read(item))
+                path = self._committed(item)
+                for is_network in sorted({batch.source.is_network for batch in batches}):
+                    clip = ScorableClip(item.item_id, item.text, self.spec.view.read(path, is_network))
+                    for batch in batches:
+                        if batch.source.is_network == is_network:
+                            batch.take(clip)
             except MediaError as error:
                 lost.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
-        rows = [row for scorer in self.scorers for row in self._score(scorer, clips)]
-        self.files.commit(unit, rows, lost)
-        return Receipt(len(rows), len(lost), time.perf_counter() - started)
+        return lost
 
-    def _read(self, item: ScoreItem) -> ScorableClip:
-        path = self.root / item.candidate.path
+    def _committed(self, item: ScoreItem) -> Path:
+        path = self.spec.root / item.candidate.path
         if not path.exists():
             raise MediaError(
                 f"{item.candidate.path} is missing", "the file that was committed", "avpref runs resume RUN"
@@ -116,10 +208,15 @@ class ScoreWorker:
             raise MediaError(
                 f"{item.candidate.path} has sha-256 {found[:12]}…", expected, f"restore {item.candidate.path}"
             )
-        return ScorableClip(item.item_id, item.text, read_clip(path, self.shape))
+        return path
 
-    def _score(self, scorer: Scorer, clips: Sequence[ScorableClip]) -> list[ScoreRow]:
-        started = time.perf_counter()
-        scores = [score for clip_scores in scorer.score(clips) for score in clip_scores if score.metric in self.metrics]
-        elapsed_ms = 1000 * (time.perf_counter() - started) / max(len(scores), 1)
-        return [score_row(score, type(scorer).__name__, scorer.fingerprint, elapsed_ms) for score in scores]
+    def _rows(self, batch: Batch) -> list[ScoreRow]:
+        source, rows = batch.source, []
+        row_of = partial(score_row, scorer=source.name, fingerprint=source.fingerprint, terms=source.terms)
+        for scores, elapsed_ms, network_s in batch.answer():
+            share = 1.0 / max(len(scores), 1)
+            rows += [
+                row_of(score, elapsed_ms=elapsed_ms * share, gpu_s=network_s * self.spec.gpu_share * share)
+                for score in scores
+            ]
+        return rows

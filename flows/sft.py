@@ -56,9 +56,9 @@ def _output(folder: RunFolder) -> Path:
 def _render(folder: RunFolder) -> list[Unit]:
     items = open_world(folder.settings).sft_items(read_prompts(folder))
     fingerprint = folder.fingerprint(RENDER, folder.settings.clip.model_dump(mode="json"), folder.settings.run.seed)
-    plan = shards(RENDER, fingerprint, [[item] for item in items], folder.settings)
+    plan = shards(RENDER, fingerprint, [[item] for item in items], folder.settings.run)
     files = folder.units(LATENTS)
-    return run_stage(folder, RENDER, LATENTS, plan, lambda: RenderSpec(folder.settings, files), "clips")
+    return run_stage(folder, RENDER, files, plan, lambda: RenderSpec(folder.settings, files), "clips")
 
 
 def _write_data(folder: RunFolder, path: Path) -> None:

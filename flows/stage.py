@@ -6,20 +6,37 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from avpref.cluster import Unit, WorkerSpec, open_pool
-from avpref.datasets.rows import QuarantineRow
-from avpref.datasets.tables import Table
 from avpref.flows import reporting
 from avpref.flows.ladder import Ladder
 from avpref.flows.plan import Shard
-from avpref.flows.run_folder import RunFolder
-from avpref.flows.units import UnitFiles
-from avpref.logs import Progress
+from avpref.flows.units import CommittedUnits
+from avpref.logs import EventLog, Progress
+from avpref.settings import Executor
+
+
+class Workplace(Protocol):
+    """What a stage needs of the folder that it works for: who runs units, how many may be lost, where events go."""
+
+    @property
+    def executor(self) -> Executor:
+        """Who runs units."""
+        ...
+
+    @property
+    def max_quarantined_share(self) -> float:
+        """The share of a stage's candidates that may be given up."""
+        ...
+
+    @property
+    def events(self) -> EventLog:
+        """The structured log."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class Stage:
     """A stage in progress: where its units are committed, what drives them, and how far it is."""
 
     name: str
-    files: UnitFiles
+    files: CommittedUnits
     ladder: Ladder
     progress: Progress
 
@@ -63,23 +80,26 @@ def _no_pool() -> Iterator[Any]:
 
 
 def run_stage(
-    folder: RunFolder, name: str, table: Table, shards: Sequence[Shard], spec: Callable[[], WorkerSpec], unit: str
+    place: Workplace,
+    name: str,
+    files: CommittedUnits,
+    shards: Sequence[Shard],
+    spec: Callable[[], WorkerSpec],
+    unit: str,
+    executor: Executor | None = None,
 ) -> list[Unit]:
-    """Finish every unit of ``shards`` and return them in the plan's order. No pool is opened where nothing is missing."""
+    """Finish every unit of ``shards`` and return them in the plan's order. No pool is opened where nothing is missing.
+
+    ``executor`` is the workplace's unless the stage has one of its own.
+    """
     units = [each for shard in shards for each in shard.units]
-    files = folder.units(table)
     total = sum(shard.num_items for shard in shards)
     finished = [each for each in units if files.exists(each)]
-    pool_of = _no_pool() if len(finished) == len(units) else open_pool(folder.settings.executor, spec())
-    allowed = max(1, round(total * folder.settings.run.max_quarantined_share))
+    pool_of = _no_pool() if len(finished) == len(units) else open_pool(executor or place.executor, spec())
+    allowed = max(1, round(total * place.max_quarantined_share))
     with pool_of as pool, Progress(name, total, unit=unit, listener=reporting.listener()) as progress:
-        ladder = Ladder(pool, files, folder.events, progress.advance, allowed, files.quarantined(finished))
+        ladder = Ladder(pool, files, place.events, progress.advance, allowed, files.quarantined(finished))
         stage = Stage(name, files, ladder, progress)
         done = [reporting.call(run_shard, stage, shard) for shard in shards]
     reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
     return units
-
-
-def quarantine_of(folder: RunFolder, table: Table, units: Sequence[Unit]) -> list[QuarantineRow]:
-    """What the units gave up on."""
-    return folder.units(table).quarantined(units)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,31 @@ from avpref.errors import TableError
 from avpref.store import commit_once
 
 QUARANTINE_KEY = b"avpref.quarantine"
+
+
+class CommittedUnits(Protocol):
+    """What a stage asks of the files of its units. Implementations are picklable: workers carry them."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the units of all stages are."""
+        ...
+
+    def exists(self, unit: Unit) -> bool:
+        """Whether the unit is done."""
+        ...
+
+    def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
+        """Commit the unit's rows and what it gave up on; the first commit wins."""
+        ...
+
+    def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
+        """Commit a unit that was finished in pieces."""
+        ...
+
+    def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
+        """What ``units`` gave up on."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import nn
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, SchemaVersionError
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
+from avpref.weight_files import require_shapes
 
 METADATA_KEY = "avpref"
-SHOWN = 3
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -58,7 +58,9 @@ def load_network(
     _check_metadata(path, metadata, config)
     with torch.device("meta"):
         network = JavisDiT(config, model_type)
-    _check_shapes(path, shapes, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    fix = "check the path, the model type and the section `network` of the configuration"
+    require_shapes(path, shapes, expected, fix)
     network.load_state_dict(load_file(path, device=str(device)), assign=True)
     return network
 
@@ -101,24 +103,3 @@ def _check_metadata(path: Path | str, metadata: Mapping[str, str], config: Netwo
             ", ".join(f"{name}={mine[name]}" for name in changed),
             "give the section `network` of the configuration the saved values",
         )
-
-
-def _check_shapes(path: Path | str, found: Shapes, expected: Shapes) -> None:
-    """Raises InputError that names the first few tensors of each kind of difference."""
-    reshaped = [name for name in expected if found.get(name, expected[name]) != expected[name]]
-    differences = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
-        "of another shape": [f"{name} {found[name]} instead of {expected[name]}" for name in reshaped],
-    }
-    if any(differences.values()):
-        raise InputError(
-            f"{path} does not fit: " + "; ".join(_summary(kind, names) for kind, names in differences.items() if names),
-            f"exactly {len(expected)} tensors",
-            "check the path, the model type and the section `network` of the configuration",
-        )
-
-
-def _summary(kind: str, names: list[str]) -> str:
-    dots = ", ..." if len(names) > SHOWN else ""
-    return f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{dots})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from avpref.domain import METRICS, Metric, Score
+from avpref.domain import METRICS, OWN_TERMS, Metric, Score, Terms
 from avpref.identity import SEED_BITS, derive_seed, digest
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.validity import DEFAULT_RULES, ValidityRules, score_valid
@@ -18,7 +18,7 @@ class FakeScorer:
     metrics: tuple[Metric, ...] = METRICS
     salt: str = ""
     rules: ValidityRules = DEFAULT_RULES
-    licence: str = "Apache-2.0"
+    terms: Terms = OWN_TERMS
 
     @property
     def fingerprint(self) -> str:

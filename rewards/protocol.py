@@ -1,7 +1,7 @@
 """What a scorer is: clips in, one score per clip and metric out.
 
-A scorer says which metrics it fills (names, units, directions: :data:`avpref.domain.METRICS`), under which licence its
-weights are, and carries a fingerprint of everything its numbers depend on, so that a score is never reused for another
+A scorer says which metrics it fills (names, units, directions: :data:`avpref.domain.METRICS`), under which terms its
+numbers may be used, and carries a fingerprint of everything its numbers depend on, so that a score is never reused for another
 implementation. A clip that cannot be judged gets a *skipped* score with the reason, never a plausible number.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from avpref.domain import Metric, Score, ScoreStatus
+from avpref.domain import Metric, Score, ScoreStatus, Terms
 from avpref.media import DecodedClip
 
 
@@ -39,8 +39,8 @@ class Scorer(Protocol):
         ...
 
     @property
-    def licence(self) -> str:
-        """SPDX identifier (or name) of the licence of what the numbers come from."""
+    def terms(self) -> Terms:
+        """Licence of what the numbers come from, and whether they mean anything."""
         ...
 
     def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
@@ -52,13 +52,13 @@ class Scorer(Protocol):
         ...
 
 
-def measured(clip: ScorableClip, metric: Metric, value: float) -> Score:
+def measured(candidate_id: str, metric: Metric, value: float) -> Score:
     """The score for a number that a scorer arrived at; a number that is not finite becomes a skipped score."""
     if not math.isfinite(value):
-        return skipped(clip, metric, f"the scorer gave {value}")
-    return Score(clip.candidate_id, metric.name, float(value), ScoreStatus.OK)
+        return skipped(candidate_id, metric, f"the scorer gave {value}")
+    return Score(candidate_id, metric.name, float(value), ScoreStatus.OK)
 
 
-def skipped(clip: ScorableClip, metric: Metric, reason: str) -> Score:
+def skipped(candidate_id: str, metric: Metric, reason: str) -> Score:
     """The score for a clip that ``metric`` cannot judge, with the reason."""
-    return Score(clip.candidate_id, metric.name, None, ScoreStatus.SKIPPED, reason)
+    return Score(candidate_id, metric.name, None, ScoreStatus.SKIPPED, reason)

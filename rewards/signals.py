@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Score
+from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Dimension, Metric, Score, Terms
 from avpref.identity import digest
 from avpref.media import DecodedClip
 from avpref.rewards.av_align import (
@@ -152,7 +152,7 @@ class SignalScorer:
 
     metrics: tuple[Metric, ...] = SIGNAL_METRICS + DIAGNOSTICS
     rules: ValidityRules = SIGNAL_RULES
-    licence: str = "Apache-2.0"
+    terms: Terms = OWN_TERMS
 
     @property
     def fingerprint(self) -> str:
@@ -179,9 +179,9 @@ class SignalScorer:
             values["desync"] = abs(best_lag(sound, picture).lag_s)
             _align(clip.clip, values)
         return [
-            skipped(clip, metric, reasons[metric.dimension])
+            skipped(clip.candidate_id, metric, reasons[metric.dimension])
             if reasons[metric.dimension]
-            else measured(clip, metric, values[metric.name])
+            else measured(clip.candidate_id, metric, values[metric.name])
             for metric in self.metrics
         ]
 

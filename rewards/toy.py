@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import METRICS, Dimension, Metric, Score
+from avpref.domain import METRICS, OWN_TERMS, Dimension, Metric, Score, Terms
 from avpref.identity import digest
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 from avpref.rewards.toy_ball import Path, Track, fit_path, track_ball
@@ -128,7 +128,7 @@ class ToyScorer:
 
     rules: ValidityRules = DEFAULT_RULES
     metrics: tuple[Metric, ...] = METRICS
-    licence: str = "Apache-2.0"
+    terms: Terms = OWN_TERMS
 
     @property
     def fingerprint(self) -> str:
@@ -146,9 +146,9 @@ class ToyScorer:
         for metric in self.metrics:
             why_not = reasons[metric.dimension] or (not_understood if metric.name in OF_TEXT else "")
             if why_not:
-                scores.append(skipped(evidence.clip, metric, why_not))
+                scores.append(skipped(evidence.clip.candidate_id, metric, why_not))
             else:
-                scores.append(measured(evidence.clip, metric, MEASURES[metric.name](evidence)))
+                scores.append(measured(evidence.clip.candidate_id, metric, MEASURES[metric.name](evidence)))
         return scores
 
 

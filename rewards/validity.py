@@ -1,7 +1,8 @@
 """Which clips can be judged at all: flags with reasons, and what each dimension needs.
 
 Reward models give a plausible number for silence or a black picture; these rules come first and answer with a reason.
-A picture that does not move is *not* flagged: standing still is a fault that scores should show.
+A picture that does not move is a fault that most scores should show, so it is flagged only where rules ask for it: by reward
+models that place sound in time, which would answer with any offset.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Flag(StrEnum):
     NO_AUDIO = "no audio track"
     TOO_SHORT = "too short"
     BLANK = "blank picture"
+    STILL = "the picture does not move"
     SILENT = "silent"
 
 
@@ -32,17 +34,21 @@ class ValidityRules:
     """Limits below which there is nothing to judge.
 
     ``min_rms`` is the root mean square of the sound (full scale 1), ``min_contrast`` the spread between the darkest and
-    the brightest byte of the whole picture.
+    the brightest byte of the whole picture, ``min_moving_share`` the share of values that at some time differ from the first
+    picture by more than :data:`MOVED_LEVELS` (0: stillness is no flag).
     """
 
     min_duration_s: float = 0.5
     min_frames: int = 2
     min_rms: float = 1e-4
     min_contrast: int = 4
+    min_moving_share: float = 0.0
 
 
 DEFAULT_RULES = ValidityRules()
-
+MOVED_LEVELS = 10
+"""Levels of 255 that a value must change by to count as moving; lossy coding of a still picture stays below."""
+MOTION_STRIDE = 2
 
 _CONCERNS = {
     Dimension.VIDEO: frozenset({Flag.NO_VIDEO, Flag.TOO_SHORT, Flag.BLANK}),
@@ -60,6 +66,8 @@ def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
         found.add(Flag.TOO_SHORT)
     elif int(clip.frames.max()) - int(clip.frames.min()) < rules.min_contrast:
         found.add(Flag.BLANK)
+    elif rules.min_moving_share and _moving_share(clip.frames) < rules.min_moving_share:
+        found.add(Flag.STILL)
     if clip.audio is None:
         found.add(Flag.NO_AUDIO)
     elif not _rms(clip.audio) >= rules.min_rms:
@@ -88,11 +96,19 @@ def score_valid(
     judged = [metric for metric in metrics if not reasons[metric.dimension]]
     values = measure(clip, judged) if judged else {}
     return [
-        skipped(clip, metric, reasons[metric.dimension])
+        skipped(clip.candidate_id, metric, reasons[metric.dimension])
         if reasons[metric.dimension]
-        else measured(clip, metric, values[metric.name])
+        else measured(clip.candidate_id, metric, values[metric.name])
         for metric in metrics
     ]
+
+
+def _moving_share(frames: np.ndarray) -> float:
+    """Largest share, over time, of values of [T, H, W, 3] that differ from the first picture; every second row and column."""
+    first = frames[0, ::MOTION_STRIDE, ::MOTION_STRIDE].astype(np.int16)
+    return max(
+        float(np.mean(np.abs(frame[::MOTION_STRIDE, ::MOTION_STRIDE] - first) > MOVED_LEVELS)) for frame in frames[1:]
+    )
 
 
 def _rms(audio: np.ndarray) -> float:

@@ -14,7 +14,21 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from avpref import __version__
-from avpref.commands import candidates, config, doctor, evaluation, gate, pairs, prompts, retrain, runs, scores, train
+from avpref.commands import (
+    candidates,
+    config,
+    doctor,
+    evaluation,
+    gate,
+    pairs,
+    prompts,
+    retrain,
+    rewards,
+    runs,
+    scores,
+    train,
+    weights,
+)
 from avpref.errors import AvprefError, ConfigError
 
 INTERRUPTED = 130
@@ -30,7 +44,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(retrain.retrain)
-for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, config):
+for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, rewards, weights, config):
     app.command(noun.app)
 app.command(doctor.doctor)
 

@@ -285,8 +285,9 @@ def join_ray(settings: RayExecutor) -> None:
         ray.init(address=address, log_to_driver=False)
         return
     _sweep_old_sessions(Path(_ray_folder()))
+    in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
     ray.init(
-        num_cpus=max(settings.num_actors, 1),
+        num_cpus=max(settings.num_actors, in_pools),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,

@@ -76,6 +76,24 @@ def load_section(
         ) from None
 
 
+def load_defaults(
+    schema: type[SectionT], overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> SectionT:
+    """Several sections (the fields of ``schema``) without a file: defaults, environment, ``key=value`` overrides.
+
+    Raises ConfigError for an unknown key (with the nearest known one) or a bad value.
+    """
+    tree: Tree = {}
+    origins: dict[str, str] = {}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item, origins) for item in error.errors()]
+        expected = f"sections {', '.join(schema.model_fields)} of docs/configuration.md"
+        raise ConfigError("; ".join(lines), expected, "--set section.KEY=VALUE") from None
+
+
 def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], environment: Mapping[str, str]) -> None:
     for name, value in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name and name not in NOT_SETTINGS:

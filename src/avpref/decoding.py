@@ -91,14 +91,15 @@ class FramePicker:
 class SoundPlacer:
     """Lays decoded audio into a window by its timestamps: one resampler per stretch without gaps.
 
-    ``samples`` is float32 [S], the mean of the channels, zero where there is no sound.
+    ``channels`` is float32 [C, S], zero where there is no sound; C is what the stream declares, and a stretch with another number
+    of channels is averaged and given to all of them.
     """
 
     slack_s = 0.1
 
     def __init__(self, stream: AudioStream, start_s: float, duration_s: float, sample_rate_hz: int) -> None:
         self.stream, self.sample_rate_hz = stream, sample_rate_hz
-        self.samples = np.zeros(round(duration_s * sample_rate_hz), np.float32)
+        self.channels = np.zeros((max(stream.channels, 1), round(duration_s * sample_rate_hz)), np.float32)
         self.end_s = 0.0
         self.is_done = False
         self.has_run_out = False
@@ -136,11 +137,13 @@ class SoundPlacer:
         for frame in resampled:
             if frame is None:
                 continue
-            mono = frame.to_ndarray().mean(axis=0)
-            low, high = max(self._cursor, 0), min(self._cursor + len(mono), len(self.samples))
+            sound = frame.to_ndarray()
+            if len(sound) != len(self.channels):
+                sound = sound.mean(axis=0, keepdims=True)
+            low, high = max(self._cursor, 0), min(self._cursor + sound.shape[1], self.channels.shape[1])
             if low < high:
-                self.samples[low:high] = mono[low - self._cursor : high - self._cursor]
-            self._cursor += len(mono)
+                self.channels[:, low:high] = sound[:, low - self._cursor : high - self._cursor]
+            self._cursor += sound.shape[1]
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from avpref.identity import derive_seed, digest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Dimension(StrEnum):
@@ -53,6 +53,21 @@ class Metric:
     higher_is_better: bool
     dimension: Dimension
 
+
+@dataclass(frozen=True)
+class Terms:
+    """What may be done with numbers: licence of what they come from, and whether they mean anything at all.
+
+    ``is_meaningful`` is false for networks with random weights, which exist for tests and dry runs.
+    """
+
+    licence: str
+    commercial_use: bool
+    is_meaningful: bool = True
+
+
+OWN_TERMS = Terms("Apache-2.0", commercial_use=True)
+"""Terms of scorers without weights of others."""
 
 METRICS: tuple[Metric, ...] = (
     Metric("visual_quality", "scorer units", True, Dimension.VIDEO),

@@ -84,6 +84,7 @@ class DecodedClip:
 
     ``frames`` is uint8 [T, H, W, 3] RGB and ``audio`` float32 [S], mono, S = round(duration_s · sample_rate_hz); either
     is None where the file has no such track. ``fps_hz`` is 0 without picture, ``sample_rate_hz`` is 0 without sound.
+    ``channels`` is float32 [C, S], what ``audio`` is the mean of; only a clip that was read from a file has it.
     """
 
     frames: np.ndarray | None
@@ -92,6 +93,7 @@ class DecodedClip:
     sample_rate_hz: int
     duration_s: float
     start_s: float = 0.0
+    channels: np.ndarray | None = None
 
     @property
     def has_video(self) -> bool:
@@ -151,7 +153,9 @@ def read_clip(
             _require_end(container, taker, start_s + window_s)
         _require_container_end(container, takers, start_s + window_s)
     frames = None if picker is None else np.stack(picker.picked)
-    return DecodedClip(frames, fps_hz, None if placer is None else placer.samples, rate_hz, window_s, start_s)
+    channels = None if placer is None else placer.channels
+    mono = None if channels is None else channels.mean(axis=0)
+    return DecodedClip(frames, fps_hz, mono, rate_hz, window_s, start_s, channels)
 
 
 def _picker(stream: VideoStream, shape: ClipShape | None, start_s: float, window_s: float) -> FramePicker:

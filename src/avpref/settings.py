@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
@@ -33,6 +33,30 @@ class InProcessExecutor(Section):
     """Everything in the calling process; for tests and debugging."""
 
     kind: Literal["in_process"] = "in_process"
+    device: str = Field(
+        default="auto", description="of reward models: cpu, cuda, cuda:1; auto: CUDA where there is one"
+    )
+    scoring: Literal["together", "waves"] = Field(
+        default="together",
+        description="together: each clip is read once for all scorers; waves: one scorer after the other",
+    )
+
+
+class PoolSettings(Section):
+    """Actors of one scorer, where scorers have pools of their own."""
+
+    num_actors: int = Field(default=1, gt=0)
+    num_gpus_per_actor: float = Field(default=0.0, ge=0)
+
+
+class ScorerPools(Section):
+    """A pool per reward model, for ``scoring`` in waves or pools."""
+
+    audiobox: PoolSettings = PoolSettings()
+    imagebind: PoolSettings = PoolSettings()
+    synchformer: PoolSettings = PoolSettings()
+    videoalign: PoolSettings = PoolSettings()
+    javis_score: PoolSettings = PoolSettings()
 
 
 class RayExecutor(Section):
@@ -42,6 +66,12 @@ class RayExecutor(Section):
     num_actors: int = Field(default=2, gt=0)
     num_gpus_per_actor: float = Field(default=0.0, ge=0)
     address: str = ""
+    device: str = Field(default="auto", description="of reward models, as in_process")
+    scoring: Literal["together", "waves", "pools"] = Field(
+        default="together",
+        description="together: actors hold all scorers; waves: a pool per scorer, one after the other; pools: at the same time",
+    )
+    pools: ScorerPools = ScorerPools()
 
 
 Executor = Annotated[InProcessExecutor | RayExecutor, Field(discriminator="kind")]
@@ -230,11 +260,66 @@ class PairSettings(Section):
     norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
 
 
-class ScoringSettings(Section):
-    """Which set of scorers, and which metrics of it (empty: all)."""
+class ModelSettings(Section):
+    """A reward model: where its files are (empty: where ``avpref weights fetch`` puts them) and how it computes."""
 
-    scorers: Literal["toy", "signal", "fake"] = "toy"
+    folder: str = ""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_clips: int = Field(default=4, gt=0, description="clips per forward pass; halved where GPU memory runs out")
+
+
+class ImageBindSettings(ModelSettings):
+    """ImageBind; ``javisbench`` cuts long texts as the benchmark's copy does, which loses the end token and the text with it."""
+
+    long_prompts: Literal["keep_end", "javisbench"] = "keep_end"
+    store_embeddings: bool = False
+
+
+class SynchformerSettings(ModelSettings):
+    """Synchformer; which 14 segments are judged: JavisBench's windows, or av-benchmark's first and last."""
+
+    windows: Literal["javisbench", "av_benchmark"] = "javisbench"
+
+
+class VideoAlignSettings(ModelSettings):
+    """VideoAlign, in bfloat16 as it was published."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+
+ScorerName = Literal["toy", "signal", "fake", "audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
+
+
+class ScoringSettings(Section):
+    """Which scorers, which of their metrics enter rewards (empty: all of the seven), and what of a clip they see."""
+
+    scorers: tuple[ScorerName, ...] = Field(default=("toy",), min_length=1)
     metrics: tuple[str, ...] = ()
+    preset: Literal["full", "tiny"] = Field(
+        default="full", description="tiny: small reward models with random weights, for dry runs; numbers mean nothing"
+    )
+    window_s: float | None = Field(default=None, gt=0, description="what reward models see; none: the clip's length")
+    canary_tolerance: float | None = Field(
+        default=None, gt=0, description="relative drift of the canary's scores that is borne; none: by dtype"
+    )
+    audiobox: ModelSettings = ModelSettings()
+    imagebind: ImageBindSettings = ImageBindSettings()
+    synchformer: SynchformerSettings = SynchformerSettings()
+    videoalign: VideoAlignSettings = VideoAlignSettings()
+    javis_score: ModelSettings = ModelSettings()
+
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """One name, or several with commas between them, instead of a list."""
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("scorers")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each scorer once")
+        return value
 
 
 class GateSettings(Section):
@@ -269,3 +354,11 @@ class Settings(Section):
     pairs: PairSettings = PairSettings()
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class ScoreJob(Section):
+    """What scoring a list of clips needs, without a generator: sections of a whole file."""
+
+    run: RunSettings = RunSettings(name="scores")
+    executor: Executor = InProcessExecutor()
+    scoring: ScoringSettings = ScoringSettings(scorers=("audiobox", "imagebind", "synchformer", "videoalign"))

@@ -25,6 +25,7 @@ NOUNS = {
     "runs": {"list", "show", "resume"},
     "scores": {"list", "show", "export"},
     "train": {"run"},
+    "weights": {"list", "fetch", "verify"},
 }
 COMMANDS = [(noun, verb) for noun, verbs in NOUNS.items() for verb in sorted(verbs)] + [("retrain",), ("doctor",)]
 HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av", "yaml")

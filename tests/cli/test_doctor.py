@@ -17,7 +17,7 @@ import pytest
 from avpref import config
 from avpref.commands import checkup, prefect_checks
 from avpref.commands.findings import Check
-from avpref.settings import RayExecutor
+from avpref.settings import ModelSettings, RayExecutor, ScoringSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "tiny.yaml")
@@ -189,11 +189,74 @@ def test_optional_packages():
     assert checkup.optional("absent_package", "the notebook", "pip install it").fix == "pip install it"
 
 
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """A machine without a file of any reward model."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("AVPREF_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "weights"
+
+
+def with_scoring(**values):
+    settings = config.load(TINY).settings
+    return settings.model_copy(update={"scoring": ScoringSettings(**values)})
+
+
+def test_absent_weights_are_listed_with_size_licence_and_command(no_weights):
+    found = {check.name: check for check in checkup.reward_models(config.load(TINY).settings)}
+    assert set(found) == {f"weights {name}" for name in ("audiobox", "imagebind", "synchformer", "videoalign")}
+    assert {check.status for check in found.values()} == {"warn"}
+    check = found["weights imagebind"]
+    assert "4,804 MB" in check.found and "CC-BY-NC-SA-4.0" in check.found and "no commercial use" in check.found
+    assert check.fix == "avpref weights fetch imagebind"
+    assert checkup.reward_models(None)[0].status == "warn"
+
+
+@pytest.mark.parametrize(("scorer", "model"), [("videoalign", "videoalign"), ("javis_score", "imagebind")])
+def test_weights_that_the_configuration_asks_for(no_weights, scorer, model):
+    asking = statuses(checkup.reward_models(with_scoring(scorers=(scorer,))))
+    assert [name for name, status in asking.items() if status == "fail"] == [f"weights {model}"]
+    dry = statuses(checkup.reward_models(with_scoring(scorers=(scorer,), preset="tiny")))
+    assert set(dry.values()) == {"warn"}
+
+
+def test_weights_in_the_folder_that_the_configuration_names(no_weights, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (own / name).write_text("{}")
+    settings = with_scoring(scorers=("audiobox",), audiobox=ModelSettings(folder=str(own)))
+    assert statuses(checkup.reward_models(settings))["weights audiobox"] == "ok"
+    gone = with_scoring(scorers=("audiobox",), audiobox=ModelSettings(folder=str(tmp_path / "typo")))
+    check = checkup.reward_models(gone)[0]
+    assert check.status == "fail" and "typo" in check.found
+
+
+def test_half_a_file_is_no_file(no_weights):
+    (no_weights / "imagebind").mkdir(parents=True)
+    (no_weights / "imagebind" / "imagebind_huge.pth").write_bytes(b"half")
+    check = checkup.reward_models(None)[1]
+    assert check.status == "warn" and "cut short" in check.found and "fetch imagebind" in check.fix
+
+
 def test_the_whole_examination(call, monkeypatch, tmp_path):
     monkeypatch.setattr(prefect_checks, "examine", lambda url: [Check("prefect", "ok", "")])
     answer = call("doctor", "--config", TINY, "--runs", tmp_path, "--json")
     checks = {check["name"]: check for check in answer.document["checks"]}
-    assert {"python", "torch", "encoders", "disk", "shared memory", "ray", "gpu", "prefect", "marimo"} <= set(checks)
+    assert {
+        "python",
+        "torch",
+        "encoders",
+        "disk",
+        "shared memory",
+        "ray",
+        "gpu",
+        "prefect",
+        "marimo",
+        "weights audiobox",
+    } <= set(checks)
     failing = [name for name, check in checks.items() if check["status"] == "fail"]
     assert answer.code == (1 if failing else 0)
     assert answer.document["is_ready"] is (not failing)

@@ -95,7 +95,7 @@ def test_shards_and_units_cover_every_item_once_in_order(
     )
     template = planned(base)[0]
     groups = [[replace(template, item_id=f"{group}.{n}") for n in range(size)] for group, size in enumerate(sizes)]
-    plan = shards("generate", "f", groups, given_settings)
+    plan = shards("generate", "f", groups, given_settings.run)
     units = [unit for shard in plan for unit in shard.units]
     assert [item for unit in units for item in unit.items] == [item for group in groups for item in group]
     assert all(1 <= len(unit.items) <= unit_candidates for unit in units)
@@ -103,7 +103,7 @@ def test_shards_and_units_cover_every_item_once_in_order(
     assert all(unit.shard == shard.ordinal for shard in plan for unit in shard.units)
     assert sum(shard.num_items for shard in plan) == sum(sizes)
     assert len({unit.name for unit in units}) == len(units)
-    assert plan == shards("generate", "f", groups, given_settings)
+    assert plan == shards("generate", "f", groups, given_settings.run)
 
 
 def test_grouping_keeps_the_order_of_first_appearance() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from avpref import config
+from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, SchemaVersionError, StorageError
 from avpref.flows.run_folder import RUN_FILE, create, list_runs, open_root, open_run, run_id
 from avpref.settings import InProcessExecutor, RayExecutor, Settings
@@ -97,7 +98,7 @@ def test_owning_a_run_sweeps_what_killed_writers_left(tmp_path: Path) -> None:
         assert not left.exists()
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [SCHEMA_VERSION - 1, SCHEMA_VERSION + 1, str(SCHEMA_VERSION), None])
 def test_a_run_of_another_schema_version_is_refused_and_not_touched(tmp_path: Path, version: object) -> None:
     folder = create(tmp_path, settings())
     set_schema(folder.root, version)

@@ -50,7 +50,7 @@ def test_metrics_are_those_of_the_domain(scorer: Scorer) -> None:
     assert scorer.metrics and len(set(scorer.metrics)) == len(scorer.metrics)
     columns = [metric for metric in scorer.metrics if metric.name in METRIC_BY_NAME]
     assert columns and all(replace(METRIC_BY_NAME[metric.name], unit=metric.unit) == metric for metric in columns)
-    assert scorer.licence and scorer.fingerprint
+    assert scorer.terms.licence and scorer.fingerprint
 
 
 @scorers

@@ -249,7 +249,7 @@ def test_metrics_are_five_of_the_seven_columns():
     assert all(dataclasses.replace(METRIC_BY_NAME[m.name], unit=m.unit) == m for m in SIGNAL_METRICS)
     assert {"text_video", "text_audio"} == METRIC_BY_NAME.keys() - {metric.name for metric in SIGNAL_METRICS}
     assert not METRIC_BY_NAME.keys() & {metric.name for metric in DIAGNOSTICS}
-    assert scorer.licence and scorer.fingerprint == SignalScorer().fingerprint
+    assert scorer.terms.licence and scorer.fingerprint == SignalScorer().fingerprint
     assert (
         dataclasses.replace(scorer, rules=dataclasses.replace(scorer.rules, min_rms=0.1)).fingerprint
         != scorer.fingerprint

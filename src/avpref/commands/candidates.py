@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Run, Runs
+from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Overrides, Run, Runs
 from avpref.commands.output import first, print_facts, print_json, print_line, print_table
+from avpref.errors import ConfigError
 
 app = App(name="candidates", help="List, show, sample and score the candidates of a run.")
 
+Clips = Annotated[
+    Path | None, Parameter(name="--clips", help="CSV with columns file,text: score these clips and not those of a run")
+]
+Scorers = Annotated[
+    str,
+    Parameter(
+        name="--scorers", help="names with commas between: audiobox, imagebind, synchformer, videoalign, …; or tiny"
+    ),
+]
+Window = Annotated[
+    float | None, Parameter(name="--window-s", help="seconds of each clip, from its start, that every scorer sees")
+]
 CandidateId = Annotated[str, Parameter(help="candidate id, or an unambiguous beginning of one")]
 
 
@@ -55,8 +69,27 @@ def sample(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) ->
 
 
 @app.command
-def score(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
-    """Score the candidates of a run that have no scores yet. Exit code 5: some were quarantined."""
+def score(
+    *,
+    clips: Clips = None,
+    scorers: Scorers = "",
+    window_s: Window = None,
+    runs: Runs = DEFAULT_RUNS,
+    run: Run = "",
+    set_: Overrides = None,
+    json: AsJson = False,
+) -> int:
+    """Score the candidates of a run that have no scores yet, or with --clips a list of clips of your own.
+
+    A clip that a scorer cannot judge has a reason instead of a number. Exit code 5: some clips could not be read.
+    """
+    if clips is not None:
+        from avpref.commands.clip_scoring import score_clips
+
+        return score_clips(clips, scorers, window_s, runs, set_ or [], json)
+    if scorers or window_s is not None or set_:
+        expected = "--clips CSV with them; a run has the scorers of its configuration"
+        raise ConfigError("--scorers, --window-s or --set without --clips", expected, "--clips clips.csv")
     from avpref.flows.run_folder import open_run
 
     folder = open_run(runs, run)

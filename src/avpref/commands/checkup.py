@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avpref import config as configuration
 from avpref.cluster import OBJECT_STORE_BYTES
@@ -17,11 +18,16 @@ from avpref.commands.findings import FAIL, OK, WARN, Check
 from avpref.errors import AvprefError
 from avpref.settings import RayExecutor, Settings
 
+if TYPE_CHECKING:
+    from avpref.rewards.weights import Model
+
 REINSTALL = "python -m pip install -r requirements.lock"
 UNWANTED = ("torchaudio", "torchvision", "torchcodec")
 """Builds that do not fit the installed torch break other packages at import; nothing here needs them."""
 OLDEST, NEWEST = (3, 11), (3, 12)
 MIB = 2**20
+USES_FILES_OF = {"javis_score": "imagebind"}
+"""Scorers that are computed with another reward model's files."""
 
 
 def examine(config: Path, overrides: Sequence[str], runs: Path) -> list[Check]:
@@ -32,6 +38,7 @@ def examine(config: Path, overrides: Sequence[str], runs: Path) -> list[Check]:
     found += [encoders(), gpu(settings), configured]
     if settings is not None:
         found.append(disk(settings, runs))
+    found += reward_models(settings)
     found += [shared_memory(Path("/dev/shm")), ray()]
     found += prefect_checks.examine(_prefect_url())
     found += [optional("tensorboard", "the curves", REINSTALL)]
@@ -126,6 +133,34 @@ def ray() -> Check:
     from importlib.metadata import version
 
     return Check("ray", OK, version("ray"))
+
+
+def reward_models(settings: Settings | None) -> list[Check]:
+    """Whether the files of each reward model are there. Absent ones fail where the configuration scores with the model."""
+    from avpref.rewards.weights import MODELS
+
+    return [_reward_model(model, settings) for model in MODELS]
+
+
+def _reward_model(model: Model, settings: Settings | None) -> Check:
+    from avpref.rewards.weights import resolve, size_text, terms_text
+
+    folder, is_needed = _reward_files(model.name, settings)
+    try:
+        resolve(model, folder)
+    except AvprefError as error:
+        return Check(f"weights {model.name}", FAIL if is_needed else WARN, error.found, error.fix)
+    return Check(f"weights {model.name}", OK, f"{size_text(model.num_bytes)} there; {terms_text(model.terms)}")
+
+
+def _reward_files(name: str, settings: Settings | None) -> tuple[Path | None, bool]:
+    """The folder that the configuration names for a reward model's files, and whether it scores with them."""
+    if settings is None:
+        return None, False
+    scoring = settings.scoring
+    users = [user for user in scoring.scorers if USES_FILES_OF.get(user, user) == name]
+    folder = next((getattr(scoring, user).folder for user in users), "")
+    return Path(folder) if folder else None, bool(users) and scoring.preset == "full"
 
 
 def optional(name: str, what: str, fix: str) -> Check:

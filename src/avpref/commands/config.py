@@ -42,9 +42,9 @@ def validate(
     settings = configuration.load(config, overrides(set_, seed)).settings
     from avpref.datasets.board import check_metrics
     from avpref.flows.run_folder import run_id
-    from avpref.flows.scoring import metrics_of
+    from avpref.flows.scorers import metrics_of
 
-    metrics = metrics_of(settings)
+    metrics = metrics_of(settings.scoring)
     check_metrics(metrics)
     document = {
         "config": str(config),

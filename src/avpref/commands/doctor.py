@@ -12,7 +12,8 @@ def doctor(
 ) -> int:
     """Check this machine for what a run of a configuration needs. Exit code 1: something fails.
 
-    Libraries and encoders, GPU, disk and shared memory, Ray, Prefect's server and ports, notebook and curves.
+    Libraries and encoders, GPU, disk and shared memory, files of reward models, Ray, Prefect's server and ports, notebook and
+    curves.
     """
     from avpref.commands.checkup import examine
     from avpref.commands.findings import FAIL

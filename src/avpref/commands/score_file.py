@@ -29,7 +29,7 @@ OPTIONAL = ("origin", "index", *SIZES)
 EMPTY = pa.array(["", "na", "n/a", "null", "none"])
 MS_PER_S = 1000
 
-Constants = Mapping[str, str | int | float]
+Constants = Mapping[str, str | int | float | bool]
 
 NEUTRAL: Constants = {
     **{"origin": str(Origin.GENERATED), "index": 0, "height_px": 1, "width_px": 1, "num_frames": 1, "duration_s": 0.0},
@@ -182,6 +182,9 @@ def _scores(path: Path, numbers: pa.Table) -> pa.Table:
         "fingerprint": file_sha256(path)[:16],
         "elapsed_ms": 0.0,
         "gpu_s": 0.0,
+        "licence": "",
+        "commercial_use": False,
+        "is_meaningful": True,
     }
     return conform(SCORES, _filled(numbers, rest))
 

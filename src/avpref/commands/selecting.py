@@ -22,7 +22,7 @@ from avpref.domain import METRIC_BY_NAME, METRICS, Metric
 from avpref.errors import ConfigError, PartialResult
 from avpref.flows.pair import read_norm, select, training_tables
 from avpref.flows.run_folder import CONFIG_FILE, RunFolder
-from avpref.flows.scoring import metrics_of
+from avpref.flows.scorers import metrics_of
 from avpref.logs import say
 from avpref.settings import PairSettings, ScoringSettings
 
@@ -76,7 +76,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     """The run's pairs and everything that they were selected from."""
     con = training_tables(folder)
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
-    settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings))
+    settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
     return Snapshot(
         sealed(folder, tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
     )
@@ -84,7 +84,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
 
 def board_of(folder: RunFolder) -> Leaderboard:
     """What every strategy would select over the run's scores; on the run's norm where it has one."""
-    con, metrics = training_tables(folder), metrics_of(folder.settings)
+    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
     norm = read_norm(folder) if folder.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
     return leaderboard(con, metrics, norm)
 

@@ -1,0 +1,163 @@
+"""The reward models as sources of scorers: their files, their settings, and how they are opened. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avpref.domain import Metric, Terms
+from avpref.identity import digest
+from avpref.rewards import audiobox, imagebind, javis_score, synchformer, videoalign, weights
+from avpref.rewards.model_scorer import ModelScorer, Placement
+from avpref.rewards.random_weights import MEANINGLESS
+from avpref.settings import ImageBindSettings, ModelSettings, ScorerName, ScoringSettings, SynchformerSettings
+
+Paths = Mapping[str, Path]
+Load = Callable[[Paths, Placement, str, Any], ModelScorer[Any]]
+
+UNSEEN = frozenset({"folder", "batch_clips", "store_embeddings"})
+"""Settings of a reward model that no number depends on."""
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A network with weights of others, or its ``tiny`` preset; see :class:`avpref.flows.scorers.ScorerSource`."""
+
+    slug: str
+    model: weights.Model
+    settings: ModelSettings
+    is_tiny: bool
+    metrics: tuple[Metric, ...]
+    version: int
+    load: Load
+    tiny: Callable[[Placement], ModelScorer[Any]]
+    is_network: bool = True
+
+    @property
+    def name(self) -> str:
+        """The model's name, and whether its weights are random."""
+        return f"{self.slug} (tiny: random weights)" if self.is_tiny else self.slug
+
+    @property
+    def terms(self) -> Terms:
+        """See :class:`avpref.flows.scorers.ScorerSource`."""
+        return MEANINGLESS if self.is_tiny else self.model.terms
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`avpref.flows.scorers.ScorerSource`."""
+        of_weights = "tiny" if self.is_tiny else weights.weights_id(self._paths())
+        seen = self.settings.model_dump(mode="json", exclude=set(UNSEEN))
+        return digest("reward model", self.slug, self.version, of_weights, seen)
+
+    def open(self, device: str) -> ModelScorer[Any]:
+        """See :class:`avpref.flows.scorers.ScorerSource`."""
+        placement = Placement(_device(device), getattr(torch, self.settings.dtype), self.settings.batch_clips)
+        if self.is_tiny:
+            return self.tiny(placement)
+        paths = self._paths()
+        return self.load(paths, placement, weights.weights_id(paths), self.settings)
+
+    def _paths(self) -> Paths:
+        return weights.resolve(self.model, Path(self.settings.folder) if self.settings.folder else None)
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
+    """The model that a configuration calls ``name``."""
+    is_tiny = scoring.preset == "tiny"
+    match name:
+        case "audiobox":
+            return RewardModel(
+                name,
+                weights.AUDIOBOX,
+                scoring.audiobox,
+                is_tiny,
+                audiobox.AUDIOBOX_METRICS,
+                audiobox.VERSION,
+                _load_audiobox,
+                audiobox.tiny_audiobox,
+            )
+        case "imagebind":
+            return RewardModel(
+                name,
+                weights.IMAGEBIND,
+                scoring.imagebind,
+                is_tiny,
+                (imagebind.TEXT_VIDEO, imagebind.TEXT_AUDIO, imagebind.AUDIO_VIDEO),
+                imagebind.VERSION,
+                _load_imagebind,
+                imagebind.tiny_imagebind,
+            )
+        case "synchformer":
+            return RewardModel(
+                name,
+                weights.SYNCHFORMER,
+                scoring.synchformer,
+                is_tiny,
+                synchformer.SYNCHFORMER_METRICS,
+                synchformer.VERSION,
+                _load_synchformer,
+                _tiny_synchformer,
+            )
+        case "videoalign":
+            return RewardModel(
+                name,
+                weights.VIDEOALIGN,
+                scoring.videoalign,
+                is_tiny,
+                videoalign.VIDEOALIGN_METRICS,
+                videoalign.VERSION,
+                _load_videoalign,
+                videoalign.tiny_videoalign,
+            )
+        case "javis_score":
+            return RewardModel(
+                name,
+                weights.IMAGEBIND,
+                scoring.javis_score,
+                is_tiny,
+                (javis_score.JAVIS_SCORE, javis_score.AVH_SCORE),
+                javis_score.VERSION,
+                _load_javis_score,
+                javis_score.tiny_javis_score,
+            )
+    raise AssertionError(f"{name} is no reward model")
+
+
+def _load_audiobox(paths: Paths, placement: Placement, identity: str, settings: Any) -> ModelScorer[Any]:
+    return audiobox.load_audiobox(paths["model.safetensors"], placement, identity, config=paths["config.json"])
+
+
+def _load_imagebind(paths: Paths, placement: Placement, identity: str, settings: ImageBindSettings) -> ModelScorer[Any]:
+    (path,) = paths.values()
+    return imagebind.load_imagebind(path, placement, identity, imagebind.LongPrompts(settings.long_prompts))
+
+
+def _load_synchformer(
+    paths: Paths, placement: Placement, identity: str, settings: SynchformerSettings
+) -> ModelScorer[Any]:
+    (path,) = paths.values()
+    return synchformer.load_synchformer(path, placement, identity, synchformer.Windows(settings.windows))
+
+
+def _tiny_synchformer(placement: Placement) -> ModelScorer[Any]:
+    return synchformer.tiny_synchformer(placement)
+
+
+def _load_videoalign(paths: Paths, placement: Placement, identity: str, settings: Any) -> ModelScorer[Any]:
+    return videoalign.load_videoalign(paths, placement, identity)
+
+
+def _load_javis_score(paths: Paths, placement: Placement, identity: str, settings: Any) -> ModelScorer[Any]:
+    (path,) = paths.values()
+    return javis_score.load_javis_score(path, placement, identity)

@@ -1,0 +1,56 @@
+"""Frames as reward models want them: at another frame rate, resized to a short side, and cut to the middle."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+MAX_DENOMINATOR = 100_000
+"""Frame rates are ratios of small integers (30000/1001) that arrive as floats; this recovers them exactly."""
+
+
+def frames_shown(num_frames: int, fps_hz: float, to_hz: float) -> NDArray[np.int64]:
+    """Which of ``num_frames`` at ``fps_hz`` each slot of a film at ``to_hz`` shows: int64 [round(num_frames·to/fps)].
+
+    Frame i begins at slot round(i·to/fps), halves upwards, and is shown until another begins, as FFmpeg's ``fps`` filter does: where
+    several begin at one slot the last is shown. All in exact fractions. Raises ValueError for no frames or a rate that is not positive.
+    """
+    if num_frames < 1 or not fps_hz > 0 or not to_hz > 0:
+        raise ValueError(f"needs frames and positive rates, found {num_frames} at {fps_hz} Hz, wanted {to_hz} Hz")
+    ratio = Fraction(to_hz).limit_denominator(MAX_DENOMINATOR) / Fraction(fps_hz).limit_denominator(MAX_DENOMINATOR)
+    begins = [_round_half_up(index * ratio) for index in range(num_frames + 1)]
+    slots = np.arange(begins[-1])
+    return np.searchsorted(begins[:-1], slots, side="right") - 1
+
+
+def _round_half_up(value: Fraction) -> int:
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def square_frames(frames: NDArray[np.uint8], shown: NDArray[np.int64], side_px: int) -> Tensor:
+    """Frames ``shown`` of RGB uint8 [T, H, W, 3] as squares: uint8 [len(shown), side, side, 3].
+
+    The shorter side is resized to ``side_px`` (bicubic with antialiasing in bytes, the longer one rounded down) and the middle
+    cut out (offset rounded half to even): torchvision's v2 Resize and CenterCrop, pixel for pixel. A frame that is shown several
+    times is resized once; one frame at a time is in memory as a tensor.
+    """
+    wanted, places = np.unique(shown, return_inverse=True)
+    squares = [_square(torch.tensor(np.ascontiguousarray(frames[index])), side_px) for index in wanted]
+    return torch.stack(squares)[torch.from_numpy(places)]
+
+
+def _square(frame: Tensor, side_px: int) -> Tensor:
+    """One frame uint8 [H, W, 3] as uint8 [side, side, 3]."""
+    height, width = frame.shape[:2]
+    short = min(height, width)
+    size = (side_px * height // short, side_px * width // short)
+    planes = frame.permute(2, 0, 1)[None]
+    if size != (height, width):
+        planes = functional.interpolate(planes, size, mode="bicubic", antialias=True)
+    top, left = (round((length - side_px) / 2) for length in size)
+    return planes[0, :, top : top + side_px, left : left + side_px].permute(1, 2, 0)

@@ -1,0 +1,135 @@
+"""Base of the scorers with a network: first what can be judged at all, then the front end clip by clip, then the network.
+
+``prepare`` needs the whole picture and gives something small, so a worker decodes each clip once, prepares it for all of its
+scorers and lets go of the picture; ``score_prepared`` runs the network in batches that halve where memory runs out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from avpref.domain import Dimension, Metric, Score, Terms
+from avpref.rewards.protocol import ScorableClip, measured, skipped
+from avpref.rewards.validity import ValidityRules, reason
+
+Inputs = TypeVar("Inputs")
+
+NO_TEXT = "empty text"
+MODEL_RULES = ValidityRules(min_moving_share=0.001)
+
+
+class Unjudgeable(Exception):
+    """Raised by a front end for a clip that its network cannot judge; the message is the reason that score rows carry."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a network runs: device, floating-point type, and the most clips that go through it at once."""
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    batch_clips: int = 4
+
+
+CPU = Placement()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared(Generic[Inputs]):
+    """A clip after the front end. ``reasons`` says of each metric why it is not judged (empty: it is); ``inputs`` is None where none is."""
+
+    candidate_id: str
+    reasons: Mapping[str, str]
+    inputs: Inputs | None
+
+
+class ModelScorer(ABC, Generic[Inputs]):
+    """A scorer whose numbers come from a network. Final classes give the properties, ``inputs`` and ``measure``."""
+
+    rules: ValidityRules = MODEL_RULES
+    text_metrics: frozenset[str] = frozenset()
+    """Metrics that compare with the text, and have nothing to say where it is empty."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """See :class:`avpref.rewards.protocol.Scorer`."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """See :class:`avpref.rewards.protocol.Scorer`: hash of version, weights, floating-point type and settings."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> Terms:
+        """See :class:`avpref.rewards.protocol.Scorer`."""
+
+    @property
+    @abstractmethod
+    def placement(self) -> Placement:
+        """Where the network runs."""
+
+    @abstractmethod
+    def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> Inputs:
+        """The front end: what the network needs of ``clip`` for ``metrics`` (names), on the CPU.
+
+        Raises Unjudgeable where the network cannot judge the clip. Never changes the clip.
+        """
+
+    @abstractmethod
+    def measure(self, batch: Sequence[Inputs]) -> list[Mapping[str, float]]:
+        """Numbers by metric for each of ``batch``: at least those whose inputs are there. A clip's numbers are its own."""
+
+    def prepare(self, clip: ScorableClip) -> Prepared[Inputs]:
+        """Decide what can be judged, and run the front end for that."""
+        reasons = {metric.name: self._reason(clip, metric) for metric in self.metrics}
+        judged = [name for name, why in reasons.items() if not why]
+        if not judged:
+            return Prepared(clip.candidate_id, reasons, None)
+        try:
+            return Prepared(clip.candidate_id, reasons, self.inputs(clip, judged))
+        except Unjudgeable as error:
+            found = {name: why or str(error) for name, why in reasons.items()}
+            return Prepared(clip.candidate_id, found, None)
+
+    def score_prepared(self, prepared: Sequence[Prepared[Inputs]]) -> list[list[Score]]:
+        """Scores of clips that were prepared by this scorer; order and invariants of :meth:`score`."""
+        values = iter(self._measured([each.inputs for each in prepared if each.inputs is not None]))
+        return [self._scores(each, {} if each.inputs is None else next(values)) for each in prepared]
+
+    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
+        """See :class:`avpref.rewards.protocol.Scorer`."""
+        return self.score_prepared([self.prepare(clip) for clip in clips])
+
+    def _reason(self, clip: ScorableClip, metric: Metric) -> str:
+        if metric.name in self.text_metrics and not clip.text.strip():
+            return NO_TEXT
+        return reason(clip.clip, Dimension(metric.dimension), self.rules)
+
+    def _measured(self, inputs: Sequence[Inputs]) -> list[Mapping[str, float]]:
+        found: list[Mapping[str, float]] = []
+        size = self.placement.batch_clips
+        while len(found) < len(inputs):
+            try:
+                with torch.inference_mode():
+                    found += self.measure(inputs[len(found) : len(found) + size])
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
+                torch.cuda.empty_cache()
+        return found
+
+    def _scores(self, prepared: Prepared[Inputs], values: Mapping[str, float]) -> list[Score]:
+        return [
+            skipped(prepared.candidate_id, metric, prepared.reasons[metric.name])
+            if prepared.reasons[metric.name]
+            else measured(prepared.candidate_id, metric, values[metric.name])
+            for metric in self.metrics
+        ]

@@ -1,0 +1,115 @@
+"""What VideoAlign sees of a picture: which frames, how large, and in what patches.
+
+The rules are those of the reader that VideoAlign was trained with (its ``vision_process.py``, itself from Qwen-VL's tools):
+about two frames per second including the first and the last, sizes that are multiples of 28 pixels and hold at most a given area.
+Small pictures are enlarged to the least area.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+MAX_ASPECT = 200
+PATCH_PX = 14
+MERGED = 2
+PAIRED = 2
+"""Patches are 14 x 14 pixels of 2 frames; the network merges 2 x 2 of them into one token."""
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Of the colours in [0, 1]: the constants of CLIP."""
+
+
+@dataclass(frozen=True)
+class FrameRules:
+    """How many frames are looked at and how large they are made; the defaults are the published model's."""
+
+    target_fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 768
+    frame_multiple: int = 2
+    size_multiple: int = 28
+    min_pixels: int = 100_352
+    max_pixels: int = 200_704
+
+
+def frame_indices(num_frames: int, fps_hz: float, rules: FrameRules) -> tuple[int, ...]:
+    """Which of ``num_frames`` frames are looked at: evenly spread, the first and the last among them, an even number.
+
+    Halves round to even, both for the count and for the places, which are computed in float32 as in the original. Raises
+    ValueError where there are fewer frames than ``rules.frame_multiple`` or no positive frame rate.
+    """
+    multiple = rules.frame_multiple
+    if num_frames < multiple or not fps_hz > 0:
+        raise ValueError(f"{num_frames} frames at {fps_hz:g} Hz; at least {multiple} are needed")
+    most = min(rules.max_frames, num_frames) // multiple * multiple
+    least = math.ceil(rules.min_frames / multiple) * multiple
+    wanted = min(max(num_frames / fps_hz * rules.target_fps, least), most)
+    count = round(wanted / multiple) * multiple
+    return tuple(torch.linspace(0, num_frames - 1, count).round().long().tolist())
+
+
+def resized_size(height_px: int, width_px: int, rules: FrameRules) -> tuple[int, int]:
+    """Height and width that a picture is made: multiples of 28 near its own aspect, of an area within the limits.
+
+    Raises ValueError where one side is more than 200 times as long as the other.
+    """
+    if max(height_px, width_px) > MAX_ASPECT * min(height_px, width_px):
+        raise ValueError(f"a picture of {width_px}x{height_px}; its sides may differ {MAX_ASPECT}-fold at most")
+    unit = rules.size_multiple
+    height, width = (max(unit, round(side / unit) * unit) for side in (height_px, width_px))
+    area = height_px * width_px
+    if height * width > rules.max_pixels:
+        shrink = math.sqrt(area / rules.max_pixels)
+        return math.floor(height_px / shrink / unit) * unit, math.floor(width_px / shrink / unit) * unit
+    if height * width < rules.min_pixels:
+        grow = math.sqrt(rules.min_pixels / area)
+        return math.ceil(height_px * grow / unit) * unit, math.ceil(width_px * grow / unit) * unit
+    return height, width
+
+
+def look(frames: NDArray[np.uint8], fps_hz: float, rules: FrameRules) -> Tensor:
+    """The frames [N, h, w, 3] uint8 that the network gets, of a clip's frames [T, H, W, 3] uint8.
+
+    Raises ValueError as :func:`frame_indices` and :func:`resized_size` do.
+    """
+    indices = frame_indices(len(frames), fps_hz, rules)
+    size = resized_size(frames.shape[1], frames.shape[2], rules)
+    return torch.stack([_resized(frames[index], size) for index in indices])
+
+
+def _resized(frame: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
+    """[H, W, 3] uint8 to [h, w, 3] uint8: bicubic with antialiasing in float32, rounded once at the end."""
+    planes = torch.from_numpy(np.array(frame, dtype=np.float32)).permute(2, 0, 1)[None]
+    fine = functional.interpolate(planes, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return fine[0].clamp(0, 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def patch_grid(frames: Tensor) -> tuple[int, int, int]:
+    """Pairs of frames, rows and columns of patches of frames [N, h, w, 3]."""
+    return len(frames) // PAIRED, frames.shape[1] // PATCH_PX, frames.shape[2] // PATCH_PX
+
+
+def num_tokens(frames: Tensor) -> int:
+    """How many tokens the network makes of frames [N, h, w, 3]."""
+    return math.prod(patch_grid(frames)) // MERGED**2
+
+
+def patches(frames: Tensor) -> Tensor:
+    """Normalised patches [P, 1176] float32 of frames [N, h, w, 3] uint8, on their device.
+
+    A row holds (channel, frame, y, x); the rows go by pair of frames, then by blocks of 2 x 2 patches, then inside a block.
+    """
+    pairs, rows, columns = patch_grid(frames)
+    mean, std = (torch.tensor(constants, device=frames.device) for constants in (MEAN, STD))
+    values = (frames.float() / 255.0 - mean) / std
+    split = values.view(pairs, PAIRED, rows // MERGED, MERGED, PATCH_PX, columns // MERGED, MERGED, PATCH_PX, len(MEAN))
+    ordered = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    return ordered.reshape(pairs * rows * columns, len(MEAN) * PAIRED * PATCH_PX**2)

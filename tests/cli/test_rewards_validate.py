@@ -1,0 +1,330 @@
+"""``avpref rewards validate``: from a folder of recordings to tables, JSON and a picture, with everything that was left out."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from avpref.datasets import toyworld
+from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Dimension, Metric, ScoreStatus, Terms
+from avpref.errors import InputError, TableError
+from avpref.flows.good_clips import good_clips, read_cut, read_donor
+from avpref.flows.validating import POSITIVE, ValidationSettings, judge, score_windows
+from avpref.flows.validation_report import document, kind_rows, overall_rows, panels, remarks, rows_table
+from avpref.geometry import ClipShape
+from avpref.media import DecodedClip
+from avpref.recording import encode_clip
+from avpref.rewards.corruptions import LADDER_S, SEED_KINDS, Kind
+from avpref.rewards.fake import FakeScorer
+from avpref.rewards.protocol import measured, skipped
+from avpref.toyscene import describe, every_attributes
+
+SHAPE = ClipShape(75, 48, 64, 12.5, 16000)
+WINDOW_S = 2.0
+MEANINGLESS = Terms("none", commercial_use=False, is_meaningful=False)
+SETTINGS = ValidationSettings(window_s=WINDOW_S, bootstrap_samples=200)
+NUM_RECORDINGS, WINDOWS_EACH = 3, 3
+
+
+@dataclass(frozen=True)
+class KnowsBetter:
+    """Knows the original's picture and sound: how much differs from them, and by how much the sound is shifted."""
+
+    originals: dict[str, tuple[np.ndarray, np.ndarray]]
+    metrics: tuple[Metric, ...] = (
+        METRIC_BY_NAME["audio_video"],
+        METRIC_BY_NAME["desync"],
+        METRIC_BY_NAME["visual_quality"],
+    )
+    fingerprint: str = "knows"
+    terms: Terms = OWN_TERMS
+
+    def score(self, clips):
+        return [self._scores(clip) for clip in clips]
+
+    def _scores(self, clip):
+        name = next(name for name in self.originals if clip.candidate_id.startswith(f"{name}/"))
+        frames, audio = self.originals[name]
+        off = float(np.mean(np.abs(clip.clip.audio - audio)) + np.mean(clip.clip.frames != frames))
+        values = {"audio_video": -off, "desync": _shift_s(audio, clip.clip), "visual_quality": -float(np.mean(clip.clip.frames != frames))}
+        return [measured(clip.candidate_id, metric, values[metric.name]) for metric in self.metrics]
+
+
+def _shift_s(audio: np.ndarray, clip: DecodedClip) -> float:
+    size = 2 * len(audio)
+    alike = np.fft.irfft(np.fft.rfft(clip.audio, size) * np.conj(np.fft.rfft(audio, size)))
+    lag = int(np.argmax(alike))
+    return min(lag, size - lag) / clip.sample_rate_hz
+
+
+@dataclass
+class OfOneTrack:
+    """Counts what it is asked to judge; gives nothing for the first picture of each call."""
+
+    metrics: tuple[Metric, ...] = (METRIC_BY_NAME["visual_quality"],)
+    fingerprint: str = "one track"
+    terms: Terms = MEANINGLESS
+    asked: int = 0
+
+    def score(self, clips):
+        self.asked += len(clips)
+        return [[self._of(number, clip)] for number, clip in enumerate(clips)]
+
+    def _of(self, number, clip):
+        if not number:
+            return skipped(clip.candidate_id, self.metrics[0], "not today")
+        return measured(clip.candidate_id, self.metrics[0], float(clip.clip.frames.mean()))
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three recordings of 6 s, a text file, and files that cannot be used."""
+    folder = tmp_path_factory.mktemp("recordings")
+    (folder / "deeper").mkdir()
+    for number in range(NUM_RECORDINGS):
+        clip = toyworld.simulate(every_attributes()[7 * number], number, SHAPE)
+        name = f"deeper/c{number}.mp4" if number else f"c{number}.mp4"
+        (folder / name).write_bytes(encode_clip(clip.frames, SHAPE.fps_hz, clip.audio, SHAPE.sample_rate_hz))
+    (folder / "notes.txt").write_text("no recording")
+    (folder / "half.mp4").write_bytes((folder / "c0.mp4").read_bytes()[:3000])
+    (folder / "twice.mp4").write_bytes((folder / "c0.mp4").read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def windows(recordings: Path):
+    return good_clips(recordings, WINDOW_S).windows
+
+
+@pytest.fixture(scope="module")
+def knowing(windows) -> KnowsBetter:
+    clips = {window.name: read_cut(window, WINDOW_S, 2.0).clip for window in windows}
+    return KnowsBetter({name: (clip.frames, clip.audio) for name, clip in clips.items()})
+
+
+@pytest.fixture(scope="module")
+def scored(windows, knowing):
+    return score_windows(windows, [knowing], SETTINGS)
+
+
+def test_a_folder_is_searched_and_everything_else_is_named(recordings) -> None:
+    found = good_clips(recordings, WINDOW_S)
+    assert len(found.windows) == NUM_RECORDINGS * WINDOWS_EACH
+    assert {window.file for window in found.windows} == {"c0.mp4", "deeper/c1.mp4", "deeper/c2.mp4"}
+    reasons = {one.file: one.reason for one in found.unusable}
+    assert set(reasons) == {"half.mp4", "twice.mp4"}
+    assert reasons["twice.mp4"] == "the same recording as c0.mp4" and "unreadable" in reasons["half.mp4"]
+    assert found.unread_list is None
+
+
+def test_windows_lie_in_the_middle_and_do_not_overlap(recordings) -> None:
+    starts = [window.start_s for window in good_clips(recordings, 2.5).windows if window.file == "c0.mp4"]
+    assert starts == pytest.approx([0.5, 3.0], abs=0.02)
+
+
+def test_a_window_has_the_recordings_sound_around_it(windows) -> None:
+    middle = windows[1]
+    cut = read_cut(middle, WINDOW_S, 1.5)
+    assert (cut.first, cut.samples_after) == (24000, pytest.approx(24000, abs=1100))
+    assert cut.frames.shape == (25, 48, 64, 3) and cut.clip.channels.shape == (2, 32000)
+    np.testing.assert_array_equal(cut.heard(0, 32000), cut.clip.channels)
+    np.testing.assert_array_equal(cut.heard(-24000, 72000 - 24000), cut.sound[:, : 72000 - 24000])
+    first = read_cut(windows[0], WINDOW_S, 1.5)
+    assert first.first == 0
+    np.testing.assert_allclose(first.heard(32000, 16000), cut.heard(0, 16000), atol=1e-6)
+
+
+def test_a_donor_comes_in_the_clips_shape(windows) -> None:
+    cut = read_cut(windows[0], WINDOW_S, 0.0)
+    donor = read_donor(windows[-1], cut.clip)
+    assert donor.clip.frames.shape == cut.frames.shape and donor.clip.sample_rate_hz == cut.rate_hz
+
+
+@pytest.mark.parametrize("header", ["file,text", "file"])
+def test_a_csv_names_files_and_may_give_texts(recordings, tmp_path, header) -> None:
+    listed = tmp_path / "clips.csv"
+    files = ["c0.mp4", "deeper/c1.mp4", "none.mp4"]
+    rows = [f"{recordings / file}{',a text' if header == 'file,text' else ''}" for file in files]
+    listed.write_text("\n".join([header, *rows, f"{recordings / 'c0.mp4'},one,two,three"]) + "\n")
+    found = good_clips(listed, WINDOW_S)
+    assert len(found.windows) == 2 * WINDOWS_EACH
+    assert {window.text for window in found.windows} == {"a text" if header == "file,text" else ""}
+    assert [one.reason for one in found.unusable] == [
+        "no such file",
+        f"4 fields where the header has {len(header.split(','))}",
+    ]
+
+
+@pytest.mark.parametrize("header", ["", "path,text", "file,txt", "file,file"])
+def test_a_csv_with_other_columns_is_refused(tmp_path, header) -> None:
+    listed = tmp_path / "clips.csv"
+    listed.write_text(f"{header}\na.mp4,b\n")
+    with pytest.raises(TableError, match="file,text"):
+        good_clips(listed, WINDOW_S)
+
+
+def test_nothing_to_validate_on_is_an_error_that_says_why(recordings, tmp_path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        good_clips(tmp_path / "absent", WINDOW_S)
+    with pytest.raises(InputError, match="no usable recording"):
+        good_clips(tmp_path, WINDOW_S)
+    with pytest.raises(InputError, match="shorter than one window of 30 s"):
+        good_clips(recordings, 30.0)
+
+
+def test_a_metric_that_knows_is_found_to_know(windows, knowing, scored) -> None:
+    sync, shift, picture = judge(scored, [knowing], SETTINGS)
+    absent = sum(row.kind != Kind.DESYNC for row in scored.absent)
+    num = len(windows) * len(SEED_KINDS) - absent
+    assert sync.overall.accuracy_strict.value == sync.overall.auroc.value == 1.0
+    assert (sync.overall.num_pairs, sync.overall.num_sources) == (num, NUM_RECORDINGS)
+    assert shift.monotonicity.estimate.value > 0.8
+    assert (shift.monotonicity.num_ladders, shift.monotonicity.num_without) == (2 * len(windows), 0)
+    assert {name: one.num_ladders for name, one in shift.directions.items()} == {"late": 9, "early": 9}
+    assert [step.step_s for step in shift.steps] == [step for step in LADDER_S if step <= WINDOW_S / 2]
+    assert all(step.found.accuracy_strict.value == 1.0 for step in sync.steps)
+    for kind in SEED_KINDS:
+        sees = kind in (Kind.VIDEO_SPATIAL, Kind.VIDEO_TEMPORAL)
+        assert picture.kinds[kind].accuracy_strict.value == (1.0 if sees else 0.0)
+        assert picture.kinds[kind].accuracy_tolerant.value == 1.0
+    assert (picture.monotonicity.estimate.value, picture.monotonicity.num_constant) == (0.0, 2 * len(windows))
+
+
+def test_guessing_is_found_to_guess(windows) -> None:
+    scorer = FakeScorer()
+    settings = ValidationSettings(window_s=WINDOW_S, num_negatives=3, bootstrap_samples=200)
+    found = score_windows(windows, [scorer], settings)
+    for one in judge(found, [scorer], settings):
+        assert abs(one.overall.auroc.value - 0.5) < 0.25
+        assert one.overall.auroc.low <= one.overall.auroc.value <= one.overall.auroc.high
+        absent = sum(row.kind != Kind.DESYNC for row in found.absent)
+        assert one.overall.num_negatives == 3 * len(SEED_KINDS) * len(windows) - absent
+
+
+def test_every_row_says_what_was_done(windows, scored) -> None:
+    kinds = {row.kind for row in scored.rows}
+    assert kinds == {POSITIVE, *SEED_KINDS, Kind.DESYNC}
+    for row in scored.rows:
+        parameters = json.loads(row.parameters)
+        assert bool(parameters) == (row.kind != POSITIVE)
+        assert (row.step_s > 0) == (row.kind == Kind.DESYNC)
+        assert "donor" not in parameters or parameters["donor"].split("@")[0] != row.file
+    reasons = {(row.kind, row.reason) for row in scored.absent}
+    assert ("desync", "1.5 s is more than half a window of 2 s") in reasons
+    assert rows_table(scored).num_rows == len(scored.rows)
+
+
+def test_the_same_again_and_another_seed(windows, knowing, scored) -> None:
+    assert score_windows(windows, [knowing], SETTINGS) == scored
+    other = score_windows(windows, [knowing], ValidationSettings(WINDOW_S, seed=1))
+    assert [row.parameters for row in other.rows] != [row.parameters for row in scored.rows]
+
+
+def test_a_scorer_of_one_track_judges_each_picture_once_and_gaps_are_counted(windows) -> None:
+    scorer = OfOneTrack()
+    found = score_windows(windows, [scorer], SETTINGS)
+    assert scorer.asked == len(windows) * 3  # as it is, and two with another picture
+    (one,) = judge(found, [scorer], SETTINGS)
+    assert one.overall.num_positives == 0 and one.overall.positives_without == len(windows)
+    assert one.overall.auroc is None and one.monotonicity.estimate is None
+    assert one.without[POSITIVE, "not today"] == len(windows)
+    assert all(row.value is None for row in found.rows if row.status == ScoreStatus.SKIPPED)
+    told = "\n".join(remarks(good_clips_of(windows), found, [one]))
+    assert "not today" in told and "mean nothing" in told and "3 recordings" in told
+    assert overall_rows([one])[1]["AUROC"] == "-"
+
+
+def good_clips_of(windows):
+    from avpref.flows.good_clips import GoodClips
+
+    return GoodClips(windows, ())
+
+
+def test_one_recording_has_no_negatives_that_need_another(windows, knowing) -> None:
+    alone = [window for window in windows if window.file == "c0.mp4"]
+    found = score_windows(alone, [knowing], SETTINGS)
+    assert ("swapped_audio", "needs another recording") in {(row.kind, row.reason) for row in found.absent}
+    sync = judge(found, [knowing], SETTINGS)[0]
+    assert sync.kinds[Kind.SWAPPED_AUDIO].auroc is None
+    assert sync.overall.auroc.low is None  # nothing to resample
+
+
+def test_a_recording_that_breaks_while_reading_is_left_out_and_harms_no_other(recordings, tmp_path) -> None:
+    for name in ("c0.mp4", "deeper/c1.mp4"):
+        (tmp_path / Path(name).name).write_bytes((recordings / name).read_bytes())
+    listed = good_clips(tmp_path, WINDOW_S).windows
+    (tmp_path / "c1.mp4").write_bytes((tmp_path / "c1.mp4").read_bytes()[:9000])
+    scorer = FakeScorer()
+    found = score_windows(listed, [scorer], SETTINGS)
+    assert {one.file for one in found.unusable} == {window.name for window in listed if window.file == "c1.mp4"}
+    assert {row.file for row in found.rows} == {"c0.mp4"}
+    assert {row.kind for row in found.absent if "another recording" in row.reason} == {"swapped_audio"}
+    with pytest.raises(InputError, match="no window could be decoded"):
+        score_windows([window for window in listed if window.file == "c1.mp4"], [scorer], SETTINGS)
+
+
+def test_the_document_is_plain_json_and_the_tables_have_every_metric(windows, knowing, scored) -> None:
+    found = judge(scored, [knowing], SETTINGS)
+    written = document(good_clips_of(windows), [knowing], scored, found, SETTINGS)
+    again = json.loads(json.dumps(written, allow_nan=False))
+    assert [one["metric"] for one in again["metrics"]] == ["audio_video", "desync", "visual_quality"]
+    assert again["metrics"][0]["overall"]["auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert set(again["metrics"][0]["kinds"]) == set(SEED_KINDS)
+    assert again["scorers"][0]["is_meaningful"] is True
+    assert [row["metric"] for row in overall_rows(found)] == ["random guess", "audio_video", "desync", "visual_quality"]
+    assert all(set(SEED_KINDS) < set(row) for row in kind_rows(found))
+    drawn = panels(found)
+    assert len(drawn) == 6 and all(panel.words for panel in drawn)
+
+
+def test_the_command_writes_and_prints_it_all(call, recordings, tmp_path) -> None:
+    out = tmp_path / "found"
+    answer = call("rewards", "validate", recordings, "--out", out, "--window-s", 3, "--seed", 4)
+    assert answer.code == 5  # two files could not be used
+    for words in ("AUROC", "random guess", "av_align", "desync", "swapped_audio", "half.mp4: not used", "monotonicity"):
+        assert words in answer.out
+    written = json.loads((out / "validation.json").read_text(encoding="utf-8"))
+    assert written["schema_version"] >= 1 and written["settings"]["seed"] == 4
+    table = pq.read_table(out / "validation.parquet")
+    values = [row for row in table.to_pylist() if row["metric"] == "desync" and row["value"] is not None]
+    assert values and all(math.isfinite(row["value"]) for row in values)
+    assert (out / "validation.csv").read_text().count("\n") >= table.num_rows
+    assert (out / "validation.png").read_bytes().startswith(b"\x89PNG")
+    again = call("rewards", "validate", recordings, "--out", out, "--window-s", 3, "--seed", 4, "--json")
+    assert {**written, "out": str(out)} == again.document
+    dimensions = {one["metric"]: one["dimension"] for one in written["metrics"]}
+    assert dimensions["desync"] == "sync" and Dimension.AV == "av"
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "expected"),
+    [
+        (["--scorers", "loud"], 2, "loud"),
+        (["--window-s", "0"], 2, "window-s"),
+        (["--negatives", "0"], 2, "negatives"),
+        (["--window-s", "50"], 4, "--window-s"),
+    ],
+)
+def test_bad_requests(call, recordings, tmp_path, given, code, expected) -> None:
+    answer = call("rewards", "validate", recordings, "--out", tmp_path / "out", *given)
+    assert (answer.code, answer.out) == (code, "")
+    assert expected in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_beside_the_recordings_are_pointed_at(call, recordings, tmp_path) -> None:
+    (tmp_path / "c0.mp4").write_bytes((recordings / "c0.mp4").read_bytes())
+    (tmp_path / "clips.csv").write_text(f"file,text\nc0.mp4,{describe(every_attributes()[0])}\n")
+    answer = call("rewards", "validate", tmp_path, "--out", tmp_path / "out", "--window-s", 3, "--scorers", "toy")
+    assert answer.code == 0 and f"avpref rewards validate {tmp_path / 'clips.csv'}" in answer.err
+    assert "text_audio: " in answer.out and "without a number" in answer.out
+    told = call(
+        "rewards", "validate", tmp_path / "clips.csv", "--out", tmp_path / "o", "--window-s", 3, "--scorers", "toy"
+    )
+    assert told.code == 0 and "text_audio: " not in told.out
