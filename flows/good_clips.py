@@ -102,7 +102,8 @@ def read_cut(window: GoodWindow, window_s: float, margin_s: float) -> Cut:
 def read_donor(window: GoodWindow, like: DecodedClip) -> Donor:
     """Another recording's window at the size and rates of ``like``. Raises MediaError."""
     assert like.frames is not None
-    shape = ClipShape(*like.frames.shape[:3], fps_hz=like.fps_hz, sample_rate_hz=like.sample_rate_hz)
+    num_frames, height_px, width_px = like.frames.shape[:3]
+    shape = ClipShape(num_frames, height_px, width_px, like.fps_hz, like.sample_rate_hz)
     return Donor(window.name, read_clip(window.path, shape, start_s=window.start_s))
 
 

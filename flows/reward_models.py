@@ -12,7 +12,7 @@ import torch
 from avpref.domain import Metric, Terms
 from avpref.identity import digest
 from avpref.rewards import audiobox, imagebind, javis_score, synchformer, videoalign, weights
-from avpref.rewards.model_scorer import ModelScorer, Placement
+from avpref.rewards.model_scorer import MODEL_RULES, ModelScorer, Placement
 from avpref.rewards.random_weights import MEANINGLESS
 from avpref.settings import ImageBindSettings, ModelSettings, ScorerName, ScoringSettings, SynchformerSettings
 
@@ -52,7 +52,7 @@ class RewardModel:
         """See :class:`avpref.flows.scorers.ScorerSource`."""
         of_weights = "tiny" if self.is_tiny else weights.weights_id(self._paths())
         seen = self.settings.model_dump(mode="json", exclude=set(UNSEEN))
-        return digest("reward model", self.slug, self.version, of_weights, seen)
+        return digest("reward model", self.slug, self.version, of_weights, seen, repr(MODEL_RULES))
 
     def open(self, device: str) -> ModelScorer[Any]:
         """See :class:`avpref.flows.scorers.ScorerSource`."""
@@ -93,7 +93,7 @@ def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
                 weights.IMAGEBIND,
                 scoring.imagebind,
                 is_tiny,
-                (imagebind.TEXT_VIDEO, imagebind.TEXT_AUDIO, imagebind.AUDIO_VIDEO),
+                imagebind.IMAGEBIND_METRICS,
                 imagebind.VERSION,
                 _load_imagebind,
                 imagebind.tiny_imagebind,
@@ -126,7 +126,7 @@ def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
                 weights.IMAGEBIND,
                 scoring.javis_score,
                 is_tiny,
-                (javis_score.JAVIS_SCORE, javis_score.AVH_SCORE),
+                javis_score.JAVIS_METRICS,
                 javis_score.VERSION,
                 _load_javis_score,
                 javis_score.tiny_javis_score,

@@ -236,13 +236,13 @@ def _scored(window: GoodWindow, made: _Trials, scorer: Scorer) -> Iterator[Valid
 
 def _scores(scorer: Scorer, clips: Sequence[ScorableClip]) -> list[list[Score]]:
     """Scores of every clip of one window; a scorer that speaks for one track only judges each distinct one of them once."""
-    match {metric.dimension for metric in scorer.metrics}:
-        case dimensions if dimensions == {Dimension.VIDEO}:
-            tracks = [id(clip.clip.frames) for clip in clips]
-        case dimensions if dimensions == {Dimension.AUDIO}:
-            tracks = [id(clip.clip.audio) for clip in clips]
-        case _:
-            tracks = [id(clip) for clip in clips]
+    speaks_for = {metric.dimension for metric in scorer.metrics}
+    if speaks_for == {Dimension.VIDEO}:
+        tracks = [id(clip.clip.frames) for clip in clips]
+    elif speaks_for == {Dimension.AUDIO}:
+        tracks = [id(clip.clip.audio) for clip in clips]
+    else:
+        tracks = [id(clip) for clip in clips]
     distinct: dict[int, ScorableClip] = {}
     for track, clip in zip(tracks, clips, strict=True):
         distinct.setdefault(track, clip)

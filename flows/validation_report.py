@@ -119,7 +119,9 @@ def remarks(clips: GoodClips, scored: Scored, found: Sequence[MetricValidation])
         "intervals: 95 %, bootstrap over recordings; monotonicity: rank correlation of score and smaller delay, 1 is right",
         "a metric of one track cannot see what was done to the other: such pairs are ties",
     ]
-    if recordings < FEW_RECORDINGS:
+    if recordings == 1:
+        lines.append(f"1 recording: there are no intervals; give {FEW_RECORDINGS} or more")
+    elif recordings < FEW_RECORDINGS:
         lines.append(f"{recordings} recordings: the intervals are too narrow; give {FEW_RECORDINGS} or more")
     nothing = sorted({one.scorer for one in found if not one.terms.is_meaningful})
     lines += [f"{name} has random weights: its numbers mean nothing" for name in nothing]

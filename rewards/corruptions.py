@@ -146,4 +146,6 @@ def _parameters(op: Op) -> Parameters:
 
 def _is_same(one: DecodedClip, other: DecodedClip) -> bool:
     pairs = ((one.frames, other.frames), (one.audio, other.audio), (one.channels, other.channels))
-    return all(mine is its or (mine is not None and np.array_equal(mine, its)) for mine, its in pairs)
+    return all(
+        mine is its or (mine is not None and its is not None and np.array_equal(mine, its)) for mine, its in pairs
+    )

@@ -34,6 +34,7 @@ from avpref.rewards.imagebind_views import Views, embed_views, picture_views, so
 from avpref.rewards.model_scorer import CPU, NO_TEXT, ModelScorer, Placement, Prepared
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill
+from avpref.rewards.validity import Flag
 from avpref.weight_files import fit, on_meta, read_weights
 
 VERSION = 1
@@ -157,9 +158,10 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
         at_once = VIEWS_PER_CLIP * len(views)
         return [each.mean(dim=0) for each in embed_views(embed, found, self._placement.device, at_once)]
 
-    def _reason(self, clip: ScorableClip, metric: Metric) -> str:
-        found = super()._reason(clip, metric)
-        return found if found or metric.name not in self.text_metrics else text_reason(clip.text)
+    def reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
+        """See the base; texts that the tokenizer cannot take whole or plain are not judged."""
+        why = super().reason(clip, metric, found)
+        return why if why or metric.name not in self.text_metrics else text_reason(clip.text)
 
 
 def cosines(embeddings: ClipEmbeddings) -> Mapping[str, float]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
 
-from avpref.domain import Dimension, Metric, Score, Terms
+from avpref.domain import Metric, Score, Terms
 from avpref.rewards.protocol import ScorableClip, measured, skipped
-from avpref.rewards.validity import ValidityRules, reason
+from avpref.rewards.validity import Flag, ValidityRules, ordered, picture_flags, reason_of, sound_flags
 
 Inputs = TypeVar("Inputs")
 
@@ -88,15 +88,16 @@ class ModelScorer(ABC, Generic[Inputs]):
 
     def prepare(self, clip: ScorableClip) -> Prepared[Inputs]:
         """Decide what can be judged, and run the front end for that."""
-        reasons = {metric.name: self._reason(clip, metric) for metric in self.metrics}
+        found = self._flags(clip)
+        reasons = {metric.name: self.reason(clip, metric, found) for metric in self.metrics}
         judged = [name for name, why in reasons.items() if not why]
         if not judged:
             return Prepared(clip.candidate_id, reasons, None)
         try:
             return Prepared(clip.candidate_id, reasons, self.inputs(clip, judged))
         except Unjudgeable as error:
-            found = {name: why or str(error) for name, why in reasons.items()}
-            return Prepared(clip.candidate_id, found, None)
+            reasons = {name: why or str(error) for name, why in reasons.items()}
+            return Prepared(clip.candidate_id, reasons, None)
 
     def score_prepared(self, prepared: Sequence[Prepared[Inputs]]) -> list[list[Score]]:
         """Scores of clips that were prepared by this scorer; order and invariants of :meth:`score`."""
@@ -107,10 +108,19 @@ class ModelScorer(ABC, Generic[Inputs]):
         """See :class:`avpref.rewards.protocol.Scorer`."""
         return self.score_prepared([self.prepare(clip) for clip in clips])
 
-    def _reason(self, clip: ScorableClip, metric: Metric) -> str:
+    def reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
+        """Why ``metric`` does not judge the clip, which has the flags ``found``; empty where it does."""
         if metric.name in self.text_metrics and not clip.text.strip():
             return NO_TEXT
-        return reason(clip.clip, Dimension(metric.dimension), self.rules)
+        return reason_of(found, metric.dimension)
+
+    def _flags(self, clip: ScorableClip) -> tuple[Flag, ...]:
+        """The picture is looked at once for all scorers of one set of rules."""
+        question = ("picture flags", self.rules)
+        if question not in clip.looks:
+            clip.looks[question] = picture_flags(clip.clip, self.rules)
+        picture = cast("frozenset[Flag]", clip.looks[question])
+        return ordered(picture | sound_flags(clip.clip, self.rules))
 
     def _measured(self, inputs: Sequence[Inputs]) -> list[Mapping[str, float]]:
         found: list[Mapping[str, float]] = []

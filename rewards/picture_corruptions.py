@@ -127,14 +127,24 @@ def draw_pasted_object(cut: Cut, donor: Donor | None, random: Generator) -> Past
     num_frames = int(random.integers(MIN_FRAMES, num_known, endpoint=True))
     at_frame = int(random.integers(0, num_known - num_frames, endpoint=True))
     size = [max(1, round(float(random.uniform(*OBJECT_SHARE)) * side)) for side in (height, width)]
-    room = height - size[0], width - size[1]
+    room_y, room_x = height - size[0], width - size[1]
     from_y, from_x = _liveliest(donor.clip.frames[at_frame : at_frame + num_frames], size, random)
-    start_y, end_y = (int(y) for y in random.integers(0, room[0], size=2, endpoint=True))
-    left, right = int(random.integers(0, room[1] // 4, endpoint=True)), room[1]
-    right -= int(random.integers(0, room[1] // 4, endpoint=True))
-    start_x, end_x = (left, right) if random.random() < 0.5 else (right, left)
+    start_y, end_y = (int(y) for y in random.integers(0, room_y, size=2, endpoint=True))
+    from_edge = [int(x) for x in random.integers(0, room_x // 4, size=2, endpoint=True)]
+    sides = [from_edge[0], room_x - from_edge[1]]
+    start_x, end_x = sides if random.random() < 0.5 else sides[::-1]
     return PastedObject(
-        donor.name, at_frame, num_frames, *size, from_y, from_x, start_y, start_x, end_y_px=end_y, end_x_px=end_x
+        donor=donor.name,
+        at_frame=at_frame,
+        num_frames=num_frames,
+        height_px=size[0],
+        width_px=size[1],
+        from_y_px=from_y,
+        from_x_px=from_x,
+        start_y_px=start_y,
+        start_x_px=start_x,
+        end_y_px=end_y,
+        end_x_px=end_x,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from avpref.domain import Metric, Score, ScoreStatus, Terms
@@ -23,6 +23,8 @@ class ScorableClip:
     candidate_id: str
     text: str
     clip: DecodedClip
+    looks: dict[object, object] = field(default_factory=dict, repr=False)
+    """What looking at the whole picture has found, by question: scorers of one clip share it, copies of the clip too."""
 
 
 class Scorer(Protocol):

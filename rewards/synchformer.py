@@ -37,6 +37,8 @@ SEGMENT_SAMPLES, STRIDE_SAMPLES = 10_240, 5_120
 MEL_FLOOR, MEL_MEAN, MEL_STD = 1e-6, -4.2677393, 4.5689974
 OFFSETS_PER_S = 5
 SEGMENTS_AT_ONCE = 14
+PICTURES_AT_ONCE_ON_CPU = 1
+"""A segment of pictures keeps a processor busy, and more of them only leave its caches: benchmarks/synchformer_trunk.md."""
 UNUSED = ("vfeat_extractor.patch_embed.",)
 """The published weights carry a patch embedding for single pictures that nothing uses."""
 
@@ -102,7 +104,8 @@ def video_features(network: Synchformer, frames: Tensor) -> Tensor:
     """Features [segments, steps, D] of pictures uint8 [T, side, side, 3] at 25 Hz; what does not fill a segment is left out."""
     weight, sizes = network.vproj.weight, network.sizes
     segments = frames.to(weight.device).unfold(0, sizes.segment_frames, sizes.segment_frames // 2).movedim(-1, 1)
-    chunks = (chunk.float().div(255).sub(0.5).div(0.5) for chunk in segments.split(SEGMENTS_AT_ONCE))
+    at_once = PICTURES_AT_ONCE_ON_CPU if weight.device.type == "cpu" else SEGMENTS_AT_ONCE
+    chunks = (chunk.float().div(255).sub(0.5).div(0.5) for chunk in segments.split(at_once))
     return torch.cat([network.vfeat_extractor(chunk.to(weight.dtype)) for chunk in chunks])
 
 

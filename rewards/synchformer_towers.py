@@ -71,8 +71,8 @@ TINY = SynchformerSizes(dim=16, heads=2, depth=1, image_px=32, comparator_heads=
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q kᵀ/√d) v of [B, L, heads, d], fused; back as [B, L, heads · d]."""
-    heads_first = (part.transpose(1, 2) for part in (query, key, value))
-    return functional.scaled_dot_product_attention(*heads_first).transpose(1, 2).flatten(2)
+    found = functional.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return found.transpose(1, 2).flatten(2)
 
 
 class DividedAttention(nn.Module):
@@ -122,21 +122,38 @@ class SpaceTimeBlock(nn.Module):
         return tokens + self.mlp["fc2"](functional.gelu(self.mlp["fc1"](self.norm2(tokens))))
 
 
+class PooledAttention(nn.Module):
+    """What one token per set takes up from its set; queries, keys and values lie in one tensor, in this order."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.dim, self.heads = dim, heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, L, D] to [B, 1, D], for the first token of each."""
+        weights, biases = (part.split([self.dim, 2 * self.dim]) for part in (self.in_proj_weight, self.in_proj_bias))
+        query = functional.linear(tokens[:, :1], weights[0], biases[0]).unflatten(-1, (self.heads, -1))
+        seen = functional.linear(tokens, weights[1], biases[1]).unflatten(-1, (2, self.heads, -1))
+        return self.out_proj(_attend(query, *seen.unbind(2)))
+
+
 class PooledTokens(nn.Module):
     """One pre-norm encoder layer over a set and a class token; only the class token is computed and comes back."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.self_attn = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.self_attn = PooledAttention(dim, heads)
         self.linear1, self.linear2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim, POOL_EPS), nn.LayerNorm(dim, POOL_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, L, D] to [B, D]."""
         pooled = self.cls_token.expand(len(tokens), -1, -1)
-        normed = self.norm1(torch.cat([pooled, tokens], dim=1))
-        pooled = pooled + self.self_attn(normed[:, :1], normed, normed, need_weights=False)[0]
+        pooled = pooled + self.self_attn(self.norm1(torch.cat([pooled, tokens], dim=1)))
         return (pooled + self.linear2(functional.gelu(self.linear1(self.norm2(pooled)))))[:, 0]
 
 
@@ -171,6 +188,7 @@ class VideoTower(nn.Module):
     def _patches(self, frames: Tensor) -> Tensor:
         """The strided convolution as one product: [B, T, H, W, 3] to [B, T' · N, D]."""
         proj, side = self.patch_embed_3d["proj"], self.sizes.patch_px
+        assert isinstance(proj, nn.Conv3d)
         across = self.sizes.image_px // side
         cut = (
             frames.unflatten(3, (across, side)).unflatten(2, (across, side)).unflatten(1, (self.sizes.video_steps, -1))
@@ -179,23 +197,34 @@ class VideoTower(nn.Module):
         return functional.linear(rows, proj.weight.flatten(1), proj.bias)
 
 
+class AstAttention(nn.Module):
+    """Self-attention of the spectrogram tower."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = nn.ModuleDict({name: nn.Linear(dim, dim) for name in ("query", "key", "value")})
+        self.output = nn.ModuleDict({"dense": nn.Linear(dim, dim)})
+
+    def forward(self, normed: Tensor) -> Tensor:
+        """[B, L, D] to the same."""
+        parts = (self.attention[name](normed).unflatten(-1, (self.heads, -1)) for name in ("query", "key", "value"))
+        return self.output["dense"](_attend(*parts))
+
+
 class AstLayer(nn.Module):
     """A pre-norm transformer layer of the spectrogram tower."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        parts = nn.ModuleDict({name: nn.Linear(dim, dim) for name in ("query", "key", "value")})
-        self.attention = nn.ModuleDict({"attention": parts, "output": nn.ModuleDict({"dense": nn.Linear(dim, dim)})})
+        self.attention = AstAttention(dim, heads)
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(dim, 4 * dim)})
         self.output = nn.ModuleDict({"dense": nn.Linear(4 * dim, dim)})
         self.layernorm_before, self.layernorm_after = nn.LayerNorm(dim, AUDIO_EPS), nn.LayerNorm(dim, AUDIO_EPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, L, D] to the same."""
-        normed = self.layernorm_before(tokens)
-        parts = (part(normed).unflatten(-1, (self.heads, -1)) for part in self.attention["attention"].values())
-        tokens = tokens + self.attention["output"]["dense"](_attend(*parts))
+        tokens = tokens + self.attention(self.layernorm_before(tokens))
         hidden = functional.gelu(self.intermediate["dense"](self.layernorm_after(tokens)))
         return tokens + self.output["dense"](hidden)
 
@@ -219,22 +248,32 @@ class AstEmbeddings(nn.Module):
         return torch.cat([*special, patches], dim=1) + self.position_embeddings
 
 
+class AstEncoder(nn.Module):
+    """The layers, one after another."""
+
+    def __init__(self, sizes: SynchformerSizes) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(AstLayer(sizes.dim, sizes.heads) for _ in range(sizes.depth))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, L, D] to the same."""
+        for layer in self.layer:
+            tokens = layer(tokens)
+        return tokens
+
+
 class SpectrogramTransformer(nn.Module):
     """Patches through the layers and the last norm."""
 
     def __init__(self, sizes: SynchformerSizes) -> None:
         super().__init__()
         self.embeddings = AstEmbeddings(sizes)
-        layers = nn.ModuleList(AstLayer(sizes.dim, sizes.heads) for _ in range(sizes.depth))
-        self.encoder = nn.ModuleDict({"layer": layers})
+        self.encoder = AstEncoder(sizes)
         self.layernorm = nn.LayerNorm(sizes.dim, AUDIO_EPS)
 
     def forward(self, mel: Tensor) -> Tensor:
         """[B, bins, frames] to [B, 2 + F·T, D]."""
-        tokens = self.embeddings(mel)
-        for layer in self.encoder["layer"]:
-            tokens = layer(tokens)
-        return self.layernorm(tokens)
+        return self.layernorm(self.encoder(self.embeddings(mel)))
 
 
 class AudioTower(nn.Module):

@@ -59,27 +59,46 @@ _CONCERNS = {
 
 def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
     """Every flag that ``clip`` earns, in the order of :class:`Flag`. Sound that holds NaN or infinity counts as silent."""
-    found = set()
+    return ordered(picture_flags(clip, rules) | sound_flags(clip, rules))
+
+
+def ordered(found: frozenset[Flag]) -> tuple[Flag, ...]:
+    """Flags in the order of :class:`Flag`."""
+    return tuple(flag for flag in Flag if flag in found)
+
+
+def picture_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
+    """What is wrong with the picture; looks at every frame."""
     if clip.frames is None:
-        found.add(Flag.NO_VIDEO)
-    elif len(clip.frames) < rules.min_frames:
-        found.add(Flag.TOO_SHORT)
-    elif int(clip.frames.max()) - int(clip.frames.min()) < rules.min_contrast:
-        found.add(Flag.BLANK)
-    elif rules.min_moving_share and _moving_share(clip.frames) < rules.min_moving_share:
-        found.add(Flag.STILL)
+        return frozenset({Flag.NO_VIDEO})
+    if len(clip.frames) < rules.min_frames:
+        return frozenset({Flag.TOO_SHORT})
+    if int(clip.frames.max()) - int(clip.frames.min()) < rules.min_contrast:
+        return frozenset({Flag.BLANK})
+    is_still = rules.min_moving_share and _moving_share(clip.frames) < rules.min_moving_share
+    return frozenset({Flag.STILL} if is_still else ())
+
+
+def sound_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
+    """What is wrong with the sound, and with the clip's length."""
+    found = set()
     if clip.audio is None:
         found.add(Flag.NO_AUDIO)
     elif not _rms(clip.audio) >= rules.min_rms:
         found.add(Flag.SILENT)
     if clip.duration_s < rules.min_duration_s:
         found.add(Flag.TOO_SHORT)
-    return tuple(flag for flag in Flag if flag in found)
+    return frozenset(found)
 
 
 def reason(clip: DecodedClip, dimension: Dimension, rules: ValidityRules) -> str:
     """Why metrics of ``dimension`` cannot judge ``clip``; empty where they can."""
-    return ", ".join(flag.value for flag in flags(clip, rules) if flag in _CONCERNS[dimension])
+    return reason_of(flags(clip, rules), dimension)
+
+
+def reason_of(found: Sequence[Flag], dimension: Dimension) -> str:
+    """Why metrics of ``dimension`` cannot judge a clip with the flags ``found``; empty where they can."""
+    return ", ".join(flag.value for flag in found if flag in _CONCERNS[dimension])
 
 
 def score_valid(
