@@ -34,7 +34,7 @@ class RewardModel:
     metrics: tuple[Metric, ...]
     version: int
     load: Load
-    tiny: Callable[[Placement], ModelScorer[Any]]
+    tiny: Callable[[Placement, Any], ModelScorer[Any]]
     is_network: bool = True
 
     @property
@@ -58,7 +58,7 @@ class RewardModel:
         """See :class:`avpref.flows.scorers.ScorerSource`."""
         placement = Placement(_device(device), getattr(torch, self.settings.dtype), self.settings.batch_clips)
         if self.is_tiny:
-            return self.tiny(placement)
+            return self.tiny(placement, self.settings)
         paths = self._paths()
         return self.load(paths, placement, weights.weights_id(paths), self.settings)
 
@@ -85,7 +85,7 @@ def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
                 audiobox.AUDIOBOX_METRICS,
                 audiobox.VERSION,
                 _load_audiobox,
-                audiobox.tiny_audiobox,
+                _tiny_audiobox,
             )
         case "imagebind":
             return RewardModel(
@@ -96,7 +96,7 @@ def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
                 imagebind.IMAGEBIND_METRICS,
                 imagebind.VERSION,
                 _load_imagebind,
-                imagebind.tiny_imagebind,
+                _tiny_imagebind,
             )
         case "synchformer":
             return RewardModel(
@@ -118,7 +118,7 @@ def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
                 videoalign.VIDEOALIGN_METRICS,
                 videoalign.VERSION,
                 _load_videoalign,
-                videoalign.tiny_videoalign,
+                _tiny_videoalign,
             )
         case "javis_score":
             return RewardModel(
@@ -129,7 +129,7 @@ def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
                 javis_score.JAVIS_METRICS,
                 javis_score.VERSION,
                 _load_javis_score,
-                javis_score.tiny_javis_score,
+                _tiny_javis_score,
             )
     raise AssertionError(f"{name} is no reward model")
 
@@ -140,7 +140,8 @@ def _load_audiobox(paths: Paths, placement: Placement, identity: str, settings: 
 
 def _load_imagebind(paths: Paths, placement: Placement, identity: str, settings: ImageBindSettings) -> ModelScorer[Any]:
     (path,) = paths.values()
-    return imagebind.load_imagebind(path, placement, identity, imagebind.LongPrompts(settings.long_prompts))
+    prompts = imagebind.LongPrompts(settings.long_prompts)
+    return imagebind.load_imagebind(path, placement, identity, prompts, settings.store_embeddings)
 
 
 def _load_synchformer(
@@ -150,8 +151,24 @@ def _load_synchformer(
     return synchformer.load_synchformer(path, placement, identity, synchformer.Windows(settings.windows))
 
 
-def _tiny_synchformer(placement: Placement) -> ModelScorer[Any]:
-    return synchformer.tiny_synchformer(placement)
+def _tiny_audiobox(placement: Placement, settings: Any) -> ModelScorer[Any]:
+    return audiobox.tiny_audiobox(placement)
+
+
+def _tiny_imagebind(placement: Placement, settings: ImageBindSettings) -> ModelScorer[Any]:
+    return imagebind.tiny_imagebind(placement, settings.store_embeddings)
+
+
+def _tiny_synchformer(placement: Placement, settings: SynchformerSettings) -> ModelScorer[Any]:
+    return synchformer.tiny_synchformer(placement, synchformer.Windows(settings.windows))
+
+
+def _tiny_videoalign(placement: Placement, settings: Any) -> ModelScorer[Any]:
+    return videoalign.tiny_videoalign(placement)
+
+
+def _tiny_javis_score(placement: Placement, settings: Any) -> ModelScorer[Any]:
+    return javis_score.tiny_javis_score(placement)
 
 
 def _load_videoalign(paths: Paths, placement: Placement, identity: str, settings: Any) -> ModelScorer[Any]:

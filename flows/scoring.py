@@ -20,11 +20,14 @@ from avpref.geometry import ClipShape
 from avpref.identity import bytes_sha256
 from avpref.media import DecodedClip, probe, read_clip
 from avpref.rewards.protocol import ScorableClip, Scorer
+from avpref.store import commit_once
 
 if TYPE_CHECKING:
     from avpref.rewards.model_scorer import ModelScorer, Prepared
 
 MS = 1000.0
+EMBEDDINGS = "embeddings"
+"""Folder of what reward models set aside: one safetensors file per unit, tensors named ``CANDIDATE.text|video|audio``."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,10 @@ class Batch(Protocol):
         """Scores, milliseconds, and seconds in the network of each clip taken, in order."""
         ...
 
+    def tensors(self) -> dict[str, Any]:
+        """What is stored beside the scores: tensors by ``clip.name``; to be asked after :meth:`answer`."""
+        ...
+
 
 class WeightlessBatch:
     """A weightless scorer judges each clip as it comes."""
@@ -112,6 +119,10 @@ class WeightlessBatch:
     def answer(self) -> list[tuple[list[Score], float, float]]:
         """See :class:`Batch`."""
         return self._answers
+
+    def tensors(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
 
 class NetworkBatch:
@@ -138,6 +149,16 @@ class NetworkBatch:
             (found, front_ms + MS * network_s, network_s)
             for found, (_, front_ms), network_s in zip(scores, self._taken, spent_s, strict=True)
         ]
+
+    def tensors(self) -> dict[str, Any]:
+        """See :class:`Batch`."""
+        judged = [prepared.candidate_id for prepared, _ in self._taken if prepared.inputs is not None]
+        aside = self._scorer.set_aside()
+        return {
+            f"{clip}.{name}": each
+            for clip, named in zip(judged, aside, strict=bool(aside))
+            for name, each in named.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -177,6 +198,7 @@ class ScoreWorker:
         num_rows = 0
         for batch, part in missing:
             rows = self._rows(batch)
+            self._store(batch, part)
             files.commit(part, rows, lost)
             num_rows += len(rows)
         return Receipt(num_rows, len(lost), time.perf_counter() - started)
@@ -209,6 +231,15 @@ class ScoreWorker:
                 f"{item.candidate.path} has sha-256 {found[:12]}…", expected, f"restore {item.candidate.path}"
             )
         return path
+
+    def _store(self, batch: Batch, part: Unit) -> None:
+        """Commit what goes beside the scores, before the rows say that the unit is done."""
+        tensors = batch.tensors()
+        if tensors:
+            from safetensors.torch import save
+
+            folder = self.spec.root / EMBEDDINGS / f"{batch.source.slug}-{part.fingerprint}"
+            commit_once(folder / f"{part.name}.safetensors", save(tensors))
 
     def _rows(self, batch: Batch) -> list[ScoreRow]:
         source, rows = batch.source, []

@@ -19,18 +19,30 @@ EPS = 1e-6
 
 
 class Modulation(NamedTuple):
-    """Per-sample conditioning of all blocks, in the parameters' dtype.
+    """Conditioning of all blocks, in the parameters' dtype: one row per sample, or one per latent frame of the sequence.
 
-    ``base`` [B, 6, d]: shift, scale, gate of the attention, then of the base feed-forward. ``audio`` [B, 3, d]: those
-    of the audio feed-forward, None where the build has none.
+    ``base`` [B, F, 6, d]: shift, scale, gate of the attention, then of the base feed-forward. ``audio`` [B, F, 3, d]:
+    those of the audio feed-forward, None where the build has none. ``frames`` [N]: which of the F rows each token takes;
+    None where F is 1 and all tokens take that one.
     """
 
     base: Tensor
     audio: Tensor | None
+    frames: Tensor | None
+
+
+def spread(rows: Tensor, frames: Tensor | None) -> Tensor:
+    """Rows [B, F, d] as tokens take them: [B, N, d] by ``frames`` [N], or the one row [B, 1, d] where that is None."""
+    return rows if frames is None else rows.index_select(1, frames)
+
+
+def split_frames(frames: Tensor | None, num_video: int) -> tuple[Tensor | None, Tensor | None]:
+    """The parts of ``frames`` that belong to the video tokens and to the audio tokens."""
+    return (None, None) if frames is None else (frames[:num_video], frames[num_video:])
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift for x [B, N, d] and shift, scale [B, 1, d]."""
+    """x (1 + scale) + shift for x [B, N, d] and shift, scale [B, 1, d] or [B, N, d]."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
@@ -136,22 +148,27 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, modulation: Modulation, context: Tensor, rotary: Tensor, num_video: int) -> Tensor:
         """x [B, N, d] with the video tokens first, context [B, L, d] -> [B, N, d]."""
-        rows = (self.modulation + modulation.base).chunk(6, dim=1)
-        x = torch.addcmul(x, self.self_attn(modulate(self.norm1(x), rows[0], rows[1]), rotary), rows[2])
+        frames = modulation.frames
+        rows = (self.modulation + modulation.base).unbind(2)
+        shift, scale, gate = (spread(row, frames) for row in rows[:3])
+        x = torch.addcmul(x, self.self_attn(modulate(self.norm1(x), shift, scale), rotary), gate)
         x = x + self.cross_attn(self.norm3(x), context)
         if self.audio_ffn is None:
-            return self._feed_base(x, rows[3:])
+            return self._feed_base(x, rows[3:], frames)
         if self.ffn is None:
-            return self._feed_audio(x, modulation)
+            return self._feed_audio(x, modulation.audio, frames)
         video, audio = x.split((num_video, x.shape[1] - num_video), dim=1)
-        return torch.cat([self._feed_base(video, rows[3:]), self._feed_audio(audio, modulation)], dim=1)
+        of_video, of_audio = split_frames(frames, num_video)
+        fed = self._feed_base(video, rows[3:], of_video), self._feed_audio(audio, modulation.audio, of_audio)
+        return torch.cat(fed, dim=1)
 
-    def _feed_base(self, x: Tensor, rows: tuple[Tensor, ...]) -> Tensor:
+    def _feed_base(self, x: Tensor, rows: tuple[Tensor, ...], frames: Tensor | None) -> Tensor:
         assert self.ffn is not None
-        shift, scale, gate = rows
+        shift, scale, gate = (spread(row, frames) for row in rows)
         return torch.addcmul(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
 
-    def _feed_audio(self, x: Tensor, modulation: Modulation) -> Tensor:
-        assert self.audio_ffn is not None and self.audio_modulation is not None and modulation.audio is not None
-        shift, scale, gate = (self.audio_modulation.param + modulation.audio).chunk(3, dim=1)
+    def _feed_audio(self, x: Tensor, audio_rows: Tensor | None, frames: Tensor | None) -> Tensor:
+        assert self.audio_ffn is not None and self.audio_modulation is not None and audio_rows is not None
+        rows = (self.audio_modulation.param + audio_rows).unbind(2)
+        shift, scale, gate = (spread(row, frames) for row in rows)
         return torch.addcmul(x, self.audio_ffn(modulate(self.norm2(x), shift, scale)), gate)

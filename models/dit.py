@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from avpref.models.blocks import Block, Modulation, feed_forward
+from avpref.models.blocks import Block, Modulation, feed_forward, split_frames
+from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.edges import Float32Linear, Head, embed_patches, sinusoid, unpatchify
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
@@ -136,31 +137,39 @@ class JavisDiT(nn.Module):
         )
 
     def forward(
-        self, latents: Latents, t: Tensor, text: Tensor, text_mask: Tensor, *, num_video_latents: int | None = None
+        self,
+        latents: Latents,
+        t: Tensor | LatentTimes,
+        text: Tensor,
+        text_mask: Tensor,
+        *,
+        num_video_latents: int | None = None,
     ) -> Latents:
         """Velocity x1 - x0 of noisy latents, float32, in the shapes that came in.
 
         Args:
             latents: x_t; exactly the modalities of this build.
-            t: [B], one timestep in [0, 1] per sample.
+            t: [B], one timestep in [0, 1] per sample; or LatentTimes, one per latent frame.
             text: [B, text_len, text_dim] hidden states; text_mask: [B, text_len], non-zero where a state is real.
             num_video_latents: for audio-only builds, over how many latent frames the audio's positions spread; the
                 original takes (n - 1) // 4 + 1 for a clip of n frames. Builds with video take it from their latents.
 
-        Raises ValueError for absent or surplus modalities and for sizes that do not fit the patches or the text length.
+        Raises ValueError for absent or surplus modalities, for sizes that do not fit the patches or the text length, and for
+        times that do not fit the latents or differ within a patch.
         """
         grid = self.token_grid(latents, num_video_latents)
-        e = self.time_embedding(sinusoid(t, self.config.freq_dim))
+        times, frames = token_times(t, latents, grid)
+        e = self.time_embedding(sinusoid(times, self.config.freq_dim))
         x = self._embed_latents(latents)
         context = self._embed_text(text, text_mask, x.dtype)
-        modulation = self._modulation(e, x.dtype)
+        modulation = self._modulation(e, x.dtype, frames)
         rotary = rotary_table(grid, self.config.audio_pe_type, self.config.dim // self.config.num_heads, x.device)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, modulation, context, rotary, grid.num_video, use_reentrant=False)
             else:
                 x = block(x, modulation, context, rotary, grid.num_video)
-        return self._read_out(x, e, grid)
+        return self._read_out(x, e, frames, grid)
 
     def token_grid(self, latents: Latents, num_video_latents: int | None = None) -> TokenGrid:
         """Token sizes of ``latents``; see :meth:`forward` for what is refused."""
@@ -173,12 +182,12 @@ class JavisDiT(nn.Module):
             raise ValueError("an audio-only build needs num_video_latents: (frames of the clip - 1) // 4 + 1")
         return TokenGrid(num_video_latents, 0, 0, *audio)
 
-    def _modulation(self, e: Tensor, dtype: torch.dtype) -> Modulation:
-        """Rows of all blocks from e float32 [B, d]: projected in float32, handed over in ``dtype``."""
-        base = self.time_projection(e).unflatten(1, (6, -1)).to(dtype)
+    def _modulation(self, e: Tensor, dtype: torch.dtype, frames: Tensor | None) -> Modulation:
+        """Rows of all blocks from e float32 [B, F, d]: projected in float32, handed over in ``dtype``."""
+        base = self.time_projection(e).unflatten(2, (6, -1)).to(dtype)
         if not self.has_audio_ffn:
-            return Modulation(base, None)
-        return Modulation(base, self.audio_time_projection(e).unflatten(1, (3, -1)).to(dtype))
+            return Modulation(base, None, frames)
+        return Modulation(base, self.audio_time_projection(e).unflatten(2, (3, -1)).to(dtype), frames)
 
     def _embed_text(self, text: Tensor, text_mask: Tensor, dtype: torch.dtype) -> Tensor:
         """States [B, L, text_dim], mask [B, L] -> context [B, L, d]; masked states become zeros, as in the original."""
@@ -196,15 +205,17 @@ class JavisDiT(nn.Module):
             tokens.append(embed_patches(self.audio_patch_embedding, latents.audio))
         return torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0]
 
-    def _read_out(self, x: Tensor, e: Tensor, grid: TokenGrid) -> Latents:
+    def _read_out(self, x: Tensor, e: Tensor, frames: Tensor | None, grid: TokenGrid) -> Latents:
         """Tokens [B, N, d] -> velocities float32 in latent shapes."""
         video = audio = None
+        of_video, of_audio = split_frames(frames, grid.num_video)
         if self.model_type.has_video:
-            frames = (grid.video_frames, grid.video_rows, grid.video_columns)
-            video = unpatchify(self.head(x[:, : grid.num_video], e), frames, self.config.patch_size)
+            cells = (grid.video_frames, grid.video_rows, grid.video_columns)
+            video = unpatchify(self.head(x[:, : grid.num_video], e, of_video), cells, self.config.patch_size)
         if self.model_type.has_audio:
             steps = (grid.audio_steps, grid.audio_rows)
-            audio = unpatchify(self.audio_head(x[:, grid.num_video :], e), steps, self.config.audio_patch_size)
+            velocity = self.audio_head(x[:, grid.num_video :], e, of_audio)
+            audio = unpatchify(velocity, steps, self.config.audio_patch_size)
         return Latents(video, audio)
 
 

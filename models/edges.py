@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avpref.models.blocks import EPS, modulate
+from avpref.models.blocks import EPS, modulate, spread
 
 TIMESTEP_SCALE = 1000.0
 MAX_PERIOD = 10000.0
@@ -27,11 +27,11 @@ class Float32Linear(nn.Linear):
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
-    """[cos | sin] features of t [B] in [0, 1], float32 [B, width]: 1000 t times 10000^(-j / half), taken in float64."""
+    """[cos | sin] features of t [...] in [0, 1], float32 [..., width]: 1000 t 10000^(-j / half), taken in float64."""
     half = width // 2
     frequencies = MAX_PERIOD ** -(torch.arange(half, dtype=torch.float64, device=t.device) / half)
-    angles = (t.double() * TIMESTEP_SCALE)[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=1).float()
+    angles = (t.double() * TIMESTEP_SCALE)[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def patchify(latent: Tensor, patch: tuple[int, ...]) -> Tensor:
@@ -67,8 +67,9 @@ class Head(nn.Module):
         self.head = Float32Linear(dim, width)
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / math.sqrt(dim))
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        """x [B, N, d], time embedding e float32 [B, d] -> float32 [B, N, width]."""
-        shift, scale = (self.modulation.float() + e[:, None]).chunk(2, dim=1)
+    def forward(self, x: Tensor, e: Tensor, frames: Tensor | None) -> Tensor:
+        """x [B, N, d], time embeddings e float32 [B, F, d], the tokens' rows among them [N] -> float32 [B, N, width]."""
+        rows = (self.modulation.float() + e.unsqueeze(2)).unbind(2)
+        shift, scale = (spread(row, frames) for row in rows)
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=EPS)
         return self.head(modulate(normed, shift, scale))

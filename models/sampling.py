@@ -1,4 +1,7 @@
-"""Euler sampling of the probability flow from noise (t = 1) to data (t = 0), with classifier-free guidance."""
+"""Euler sampling of the probability flow from noise (t = 1) to data (t = 0), with classifier-free guidance.
+
+Parts of the latents may be given (:mod:`avpref.models.conditioning`); the others are sampled around them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from avpref.models.conditioning import Given, LatentTimes
 from avpref.models.edges import TIMESTEP_SCALE
 from avpref.models.flow import Latents, LatentShapes, shift_timesteps
 from avpref.models.text import TextBatch
@@ -67,6 +71,7 @@ def sample(
     progress: Callable[[int, int], None] | None = None,
     *,
     num_video_latents: int | None = None,
+    given: Given | None = None,
 ) -> Latents:
     """Integrate dx/dt = v from noise to data; returns latents, float32, in the shapes of ``noise``.
 
@@ -79,19 +84,25 @@ def sample(
         settings: steps, guidance and shift.
         progress: called as progress(steps done, steps) after every step.
         num_video_latents: for audio-only networks, see JavisDiT.forward.
+        given: latents that are given, on the noise's device: they have timestep 0 and come out unchanged. Networks that
+            were trained without masks, the released v1.0 among them, need not follow them elsewhere.
+
+    Raises ValueError where ``given`` does not fit the noise or cuts through a patch.
     """
     if settings.guidance == 1:
         negative = None
     both = text if negative is None else _stack(text, negative)
     times = timetable(settings.steps, settings.shift_ratio).tolist()
-    x = _each(Tensor.float, noise)
+    x = _hold(given, _each(Tensor.float, noise))
     for index, (now, after) in enumerate(pairwise(times)):
-        t = torch.full(both.mask.shape[:1], now, dtype=torch.float64, device=both.mask.device)
+        t = torch.full(text.mask.shape[:1], now, dtype=torch.float64, device=text.mask.device)
+        times = t if given is None else given.times(t, x)
         inputs = x if negative is None else _each(_twice, x)
-        v = network(inputs, t, both.states, both.mask, num_video_latents=num_video_latents)
+        rows = times if negative is None else _twice_times(times)
+        v = network(inputs, rows, both.states, both.mask, num_video_latents=num_video_latents)
         if negative is not None:
             v = _each(partial(_guide, guidance=settings.guidance), v)
-        x = _each(partial(torch.add, alpha=after - now), x, v)
+        x = _hold(given, _each(partial(torch.add, alpha=after - now), x, v))
         if progress is not None:
             progress(index + 1, settings.steps)
     return x
@@ -106,6 +117,16 @@ def _stack(text: TextBatch, negative: TextBatch) -> TextBatch:
 
 def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x])
+
+
+def _twice_times(times: Tensor | LatentTimes) -> Tensor | LatentTimes:
+    if isinstance(times, Tensor):
+        return _twice(times)
+    return LatentTimes(*(None if time is None else _twice(time) for time in times))
+
+
+def _hold(given: Given | None, x: Latents) -> Latents:
+    return x if given is None else given.hold(x)
 
 
 def _guide(rows: Tensor, guidance: float) -> Tensor:

@@ -82,8 +82,11 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
         weights_id: str,
         terms: Terms = IMAGEBIND_TERMS,
         long_prompts: LongPrompts = LongPrompts.KEEP_END,
+        stores_embeddings: bool = False,
     ) -> None:
         self.towers, self.long_prompts = towers, long_prompts
+        self.stores_embeddings = stores_embeddings
+        self._aside: list[ClipEmbeddings] = []
         self._placement, self._weights_id, self._terms = placement, weights_id, terms
 
     @property
@@ -144,7 +147,15 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
 
     def measure(self, batch: Sequence[ImageBindInputs]) -> list[Mapping[str, float]]:
         """See the base."""
-        return [cosines(each) for each in self.embed(batch)]
+        found = self.embed(batch)
+        if self.stores_embeddings:
+            self._aside += found
+        return [cosines(each) for each in found]
+
+    def set_aside(self) -> list[Mapping[str, Tensor]]:
+        """Embeddings named ``text``, ``video`` and ``audio``, where the scorer was asked to store them."""
+        found, self._aside = self._aside, []
+        return [{name: each for name, each in vars(one).items() if each is not None} for one in found]
 
     def _texts(self, ids: Sequence[tuple[int, ...]]) -> Sequence[Tensor]:
         if not ids:
@@ -195,18 +206,26 @@ def first_channel(clip: ScorableClip) -> ScorableClip:
 
 
 def load_imagebind(
-    path: Path, placement: Placement, weights_id: str, long_prompts: LongPrompts = LongPrompts.KEEP_END
+    path: Path,
+    placement: Placement,
+    weights_id: str,
+    long_prompts: LongPrompts = LongPrompts.KEEP_END,
+    stores_embeddings: bool = False,
 ) -> ImageBindScorer:
     """The scorer with the published weights ``imagebind_huge.pth`` (or the same tensors as safetensors).
 
     ``weights_id`` is what the fingerprint knows of the file, such as its SHA-256. Raises InputError: see :func:`read_towers`.
     """
-    return ImageBindScorer(read_towers(path, placement), placement, weights_id, long_prompts=long_prompts)
+    towers = read_towers(path, placement)
+    return ImageBindScorer(
+        towers, placement, weights_id, long_prompts=long_prompts, stores_embeddings=stores_embeddings
+    )
 
 
-def tiny_imagebind(placement: Placement = CPU) -> ImageBindScorer:
+def tiny_imagebind(placement: Placement = CPU, stores_embeddings: bool = False) -> ImageBindScorer:
     """A scorer of the smallest towers with random weights: its numbers mean nothing."""
-    return ImageBindScorer(random_towers(TINY, placement), placement, TINY_WEIGHTS, MEANINGLESS)
+    towers = random_towers(TINY, placement)
+    return ImageBindScorer(towers, placement, TINY_WEIGHTS, MEANINGLESS, stores_embeddings=stores_embeddings)
 
 
 def read_towers(path: Path, placement: Placement, modalities: Sequence[Modality] = EVERY_MODALITY) -> Towers:

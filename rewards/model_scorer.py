@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from avpref.domain import Metric, Score, Terms
 from avpref.rewards.protocol import ScorableClip, measured, skipped
@@ -85,6 +86,10 @@ class ModelScorer(ABC, Generic[Inputs]):
     @abstractmethod
     def measure(self, batch: Sequence[Inputs]) -> list[Mapping[str, float]]:
         """Numbers by metric for each of ``batch``: at least those whose inputs are there. A clip's numbers are its own."""
+
+    def set_aside(self) -> list[Mapping[str, Tensor]]:
+        """Tensors to be stored beside the scores, by name: one mapping per clip measured since the last call. Most have none."""
+        return []
 
     def prepare(self, clip: ScorableClip) -> Prepared[Inputs]:
         """Decide what can be judged, and run the front end for that."""

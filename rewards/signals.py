@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -160,24 +161,27 @@ class SignalScorer:
         return digest("signal scorer", VERSION, cv2.__version__, repr(self.rules))
 
     def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-        """See :class:`avpref.rewards.protocol.Scorer`. One clip takes its own time only: nothing is shared between clips."""
-        return [self._scores(clip) for clip in clips]
+        """See :class:`avpref.rewards.protocol.Scorer`. Clips that share one array of frames have it looked at once."""
+        seen: dict[tuple[int, float, float], _Picture] = {}
+        return [self._scores(clip, _picture_of(clip.clip, seen)) for clip in clips]
 
-    def _scores(self, clip: ScorableClip) -> list[Score]:
+    def _scores(self, clip: ScorableClip, frames: _Picture | None) -> list[Score]:
         reasons = {dimension: reason(clip.clip, dimension, self.rules) for dimension in Dimension}
         values: dict[str, float] = {}
         picture = sound = None
         if not reasons[Dimension.VIDEO]:
-            picture = _judge_picture(clip.clip, values)
+            assert frames is not None
+            values["visual_quality"], values["motion_quality"] = frames.sharpness_db, frames.smoothness_db
+            picture = frames.curve
         if not reasons[Dimension.AUDIO]:
             sound = _judge_sound(clip.clip, values)
         if not reasons[Dimension.AV]:
             reasons[Dimension.AV] = STILL if picture is None else STEADY if sound is None else ""
         if not reasons[Dimension.AV]:
-            assert picture is not None and sound is not None
+            assert picture is not None and sound is not None and frames is not None
             values["audio_video"] = coincidence(sound, picture)
             values["desync"] = abs(best_lag(sound, picture).lag_s)
-            _align(clip.clip, values)
+            _align(clip.clip, frames.peaks_s, values)
         return [
             skipped(clip.candidate_id, metric, reasons[metric.dimension])
             if reasons[metric.dimension]
@@ -186,13 +190,43 @@ class SignalScorer:
         ]
 
 
-def _judge_picture(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
-    """Put both video metrics into ``values``; returns the motion curve, None for a still picture."""
-    assert clip.frames is not None
-    flow = small_flow(clip.frames)
-    values["visual_quality"] = sharpness_db(clip.frames)
-    values["motion_quality"] = smoothness_db(flow)
-    return motion_curve(fastest_share_px(flow), clip.fps_hz, clip.duration_s)
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """What is measured on frames [T, H, W, 3]; each number when it is first asked for."""
+
+    frames: NDArray[np.uint8]
+    fps_hz: float
+    duration_s: float
+
+    @cached_property
+    def sharpness_db(self) -> float:
+        return sharpness_db(self.frames)
+
+    @cached_property
+    def smoothness_db(self) -> float:
+        return smoothness_db(self._flow)
+
+    @cached_property
+    def curve(self) -> Curve | None:
+        """The motion curve; None for a still picture."""
+        return motion_curve(fastest_share_px(self._flow), self.fps_hz, self.duration_s)
+
+    @cached_property
+    def peaks_s(self) -> NDArray[np.float64]:
+        """Where AV-Align sees motion peak."""
+        return video_peaks_s(motion_px(self.frames), self.fps_hz)
+
+    @cached_property
+    def _flow(self) -> NDArray[np.float32]:
+        return small_flow(self.frames)
+
+
+def _picture_of(clip: DecodedClip, seen: dict[tuple[int, float, float], _Picture]) -> _Picture | None:
+    """The clip's picture, the one in ``seen`` where it is the same array."""
+    if clip.frames is None:
+        return None
+    key = (id(clip.frames), clip.fps_hz, clip.duration_s)
+    return seen.setdefault(key, _Picture(clip.frames, clip.fps_hz, clip.duration_s))
 
 
 def _judge_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
@@ -203,11 +237,10 @@ def _judge_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
     return sound_curve(strength_of(power), clip.sample_rate_hz, clip.duration_s)
 
 
-def _align(clip: DecodedClip, values: dict[str, float]) -> None:
-    """Put both forms of AV-Align into ``values``."""
-    assert clip.frames is not None and clip.audio is not None
+def _align(clip: DecodedClip, seen_s: NDArray[np.float64], values: dict[str, float]) -> None:
+    """Put both forms of AV-Align into ``values``; ``seen_s`` are the peaks of motion."""
+    assert clip.audio is not None
     onsets = detect_onsets(clip.audio, clip.sample_rate_hz)
-    seen_s = video_peaks_s(motion_px(clip.frames), clip.fps_hz)
     values["av_align"] = published(onsets.times_s, seen_s, clip.fps_hz).score
     values["av_align_bounded"] = bounded(merged(onsets, clip.sample_rate_hz), seen_s, clip.fps_hz).score
 

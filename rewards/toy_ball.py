@@ -133,6 +133,8 @@ def fit_path(track: Track, fps_hz: float) -> Path:
     offset = (y1 - f1 * fy / ff) / (ones - f1 * f1 / ff)
     drop = (fy - offset * f1) / ff
     squared = np.where(drop > 0, yy - drop * fy - offset * y1, np.inf)
+    if not np.isfinite(squared.min()):
+        return Path(*(np.nan,) * 4)  # nothing falls in this picture
     least = max(float(squared.min()), 0.0)
     variance = max(least / max(len(height) - 5, 1), PATH_ERROR**2)
     likely = np.exp(-(squared - squared.min()) / (2 * variance))

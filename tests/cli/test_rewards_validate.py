@@ -20,7 +20,7 @@ from avpref.flows.validation_report import document, kind_rows, overall_rows, pa
 from avpref.geometry import ClipShape
 from avpref.media import DecodedClip
 from avpref.recording import encode_clip
-from avpref.rewards.corruptions import LADDER_S, SEED_KINDS, Kind
+from avpref.rewards.corruptions import LADDER_S, SEED_KINDS, Kind, Negative, negatives
 from avpref.rewards.fake import FakeScorer
 from avpref.rewards.protocol import measured, skipped
 from avpref.toyscene import every_attributes
@@ -148,6 +148,19 @@ def test_a_donor_comes_in_the_clips_shape(windows) -> None:
     cut = read_cut(windows[0], WINDOW_S, 0.0)
     donor = read_donor(windows[-1], cut.clip)
     assert donor.clip.frames.shape == cut.frames.shape and donor.clip.sample_rate_hz == cut.rate_hz
+
+
+def test_real_recordings_of_all_sizes_and_rates_lend_to_each_other(media) -> None:
+    found = good_clips(media / "clips.csv", 2.0).windows
+    firsts = {window.file: window for window in found if window.file in ("dog.mp4", "telescope.mp4")}
+    for window, other in (list(firsts.values()), list(firsts.values())[::-1]):
+        cut = read_cut(window, 2.0, 2.0)
+        donor = read_donor(other, cut.clip)
+        assert donor.clip.frames.shape == cut.frames.shape
+        assert np.array_equal(cut.heard(0, cut.channels.shape[1]), cut.channels)
+        made = [each for index in range(2) for each in negatives(cut, donor, 0, index)]
+        for each in made:
+            assert isinstance(each, Negative) and each.clip.channels.shape == cut.channels.shape
 
 
 @pytest.mark.parametrize("header", ["file,text", "file"])

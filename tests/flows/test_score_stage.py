@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from avpref.datasets import tables
 from avpref.domain import ScoreStatus
@@ -139,6 +141,26 @@ def test_a_new_scorer_adds_its_own_work_alone(tiny_run: object, tmp_path: Path) 
     assert not both.exists(unit) and [files.exists(part) for part in both.parts(unit)] == [True, False]
     both.commit(unit, [])
     assert both.exists(unit)
+
+
+def test_embeddings_are_kept_on_request_and_give_the_scores(clips: Path, tmp_path: Path) -> None:
+    asked = job("imagebind")
+    of = asked.scoring.imagebind.model_copy(update={"store_embeddings": True})
+    folder, _ = score_clip_list(
+        clips, asked.model_copy(update={"scoring": asked.scoring.model_copy(update={"imagebind": of})}), tmp_path
+    )
+    kept = {
+        name: each for path in folder.root.glob("embeddings/*/*.safetensors") for name, each in load_file(path).items()
+    }
+    scores = folder.read(tables.SCORES).to_pandas()
+    found = scores[scores.metric == "audio_video"]
+    assert len(found) == NUM_CLIPS and len(kept) == 3 * NUM_CLIPS
+    for row in found.itertuples():
+        audio, video = kept[f"{row.candidate_id}.audio"], kept[f"{row.candidate_id}.video"]
+        cosine = torch.nn.functional.cosine_similarity(audio.double(), video.double(), dim=0).item()
+        assert cosine == pytest.approx(row.value, abs=1e-6)
+    frame(tmp_path / "plain", clips, job("imagebind"))
+    assert not list((tmp_path / "plain").rglob("*.safetensors"))
 
 
 def test_an_actor_whose_canary_drifts_scores_nothing(clips: Path, tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def clips() -> list[ScorableClip]:
 def test_metrics_are_those_of_the_domain(scorer: Scorer) -> None:
     assert scorer.metrics and len(set(scorer.metrics)) == len(scorer.metrics)
     columns = [metric for metric in scorer.metrics if metric.name in METRIC_BY_NAME]
-    assert (columns or isinstance(scorer, JavisScorer)) and all(replace(METRIC_BY_NAME[metric.name], unit=metric.unit) == metric for metric in columns)
+    assert (columns or isinstance(scorer, JavisScorer)) and all(
+        replace(METRIC_BY_NAME[metric.name], unit=metric.unit) == metric for metric in columns
+    )
     assert scorer.terms.licence and scorer.fingerprint
 
 

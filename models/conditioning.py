@@ -1,0 +1,184 @@
+"""Generation from given video, audio or parts of them, by masking (JavisDiT, arXiv 2503.23377, section E.7).
+
+Given latent frames have timestep 0 (data) and keep their values through all steps; the others are sampled as always. The
+paper trains with such masks. The released v1.0 weights were not: their code takes the masks and ignores them. With them, and
+with any network trained without masks, what is given comes out unchanged, but how well the rest follows it is not promised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from avpref.models.flow import Latents, LatentShapes
+from avpref.models.positions import TokenGrid
+
+
+class LatentTimes(NamedTuple):
+    """Timesteps in [0, 1] per latent frame: video [B, T], audio [B, L]; None where a modality is absent."""
+
+    video: Tensor | None
+    audio: Tensor | None
+
+
+@dataclass(frozen=True)
+class GivenFrames:
+    """Latent frames of one modality that are given.
+
+    ``latents`` [B, C, frames, ...] in the shape of what is sampled, one row per candidate or one for all; read only where
+    ``mask`` (bool, [frames] or [B, frames]) is true. Raises ValueError where the two do not fit each other.
+    """
+
+    latents: Tensor
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        rows, frames = self.latents.shape[0], self.latents.shape[2]
+        if self.mask.dtype != torch.bool or self.mask.ndim not in (1, 2) or self.mask.shape[-1] != frames:
+            raise ValueError(
+                f"a mask of {frames} latent frames is bool [{frames}] or [rows, {frames}], "
+                f"found {self.mask.dtype} {tuple(self.mask.shape)}"
+            )
+        if self.mask.ndim == 2 and 1 not in (rows, len(self.mask)) and rows != len(self.mask):
+            raise ValueError(f"{rows} rows of latents were given with {len(self.mask)} rows of masks")
+
+    def hold(self, x: Tensor) -> Tensor:
+        """x [B, C, frames, ...] with the given values where they are given; raises ValueError for another shape."""
+        if self.latents.shape[1:] != x.shape[1:] or not {len(self.latents), self._num_masks} <= {1, len(x)}:
+            raise ValueError(
+                f"given latents {tuple(self.latents.shape)} with {self._num_masks} rows of masks do not fit the noise, "
+                f"{tuple(x.shape)}"
+            )
+        mask = self.mask.view(self._num_masks, 1, -1, *[1] * (x.ndim - 3))
+        return torch.where(mask, self.latents.to(x.dtype), x)
+
+    def times(self, t: Tensor) -> Tensor:
+        """t [B] spread over the frames: [B, frames], 0 where a frame is given."""
+        return t[:, None] * ~self.mask
+
+    @property
+    def _num_masks(self) -> int:
+        return 1 if self.mask.ndim == 1 else len(self.mask)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is given of each modality; None where nothing is."""
+
+    video: GivenFrames | None = None
+    audio: GivenFrames | None = None
+
+    def hold(self, x: Latents) -> Latents:
+        """The state with the given frames in place.
+
+        Invariant: they are exactly the given latents, as float32. Raises ValueError where they do not fit ``x``.
+        """
+        return Latents(*(_hold(*parts) for parts in (("video", self.video, x.video), ("audio", self.audio, x.audio))))
+
+    def times(self, t: Tensor, x: Latents) -> LatentTimes:
+        """Timesteps of all latent frames of ``x``, B rows: 0 where given, otherwise that of the sample in t [B]."""
+        pairs = ((self.video, x.video), (self.audio, x.audio))
+        return LatentTimes(*(_times(given, t, latent) for given, latent in pairs))
+
+
+def image_to_av(image: Tensor, shapes: LatentShapes) -> Given:
+    """Image to audio and video: the first latent frame [B, C, 1, h, w] is given."""
+    return Given(video=_leading("video", image, shapes.video))
+
+
+def audio_to_video(audio: Tensor) -> Given:
+    """Audio to video: all audio latents [B, C, L, M] are given."""
+    return Given(audio=_whole(audio))
+
+
+def video_to_audio(video: Tensor) -> Given:
+    """Video to audio: all video latents [B, C, T, h, w] are given."""
+    return Given(video=_whole(video))
+
+
+def image_and_audio_to_video(image: Tensor, audio: Tensor, shapes: LatentShapes) -> Given:
+    """Audio and image to video: the first latent frame and all audio latents are given."""
+    return Given(video=_leading("video", image, shapes.video), audio=_whole(audio))
+
+
+def extend(start: Latents, shapes: LatentShapes) -> Given:
+    """Extension: the first latent frames of both are given, video [B, C, k, h, w] and audio [B, C, k', M].
+
+    k' must be whole audio patches; one modality may be None. Raises ValueError where ``start`` does not fit ``shapes``.
+    """
+    pairs = (("video", start.video, shapes.video), ("audio", start.audio, shapes.audio))
+    return Given(*(None if part is None else _leading(name, part, shape) for name, part, shape in pairs))
+
+
+def token_times(t: Tensor | LatentTimes, latents: Latents, grid: TokenGrid) -> tuple[Tensor, Tensor | None]:
+    """Distinct times [B, F] and which of them each token takes, [N]; for t [B]: [B, 1] and None, which is all the same.
+
+    Otherwise F is the number of patches in time, video's then audio's. Raises ValueError where the times do not fit the
+    latents, or differ between the latent frames of one patch.
+    """
+    if isinstance(t, Tensor):
+        return t[:, None], None
+    times, sizes = [], []
+    per_frame = grid.video_rows * grid.video_columns
+    parts = (
+        ("video", t.video, latents.video, grid.video_frames, per_frame),
+        ("audio", t.audio, latents.audio, grid.audio_steps, grid.audio_rows),
+    )
+    for name, time, latent, num_patches, num_tokens in parts:
+        _check_times(name, time, latent)
+        if time is not None:
+            times.append(_per_patch(name, time, num_patches))
+            sizes += [num_tokens] * num_patches
+    merged = torch.cat(times, dim=1)
+    repeats = torch.tensor(sizes, device=merged.device)
+    return merged, torch.arange(len(sizes), device=merged.device).repeat_interleave(repeats, output_size=sum(sizes))
+
+
+def _hold(name: str, given: GivenFrames | None, x: Tensor | None) -> Tensor | None:
+    if given is None:
+        return x
+    if x is None:
+        raise ValueError(f"{name} latents were given to a network without {name}")
+    return given.hold(x)
+
+
+def _times(given: GivenFrames | None, t: Tensor, latent: Tensor | None) -> Tensor | None:
+    if latent is None:
+        return None
+    return t[:, None].expand(-1, latent.shape[2]) if given is None else given.times(t)
+
+
+def _whole(latents: Tensor) -> GivenFrames:
+    return GivenFrames(latents, torch.ones(latents.shape[2], dtype=torch.bool, device=latents.device))
+
+
+def _leading(name: str, start: Tensor, shape: tuple[int, ...] | None) -> GivenFrames:
+    """The frames ``start`` [B, C, k, ...] at the beginning of latents of ``shape`` (C, frames, ...)."""
+    count = start.shape[2]
+    if shape is None or (start.shape[1], *start.shape[3:]) != (shape[0], *shape[2:]) or not 1 <= count <= shape[1]:
+        raise ValueError(f"{name} latents {tuple(start.shape)} cannot be the beginning of latents of {shape}")
+    latents = start.new_zeros(start.shape[0], *shape)
+    latents[:, :, :count] = start
+    return GivenFrames(latents, torch.arange(shape[1], device=start.device) < count)
+
+
+def _check_times(name: str, time: Tensor | None, latent: Tensor | None) -> None:
+    wanted = None if latent is None else (latent.shape[0], latent.shape[2])
+    found = None if time is None else tuple(time.shape)
+    if found != wanted:
+        raise ValueError(f"times of {name} latents must be of shape {wanted}, found {found}")
+
+
+def _per_patch(name: str, time: Tensor, num_patches: int) -> Tensor:
+    """Times of latent frames [B, frames] -> of their patches [B, num_patches]."""
+    cells = time.unflatten(1, (num_patches, -1))
+    first = cells[..., 0]
+    if cells.shape[2] > 1 and not torch.equal(cells, first[..., None].expand_as(cells)):
+        raise ValueError(
+            f"a patch spans {cells.shape[2]} latent frames of {name}, and they must share their timestep: "
+            "give whole patches"
+        )
+    return first
