@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from avpref.datasets.evaluation import Comparison
@@ -45,9 +45,15 @@ class Verdict:
 
 
 def decide(
-    comparisons: Mapping[Dimension, Comparison], displacement: Mapping[str, float | None], settings: GateSettings
+    comparisons: Mapping[Dimension, Comparison],
+    displacement: Mapping[str, float | None],
+    settings: GateSettings,
+    meaningless: Sequence[str] = (),
 ) -> Verdict:
-    """Apply the rules. ``displacement`` is the chosen side's mean loss change per modality (positive: it got worse)."""
+    """Apply the rules. ``displacement`` is the chosen side's mean loss change per modality (positive: it got worse).
+
+    ``meaningless`` names scorers with random weights: whatever they say, nothing is promoted on it.
+    """
     audio, av, video = comparisons[Dimension.AUDIO], comparisons[Dimension.AV], comparisons[Dimension.VIDEO]
     rules = [
         _at_least("audio_gain", Dimension.AUDIO, "delta", audio.delta_sd, settings.min_audio_delta_sd),
@@ -61,6 +67,7 @@ def decide(
         for name, value in sorted(displacement.items())
         if value is not None
     ]
+    rules += [_random(name) for name in meaningless]
     return Verdict(PROMOTE if all(rule.passed for rule in rules) else REFUSE, tuple(rules))
 
 
@@ -80,6 +87,10 @@ def _above(rule: str, dimension: Dimension, what: str, value: float, bound: floa
     sign = ">" if value > bound else "<="
     detail = f"{dimension} {what} {value:+.3f} sd {sign} {bound:+.3f} sd"
     return RuleOutcome(rule, dimension, value, bound, value > bound, detail)
+
+
+def _random(scorer: str) -> RuleOutcome:
+    return RuleOutcome("meaningful_scores", "", 0.0, 1.0, False, f"the scores of {scorer} mean nothing")
 
 
 def _displaced(modality: str, value: float, bound: float) -> RuleOutcome:

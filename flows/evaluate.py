@@ -20,7 +20,7 @@ from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.score import sealed_candidates
 from avpref.flows.score_files import distinct
 from avpref.flows.score_stage import score_candidates
-from avpref.flows.scorers import metrics_of
+from avpref.flows.scorers import metrics_of, sources
 from avpref.identity import digest
 
 STAGE = "evaluate"
@@ -49,7 +49,8 @@ def evaluate(run_dir: str) -> int:
     bootstrap = evaluation.BootstrapSettings(settings.bootstrap_samples, settings.confidence, folder.settings.run.seed)
     comparisons = evaluation.compare(rewards, bootstrap)
     displacement = vars(training_summary(folder).displacement)
-    verdict = gate.decide(comparisons, displacement, settings.gate)
+    random = [source.name for source in sources(folder.settings.scoring) if not source.terms.is_meaningful]
+    verdict = gate.decide(comparisons, displacement, settings.gate, random)
     _write(folder, sides, rewards, comparisons, verdict, norm.norm_id)
     return len(held_out)
 

@@ -44,8 +44,17 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
         "adapter": str(policy.adapter.relative_to(folder.root)),
         "pairs_hash": pairs_hash(folder),
         "norm_id": read_norm(folder).norm_id,
+        "scorers": scorers_of(folder),
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
     }
+
+
+def scorers_of(folder: RunFolder) -> list[dict[str, Any]]:
+    """Who gave the run's scores, and what may be done with them: name, fingerprint, licence, commercial use, meaning."""
+    scores = folder.read(tables.SCORES)
+    columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
+    found = scores.group_by(columns).aggregate([]).sort_by([("scorer", "ascending"), ("fingerprint", "ascending")])
+    return found.to_pylist()
 
 
 def record_adapter(folder: RunFolder, document: dict[str, Any]) -> None:

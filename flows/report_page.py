@@ -15,6 +15,8 @@ from avpref.flows.panels import NAME
 from avpref.flows.plots import Panel, svg
 from avpref.flows.report_clips import Shelf, before_and_after, pair_examples
 from avpref.flows.report_data import ReportData
+from avpref.flows.scorers import sources
+from avpref.settings import ScoringSettings
 
 STYLE = Path(__file__).with_name("report.css")
 MAX_ROWS = 20
@@ -25,6 +27,7 @@ RULES = {
     "sync_gain": "Sync improved: lower end of the interval",
     "video_kept": "Video kept: lower end of the interval",
     "displacement": "Chosen clips kept: rise of their training error",
+    "meaningful_scores": "Scores mean something",
 }
 SCORERS = {
     "toy": "The scorers know the embedded toy world and nothing else; their numbers do not carry over to other clips.",
@@ -78,12 +81,22 @@ def _banner(data: ReportData) -> Html:
         element("p", element("strong", _mark(data.is_promoted), f" {_word(data)}"), f": {why}.", class_="decision"),
         element(
             "p",
-            " ".join([*warning, *(SCORERS[name] for name in scoring.scorers)]),
+            " ".join([*warning, *_said_of(scoring)]),
             class_="warning" if is_meaningless else "note",
         ),
         table("The gate, rule by rule", ("Rule", "Measured", "Required"), map(_rule, data.rules)),
         class_="promoted" if data.is_promoted else "refused",
     )
+
+
+def _said_of(scoring: ScoringSettings) -> list[str]:
+    """What a reader must know of each scorer: what it is worth, or under which licence its numbers are."""
+    said = [SCORERS[name] for name in scoring.scorers if name in SCORERS]
+    for source in sources(scoring):
+        if source.is_network:
+            use = "" if source.terms.commercial_use else ", not for commercial use"
+            said.append(f"{source.name}: {source.terms.licence}{use}.")
+    return said
 
 
 def _mark(is_good: bool) -> str:

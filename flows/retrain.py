@@ -24,7 +24,7 @@ from avpref.flows.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.generate import generate
 from avpref.flows.pair import pair
 from avpref.flows.prompts import prompts, read_prompts
-from avpref.flows.registry import record_adapter
+from avpref.flows.registry import record_adapter, scorers_of
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
 from avpref.flows.score import score
 from avpref.flows.sft import sft
@@ -151,6 +151,7 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "run_dir": str(folder.root),
         "seed": folder.settings.run.seed,
         "stages": [asdict(each) for each in times],
+        "scorers": scorers_of(folder),
         "pairs": {"prompts": len(train), "kept": folder.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
         "training": {
             "steps": summary.steps,

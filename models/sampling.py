@@ -92,9 +92,9 @@ def sample(
     if settings.guidance == 1:
         negative = None
     both = text if negative is None else _stack(text, negative)
-    times = timetable(settings.steps, settings.shift_ratio).tolist()
+    schedule = timetable(settings.steps, settings.shift_ratio).tolist()
     x = _hold(given, _each(Tensor.float, noise))
-    for index, (now, after) in enumerate(pairwise(times)):
+    for index, (now, after) in enumerate(pairwise(schedule)):
         t = torch.full(text.mask.shape[:1], now, dtype=torch.float64, device=text.mask.device)
         times = t if given is None else given.times(t, x)
         inputs = x if negative is None else _each(_twice, x)

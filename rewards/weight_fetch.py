@@ -24,9 +24,9 @@ from typing import BinaryIO
 
 from avpref import __version__
 from avpref.errors import InputError, StorageError
+from avpref.file_hashes import FetchedFile, record_fetched
 from avpref.identity import file_sha256
 from avpref.logs import Progress, say
-from avpref.rewards.file_hashes import FetchedFile, record_fetched
 from avpref.rewards.weights import (
     HOME_VARIABLE,
     UNFINISHED,

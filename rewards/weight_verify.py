@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from avpref.file_hashes import FetchedFile, fetched_as
 from avpref.identity import file_sha256
-from avpref.rewards.file_hashes import FetchedFile, fetched_as
 from avpref.rewards.weights import UNFINISHED, Model, WeightFile, again, find, size_text, weights_home
 
 POINTER = b"version https://git-lfs.github.com/spec"

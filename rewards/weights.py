@@ -17,8 +17,8 @@ from pathlib import Path
 
 from avpref.domain import Terms
 from avpref.errors import ConfigError, InputError
+from avpref.file_hashes import sha256_of
 from avpref.identity import digest
-from avpref.rewards.file_hashes import sha256_of
 
 HOME_VARIABLE = "AVPREF_WEIGHTS"
 DEFAULT_HOME = Path("~/.cache/avpref/weights")
@@ -243,7 +243,7 @@ def again(model: Model, path: Path) -> str:
 def weights_id(paths: Mapping[str, Path]) -> str:
     """Identity of the content of files by name, 64 hex characters: equal where each file's SHA-256 is.
 
-    Hashes are remembered beside the files (:func:`avpref.rewards.file_hashes.sha256_of`). Raises FileNotFoundError.
+    Hashes are remembered beside the files (:func:`avpref.file_hashes.sha256_of`). Raises FileNotFoundError.
     """
     return digest("weights", {name: sha256_of(path) for name, path in paths.items()}, size=64)
 

@@ -141,6 +141,35 @@ class IdentityCodec(Section):
     audio_std: float = Field(default=1.0, gt=0)
 
 
+class JavisCodec(Section):
+    """The released generator's codecs: the video VAE of Wan 2.1, the sound VAE and the vocoder of AudioLDM2.
+
+    Weights are files or folders; empty: the folder of the published repository in the Hugging Face cache.
+    """
+
+    kind: Literal["javisdit"] = "javisdit"
+    video_vae: str = Field(default="", description="folder of AutoencoderKLWan, or Wan2.1_VAE.pth; empty: Wan's, fetched")
+    audio_vae: str = Field(default="", description="folder of AutoencoderKL; empty: AudioLDM2's vae, fetched")
+    vocoder: str = Field(default="", description="folder of SpeechT5HifiGan; empty: AudioLDM2's vocoder, fetched")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of weights and of the sound's arithmetic; the picture's is float32 always"
+    )
+    audio_tail: Literal["corrected", "released"] = Field(
+        default="corrected", description="what follows the sound up to a whole latent step: silence, or the click"
+    )
+    audio_posterior: Literal["sample", "mean"] = Field(
+        default="sample", description="audio latents: a draw that the sound itself seeds, as in training, or the mean"
+    )
+    tile_px: int = Field(default=0, ge=0, description="side of the tiles that are decoded one by one; 0: whole frames")
+    tile_overlap_px: int = Field(default=64, ge=0, description="pixels over which neighbouring tiles are blended")
+    stream_frames: bool = Field(
+        default=True, description="decoded frames go to the host as they are made, not when the clip is whole"
+    )
+
+
+Codec = Annotated[IdentityCodec | JavisCodec, Field(discriminator="kind")]
+
+
 class OptimiserSettings(Section):
     """AdamW with linear warm-up; values of the released configuration by default."""
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from avpref import file_hashes
 from avpref.errors import ConfigError, InputError, StorageError
-from avpref.rewards import file_hashes, weight_fetch
-from avpref.rewards.file_hashes import LEDGER, RECORDS, sha256_of
+from avpref.file_hashes import LEDGER, RECORDS, sha256_of
+from avpref.rewards import weight_fetch
 from avpref.rewards.weight_fetch import fetch, plan
 from avpref.rewards.weight_verify import State, unreadable, verify
 from avpref.rewards.weights import (
