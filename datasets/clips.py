@@ -6,8 +6,6 @@ reason; only a CSV that cannot be read at all is an error.
 
 from __future__ import annotations
 
-import csv
-import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ from functools import lru_cache
 from itertools import cycle, islice
 from pathlib import Path
 
+from avpref.datasets.csv_rows import Row, data_rows
 from avpref.domain import Prompt, Split, prompt_id
-from avpref.errors import ConfigError, InputError, MediaError, TableError
+from avpref.errors import ConfigError, InputError, MediaError
 from avpref.geometry import ClipShape, window_starts_s
 from avpref.identity import digest, file_sha256
 from avpref.media import DecodedClip, probe, read_clip
@@ -76,19 +75,6 @@ class ClipList:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One data row as written; ``line`` is the last line of the CSV that it takes up."""
-
-    line: int
-    columns: tuple[str, ...]
-    fields: tuple[str, ...]
-
-    def get(self, column: str) -> str:
-        """The field of ``column``, empty where the CSV has no such column."""
-        return self.fields[self.columns.index(column)] if column in self.columns else ""
-
-
-@dataclass(frozen=True)
 class _Window:
     """One piece of a recording, ``index`` counting from its start."""
 
@@ -108,7 +94,7 @@ def read_clip_list(path: Path | str) -> ClipList:
     rows: list[Recording] = []
     refused: list[Refused] = []
     first_line_of: dict[str, int] = {}
-    for row in _data_rows(table):
+    for row in data_rows(table, REQUIRED, OPTIONAL):
         outcome = _recording(table, row)
         if isinstance(outcome, Recording) and outcome.sha256 in first_line_of:
             outcome = Refused(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
@@ -123,7 +109,7 @@ def read_clip_list(path: Path | str) -> ClipList:
 def read_rows(path: Path | str) -> Iterator[ClipRow | Refused]:
     """Rows of a CSV as :func:`read_clip_list` reads it, without opening any file; raises what it raises about the CSV."""
     table = Path(path)
-    for row in _data_rows(table):
+    for row in data_rows(table, REQUIRED, OPTIONAL):
         if len(row.fields) != len(row.columns):
             yield Refused(row.line, row.fields[0], _miscounted(row))
         elif not row.get("file").strip():
@@ -132,7 +118,7 @@ def read_rows(path: Path | str) -> Iterator[ClipRow | Refused]:
             yield ClipRow(row.line, row.get("file"), (table.parent / row.get("file")).resolve(), row.get("text"))
 
 
-def _miscounted(row: _Row) -> str:
+def _miscounted(row: Row) -> str:
     return f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
 
 
@@ -206,59 +192,7 @@ def _sha256_of(path: Path, mtime_ns: int, size_bytes: int) -> str:
     return file_sha256(path)
 
 
-def _data_rows(table: Path) -> Iterator[_Row]:
-    """Rows under the header, blank lines aside."""
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            columns = _checked_columns(table, next(reader, []))
-            for fields in reader:
-                if fields:
-                    yield _Row(reader.line_num, columns, tuple(fields))
-    except UnicodeDecodeError as error:
-        raise TableError(
-            found=f"{table}: not UTF-8 text ({error.reason})",
-            expected="a CSV in UTF-8",
-            fix=f"iconv -f WINDOWS-1252 -t UTF-8 '{table}' > clips-utf8.csv",
-        ) from error
-    except csv.Error as error:
-        raise TableError(
-            found=f"{table}: {error}",
-            expected="a comma-separated table",
-            fix="put fields that hold commas, quotes or line breaks in double quotes",
-        ) from error
-    except OSError as error:
-        raise InputError(
-            found=f"{table}: {error.strerror}",
-            expected="a CSV with columns file,text",
-            fix="correct prompts.clips in the configuration file",
-        ) from error
-
-
-def _checked_columns(table: Path, header: Sequence[str]) -> tuple[str, ...]:
-    """The header's columns, in its order. Raises TableError; see :func:`read_clip_list`."""
-    known = REQUIRED + OPTIONAL
-    missing = [name for name in REQUIRED if name not in header]
-    unknown = [name for name in header if name not in known]
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if not (missing or unknown or repeated):
-        return tuple(header)
-    problems = [f"no column {name!r}" for name in missing]
-    problems += [f"unknown column {name!r}{_did_you_mean(name)}" for name in unknown]
-    problems += [f"column {name!r} twice" for name in repeated]
-    raise TableError(
-        found=f"{table}: {'; '.join(problems) if header else 'an empty file'}",
-        expected=f"the header line {','.join(REQUIRED)} or {','.join(known)}",
-        fix=f"make the first line of the CSV: {','.join(REQUIRED)}",
-    )
-
-
-def _did_you_mean(name: str) -> str:
-    close = difflib.get_close_matches(name.strip().lower(), REQUIRED + OPTIONAL, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _recording(table: Path, row: _Row) -> Recording | Refused:
+def _recording(table: Path, row: Row) -> Recording | Refused:
     """A row looked at: the file's headers and hash, or the reason for not using it."""
     if len(row.fields) != len(row.columns):
         return Refused(row.line, row.fields[0], _miscounted(row))

@@ -73,6 +73,10 @@ CANDIDATES = _table(
     fps_hz="float",
     sample_rate_hz="int",
     duration_s="float",
+    adapter_hash="text",
+    sampler="text",
+    latents_path="text",
+    elapsed_s="float",
 )
 SCORES = _table(
     "scores",

@@ -54,8 +54,8 @@ def dpo(run_dir: str) -> int:
 def policy_network(folder: RunFolder) -> NetworkFiles:
     """The SFT network with the trained adapter. Raises InputError before the stage has run."""
     reference, adapter = sft_network(folder), training_job(folder).output / ADAPTER_FOLDER
-    both = digest("policy", reference.hash, content_hash(folder, adapter / WEIGHTS_FILE), size=64)
-    return NetworkFiles(reference.checkpoint, both, adapter)
+    own = content_hash(folder, adapter / WEIGHTS_FILE)
+    return NetworkFiles(reference.checkpoint, digest("policy", reference.hash, own, size=64), adapter, own)
 
 
 def training_summary(folder: RunFolder) -> TrainingSummary:
@@ -120,7 +120,7 @@ def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
 
 def _pair_set(folder: RunFolder) -> PairSet:
     pairs = folder.read(tables.PAIRS)
-    clips, texts = _encode(folder, pairs), Texts(folder.settings)
+    clips, texts = _encode(folder, pairs), Texts(folder.settings, folder.root.parent)
     row = {sample: index for index, sample in enumerate(clips.ids)}
     chosen = [row[candidate] for candidate in pairs["chosen"].to_pylist()]
     rejected = [row[candidate] for candidate in pairs["rejected"].to_pylist()]

@@ -14,16 +14,16 @@ import torch
 
 from avpref.datasets import tables
 from avpref.domain import Prompt, Split
+from avpref.flows.components import open_codec
 from avpref.flows.dpo import delays_s
 from avpref.flows.plan import requests
 from avpref.flows.rendering import mp4
 from avpref.flows.scorers import metrics_of
 from avpref.flows.worlds import RawClip, World, clip_shape, open_world
 from avpref.identity import derive_seed
-from avpref.models.codecs import IdentityCodec
 from avpref.models.dit import JavisDiT, NetworkConfig
 from avpref.models.sampling import draw_noise
-from avpref.settings import LoopSettings, Settings
+from avpref.settings import LoopSettings, Settings, SftSettings, SftWeights
 from avpref.trainer.adapters import add_adapter
 
 FLOAT_BYTES = 4
@@ -53,8 +53,7 @@ def estimate(settings: Settings) -> dict[str, Any]:
 
 def noise_clip_bytes(settings: Settings) -> int:
     """Size of the file of a clip of pure noise in the run's shape, through the run's codec."""
-    shape = clip_shape(settings)
-    codec = IdentityCodec(settings.codec, shape)
+    shape, codec = clip_shape(settings), open_codec(settings)
     noise = draw_noise(codec.latent_shapes(), [derive_seed("size of a clip")])
     ((frames, audio),) = codec.decode(noise)
     return len(mp4(RawClip("", frames, audio), shape))
@@ -62,7 +61,7 @@ def noise_clip_bytes(settings: Settings) -> int:
 
 def latent_bytes(settings: Settings, delays: int = 0) -> int:
     """Bytes of one clip's latents, with ``delays`` further versions of its sound."""
-    shapes = IdentityCodec(settings.codec, clip_shape(settings)).latent_shapes()
+    shapes = open_codec(settings).encoded_shapes()
     assert shapes.video is not None and shapes.audio is not None
     return FLOAT_BYTES * (math.prod(shapes.video) + (1 + delays) * math.prod(shapes.audio))
 
@@ -77,17 +76,23 @@ def network_values(settings: Settings) -> tuple[int, int]:
 
 
 def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> list[Row]:
-    clips = len(world.sft_items(prompts))
     table_bytes = len(tables.to_bytes(tables.to_arrow(tables.PROMPTS, prompts)))
+    first = _row("prompts", len(prompts), "prompts", table_bytes)
     values, _ = network_values(settings)
-    steps = settings.sft.loop.steps + settings.sft.audio_steps
-    averages = 1 if settings.sft.ema_decay else 0
-    checkpoints = _checkpoints(settings.sft.loop) * (2 if settings.sft.audio_steps else 1)
+    match settings.sft:
+        case SftWeights() as given:
+            return [first, _row("sft", 0, "steps", values * (FLOAT_BYTES if given.dtype == "float32" else 2))]
+        case SftSettings() as given:
+            return [first, *_training_stages(settings, given, len(world.sft_items(prompts)), values)]
+
+
+def _training_stages(settings: Settings, given: SftSettings, clips: int, values: int) -> list[Row]:
+    averages = 1 if given.ema_decay else 0
+    checkpoints = _checkpoints(given.loop) * (2 if given.audio_steps else 1)
     kept = checkpoints * (ADAM_COPIES + averages) + 1 + averages
     return [
-        _row("prompts", len(prompts), "prompts", table_bytes),
         _row("sft_clips", clips, "clips", _twice_stored(clips * latent_bytes(settings))),
-        _row("sft", steps, "steps", FLOAT_BYTES * values * kept),
+        _row("sft", given.loop.steps + given.audio_steps, "steps", FLOAT_BYTES * values * kept),
     ]
 
 

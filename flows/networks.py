@@ -21,6 +21,7 @@ class NetworkFiles:
     checkpoint: Path
     hash: str
     adapter: Path | None = None
+    adapter_hash: str = ""
 
 
 def load_for_sampling(files: NetworkFiles, settings: Settings) -> JavisDiT:

@@ -8,6 +8,8 @@ from typing import Any
 
 from avpref.cluster import Unit
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
+from avpref.flows.components import codec_identity, text_identity
+from avpref.flows.worlds import has_ground_truth
 from avpref.identity import digest
 from avpref.settings import RunSettings, Settings
 
@@ -39,10 +41,20 @@ class Shard:
         return sum(len(unit.items) for unit in self.units)
 
 
+NOT_OF_A_CLIP = frozenset({"num_candidates", "ground_truth", "store_latents"})
+"""Settings of section sampling that no clip depends on."""
+
+
 def sampler_hash(settings: Settings) -> str:
     """Hash of everything but checkpoint, prompt and seed that a generated clip depends on."""
-    sampling = settings.sampling.model_dump(mode="json", exclude={"num_candidates", "ground_truth"})
-    return digest("sampler", sampling, settings.clip.model_dump(mode="json"), settings.codec.model_dump(mode="json"))
+    return digest("sampler", sampler_parts(settings))
+
+
+def sampler_parts(settings: Settings) -> dict[str, Any]:
+    """What :func:`sampler_hash` is the hash of: sections sampling and clip, and the identities of codec and text encoder."""
+    sampling = settings.sampling.model_dump(mode="json", exclude=set(NOT_OF_A_CLIP))
+    codec, text = codec_identity(settings), text_identity(settings)
+    return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text}
 
 
 def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str) -> Iterator[CandidateRequest]:
@@ -50,7 +62,7 @@ def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str
     sampler = sampler_hash(settings)
     for prompt in prompts:
         is_train = prompt.split == Split.TRAIN
-        if is_train and settings.sampling.ground_truth:
+        if is_train and settings.sampling.ground_truth and has_ground_truth(prompt, settings):
             identity = candidate_id(prompt.prompt_id, GROUND_TRUTH_INDEX, 0, "ground_truth", sampler)
             yield CandidateRequest(identity, prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH, 0)
         for index in range(

@@ -19,11 +19,12 @@ from avpref.datasets.latents import LatentRow, packed
 from avpref.datasets.rows import QuarantineRow
 from avpref.delays import delay_audio
 from avpref.errors import InputError, MediaError
+from avpref.flows.components import device_of, open_codec
 from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import RawClip, SftItem, World, clip_shape, open_world
 from avpref.geometry import ClipShape
 from avpref.media import DecodedClip, read_clip
-from avpref.models.codecs import IdentityCodec
+from avpref.models.codecs import Codec
 from avpref.recording import encode_clip
 from avpref.settings import Settings
 
@@ -39,7 +40,9 @@ class RenderSpec:
         """Open the world and the codec. One thread, so that every executor adds up in the same order."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return RenderWorker(self.files, open_world(self.settings), IdentityCodec(self.settings.codec, shape), shape)
+        return RenderWorker(
+            self.files, open_world(self.settings), open_codec(self.settings, device_of(self.settings)), shape
+        )
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class RenderWorker:
 
     files: UnitFiles
     world: World
-    codec: IdentityCodec
+    codec: Codec
     shape: ClipShape
 
     def run(self, unit: Unit) -> Receipt:
@@ -91,7 +94,7 @@ class EncodeSpec:
         """Open the codec. One thread, so that every executor adds up in the same order."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return EncodeWorker(self.root, self.files, IdentityCodec(self.settings.codec, shape), shape)
+        return EncodeWorker(self.root, self.files, open_codec(self.settings, device_of(self.settings)), shape)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class EncodeWorker:
 
     root: Path
     files: UnitFiles
-    codec: IdentityCodec
+    codec: Codec
     shape: ClipShape
 
     def run(self, unit: Unit) -> Receipt:
@@ -126,7 +129,7 @@ def mp4(raw: RawClip, shape: ClipShape) -> bytes:
     return encode_clip(raw.frames, shape.fps_hz, raw.audio, shape.sample_rate_hz)
 
 
-def encoded(codec: IdentityCodec, clips: Sequence[DecodedClip]) -> tuple[np.ndarray, np.ndarray]:
+def encoded(codec: Codec, clips: Sequence[DecodedClip]) -> tuple[np.ndarray, np.ndarray]:
     """Latents of ``clips`` as numpy: video [N, C, T, h, w], audio [N, C, L, M]."""
     latents = codec.encode(clips)
     assert latents.video is not None and latents.audio is not None

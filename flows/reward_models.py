@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from avpref.domain import Metric, Terms
+from avpref.flows.devices import resolved
 from avpref.identity import digest
 from avpref.rewards import audiobox, imagebind, javis_score, synchformer, videoalign, weights
 from avpref.rewards.model_scorer import MODEL_RULES, ModelScorer, Placement
@@ -56,7 +57,7 @@ class RewardModel:
 
     def open(self, device: str) -> ModelScorer[Any]:
         """See :class:`avpref.flows.scorers.ScorerSource`."""
-        placement = Placement(_device(device), getattr(torch, self.settings.dtype), self.settings.batch_clips)
+        placement = Placement(resolved(device), getattr(torch, self.settings.dtype), self.settings.batch_clips)
         if self.is_tiny:
             return self.tiny(placement, self.settings)
         paths = self._paths()
@@ -64,12 +65,6 @@ class RewardModel:
 
     def _paths(self) -> Paths:
         return weights.resolve(self.model, Path(self.settings.folder) if self.settings.folder else None)
-
-
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from prefect import flow
 
 from avpref.cluster import Unit
 from avpref.datasets.latents import LATENTS
+from avpref.errors import ConfigError
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.plan import shards
 from avpref.flows.prompts import read_prompts
@@ -16,6 +18,12 @@ from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.stage import run_stage
 from avpref.flows.training import Texts, clip_set, content_hash, progress_of, read_latents
 from avpref.flows.worlds import open_world
+from avpref.identity import digest
+from avpref.models.checkpoint_files import checkpoint_hash
+from avpref.models.dit import ModelType, NetworkConfig
+from avpref.models.loading import load_generator, save_network
+from avpref.settings import NetworkSettings, SftSettings, SftWeights
+from avpref.store import storage_errors
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch
@@ -23,30 +31,81 @@ from avpref.trainer.stages import NETWORK_FILE
 
 RENDER = "sft_clips"
 DATA_FILE = "clips.safetensors"
+NETWORKS = "networks"
+"""Folder beside the runs of networks that were taken in."""
 
 
 @flow(name="sft", persist_result=False, validate_parameters=False)
 def sft(run_dir: str) -> int:
-    """Train the SFT network of the run in ``run_dir`` if it is not there yet; returns the number of steps."""
+    """Train the SFT network of the run in ``run_dir``, or take a trained one in, if it is not there yet.
+
+    Returns the number of training steps.
+    """
     folder = open_root(Path(run_dir))
-    output = _output(folder)
-    steps = folder.settings.sft.loop.steps
-    if not (output / NETWORK_FILE).exists():
-        _write_data(folder, output / DATA_FILE)
-        with progress_of("sft", steps) as report:
-            launch(_job(folder, output), report)
-    return steps
+    match folder.settings.sft:
+        case SftWeights() as given:
+            _take_in(folder, given)
+            return 0
+        case SftSettings() as given:
+            _train(folder, given)
+            return given.loop.steps
 
 
 def sft_network(folder: RunFolder) -> NetworkFiles:
-    """The trained network's file and content hash. Raises InputError before the stage has run."""
+    """The network's file and content hash. Raises InputError before the stage has run."""
     path = _output(folder) / NETWORK_FILE
     return NetworkFiles(path, content_hash(folder, path))
 
 
 def _output(folder: RunFolder) -> Path:
+    """Where the network is: in the run, or beside the runs where it is made of given weights, which runs share."""
+    match folder.settings.sft:
+        case SftWeights() as given:
+            return folder.root.parent / NETWORKS / _weights_hash(given, folder.settings.network)
+        case SftSettings():
+            return _training_output(folder)
+
+
+def _weights_hash(given: SftWeights, network: NetworkSettings) -> str:
+    if not given.network:
+        raise ConfigError(
+            "sft.network is empty",
+            "a file or folder of a trained network",
+            "--set sft.network=checkpoints/JavisDiT-v1.0",
+        )
+    lora = checkpoint_hash(Path(given.lora)) if given.lora else ""
+    return digest("network", checkpoint_hash(Path(given.network)), lora, given.dtype, network.model_dump(mode="json"))
+
+
+def _take_in(folder: RunFolder, given: SftWeights) -> None:
+    """Fold base and LoRA into one file of ours, once for all runs beside this one."""
+    output = _output(folder)
+    if (output / NETWORK_FILE).exists():
+        return
+    with storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    network = load_generator(
+        Path(given.network),
+        NetworkConfig.from_settings(folder.settings.network),
+        ModelType.T2AV,
+        lora=Path(given.lora) if given.lora else None,
+        dtype=getattr(torch, given.dtype),
+    )
+    with storage_errors(output):
+        save_network(output / NETWORK_FILE, network, {"source": Path(given.network).name})
+
+
+def _train(folder: RunFolder, given: SftSettings) -> None:
+    output = _training_output(folder)
+    if not (output / NETWORK_FILE).exists():
+        _write_data(folder, output / DATA_FILE)
+        with progress_of("sft", given.loop.steps) as report:
+            launch(_job(folder, given, output), report)
+
+
+def _training_output(folder: RunFolder) -> Path:
     settings = folder.settings
-    sections = ("run", "clip", "prompts", "codec", "network", "sft")
+    sections = ("run", "clip", "prompts", "codec", "text", "network", "sft")
     parts = {name: getattr(settings, name).model_dump(mode="json") for name in sections}
     parts["run"] = settings.run.seed
     parts["negative"] = settings.sampling.negative_prompt
@@ -65,13 +124,13 @@ def _write_data(folder: RunFolder, path: Path) -> None:
     rows, quarantined = folder.units(LATENTS).read(_render(folder))
     folder.write_json("quarantine-sft.json", [vars(row) for row in quarantined])
     if not path.exists():
-        save_clip_set(path, clip_set(read_latents(rows, folder.settings), Texts(folder.settings)))
+        save_clip_set(path, clip_set(read_latents(rows, folder.settings), Texts(folder.settings, folder.root.parent)))
 
 
-def _job(folder: RunFolder, output: Path) -> TrainingJob:
+def _job(folder: RunFolder, given: SftSettings, output: Path) -> TrainingJob:
     settings = folder.settings
     return TrainingJob(
-        settings=settings.sft,
+        settings=given,
         network=settings.network,
         clip=settings.clip,
         data=output / DATA_FILE,

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from avpref.datasets.latents import unpacked
 from avpref.errors import InputError
+from avpref.file_hashes import sha256_of
 from avpref.flows import reporting
+from avpref.flows.components import open_codec, open_text
 from avpref.flows.networks import negative_text
 from avpref.flows.run_folder import RunFolder
-from avpref.flows.worlds import clip_shape
-from avpref.identity import file_sha256
 from avpref.logs import Progress
-from avpref.models.codecs import IdentityCodec
-from avpref.models.text import TextBatch, WordText
+from avpref.models.text import TextBatch
 from avpref.settings import Settings
 from avpref.trainer.batches import ClipSet
 from avpref.trainer.parallel import Report
@@ -41,8 +40,8 @@ class EncodedClips:
 class Texts:
     """Encoded texts of a run: each distinct text once, and the negative prompt."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._encoder = WordText(settings.network.text_dim, settings.network.text_len)
+    def __init__(self, settings: Settings, runs: Path) -> None:
+        self._encoder = open_text(settings, runs)
         self.negative: TextBatch = negative_text(self._encoder, settings)
 
     def encode(self, texts: Sequence[str]) -> tuple[TextBatch, Tensor]:
@@ -54,7 +53,7 @@ class Texts:
 
 def read_latents(rows: pa.Table, settings: Settings) -> EncodedClips:
     """Rows of the latents table as arrays."""
-    shapes = IdentityCodec(settings.codec, clip_shape(settings)).latent_shapes()
+    shapes = open_codec(settings).encoded_shapes()
     assert shapes.video is not None and shapes.audio is not None
     audio_shape = shapes.audio
     columns = rows.to_pydict()
@@ -102,4 +101,4 @@ def content_hash(folder: RunFolder, path: Path) -> str:
         raise InputError(
             f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
         )
-    return file_sha256(path)
+    return sha256_of(path)

@@ -8,10 +8,12 @@ from typing import Protocol
 import numpy as np
 
 import avpref.datasets.clips as recordings
+import avpref.datasets.text_prompts as text_list
 import avpref.datasets.toyworld as toyworld
 from avpref.domain import Prompt, Split
+from avpref.errors import ConfigError
 from avpref.geometry import ClipShape
-from avpref.settings import ClipPrompts, Settings, ToyWorldPrompts
+from avpref.settings import ClipPrompts, Settings, TextPrompts, ToyWorldPrompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,39 @@ class Recordings:
         return RawClip(prompt.text, clip.frames, clip.audio)
 
 
+@dataclass(frozen=True)
+class TextList:
+    """Texts, some of them with a recording; there is nothing to learn from but the candidates themselves."""
+
+    settings: TextPrompts
+    shape: ClipShape
+    seed: int
+
+    def prompts(self) -> PromptList:
+        """One prompt per text."""
+        return PromptList(*text_list.text_prompts(self.settings, self.seed))
+
+    def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
+        """Raises ConfigError: texts are for a network that is trained already."""
+        expected = "recordings or the toy world to train on, or sft.kind weights"
+        raise ConfigError(
+            "prompts.kind texts with sft.kind train", expected, "--set 'sft={kind: weights, network: DIR}'"
+        )
+
+    def sft_clip(self, item: SftItem) -> RawClip:
+        """There is none."""
+        raise AssertionError("a list of texts has no SFT set")
+
+    def ground_truth(self, prompt: Prompt) -> RawClip:
+        """The beginning of the prompt's recording at the model's size and rates. Raises MediaError."""
+        return Recordings(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
+
+
+def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
+    """Whether ``prompt`` has a ground-truth clip: always in the toy world and with recordings, on request with texts."""
+    return not isinstance(settings.prompts, TextPrompts) or bool(prompt.ground_truth_path)
+
+
 def clip_shape(settings: Settings) -> ClipShape:
     """The shape of every clip of a run."""
     return ClipShape(**settings.clip.model_dump())
@@ -127,3 +162,5 @@ def open_world(settings: Settings) -> World:
             return ToyWorld(prompts, shape, seed)
         case ClipPrompts() as prompts:
             return Recordings(prompts, shape, seed)
+        case TextPrompts() as prompts:
+            return TextList(prompts, shape, seed)

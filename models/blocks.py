@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from avpref.models.positions import rotate
 
 EPS = 1e-6
+PIECE_TOKENS = 512
 
 
 class Modulation(NamedTuple):
@@ -46,9 +47,22 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def feed_forward(width: int, hidden: int, dim: int) -> nn.Sequential:
-    """Linear from ``width`` to ``hidden``, GELU (tanh form), Linear to ``dim``; the layers are called 0 and 2."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+class FeedForward(nn.Sequential):
+    """Linear from ``width`` to ``hidden``, GELU (tanh form), Linear to ``dim``; the layers are called 0 and 2.
+
+    Eager mode on a CPU takes long sequences piece by piece: the wide hidden values then stay in caches and in memory that
+    is used again, instead of being mapped anew for every layer.
+    """
+
+    def __init__(self, width: int, hidden: int, dim: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, N, width] -> [B, N, dim]."""
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        pieces = x.flatten(0, 1).split(PIECE_TOKENS)
+        return torch.cat([*map(super().forward, pieces)]).unflatten(0, x.shape[:2])
 
 
 class RMSNorm(nn.Module):
@@ -141,8 +155,8 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(dim, eps=EPS) if cross_attn_norm else nn.Identity()
         self.cross_attn = CrossAttention(dim, num_heads, qk_norm)
         self.norm2 = nn.LayerNorm(dim, eps=EPS, elementwise_affine=False)
-        self.ffn = feed_forward(dim, ffn_dim, dim) if has_base else None
-        self.audio_ffn = feed_forward(dim, ffn_dim, dim) if has_audio else None
+        self.ffn = FeedForward(dim, ffn_dim, dim) if has_base else None
+        self.audio_ffn = FeedForward(dim, ffn_dim, dim) if has_audio else None
         self.audio_modulation = AudioModulation(dim) if has_audio else None
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
 

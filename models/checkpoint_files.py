@@ -8,16 +8,20 @@ files are read, mapped into memory: what is not touched is not read.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from avpref.errors import InputError
 from avpref.file_hashes import sha256_of
 from avpref.identity import digest
+from avpref.models.blocks import EPS
+from avpref.models.dit import NetworkConfig
 from avpref.models.weight_layouts import SHOWN
 from avpref.weight_files import read_weights
 
@@ -28,6 +32,7 @@ HASH_LENGTH = 64
 _INDEX = ".index.json"
 _ENDINGS = ((".safetensors",), (".bin", ".pth", ".pt"))
 """In order of preference: where a folder holds both kinds, the first is read."""
+_CLASSES = ("WanModel", "WanTransformer3DModel")
 _WRAPPERS = re.compile(r"^(?:module\.)?(?:base_model\.model\.)?")
 _ADAPTER = re.compile(r"\.lora_(?:A|B)(?:\.\w+)?\.weight$")
 
@@ -61,7 +66,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(path, (path,))
     if not path.is_dir():
         raise InputError(f"{path} is absent", "a file of weights or a folder with them", "check the path")
-    adapter = path / "lora" if (path / "model").is_dir() and (path / "lora").is_dir() else None
+    adapter = path / "lora" if (path / "lora").is_dir() else None
     folder = next((path / name for name in ("model", "transformer") if (path / name).is_dir()), path)
     indices = _first_kind(folder, _INDEX)
     if len(indices) == 1:
@@ -71,15 +76,22 @@ def find_checkpoint(path: Path) -> Checkpoint:
     files = indices or _first_kind(folder)
     if len(files) != 1:
         names = ", ".join(file.name for file in files[:SHOWN]) or "no file of weights"
-        fix = "give the path of the file itself" if files else "check the path, fetch the weights again"
+        fix = "give the path of one file, or put the shards' index back" if files else "check the path"
         raise InputError(f"{folder} holds {names}", "one file of weights, or shards with one index", fix)
     return Checkpoint(path, tuple(files), None, adapter)
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether ``folder`` exists and holds files of weights or an index, an adapter's aside."""
+    return folder.is_dir() and any(_first_kind(folder, suffix) for suffix in ("", _INDEX))
 
 
 def _first_kind(folder: Path, suffix: str = "") -> list[Path]:
     """Files of the preferred kind that is there; ``suffix`` follows the ending."""
     for endings in _ENDINGS:
-        found = [file for file in sorted(folder.iterdir()) if file.name.endswith(tuple(f"{e}{suffix}" for e in endings))]
+        found = [
+            file for file in sorted(folder.iterdir()) if file.name.endswith(tuple(f"{e}{suffix}" for e in endings))
+        ]
         if found := [file for file in found if file.is_file() and file.name not in ADAPTER_WEIGHTS]:
             return found
     return []
@@ -93,10 +105,37 @@ def _read_index(path: Path) -> Mapping[str, str]:
         index = {str(name): str(file) for name, file in places.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}", "an index with a weight_map", fix) from error
-    absent = [name for name in sorted(set(index.values())) if Path(name).name != name or not (path.parent / name).is_file()]
+    absent = [
+        name for name in sorted(set(index.values())) if Path(name).name != name or not (path.parent / name).is_file()
+    ]
     if absent or not index:
-        raise InputError(f"{path} names {', '.join(absent[:SHOWN]) or 'no shard'}, absent", "shards beside their index", fix)
+        raise InputError(
+            f"{path} names {', '.join(absent[:SHOWN]) or 'no shard'}, absent", "shards beside their index", fix
+        )
     return index
+
+
+def require_same_config(folder: Path, config: NetworkConfig) -> None:
+    """Compare what shapes cannot tell with Wan's or diffusers' ``config.json`` in ``folder``, where it has one.
+
+    Raises InputError naming the values that differ.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}", "a network's configuration", "fetch it again") from error
+    if not isinstance(values, dict) or values.get("_class_name") not in _CLASSES:
+        return
+    heads, length = config.num_heads, config.text_len
+    wanted = {"num_heads": heads, "num_attention_heads": heads, "text_len": length, "eps": EPS}
+    odd = [name for name, value in wanted.items() if values.get(name, value) != value]
+    if odd:
+        found = f"{path}: " + ", ".join(f"{name} {values[name]}" for name in odd)
+        expected = ", ".join(f"{name} {wanted[name]}" for name in odd)
+        raise InputError(found, expected, "give the section `network` of the configuration the file's values")
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -108,7 +147,7 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in checkpoint.files:
         content = read_weights(file)
-        _require_indexed(checkpoint, file, content.keys())
+        _require_indexed(checkpoint, file, content)
         for name, tensor in content.items():
             plain = _WRAPPERS.sub("", str(name)).replace(".base_layer.", ".")
             if not isinstance(tensor, Tensor):
@@ -120,15 +159,29 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return tensors
 
 
-def _require_indexed(checkpoint: Checkpoint, file: Path, found: object) -> None:
+def _require_indexed(checkpoint: Checkpoint, file: Path, names: Iterable[str]) -> None:
     if checkpoint.index is None:
         return
-    assert isinstance(found, type({}.keys()))
     listed = {name for name, place in checkpoint.index.items() if place == file.name}
-    odd = sorted(listed ^ found)
+    odd = sorted(listed.symmetric_difference(names))
     if odd:
         differences = f"{len(odd)} tensors differ from the index ({', '.join(odd[:SHOWN])})"
-        raise InputError(f"{file}: {differences}", f"its {len(listed)} tensors", f"delete {file.name} and fetch it again")
+        raise InputError(
+            f"{file}: {differences}", f"its {len(listed)} tensors", f"delete {file.name} and fetch it again"
+        )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """One safetensors file that appears whole or not at all. Raises OSError where it cannot be written."""
+    partial = Path(f"{path}.{os.getpid()}.partial")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, partial, metadata=dict(metadata))
+        with open(partial, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def is_adapter_tensor(name: str) -> bool:
@@ -136,12 +189,13 @@ def is_adapter_tensor(name: str) -> bool:
     return _ADAPTER.search(name) is not None
 
 
-def adapter_weights(folder: Path) -> Path:
-    """The file of an adapter folder in PEFT's format. Raises InputError where there is none."""
-    for name in ADAPTER_WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"{folder} holds no adapter", " or ".join(ADAPTER_WEIGHTS), "point at the adapter's folder")
+def adapter_files(folder: Path) -> tuple[Path, Path]:
+    """Configuration and weights of an adapter folder in PEFT's format. Raises InputError where one of them is absent."""
+    weights = [folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()]
+    if not weights or not (folder / ADAPTER_CONFIG).is_file():
+        expected = f"{ADAPTER_CONFIG} and {' or '.join(ADAPTER_WEIGHTS)}"
+        raise InputError(f"{folder} holds no whole adapter", expected, "point at the adapter's folder")
+    return folder / ADAPTER_CONFIG, weights[0]
 
 
 def checkpoint_hash(path: Path) -> str:
@@ -150,13 +204,12 @@ def checkpoint_hash(path: Path) -> str:
     Moving or renaming ``path`` does not change it; hashes of large files are remembered beside them
     (:func:`avpref.file_hashes.sha256_of`). Raises InputError as :func:`find_checkpoint` does.
     """
-    files = _files_of(path)
-    named = sorted((file.relative_to(path).as_posix(), sha256_of(file)) for file in files)
-    return digest("checkpoint", [list(entry) for entry in named], size=HASH_LENGTH)
+    named = [[file.relative_to(path).as_posix(), sha256_of(file)] for file in sorted(_files_of(path))]
+    return digest("checkpoint", named, size=HASH_LENGTH)
 
 
-def _files_of(path: Path) -> list[Path]:
+def _files_of(path: Path) -> tuple[Path, ...]:
     if (path / ADAPTER_CONFIG).is_file():
-        return [path / ADAPTER_CONFIG, adapter_weights(path)]
+        return adapter_files(path)
     checkpoint = find_checkpoint(path)
-    return [*checkpoint.files, *(_files_of(checkpoint.adapter) if checkpoint.adapter else ())]
+    return checkpoint.files + (adapter_files(checkpoint.adapter) if checkpoint.adapter else ())

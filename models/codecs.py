@@ -36,7 +36,11 @@ class Codec(Protocol):
         ...
 
     def latent_shapes(self) -> LatentShapes:
-        """Shapes of one clip's latents."""
+        """Shapes of one clip's latents as they are generated."""
+        ...
+
+    def encoded_shapes(self) -> LatentShapes:
+        """Shapes of one clip's latents as :meth:`encode` gives them; they may be shorter."""
         ...
 
     def encode(self, clips: Sequence[DecodedClip]) -> Latents:
@@ -71,6 +75,10 @@ class IdentityCodec:
         height, width = (size // self.config.video_scale for size in _size(self.shape))
         num_levels = self._layout.num_frames(self.shape.num_samples)
         return LatentShapes((3, self.shape.num_frames, height, width), (1, num_levels, self.config.audio_bands))
+
+    def encoded_shapes(self) -> LatentShapes:
+        """Those of :meth:`latent_shapes`."""
+        return self.latent_shapes()
 
     def encode(self, clips: Sequence[DecodedClip]) -> Latents:
         """See :class:`Codec`. Raises MediaError for a missing track, ValueError for a clip of another shape."""

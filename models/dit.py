@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from avpref.models.blocks import Block, Modulation, feed_forward, split_frames
+from avpref.models.blocks import Block, FeedForward, Modulation, split_frames
 from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.edges import Float32Linear, Head, embed_patches, sinusoid, unpatchify
 from avpref.models.flow import Latents
@@ -118,7 +118,7 @@ class JavisDiT(nn.Module):
                 config.audio_in_dim, dim, kernel_size=audio_patch, stride=audio_patch
             )
             self.audio_head = Head(dim, config.audio_in_dim * math.prod(audio_patch))
-        self.text_embedding = feed_forward(config.text_dim, dim, dim)
+        self.text_embedding = FeedForward(config.text_dim, dim, dim)
         self.time_embedding = nn.Sequential(Float32Linear(config.freq_dim, dim), nn.SiLU(), Float32Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), Float32Linear(dim, 6 * dim))
         if self.has_audio_ffn:

@@ -59,6 +59,32 @@ def audio_from_video(network: JavisDiT, video_state: Mapping[str, Tensor]) -> No
     network.load_state_dict(own | copied)
 
 
+def with_audio_started(
+    network: JavisDiT, video_state: Mapping[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """All tensors of an audio-only or joint build (``network`` may be on the meta device) at the start of the paper's stage 1.
+
+    Shared and video tensors are those of ``video_state`` itself, the audio branch is copied from it as in :func:`audio_from_video`. Its
+    edges start as the original's do: patches Xavier-uniform with a bias uniform in ±1/√fan-in, a zero head, head modulation
+    N(0, 1) / √d, drawn from ``generator`` in this order. Raises InputError where ``video_state`` lacks a tensor.
+    """
+    own = network.state_dict()
+    copied = {name: _video_source(name, video_state) for name in own if not name.startswith(_AUDIO_EDGES)}
+    started = {name: tensor.clone() if "audio_" in name else tensor for name, tensor in copied.items()}
+    patches = torch.empty(own["audio_patch_embedding.weight"].shape)
+    nn.init.xavier_uniform_(patches.flatten(1), generator=generator)
+    bound = patches[0].numel() ** -0.5
+    bias = torch.empty(len(patches)).uniform_(-bound, bound, generator=generator)
+    modulation = torch.empty(own["audio_head.modulation"].shape)
+    return started | {
+        "audio_patch_embedding.weight": patches,
+        "audio_patch_embedding.bias": bias,
+        "audio_head.head.weight": torch.zeros(own["audio_head.head.weight"].shape),
+        "audio_head.head.bias": torch.zeros(own["audio_head.head.bias"].shape),
+        "audio_head.modulation": modulation.normal_(std=modulation.shape[-1] ** -0.5, generator=generator),
+    }
+
+
 _AUDIO_EDGES = ("audio_patch_embedding.", "audio_head.")
 
 

@@ -1,6 +1,6 @@
-"""Published weights on disk: a file, a folder as the libraries save it, or a repository in the Hugging Face cache.
+"""Codecs and encoders as their publishers keep them: a folder with ``config.json``, or a repository in the Hugging Face cache.
 
-A folder holds ``config.json`` and either one file of weights or shards with an index. Nothing is ever downloaded here.
+Nothing is ever downloaded here. The files themselves are found and read by :mod:`avpref.models.checkpoint_files`.
 """
 
 from __future__ import annotations
@@ -10,30 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from avpref.errors import InputError
 from avpref.file_hashes import sha256_of
 from avpref.identity import digest
-from avpref.weight_files import read_weights
+from avpref.models.checkpoint_files import find_checkpoint
 
 CONFIG = "config.json"
-SINGLE_FILES = (
-    "diffusion_pytorch_model.safetensors",
-    "model.safetensors",
-    "diffusion_pytorch_model.bin",
-    "pytorch_model.bin",
-)
-INDEX_SUFFIX = ".index.json"
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True)
 class Published:
-    """A folder of a repository on the Hugging Face hub, and the configuration's key that names another one.
+    """A folder of a repository on the Hugging Face hub, and the configuration's key that names another place.
 
-    ``landmark`` is a file of that folder by which it is found in the cache.
+    ``landmark`` is a file of that folder, by which it is found in the cache.
     """
 
     repo: str
@@ -46,50 +37,18 @@ class Published:
         if given:
             path = Path(given).expanduser()
             if not path.exists():
-                raise InputError(f"{self.key} is {given}: no such file or folder", "weights", f"--set {self.key}=PATH")
+                raise InputError(f"{self.key}={given} is absent", "a file or folder", f"--set {self.key}=PATH")
             return path
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.repo, f"{self.folder}/{self.landmark}")
         if not isinstance(found, str):
             raise InputError(
-                f"{self.repo}: no {self.folder}/ in the Hugging Face cache",
-                f"the folder {self.folder}/ of {self.repo}, or {self.key}",
-                f"hf download {self.repo} --include '{self.folder}/*'   or: --set {self.key}=PATH",
+                f"{self.repo} has no {self.folder}/ in the Hugging Face cache",
+                f"that folder, or {self.key} with another place",
+                f"hf download {self.repo} --include '{self.folder}/*'",
             )
         return Path(found).parent
-
-
-def weight_files(path: Path) -> tuple[Path, ...]:
-    """The files of weights that ``path`` is or holds: shards in the order of their names. Raises InputError for none."""
-    if not path.is_dir():
-        return (path,)
-    for index in sorted(path.glob(f"*{INDEX_SUFFIX}")):
-        return tuple(path / name for name in sorted(_shards(index)))
-    for name in SINGLE_FILES:
-        if (path / name).is_file():
-            return (path / name,)
-    raise InputError(f"{path} holds no weights", " or ".join((*SINGLE_FILES, f"*{INDEX_SUFFIX}")), "check the path")
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of ``path`` (file or folder), on the CPU, in their own dtype.
-
-    Raises InputError for what is absent, cut short, not tensors by name, or twice in the shards.
-    """
-    tensors: dict[str, Tensor] = {}
-    for file in weight_files(path):
-        found = read_weights(file)
-        strange = [name for name, value in found.items() if not isinstance(value, Tensor)]
-        twice = [name for name in found if name in tensors]
-        if strange or twice:
-            raise InputError(
-                f"{file}: {(strange or twice)[0]} is " + ("no tensor" if strange else "in another shard, too"),
-                "tensors by name, each once",
-                f"delete {file.name} and fetch it again",
-            )
-        tensors.update(found)
-    return tensors
 
 
 def read_json(file: Path) -> Mapping[str, Json]:
@@ -103,24 +62,17 @@ def read_json(file: Path) -> Mapping[str, Json]:
     return found
 
 
-def require_values(folder: Path, config: Mapping[str, object], expected: Mapping[str, object], what: str) -> None:
-    """Raises InputError that names the first value of ``config`` that is not as ``expected``."""
+def require_values(source: Path, found: Mapping[str, object], expected: Mapping[str, object], owner: str) -> None:
+    """Raises InputError that names the first value of ``found`` that is not as ``expected`` of ``owner``'s weights."""
     for name, value in expected.items():
-        if config.get(name) != value:
+        if found.get(name) != value:
             raise InputError(
-                f"{folder}: {name} is {config.get(name)}", f"{name} {value}, as in {what}", f"use the weights of {what}"
+                f"{source}: {name} is {found.get(name)}", f"{value}, as {owner} has it", f"use the weights of {owner}"
             )
 
 
 def content_hash(path: Path) -> str:
-    """Hash of the configuration and of all bytes of weights at ``path``; names and places do not enter."""
-    config = path / CONFIG if path.is_dir() else None
-    files = [config] if config is not None and config.is_file() else []
-    return digest("weights", [sha256_of(file) for file in (*files, *weight_files(path))])
-
-
-def _shards(index: Path) -> set[str]:
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise InputError(f"{index} has no weight_map", "tensor names and their files", f"fetch {index.name} again")
-    return {str(name) for name in names.values()}
+    """Hash of the configuration and of every byte of weights at ``path``, wherever it lies. Raises InputError for none."""
+    config = path / CONFIG
+    files = [config] if config.is_file() else []
+    return digest("weights", [sha256_of(file) for file in (*files, *find_checkpoint(path).files)])

@@ -56,6 +56,11 @@ def is_audio(name: str) -> bool:
     return AUDIO.fullmatch(name) is not None
 
 
+def in_block(name: str) -> str:
+    """``name`` without its block: ``blocks.3.ffn.0`` is ``ffn.0``; names outside of blocks stay."""
+    return re.sub(r"^blocks\.\d+\.", "", name)
+
+
 def recognise(names: Iterable[str], source: object) -> Layout:
     """The layout of ``names`` (tensors or modules): the one that more of the names belong to and to no other layout.
 

@@ -101,7 +101,8 @@ class Prompt:
 class Candidate:
     """One clip for a prompt: generated from a derived seed, or ground truth re-encoded to the model's shape.
 
-    ``path`` is relative to the run folder and carries the id and a piece of the file's sha-256.
+    ``path`` is relative to the run folder and carries the id and a piece of the file's sha-256. ``sampler`` is the JSON of what
+    ``sampler_hash`` is the hash of; ``latents_path`` is empty where latents are not kept; ``elapsed_s`` is this clip's share of its batch.
     """
 
     candidate_id: str
@@ -119,6 +120,10 @@ class Candidate:
     fps_hz: float
     sample_rate_hz: int
     duration_s: float
+    adapter_hash: str = ""
+    sampler: str = ""
+    latents_path: str = ""
+    elapsed_s: float = 0.0
 
     @property
     def aspect_ratio(self) -> float:

@@ -105,7 +105,15 @@ class ClipPrompts(Section):
     num_evaluation_clips: int = Field(default=32, gt=0)
 
 
-Prompts = Annotated[ToyWorldPrompts | ClipPrompts, Field(discriminator="kind")]
+class TextPrompts(Section):
+    """Texts from a CSV with a column ``text``, and optionally ``file`` (ground truth beside the CSV) and ``taxonomy``."""
+
+    kind: Literal["texts"] = "texts"
+    prompts: str = ""
+    held_out_share: float = Field(default=0.1, ge=0, lt=1)
+
+
+Prompts = Annotated[ToyWorldPrompts | ClipPrompts | TextPrompts, Field(discriminator="kind")]
 
 
 class NetworkSettings(Section):
@@ -148,7 +156,9 @@ class JavisCodec(Section):
     """
 
     kind: Literal["javisdit"] = "javisdit"
-    video_vae: str = Field(default="", description="folder of AutoencoderKLWan, or Wan2.1_VAE.pth; empty: Wan's, fetched")
+    video_vae: str = Field(
+        default="", description="folder of AutoencoderKLWan, or Wan2.1_VAE.pth; empty: Wan's, fetched"
+    )
     audio_vae: str = Field(default="", description="folder of AutoencoderKL; empty: AudioLDM2's vae, fetched")
     vocoder: str = Field(default="", description="folder of SpeechT5HifiGan; empty: AudioLDM2's vocoder, fetched")
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -168,6 +178,25 @@ class JavisCodec(Section):
 
 
 Codec = Annotated[IdentityCodec | JavisCodec, Field(discriminator="kind")]
+
+
+class WordText(Section):
+    """A vector per word, derived from the word: an encoder without weights, of the network's text_dim and text_len."""
+
+    kind: Literal["words"] = "words"
+
+
+class UMT5Text(Section):
+    """umT5-xxl, 512 states per text, each text encoded once. Files and folders; empty: Wan's, in the Hugging Face cache."""
+
+    kind: Literal["umt5"] = "umt5"
+    encoder: str = Field(default="", description="folder of UMT5EncoderModel, or models_t5_umt5-xxl-enc-bf16.pth")
+    tokenizer: str = Field(default="", description="folder with tokenizer.json, or that file")
+    cache: str = Field(default="", description="folder of text states; empty: `texts` beside the runs")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+Text = Annotated[WordText | UMT5Text, Field(discriminator="kind")]
 
 
 class OptimiserSettings(Section):
@@ -210,12 +239,25 @@ class LoopSettings(Section):
 class SftSettings(Section):
     """Flow matching on clips: ``audio_steps`` of the audio branch alone (the paper's stage 1), then the joint stage 2."""
 
+    kind: Literal["train"] = "train"
     loop: LoopSettings
     audio_steps: int = Field(default=0, ge=0)
     optimiser: OptimiserSettings = OptimiserSettings()
     timesteps: TimestepSettings = TimestepSettings()
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class SftWeights(Section):
+    """A trained SFT network: a file or folder in any layout that is known, and a LoRA to fold into it."""
+
+    kind: Literal["weights"] = "weights"
+    network: str = ""
+    lora: str = Field(default="", description="folder or file; empty: the one in the network's folder, if it has one")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+Sft = Annotated[SftSettings | SftWeights, Field(discriminator="kind")]
 
 
 class AdapterSettings(Section):
@@ -272,6 +314,12 @@ class SamplingSettings(Section):
     shift_scale: float = Field(default=1.0, gt=0)
     negative_prompt: str = ""
     ground_truth: bool = True
+    ground_truth_through_codec: bool = Field(
+        default=True, description="ground truth is encoded and decoded too, so that its codec does not give it away"
+    )
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_candidates: int = Field(default=32, gt=0, description="candidates that go through the network at once")
+    store_latents: bool = False
 
 
 class PairSettings(Section):
@@ -375,9 +423,10 @@ class Settings(Section):
     executor: Executor = InProcessExecutor()
     clip: ClipSettings
     prompts: Prompts
-    codec: IdentityCodec = IdentityCodec()
+    codec: Codec = IdentityCodec()
+    text: Text = WordText()
     network: NetworkSettings
-    sft: SftSettings
+    sft: Sft
     sampling: SamplingSettings = SamplingSettings()
     scoring: ScoringSettings = ScoringSettings()
     pairs: PairSettings = PairSettings()

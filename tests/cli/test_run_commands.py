@@ -12,6 +12,7 @@ import pytest
 from avpref.commands import run_state
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
+from avpref.domain import SCHEMA_VERSION
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "tiny.yaml")
@@ -58,9 +59,9 @@ def test_looking_does_not_end_the_owners_lock(own_run):
     ("run_file", "config_file", "reason"),
     [
         ('{"schema_version": 99}', None, "99"),
-        ('{"schema_version": 1}', None, "config.yaml"),
+        (f'{{"schema_version": {SCHEMA_VERSION}}}', None, "config.yaml"),
         ("no JSON", None, "run.json"),
-        ('{"schema_version": 1}', "clip: 3", "clip"),
+        (f'{{"schema_version": {SCHEMA_VERSION}}}', "clip: 3", "clip"),
     ],
 )
 def test_a_damaged_run_is_listed_with_the_reason(call, own_runs, run_file, config_file, reason):

@@ -37,7 +37,9 @@ def candidate(prompt: int, index: int, origin: Origin, height: int = 48, width: 
 
 
 def score(candidate_id: str, metric: str, value: float | None, status: str = "ok") -> ScoreRow:
-    return ScoreRow(candidate_id, metric, value, ScoreStatus(status), "", "scorer", "f", 1.0, 0.0)
+    return ScoreRow(
+        candidate_id, metric, value, ScoreStatus(status), "", "scorer", "f", 1.0, 0.0, "Apache-2.0", True, True
+    )
 
 
 def build(population: Population, ground_truth: bool = True) -> Tables:

@@ -46,10 +46,22 @@ def con(published):
         fps_hz=published.fps.astype(float),
         sample_rate_hz=published.audio_fps,
         duration_s=published.pred_num_frames / published.fps,
+        adapter_hash="",
+        sampler="",
+        latents_path="",
+        elapsed_s=0.0,
     )
     names = [metric.name for metric in METRICS]
     scores = published.melt("candidate_id", names, "metric").assign(
-        status="ok", reason="", scorer="", fingerprint="", elapsed_ms=0.0, gpu_s=0.0
+        status="ok",
+        reason="",
+        scorer="",
+        fingerprint="",
+        elapsed_ms=0.0,
+        gpu_s=0.0,
+        licence="",
+        commercial_use=True,
+        is_meaningful=True,
     )
     return connect_tables(
         {

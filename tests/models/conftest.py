@@ -15,6 +15,17 @@ from avpref.models.initialisation import create_network
 TINY = NetworkConfig(
     dim=24, ffn_dim=40, freq_dim=16, text_dim=10, text_len=6, num_heads=2, num_layers=2, in_dim=3, audio_in_dim=2
 )
+RELEASED = NetworkConfig(
+    dim=1536,
+    ffn_dim=8960,
+    freq_dim=256,
+    text_dim=4096,
+    text_len=512,
+    num_heads=12,
+    num_layers=30,
+    in_dim=16,
+    audio_in_dim=8,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,17 @@ class Inputs:
 @pytest.fixture
 def tiny_config() -> NetworkConfig:
     return TINY
+
+
+@pytest.fixture
+def full_size():
+    """full_size(model_type): the network of the released size, shapes without memory."""
+
+    def build(model_type: ModelType = ModelType.T2AV) -> JavisDiT:
+        with torch.device("meta"):
+            return JavisDiT(RELEASED, model_type)
+
+    return build
 
 
 @pytest.fixture

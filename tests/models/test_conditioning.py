@@ -270,9 +270,9 @@ def correlation(first: Tensor, second: Tensor) -> float:
 
 
 def test_a_network_trained_with_masks_follows_what_is_given() -> None:
-    """64 independent pairs correlate above 0.6 by chance with p < 1e-6; 0.92 and more is seen.
+    """64 unrelated pairs correlate above 0.6 by chance with p < 1e-6; with three seeds 0.97 and more was seen.
 
-    The same network and noise without conditions know nothing of the levels: below 0.45 (p > 1e-4 beyond it).
+    The same network from the same noise, without conditions, cannot know the levels: beyond 0.45 has p < 1e-3.
     """
     generator = torch.Generator().manual_seed(0)
     network, u = train_on_levels(generator, num_steps=150), torch.randn(64, generator=generator)
@@ -280,18 +280,7 @@ def test_a_network_trained_with_masks_follows_what_is_given() -> None:
     free = sample(network, noise, no_text(64), None, settings)
     seen = sample(network, noise, no_text(64), None, settings, given=audio_to_video(clip.audio)).video
     heard = sample(network, noise, no_text(64), None, settings, given=video_to_audio(clip.video)).audio
-    image = clip.video[:, :, :1]
-    animated = sample(network, noise, no_text(64), None, settings, given=image_to_av(image, LEVEL_SHAPES))
     assert correlation(seen.flatten(1).mean(1), u) > 0.6
     assert correlation(heard.flatten(1).mean(1), u) > 0.6
-    assert correlation(animated.video[:, :, 1:].flatten(1).mean(1), u) > 0.6
     for part in free:
         assert abs(correlation(part.flatten(1).mean(1), u)) < 0.45
-    print(
-        "MEASURED",
-        correlation(seen.flatten(1).mean(1), u),
-        correlation(heard.flatten(1).mean(1), u),
-        correlation(animated.video[:, :, 1:].flatten(1).mean(1), u),
-        correlation(animated.audio.flatten(1).mean(1), u),
-        [correlation(part.flatten(1).mean(1), u) for part in free],
-    )

@@ -35,8 +35,6 @@ from avpref.rewards.synchformer_towers import FULL, Synchformer
 from avpref.spectra import RATE_HZ, htk_mel_power
 from avpref.weight_files import fit, on_meta
 
-pytestmark = pytest.mark.golden
-
 STORED_FRAMES = "frames_u8_first24"
 Arrays = Mapping[str, np.ndarray]
 Weights = dict[str, Tensor]
@@ -134,6 +132,7 @@ def features_of(case: str, arrays: Arrays, seed: str) -> tuple[Tensor, Tensor]:
     return video[rows], audio[rows]
 
 
+@pytest.mark.golden
 def test_the_published_names_and_shapes_are_the_network_s(folder: Path) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in on_meta(Synchformer).state_dict().items()}
     entries = json.loads((folder / "state_dict_names.json").read_text(encoding="utf-8"))
@@ -143,6 +142,7 @@ def test_the_published_names_and_shapes_are_the_network_s(folder: Path) -> None:
     assert (len(entries), sum(np.prod(entry["shape"], dtype=int) for entry in entries)) == (513, 237_460_245)
 
 
+@pytest.mark.golden
 def test_mel_of_every_segment(arrays: Arrays) -> None:
     audio = torch.from_numpy(arrays["audio_16k"])
     assert_near(log_mel_segments(audio), arrays["mel_segments"], 1e-5)
@@ -150,6 +150,7 @@ def test_mel_of_every_segment(arrays: Arrays) -> None:
     assert float(((power - expected).abs() / (expected + 1e-6)).max()) <= 1e-4
 
 
+@pytest.mark.golden
 def test_stored_frames_are_resized_and_cropped_to_the_byte(arrays: Arrays) -> None:
     (name,) = (name for name in arrays if name.startswith("native_frames_"))
     slots = [int(slot) for slot in name.removeprefix("native_frames_").split("_")]
@@ -158,6 +159,7 @@ def test_stored_frames_are_resized_and_cropped_to_the_byte(arrays: Arrays) -> No
     assert crcs(found) == arrays["frame_u8_crc32"][slots].tolist()
 
 
+@pytest.mark.golden
 def test_frames_of_the_clip(clip: DecodedClip, arrays: Arrays) -> None:
     assert clip.frames is not None
     shown = frames_shown(len(clip.frames), clip.fps_hz, FPS_HZ)
@@ -168,6 +170,7 @@ def test_frames_of_the_clip(clip: DecodedClip, arrays: Arrays) -> None:
     assert crcs(frames) == arrays["frame_u8_crc32"].tolist()
 
 
+@pytest.mark.golden
 def test_video_features_of_the_stored_frames(network: Synchformer, arrays: Arrays) -> None:
     frames = torch.from_numpy(arrays[STORED_FRAMES])
     found = inference(lambda: video_features(network, frames))
@@ -175,11 +178,13 @@ def test_video_features_of_the_stored_frames(network: Synchformer, arrays: Array
     assert len(found) == len(frames) // 8 - 1
 
 
+@pytest.mark.golden
 def test_audio_features_of_the_stored_mel(network: Synchformer, arrays: Arrays) -> None:
     found = inference(lambda: audio_features(network, torch.from_numpy(arrays["mel_segments"])))
     assert_near(found, arrays["audio_features"], 5e-5)
 
 
+@pytest.mark.golden
 def test_audio_features_of_sound_from_0_4_s_on(network: Synchformer, arrays: Arrays) -> None:
     expected = arrays["audio_features_shift0p4"]
     start = round(0.4 * RATE_HZ)
@@ -187,6 +192,7 @@ def test_audio_features_of_sound_from_0_4_s_on(network: Synchformer, arrays: Arr
     assert_near(inference(lambda: audio_features(network, log_mel_segments(audio))), expected, 5e-5)
 
 
+@pytest.mark.golden
 def test_logits_of_every_case(network: Synchformer, arrays: Arrays, config: dict[str, Any]) -> None:
     cases = [str(case) for case in arrays["logit_cases"]]
     streams = [features_of(case, arrays, config["seed"]) for case in cases]
@@ -200,6 +206,7 @@ def test_logits_of_every_case(network: Synchformer, arrays: Arrays, config: dict
         assert found.expected_s == pytest.approx(config["prob_weighted_abs_offset_s"][case], abs=2e-5)
 
 
+@pytest.mark.golden
 def test_offsets_are_the_published_grid(arrays: Arrays) -> None:
     sure = 1e3 * torch.eye(FULL.num_classes)
     found = [desync(row[None]).likeliest_s for row in sure]

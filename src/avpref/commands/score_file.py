@@ -34,7 +34,10 @@ Constants = Mapping[str, str | int | float | bool]
 NEUTRAL: Constants = {
     **{"origin": str(Origin.GENERATED), "index": 0, "height_px": 1, "width_px": 1, "num_frames": 1, "duration_s": 0.0},
     **{"seed": 0, "fps_hz": 0.0, "sample_rate_hz": 0},
-    **dict.fromkeys(("checkpoint_hash", "sampler_hash", "path", "sha256"), ""),
+    **{"elapsed_s": 0.0},
+    **dict.fromkeys(
+        ("checkpoint_hash", "sampler_hash", "path", "sha256", "adapter_hash", "sampler", "latents_path"), ""
+    ),
 }
 """What candidates of a file get for what the file does not say."""
 

@@ -1,0 +1,378 @@
+"""Claim: a forward pass of our network takes at most 1 / 1.15 of the time of the released forward, transcribed directly.
+
+Both have the same weights (about 50 million parameters, float32), the same inputs (about 2,000 tokens, two rows: a text and a
+negative one) and one thread, in eager mode; their outputs must agree. The transcription follows the released code's steps: the
+rotary tables are taken in float64 in every layer and for every sample, sizes are read with ``.tolist()``, rows are rotated one by
+one as complex128, patches are convolutions, norms and modulation are written out. Attention is the same fused kernel in both. Two
+more rows say where the time goes: the transcription with one table for all layers and samples, and the bare matrix products.
+
+    python benchmarks/forward.py            writes benchmarks/forward.md (some minutes)
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
+from avpref.models.flow import Latents
+from avpref.models.initialisation import create_network
+
+CONFIG = NetworkConfig(
+    dim=384,
+    ffn_dim=2240,
+    freq_dim=256,
+    text_dim=4096,
+    text_len=512,
+    num_heads=3,
+    num_layers=10,
+    in_dim=16,
+    audio_in_dim=8,
+)
+"""The released shape, a quarter as wide and a third as deep: heads of 128, feed-forward of 35/6 the width."""
+VIDEO, AUDIO = (16, 9, 20, 40), (8, 52, 16)
+"""A clip of 33 frames, 160 x 320, with its 2.08 s of sound: 1,800 + 208 tokens."""
+NUM_ROWS, NUM_REPEATS, NUM_THREADS = 2, 9, 1
+AGREEMENT, CLAIM = 1e-4, 1.15
+EPS, THETA = 1e-6, 10000.0
+OURS, PLAIN = "ours", "direct transcription"
+ONE_TABLE, FLOOR = "transcription, one float64 table for all layers", "bare matrix products"
+
+Weights = dict[str, Tensor]
+RotaryTables = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    video: Tensor
+    audio: Tensor
+    t: Tensor
+    text: Tensor
+    mask: Tensor
+
+
+def make_network() -> JavisDiT:
+    """Every parameter random, output heads included."""
+    generator = torch.Generator().manual_seed(0)
+    network = create_network(CONFIG, ModelType.T2AV, generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return network.eval()
+
+
+def make_inputs() -> Inputs:
+    generator = torch.Generator().manual_seed(1)
+    draw = partial(torch.randn, generator=generator)
+    mask = (torch.arange(CONFIG.text_len) < torch.tensor([[60], [110]])).float()
+    t = torch.full((NUM_ROWS,), 0.7)
+    return Inputs(
+        draw(NUM_ROWS, *VIDEO), draw(NUM_ROWS, *AUDIO), t, draw(NUM_ROWS, CONFIG.text_len, CONFIG.text_dim), mask
+    )
+
+
+def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+
+def frequencies(width: int) -> Tensor:
+    return 1.0 / torch.pow(THETA, torch.arange(0, width, 2).to(torch.float64).div(width))
+
+
+def position_rows(grid_sizes: Tensor) -> Tensor:
+    """Positions (t, h, w) of the tokens of one sample, float64: its video grid, then audio interleaved with an offset."""
+    frames, height, width, steps, rows = grid_sizes.tolist()
+    t, h, w = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
+    video = torch.stack([t.flatten(), h.flatten(), w.flatten()], dim=1).double()
+    seconds = torch.linspace(0, frames - 1, steps, dtype=torch.float64).ceil()
+    audio = torch.stack(
+        [
+            seconds[:, None].expand(steps, rows),
+            (height + torch.arange(steps).double())[:, None].expand(steps, rows),
+            (width + torch.arange(rows).double())[None].expand(steps, rows),
+        ],
+        dim=-1,
+    )
+    return torch.cat([video, audio.reshape(-1, 3)])
+
+
+def turning(grid_sizes: Tensor, head_dim: int) -> Tensor:
+    """The table of one sample: complex128 [tokens, 1, head_dim / 2]."""
+    spatial = 2 * (head_dim // 6)
+    positions = position_rows(grid_sizes)
+    bands = [
+        torch.outer(positions[:, axis], frequencies(width))
+        for axis, width in enumerate((head_dim - 2 * spatial, spatial, spatial))
+    ]
+    angles = torch.cat(bands, dim=1)
+    return torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
+
+
+def rope_apply(x: Tensor, grid_sizes: Tensor, table: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Rotate x [B, N, heads, head_dim] sample by sample."""
+    rows = []
+    for index in range(len(x)):
+        pairs = torch.view_as_complex(x[index].to(torch.float64).reshape(*x.shape[1:3], -1, 2))
+        rows.append(torch.view_as_real(pairs * table(grid_sizes[index], x.shape[3])).flatten(2))
+    return torch.stack(rows).to(x.dtype)
+
+
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    exact = x.float()
+    return (exact * torch.rsqrt(exact.pow(2).mean(dim=-1, keepdim=True) + EPS)).type_as(x) * weight
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], eps=EPS)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Tensor) -> Tensor:
+    return x.view(*x.shape[:2], CONFIG.num_heads, -1)
+
+
+def self_attention(w: Weights, name: str, x: Tensor, grid_sizes: Tensor, table: Callable[..., Tensor]) -> Tensor:
+    q = split_heads(rms_norm(linear(w, f"{name}.q", x), w[f"{name}.norm_q.weight"]))
+    k = split_heads(rms_norm(linear(w, f"{name}.k", x), w[f"{name}.norm_k.weight"]))
+    v = split_heads(linear(w, f"{name}.v", x))
+    mixed = attention(rope_apply(q, grid_sizes, table), rope_apply(k, grid_sizes, table), v)
+    return linear(w, f"{name}.o", mixed)
+
+
+def cross_attention(w: Weights, name: str, x: Tensor, context: Tensor) -> Tensor:
+    q = split_heads(rms_norm(linear(w, f"{name}.q", x), w[f"{name}.norm_q.weight"]))
+    k = split_heads(rms_norm(linear(w, f"{name}.k", context), w[f"{name}.norm_k.weight"]))
+    return linear(w, f"{name}.o", attention(q, k, split_heads(linear(w, f"{name}.v", context))))
+
+
+def feed(w: Weights, name: str, x: Tensor) -> Tensor:
+    return linear(w, f"{name}.2", F.gelu(linear(w, f"{name}.0", x), approximate="tanh"))
+
+
+def transcribed_block(
+    w: Weights,
+    name: str,
+    x: Tensor,
+    e0: Tensor,
+    a0: Tensor,
+    context: Tensor,
+    grid_sizes: Tensor,
+    table: Callable[..., Tensor],
+) -> Tensor:
+    shift, scale, gate, shift_2, scale_2, gate_2 = (w[f"{name}.modulation"] + e0).chunk(6, dim=1)
+    y = self_attention(w, f"{name}.self_attn", layer_norm(x) * (1 + scale) + shift, grid_sizes, table)
+    x = x + y * gate
+    affine = F.layer_norm(x, x.shape[-1:], w[f"{name}.norm3.weight"], w[f"{name}.norm3.bias"], EPS)
+    x = x + cross_attention(w, f"{name}.cross_attn", affine, context)
+    num_video = int(grid_sizes[0, :3].prod())
+    video, audio = x[:, :num_video], x[:, num_video:]
+    video = video + feed(w, f"{name}.ffn", layer_norm(video) * (1 + scale_2) + shift_2) * gate_2
+    shift_a, scale_a, gate_a = (w[f"{name}.audio_modulation.param"] + a0).chunk(3, dim=1)
+    audio = audio + feed(w, f"{name}.audio_ffn", layer_norm(audio) * (1 + scale_a) + shift_a) * gate_a
+    return torch.cat([video, audio], dim=1)
+
+
+def head(w: Weights, name: str, x: Tensor, e: Tensor) -> Tensor:
+    shift, scale = (w[f"{name}.modulation"] + e.unsqueeze(1)).chunk(2, dim=1)
+    return linear(w, f"{name}.head", layer_norm(x.float()) * (1 + scale) + shift)
+
+
+def transcribed(w: Weights, inputs: Inputs, table: Callable[[Tensor, int], Tensor] = turning) -> Latents:
+    """The released forward; velocities in our sign."""
+    video = F.conv3d(inputs.video, w["patch_embedding.weight"], w["patch_embedding.bias"], stride=CONFIG.patch_size)
+    audio = F.conv2d(
+        inputs.audio, w["audio_patch_embedding.weight"], w["audio_patch_embedding.bias"], stride=CONFIG.audio_patch_size
+    )
+    grid_sizes = torch.tensor([[*video.shape[2:], *audio.shape[2:]]] * len(inputs.t))
+    x = torch.cat([video.flatten(2).transpose(1, 2), audio.flatten(2).transpose(1, 2)], dim=1)
+
+    half = CONFIG.freq_dim // 2
+    angles = torch.outer(inputs.t.double() * 1000, torch.pow(THETA, -torch.arange(half).double().div(half)))
+    features = torch.cat([angles.cos(), angles.sin()], dim=1).float()
+    e = linear(w, "time_embedding.2", F.silu(linear(w, "time_embedding.0", features)))
+    e0 = linear(w, "time_projection.1", F.silu(e)).unflatten(1, (6, -1))
+    a0 = linear(w, "audio_time_projection.1", F.silu(e)).unflatten(1, (3, -1))
+    kept = inputs.text * (inputs.mask != 0).unsqueeze(-1)
+    context = feed(w, "text_embedding", kept)
+    for index in range(CONFIG.num_layers):
+        x = transcribed_block(w, f"blocks.{index}", x, e0, a0, context, grid_sizes, table)
+    frames, height, width, steps, rows = grid_sizes[0].tolist()
+    num_video = frames * height * width
+    seen = head(w, "head", x[:, :num_video], e).view(-1, frames, height, width, 1, 2, 2, CONFIG.in_dim)
+    heard = head(w, "audio_head", x[:, num_video:], e).view(-1, steps, rows, 2, 2, CONFIG.audio_in_dim)
+    return Latents(
+        torch.einsum("bfhwpqrc->bcfphqwr", seen).reshape(inputs.video.shape),
+        torch.einsum("btmpqc->bctpmq", heard).reshape(inputs.audio.shape),
+    )
+
+
+def matrix_products(num_video: int, num_audio: int) -> Callable[[], None]:
+    """All products of one forward and nothing else: linear maps without bias, and the two products of each attention."""
+    d, hidden, heads = CONFIG.dim, CONFIG.ffn_dim, CONFIG.num_heads
+    tokens, text = num_video + num_audio, CONFIG.text_len
+    square, up, down = torch.randn(d, d), torch.randn(d, hidden), torch.randn(hidden, d)
+    x, context = torch.randn(NUM_ROWS * tokens, d), torch.randn(NUM_ROWS * text, d)
+    parts = [torch.randn(NUM_ROWS * count, d) for count in (num_video, num_audio)]
+    wide = [torch.randn(NUM_ROWS * count, hidden) for count in (num_video, num_audio)]
+    raw, first_text = torch.randn(NUM_ROWS * text, CONFIG.text_dim), torch.randn(CONFIG.text_dim, d)
+    q = torch.randn(NUM_ROWS * heads, tokens, d // heads)
+    keys = [torch.randn(NUM_ROWS * heads, count, d // heads) for count in (tokens, text)]
+    logits = [torch.empty(NUM_ROWS * heads, tokens, count) for count in (tokens, text)]
+
+    def layer() -> None:
+        for _ in range(6):
+            x @ square
+        for _ in range(2):
+            context @ square
+        for narrow, broad in zip(parts, wide, strict=True):
+            narrow @ up
+            broad @ down
+        for key, logit in zip(keys, logits, strict=True):
+            torch.bmm(q, key.transpose(1, 2), out=logit)
+            logit @ key
+
+    def run() -> None:
+        raw @ first_text
+        context @ square
+        for _ in range(CONFIG.num_layers):
+            layer()
+
+    return run
+
+
+def peak_mib(name: str) -> float:
+    """Peak resident memory of a process of its own that makes the network and runs ``name`` twice, in MiB."""
+    found = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True)
+    return float(found.stdout)
+
+
+def report_memory(name: str) -> None:
+    """What the subprocess prints: how far one forward raises the peak above network and inputs."""
+    network, inputs = make_network(), make_inputs()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.inference_mode():
+        runs(network, inputs)[name]()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def runs(network: JavisDiT, inputs: Inputs) -> dict[str, Callable[[], Latents]]:
+    weights: Weights = {name: tensor.detach() for name, tensor in network.named_parameters()}
+    tables: dict[int, Tensor] = {}
+
+    def kept(grid_sizes: Tensor, head_dim: int) -> Tensor:
+        return tables[head_dim] if head_dim in tables else tables.setdefault(head_dim, turning(grid_sizes, head_dim))
+
+    return {
+        OURS: lambda: network(Latents(inputs.video, inputs.audio), inputs.t, inputs.text, inputs.mask),
+        PLAIN: lambda: transcribed(weights, inputs),
+        ONE_TABLE: lambda: transcribed(weights, inputs, kept),
+    }
+
+
+@dataclass(frozen=True)
+class Seconds:
+    processor: float
+    wall: float
+
+
+def timed(compute: Callable[[], object]) -> Seconds:
+    processor, wall = time.process_time(), time.perf_counter()
+    compute()
+    return Seconds(time.process_time() - processor, time.perf_counter() - wall)
+
+
+def largest_difference(found: Latents, expected: Latents) -> float:
+    """Relative to the output's scale."""
+    gaps = [
+        (a - b).abs().max() / b.abs().max()
+        for a, b in zip(found, expected, strict=True)
+        if a is not None and b is not None
+    ]
+    return float(max(gaps))
+
+
+def main() -> None:
+    torch.set_num_threads(NUM_THREADS)
+    network, inputs = make_network(), make_inputs()
+    grid = network.token_grid(Latents(inputs.video, inputs.audio))
+    works: dict[str, Callable[[], object]] = dict(runs(network, inputs))
+    works[FLOOR] = matrix_products(grid.num_video, grid.num_audio)
+    with torch.inference_mode():
+        outputs = {name: run() for name, run in runs(network, inputs).items()}
+        difference = max(largest_difference(found, outputs[PLAIN]) for found in outputs.values())
+        assert difference <= AGREEMENT, f"they differ by {difference}"
+        for work in works.values():
+            work()
+        repeats = [{name: timed(work) for name, work in works.items()} for _ in range(NUM_REPEATS)]
+    memory = {name: peak_mib(name) for name in (OURS, PLAIN, ONE_TABLE)}
+    num_parameters = sum(each.numel() for each in network.parameters())
+    write(repeats, memory, difference, num_parameters, grid.num_video + grid.num_audio)
+
+
+def ratio_of(name: str, repeats: list[dict[str, Seconds]], kind: str) -> float:
+    """Median over repeats of how many times longer than ours."""
+    return statistics.median(getattr(each[name], kind) / getattr(each[OURS], kind) for each in repeats)
+
+
+def row(name: str, repeats: list[dict[str, Seconds]], memory: dict[str, float]) -> str:
+    processor, wall = (
+        statistics.median(getattr(repeat[name], kind) for repeat in repeats) for kind in ("processor", "wall")
+    )
+    ratios = [each[name].processor / each[OURS].processor for each in repeats]
+    spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    peak = f"{memory[name]:.0f} MiB" if name in memory else ""
+    return f"| {name} | {processor:.2f} s | {wall:.2f} s | {spread} | {ratio_of(name, repeats, 'wall'):.2f} | {peak} |"
+
+
+def write(
+    repeats: list[dict[str, Seconds]], memory: dict[str, float], difference: float, num_parameters: int, tokens: int
+) -> None:
+    """Write the result beside this file."""
+    rows = "\n".join(row(name, repeats, memory) for name in repeats[0])
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    speed = ratio_of(PLAIN, repeats, "processor")
+    text = f"""# One forward pass
+
+{datetime.date.today()} · {os.cpu_count()} cores ({processor_name()}), shared with other work (load average
+{load} at the end) · Python {platform.python_version()}, torch {torch.__version__}, float32, eager, {NUM_THREADS} thread
+
+Script: `benchmarks/forward.py`. {num_parameters:,} parameters (width {CONFIG.dim}, {CONFIG.num_layers} layers, heads of 128),
+{tokens:,} tokens, {CONFIG.text_len} text positions, batch {NUM_ROWS}. Medians of {NUM_REPEATS} interleaved repeats; "times ours" is
+repeat by repeat, with its range. Peak is how far one forward, in a process of its own, raises resident memory above network and
+inputs. All results agree within {difference:.1e} of the output's scale.
+
+| | processor | wall | times ours, processor | wall | peak |
+|---|---|---|---|---|---|
+{rows}
+
+Claim: at least {CLAIM} times faster than the direct transcription. Measured {speed:.2f}: it {"holds" if speed >= CLAIM else "does not hold"}.
+"""
+    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+def processor_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {platform.machine()}" if names else platform.machine()
+
+
+if __name__ == "__main__":
+    report_memory(sys.argv[1]) if len(sys.argv) > 1 else main()
