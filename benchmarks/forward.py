@@ -3,8 +3,11 @@
 Both have the same weights (about 50 million parameters, float32), the same inputs (about 2,000 tokens, two rows: a text and a
 negative one) and one thread, in eager mode; their outputs must agree. The transcription follows the released code's steps: the
 rotary tables are taken in float64 in every layer and for every sample, sizes are read with ``.tolist()``, rows are rotated one by
-one as complex128, patches are convolutions, norms and modulation are written out. Attention is the same fused kernel in both. Two
-more rows say where the time goes: the transcription with one table for all layers and samples, and the bare matrix products.
+one as complex128, patches are convolutions, norms and modulation are written out. Attention is the same fused kernel in both.
+
+More rows say where the time goes: the transcription with one table for all layers and samples, the bare matrix products, and what
+one timestep per latent frame (conditioned generation) costs us. How much is to be gained depends on the shape, because products
+grow with the square of the width and the rest with the width: a shape with the released proportions and a narrower one are timed.
 
     python benchmarks/forward.py            writes benchmarks/forward.md (some minutes)
 """
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,32 +31,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avpref.models.conditioning import LatentTimes
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents
 from avpref.models.initialisation import create_network
+from avpref.models.positions import TokenGrid
 
-CONFIG = NetworkConfig(
-    dim=384,
-    ffn_dim=2240,
-    freq_dim=256,
-    text_dim=4096,
-    text_len=512,
-    num_heads=3,
-    num_layers=10,
-    in_dim=16,
-    audio_in_dim=8,
-)
-"""The released shape, a quarter as wide and a third as deep: heads of 128, feed-forward of 35/6 the width."""
+SHAPES = {
+    "384 wide, 10 layers (the released proportions)": NetworkConfig(
+        dim=384,
+        ffn_dim=2240,
+        freq_dim=256,
+        text_dim=4096,
+        text_len=512,
+        num_heads=3,
+        num_layers=10,
+        in_dim=16,
+        audio_in_dim=8,
+    ),
+}
+SHAPES["256 wide, 22 layers"] = replace(*SHAPES.values(), dim=256, ffn_dim=1493, num_heads=2, num_layers=22)
+"""Heads of 128 and a feed-forward of 35 / 6 the width, as released."""
 VIDEO, AUDIO = (16, 9, 20, 40), (8, 52, 16)
 """A clip of 33 frames, 160 x 320, with its 2.08 s of sound: 1,800 + 208 tokens."""
-NUM_ROWS, NUM_REPEATS, NUM_THREADS = 2, 9, 1
-AGREEMENT, CLAIM = 1e-4, 1.15
-EPS, THETA = 1e-6, 10000.0
-OURS, PLAIN = "ours", "direct transcription"
+HEAD_DIM, PATCH, AUDIO_PATCH = 128, (1, 2, 2), (2, 2)
+NUM_ROWS, NUM_REPEATS, NUM_THREADS = 2, 7, 1
+AGREEMENT, CLAIM, EPS, THETA = 1e-4, 1.15, 1e-6, 10000.0
+OURS, PER_FRAME, PLAIN = "ours", "ours, one timestep per latent frame", "direct transcription"
 ONE_TABLE, FLOOR = "transcription, one float64 table for all layers", "bare matrix products"
 
 Weights = dict[str, Tensor]
-RotaryTables = Callable[[Tensor, Tensor], Tensor]
+RotaryTable = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,24 +73,22 @@ class Inputs:
     mask: Tensor
 
 
-def make_network() -> JavisDiT:
+def make_network(config: NetworkConfig) -> JavisDiT:
     """Every parameter random, output heads included."""
     generator = torch.Generator().manual_seed(0)
-    network = create_network(CONFIG, ModelType.T2AV, generator)
+    network = create_network(config, ModelType.T2AV, generator)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
     return network.eval()
 
 
-def make_inputs() -> Inputs:
+def make_inputs(text_len: int, text_dim: int) -> Inputs:
     generator = torch.Generator().manual_seed(1)
     draw = partial(torch.randn, generator=generator)
-    mask = (torch.arange(CONFIG.text_len) < torch.tensor([[60], [110]])).float()
+    mask = (torch.arange(text_len) < torch.tensor([[60], [110]])).float()
     t = torch.full((NUM_ROWS,), 0.7)
-    return Inputs(
-        draw(NUM_ROWS, *VIDEO), draw(NUM_ROWS, *AUDIO), t, draw(NUM_ROWS, CONFIG.text_len, CONFIG.text_dim), mask
-    )
+    return Inputs(draw(NUM_ROWS, *VIDEO), draw(NUM_ROWS, *AUDIO), t, draw(NUM_ROWS, text_len, text_dim), mask)
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:
@@ -122,7 +128,7 @@ def turning(grid_sizes: Tensor, head_dim: int) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
 
 
-def rope_apply(x: Tensor, grid_sizes: Tensor, table: Callable[[Tensor, int], Tensor]) -> Tensor:
+def rope_apply(x: Tensor, grid_sizes: Tensor, table: RotaryTable) -> Tensor:
     """Rotate x [B, N, heads, head_dim] sample by sample."""
     rows = []
     for index in range(len(x)):
@@ -146,10 +152,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor) -> Tensor:
-    return x.view(*x.shape[:2], CONFIG.num_heads, -1)
+    return x.view(*x.shape[:2], -1, HEAD_DIM)
 
 
-def self_attention(w: Weights, name: str, x: Tensor, grid_sizes: Tensor, table: Callable[..., Tensor]) -> Tensor:
+def self_attention(w: Weights, name: str, x: Tensor, grid_sizes: Tensor, table: RotaryTable) -> Tensor:
     q = split_heads(rms_norm(linear(w, f"{name}.q", x), w[f"{name}.norm_q.weight"]))
     k = split_heads(rms_norm(linear(w, f"{name}.k", x), w[f"{name}.norm_k.weight"]))
     v = split_heads(linear(w, f"{name}.v", x))
@@ -175,7 +181,7 @@ def transcribed_block(
     a0: Tensor,
     context: Tensor,
     grid_sizes: Tensor,
-    table: Callable[..., Tensor],
+    table: RotaryTable,
 ) -> Tensor:
     shift, scale, gate, shift_2, scale_2, gate_2 = (w[f"{name}.modulation"] + e0).chunk(6, dim=1)
     y = self_attention(w, f"{name}.self_attn", layer_norm(x) * (1 + scale) + shift, grid_sizes, table)
@@ -195,16 +201,16 @@ def head(w: Weights, name: str, x: Tensor, e: Tensor) -> Tensor:
     return linear(w, f"{name}.head", layer_norm(x.float()) * (1 + scale) + shift)
 
 
-def transcribed(w: Weights, inputs: Inputs, table: Callable[[Tensor, int], Tensor] = turning) -> Latents:
+def transcribed(w: Weights, inputs: Inputs, table: RotaryTable = turning) -> Latents:
     """The released forward; velocities in our sign."""
-    video = F.conv3d(inputs.video, w["patch_embedding.weight"], w["patch_embedding.bias"], stride=CONFIG.patch_size)
+    video = F.conv3d(inputs.video, w["patch_embedding.weight"], w["patch_embedding.bias"], stride=PATCH)
     audio = F.conv2d(
-        inputs.audio, w["audio_patch_embedding.weight"], w["audio_patch_embedding.bias"], stride=CONFIG.audio_patch_size
+        inputs.audio, w["audio_patch_embedding.weight"], w["audio_patch_embedding.bias"], stride=AUDIO_PATCH
     )
     grid_sizes = torch.tensor([[*video.shape[2:], *audio.shape[2:]]] * len(inputs.t))
     x = torch.cat([video.flatten(2).transpose(1, 2), audio.flatten(2).transpose(1, 2)], dim=1)
 
-    half = CONFIG.freq_dim // 2
+    half = w["time_embedding.0.weight"].shape[1] // 2
     angles = torch.outer(inputs.t.double() * 1000, torch.pow(THETA, -torch.arange(half).double().div(half)))
     features = torch.cat([angles.cos(), angles.sin()], dim=1).float()
     e = linear(w, "time_embedding.2", F.silu(linear(w, "time_embedding.0", features)))
@@ -212,76 +218,74 @@ def transcribed(w: Weights, inputs: Inputs, table: Callable[[Tensor, int], Tenso
     a0 = linear(w, "audio_time_projection.1", F.silu(e)).unflatten(1, (3, -1))
     kept = inputs.text * (inputs.mask != 0).unsqueeze(-1)
     context = feed(w, "text_embedding", kept)
-    for index in range(CONFIG.num_layers):
+    num_blocks = sum(name.endswith("self_attn.q.weight") for name in w)
+    for index in range(num_blocks):
         x = transcribed_block(w, f"blocks.{index}", x, e0, a0, context, grid_sizes, table)
     frames, height, width, steps, rows = grid_sizes[0].tolist()
     num_video = frames * height * width
-    seen = head(w, "head", x[:, :num_video], e).view(-1, frames, height, width, 1, 2, 2, CONFIG.in_dim)
-    heard = head(w, "audio_head", x[:, num_video:], e).view(-1, steps, rows, 2, 2, CONFIG.audio_in_dim)
+    seen = head(w, "head", x[:, :num_video], e).view(-1, frames, height, width, *PATCH, VIDEO[0])
+    heard = head(w, "audio_head", x[:, num_video:], e).view(-1, steps, rows, *AUDIO_PATCH, AUDIO[0])
     return Latents(
         torch.einsum("bfhwpqrc->bcfphqwr", seen).reshape(inputs.video.shape),
         torch.einsum("btmpqc->bctpmq", heard).reshape(inputs.audio.shape),
     )
 
 
-def matrix_products(num_video: int, num_audio: int) -> Callable[[], None]:
-    """All products of one forward and nothing else: linear maps without bias, and the two products of each attention."""
-    d, hidden, heads = CONFIG.dim, CONFIG.ffn_dim, CONFIG.num_heads
-    tokens, text = num_video + num_audio, CONFIG.text_len
-    square, up, down = torch.randn(d, d), torch.randn(d, hidden), torch.randn(hidden, d)
-    x, context = torch.randn(NUM_ROWS * tokens, d), torch.randn(NUM_ROWS * text, d)
-    parts = [torch.randn(NUM_ROWS * count, d) for count in (num_video, num_audio)]
-    wide = [torch.randn(NUM_ROWS * count, hidden) for count in (num_video, num_audio)]
-    raw, first_text = torch.randn(NUM_ROWS * text, CONFIG.text_dim), torch.randn(CONFIG.text_dim, d)
-    q = torch.randn(NUM_ROWS * heads, tokens, d // heads)
-    keys = [torch.randn(NUM_ROWS * heads, count, d // heads) for count in (tokens, text)]
-    logits = [torch.empty(NUM_ROWS * heads, tokens, count) for count in (tokens, text)]
+def matrix_products(config: NetworkConfig, grid: TokenGrid) -> Callable[[], None]:
+    """All products of one forward and nothing else: linear maps without bias, and the two products of each attention.
 
-    def layer() -> None:
-        for _ in range(6):
-            x @ square
-        for _ in range(2):
-            context @ square
-        for narrow, broad in zip(parts, wide, strict=True):
-            narrow @ up
-            broad @ down
-        for key, logit in zip(keys, logits, strict=True):
-            torch.bmm(q, key.transpose(1, 2), out=logit)
-            logit @ key
+    Each writes where the last one of its shape wrote, so that no time goes into new memory.
+    """
+    d, hidden, text = config.dim, config.ffn_dim, NUM_ROWS * config.text_len
+    tokens = grid.num_video + grid.num_audio
+    parts = [NUM_ROWS * count for count in (grid.num_video, grid.num_audio)]
+    shapes = [(text, config.text_dim, d), (text, d, d)]
+    layer = [(NUM_ROWS * tokens, d, d)] * 6 + [(text, d, d)] * 2
+    for rows in parts:
+        layer += [(rows, d, hidden), (rows, hidden, d)]
+    for keys in (tokens, config.text_len):
+        layer += [(tokens, HEAD_DIM, keys), (tokens, keys, HEAD_DIM)] * NUM_ROWS * config.num_heads
+    buffers = {shape: product_buffers(*shape) for shape in {*shapes, *layer}}
 
     def run() -> None:
-        raw @ first_text
-        context @ square
-        for _ in range(CONFIG.num_layers):
-            layer()
+        for shape in shapes + layer * config.num_layers:
+            left, right, out = buffers[shape]
+            torch.mm(left, right, out=out)
 
     return run
 
 
-def peak_mib(name: str) -> float:
-    """Peak resident memory of a process of its own that makes the network and runs ``name`` twice, in MiB."""
-    found = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True)
+def product_buffers(rows: int, inner: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns)
+
+
+def peak_mib(shape: str, name: str) -> float:
+    """How far one forward, in a process of its own, raises resident memory above network and inputs, in MiB."""
+    found = subprocess.run([sys.executable, __file__, shape, name], check=True, capture_output=True, text=True)
     return float(found.stdout)
 
 
-def report_memory(name: str) -> None:
-    """What the subprocess prints: how far one forward raises the peak above network and inputs."""
-    network, inputs = make_network(), make_inputs()
+def report_memory(shape: str, name: str) -> None:
+    torch.set_num_threads(NUM_THREADS)
+    config = SHAPES[shape]
+    work = runs(make_network(config), make_inputs(config.text_len, config.text_dim))[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
-        runs(network, inputs)[name]()
+        work()
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def runs(network: JavisDiT, inputs: Inputs) -> dict[str, Callable[[], Latents]]:
     weights: Weights = {name: tensor.detach() for name, tensor in network.named_parameters()}
-    tables: dict[int, Tensor] = {}
+    latents, tables = Latents(inputs.video, inputs.audio), dict[int, Tensor]()
+    per_frame = LatentTimes(*(inputs.t[:, None].expand(-1, part.shape[2]) for part in (inputs.video, inputs.audio)))
 
     def kept(grid_sizes: Tensor, head_dim: int) -> Tensor:
         return tables[head_dim] if head_dim in tables else tables.setdefault(head_dim, turning(grid_sizes, head_dim))
 
     return {
-        OURS: lambda: network(Latents(inputs.video, inputs.audio), inputs.t, inputs.text, inputs.mask),
+        OURS: lambda: network(latents, inputs.t, inputs.text, inputs.mask),
+        PER_FRAME: lambda: network(latents, per_frame, inputs.text, inputs.mask),
         PLAIN: lambda: transcribed(weights, inputs),
         ONE_TABLE: lambda: transcribed(weights, inputs, kept),
     }
@@ -309,22 +313,38 @@ def largest_difference(found: Latents, expected: Latents) -> float:
     return float(max(gaps))
 
 
-def main() -> None:
-    torch.set_num_threads(NUM_THREADS)
-    network, inputs = make_network(), make_inputs()
+def measure(shape: str) -> str:
+    """The result's paragraph and table of one shape."""
+    config = SHAPES[shape]
+    network, inputs = make_network(config), make_inputs(config.text_len, config.text_dim)
     grid = network.token_grid(Latents(inputs.video, inputs.audio))
-    works: dict[str, Callable[[], object]] = dict(runs(network, inputs))
-    works[FLOOR] = matrix_products(grid.num_video, grid.num_audio)
+    forwards = runs(network, inputs)
+    works: dict[str, Callable[[], object]] = {**forwards, FLOOR: matrix_products(config, grid)}
     with torch.inference_mode():
-        outputs = {name: run() for name, run in runs(network, inputs).items()}
-        difference = max(largest_difference(found, outputs[PLAIN]) for found in outputs.values())
+        expected = forwards[PLAIN]()
+        difference = max(largest_difference(run(), expected) for run in forwards.values())
         assert difference <= AGREEMENT, f"they differ by {difference}"
         for work in works.values():
             work()
         repeats = [{name: timed(work) for name, work in works.items()} for _ in range(NUM_REPEATS)]
-    memory = {name: peak_mib(name) for name in (OURS, PLAIN, ONE_TABLE)}
-    num_parameters = sum(each.numel() for each in network.parameters())
-    write(repeats, memory, difference, num_parameters, grid.num_video + grid.num_audio)
+    memory = {name: peak_mib(shape, name) for name in forwards}
+    num_parameters, num_tokens = sum(each.numel() for each in network.parameters()), grid.num_video + grid.num_audio
+    rows = "\n".join(row(name, repeats, memory) for name in works)
+    return f"""## {shape}
+
+{num_parameters:,} parameters, {num_tokens:,} tokens, {config.text_len} text positions, batch {NUM_ROWS}.
+All forwards agree within {difference:.1e} of the output's scale.
+
+| | processor | wall | times ours, processor | wall | peak |
+|---|---|---|---|---|---|
+{rows}
+
+Claim: ours is at least {CLAIM} times faster than the direct transcription. {verdict(ratio_of(PLAIN, repeats, "processor"))}
+"""
+
+
+def verdict(ratio: float) -> str:
+    return f"Measured {ratio:.2f}: it {'holds' if ratio >= CLAIM else 'does not hold'} for this shape."
 
 
 def ratio_of(name: str, repeats: list[dict[str, Seconds]], kind: str) -> float:
@@ -342,29 +362,19 @@ def row(name: str, repeats: list[dict[str, Seconds]], memory: dict[str, float]) 
     return f"| {name} | {processor:.2f} s | {wall:.2f} s | {spread} | {ratio_of(name, repeats, 'wall'):.2f} | {peak} |"
 
 
-def write(
-    repeats: list[dict[str, Seconds]], memory: dict[str, float], difference: float, num_parameters: int, tokens: int
-) -> None:
-    """Write the result beside this file."""
-    rows = "\n".join(row(name, repeats, memory) for name in repeats[0])
+def main() -> None:
+    torch.set_num_threads(NUM_THREADS)
+    sections = [measure(shape) for shape in SHAPES]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    speed = ratio_of(PLAIN, repeats, "processor")
     text = f"""# One forward pass
 
 {datetime.date.today()} · {os.cpu_count()} cores ({processor_name()}), shared with other work (load average
 {load} at the end) · Python {platform.python_version()}, torch {torch.__version__}, float32, eager, {NUM_THREADS} thread
 
-Script: `benchmarks/forward.py`. {num_parameters:,} parameters (width {CONFIG.dim}, {CONFIG.num_layers} layers, heads of 128),
-{tokens:,} tokens, {CONFIG.text_len} text positions, batch {NUM_ROWS}. Medians of {NUM_REPEATS} interleaved repeats; "times ours" is
-repeat by repeat, with its range. Peak is how far one forward, in a process of its own, raises resident memory above network and
-inputs. All results agree within {difference:.1e} of the output's scale.
+Script: `benchmarks/forward.py`. Medians of {NUM_REPEATS} interleaved repeats; "times ours" is repeat by repeat, with
+its range. Peak is how far one forward, in a process of its own, raises resident memory above network and inputs.
 
-| | processor | wall | times ours, processor | wall | peak |
-|---|---|---|---|---|---|
-{rows}
-
-Claim: at least {CLAIM} times faster than the direct transcription. Measured {speed:.2f}: it {"holds" if speed >= CLAIM else "does not hold"}.
-"""
+{chr(10).join(sections)}"""
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 
 
@@ -375,4 +385,4 @@ def processor_name() -> str:
 
 
 if __name__ == "__main__":
-    report_memory(sys.argv[1]) if len(sys.argv) > 1 else main()
+    report_memory(*sys.argv[1:]) if len(sys.argv) > 1 else main()

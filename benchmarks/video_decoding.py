@@ -1,12 +1,12 @@
-"""Memory of decoding video with Wan 2.1's VAE at full size, whole and in tiles, and what it comes to at 480p, 81 frames.
+"""Memory of Wan 2.1's video VAE at full size, decoding whole and in tiles, and what it comes to at 480p, 81 frames.
 
-    python benchmarks/video_decoding.py            writes benchmarks/video_decoding.md (a quarter of an hour)
+    python benchmarks/video_decoding.py            writes benchmarks/video_decoding.md (half an hour)
 
-Every row is a process of its own: the network (126,892,531 parameters, random weights, float32) is loaded, then latents of
-that size are decoded once. Memory is the peak of resident memory above that of the loaded network, from the kernel
-(``VmHWM``, reset before decoding). The decoder's memory does not depend on length from the third latent frame on; what
-grows with length is the canvas of decoded frames, 12 bytes per pixel and frame. The last rows follow from a straight line
-through the rows that decode whole pictures, memory without canvas over pixels, and from the canvas' size.
+Every row is a process of its own: the network (126,892,531 parameters, random weights, float32) is loaded, then one clip of
+that size is decoded or encoded. Memory is the peak of resident memory above that of the loaded network, from the kernel
+(``VmHWM``, reset before). Blocks above 1 MiB go back to the system at once, so that the peak is what is really held; with the
+allocator's defaults (one row) some of what was freed counts, too. The decoder's memory does not depend on length from the
+third latent frame on; what grows with length is the canvas of decoded frames, 12 bytes per pixel and frame.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from avpref.models.video_vae import STRUCTURE, Tiling, VideoVae
 MIB = 2**20
 CANVAS_BYTES = 12
 NUM_THREADS = 1
-WANTED = (480, 864, 21)
-TILE = (256, 64)
+TILE = (256, 256)
+SMALL = 100**2
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Case:
     latent_frames: int
     tile: int = 0
     overlap: int = 0
+    encodes: bool = False
+    defaults: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -48,7 +50,11 @@ class Case:
 
     @property
     def canvas_mib(self) -> float:
-        return CANVAS_BYTES * self.num_frames * self.height * self.width / MIB
+        return 0.0 if self.encodes else CANVAS_BYTES * self.num_frames * self.height * self.width / MIB
+
+    @property
+    def is_plain(self) -> bool:
+        return not (self.tile or self.encodes or self.defaults)
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,19 @@ class Found:
     agreement: float
 
 
+WANTED = Case(480, 864, 21)
 CASES = (
     Case(64, 64, 3),
     Case(128, 128, 3),
     Case(128, 128, 6),
-    Case(192, 192, 3),
+    Case(128, 128, 3, defaults=True),
     Case(256, 256, 3),
     Case(128, 384, 3),
     Case(128, 384, 3, 128, 64),
+    Case(256, 256, 3, encodes=True),
+    Case(480, 864, 3),
 )
+RETURNED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB)}
 
 
 def status_mib(key: str) -> float:
@@ -88,10 +98,14 @@ def measure(case: Case) -> Found:
     vae = VideoVae(network, Tiling(case.tile, case.overlap))
     size = (16, case.latent_frames, case.height // 8, case.width // 8)
     latent = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    frames = np.zeros((case.num_frames, case.height, case.width, 3), np.uint8)
     before = status_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     started = time.perf_counter()
-    frames = vae.decode(latent)
+    if case.encodes:
+        vae.encode(frames)
+    else:
+        frames = vae.decode(latent)
     seconds = time.perf_counter() - started
     extra = status_mib("VmHWM") - before
     if not case.tile:
@@ -102,15 +116,25 @@ def measure(case: Case) -> Found:
 
 def in_process(case: Case) -> Found:
     command = [sys.executable, __file__, "--one", json.dumps(asdict(case))]
-    return Found(**json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    environment = {**os.environ, **({} if case.defaults else RETURNED_AT_ONCE)}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return Found(**json.loads(run.stdout))
 
 
 def line(found: list[tuple[Case, Found]]) -> tuple[float, float, float]:
     """Base MiB, KiB per pixel, and the largest relative error of the line over the rows that decode whole pictures."""
-    rows = [(case.height * case.width, result.extra_mib - case.canvas_mib) for case, result in found if not case.tile]
+    rows = [(case.height * case.width, result.extra_mib - case.canvas_mib) for case, result in found if case.is_plain]
     pixels, memory = (np.array(column, float) for column in zip(*rows, strict=True))
     slope, base = np.polyfit(pixels, memory, 1)
-    return base, slope * 1024, float(np.abs(memory / (base + slope * pixels) - 1).max())
+    return base, slope * 1024, float(np.abs(memory / (base + slope * pixels) - 1)[pixels > SMALL].max())
+
+
+def peak_gib(found: list[tuple[Case, Found]], height: int, width: int) -> float:
+    """Of decoding 480p, 81 frames, in pieces of that size: the row of that size and the canvas of the whole clip."""
+    (measured,) = [
+        r.extra_mib - c.canvas_mib for c, r in found if c.is_plain and (c.height, c.width) == (height, width)
+    ]
+    return (measured + WANTED.canvas_mib) / 1024
 
 
 def report(found: list[tuple[Case, Found]]) -> str:
@@ -120,37 +144,38 @@ def report(found: list[tuple[Case, Found]]) -> str:
         f"| {result.extra_mib - case.canvas_mib:,.0f} MiB | {result.seconds:.1f} s | {difference(case, result)} |"
         for case, result in found
     ]
-    height, width, latent_frames = WANTED
-    wanted = Case(height, width, latent_frames)
-    whole = base + per_pixel * height * width / 1024 + wanted.canvas_mib
-    tiled = base + per_pixel * TILE[0] ** 2 / 1024 + wanted.canvas_mib
+    whole, tiled = peak_gib(found, 480, 864), peak_gib(found, *TILE)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    machine = f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), load average {load} at the end"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, float32, {NUM_THREADS} thread, CPU"
+    loaded = np.mean([result.network_mib for _, result in found])
     return "\n".join(
         [
             "# Memory of decoding video",
             "",
-            f"{datetime.date.today()} · {os.cpu_count()} cores ({platform.processor() or platform.machine()}), load average {load} at the end ·"
-            f" Python {platform.python_version()}, torch {torch.__version__}, float32, {NUM_THREADS} thread, CPU",
+            f"{datetime.date.today()} · {machine} · {versions}",
             "",
-            "Script: `benchmarks/video_decoding.py`. Wan 2.1's VAE at full size with random weights; memory above that of the loaded",
-            f"network ({np.mean([result.network_mib for _, result in found]):,.0f} MiB with Python and its libraries).",
+            "Script: `benchmarks/video_decoding.py`. Wan 2.1's VAE at full size with random weights; peak of resident memory above",
+            f"that of the loaded network ({loaded:,.0f} MiB with Python and its libraries).",
             "",
-            "| clip | tiles | peak | without canvas | time | mean difference from whole |",
+            "| clip | how | peak | without canvas | time | mean difference from whole |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
-            f"Whole pictures, without canvas: {base:,.0f} MiB + {per_pixel:.2f} KiB per pixel (rows within {error:.0%} of the line).",
+            f"Whole pictures, without canvas: about {base:,.0f} MiB + {per_pixel:.1f} KiB per pixel (larger rows within {error:.0%}).",
             "",
-            f"**480 × 864, 81 frames, from that line and a canvas of {wanted.canvas_mib:,.0f} MiB: whole {whole / 1024:.1f} GiB, "
-            f"in tiles of {TILE[0]} px {tiled / 1024:.1f} GiB.** An estimate: nothing of that size was run, nor on a GPU,",
-            "where convolutions need workspace of their own.",
+            f"**480 × 864, 81 frames: {whole:.1f} GiB whole, {tiled:.1f} GiB in tiles of {TILE[0]} px**, above the network. That is the",
+            f"memory measured with 9 frames of that size (of that tile) and the canvas of 81 frames, {WANTED.canvas_mib:,.0f} MiB; the",
+            "81 frames themselves were not run, nor was a GPU, whose convolutions need workspace of their own.",
             "",
         ]
     )
 
 
 def way(case: Case) -> str:
-    return f"{case.tile} px, {case.overlap} in common" if case.tile else "whole"
+    words = "encoded" if case.encodes else "decoded whole"
+    words = f"decoded in tiles of {case.tile} px, {case.overlap} in common" if case.tile else words
+    return f"{words}, allocator's defaults" if case.defaults else words
 
 
 def difference(case: Case, result: Found) -> str:

@@ -56,6 +56,7 @@ PROMPTS = _table(
     ground_truth_start_s="float",
     ground_truth_sha256="text",
 )
+TEXTS = _table("texts", item_id="text", text="text")
 CANDIDATES = _table(
     "candidates",
     candidate_id="text",

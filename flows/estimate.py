@@ -16,7 +16,7 @@ from avpref.datasets import tables
 from avpref.domain import Prompt, Split
 from avpref.flows.components import open_codec
 from avpref.flows.dpo import delays_s
-from avpref.flows.plan import requests
+from avpref.flows.plan import wanted
 from avpref.flows.rendering import mp4
 from avpref.flows.scorers import metrics_of
 from avpref.flows.worlds import RawClip, World, clip_shape, open_world
@@ -97,7 +97,7 @@ def _training_stages(settings: Settings, given: SftSettings, clips: int, values:
 
 
 def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int) -> list[Row]:
-    candidates = sum(1 for _ in requests(prompts, settings, ""))
+    candidates = sum(1 for _ in wanted(prompts, settings))
     return [
         _row("generate", candidates, "candidates", candidates * clip_bytes),
         _row("score", candidates * len(metrics_of(settings.scoring)), "scores", None),

@@ -11,6 +11,7 @@ from avpref.flows.candidates import make_candidates
 from avpref.flows.prompts import read_prompts
 from avpref.flows.run_folder import open_root
 from avpref.flows.sft import sft_network
+from avpref.flows.texts import encode_texts
 
 STAGE = "generate"
 
@@ -19,7 +20,9 @@ STAGE = "generate"
 def generate(run_dir: str) -> int:
     """Make the candidates of the run in ``run_dir`` and seal their table; returns how many there are."""
     folder = open_root(Path(run_dir))
-    units = make_candidates(folder, STAGE, read_prompts(folder), sft_network(folder))
+    prompts = read_prompts(folder)
+    encode_texts(folder, prompts)
+    units = make_candidates(folder, STAGE, prompts, sft_network(folder))
     quarantined = folder.seal_units(tables.CANDIDATES, units)
     folder.write_json("quarantine-generate.json", [vars(row) for row in quarantined])
     return folder.num_rows(tables.CANDIDATES)

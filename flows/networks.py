@@ -11,7 +11,8 @@ from avpref.models.flow import shift_ratio
 from avpref.models.loading import load_network
 from avpref.models.sampling import SamplerSettings
 from avpref.models.text import TextBatch, TextEncoder
-from avpref.settings import Settings
+from avpref.resolutions import nominal_size
+from avpref.settings import JavisCodec, Settings
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,16 @@ def sampler_settings(settings: Settings) -> SamplerSettings:
     if sampling.shift is not None:
         return SamplerSettings(sampling.steps, sampling.guidance, sampling.shift)
     try:
-        ratio = shift_ratio(clip.height_px, clip.width_px, clip.num_frames, sampling.shift_scale)
+        ratio = shift_ratio(*_nominal(settings), clip.num_frames, sampling.shift_scale)
     except ValueError as error:
         raise ConfigError(str(error), "a fixed shift for short clips", "--set sampling.shift=3.0") from error
     return SamplerSettings(sampling.steps, sampling.guidance, ratio)
+
+
+def _nominal(settings: Settings) -> tuple[int, int]:
+    """The size that the shift is taken of: of the released generator the published one, before it is rounded up."""
+    height, width = settings.clip.height_px, settings.clip.width_px
+    return nominal_size(height, width) if isinstance(settings.codec, JavisCodec) else (height, width)
 
 
 def negative_text(encoder: TextEncoder, settings: Settings) -> TextBatch:

@@ -57,20 +57,38 @@ def sampler_parts(settings: Settings) -> dict[str, Any]:
     return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text}
 
 
-def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str) -> Iterator[CandidateRequest]:
+@dataclass(frozen=True)
+class Wanted:
+    """A candidate before it has an identity."""
+
+    prompt: Prompt
+    index: int
+    origin: Origin
+
+
+def wanted(prompts: Sequence[Prompt], settings: Settings) -> Iterator[Wanted]:
     """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts."""
-    sampler = sampler_hash(settings)
     for prompt in prompts:
         is_train = prompt.split == Split.TRAIN
         if is_train and settings.sampling.ground_truth and has_ground_truth(prompt, settings):
-            identity = candidate_id(prompt.prompt_id, GROUND_TRUTH_INDEX, 0, "ground_truth", sampler)
-            yield CandidateRequest(identity, prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH, 0)
-        for index in range(
-            FIRST_GENERATED_INDEX, FIRST_GENERATED_INDEX + (settings.sampling.num_candidates if is_train else 1)
-        ):
+            yield Wanted(prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH)
+        num = settings.sampling.num_candidates if is_train else 1
+        for index in range(FIRST_GENERATED_INDEX, FIRST_GENERATED_INDEX + num):
+            yield Wanted(prompt, index, Origin.GENERATED)
+
+
+def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str) -> Iterator[CandidateRequest]:
+    """The candidates of :func:`wanted` with their ids and seeds."""
+    sampler = sampler_hash(settings)
+    for each in wanted(prompts, settings):
+        prompt, index = each.prompt, each.index
+        if each.origin == Origin.GROUND_TRUTH:
+            identity = candidate_id(prompt.prompt_id, index, 0, "ground_truth", sampler)
+            yield CandidateRequest(identity, prompt, index, each.origin, 0)
+        else:
             seed = candidate_seed(settings.run.seed, prompt.prompt_id, index)
             identity = candidate_id(prompt.prompt_id, index, seed, checkpoint_hash, sampler)
-            yield CandidateRequest(identity, prompt, index, Origin.GENERATED, seed)
+            yield CandidateRequest(identity, prompt, index, each.origin, seed)
 
 
 def shards(stage: str, fingerprint: str, groups: Sequence[Sequence[Any]], run: RunSettings) -> list[Shard]:

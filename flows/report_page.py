@@ -16,7 +16,7 @@ from avpref.flows.plots import Panel, svg
 from avpref.flows.report_clips import Shelf, before_and_after, pair_examples
 from avpref.flows.report_data import ReportData
 from avpref.flows.scorers import sources
-from avpref.settings import ScoringSettings
+from avpref.scoring_settings import ScoringSettings
 
 STYLE = Path(__file__).with_name("report.css")
 MAX_ROWS = 20

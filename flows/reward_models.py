@@ -15,7 +15,7 @@ from avpref.identity import digest
 from avpref.rewards import audiobox, imagebind, javis_score, synchformer, videoalign, weights
 from avpref.rewards.model_scorer import MODEL_RULES, ModelScorer, Placement
 from avpref.rewards.random_weights import MEANINGLESS
-from avpref.settings import ImageBindSettings, ModelSettings, ScorerName, ScoringSettings, SynchformerSettings
+from avpref.scoring_settings import ImageBindSettings, ModelSettings, ScorerName, ScoringSettings, SynchformerSettings
 
 Paths = Mapping[str, Path]
 Load = Callable[[Paths, Placement, str, Any], ModelScorer[Any]]

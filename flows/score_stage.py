@@ -29,7 +29,8 @@ from avpref.flows.scoring import ScoreItem, ScoreSpec, View
 from avpref.flows.stage import Workplace, run_stage
 from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import clip_shape
-from avpref.settings import Executor, InProcessExecutor, PoolSettings, RayExecutor, RunSettings, ScoringSettings
+from avpref.scoring_settings import ScoringSettings
+from avpref.settings import Executor, InProcessExecutor, PoolSettings, RayExecutor, RunSettings
 
 CANARIES = "canaries"
 

@@ -10,7 +10,7 @@ from avpref.config import load_section
 from avpref.domain import METRICS, Metric, Terms
 from avpref.errors import ConfigError
 from avpref.rewards.protocol import Scorer
-from avpref.settings import ScorerName, ScoringSettings
+from avpref.scoring_settings import ScorerName, ScoringSettings
 
 TINY = "tiny"
 REWARD_MODELS = "audiobox,imagebind,synchformer,videoalign"

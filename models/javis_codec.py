@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,7 +40,8 @@ class JavisCodec:
     """See :class:`avpref.models.codecs.Codec`.
 
     ``shape`` is what is really generated: sides are multiples of 16 pixels (:func:`avpref.resolutions.effective_size` of the
-    nominal ones), 4k + 1 frames, sound at 16 kHz. Raises ConfigError for any other, InputError where weights are absent.
+    nominal ones), 4k + 1 frames, sound at 16 kHz. Raises ConfigError for any other. Weights are looked for when they are needed:
+    shapes are known without them; everything else raises InputError where they are absent.
     """
 
     def __init__(self, config: settings.JavisCodec, shape: ClipShape, device: torch.device | str = "cpu") -> None:
@@ -47,7 +49,12 @@ class JavisCodec:
         _require_sound(shape)
         self.config, self.shape, self.device = config, shape, torch.device(device)
         self._tiling = Tiling(config.tile_px, config.tile_overlap_px)
-        self._paths = (
+
+    @cached_property
+    def _paths(self) -> tuple[Path, ...]:
+        """Where the weights are. Raises InputError where they are absent."""
+        config = self.config
+        return (
             video_vae.PUBLISHED.locate(config.video_vae),
             sound_vae.PUBLISHED_VAE.locate(config.audio_vae),
             sound_vae.PUBLISHED_VOCODER.locate(config.vocoder),

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from avpref.errors import ConfigError
 from avpref.identity import digest
-from avpref.settings import Section, Settings
+from avpref.sections import Section
+from avpref.settings import Settings
 
 ENVIRONMENT_PREFIX = "AVPREF_"
 NOT_SETTINGS = {"AVPREF_GOLDEN", "AVPREF_MEDIA"}

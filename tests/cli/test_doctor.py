@@ -17,7 +17,8 @@ import pytest
 from avpref import config
 from avpref.commands import checkup, prefect_checks
 from avpref.commands.findings import Check
-from avpref.settings import ModelSettings, RayExecutor, ScoringSettings
+from avpref.scoring_settings import ModelSettings, ScoringSettings
+from avpref.settings import RayExecutor
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "tiny.yaml")

@@ -20,7 +20,8 @@ from avpref.flows.clip_scores import score_clip_list
 from avpref.flows.scorers import named, open_named, sources
 from avpref.flows.scoring import ScoreWorker
 from avpref.recording import encode_clip
-from avpref.settings import InProcessExecutor, RayExecutor, RunSettings, ScoreJob, ScoringSettings
+from avpref.scoring_settings import ScoringSettings
+from avpref.settings import InProcessExecutor, RayExecutor, RunSettings, ScoreJob
 
 MODELS = ("audiobox", "imagebind", "synchformer", "videoalign")
 NUM_CLIPS = 3

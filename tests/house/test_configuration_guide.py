@@ -11,7 +11,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from avpref.settings import Section, Settings
+from avpref.sections import Section
+from avpref.settings import Settings
 
 GUIDE = Path(__file__).parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `(?P<key>\w+)` \| (?P<default>[^|]+?) \|", re.MULTILINE)

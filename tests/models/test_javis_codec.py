@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 
 from avpref import settings
-from avpref.errors import AvprefError, ConfigError, InputError, MediaError
+from avpref.errors import ConfigError, InputError, MediaError
 from avpref.geometry import ClipShape
 from avpref.media import DecodedClip, read_clip
 from avpref.models.codecs import Codec
@@ -220,14 +220,14 @@ def test_clips_that_do_not_fit(codec: JavisCodec) -> None:
 
 def test_weights_that_are_not_there(weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    errors: list[AvprefError] = []
     for key, repo in {"video_vae": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vocoder": "cvssp/audioldm2"}.items():
+        absent = JavisCodec(settings.JavisCodec(**{**weights, key: ""}), SHAPE)
+        assert absent.latent_shapes().video == (16, 4, 4, 6)
         with pytest.raises(InputError, match="Hugging Face cache") as caught:
-            JavisCodec(settings.JavisCodec(**{**weights, key: ""}), SHAPE)
-        errors.append(caught.value)
+            absent.encode(draw_clips(SHAPE, 1))
         assert f"hf download {repo}" in caught.value.fix
-        with pytest.raises(InputError, match="absent") as caught:
-            JavisCodec(settings.JavisCodec(**{**weights, key: str(tmp_path / "none")}), SHAPE)
+        with pytest.raises(InputError, match="is absent") as caught:
+            _ = JavisCodec(settings.JavisCodec(**{**weights, key: str(tmp_path / "none")}), SHAPE).fingerprint
         assert f"--set codec.{key}" in caught.value.fix
 
 

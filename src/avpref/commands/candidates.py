@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
-from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Overrides, Run, Runs
+from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Overrides, Run, Runs, Seed, overrides
 from avpref.commands.output import first, print_facts, print_json, print_line, print_table
 from avpref.errors import ConfigError
 
@@ -24,6 +24,14 @@ Scorers = Annotated[
 ]
 Window = Annotated[
     float | None, Parameter(name="--window-s", help="seconds of each clip, from its start, that every scorer sees")
+]
+OptionalConfig = Annotated[Path | None, Parameter(name="--config", help="configuration file (YAML) of a new run")]
+Prompts = Annotated[
+    Path | None, Parameter(name="--prompts", help="CSV with a column text, and optionally file and taxonomy")
+]
+Speed = Annotated[
+    float,
+    Parameter(name="--tflops", help="sustained speed of one GPU, for --dry-run", validator=validators.Number(gt=0)),
 ]
 CandidateId = Annotated[str, Parameter(help="candidate id, or an unambiguous beginning of one")]
 
@@ -56,8 +64,32 @@ def show(candidate: CandidateId, *, runs: Runs = DEFAULT_RUNS, run: Run = "", js
 
 
 @app.command
-def sample(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
-    """Make the candidates that a run still lacks. Exit code 5: some were quarantined."""
+def sample(
+    *,
+    config: OptionalConfig = None,
+    prompts: Prompts = None,
+    runs: Runs = DEFAULT_RUNS,
+    run: Run = "",
+    seed: Seed = None,
+    set_: Overrides = None,
+    dry_run: bool = False,
+    tflops: Speed = 200.0,
+    json: AsJson = False,
+) -> int:
+    """Make the candidates that a run still lacks, or with --config those of a new run over a list of prompts.
+
+    --dry-run counts candidates, tokens and operations, and the GPU-hours that they take at --tflops. Exit code 5: some prompts
+    were refused or candidates quarantined.
+    """
+    if config is not None:
+        from avpref.commands.sampling import sample_prompts
+
+        return sample_prompts(config, prompts, runs, overrides(set_, seed), tflops if dry_run else None, json)
+    if prompts is not None or set_ or seed is not None or dry_run:
+        found = "--prompts, --set, --seed or --dry-run without --config"
+        raise ConfigError(
+            found, "--config with them; a run has its own configuration", "--config configs/javisdit.yaml"
+        )
     from avpref.flows.run_folder import open_run
 
     folder = open_run(runs, run)

@@ -24,7 +24,8 @@ from avpref.flows.pair import read_norm, select, training_tables
 from avpref.flows.run_folder import CONFIG_FILE, RunFolder
 from avpref.flows.scorers import metrics_of
 from avpref.logs import say
-from avpref.settings import PairSettings, ScoringSettings
+from avpref.scoring_settings import ScoringSettings
+from avpref.settings import PairSettings
 
 Document = dict[str, Any]
 

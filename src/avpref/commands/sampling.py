@@ -1,0 +1,67 @@
+"""``avpref candidates sample --config … --prompts …``: N candidates for each text of a list."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from avpref import config as configuration
+from avpref.cluster import ray_session
+from avpref.commands.output import print_facts, print_json
+from avpref.commands.stage_runs import present
+from avpref.errors import ConfigError
+from avpref.flows import reporting
+from avpref.flows.components import codec_identity, text_identity
+from avpref.flows.effort import document, effort
+from avpref.flows.generate import generate
+from avpref.flows.prompts import prompts as prompts_flow
+from avpref.flows.run_folder import create
+from avpref.flows.sft import sft
+from avpref.settings import Settings, TextPrompts
+
+S_PER_H = 3600
+
+
+def sample_prompts(
+    config: Path, prompts: Path | None, runs: Path, overrides: Sequence[str], tflops: float | None, as_json: bool
+) -> int:
+    """Make the run of ``config`` over ``prompts`` and its candidates; with ``tflops`` only say how much work it is.
+
+    Exit code 5 where rows of the list were refused or candidates were given up; the others are there.
+    """
+    settings = _settings(config, prompts, overrides)
+    if tflops is not None:
+        found = document(effort(settings, tflops))
+        print_json(found) if as_json else print_facts(found)
+        return 0
+    codec_identity(settings), text_identity(settings)  # absent weights are said before anything is made
+    folder = create(runs, settings)
+    started = time.monotonic()
+    with folder.locked(), ray_session():
+        for flow in (prompts_flow, sft, generate):
+            rows = reporting.call(flow, str(folder.root))
+    hours = (time.monotonic() - started) / S_PER_H
+    made = {
+        "stage": "generate",
+        "run_dir": str(folder.root),
+        "candidates": rows,
+        "clips_per_hour": round(rows / hours, 1),
+    }
+    return present(folder, made, {"prompts", "generate"}, as_json)
+
+
+def _settings(config: Path, prompts: Path | None, overrides: Sequence[str]) -> Settings:
+    """The configuration, with ``prompts`` as its list. Raises ConfigError for one that takes no list of texts."""
+    given = list(overrides)
+    if prompts is not None:
+        given.append(f"prompts.prompts={json.dumps(str(prompts))}")
+    kind = configuration.load(config, overrides).settings.prompts
+    if prompts is not None and not isinstance(kind, TextPrompts):
+        raise ConfigError(
+            f"{config} takes its prompts from {kind.kind}",
+            "a configuration with prompts.kind: texts",
+            "--config configs/javisdit.yaml",
+        )
+    return configuration.load(config, given).settings
