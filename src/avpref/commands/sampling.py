@@ -13,9 +13,10 @@ from avpref.commands.output import print_facts, print_json
 from avpref.commands.stage_runs import present
 from avpref.errors import ConfigError
 from avpref.flows import reporting
-from avpref.flows.components import codec_identity, text_identity
+from avpref.flows.components import codec_identity, open_codec, text_identity
 from avpref.flows.effort import document, effort
 from avpref.flows.generate import generate
+from avpref.flows.networks import sampler_settings
 from avpref.flows.prompts import prompts as prompts_flow
 from avpref.flows.run_folder import create
 from avpref.flows.sft import sft
@@ -36,7 +37,8 @@ def sample_prompts(
         found = document(effort(settings, tflops))
         print_json(found) if as_json else print_facts(found)
         return 0
-    codec_identity(settings), text_identity(settings)  # absent weights are said before anything is made
+    for check in (open_codec, sampler_settings, codec_identity, text_identity):
+        check(settings)  # what cannot work is said before anything is made
     folder = create(runs, settings)
     started = time.monotonic()
     with folder.locked(), ray_session():
