@@ -65,7 +65,7 @@ class Progress:
         if self._is_terminal() and self.total:
             self._bar = _bar(self._stream, self.unit)
             self._bar.start()
-            self._task = self._bar.add_task(self.stage, total=self.total)
+            self._task = self._bar.add_task(self.stage, total=self.total, rate="")
         return self
 
     def __exit__(
@@ -88,7 +88,7 @@ class Progress:
         if self._listener:
             self._listener(self.stage, self.done, self.total, self.rate_hz)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done)
+            self._bar.update(self._task, completed=self.done, rate=rate(self.rate_hz))
         elif self.total and self._is_due(before):
             self._print_line()
 
@@ -104,14 +104,26 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         left = self.total - self.done
-        eta = f"{left / self.rate_hz:.0f} s left" if self.rate_hz > 0 and left else "done" if not left else "…"
+        eta = f"{duration(left / self.rate_hz)} left" if self.rate_hz > 0 and left else "done" if not left else "…"
         share = 100 * self.done // self.total
-        text = f"{self.stage}: {self.done}/{self.total} {self.unit} ({share} %), {self.rate_hz:.1f}/s, {eta}"
+        text = f"{self.stage}: {self.done}/{self.total} {self.unit} ({share} %), {rate(self.rate_hz)}, {eta}"
         self._stream.write(text + "\n")
         self._stream.flush()
 
     def _is_terminal(self) -> bool:
         return self._stream.isatty() and "CI" not in os.environ
+
+
+def rate(per_s: float) -> str:
+    """A rate per second, or per hour where less than one is done in a second."""
+    return f"{per_s:.1f}/s" if per_s >= 1 else f"{3600 * per_s:.0f}/h"
+
+
+def duration(seconds: float) -> str:
+    """A duration in seconds, minutes or hours, whichever has few digits."""
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / 3600:.1f} h"
 
 
 def _bar(stream: TextIO, unit: str) -> Any:
@@ -123,6 +135,7 @@ def _bar(stream: TextIO, unit: str) -> Any:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=Console(file=stream, no_color="NO_COLOR" in os.environ))

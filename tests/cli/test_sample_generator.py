@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from avpref.flows.canary import canary_clip
 from avpref.models.dit import ModelType, NetworkConfig
 from avpref.models.initialisation import create_network
+from avpref.recording import encode_clip
 from avpref.settings import NetworkSettings
 
 CONFIG = Path(__file__).parents[2] / "configs" / "javisdit.yaml"
@@ -203,6 +206,30 @@ def test_the_adapter_in_the_release_is_part_of_the_network(
     assert len(list((tmp_path / "runs" / "networks").iterdir())) == 2
     clips = [{path.read_bytes() for path in Path(run).rglob("*.mp4")} for run in (with_lora, without)]
     assert not clips[0] & clips[1]
+
+
+@pytest.mark.parametrize("through_codec", [True, False])
+def test_recordings_join_as_ground_truth_of_the_same_shape(
+    call: Callable[..., Any], release: Release, tmp_path: Path, through_codec: bool
+) -> None:
+    clip = canary_clip().clip
+    assert clip.frames is not None and clip.audio is not None
+    frames, audio = np.tile(clip.frames, (3, 1, 1, 1)), np.tile(clip.audio, 3)
+    (tmp_path / "dog.mp4").write_bytes(encode_clip(frames, clip.fps_hz, audio, clip.sample_rate_hz))
+    listed = tmp_path / "prompts.csv"
+    listed.write_text("text,file\nA dog barks,dog.mp4\nA dog,\nA bark,gone.mp4\n", encoding="utf-8")
+    answer = sampled(
+        *(call, release, tmp_path, listed, "--set", "prompts.held_out_share=0"),
+        *("--set", f"sampling.ground_truth_through_codec={str(through_codec).lower()}"),
+    )
+    document = json.loads(answer.out)
+    assert answer.code == 5 and "no such file" in document["quarantined"][0]["message"]
+    rows = call("candidates", "list", "--runs", tmp_path / "runs", "--json").document["candidates"]
+    (truth,) = [row for row in rows if row["origin"] == "ground_truth"]
+    assert len(rows) == 5
+    for row in rows:
+        require_playable(Path(document["run_dir"]) / row["path"], 48, 64, 17)
+    assert truth["checkpoint_hash"] == "" and truth["num_frames"] == 17
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from avpref import logs
 from avpref.errors import StorageError
-from avpref.logs import EventLog, Progress
+from avpref.logs import EventLog, Progress, duration, rate
 
 
 class Terminal(io.StringIO):
@@ -156,3 +156,15 @@ def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     logs.say("hello")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "hello\n")
+
+
+@pytest.mark.parametrize(
+    ("per_s", "said"), [(12.34, "12.3/s"), (1.0, "1.0/s"), (0.5, "1800/h"), (0.01, "36/h"), (0.0, "0/h")]
+)
+def test_slow_work_is_counted_by_the_hour(per_s: float, said: str) -> None:
+    assert rate(per_s) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (599, "599 s"), (601, "10 min"), (40000, "11.1 h")])
+def test_long_waits_are_told_in_minutes_and_hours(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
