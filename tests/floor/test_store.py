@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avpref import store
+from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, StorageError, TableError
 from avpref.identity import bytes_sha256
 from avpref.store import TableStore, commit_once, replace, sweep_temporaries
@@ -220,7 +221,7 @@ def test_a_manifest_of_another_schema_version_is_refused(tmp_path: Path) -> None
     tables = TableStore(tmp_path)
     manifest = tables.seal("pairs", "f", [(b"one", 1)])
     path = tmp_path / "pairs" / f"{manifest.version}.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
     with pytest.raises(SchemaVersionError, match="99"):
         tables.current("pairs")
 

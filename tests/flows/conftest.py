@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from avpref.datasets.tables import CANDIDATES
 from avpref.flows.run_folder import RunFolder, open_root
 
 MADE_BY = {
@@ -86,3 +87,9 @@ def sealed_bytes(folder: RunFolder, table: str) -> list[bytes]:
 def sealed() -> Callable[[RunFolder, str], list[bytes]]:
     """The bytes of a sealed table."""
     return sealed_bytes
+
+
+@pytest.fixture
+def timeless() -> Callable[[RunFolder], list[dict[str, object]]]:
+    """The sealed candidates without the seconds that they took."""
+    return lambda folder: folder.read(CANDIDATES).drop_columns("elapsed_s").to_pylist()

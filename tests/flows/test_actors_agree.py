@@ -25,6 +25,7 @@ TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 CURATED = ("prompts", "norms", "rewards", "pairs", "skipped", "excluded")
 """Tables of the curation that hold no times."""
 Sealed = Callable[[RunFolder, str], list[bytes]]
+Timeless = Callable[[RunFolder], list[dict[str, object]]]
 
 
 def with_actors(num_actors: int, runs: Path) -> RunFolder:
@@ -32,17 +33,14 @@ def with_actors(num_actors: int, runs: Path) -> RunFolder:
     return create(runs, config.load(TINY, overrides, {}).settings)
 
 
-def timeless(folder: RunFolder) -> list[dict[str, object]]:
-    """The candidates without the seconds that they took."""
-    return folder.read(CANDIDATES).drop_columns("elapsed_s").to_pylist()
-
-
 def contents(folder: RunFolder, pattern: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder.root)): path.read_bytes() for path in folder.root.glob(pattern)}
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_actor_makes_the_same_pairs_from_the_beginning(tiny_run: RunFolder, tmp_path: Path, sealed: Sealed) -> None:
+def test_one_actor_makes_the_same_pairs_from_the_beginning(
+    tiny_run: RunFolder, tmp_path: Path, sealed: Sealed, timeless: Timeless
+) -> None:
     """The SFT clips, the network trained on them, the candidates, the pairs. (Encoding and evaluation: see test_kill.)"""
     folder = with_actors(1, tmp_path)
     with folder.locked():
@@ -59,7 +57,7 @@ def test_one_actor_makes_the_same_pairs_from_the_beginning(tiny_run: RunFolder, 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_three_actors_make_the_same_clips_and_the_same_pairs(
-    tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder], sealed: Sealed
+    tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder], sealed: Sealed, timeless: Timeless
 ) -> None:
     folder = with_actors(3, tiny_copy("generate").root.parent)
     with folder.locked():

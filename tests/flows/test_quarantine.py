@@ -17,7 +17,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Origin, Split
 from avpref.errors import CircuitOpen, InputError, MediaError
-from avpref.flows import generating
+from avpref.flows import components, generating
 from avpref.flows.generate import generate
 from avpref.flows.pair import pair
 from avpref.flows.prompts import read_prompts
@@ -148,7 +148,7 @@ def mute(monkeypatch: pytest.MonkeyPatch, is_muted: Callable[[generating.Candida
     muted: set[str] = set()
     real_write, real_mp4 = generating.GenerateWorker._write, generating.mp4
 
-    def write(self: generating.GenerateWorker, item: generating.CandidateRequest, raw: generating.RawClip) -> object:
+    def write(self: generating.GenerateWorker, item: generating.CandidateRequest, raw: generating.Made) -> object:
         def mp4(raw: generating.RawClip, shape: ClipShape) -> bytes:
             data = real_mp4(raw, shape)
             return without_sound(data) if is_muted(item) else data
@@ -219,12 +219,12 @@ def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, m
 def test_a_network_that_gives_no_numbers_opens_the_circuit(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything fails alike from the first unit on: that is said after a few units, with the error."""
     folder = tiny_copy("generate")
-    real = generating.IdentityCodec.decode
+    real = components.IdentityCodec.decode
 
-    def decode(self: generating.IdentityCodec, latents: object) -> list[tuple[np.ndarray, np.ndarray]]:
+    def decode(self: components.IdentityCodec, latents: object) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(frames, np.full_like(audio, np.nan)) for frames, audio in real(self, latents)]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generating.IdentityCodec, "decode", decode)
+    monkeypatch.setattr(components.IdentityCodec, "decode", decode)
     with pytest.raises(CircuitOpen, match="every unit failed with ValueError: audio must be finite"):
         run_loop(folder)
 
