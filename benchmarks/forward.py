@@ -351,8 +351,8 @@ def verdict(repeats: list[dict[str, Seconds]]) -> str:
     ratio = ratio_of(PLAIN, repeats, "processor")
     bound = statistics.median(each[PLAIN].processor / each[FLOOR].processor for each in repeats)
     return (
-        f"Measured {ratio:.2f}: it {'holds' if ratio >= CLAIM else 'does not hold'} for this shape. The bare products, without\n"
-        f"anything between them, would be {bound:.2f} times faster than the transcription: more is not to be had in this arithmetic."
+        f"Measured {ratio:.2f}: it {'holds' if ratio >= CLAIM else 'does not hold'} for this shape. "
+        f"The bare products alone, with nothing between\nthem, are {bound:.2f} times faster than the transcription."
     )
 
 
