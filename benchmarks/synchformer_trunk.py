@@ -2,10 +2,11 @@
 
     python benchmarks/synchformer_trunk.py            writes benchmarks/synchformer_trunk.md (several minutes)
 
-Both take the same random weights and the same segments and must agree. The plain tower is the description of the paper in torch: heads apart, the class token
-put before every group, softmax(q kᵀ) v written out, and the whole last layer; ours has the fused kernel and computes of the last layer only what is used. Each is
-timed with a segment at a time, which is how the scorer runs on a CPU, and with all segments of a clip in one batch. Repeats are
-interleaved, and ratios are those of processor time, which other work on the machine disturbs least; wall time is beside it.
+Both take the same random weights and the same segments and must agree. The plain tower is the description of the paper
+in torch: heads apart, the class token put before every group, softmax(q kᵀ) v written out, and the whole last layer; ours
+has the fused kernel and computes of the last layer only what is used. Each is timed with a segment at a time, which is how
+the scorer runs on a CPU, and with all segments of a clip in one batch. Repeats are interleaved, and ratios are those of
+processor time, which other work on the machine disturbs least; wall time is beside it.
 """
 
 from __future__ import annotations
