@@ -50,8 +50,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class FeedForward(nn.Sequential):
     """Linear from ``width`` to ``hidden``, GELU (tanh form), Linear to ``dim``; the layers are called 0 and 2.
 
-    Eager mode on a CPU takes long sequences piece by piece: the wide hidden values then stay in caches and in memory that
-    is used again, instead of being mapped anew for every layer.
+    Without gradients, eager mode on a CPU takes long sequences piece by piece: the wide hidden values then stay in caches and in
+    memory that is used again, instead of being mapped anew for every layer. Training keeps them anyway, and threads share whole ones.
     """
 
     def __init__(self, width: int, hidden: int, dim: int) -> None:
@@ -59,7 +59,7 @@ class FeedForward(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, width] -> [B, N, dim]."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         pieces = x.flatten(0, 1).split(PIECE_TOKENS)
         return torch.cat([*map(super().forward, pieces)]).unflatten(0, x.shape[:2])
