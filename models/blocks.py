@@ -17,6 +17,8 @@ from avpref.models.positions import rotate
 
 EPS = 1e-6
 PIECE_TOKENS = 512
+WIDE_VALUES = 4 * 2**20
+"""Hidden values above which the perceptron of a sequence is computed in pieces: 16 MB in float32."""
 
 
 class Modulation(NamedTuple):
@@ -50,8 +52,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class FeedForward(nn.Sequential):
     """Linear from ``width`` to ``hidden``, GELU (tanh form), Linear to ``dim``; the layers are called 0 and 2.
 
-    Without gradients, eager mode on a CPU takes long sequences piece by piece: the wide hidden values then stay in caches and in
-    memory that is used again, instead of being mapped anew for every layer. Training keeps them anyway, and threads share whole ones.
+    In evaluation mode, eagerly on a CPU, wide hidden values are made piece by piece: they then stay in caches and in memory that is
+    used again, instead of being mapped anew for every layer. Sums may round otherwise, so in training mode nothing is cut, with
+    gradients or without: policy and reference must agree bit by bit.
     """
 
     def __init__(self, width: int, hidden: int, dim: int) -> None:
@@ -59,10 +62,15 @@ class FeedForward(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, width] -> [B, N, dim]."""
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if self.training or x.device.type != "cpu" or torch.compiler.is_compiling() or not self._is_wide(x):
             return super().forward(x)
         pieces = x.flatten(0, 1).split(PIECE_TOKENS)
         return torch.cat([*map(super().forward, pieces)]).unflatten(0, x.shape[:2])
+
+    def _is_wide(self, x: Tensor) -> bool:
+        first = self[0]
+        assert isinstance(first, nn.Linear)
+        return x.shape[0] * x.shape[1] * first.out_features > WIDE_VALUES
 
 
 class RMSNorm(nn.Module):
