@@ -5,8 +5,8 @@
 Both take the same random weights and the same segments and must agree. The plain tower is the description of the paper
 in torch: heads apart, the class token put before every group, softmax(q kᵀ) v written out, and the whole last layer; ours
 has the fused kernel and computes of the last layer only what is used. Each is timed with a segment at a time, which is how
-the scorer runs on a CPU, and with all segments of a clip in one batch. Repeats are interleaved, and ratios are those of
-processor time, which other work on the machine disturbs least; wall time is beside it.
+the scorer runs on a CPU, and with all segments of a clip in one batch, on one thread and on all. Repeats are interleaved;
+ratios are of wall time, which is what threads are for, and of processor time, which other work disturbs less.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from avpref.rewards.random_weights import fill
 from avpref.rewards.synchformer_towers import FULL, DividedAttention, PooledTokens, SpaceTimeBlock, VideoTower
 from avpref.weight_files import on_meta
 
-NUM_SEGMENTS, NUM_REPEATS, NUM_THREADS = 4, 3, 1
+NUM_SEGMENTS, NUM_REPEATS = 4, 3
+THREADS = tuple(dict.fromkeys((1, os.cpu_count() or 1)))
 PLAIN, OURS = "plain, one by one", "ours, one by one"
 PRODUCTS = "matrix products of the blocks alone, one by one"
 AGREEMENT = 5e-5
+CLOCKS = ("processor", "wall")
 
 
 OVER_TIME, OVER_SPACE = (2, 1), (1, 2)
@@ -125,7 +127,6 @@ def timed(compute: Callable[[], Tensor]) -> Seconds:
 
 
 def main() -> None:
-    torch.set_num_threads(NUM_THREADS)
     tower: VideoTower = on_meta(lambda: VideoTower(FULL))
     fill(tower)
     random = torch.Generator().manual_seed(0)
@@ -142,40 +143,54 @@ def main() -> None:
         difference = max(float((run() - expected).abs().max()) for run in runs.values())
         assert difference <= AGREEMENT, f"they differ by {difference}"
         runs[PRODUCTS] = lambda: products(tower, segments)
-        repeats = [{name: timed(run) for name, run in runs.items()} for _ in range(NUM_REPEATS)]
-    report(repeats, difference, sum(each.numel() for each in tower.parameters()))
+        tables = []
+        for threads in THREADS:
+            torch.set_num_threads(threads)
+            tables.append(
+                table(threads, [{name: timed(run) for name, run in runs.items()} for _ in range(NUM_REPEATS)])
+            )
+    report(tables, difference, sum(each.numel() for each in tower.parameters()))
+
+
+def table(threads: int, repeats: list[dict[str, Seconds]]) -> str:
+    """One number of threads: seconds per segment, and how many times longer than ours."""
+    rows = "\n".join(row(name, repeats) for name in repeats[0])
+    plain, least = (statistics.median(repeat[name].wall for repeat in repeats) for name in (PLAIN, PRODUCTS))
+    return f"""## {threads} thread{"s" if threads > 1 else ""}
+
+| | processor | wall | times ours, wall | times ours, processor |
+|---|---|---|---|---|
+{rows}
+
+None can be more than {plain / least:.2f} times faster than the plain one, segment by segment, in this precision: that is what the
+matrix products alone would give.
+"""
 
 
 def row(name: str, repeats: list[dict[str, Seconds]]) -> str:
     """Seconds per segment, and how many times longer than ours: median, lowest and highest of the repeats."""
-    ratios = sorted(repeat[name].processor / repeat[OURS].processor for repeat in repeats)
-    processor = statistics.median(repeat[name].processor for repeat in repeats) / NUM_SEGMENTS
-    wall = statistics.median(repeat[name].wall for repeat in repeats) / NUM_SEGMENTS
-    ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    return f"| {name} | {processor:.2f} s | {wall:.2f} s | {ratio} |"
+    seconds = [statistics.median(getattr(repeat[name], clock) for repeat in repeats) / NUM_SEGMENTS for clock in CLOCKS]
+    said = []
+    for clock in reversed(CLOCKS):
+        ratios = sorted(getattr(repeat[name], clock) / getattr(repeat[OURS], clock) for repeat in repeats)
+        said.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    return f"| {name} | {seconds[0]:.2f} s | {seconds[1]:.2f} s | {said[0]} | {said[1]} |"
 
 
-def report(repeats: list[dict[str, Seconds]], difference: float, num_parameters: int) -> None:
+def report(tables: list[str], difference: float, num_parameters: int) -> None:
     """Write the result beside this file."""
-    rows = "\n".join(row(name, repeats) for name in repeats[0])
-    plain, least = (statistics.median(repeat[name].processor for repeat in repeats) for name in (PLAIN, PRODUCTS))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    both = "\n".join(tables)
     text = f"""# The picture tower of Synchformer
 
-{datetime.date.today()} · {os.cpu_count()} cores ({processor_name()}), shared with other work (load average
-{load} at the end) · Python {platform.python_version()}, torch {torch.__version__}, float32, {NUM_THREADS} thread
+{datetime.date.today()} · {os.cpu_count()} cores ({processor_name()}), load average {load} at the end
+Python {platform.python_version()}, torch {torch.__version__}, float32
 
 Script: `benchmarks/synchformer_trunk.py`. Full size ({num_parameters:,} parameters), random weights, {NUM_SEGMENTS} segments
 of {FULL.segment_frames} pictures of {FULL.image_px} × {FULL.image_px}; seconds per segment, medians of {NUM_REPEATS} interleaved repeats;
-the last column is processor time over that of ours, one by one, repeat by repeat. The results agree within {difference:.1e}.
+ratios are to ours, one by one, repeat by repeat. The results agree within {difference:.1e}.
 
-| | processor | wall | times ours |
-|---|---|---|---|
-{rows}
-
-Both towers spend most of their time in the same matrix products. Whatever is done about the rest, none can be more than
-{plain / least:.2f} times faster than the plain one, segment by segment, in this precision.
-"""
+{both}"""
     Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 
 
