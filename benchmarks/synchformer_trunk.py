@@ -29,7 +29,7 @@ from avpref.rewards.random_weights import fill
 from avpref.rewards.synchformer_towers import FULL, DividedAttention, PooledTokens, SpaceTimeBlock, VideoTower
 from avpref.weight_files import on_meta
 
-NUM_SEGMENTS, NUM_REPEATS = 4, 3
+NUM_SEGMENTS, NUM_REPEATS = 2, 3
 THREADS = tuple(dict.fromkeys((1, os.cpu_count() or 1)))
 PLAIN, OURS = "plain, one by one", "ours, one by one"
 PRODUCTS = "matrix products of the blocks alone, one by one"
