@@ -59,6 +59,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, width: int, hidden: int, dim: int) -> None:
         super().__init__(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.hidden = hidden
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, width] -> [B, N, dim]."""
@@ -68,9 +69,7 @@ class FeedForward(nn.Sequential):
         return torch.cat([*map(super().forward, pieces)]).unflatten(0, x.shape[:2])
 
     def _is_wide(self, x: Tensor) -> bool:
-        first = self[0]
-        assert isinstance(first, nn.Linear)
-        return x.shape[0] * x.shape[1] * first.out_features > WIDE_VALUES
+        return x.shape[0] * x.shape[1] * self.hidden > WIDE_VALUES
 
 
 class RMSNorm(nn.Module):
