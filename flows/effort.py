@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from avpref.domain import Origin
 from avpref.flows.components import open_codec
@@ -63,8 +62,3 @@ def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
     dim, text = network.dim, network.text_len
     per_token = 6 * dim**2 + 2 * dim * network.ffn_dim + 2 * dim * (num_tokens + text)
     return 2.0 * network.num_layers * (num_tokens * per_token + 2 * text * dim**2)
-
-
-def document(found: Effort) -> dict[str, Any]:
-    """As ``--dry-run --json`` prints it."""
-    return asdict(found)

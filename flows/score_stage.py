@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -83,12 +83,7 @@ def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> list[Unit]:
     waves = [_Wave(place, stage, work, plan, part) for part in _parts(place.executor, found, fingerprints)]
     _run(waves, is_parallel=isinstance(place.executor, RayExecutor) and place.executor.scoring == "pools")
     units = [unit for shard in plan for unit in shard.units]
-    return [
-        part
-        for fingerprint in fingerprints
-        for unit in units
-        for part in ScoreFiles(place.units(tables.SCORES), (fingerprint,)).parts(unit)
-    ]
+    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from avpref import config as configuration
@@ -14,7 +15,7 @@ from avpref.commands.stage_runs import present
 from avpref.errors import ConfigError
 from avpref.flows import reporting
 from avpref.flows.components import codec_identity, open_codec, text_identity
-from avpref.flows.effort import document, effort
+from avpref.flows.effort import effort
 from avpref.flows.generate import generate
 from avpref.flows.networks import sampler_settings
 from avpref.flows.prompts import prompts as prompts_flow
@@ -34,7 +35,7 @@ def sample_prompts(
     """
     settings = _settings(config, prompts, overrides)
     if tflops is not None:
-        found = document(effort(settings, tflops))
+        found = asdict(effort(settings, tflops))
         print_json(found) if as_json else print_facts(found)
         return 0
     for check in (open_codec, sampler_settings, codec_identity, text_identity):
