@@ -120,9 +120,13 @@ def _validate(tree: Tree, source: str, origins: Mapping[str, str]) -> Settings:
         ) from None
 
 
+NOT_OF_IDENTITY = frozenset({"executor"})
+"""Sections that say who does the work, where and how it is watched, but not what comes out."""
+
+
 def identity_hash(settings: Settings) -> str:
-    """Hash of everything that a run's results depend on: all sections but the executor's."""
-    return digest("settings", settings.model_dump(mode="json", exclude={"executor"}), size=8)
+    """Hash of everything that a run's results depend on: all sections but those of :data:`NOT_OF_IDENTITY`."""
+    return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
 
 
 def to_yaml(settings: Settings) -> str:
