@@ -13,6 +13,7 @@ import contextvars
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,9 @@ from avpref.datasets import tables
 from avpref.datasets.tables import Table
 from avpref.domain import Candidate, Prompt
 from avpref.flows.canary import Canary
+from avpref.flows.carry import SameClips
 from avpref.flows.plan import Shard, grouped, shards
+from avpref.flows.reuse import Reuse
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.score_files import ScoreFiles
 from avpref.flows.scorers import ScorerSource, sources
@@ -112,8 +115,29 @@ class _Wave:
         files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
         canary = Canary(place.root.parent / CANARIES, self.work.scoring.canary_tolerance)
         gpu_share = part.executor.num_gpus_per_actor if isinstance(part.executor, RayExecutor) else 0.0
-        spec = ScoreSpec(place.root, files, part.sources, self.work.view, canary, part.executor.device, gpu_share)
-        run_stage(place, self.stage + part.label, files, self.plan, lambda: spec, "candidates", part.executor)
+
+        def spec() -> ScoreSpec:
+            """Of the scorers that have something left to do: the others' weights are not loaded."""
+            is_left = self._is_left(files)
+            asked = ScoreFiles(files.files, tuple(compress(part.fingerprints, is_left)))
+            left = tuple(compress(part.sources, is_left))
+            return ScoreSpec(place.root, asked, left, self.work.view, canary, part.executor.device, gpu_share)
+
+        name, reuse = self.stage + part.label, self._reuse(files)
+        run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse)
+
+    def _is_left(self, files: ScoreFiles) -> list[bool]:
+        """For each scorer of the part whether a planned unit lacks it."""
+        units = [unit for shard in self.plan for unit in shard.units]
+        parts = zip(*(files.parts(unit) for unit in units), strict=True)
+        return [not all(files.files.exists(part) for part in column) for column in parts]
+
+    def _reuse(self, files: ScoreFiles) -> Reuse:
+        paths = {item.item_id: item.candidate.path for item in self.work.items}
+        keep = zip(self.part.sources, self.part.fingerprints, strict=True)
+        embedded = frozenset(fingerprint for source, fingerprint in keep if source.keeps_embeddings)
+        bring = SameClips(self.place.root, "candidate_id", paths, embedded)
+        return Reuse(self.place.root, files.files, "candidate_id", files.parts, bring, counted="scores")
 
 
 def _run(waves: Sequence[_Wave], is_parallel: bool) -> None:
