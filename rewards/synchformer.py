@@ -25,13 +25,14 @@ from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.rewards.frames import frames_shown, square_frames
 from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Unjudgeable
+from avpref.rewards.products import pack
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill
 from avpref.rewards.synchformer_towers import FULL, TINY, Synchformer, SynchformerSizes
 from avpref.spectra import RATE_HZ, htk_mel_power, resample
 from avpref.weight_files import fit, on_meta, read_weights
 
-VERSION = 1
+VERSION = 2
 FPS_HZ = 25.0
 SEGMENT_SAMPLES, STRIDE_SAMPLES = 10_240, 5_120
 MEL_FLOOR, MEL_MEAN, MEL_STD = 1e-6, -4.2677393, 4.5689974
@@ -205,6 +206,7 @@ def load_synchformer(
             "check the path: avpref weights verify",
         )
     fit(network, tensors, path, ignored=UNUSED, device=placement.device, dtype=placement.dtype)
+    pack(network.vfeat_extractor, network.sizes.video_tokens)
     return SynchformerScorer(network, windows, placement, SYNCHFORMER_TERMS, weights_id)
 
 
@@ -214,4 +216,6 @@ def tiny_synchformer(
     """A small network with random weights, for tests and dry runs: its numbers mean nothing."""
     network = on_meta(lambda: Synchformer(sizes))
     fill(network, device=placement.device)
-    return SynchformerScorer(network.to(placement.dtype), windows, placement, MEANINGLESS, "random")
+    network.to(placement.dtype)
+    pack(network.vfeat_extractor, sizes.video_tokens)
+    return SynchformerScorer(network, windows, placement, MEANINGLESS, "random")
