@@ -136,7 +136,8 @@ class SynchformerScorer(ModelScorer[SegmentedClip]):
     def __init__(
         self, network: Synchformer, windows: Windows, placement: Placement, terms: Terms, weights_id: str
     ) -> None:
-        self._network, self._windows, self._placement, self._terms = network, windows, placement, terms
+        super().__init__(placement, terms)
+        self._network, self._windows = network, windows
         parts = (weights_id, str(placement.dtype), windows.value, repr(network.sizes), repr(self.rules))
         self._fingerprint = digest("synchformer", VERSION, *parts)
 
@@ -149,16 +150,6 @@ class SynchformerScorer(ModelScorer[SegmentedClip]):
     def fingerprint(self) -> str:
         """Hash of this file's version, the weights, the floating-point type, sizes, windows and validity rules."""
         return self._fingerprint
-
-    @property
-    def terms(self) -> Terms:
-        """Research only, or meaningless."""
-        return self._terms
-
-    @property
-    def placement(self) -> Placement:
-        """Where the network runs."""
-        return self._placement
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> SegmentedClip:
         """Both tracks at 25 Hz and 16 kHz, cut to as many segments as both have. Raises Unjudgeable for too few."""
