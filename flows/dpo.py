@@ -113,7 +113,7 @@ def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
     fingerprint = folder.fingerprint(ENCODE, delays, sorted(chosen), folder.settings.codec.model_dump(mode="json"))
     plan = shards(ENCODE, fingerprint, [[each] for each in items], folder.settings.run)
     files = folder.units(LATENTS)
-    spec = EncodeSpec(folder.root, folder.settings, files)
+    spec = EncodeSpec(folder.media, folder.settings, files)
     units: list[Unit] = run_stage(folder, ENCODE, files, plan, lambda: spec, "clips")
     return read_latents(files.read(units)[0], folder.settings)
 

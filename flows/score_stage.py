@@ -13,13 +13,13 @@ import contextvars
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.tables import Table
 from avpref.domain import Candidate, Prompt
+from avpref.files import Files
 from avpref.flows.canary import Canary
 from avpref.flows.plan import Shard, grouped, shards
 from avpref.flows.run_folder import RunFolder
@@ -39,8 +39,18 @@ class ScorePlace(Workplace, Protocol):
     """A folder whose candidates are scored: a run's, or that of a list of clips."""
 
     @property
-    def root(self) -> Path:
-        """The folder; candidates' paths are relative to it."""
+    def files(self) -> Files:
+        """What the place holds."""
+        ...
+
+    @property
+    def media(self) -> Files:
+        """Where the paths of candidates' clips start."""
+        ...
+
+    @property
+    def shared(self) -> Files:
+        """What this and other places have in common."""
         ...
 
     def units(self, table: Table) -> UnitFiles:
@@ -110,9 +120,10 @@ class _Wave:
         """Finish every unit for the part's scorers."""
         part, place = self.part, self.place
         files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
-        canary = Canary(place.root.parent / CANARIES, self.work.scoring.canary_tolerance)
+        canary = Canary(place.shared.within(CANARIES), self.work.scoring.canary_tolerance)
         gpu_share = part.executor.num_gpus_per_actor if isinstance(part.executor, RayExecutor) else 0.0
-        spec = ScoreSpec(place.root, files, part.sources, self.work.view, canary, part.executor.device, gpu_share)
+        view, device = self.work.view, part.executor.device
+        spec = ScoreSpec(place.media, place.files, files, part.sources, view, canary, device, gpu_share)
         run_stage(place, self.stage + part.label, files, self.plan, lambda: spec, "candidates", part.executor)
 
 
