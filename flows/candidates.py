@@ -39,18 +39,19 @@ def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
         stage,
         files,
         plan,
-        lambda: GenerateSpec(folder.root, folder.settings, files, network),
+        lambda: GenerateSpec(folder.files, folder.root.parent, folder.settings, files, network),
         "candidates",
         reuse=_reuse(folder, stage),
     )
 
 
 def _reuse(folder: RunFolder, stage: str) -> Reuse:
-    root, sampling = folder.root, folder.settings.sampling
-    bring = BringClips(root, sampling.store_latents, sampling.ground_truth_through_codec)
+    sampling = folder.settings.sampling
+    bring = BringClips(folder.files, sampling.store_latents, sampling.ground_truth_through_codec)
     of_network = partial(stage_fingerprint, folder, stage)
-    elsewhere = GroundTruthElsewhere(root, sampler_hash(folder.settings), of_network)
-    return Reuse(root, folder.units(tables.CANDIDATES), "candidate_id", bring=bring, elsewhere=elsewhere)
+    elsewhere = GroundTruthElsewhere(folder.neighbours, sampler_hash(folder.settings), of_network)
+    files = folder.units(tables.CANDIDATES)
+    return Reuse(files, folder.files, folder.neighbours, "candidate_id", bring=bring, elsewhere=elsewhere)
 
 
 def read_candidates(folder: RunFolder, units: list[Unit]) -> list[Candidate]:

@@ -9,60 +9,58 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.domain import Origin
-from avpref.flows.neighbours import Neighbours, UnitFile, find
+from avpref.files import Files
+from avpref.flows.neighbours import Neighbour, UnitFile, bring_files, find, units_by_fingerprint
 from avpref.flows.scoring import EMBEDDINGS
-from avpref.identity import file_sha256
-from avpref.links import link_all
+from avpref.identity import bytes_sha256
 
 HASHING_THREADS = 4
-EMBEDDED = ".safetensors"
 
 
 @dataclass(frozen=True)
 class BringClips:
-    """Links candidates' clips, and their latents where the run keeps latents."""
+    """Brings candidates' clips to ``place``, and their latents where the run keeps latents."""
 
-    root: Path
+    place: Files
     keeps_latents: bool
     ground_truth_has_latents: bool
 
     def __call__(self, file: UnitFile, rows: pa.Table) -> pa.Table:
         """See :class:`avpref.flows.reuse.Bring`. Rows without a whole clip, or without latents that are asked for, are left out."""
-        documents = rows.to_pylist()
+        source, documents = file.owner.files, rows.to_pylist()
         with ThreadPoolExecutor(HASHING_THREADS) as threads:
-            is_whole = list(threads.map(lambda row: self._is_whole(file.root, row), documents))
-        wanted = [row for row, whole in zip(documents, is_whole, strict=True) if whole and self._has_latents(file, row)]
+            is_whole = list(threads.map(lambda row: self._is_whole(source, row), documents))
+        taken = [
+            row for row, whole in zip(documents, is_whole, strict=True) if whole and self._has_latents(source, row)
+        ]
         kept = rows.filter(
-            pc.is_in(rows["candidate_id"], pa.array([row["candidate_id"] for row in wanted], pa.string()))
+            pc.is_in(rows["candidate_id"], pa.array([row["candidate_id"] for row in taken], pa.string()))
         )
-        names = [name for row in wanted for name in (row["path"], row["latents_path"] if self.keeps_latents else "")]
-        try:
-            link_all((file.root / name, self.root / name) for name in names if name)
-        except FileNotFoundError:  # the neighbour is being removed
+        names = [name for row in taken for name in (row["path"], row["latents_path"] if self.keeps_latents else "")]
+        if not bring_files(source, self.place, [name for name in names if name]):
             return kept.slice(0, 0)
         return kept if self.keeps_latents else _without_latents(kept)
 
-    def _is_whole(self, root: Path, row: Mapping[str, Any]) -> bool:
+    def _is_whole(self, source: Files, row: Mapping[str, Any]) -> bool:
         """Whether the clip is what the row says: the one that is here already, or the neighbour's."""
-        here = self.root / row["path"]
+        holder = self.place if self.place.exists(row["path"]) else source
         try:
-            return file_sha256(here if here.exists() else root / row["path"]) == row["sha256"]
-        except OSError:
+            return bytes_sha256(holder.read(row["path"])) == row["sha256"]
+        except FileNotFoundError:
             return False
 
-    def _has_latents(self, file: UnitFile, row: Mapping[str, Any]) -> bool:
+    def _has_latents(self, source: Files, row: Mapping[str, Any]) -> bool:
         if not self.keeps_latents:
             return True
         if not row["latents_path"]:
             return row["origin"] == Origin.GROUND_TRUTH and not self.ground_truth_has_latents
-        return (file.root / row["latents_path"]).exists()
+        return source.exists(row["latents_path"])
 
 
 def _without_latents(rows: pa.Table) -> pa.Table:
@@ -74,27 +72,27 @@ def _without_latents(rows: pa.Table) -> pa.Table:
 class SameClips:
     """Lets rows through that a neighbour made from the very clips that are here: its file has the same name, hash included.
 
-    ``paths`` are the clips' by candidate. Columns whose fingerprint is in ``embedded`` keep embeddings, which are linked.
+    ``paths`` are the clips' by item, in folders' own files unless ``are_shared`` says that they are everyone's. Columns whose
+    fingerprint is in ``embedded`` keep embeddings, which are brought to ``place``.
     """
 
-    root: Path
+    place: Files
     key: str
     paths: Mapping[str, str]
+    are_shared: bool = False
     embedded: frozenset[str] = frozenset()
 
     def __call__(self, file: UnitFile, rows: pa.Table) -> pa.Table:
         """See :class:`avpref.flows.reuse.Bring`."""
-        found = set(rows[self.key].to_pylist())
-        same = [item for item in found if (file.root / self.paths[item]).exists()]
+        source = file.owner.files
+        found = rows[self.key].unique().to_pylist()
+        same = [item for item in found if self.are_shared or source.exists(self.paths[item])]
         rows = rows.filter(pc.is_in(rows[self.key], pa.array(same, pa.string())))
         if file.fingerprint not in self.embedded:
             return rows
-        kept = list(file.root.glob(f"{EMBEDDINGS}/*-{file.fingerprint}/{file.name}{EMBEDDED}"))
-        try:
-            link_all((path, self.root / path.relative_to(file.root)) for path in kept)
-        except FileNotFoundError:  # the neighbour is being removed
-            kept = []
-        return rows if kept else rows.slice(0, 0)
+        ending = f"-{file.fingerprint}/{file.unit_name}.safetensors"
+        kept = [name for name in source.names(EMBEDDINGS) if name.endswith(ending)]
+        return rows if kept and bring_files(source, self.place, kept) else rows.slice(0, 0)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class GroundTruthElsewhere:
     name, so product version and sampler settings are this run's.
     """
 
-    root: Path
+    neighbours: Callable[[], Sequence[Neighbour]]
     sampler_hash: str
     fingerprint: Callable[[str], str]
 
@@ -113,10 +111,10 @@ class GroundTruthElsewhere:
         """See :data:`avpref.flows.reuse.Elsewhere`."""
         left = {item.item_id for item in items if item.origin == Origin.GROUND_TRUTH}
         found: dict[str, UnitFile] = {}
-        for files in Neighbours(self.root).elsewhere(stage, fingerprint) if left else ():
+        for files in units_by_fingerprint(self.neighbours(), stage) if left else ():
             if not left:
                 break
-            if self._is_kin(files):
+            if files[0].fingerprint != fingerprint and self._is_kin(files):
                 found |= find(files, "candidate_id", {"": sorted(left)})
                 left -= found.keys()
         return found

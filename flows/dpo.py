@@ -131,9 +131,9 @@ def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
     fingerprint = folder.fingerprint(ENCODE, delays, codec_identity(folder.settings))
     plan = shards(ENCODE, fingerprint, [[each] for each in items], folder.settings.run)
     files = folder.units(LATENTS)
-    spec = EncodeSpec(folder.root, folder.settings, files)
-    bring = SameClips(folder.root, "sample_id", {item.item_id: item.path for item in items})
-    reuse = Reuse(folder.root, files, "sample_id", bring=bring)
+    spec = EncodeSpec(folder.media, folder.settings, files)
+    bring = SameClips(folder.files, "sample_id", {item.item_id: item.path for item in items})
+    reuse = Reuse(files, folder.files, folder.neighbours, "sample_id", bring=bring)
     units: list[Unit] = run_stage(folder, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse)
     return read_latents(files.read(units)[0], folder.settings)
 

@@ -1,21 +1,22 @@
 """Where finished work may be found: unit files of a stage in a folder and in the folders beside it, and the items in them.
 
-A unit's path names the stage and everything that it depends on (the stage fingerprint, product version included), so the same
+A unit's name says the stage and everything that it depends on (the stage fingerprint, product version included), so the same
 fingerprint and the same item id mean the same work. Files are committed whole, so a neighbour that is being written to may be
 read: what is under way there is not found yet. A file that cannot be read is passed over, and its work is done anew.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avpref.store import TEMPORARY_PREFIX
+from avpref.files import Files, LocalFiles
+from avpref.links import link_all
 
 UNITS = "units"
 SUFFIX = ".parquet"
@@ -23,54 +24,60 @@ UNREADABLE = (OSError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
-class UnitFile:
-    """A committed unit: the folder (of a run, say) that owns it, and its path."""
+class Neighbour:
+    """A folder beside another one (a run beside a run) and what is true in it. Without a name it is the folder itself."""
 
-    root: Path
-    path: Path
+    name: str
+    files: Files
+
+
+@dataclass(frozen=True)
+class UnitFile:
+    """A committed unit: who owns it, and its name in the owner's files."""
+
+    owner: Neighbour
+    name: str
 
     @property
     def fingerprint(self) -> str:
         """The stage fingerprint that it was made under."""
-        return self.path.parent.name
+        return PurePosixPath(self.name).parent.name
 
     @property
-    def name(self) -> str:
+    def unit_name(self) -> str:
         """The unit's derived name."""
-        return self.path.name.removesuffix(SUFFIX)
+        return PurePosixPath(self.name).stem
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Its rows without metadata, of ``columns`` or all; None where it is gone or cannot be read."""
         try:
-            found = pq.ParquetFile(self.path).read(columns=columns, use_threads=False)
+            with self.owner.files.open(self.name) as stream:
+                found = pq.ParquetFile(stream).read(columns=columns, use_threads=False)
         except UNREADABLE:
             return None
         return found.replace_schema_metadata(None)
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """A folder, and the folders beside it in the order of their names. Looking costs one listing and one question per folder."""
+def folders_beside(root: Path) -> list[Neighbour]:
+    """The folders beside ``root``, in the order of their names."""
+    found = sorted(path for path in root.parent.iterdir() if path.name != root.name and path.is_dir())
+    return [Neighbour(path.name, LocalFiles(path)) for path in found]
 
-    root: Path
 
-    def folders(self) -> list[Path]:
-        """The folders beside this one."""
-        with os.scandir(self.root.parent) as entries:
-            found = [Path(entry.path) for entry in entries if entry.is_dir() and entry.name != self.root.name]
-        return sorted(found)
+def unit_files(owners: Iterable[Neighbour], stage: str, fingerprint: str) -> Iterator[UnitFile]:
+    """Unit files of one stage and fingerprint, owner by owner: one listing each."""
+    for owner in owners:
+        for name in owner.files.children(f"{UNITS}/{stage}/{fingerprint}"):
+            if name.endswith(SUFFIX):
+                yield UnitFile(owner, name)
 
-    def files(self, stage: str, fingerprint: str) -> Iterator[UnitFile]:
-        """Unit files of one stage and fingerprint: this folder's own, then those of the others."""
-        for root in (self.root, *self.folders()):
-            yield from _units_in(root, root / UNITS / stage / fingerprint)
 
-    def elsewhere(self, stage: str, fingerprint: str) -> Iterator[list[UnitFile]]:
-        """Unit files of one stage under other fingerprints, a list for each folder of them."""
-        for root in (self.root, *self.folders()):
-            for name in _names_in(root / UNITS / stage):
-                if name != fingerprint:
-                    yield list(_units_in(root, root / UNITS / stage / name))
+def units_by_fingerprint(owners: Iterable[Neighbour], stage: str) -> Iterator[list[UnitFile]]:
+    """Unit files of one stage under whatever fingerprint, a list for each owner and fingerprint."""
+    for owner in owners:
+        names = [name for name in owner.files.names(f"{UNITS}/{stage}") if name.endswith(SUFFIX)]
+        for _, group in groupby(names, lambda name: PurePosixPath(name).parent):
+            yield [UnitFile(owner, name) for name in group]
 
 
 def find(
@@ -87,27 +94,28 @@ def find(
     for file in files:
         if not left:
             break
-        if file.name in seen:
+        if file.unit_name in seen:
             continue
-        items = wanted.get(file.name)
+        items = wanted.get(file.unit_name)
         if items is None:
             rows = file.rows([key])
             items = [] if rows is None else rows[key].unique().to_pylist()
-        seen |= {file.name} if items else set()
+        seen |= {file.unit_name} if items else set()
         mine = left.intersection(items)
         found |= dict.fromkeys(mine, file)
         left -= mine
     return found
 
 
-def _units_in(root: Path, folder: Path) -> Iterator[UnitFile]:
-    for name in _names_in(folder):
-        if name.endswith(SUFFIX) and not name.startswith(TEMPORARY_PREFIX):
-            yield UnitFile(root, folder / name)
-
-
-def _names_in(folder: Path) -> list[str]:
+def bring_files(source: Files, target: Files, names: Sequence[str]) -> bool:
+    """Give ``target`` the committed files ``names`` of ``source``: as links where both are folders. False where one is gone."""
     try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        match source, target:
+            case LocalFiles(), LocalFiles():
+                link_all((source.path(name), target.path(name)) for name in names)
+            case _:
+                for name in names:
+                    target.commit_once(name, source.read(name))
+    except FileNotFoundError:
+        return False
+    return True

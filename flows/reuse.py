@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.cluster import Unit
-from avpref.flows.neighbours import Neighbours, UnitFile, find
+from avpref.files import Files
+from avpref.flows.neighbours import Neighbour, UnitFile, find, unit_files
 from avpref.flows.plan import Shard
 from avpref.flows.units import UnitFiles
 
@@ -49,12 +49,14 @@ Elsewhere = Callable[[str, str, Sequence[Any]], dict[str, UnitFile]]
 class Reuse:
     """How one stage's finished items are found and taken over.
 
-    ``key`` is the column of ``files.table`` with the items' ids; ``parts`` gives a unit as each column commits it. ``counted``
-    is what items times columns are called, where that is not what the stage's items are called.
+    ``place`` owns ``files``; ``neighbours`` are looked into after it. ``key`` is the column of the files' table with the items' ids;
+    ``parts`` gives a unit as each column commits it. ``counted`` is what items times columns are called, where that is not what
+    the stage's items are called.
     """
 
-    root: Path
     files: UnitFiles
+    place: Files
+    neighbours: Callable[[], Sequence[Neighbour]]
     key: str
     parts: Callable[[Unit], Sequence[Unit]] = lambda unit: [unit]
     bring: Bring = bring_nothing
@@ -158,7 +160,8 @@ def _look(reuse: Reuse, missing: Mapping[str, Unit], done: set[str]) -> Found:
         return {}
     stage, fingerprint = next((part.stage, part.fingerprint) for part in missing.values())
     wanted = {name: [item.item_id for item in part.items] for name, part in missing.items()}
-    found = find(Neighbours(reuse.root).files(stage, fingerprint), reuse.key, wanted, done)
+    owners = [Neighbour("", reuse.place), *reuse.neighbours()]
+    found = find(unit_files(owners, stage, fingerprint), reuse.key, wanted, done)
     if reuse.elsewhere is None:
         return found
     left = [item for part in missing.values() for item in part.items if item.item_id not in found]
@@ -211,11 +214,11 @@ class _Taking:
         if rows is None:
             return None
         rows = rows.filter(pc.is_in(rows[self.reuse.key], pa.array(items)))
-        if file.root == self.reuse.root:
+        if not file.owner.name:
             self.taken.present += pc.count_distinct(rows[self.reuse.key]).as_py()
             return rows
         rows = self.reuse.bring(file, rows)
-        self.taken.reused[file.root.name] += pc.count_distinct(rows[self.reuse.key]).as_py()
+        self.taken.reused[file.owner.name] += pc.count_distinct(rows[self.reuse.key]).as_py()
         return rows
 
     def _complete(self, column: int, place: int) -> bool:

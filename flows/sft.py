@@ -136,7 +136,7 @@ def _render(folder: RunFolder) -> list[Unit]:
     fingerprint = folder.fingerprint(RENDER, *depends_on, settings.run.seed)
     plan = shards(RENDER, fingerprint, [[item] for item in _items(folder)], settings.run)
     files = folder.units(LATENTS)
-    reuse = Reuse(folder.root, files, "sample_id")
+    reuse = Reuse(files, folder.files, folder.neighbours, "sample_id")
     return run_stage(folder, RENDER, files, plan, lambda: RenderSpec(settings, files), "clips", reuse=reuse)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from avpref.flows.neighbours import Neighbours
+from avpref.flows.neighbours import folders_beside
 from avpref.flows.run_folder import RunFolder
 from avpref.links import link_all
 from avpref.store import TEMPORARY_PREFIX, replace
@@ -18,8 +18,8 @@ def take_over(folder: RunFolder, output: Path, files: Sequence[str], last: str) 
     ``files`` are files or folders of the model, ``last`` is written last by the trainer and linked last here: with it the model counts
     as finished. Training curves are copied, because trainers append to them. Raises StorageError where ``output`` cannot be written.
     """
-    for root in Neighbours(folder.root).folders():
-        source = root / output.relative_to(folder.root)
+    for neighbour in folders_beside(folder.root):
+        source = folder.root.parent / neighbour.name / output.relative_to(folder.root)
         if not all((source / name).exists() for name in (*files, last)):
             continue
         try:
@@ -28,7 +28,7 @@ def take_over(folder: RunFolder, output: Path, files: Sequence[str], last: str) 
             link_all([(source / last, output / last)])
         except FileNotFoundError:  # the neighbour is being removed
             continue
-        return root.name
+        return neighbour.name
     return ""
 
 
