@@ -1,4 +1,4 @@
-"""Promoted adapters: what serves, and everything that it came from. One JSON file per adapter, whole or absent."""
+"""Everything that a run's adapter came from, and the note of it that a promoted run keeps: whole or absent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.file_hashes import sha256_of
+from avpref.flows.decisions import ADAPTER, CHECKPOINT, SUMMARY
 from avpref.flows.dpo import policy_network
 from avpref.flows.pair import pairs_hash, read_norm
 from avpref.flows.run_folder import RunFolder
@@ -58,8 +59,8 @@ def adapter_files(folder: RunFolder) -> list[dict[str, Any]]:
     policy = policy_network(folder)
     assert policy.adapter is not None
     summary = policy.adapter.parent / SUMMARY_FILE
-    found = [("checkpoint", policy.checkpoint), ("summary", summary)]
-    found += [("adapter", path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
+    found = [(CHECKPOINT, policy.checkpoint), (SUMMARY, summary)]
+    found += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
     return [_file(role, path, folder.root.parent) for role, path in found]
 
 

@@ -16,6 +16,7 @@ from avpref.flows.plots import Panel, svg
 from avpref.flows.report_clips import Shelf, before_and_after, pair_examples
 from avpref.flows.report_data import ReportData
 from avpref.flows.scorers import sources
+from avpref.gate_settings import BootstrapProcedure, SequentialProcedure
 from avpref.scoring_settings import ScoringSettings
 
 STYLE = Path(__file__).with_name("report.css")
@@ -128,6 +129,15 @@ def _tone(is_good: bool) -> str:
     return "good" if is_good else "bad"
 
 
+def _interval(data: ReportData) -> str:
+    settings = data.settings.evaluation
+    match settings.procedure:
+        case BootstrapProcedure():
+            return f"a paired bootstrap over prompts with {settings.bootstrap_samples} resamples"
+        case SequentialProcedure(look_prompts=size):
+            return f"that of a look after every {size} prompts: wider the earlier, so that all looks together err no more"
+
+
 def _change(data: ReportData, panels: Panels) -> Sequence[Content]:
     share = f"{100 * data.settings.evaluation.confidence:g} %"
     rows = [
@@ -142,10 +152,9 @@ def _change(data: ReportData, panels: Panels) -> Sequence[Content]:
         for dimension, one in data.comparisons.items()
     ]
     head = ("", "Change (sd)", f"{share} interval", "Win rate", "Prompts", "Reference sd")
-    samples = data.settings.evaluation.bootstrap_samples
     explained = (
         "Policy and reference start from the same noise on prompts that no training saw. The change is in standard deviations"
-        f" of the reference's rewards; the interval is a paired bootstrap over prompts with {samples} resamples. Win rate: the"
+        f" of the reference's rewards; the interval is {_interval(data)}. Win rate: the"
         " share of prompts on which the policy's clip has the higher reward, ties counted half."
     )
     caption = "Policy minus reference, per dimension; sync is the agreement of sound and picture"

@@ -23,6 +23,7 @@ from avpref.flows.dpo import dpo, training_summary
 from avpref.flows.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.generate import generate
 from avpref.flows.pair import pair
+from avpref.flows.promotion import promote_automatically
 from avpref.flows.prompts import prompts, read_prompts
 from avpref.flows.registry import record_adapter, scorers_of
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
@@ -76,6 +77,7 @@ def run_loop(folder: RunFolder) -> dict[str, Any]:
         document = result(folder, times)
         record_adapter(folder, document)
         folder.write_json(RESULT_FILE, document)
+        document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
         times.append(_timed(folder, "report", lambda: _report(folder)))
         document["stages"] = [asdict(each) for each in times]
         folder.write_json(RESULT_FILE, document)
