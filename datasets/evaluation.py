@@ -94,9 +94,7 @@ class Unscorable:
     policy: float
 
 
-def unscorable(
-    scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric]
-) -> dict[Dimension, Unscorable]:
+def unscorable(scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric]) -> dict[Dimension, Unscorable]:
     """Shares per dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none."""
     names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
     share = {
@@ -121,7 +119,7 @@ def paired(sides: Mapping[Side, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
         if num_pairs < 2:
             fix = "raise prompts.num_evaluation_clips, or correct the scorers"
             raise InputError(f"{num_pairs} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
-        found[dimension] = _deltas(*values, dimension)
+        found[dimension] = _deltas(values[0], values[1], dimension)
     return found
 
 

@@ -135,7 +135,9 @@ def _interval(data: ReportData) -> str:
         case BootstrapProcedure():
             return f"a paired bootstrap over prompts with {settings.bootstrap_samples} resamples"
         case SequentialProcedure(look_prompts=size):
-            return f"that of a look after every {size} prompts: wider the earlier, so that all looks together err no more"
+            return (
+                f"that of a look after every {size} prompts: wider the earlier, so that all looks together err no more"
+            )
 
 
 def _change(data: ReportData, panels: Panels) -> Sequence[Content]:

@@ -130,8 +130,6 @@ def test_spending_is_late() -> None:
     assert looks.spent(0.025, 0.25) < 1e-5
 
 
-
-
 @pytest.mark.parametrize("num_pairs", [2, 4, 5])
 def test_too_few_pairs_refuse_whatever_they_show(num_pairs: int) -> None:
     generator = np.random.default_rng(1)

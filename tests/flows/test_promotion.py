@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_refused_run_is_not_promoted_unless_somebody_says_why(decided_run: Dec
     run = decided_run(tmp_path, "worse", gain=-1.0)
     with pytest.raises(GateRefused) as caught:
         promotion.promote(tmp_path, "worse")
-    assert caught.value.exit_code == 3 and "sync" in str(caught.value) or "av" in str(caught.value)
+    assert (caught.value.exit_code == 3 and "sync" in str(caught.value)) or "av" in str(caught.value)
     with pytest.raises(GateRefused):
         promotion.approve(tmp_path, "worse", by="ada")
     with pytest.raises(ConfigError, match="without a reason"):
@@ -85,7 +86,7 @@ def test_rollbacks_go_back_one_by_one_and_a_later_promotion_starts_from_there(
     assert serves(tmp_path).startswith("one-")
     moves = aliases.history(tmp_path)
     assert [move.number for move in moves] == list(range(1, 8))
-    assert all(after.previous == before.adapter for before, after in zip(moves, moves[1:], strict=False))
+    assert all(after.previous == before.adapter for before, after in pairwise(moves))
 
 
 def test_a_rollback_can_name_what_served_and_nothing_else(decided_run: Decided, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from avpref.logs import say
 app = App(name="gate", help="Decide whether a run's adapter may be promoted, and move the alias that serves.")
 
 Alias = Annotated[str, Parameter(name="--alias", help="the name under which it serves")]
-OwnAlias = Annotated[str, Parameter(name="--alias", help="the name to serve under; promotion.alias of the run if left out")]
+OwnAlias = Annotated[
+    str, Parameter(name="--alias", help="the name to serve under; promotion.alias of the run if left out")
+]
 By = Annotated[str, Parameter(name="--by", help="who decides; user and machine if left out")]
 Name = Annotated[str, Parameter(name="--by", help="who decides")]
 Reason = Annotated[str, Parameter(name="--reason", help="why; kept with the move")]
@@ -23,7 +25,8 @@ OneRun = Annotated[str, Parameter(help="run id, or an unambiguous beginning of o
 Replay = Annotated[bool, Parameter(name="--replay", negative="", help="take a stored decision again, as it was taken")]
 Stored = Annotated[str, Parameter(help="with --replay: id of the decision; the run's last one if left out")]
 Override = Annotated[
-    bool, Parameter(name="--override", negative="", help="although the gate refused, or nobody approved; needs --reason")
+    bool,
+    Parameter(name="--override", negative="", help="although the gate refused, or nobody approved; needs --reason"),
 ]
 DEFAULT_ALIAS = "serving"
 
@@ -170,7 +173,9 @@ def _moved(move: Any, as_json: bool) -> int:
     if as_json:
         print_json({"move": document})
     else:
-        print_line(f"{move.alias} is adapter {move.adapter} of run {move.run_id} ({move.action} by {move.by}, {move.at})")
+        print_line(
+            f"{move.alias} is adapter {move.adapter} of run {move.run_id} ({move.action} by {move.by}, {move.at})"
+        )
     return 0
 
 
