@@ -24,6 +24,7 @@ from avpref.flows.dpo import dpo, training_summary
 from avpref.flows.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.generate import generate
 from avpref.flows.pair import pair
+from avpref.flows.promotion import promote_automatically
 from avpref.flows.prompts import prompts, read_prompts
 from avpref.flows.registry import record_adapter, scorers_of
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
@@ -36,7 +37,7 @@ CURATION = (prompts, sft, generate, score, pair)
 """From prompts to pairs, in order; each is a flow of its own that takes the run's folder and returns a row count."""
 STAGES = (*CURATION, dpo, evaluate)
 """The whole loop, in order."""
-OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir"})
+OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
 """Keys of the result document that say what one execution did, not what came out."""
 REPORT_FILE = "report.html"
 
@@ -90,6 +91,8 @@ def run_loop(folder: RunFolder) -> dict[str, Any]:
         document |= _conclude(folder, tallies, is_change)
         if is_change:
             folder.write_json(RESULT_FILE, document)
+        document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
+        if is_change:
             times.append(_timed(folder, "report", lambda: _report(folder))[0])
             document["stages"] = [asdict(each) for each in times]
             folder.write_json(RESULT_FILE, document)
