@@ -25,11 +25,11 @@ from avpref.flows.stage import run_stage
 from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
 from avpref.identity import digest
 from avpref.settings import DpoSettings
-from avpref.trainer.adapter_files import WEIGHTS_FILE
+from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch, read_summary
-from avpref.trainer.metrics import TrainingSummary
+from avpref.trainer.metrics import METRICS_FILE, TrainingSummary
 from avpref.trainer.stages import ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
@@ -43,11 +43,13 @@ def dpo(run_dir: str) -> int:
     folder = open_root(Path(run_dir))
     job = training_job(folder)
     steps = folder.settings.dpo.loop.steps
-    if not (job.output / SUMMARY_FILE).exists():  # the trainer writes it last
+    if not folder.models.bring(job.output / SUMMARY_FILE):  # the trainer writes it last
         if not job.data.exists():
             save_pair_set(job.data, _pair_set(folder))
         with progress_of("train", steps) as report:
             launch(job, report)
+    adapter = (f"{ADAPTER_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
+    folder.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
     return steps
 
 

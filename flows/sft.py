@@ -27,7 +27,8 @@ from avpref.store import storage_errors
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch
-from avpref.trainer.stages import NETWORK_FILE
+from avpref.trainer.metrics import METRICS_FILE
+from avpref.trainer.stages import NETWORK_FILE, SUMMARY_FILE
 
 RENDER = "sft_clips"
 DATA_FILE = "clips.safetensors"
@@ -97,10 +98,11 @@ def _take_in(folder: RunFolder, given: SftWeights) -> None:
 
 def _train(folder: RunFolder, given: SftSettings) -> None:
     output = _training_output(folder)
-    if not (output / NETWORK_FILE).exists():
+    if not folder.models.bring(output / NETWORK_FILE):
         _write_data(folder, output / DATA_FILE)
         with progress_of("sft", given.loop.steps) as report:
             launch(_job(folder, given, output), report)
+    folder.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
 
 
 def _training_output(folder: RunFolder) -> Path:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
+from avpref.storage_settings import FolderStorage, Storage
 
 
 class RunSettings(Section):
@@ -356,6 +357,7 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
+    storage: Storage = FolderStorage()
     clip: ClipSettings
     prompts: Prompts
     codec: Codec = IdentityCodec()
