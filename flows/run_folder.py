@@ -25,7 +25,7 @@ from avpref.errors import ConfigError, InputError, SchemaVersionError
 from avpref.files import Files, LocalFiles
 from avpref.flows.trained_files import KeptModels, PublishedModels, TrainedFiles
 from avpref.flows.work_folder import WorkFolder
-from avpref.object_files import ObjectFiles, check_commit_rule
+from avpref.object_files import ListedFiles, ObjectFiles, check_commit_rule
 from avpref.settings import Executor, Settings
 from avpref.storage_settings import FolderStorage, ObjectStorage
 from avpref.store import storage_errors
@@ -67,6 +67,11 @@ class RunFolder(WorkFolder):
         return _storage_of(self).files
 
     @property
+    def unit_files(self) -> Files:
+        """Where units are committed."""
+        return _storage_of(self).units
+
+    @property
     def shared(self) -> Files:
         """What runs of the same place have in common."""
         return _storage_of(self).shared
@@ -90,9 +95,10 @@ class RunFolder(WorkFolder):
 
 @dataclass(frozen=True)
 class _Storage:
-    """Where a run's files, the files that runs share, and finished models are."""
+    """Where a run's files, its units, the files that runs share, and finished models are."""
 
     files: Files
+    units: Files
     shared: Files
     models: TrainedFiles
 
@@ -100,11 +106,13 @@ class _Storage:
 def _storage_of(folder: RunFolder) -> _Storage:
     match folder.settings.storage:
         case FolderStorage():
-            return _Storage(LocalFiles(folder.root), LocalFiles(folder.root.parent), KeptModels())
+            own = LocalFiles(folder.root)
+            return _Storage(own, own.within("units"), LocalFiles(folder.root.parent), KeptModels())
         case ObjectStorage() as given:
             shared = ObjectFiles(given, given.prefix)
             files = shared.within(folder.run_id)
-            return _Storage(files, shared, PublishedModels(files.within("models"), folder.root / "models"))
+            units = ListedFiles(given, files.within("units").prefix)
+            return _Storage(files, units, shared, PublishedModels(files.within("models"), folder.root / "models"))
 
 
 def create(runs: Path, settings: Settings) -> RunFolder:

@@ -46,6 +46,11 @@ class WorkFolder:
         return LocalFiles(self.root)
 
     @property
+    def unit_files(self) -> Files:
+        """Where units are committed."""
+        return self.files.within("units")
+
+    @property
     def media(self) -> Files:
         """Where the paths of candidates' clips start."""
         return self.files
@@ -62,7 +67,7 @@ class WorkFolder:
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units whose rows belong to ``table``."""
-        return UnitFiles(self.files.within("units"), table)
+        return UnitFiles(self.unit_files, table)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""

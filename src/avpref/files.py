@@ -6,7 +6,7 @@ relative, with ``/`` between parts, and mean the same in every place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -43,6 +43,10 @@ class Files(Protocol):
 
     def open(self, name: str) -> BinaryIO:
         """The file as a stream that can be positioned; only what is asked for is read. Raises FileNotFoundError."""
+        ...
+
+    def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
+        """Many files as by :meth:`open`, in order; each is closed when the next is asked for."""
         ...
 
     def commit_once(self, name: str, data: bytes) -> bool:
@@ -99,6 +103,12 @@ class LocalFiles:
     def open(self, name: str) -> BinaryIO:
         """See :class:`Files`."""
         return self.path(name).open("rb")
+
+    def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
+        """See :class:`Files`."""
+        for name in names:
+            with self.open(name) as stream:
+                yield stream
 
     def commit_once(self, name: str, data: bytes) -> bool:
         """See :class:`Files`."""

@@ -10,10 +10,13 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -30,6 +33,8 @@ MAX_RETRIES, RETRY_FOR = 6, timedelta(seconds=30)
 WHOLE_BYTES = 1 << 20
 """A stream of an object up to this size is read at once; a larger one in pieces of this size."""
 PIECE_BYTES = 32 << 20
+AHEAD = 16
+"""Requests of one reader of many files that are under way at once."""
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment (or the machine's own role)"
 
 
@@ -95,6 +100,22 @@ class ObjectFiles:
             if size <= WHOLE_BYTES:
                 return io.BytesIO(bytes(found.bytes()))
         return cast("BinaryIO", io.BufferedReader(_ObjectStream(self, name, size), WHOLE_BYTES))
+
+    def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
+        """See :class:`avpref.files.Files`. Several are asked for ahead, so that many small files do not wait one by one."""
+        with ThreadPoolExecutor(AHEAD) as threads:
+            asked: deque[Future[BinaryIO]] = deque()
+            rest = iter(names)
+            try:
+                while True:
+                    asked.extend(threads.submit(self.open, name) for name in islice(rest, AHEAD - len(asked)))
+                    if not asked:
+                        return
+                    with asked.popleft().result() as stream:
+                        yield stream
+            finally:
+                for each in asked:
+                    each.cancel()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """``length`` bytes of a file from ``start`` on. Raises FileNotFoundError."""
@@ -202,6 +223,25 @@ class ObjectFiles:
                 yield
         except FileNotFoundError as error:  # a store answers so where it has no such bucket
             raise _no_bucket(self, "write", name) from error
+
+
+@dataclass(frozen=True)
+class ListedFiles(ObjectFiles):
+    """Objects that are committed once and stay: one listing answers for all of a folder that were there at its time.
+
+    An object that the listing lacks is looked for each time, since others may have committed it since.
+    """
+
+    _seen: dict[str, set[str]] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def exists(self, name: str) -> bool:
+        """See :class:`avpref.files.Files`."""
+        folder = name.rpartition("/")[0]
+        if folder not in self._seen:
+            self._seen[folder] = set(self.children(folder))
+        if name not in self._seen[folder] and super().exists(name):
+            self._seen[folder].add(name)
+        return name in self._seen[folder]
 
 
 class _ObjectStream(io.RawIOBase):

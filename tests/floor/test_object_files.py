@@ -18,7 +18,7 @@ from avpref import object_files
 from avpref.errors import InputError, StorageError
 from avpref.files import Files, LocalFiles
 from avpref.identity import bytes_sha256, derive_seed, digest
-from avpref.object_files import ObjectFiles, check_commit_rule
+from avpref.object_files import ListedFiles, ObjectFiles, check_commit_rule
 from avpref.storage_settings import ObjectStorage
 from avpref.store import TableStore
 
@@ -70,7 +70,7 @@ def under(model: dict[str, bytes], folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", PLACES)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_both_places_do_what_the_model_does(
     place: Callable[[str], Files], kind: str, steps: list[tuple[str, ...]]
@@ -126,6 +126,41 @@ def test_a_large_file_is_read_in_pieces(place: Callable[[str], Files], kind: str
         stream.seek(0)
         assert stream.read() == data
         assert stream.read(1) == b""
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_many_files_come_in_order_and_the_first_that_is_missing_is_named(
+    place: Callable[[str], Files], kind: str
+) -> None:
+    files = place(kind).within("units")
+    names = [f"{number:02d}" for number in range(40)]
+    for name in names:
+        files.commit_once(name, name.encode() * 3)
+    streams = list(zip(names, files.open_all(names), strict=True))
+    assert all(stream.closed for _, stream in streams)
+    assert [stream.read() for stream in files.open_all(names)] == [name.encode() * 3 for name in names]
+    with pytest.raises(FileNotFoundError, match="absent"):
+        for stream in files.open_all([*names[:20], "absent", *names[20:]]):
+            stream.read()
+    assert list(files.open_all([])) == []
+
+
+def test_one_listing_answers_for_a_folder_and_what_comes_later_is_found(
+    bucket: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, other = ListedFiles(bucket, "units"), ObjectFiles(bucket, "units")
+    names = [f"score/{number}" for number in range(5)]
+    for name in names[:4]:
+        other.commit_once(name, b"1")
+    assert [files.exists(name) for name in names] == [True] * 4 + [False]
+    asked: list[str] = []
+    looked = ObjectFiles.num_bytes
+    monkeypatch.setattr(ObjectFiles, "num_bytes", lambda self, name: asked.append(name) or looked(self, name))
+    assert [files.exists(name) for name in names] == [True] * 4 + [False]
+    assert asked == names[4:]
+    other.commit_once(names[4], b"1")
+    assert files.exists(names[4]) and files.exists(names[4]) and asked == names[4:] * 2
+    assert pickle.loads(pickle.dumps(files)) == files == ListedFiles(bucket, "units")
 
 
 @pytest.mark.parametrize("kind", PLACES)
