@@ -13,6 +13,7 @@ import contextvars
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Protocol
 
 from avpref.cluster import Unit
@@ -21,7 +22,10 @@ from avpref.datasets.tables import Table
 from avpref.domain import Candidate, Prompt
 from avpref.files import Files
 from avpref.flows.canary import Canary
+from avpref.flows.carry import SameClips
+from avpref.flows.neighbours import Neighbour
 from avpref.flows.plan import Shard, grouped, shards
+from avpref.flows.reuse import Reuse
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.score_files import ScoreFiles
 from avpref.flows.scorers import ScorerSource, sources
@@ -55,6 +59,10 @@ class ScorePlace(Workplace, Protocol):
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units of a table."""
+        ...
+
+    def neighbours(self) -> Sequence[Neighbour]:
+        """The folders beside it, where finished work may be found."""
         ...
 
     def fingerprint(self, stage: str, *parts: object) -> str:
@@ -122,9 +130,30 @@ class _Wave:
         files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
         canary = Canary(place.shared.within(CANARIES), self.work.scoring.canary_tolerance)
         gpu_share = part.executor.num_gpus_per_actor if isinstance(part.executor, RayExecutor) else 0.0
-        view, device = self.work.view, part.executor.device
-        spec = ScoreSpec(place.media, place.files, files, part.sources, view, canary, device, gpu_share)
-        run_stage(place, self.stage + part.label, files, self.plan, lambda: spec, "candidates", part.executor)
+
+        def spec() -> ScoreSpec:
+            """Of the scorers that have something left to do: the others' weights are not loaded."""
+            is_left, view, device = self._is_left(files), self.work.view, part.executor.device
+            asked = ScoreFiles(files.files, tuple(compress(part.fingerprints, is_left)))
+            left = tuple(compress(part.sources, is_left))
+            return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
+
+        name, reuse = self.stage + part.label, self._reuse(files)
+        run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse)
+
+    def _is_left(self, files: ScoreFiles) -> list[bool]:
+        """For each scorer of the part whether a planned unit lacks it."""
+        units = [unit for shard in self.plan for unit in shard.units]
+        parts = zip(*(files.parts(unit) for unit in units), strict=True)
+        return [not all(files.files.exists(part) for part in column) for column in parts]
+
+    def _reuse(self, files: ScoreFiles) -> Reuse:
+        place = self.place
+        paths = {item.item_id: item.candidate.path for item in self.work.items}
+        keep = zip(self.part.sources, self.part.fingerprints, strict=True)
+        embedded = frozenset(fingerprint for source, fingerprint in keep if source.keeps_embeddings)
+        bring = SameClips(place.files, "candidate_id", paths, place.media != place.files, embedded)
+        return Reuse(files.files, place.files, place.neighbours, "candidate_id", files.parts, bring, counted="scores")
 
 
 def _run(waves: Sequence[_Wave], is_parallel: bool) -> None:

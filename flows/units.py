@@ -70,6 +70,10 @@ class UnitFiles:
         """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""
         return self._commit(unit, tables.to_arrow(self.table, rows), quarantined)
 
+    def commit_rows(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
+        """Commit rows that were committed before, here or in another folder, under the unit's name. The first commit wins."""
+        return self._commit(unit, tables.conform(self.table, rows), quarantined)
+
     def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
         """Commit a unit that was finished in pieces."""
         rows, quarantined = self.read(pieces)

@@ -65,6 +65,10 @@ class Files(Protocol):
         """Names of the files directly in ``folder``, sorted."""
         ...
 
+    def folders(self) -> list[str]:
+        """Names of the folders directly in this place, sorted; on a disk there may be empty ones among them."""
+        ...
+
     def delete(self, name: str) -> None:
         """Remove a file: for garbage collection alone. Nothing happens where there is none."""
         ...
@@ -125,6 +129,10 @@ class LocalFiles:
     def children(self, folder: str = "") -> list[str]:
         """See :class:`Files`."""
         return sorted(self._relative(path) for path in self._files(self.path(folder).glob("*")))
+
+    def folders(self) -> list[str]:
+        """See :class:`Files`."""
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
 
     def delete(self, name: str) -> None:
         """See :class:`Files`."""

@@ -161,6 +161,14 @@ class ObjectFiles:
             listed = obstore.list_with_delimiter(self._store, self._key(folder) or None)
             return sorted(self._name(found["path"]) for found in listed["objects"])
 
+    def folders(self) -> list[str]:
+        """See :class:`avpref.files.Files`."""
+        import obstore
+
+        with self._reading(""):
+            listed = obstore.list_with_delimiter(self._store, self.prefix or None)
+            return sorted(self._name(found) for found in listed["common_prefixes"])
+
     def delete(self, name: str) -> None:
         """See :class:`avpref.files.Files`."""
         import obstore

@@ -69,8 +69,14 @@ def under(model: dict[str, bytes], folder: str) -> list[str]:
     return sorted(name for name in model if not folder or name.startswith(f"{folder}/"))
 
 
+def inside(model: dict[str, bytes], folder: str) -> list[str]:
+    start = f"{folder}/" if folder else ""
+    below = (name.removeprefix(start) for name in under(model, folder))
+    return sorted({name.partition("/")[0] for name in below if "/" in name})
+
+
 @pytest.mark.parametrize("kind", PLACES)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_both_places_do_what_the_model_does(
     place: Callable[[str], Files], kind: str, steps: list[tuple[str, ...]]
@@ -96,6 +102,9 @@ def test_both_places_do_what_the_model_does(
         assert files.names(folder) == names
         depth = folder.count("/") + 1 if folder else 0
         assert files.children(folder) == [name for name in names if name.count("/") == depth]
+        empty = set(files.within(folder).folders()) - set(inside(model, folder))
+        assert not empty or (kind == "folder" and not any(files.within(folder).names(each) for each in empty))
+        assert set(inside(model, folder)) <= set(files.within(folder).folders())
         assert folder == "" or files.within(folder).names() == [name.removeprefix(f"{folder}/") for name in names]
 
 

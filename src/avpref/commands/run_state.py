@@ -15,6 +15,8 @@ from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
+from avpref.flows.promotion import State
+from avpref.flows.promotion import state as promotion_state
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
@@ -49,11 +51,12 @@ def stages(folder: RunFolder) -> list[StageState]:
 
 
 def state(folder: RunFolder) -> str:
-    """In use, finished, or the first stage that is missing."""
+    """In use, finished, awaiting approval, or the first stage that is missing."""
     if is_in_use(folder.root):
         return IN_USE
     if folder.files.exists(RESULT_FILE):
-        return FINISHED
+        is_asked = folder.settings.promotion.approval == "required"
+        return str(State.AWAITING) if is_asked and promotion_state(folder) is State.AWAITING else FINISHED
     missing = [stage.name for stage in stages(folder) if not stage.is_done]
     return f"next: {missing[0]}" if missing else FINISHED
 
