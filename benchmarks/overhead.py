@@ -1,0 +1,247 @@
+"""What the machinery costs: 600,000 candidate-stages with scorers that do nothing, through the real stages, units and seals.
+
+    python benchmarks/overhead.py           writes benchmarks/overhead.md (minutes)
+
+30,000 prompts × 5 candidates; candidates are "made" without media, four scorers "score" each of them (seven metrics), pairs are
+selected. Plan, ladder, pools, committed units, sealing and pair selection are those of a run; only the workers are stubs. Each case
+runs in a process of its own. A candidate-stage is one candidate through one of the four scorers' stages.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import prefect
+import pyarrow as pa
+import ray
+
+from avpref import config
+from avpref.cluster import Receipt, Unit, ray_session
+from avpref.datasets import tables
+from avpref.datasets.rows import ScoreRow
+from avpref.domain import METRICS, Candidate, Prompt, ScoreStatus, Split, prompt_id
+from avpref.flows import reporting, stage
+from avpref.flows.candidates import plan_candidates
+from avpref.flows.networks import NetworkFiles
+from avpref.flows.pair import pair
+from avpref.flows.plan import grouped, sampler_hash, sampler_parts, shards
+from avpref.flows.prompts import read_prompts
+from avpref.flows.run_folder import RunFolder, create
+from avpref.flows.score import sealed_candidates
+from avpref.flows.score_files import ScoreFiles
+from avpref.flows.scoring import ScoreItem
+from avpref.flows.stage import run_stage
+from avpref.flows.units import UnitFiles
+from avpref.identity import derive_seed, digest
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+NUM_PROMPTS, NUM_CANDIDATES, UNIT, SHARD = 30_000, 5, 64, 256
+EXECUTORS = {"in_process": "{kind: in_process}", "ray": "{kind: ray, num_actors: 2}"}
+SCORERS = tuple(
+    tuple(metric.name for metric in METRICS[start:end]) for start, end in ((0, 3), (3, 5), (5, 6), (6, 7))
+)
+MEBI = 2**20
+SAMPLE_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class CandidateSpec:
+    """Commits candidate rows as the generator does, without a clip."""
+
+    files: UnitFiles
+    sampler_hash: str
+    sampler: str
+
+    def build(self) -> CandidateSpec:
+        return self
+
+    def run(self, unit: Unit) -> Receipt:
+        started = time.perf_counter()
+        rows = [self._row(item) for item in unit.items]
+        self.files.commit(unit, rows)
+        return Receipt(len(rows), 0, time.perf_counter() - started)
+
+    def _row(self, item: Any) -> Candidate:
+        sha256 = digest("clip", item.item_id, size=64)
+        return Candidate(
+            candidate_id=item.item_id,
+            prompt_id=item.prompt.prompt_id,
+            index=item.index,
+            origin=item.origin,
+            seed=item.seed,
+            checkpoint_hash="0" * 64,
+            sampler_hash=self.sampler_hash,
+            path=f"clips/{item.item_id[:3]}/{item.item_id}-{sha256[:8]}.mp4",
+            sha256=sha256,
+            num_frames=81,
+            height_px=480,
+            width_px=832,
+            fps_hz=16.0,
+            sample_rate_hz=16000,
+            duration_s=5.0625,
+            sampler=self.sampler,
+            elapsed_s=0.0,
+        )
+
+
+@dataclass(frozen=True)
+class ScoreSpec:
+    """Commits score rows as a scorer does: numbers derived from the candidate's id."""
+
+    files: ScoreFiles
+    metrics: tuple[str, ...]
+    scorer: str
+
+    def build(self) -> ScoreSpec:
+        return self
+
+    def run(self, unit: Unit) -> Receipt:
+        started = time.perf_counter()
+        rows = [row for item in unit.items for row in self._rows(item.item_id)]
+        for part in self.files.parts(unit):
+            self.files.files.commit(part, rows)
+        return Receipt(len(rows), 0, time.perf_counter() - started)
+
+    def _rows(self, candidate: str) -> Iterator[ScoreRow]:
+        for metric in self.metrics:
+            value = (derive_seed(candidate, metric) % 2**20) / 2**20
+            yield ScoreRow(
+                *(candidate, metric, value, ScoreStatus.OK, "", self.scorer, self.files.fingerprints[0]),
+                *(0.0, 0.0, "Apache-2.0", True, True),
+            )
+
+
+def make_prompts(folder: RunFolder, count: int) -> None:
+    """Seal ``count`` training prompts, some sentence long."""
+    texts = (f"prompt {number}: " + "something happens somewhere and sounds like it, " * 3 for number in range(count))
+    rows = [Prompt(prompt_id(text), text, Split.TRAIN) for text in texts]
+    folder.seal(tables.PROMPTS, "benchmark", tables.to_arrow(tables.PROMPTS, rows, "benchmark"))
+
+
+def make_candidates(folder: RunFolder) -> list[Unit]:
+    """Stage ``generate``."""
+    network = NetworkFiles(Path("network.safetensors"), "0" * 64)
+    plan = plan_candidates(folder, "generate", read_prompts(folder), network)
+    files = folder.units(tables.CANDIDATES)
+    settings = folder.settings
+    spec = CandidateSpec(files, sampler_hash(settings), json.dumps(sampler_parts(settings), sort_keys=True))
+    return run_stage(folder, "generate", files, plan, lambda: spec, "candidates")
+
+
+def make_scores(folder: RunFolder) -> list[Unit]:
+    """Stage ``score`` in four waves, as :func:`avpref.flows.score_stage.score_items` runs them."""
+    text = {prompt.prompt_id: prompt.text for prompt in read_prompts(folder)}
+    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in sealed_candidates(folder)]
+    fingerprints = [folder.fingerprint("score", number) for number in range(len(SCORERS))]
+    groups = grouped(items, [item.candidate.prompt_id for item in items])
+    plan = shards("score", folder.fingerprint("score", fingerprints), groups, folder.settings.run)
+    for number, (metrics, fingerprint) in enumerate(zip(SCORERS, fingerprints, strict=True)):
+        files = ScoreFiles(folder.units(tables.SCORES), (fingerprint,))
+        spec = ScoreSpec(files, metrics, f"stub {number}")
+        run_stage(folder, f"score-{number}", files, plan, lambda spec=spec: spec, "candidates")
+    units = [unit for shard in plan for unit in shard.units]
+    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+
+
+@dataclass
+class Case:
+    """Phases of one case and what they took."""
+
+    phases: list[dict[str, Any]]
+    task_runs: int = 0
+    fsyncs: int = 0
+    fsync_s: float = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        tasks, fsyncs, fsync_s = self.task_runs, self.fsyncs, self.fsync_s
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.phases.append(
+            {
+                "phase": name,
+                "wall_s": time.perf_counter() - wall,
+                "driver_cpu_s": time.process_time() - cpu,
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "task_runs": self.task_runs - tasks,
+                "fsyncs": self.fsyncs - fsyncs,
+                "fsync_s": self.fsync_s - fsync_s,
+            }
+        )
+        print(self.phases[-1], file=sys.stderr, flush=True)
+
+    def count(self) -> None:
+        """Count the task runs that a server would be told of, and the fsyncs of this process."""
+        call, fsync = reporting.call, os.fsync
+
+        def counted_call(work: Any, *arguments: Any) -> Any:
+            self.task_runs += 1
+            return call(work, *arguments)
+
+        def timed_fsync(handle: int) -> None:
+            started = time.perf_counter()
+            fsync(handle)
+            self.fsyncs += 1
+            self.fsync_s += time.perf_counter() - started
+
+        stage.reporting.call, os.fsync = counted_call, timed_fsync
+
+
+def run_case(kind: str, root: Path, num_prompts: int) -> None:
+    """In a process of its own: every phase twice (the second time nothing is missing); prints what it took."""
+    given = [f"executor={EXECUTORS[kind]}", f"run.shard_prompts={SHARD}", f"run.unit_candidates={UNIT}"]
+    given += [f"sampling.num_candidates={NUM_CANDIDATES}", "sampling.ground_truth=false"]
+    folder = create(root, config.load(TINY, given).settings)
+    case = Case([])
+    case.count()
+    with folder.locked(), ray_session():
+        make_prompts(folder, num_prompts)
+        for again in ("", " again"):
+            rounds(case, folder, again)
+    files = sum(1 for _ in (folder.root / "units").rglob("*.parquet"))
+    events = folder.root / "events.jsonl"
+    print(
+        json.dumps(
+            {
+                "phases": case.phases,
+                "unit_files": files,
+                "events_mib": events.stat().st_size / MEBI if events.exists() else 0.0,
+                "pairs": folder.num_rows(tables.PAIRS),
+                "scores": folder.num_rows(tables.SCORES),
+            }
+        )
+    )
+
+
+def rounds(case: Case, folder: RunFolder, again: str) -> None:
+    with case.phase("generate" + again):
+        units = make_candidates(folder)
+    with case.phase("seal candidates" + again):
+        folder.seal_units(tables.CANDIDATES, units)
+    del units
+    with case.phase("score" + again):
+        units = make_scores(folder)
+    with case.phase("seal scores" + again):
+        folder.seal_units(tables.SCORES, units)
+    del units
+    with case.phase("pair" + again):
+        pair.fn(str(folder.root))
+
+
+if __name__ == "__main__":
+    run_case(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
