@@ -9,26 +9,16 @@ runs in a process of its own. A candidate-stage is one candidate through one of 
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
 import resource
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import duckdb
-import prefect
-import pyarrow as pa
-import ray
 
 from avpref import config
 from avpref.cluster import Receipt, Unit, ray_session
@@ -52,9 +42,7 @@ from avpref.identity import derive_seed, digest
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 NUM_PROMPTS, NUM_CANDIDATES, UNIT, SHARD = 30_000, 5, 64, 256
 EXECUTORS = {"in_process": "{kind: in_process}", "ray": "{kind: ray, num_actors: 2}"}
-SCORERS = tuple(
-    tuple(metric.name for metric in METRICS[start:end]) for start, end in ((0, 3), (3, 5), (5, 6), (6, 7))
-)
+SCORERS = tuple(tuple(metric.name for metric in METRICS[start:end]) for start, end in ((0, 3), (3, 5), (5, 6), (6, 7)))
 MEBI = 2**20
 SAMPLE_EVERY_S = 1.0
 

@@ -46,7 +46,7 @@ def dpo(run_dir: str) -> int:
     if not (job.output / SUMMARY_FILE).exists():  # the trainer writes it last
         if not job.data.exists():
             save_pair_set(job.data, _pair_set(folder))
-        with progress_of("train", steps) as report:
+        with progress_of("train", job) as report:
             launch(job, report)
     return steps
 

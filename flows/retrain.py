@@ -28,6 +28,8 @@ from avpref.flows.registry import record_adapter, scorers_of
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
 from avpref.flows.score import score
 from avpref.flows.sft import sft
+from avpref.flows.spending import Spending, spending
+from avpref.flows.watching import tell_pairs, watched, watched_stage
 from avpref.logs import say
 
 CURATION = (prompts, sft, generate, score, pair)
@@ -91,8 +93,8 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 def _owned(folder: RunFolder) -> Iterator[None]:
     """Own the run's folder and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
-    with folder.locked(), ray_session():
-        folder.events.write("started", run=folder.run_id)
+    with folder.locked(), ray_session(), watched(folder):
+        folder.events.write("started")
         yield
         folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
 
@@ -103,12 +105,19 @@ def _run(folder: RunFolder, stages: Sequence[Flow[..., int]]) -> list[StageTime]
 
 def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> StageTime:
     started = time.monotonic()
-    folder.events.write("stage_started", stage=name)
-    rows = work()
+    with watched_stage(folder, name):
+        rows = work()
     took = StageTime(name, round(time.monotonic() - started, 3), rows)
     folder.events.write("stage_finished", stage=name, seconds=took.seconds, rows=rows)
     say(f"{name}: {rows} rows, {took.seconds:.1f} s")
+    spent = spent_by(folder)
+    tell_pairs(spent.kept_pairs, folder.observe.currency, spent.cost_per_kept_pair)
     return took
+
+
+def spent_by(folder: RunFolder) -> Spending:
+    """What the run has spent so far."""
+    return spending(folder.root, folder.num_rows(tables.PAIRS), folder.observe)
 
 
 def _report(folder: RunFolder) -> int:
@@ -162,6 +171,7 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "evaluation": verdict["evaluation"],
         "gate": {"verdict": verdict["gate"]["verdict"], "reasons": verdict["gate"]["reasons"]},
         "quarantined": len(quarantined(folder)),
+        "spent": spent_by(folder).document(),
     }
 
 

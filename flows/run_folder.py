@@ -20,6 +20,7 @@ from avpref import __version__, config
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, SchemaVersionError
 from avpref.flows.work_folder import WorkFolder
+from avpref.observe_settings import ObserveSettings
 from avpref.settings import Executor, Settings
 from avpref.store import commit_once, replace, storage_errors
 
@@ -48,6 +49,11 @@ class RunFolder(WorkFolder):
     def executor(self) -> Executor:
         """Who runs the units of candidate stages."""
         return self.settings.executor
+
+    @property
+    def observe(self) -> ObserveSettings:
+        """How the run is watched, and at what price."""
+        return self.settings.observe
 
     @property
     def max_quarantined_share(self) -> float:

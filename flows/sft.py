@@ -99,8 +99,9 @@ def _train(folder: RunFolder, given: SftSettings) -> None:
     output = _training_output(folder)
     if not (output / NETWORK_FILE).exists():
         _write_data(folder, output / DATA_FILE)
-        with progress_of("sft", given.loop.steps) as report:
-            launch(_job(folder, given, output), report)
+        job = _job(folder, given, output)
+        with progress_of("sft", job) as report:
+            launch(job, report)
 
 
 def _training_output(folder: RunFolder) -> Path:

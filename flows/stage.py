@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from avpref.cluster import Unit, WorkerSpec, open_pool
+from avpref.events import EventLog
 from avpref.flows import reporting
+from avpref.flows.devices import resolved
 from avpref.flows.ladder import Ladder
 from avpref.flows.plan import Shard
 from avpref.flows.units import CommittedUnits
-from avpref.logs import EventLog, Progress
-from avpref.settings import Executor
+from avpref.flows.watching import audience, told
+from avpref.logs import Progress
+from avpref.meters import StageMeter, Workers
+from avpref.settings import Executor, InProcessExecutor, RayExecutor
 
 
 class Workplace(Protocol):
@@ -41,37 +45,59 @@ class Workplace(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage in progress: where its units are committed, what drives them, and how far it is."""
+    """A stage in progress: what drives its units, which of them were there at its beginning, and how far it is."""
 
     name: str
-    files: CommittedUnits
     ladder: Ladder
     progress: Progress
+    finished: frozenset[str]
+    lost_before: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class ShardDone:
-    """What finishing a shard came to; a row of the stage's table artifact."""
+    """What finishing a shard came to in this execution; a row of the stage's table artifact.
+
+    ``seconds`` are of the clock, ``busy_actor_s`` and ``gpu_s`` of workers and of the GPUs that they hold; ``p50_ms`` and ``p95_ms``
+    are per item, None where nothing was missing.
+    """
 
     shard: int
+    rows: int
     items: int
     units: int
     made_now: int
     quarantined: int
     seconds: float
+    busy_actor_s: float
+    gpu_s: float
+    p50_ms: float | None
+    p95_ms: float | None
 
 
 @task(name="shard", task_run_name="{stage.name}-{shard.ordinal}", cache_policy=NO_CACHE, persist_result=False)
 def run_shard(stage: Stage, shard: Shard) -> ShardDone:
     """Finish the missing units of one shard; returns what it came to."""
-    started = time.monotonic()
-    missing = [unit for unit in shard.units if not stage.files.exists(unit)]
+    meter = stage.progress.meter
+    mark, lost_now = meter.mark(), meter.quarantined
+    missing = [unit for unit in shard.units if unit.name not in stage.finished]
     made_now = sum(len(unit.items) for unit in missing)
-    stage.progress.skip(shard.num_items - made_now)
     stage.ladder.run(missing)
-    lost = len(stage.files.quarantined(shard.units))
-    took_s = round(time.monotonic() - started, 3)
-    return ShardDone(shard.ordinal, shard.num_items, len(shard.units), made_now, lost, took_s)
+    span = meter.since(mark)
+    lost = meter.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
+    return ShardDone(
+        shard=shard.ordinal,
+        rows=shard.num_items - lost,
+        items=shard.num_items,
+        units=len(shard.units),
+        made_now=made_now,
+        quarantined=lost,
+        seconds=round(span.seconds, 3),
+        busy_actor_s=round(span.busy_s, 3),
+        gpu_s=round(span.gpu_s, 3),
+        p50_ms=span.p50_ms,
+        p95_ms=span.p95_ms,
+    )
 
 
 @contextmanager
@@ -92,14 +118,51 @@ def run_stage(
 
     ``executor`` is the workplace's unless the stage has one of its own.
     """
+    executor = executor or place.executor
     units = [each for shard in shards for each in shard.units]
-    total = sum(shard.num_items for shard in shards)
-    finished = [each for each in units if files.exists(each)]
-    pool_of = _no_pool() if len(finished) == len(units) else open_pool(executor or place.executor, spec())
-    allowed = max(1, round(total * place.max_quarantined_share))
-    with pool_of as pool, Progress(name, total, unit=unit, listener=reporting.listener()) as progress:
-        ladder = Ladder(pool, files, place.events, progress.advance, allowed, files.quarantined(finished))
-        stage = Stage(name, files, ladder, progress)
+    finished = files.finished(units)
+    lost = {each.name: files.quarantined([each]) for each in finished}
+    meter = StageMeter(
+        name,
+        sum(shard.num_items for shard in shards),
+        unit=unit,
+        num_units=len(units),
+        workers=_workers(executor, name.removeprefix(units[0].stage).strip("-") if units else ""),
+    )
+    meter.find(sum(len(each.items) for each in finished), len(finished))
+    meter.lose(sum(len(rows) for rows in lost.values()))
+    allowed = max(1, round(meter.total * place.max_quarantined_share))
+    watchers = audience(name, reporting.listener())
+    place.events.write("units_planned", stage=name, items=meter.total, units=len(units), present=meter.present)
+    pool_of = _no_pool() if len(finished) == len(units) else open_pool(executor, spec())
+    progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
+    with told(watchers, meter), pool_of as pool, progress_of() as progress:
+        before = [row for rows in lost.values() for row in rows]
+        ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
+        stage = Stage(
+            name,
+            ladder,
+            progress,
+            frozenset(each.name for each in finished),
+            {unit_name: len(rows) for unit_name, rows in lost.items() if rows},
+        )
         done = [reporting.call(run_shard, stage, shard) for shard in shards]
+    place.events.write("units_finished", stage=name, **_told(meter))
     reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
     return units
+
+
+def _workers(executor: Executor, pool: str) -> Workers:
+    """Who works in a pool; in this process one worker, which holds a GPU where the executor's device is one."""
+    match executor:
+        case InProcessExecutor():
+            return Workers(pool or "main", 1, float(resolved(executor.device).startswith("cuda")))
+        case RayExecutor():
+            return Workers(pool or "main", executor.num_actors, executor.num_gpus_per_actor)
+
+
+def _told(meter: StageMeter) -> dict[str, object]:
+    measure = meter.measure()
+    names = ("done", "made", "quarantined", "elapsed_s", "busy_s", "gpu_s", "busy_share", "p50_ms", "p95_ms")
+    found = {name: getattr(measure, name) for name in names}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}

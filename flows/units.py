@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -34,6 +35,10 @@ class CommittedUnits(Protocol):
         """Whether the unit is done."""
         ...
 
+    def finished(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of ``units`` that are done, in their order: one listing per folder instead of a question per unit."""
+        ...
+
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
         """Commit the unit's rows and what it gave up on; the first commit wins."""
         ...
@@ -61,6 +66,14 @@ class UnitFiles:
     def exists(self, unit: Unit) -> bool:
         """Whether the unit is done."""
         return self.path(unit).exists()
+
+    def finished(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of ``units`` that are done, in their order; every folder is listed once."""
+        listed: dict[Path, set[str]] = {}
+        for folder in {self.path(unit).parent for unit in units}:
+            listed[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        paths = ((unit, self.path(unit)) for unit in units)
+        return [unit for unit, path in paths if path.name in listed[path.parent]]
 
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
         """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""

@@ -22,10 +22,12 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, StorageError
+from avpref.events import EventLog
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
-from avpref.logs import EventLog
 from avpref.store import Manifest, TableStore, replace, storage_errors, sweep_temporaries
+
+EVENTS_FILE = "events.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class WorkFolder:
     @property
     def events(self) -> EventLog:
         """The structured log."""
-        return EventLog(self.root / "events.jsonl")
+        return EventLog(self.root / EVENTS_FILE, self.root.name)
 
     @property
     def tables(self) -> TableStore:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from avpref.observe_settings import ObserveSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
 
@@ -356,6 +357,7 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
+    observe: ObserveSettings = ObserveSettings()
     clip: ClipSettings
     prompts: Prompts
     codec: Codec = IdentityCodec()
@@ -374,4 +376,5 @@ class ScoreJob(Section):
 
     run: RunSettings = RunSettings(name="scores")
     executor: Executor = InProcessExecutor()
+    observe: ObserveSettings = ObserveSettings()
     scoring: ScoringSettings = ScoringSettings(scorers=("audiobox", "imagebind", "synchformer", "videoalign"))
