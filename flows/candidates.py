@@ -41,5 +41,14 @@ def read_candidates(folder: RunFolder, units: list[Unit]) -> list[Candidate]:
 
 
 def as_candidates(rows: pa.Table) -> list[Candidate]:
-    """Rows of the candidate table as dataclasses."""
-    return [Candidate(**{**row, "origin": Origin(row["origin"])}) for row in rows.to_pylist()]
+    """Rows of the candidate table as dataclasses. Equal texts are one object: most columns say the same in every row."""
+    columns = [_values(rows[name]) for name in CANDIDATES_COLUMNS]
+    return [Candidate(*values) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_string(column.type):
+        return column.to_pylist()
+    encoded = column.combine_chunks().dictionary_encode()
+    found = [sys.intern(value) for value in encoded.dictionary.to_pylist()]
+    return [found[index] for index in encoded.indices.to_numpy()]

@@ -83,6 +83,7 @@ def run_shard(stage: Stage, shard: Shard) -> ShardDone:
     missing = [unit for unit in shard.units if unit.name not in stage.finished]
     made_now = sum(len(unit.items) for unit in missing)
     stage.ladder.run(missing)
+    meter.end_shard()
     span = meter.since(mark)
     lost = meter.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
     return ShardDone(
@@ -127,6 +128,7 @@ def run_stage(
         sum(shard.num_items for shard in shards),
         unit=unit,
         num_units=len(units),
+        num_shards=len(shards),
         workers=_workers(executor, name.removeprefix(units[0].stage).strip("-") if units else ""),
     )
     meter.find(sum(len(each.items) for each in finished), len(finished))

@@ -87,14 +87,19 @@ class UnitFiles:
     def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
         """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
         parts, quarantined = [], []
-        for unit in units:
-            with _readable(self.path(unit)) as path:
-                part = pq.ParquetFile(path).read()
-            quarantined += _quarantine_rows(part.schema)
-            parts.append(part.replace_schema_metadata(None))
+        for part, lost in self.each(units):
+            quarantined += lost
+            parts.append(part)
         if not parts:
             return tables.to_arrow(self.table, []), []
         return pa.concat_tables(parts), quarantined
+
+    def each(self, units: Sequence[Unit]) -> Iterator[tuple[pa.Table, list[QuarantineRow]]]:
+        """Rows and quarantine of ``units`` one by one, in the plan's order. Raises as :meth:`read`."""
+        for unit in units:
+            with _readable(self.path(unit)) as path, pq.ParquetFile(path) as file:
+                part = file.read()
+            yield part.replace_schema_metadata(None), _quarantine_rows(part.schema)
 
     def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
         """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""

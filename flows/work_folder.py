@@ -63,13 +63,20 @@ class WorkFolder:
         """Write ``rows`` as the current version of ``table``."""
         return self.tables.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
 
+    def batches(self, table: Table) -> Iterator[pa.Table]:
+        """The current version of ``table`` in pieces of some ten thousand rows. Raises as :meth:`read`."""
+        yield from tables.batches(self.tables.paths(self._current(table)), table)
+
     def read(self, table: Table) -> pa.Table:
         """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
+        return tables.read_all(self.tables.paths(self._current(table)), table)
+
+    def _current(self, table: Table) -> Manifest:
         manifest = self.tables.current(table.name)
         if manifest is None:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
-        return tables.read_all(self.tables.paths(manifest), table)
+        return manifest
 
     def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
@@ -78,9 +85,18 @@ class WorkFolder:
     def seal_units(self, table: Table, units: Sequence[Unit]) -> list[QuarantineRow]:
         """Compact finished units into one sealed version of ``table``; returns what they quarantined."""
         fingerprint = digest("units", [[unit.fingerprint, unit.name] for unit in units])
-        rows, quarantined = self.units(table).read(units)
-        if not self.is_sealed(table, fingerprint):
-            self.seal(table, fingerprint, tables.conform(table, rows, fingerprint))
+        files = self.units(table)
+        if self.is_sealed(table, fingerprint):
+            return files.quarantined(units)
+        quarantined: list[QuarantineRow] = []
+
+        def parts() -> Iterator[pa.Table]:
+            for rows, lost in files.each(units):
+                quarantined.extend(lost)
+                yield tables.conform(table, rows, fingerprint)
+
+        schema = tables.to_arrow(table, [], fingerprint).schema
+        self.tables.seal(table.name, fingerprint, [tables.bytes_of(schema, parts())])
         return quarantined
 
     def num_rows(self, table: Table) -> int:

@@ -49,7 +49,7 @@ GAUGES = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Collector:
     """What the endpoint shows. Stages tell it from their threads; scrapes ask from the server's."""
 

@@ -63,20 +63,23 @@ class EventLog:
                 stream.write(b"\n" * is_torn + line.encode(errors="replace") + b"\n")
 
 
-def read_events(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
+def read_events(path: Path, offset: int = 0, only: str = "") -> Iterator[tuple[Event, int]]:
     """Whole lines of the log from byte ``offset`` on, each with the offset behind it. No file has no lines.
 
-    A line that is no JSON object (its writer was killed) is an event ``torn_line`` with its text.
+    A line that is no JSON object (its writer was killed) is an event ``torn_line`` with its text. With ``only``, lines without
+    that text are passed over without being parsed.
     """
     if not path.exists():
         return
+    wanted = only.encode()
     with open(path, "rb") as stream:
         stream.seek(offset)
         for line in stream:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield _parsed(line), offset
+            if wanted in line:
+                yield _parsed(line), offset
 
 
 def is_at_least(event: Event, level: Level) -> bool:

@@ -46,6 +46,8 @@ class StageMeasure:
     units_total: int
     units_done: int
     units_in_flight: int
+    shards_total: int
+    shards_done: int
     elapsed_s: float
     busy_s: float
     p50_ms: float | None
@@ -117,11 +119,18 @@ class StageMeter:
     """Counts one stage's work. Every number comes from the thread that drives the stage."""
 
     def __init__(
-        self, stage: str, total: int, *, unit: str = "", num_units: int = 0, workers: Workers | None = None
+        self,
+        stage: str,
+        total: int,
+        *,
+        unit: str = "",
+        num_units: int = 0,
+        num_shards: int = 0,
+        workers: Workers | None = None,
     ) -> None:
         self.stage, self.total, self.unit = stage, total, unit
         self.workers = workers or Workers()
-        self.num_units = num_units
+        self.num_units, self.num_shards, self.shards_done = num_units, num_shards, 0
         self.done = self.present = self.quarantined = self.units_done = self.units_in_flight = 0
         self.busy_s = 0.0
         self._started = time.monotonic()
@@ -162,6 +171,10 @@ class StageMeter:
         """Count a planned unit that is finished."""
         self.units_done += 1
 
+    def end_shard(self) -> None:
+        """Count a finished shard."""
+        self.shards_done += 1
+
     def lose(self, items: int) -> None:
         """Count items that were given up."""
         self.quarantined += items
@@ -191,6 +204,8 @@ class StageMeter:
             units_total=self.num_units,
             units_done=self.units_done,
             units_in_flight=self.units_in_flight,
+            shards_total=self.num_shards,
+            shards_done=self.shards_done,
             elapsed_s=time.monotonic() - self._started,
             busy_s=self.busy_s,
             p50_ms=quantile(self._sorted_ms, MEDIAN),
