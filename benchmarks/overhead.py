@@ -9,15 +9,25 @@ runs in a process of its own. A candidate-stage is one candidate through one of 
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import platform
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import duckdb
+import prefect
+import pyarrow as pa
+import ray
 
 from avpref import config
 from avpref.cluster import Receipt, Unit, ray_session
@@ -36,6 +46,7 @@ from avpref.flows.score_files import ScoreFiles
 from avpref.flows.scoring import ScoreItem
 from avpref.flows.stage import run_stage
 from avpref.flows.units import UnitFiles
+from avpref.flows.watching import watched
 from avpref.identity import derive_seed, digest
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -203,7 +214,7 @@ def run_case(kind: str, root: Path, num_prompts: int) -> None:
     folder = create(root, config.load(TINY, given).settings)
     case = Case([])
     case.count()
-    with folder.locked(), ray_session():
+    with folder.locked(), ray_session(), watched(folder):
         make_prompts(folder, num_prompts)
         for again in ("", " again"):
             rounds(case, folder, again)
@@ -237,5 +248,117 @@ def rounds(case: Case, folder: RunFolder, again: str) -> None:
         pair.fn(str(folder.root))
 
 
+@dataclass
+class Memory:
+    """Peaks of the proportional share of memory (PSS): of our own processes, and with all that Ray starts."""
+
+    own_mib: float = 0.0
+    all_mib: float = 0.0
+
+    def watch(self, driver: subprocess.Popen[str]) -> None:
+        """Sample until the driver ends."""
+        while driver.poll() is None:
+            shares = {process: pss_mib(process) for process in descendants(driver.pid)}
+            own = [share for process, share in shares.items() if process == driver.pid or is_actor(process)]
+            self.own_mib, self.all_mib = max(self.own_mib, sum(own)), max(self.all_mib, sum(shares.values()))
+            time.sleep(SAMPLE_EVERY_S)
+
+
+def descendants(root: int) -> list[int]:
+    """The process and everything that it started."""
+    found, waiting = [], [root]
+    while waiting:
+        process = waiting.pop()
+        found.append(process)
+        with suppress(OSError):
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                waiting += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def pss_mib(process: int) -> float:
+    """Proportional share of memory; 0 of one that has ended."""
+    with suppress(OSError):
+        text = Path(f"/proc/{process}/smaps_rollup").read_text()
+        return int(text.split("\nPss:")[1].split()[0]) / 1024
+    return 0.0
+
+
+def is_actor(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_text().startswith("ray::_Actor")
+    return False
+
+
+def measure(kind: str, num_prompts: int) -> dict[str, Any]:
+    """One case in a process of its own, and the memory of all its processes."""
+    with tempfile.TemporaryDirectory() as root:
+        command = [sys.executable, __file__, kind, root, str(num_prompts)]
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        memory = Memory()
+        watching = threading.Thread(target=memory.watch, args=(driver,))
+        watching.start()
+        out, _ = driver.communicate()
+        watching.join()
+        assert driver.returncode == 0, f"case {kind} failed"
+        return {"kind": kind, **json.loads(out.splitlines()[-1]), **asdict(memory)}
+
+
+def table(case: dict[str, Any]) -> str:
+    rows = [
+        f"| {each['phase']} | {each['wall_s']:.1f} | {each['driver_cpu_s']:.1f} | {each['fsync_s']:.1f} ({each['fsyncs']}) "
+        f"| {each['peak_mib']:.0f} | {each['task_runs']} |"
+        for each in case["phases"]
+    ]
+    head = "| phase | wall s | processor s of the driver | in fsync s (calls) | peak resident MiB of the driver | task runs |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def summary(case: dict[str, Any], num_prompts: int) -> str:
+    phases = {each["phase"]: each for each in case["phases"]}
+    stages = num_prompts * NUM_CANDIDATES * len(SCORERS)
+    score, again = phases["score"], phases["score again"]
+    per = {name: 1000 * score[name] / stages for name in ("wall_s", "driver_cpu_s", "fsync_s")}
+    once = [each for each in case["phases"] if not each["phase"].endswith("again")]
+    where = "the workers' commits are in it" if case["kind"] == "in_process" else "commits are the actors'"
+    return f"""* {stages:,} candidate-stages of the four scorers: **{per["wall_s"]:.3f} ms** each by the clock,
+  {per["driver_cpu_s"]:.3f} ms of the driver's processor ({where}),
+  {per["fsync_s"]:.3f} ms of the driver waiting for fsync. Unchanged, again: {again["wall_s"]:.1f} s in all.
+* {sum(each["task_runs"] for each in once)} shard task runs for candidates and four scorers' stages over {num_prompts:,} prompts.
+* Peak resident memory of the driver {max(each["peak_mib"] for each in case["phases"]):.0f} MiB; peak PSS of driver and
+  actors {case["own_mib"]:.0f} MiB, with all processes that Ray starts {case["all_mib"]:.0f} MiB.
+* {case["unit_files"]:,} unit files; log of events {case["events_mib"]:.1f} MiB.
+* Sealing candidates {phases["seal candidates"]["wall_s"]:.1f} s, {case["scores"]:,} score rows
+  {phases["seal scores"]["wall_s"]:.1f} s; selecting {case["pairs"]:,} pairs {phases["pair"]["wall_s"]:.1f} s."""
+
+
+def report(cases: list[dict[str, Any]], num_prompts: int, loads: tuple[str, str]) -> str:
+    versions = (
+        f"prefect {prefect.__version__}, ray {ray.__version__}, duckdb {duckdb.__version__}, pyarrow {pa.__version__}"
+    )
+    parts = [f"## {case['kind']}\n\n{summary(case, num_prompts)}\n\n{table(case)}\n" for case in cases]
+    return f"""# What the machinery costs
+
+{datetime.date.today()} · {os.cpu_count()} cores ({platform.machine()}), shared with other work: load average {loads[0]} at the beginning,
+{loads[1]} at the end · Python {platform.python_version()}, {versions}
+
+Script: `benchmarks/overhead.py {num_prompts}`. {num_prompts:,} prompts × {NUM_CANDIDATES} candidates, units of {UNIT}, shards of {SHARD}
+prompts, stub workers that write rows and no media; plan, ladder, pools, commits, events, documents, seals and pair selection are real. Each
+commit is an fsync of the file and one of its folder. "Again" is the same once more, with nothing missing. Wall times grow with what else
+the machine does, processor times less so.
+
+{chr(10).join(parts)}"""
+
+
+def main(num_prompts: int) -> None:
+    begin = f"{os.getloadavg()[0]:.1f}"
+    cases = [measure(kind, num_prompts) for kind in EXECUTORS]
+    loads = begin, f"{os.getloadavg()[0]:.1f}"
+    Path(__file__).with_suffix(".md").write_text(report(cases, num_prompts, loads), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    run_case(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    if sys.argv[1:2] and sys.argv[1] in EXECUTORS:
+        run_case(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main(int(sys.argv[1]) if sys.argv[1:] else NUM_PROMPTS)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from avpref.cluster import Failure, Outcome, Pool, Unit
 from avpref.datasets.rows import QuarantineRow
@@ -99,7 +100,7 @@ class Ladder:
             self.meter.time_unit(len(unit.items), work.run_s)
         for note in work.notes:
             level = Level[note.level] if note.level in Level.__members__ else Level.ERROR
-            said = {"logger": note.source, "message": note.message, "by": work.place}
+            said: dict[str, Any] = {"logger": note.source, "message": note.message, "by": work.place}
             self.events.write("worker_said", level, **self._about(unit), **said)
 
     def _settle(self, work: _Work, outcome: Outcome) -> list[_Work]:
@@ -110,7 +111,7 @@ class Ladder:
             return self._climb(work, outcome.failure)
         lost = self._count_lost(work.unit)
         self.has_succeeded |= lost < len(work.unit.items)
-        took = {"seconds": round(outcome.work.run_s, 4), "by": outcome.work.place}
+        took: dict[str, Any] = {"seconds": round(outcome.work.run_s, 4), "by": outcome.work.place}
         self.events.write("unit_done", **self._about(work.unit), items=len(work.unit.items), quarantined=lost, **took)
         self._finish(work)
         return []
@@ -186,6 +187,6 @@ class Ladder:
         self.events.write("circuit_opened", Level.ERROR, stage=self.meter.stage, message=found)
         return CircuitOpen(found, "failures of a few candidates only", fix)
 
-    def _about(self, unit: Unit) -> dict[str, object]:
+    def _about(self, unit: Unit) -> dict[str, Any]:
         """What an event says of the unit that it is about."""
         return {"stage": unit.stage, "pool": self.meter.workers.pool, "shard": unit.shard, "unit": unit.name}

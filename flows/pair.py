@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 from prefect import flow
 
 from avpref.datasets import normalise, pairing, tables, views
-from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder, list_runs, open_root
@@ -44,14 +43,12 @@ def select(folder: RunFolder) -> pairing.Selection:
 
 
 def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
-    """DuckDB over prompts, candidates and scores of the training split alone."""
-    prompts = folder.read(tables.PROMPTS)
-    prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
-    candidates = folder.read(tables.CANDIDATES)
-    candidates = candidates.filter(pc.is_in(candidates["prompt_id"], prompts["prompt_id"].combine_chunks()))
-    scores = folder.read(tables.SCORES)
-    scores = scores.filter(pc.is_in(scores["candidate_id"], candidates["candidate_id"].combine_chunks()))
-    return views.connect_tables({"prompts": prompts, "candidates": candidates, "scores": scores})
+    """DuckDB over prompts, candidates and scores of the training split alone, read from their files as they are needed."""
+    for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
+        folder.require(table)
+    con = folder.connect()
+    views.hide_held_out(con)
+    return con
 
 
 def read_norm(folder: RunFolder) -> normalise.Norm:

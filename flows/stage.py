@@ -163,7 +163,7 @@ def _workers(executor: Executor, pool: str) -> Workers:
             return Workers(pool or "main", executor.num_actors, executor.num_gpus_per_actor)
 
 
-def _told(meter: StageMeter) -> dict[str, object]:
+def _told(meter: StageMeter) -> dict[str, Any]:
     measure = meter.measure()
     names = ("done", "made", "quarantined", "elapsed_s", "busy_s", "gpu_s", "busy_share", "p50_ms", "p95_ms")
     found = {name: getattr(measure, name) for name in names}

@@ -65,13 +65,14 @@ class WorkFolder:
 
     def batches(self, table: Table) -> Iterator[pa.Table]:
         """The current version of ``table`` in pieces of some ten thousand rows. Raises as :meth:`read`."""
-        yield from tables.batches(self.tables.paths(self._current(table)), table)
+        yield from tables.batches(self.tables.paths(self.require(table)), table)
 
     def read(self, table: Table) -> pa.Table:
         """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
-        return tables.read_all(self.tables.paths(self._current(table)), table)
+        return tables.read_all(self.tables.paths(self.require(table)), table)
 
-    def _current(self, table: Table) -> Manifest:
+    def require(self, table: Table) -> Manifest:
+        """The manifest of the current version of ``table``. Raises InputError where the stage that makes it has not run."""
         manifest = self.tables.current(table.name)
         if manifest is None:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
