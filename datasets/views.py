@@ -59,11 +59,6 @@ def connect_tables(tables: Mapping[str, pa.Table], limits: Limits | None = None)
     return con
 
 
-def hide_held_out(con: duckdb.DuckDBPyConnection) -> None:
-    """Make ``prompts``, ``candidates`` and ``scores`` of the connection those of the training split alone."""
-    con.execute(sql("training_views"))
-
-
 def connect_locked(tables: Mapping[str, pa.Table], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
     """As :func:`connect_tables`, for SQL from strangers: no files, no network, no extensions, no changes of settings."""
     con = connect_tables(tables, limits)

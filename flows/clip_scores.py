@@ -12,6 +12,7 @@ from avpref.datasets.clips import ClipRow, Refused, read_rows
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
 from avpref.errors import InputError, MediaError
+from avpref.files import Files, LocalFiles
 from avpref.flows.plan import GROUND_TRUTH_INDEX
 from avpref.flows.score_files import distinct
 from avpref.flows.score_stage import ScoreWork, score_items
@@ -23,7 +24,7 @@ from avpref.identity import digest, file_sha256
 from avpref.media import probe
 from avpref.observe_settings import ObserveSettings
 from avpref.settings import Executor, ScoreJob
-from avpref.store import commit_once, storage_errors
+from avpref.store import storage_errors
 
 STAGE = "score"
 JOB_FILE = "job.json"
@@ -46,6 +47,11 @@ class ClipScores(WorkFolder):
     def observe(self) -> ObserveSettings:
         """How scoring is watched, and at what price."""
         return self.job.observe
+
+    @property
+    def media(self) -> Files:
+        """The user's own disk: the paths of a list's clips are absolute."""
+        return LocalFiles(Path("/"))
 
     @property
     def window_s(self) -> float:
@@ -82,7 +88,7 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
     folder = ClipScores(Path(root).resolve() / f"{job.run.name}-{identity}", job)
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
-    commit_once(folder.root / JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
+    folder.files.commit_once(JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
     with folder.locked(), watched(folder), watched_stage(folder, STAGE):
         return folder, _score(folder, listed)
 

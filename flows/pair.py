@@ -9,10 +9,13 @@ import pyarrow.compute as pc
 from prefect import flow
 
 from avpref.datasets import normalise, pairing, tables, views
+from avpref.domain import Split
 from avpref.errors import InputError
+from avpref.files import LocalFiles
 from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder, list_runs, open_root
 from avpref.flows.scorers import metrics_of
+from avpref.flows.tally import Tally, record
 from avpref.identity import digest
 from avpref.logs import say
 
@@ -22,11 +25,15 @@ def pair(run_dir: str) -> int:
     """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
     folder = open_root(Path(run_dir))
     fingerprint = _fingerprint(folder)
-    if not folder.is_sealed(tables.PAIRS, fingerprint):
+    is_new = not folder.is_sealed(tables.PAIRS, fingerprint)
+    if is_new:
         _seal(folder, fingerprint, select(folder))
     _require_pairs(folder)
+    num_pairs = folder.num_rows(tables.PAIRS)
+    found = Tally("pair", "pairs", made=num_pairs) if is_new else Tally("pair", "pairs", present=num_pairs)
+    record(folder.events, found)
     reporting.table("pairs", _reasons(folder), "prompts without a pair, by reason")
-    return folder.num_rows(tables.PAIRS)
+    return num_pairs
 
 
 def select(folder: RunFolder) -> pairing.Selection:
@@ -46,9 +53,24 @@ def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
     """DuckDB over prompts, candidates and scores of the training split alone, read from their files as they are needed."""
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.require(table)
-    con = folder.connect()
-    views.hide_held_out(con)
-    return con
+    match folder.tables.files:
+        case LocalFiles():
+            con = folder.connect()
+            con.execute(views.sql("training_views"))
+            return con
+        case _:
+            return _training_rows(folder)
+
+
+def _training_rows(folder: RunFolder) -> duckdb.DuckDBPyConnection:
+    """As :func:`training_tables`, of tables that are brought into memory."""
+    prompts = folder.read(tables.PROMPTS)
+    prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
+    candidates = folder.read(tables.CANDIDATES)
+    candidates = candidates.filter(pc.is_in(candidates["prompt_id"], prompts["prompt_id"].combine_chunks()))
+    scores = folder.read(tables.SCORES)
+    scores = scores.filter(pc.is_in(scores["candidate_id"], candidates["candidate_id"].combine_chunks()))
+    return views.connect_tables({"prompts": prompts, "candidates": candidates, "scores": scores})
 
 
 def read_norm(folder: RunFolder) -> normalise.Norm:
@@ -102,5 +124,5 @@ def _reasons(folder: RunFolder) -> list[dict[str, object]]:
 
 
 def pairs_hash(folder: RunFolder) -> str:
-    """Content hash of the pair table: equal for equal pairs, margins and scores."""
-    return digest("pairs", folder.read(tables.PAIRS).to_pylist(), size=32)
+    """Content hash of the pair table: equal for equal pairs, margins and scores, in whatever run their norm was measured."""
+    return digest("pairs", folder.read(tables.PAIRS).drop_columns("norm_id").to_pylist(), size=32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +17,8 @@ from avpref.flows import reporting
 from avpref.flows.devices import resolved
 from avpref.flows.ladder import Ladder
 from avpref.flows.plan import Shard
+from avpref.flows.reuse import Reuse, ShardWork, Taken, compose, take_over
+from avpref.flows.tally import Tally, record
 from avpref.flows.units import CommittedUnits
 from avpref.flows.watching import audience, told
 from avpref.logs import Progress
@@ -50,8 +52,8 @@ class Stage:
     name: str
     ladder: Ladder
     progress: Progress
-    finished: frozenset[str]
     lost_before: Mapping[str, int]
+    reuse: Reuse | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ class ShardDone:
 
 
 @task(name="shard", task_run_name="{stage.name}-{shard.ordinal}", cache_policy=NO_CACHE, persist_result=False)
-def run_shard(stage: Stage, shard: Shard) -> ShardDone:
-    """Finish the missing units of one shard; returns what it came to."""
+def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
+    """Finish what is left of one shard; returns what it came to."""
     meter = stage.progress.meter
     mark, lost_now = meter.mark(), meter.quarantined
-    missing = [unit for unit in shard.units if unit.name not in stage.finished]
-    made_now = sum(len(unit.items) for unit in missing)
-    stage.ladder.run(missing)
+    stage.ladder.run(work.units)
+    if stage.reuse:
+        compose(stage.reuse, work)
     meter.end_shard()
     span = meter.since(mark)
     lost = meter.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
@@ -91,7 +93,7 @@ def run_shard(stage: Stage, shard: Shard) -> ShardDone:
         rows=shard.num_items - lost,
         items=shard.num_items,
         units=len(shard.units),
-        made_now=made_now,
+        made_now=work.num_items,
         quarantined=lost,
         seconds=round(span.seconds, 3),
         busy_actor_s=round(span.busy_s, 3),
@@ -114,44 +116,56 @@ def run_stage(
     spec: Callable[[], WorkerSpec],
     unit: str,
     executor: Executor | None = None,
+    reuse: Reuse | None = None,
 ) -> list[Unit]:
     """Finish every unit of ``shards`` and return them in the plan's order. No pool is opened where nothing is missing.
 
-    ``executor`` is the workplace's unless the stage has one of its own.
+    ``executor`` is the workplace's unless the stage has one of its own. With ``reuse`` items of a missing unit are first looked
+    for in other files; ``spec`` is asked for its workers after that, and only where something is left to do.
     """
     executor = executor or place.executor
     units = [each for shard in shards for each in shard.units]
-    finished = files.finished(units)
-    lost = {each.name: files.quarantined([each]) for each in finished}
-    meter = StageMeter(
-        name,
-        sum(shard.num_items for shard in shards),
-        unit=unit,
-        num_units=len(units),
-        num_shards=len(shards),
-        workers=_workers(executor, name.removeprefix(units[0].stage).strip("-") if units else ""),
-    )
-    meter.find(sum(len(each.items) for each in finished), len(finished))
-    meter.lose(sum(len(rows) for rows in lost.values()))
+    lost = {each.name: files.quarantined([each]) for each in files.finished(units)}
+    before = [row for rows in lost.values() for row in rows]
+    taken = take_over(reuse, shards) if reuse else _missing(shards, lost.keys())
+    left = [each for work in taken.work.values() for each in work.units]
+    meter = _meter(name, unit, shards, executor, left, files)
+    meter.lose(len(before))
     allowed = max(1, round(meter.total * place.max_quarantined_share))
     watchers = audience(name, reporting.listener())
-    place.events.write("units_planned", stage=name, items=meter.total, units=len(units), present=meter.present)
-    pool_of = _no_pool() if len(finished) == len(units) else open_pool(executor, spec())
+    place.events.write("units_planned", stage=name, items=meter.total, units=meter.num_units, present=meter.present)
+    pool_of = open_pool(executor, spec()) if left else _no_pool()
     progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
     with told(watchers, meter), pool_of as pool, progress_of() as progress:
-        before = [row for rows in lost.values() for row in rows]
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
-        stage = Stage(
-            name,
-            ladder,
-            progress,
-            frozenset(each.name for each in finished),
-            {unit_name: len(rows) for unit_name, rows in lost.items() if rows},
-        )
-        done = [reporting.call(run_shard, stage, shard) for shard in shards]
+        stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
+        done = [reporting.call(run_shard, stage, shard, taken.work[shard.ordinal]) for shard in shards]
     place.events.write("units_finished", stage=name, **_told(meter))
+    items = reuse.counted or unit if reuse else unit
+    lost_now = len(ladder.quarantined) - len(before)
+    record(place.events, Tally(name, items, taken.missing, taken.present, dict(taken.reused), lost_now))
     reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
     return units
+
+
+def _meter(
+    name: str, unit: str, shards: Sequence[Shard], executor: Executor, left: Sequence[Unit], files: CommittedUnits
+) -> StageMeter:
+    """The meter of a stage of which the units ``left`` are to be run; everything else is there."""
+    units = [each for shard in shards for each in shard.units]
+    total, missing = sum(shard.num_items for shard in shards), sum(len(each.items) for each in left)
+    present = len(files.finished(units))
+    pool = name.removeprefix(units[0].stage).strip("-") if units else ""
+    meter = StageMeter(
+        name,
+        total,
+        unit=unit,
+        num_units=present + len(left),
+        num_shards=len(shards),
+        workers=_workers(executor, pool),
+    )
+    meter.find(total - missing, present)
+    return meter
 
 
 def _workers(executor: Executor, pool: str) -> Workers:
@@ -168,3 +182,14 @@ def _told(meter: StageMeter) -> dict[str, Any]:
     names = ("done", "made", "quarantined", "elapsed_s", "busy_s", "gpu_s", "busy_share", "p50_ms", "p95_ms")
     found = {name: getattr(measure, name) for name in names}
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def _missing(shards: Sequence[Shard], finished: Collection[str]) -> Taken:
+    """The plan minus what exists."""
+    taken = Taken()
+    for shard in shards:
+        work = ShardWork(tuple(unit for unit in shard.units if unit.name not in finished))
+        taken.work[shard.ordinal] = work
+        taken.missing += work.num_items
+        taken.present += shard.num_items - work.num_items
+    return taken

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -21,11 +21,13 @@ from avpref.datasets import tables, views
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError, StorageError
+from avpref.errors import InputError, StorageError, TableError
 from avpref.events import EventLog
+from avpref.files import Files, LocalFiles
+from avpref.flows.neighbours import Neighbour, folders_beside
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
-from avpref.store import Manifest, TableStore, replace, storage_errors, sweep_temporaries
+from avpref.store import Manifest, TableStore, storage_errors, sweep_temporaries
 
 EVENTS_FILE = "events.jsonl"
 
@@ -42,13 +44,32 @@ class WorkFolder:
         return EventLog(self.root / EVENTS_FILE, self.root.name)
 
     @property
+    def files(self) -> Files:
+        """What is true of the work: units, media, tables, documents. The folder itself, unless it is kept elsewhere."""
+        return LocalFiles(self.root)
+
+    @property
+    def media(self) -> Files:
+        """Where the paths of candidates' clips start."""
+        return self.files
+
+    @property
+    def shared(self) -> Files:
+        """What this and other folders beside it have in common."""
+        return LocalFiles(self.root.parent)
+
+    def neighbours(self) -> Sequence[Neighbour]:
+        """The folders beside this one, where finished work may be found."""
+        return folders_beside(self.root)
+
+    @property
     def tables(self) -> TableStore:
         """Sealed tables."""
-        return TableStore(self.root / "tables")
+        return TableStore(self.files.within("tables"))
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units whose rows belong to ``table``."""
-        return UnitFiles(self.root / "units", table)
+        return UnitFiles(self.files.within("units"), table)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
@@ -65,11 +86,14 @@ class WorkFolder:
 
     def batches(self, table: Table) -> Iterator[pa.Table]:
         """The current version of ``table`` in pieces of some ten thousand rows. Raises as :meth:`read`."""
-        yield from tables.batches(self.tables.paths(self.require(table)), table)
+        files = self.tables.files
+        for name in self.tables.names(self.require(table)):
+            with self._stream(table, name) as stream:
+                yield from tables.batches(stream, files.at(name), table)
 
     def read(self, table: Table) -> pa.Table:
         """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
-        return tables.read_all(self.tables.paths(self.require(table)), table)
+        return self._rows(table, self.require(table))
 
     def require(self, table: Table) -> Manifest:
         """The manifest of the current version of ``table``. Raises InputError where the stage that makes it has not run."""
@@ -107,17 +131,40 @@ class WorkFolder:
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """DuckDB with one view per sealed table in the folder, over the manifests' files."""
-        manifests = [self.tables.current(table.name) for table in tables.TABLES]
-        return views.connect({found.table: self.tables.paths(found) for found in manifests if found is not None})
+        found = [(table, manifest) for table in tables.TABLES if (manifest := self.tables.current(table.name))]
+        match self.tables.files:
+            case LocalFiles() as local:
+                names = {table.name: self.tables.names(manifest) for table, manifest in found}
+                return views.connect({table: [local.path(name) for name in each] for table, each in names.items()})
+            case _:
+                return views.connect_tables({table.name: self._rows(table, manifest) for table, manifest in found})
+
+    def _rows(self, table: Table, manifest: Manifest) -> pa.Table:
+        files, parts = self.tables.files, []
+        for name in self.tables.names(manifest):
+            with self._stream(table, name) as stream:
+                parts.append(tables.read_stream(stream, files.at(name), table))
+        return tables.joined(parts, table)
+
+    @contextlib.contextmanager
+    def _stream(self, table: Table, name: str) -> Iterator[BinaryIO]:
+        files = self.tables.files
+        try:
+            with files.open(name) as stream:
+                yield stream
+        except FileNotFoundError as error:
+            raise TableError(f"no file {files.at(name)}", f"a file of table '{table.name}'", tables.AGAIN) from error
 
     def write_json(self, name: str, document: Any) -> None:
         """Replace a small JSON document."""
-        replace(self.root / name, json.dumps(document, indent=1, ensure_ascii=False).encode())
+        self.files.replace(name, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
         """A JSON document, or None."""
-        path = self.root / name
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(self.files.read(name))
+        except FileNotFoundError:
+            return None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

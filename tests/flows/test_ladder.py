@@ -18,6 +18,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, CircuitOpen, ConfigError, MediaError, StorageError
 from avpref.events import EventLog
+from avpref.files import LocalFiles
 from avpref.flows.ladder import ALIKE_BEFORE_OPEN, ATTEMPTS, Ladder
 from avpref.flows.units import UnitFiles
 
@@ -118,7 +119,7 @@ class Bench:
 
     @property
     def files(self) -> UnitFiles:
-        return UnitFiles(self.folder / "units", ROWS)
+        return UnitFiles(LocalFiles(self.folder / "units"), ROWS)
 
     @property
     def events(self) -> list[dict[str, object]]:

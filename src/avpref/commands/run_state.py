@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import fnmatch
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
+from avpref.flows.promotion import State
+from avpref.flows.promotion import state as promotion_state
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
@@ -50,11 +52,12 @@ def _results(folder: RunFolder) -> list[Result]:
 
 
 def state(folder: RunFolder) -> str:
-    """In use, finished, or the first stage that is missing."""
+    """In use, finished, awaiting approval, or the first stage that is missing."""
     if is_in_use(folder.root):
         return IN_USE
-    if (folder.root / RESULT_FILE).exists():
-        return FINISHED
+    if folder.files.exists(RESULT_FILE):
+        is_asked = folder.settings.promotion.approval == "required"
+        return str(State.AWAITING) if is_asked and promotion_state(folder) is State.AWAITING else FINISHED
     missing = [name for name, is_done, _ in _results(folder) if not is_done]
     return f"next: {missing[0]}" if missing else FINISHED
 
@@ -85,9 +88,10 @@ def quarantine(folder: RunFolder) -> list[QuarantineRow]:
 
     Stages that are not finished write no list: what they gave up on is read from the log.
     """
-    files = [path for pattern in QUARANTINES for path in sorted(folder.root.glob(pattern))]
-    rows = [QuarantineRow(**row) for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
-    if (folder.root / RESULT_FILE).exists() and not is_in_use(folder.root):
+    documents = folder.files.children()
+    names = [name for pattern in QUARANTINES for name in fnmatch.filter(documents, pattern)]
+    rows = [QuarantineRow(**row) for name in names for row in folder.read_json(name)]
+    if folder.files.exists(RESULT_FILE) and not is_in_use(folder.root):
         return rows
     known = {(row.candidate_id, row.stage) for row in rows}
     logged = quarantined_so_far(folder.events.path)
