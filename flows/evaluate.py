@@ -1,4 +1,4 @@
-"""Flow ``evaluate``: the policy on held-out prompts with the reference's noise, compared, and put before the gate."""
+"""Stage ``evaluate``: the policy on held-out prompts with the reference's noise, compared, and put before the gate."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from prefect import flow
 
 from avpref.datasets import evaluation, gate, tables
 from avpref.datasets.rows import EvaluationRow, Kind, Side
 from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Prompt, ScoreStatus, Split
+from avpref.flows import reporting
 from avpref.flows.candidates import make_candidates, read_candidates
 from avpref.flows.dpo import policy_network, training_summary
 from avpref.flows.pair import read_norm
@@ -35,7 +35,7 @@ class SideClips:
     scores: pd.DataFrame
 
 
-@flow(name="evaluate", persist_result=False, validate_parameters=False)
+@reporting.stage("evaluate")
 def evaluate(run_dir: str) -> int:
     """Compare policy and reference of the run in ``run_dir`` and decide; returns the number of held-out clips compared."""
     folder = open_root(Path(run_dir))

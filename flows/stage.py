@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from avpref.cluster import Unit, WorkerSpec, open_pool
 from avpref.flows import reporting
 from avpref.flows.ladder import Ladder
@@ -61,7 +58,6 @@ class ShardDone:
     seconds: float
 
 
-@task(name="shard", task_run_name="{stage.name}-{shard.ordinal}", cache_policy=NO_CACHE, persist_result=False)
 def run_shard(stage: Stage, shard: Shard) -> ShardDone:
     """Finish the missing units of one shard; returns what it came to."""
     started = time.monotonic()
@@ -72,6 +68,11 @@ def run_shard(stage: Stage, shard: Shard) -> ShardDone:
     lost = len(stage.files.quarantined(shard.units))
     took_s = round(time.monotonic() - started, 3)
     return ShardDone(shard.ordinal, shard.num_items, len(shard.units), made_now, lost, took_s)
+
+
+def _reported(stage: Stage, shard: Shard) -> ShardDone:
+    with reporting.task(run_shard.__name__, f"{stage.name}-{shard.ordinal}"):
+        return run_shard(stage, shard)
 
 
 @contextmanager
@@ -100,6 +101,6 @@ def run_stage(
     with pool_of as pool, Progress(name, total, unit=unit, listener=reporting.listener()) as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, files.quarantined(finished))
         stage = Stage(name, files, ladder, progress)
-        done = [reporting.call(run_shard, stage, shard) for shard in shards]
+        done = [_reported(stage, shard) for shard in shards]
     reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
     return units

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from avpref.reporting_settings import ReportingSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
 
@@ -367,6 +368,7 @@ class Settings(Section):
     pairs: PairSettings = PairSettings()
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    reporting: ReportingSettings = ReportingSettings()
 
 
 class ScoreJob(Section):
