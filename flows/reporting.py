@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from prefect import Flow
@@ -171,7 +172,7 @@ def note(text: str) -> None:
 def event(name: str, run_id: str, run_dir: str, payload: Mapping[str, Any]) -> None:
     """An event about a run that automations can act on; nothing where nothing is reported.
 
-    Its resource is ``avpref.run.<run id>`` with the run's name, id and folder as labels; the flow run is related.
+    Its resource is ``avpref.run.<run id>``; labels avpref.run-id, avpref.run-dir, avpref.runs-dir. The flow run is related.
     """
     place = _PLACE.get()
     if place is None:
@@ -181,6 +182,7 @@ def event(name: str, run_id: str, run_dir: str, payload: Mapping[str, Any]) -> N
         "prefect.resource.name": run_id,
         "avpref.run-id": run_id,
         "avpref.run-dir": run_dir,
+        "avpref.runs-dir": str(Path(run_dir).parent),
     }
     place.outbox.put(Happened(_new_key(), name, place.run, resource, payload, datetime.now(UTC)))
 
@@ -239,6 +241,14 @@ def _new_key() -> str:
 def _artifact_key(name: str) -> str:
     """An artifact's key: Prefect takes lower-case letters, digits and dashes."""
     return f"avpref-{name.replace('_', '-')}"
+
+
+def require_server() -> None:
+    """Raises AvprefError where no server is configured, or it does not answer."""
+    if not has_server():
+        fix = "export PREFECT_API_URL=http://127.0.0.1:4200/api, or: prefect config set PREFECT_API_URL=…"
+        raise AvprefError("no Prefect server is configured", "the address of one", fix)
+    _require_answer()
 
 
 def _require_answer() -> None:
