@@ -28,7 +28,17 @@ RULES = {
     "video_kept": "Video kept: lower end of the interval",
     "displacement": "Chosen clips kept: rise of their training error",
     "meaningful_scores": "Scores mean something",
+    "superiority": "Improved: lower end of the interval",
+    "minimum_effect": "Improved: mean change",
+    "non_inferiority": "Kept: lower end of the interval",
+    "validity": "Rise of the share of clips that no scorer could judge",
+    "enough_pairs": "Enough comparable pairs",
 }
+OF_ONE_DIMENSION = {"audio_gain", "sync_gain", "video_kept", "meaningful_scores"}
+UNITS = {"displacement": ("", 5), "validity": ("", 3), "enough_pairs": ("", 0), "meaningful_scores": ("", 0)}
+SIGNS = {"displacement": "below", "validity": "at most"} | dict.fromkeys(
+    ("audio_gain", "minimum_effect", "enough_pairs", "meaningful_scores"), "at least"
+)
 SCORERS = {
     "toy": "The scorers know the embedded toy world and nothing else; their numbers do not carry over to other clips.",
     "signal": "The scorers measure properties of the signal. They are not the learned reward models of the paper.",
@@ -104,10 +114,9 @@ def _mark(is_good: bool) -> str:
 
 
 def _rule(rule: RuleOutcome) -> tuple[Content, ...]:
-    is_error = rule.rule == "displacement"
-    name = f"{RULES.get(rule.rule, rule.rule)}{f' ({rule.dimension})' if is_error else ''}"
-    unit, digits = ("", 5) if is_error else ("\N{NO-BREAK SPACE}sd", 3)
-    sign = "below" if is_error else "at least" if rule.rule == "audio_gain" else "above"
+    name = f"{RULES.get(rule.rule, rule.rule)}{f' ({rule.dimension})' if rule.rule not in OF_ONE_DIMENSION else ''}"
+    unit, digits = UNITS.get(rule.rule, ("\N{NO-BREAK SPACE}sd", 3))
+    sign = SIGNS.get(rule.rule, "above")
     result = element(
         "span", f"{_mark(rule.passed)} {'passed' if rule.passed else 'refused'}", class_=_tone(rule.passed)
     )
