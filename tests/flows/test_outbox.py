@@ -92,7 +92,12 @@ def test_waiting_progress_is_replaced_by_newer_progress(open_outbox: Callable[..
     outbox.put(progress(7.0, "avpref-train"))
     outbox.put(TaskEnded("task-0", End.COMPLETED))
     assert not flushed(outbox, desk)
-    assert desk.delivered == [started(0), progress(99), progress(7.0, "avpref-train"), TaskEnded("task-0", End.COMPLETED)]
+    assert desk.delivered == [
+        started(0),
+        progress(99),
+        progress(7.0, "avpref-train"),
+        TaskEnded("task-0", End.COMPLETED),
+    ]
 
 
 def test_progress_that_is_on_its_way_is_followed_by_what_replaced_it(open_outbox: Callable[..., Outbox]) -> None:
