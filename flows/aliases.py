@@ -89,7 +89,9 @@ def history(runs: Path, alias: str = SERVING) -> list[AliasMove]:
         move = _read(path, data)
         if move.previous_sha256 != sha256 or move.number != number or move.alias != alias:
             earlier = f"{_file_name(number - 1)} or {path.name}" if number > 1 else path.name
-            raise TableError(f"{path}: it does not follow the move before", f"{earlier} unchanged", _restore(path.parent))
+            raise TableError(
+                f"{path}: it does not follow the move before", f"{earlier} unchanged", _restore(path.parent)
+            )
         found, sha256 = [*found, move], bytes_sha256(data)
     return found
 
@@ -127,7 +129,9 @@ def append(runs: Path, before: AliasMove | None, move: AliasMove) -> AliasMove:
     path = folder / _file_name(number)
     if not commit_once(path, json.dumps({"schema_version": SCHEMA_VERSION, **linked}, indent=1).encode()):
         won = _read(path, path.read_bytes())
-        found = f"{won.by} moved {won.alias} to {won.adapter} (run {won.run_id}, {won.action} at {won.at}) at the same time"
+        found = (
+            f"{won.by} moved {won.alias} to {won.adapter} (run {won.run_id}, {won.action} at {won.at}) at the same time"
+        )
         raise AliasConflict(found, "one move at a time", "look at it (avpref gate history), then decide again")
     return AliasMove(**linked)
 

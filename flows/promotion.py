@@ -267,7 +267,9 @@ def _verify_files(runs: Path, document: Mapping[str, Any]) -> None:
     if changed:
         first = changed[0]
         raise TableError(
-            f"{Path(runs) / first.what}: {first.now}", f"sha-256 {first.then}", "restore the file from a copy, or retrain"
+            f"{Path(runs) / first.what}: {first.now}",
+            f"sha-256 {first.then}",
+            "restore the file from a copy, or retrain",
         )
 
 
@@ -283,7 +285,9 @@ def _target(moves: list[AliasMove], alias: str, to: str) -> str:
     known = list(dict.fromkeys(move.adapter for move in moves))
     matching = [adapter for adapter in known if adapter.startswith(to)]
     if len(matching) != 1:
-        raise InputError(f"{to!r} is {len(matching)} adapters of {alias}", f"one of: {', '.join(known)}", "--to ADAPTER")
+        raise InputError(
+            f"{to!r} is {len(matching)} adapters of {alias}", f"one of: {', '.join(known)}", "--to ADAPTER"
+        )
     return matching[0]
 
 
