@@ -52,11 +52,19 @@ def test_parameters_of_deployments_schedules_and_triggers_are_the_flows(name: st
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_every_deployment_is_bounded(name: str) -> None:
     deployment = DEPLOYMENTS[name]
-    assert deployment["concurrency_limit"]["limit"] == 1
-    assert deployment["concurrency_limit"]["collision_strategy"] in ("ENQUEUE", "CANCEL_NEW")
+    if deployment["work_pool"].get("work_queue_name") != "loop":  # one at a time by the queue's limit
+        assert deployment["concurrency_limit"]["limit"] == 1
+        assert deployment["concurrency_limit"]["collision_strategy"] in ("ENQUEUE", "CANCEL_NEW")
     assert flow_of(deployment).timeout_seconds
     assert deployment["work_pool"]["name"] == "avpref"
     assert "avpref" in deployment["tags"], "automations choose runs by this tag"
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_long_runs_hold_no_lease_that_an_outage_would_cancel(name: str) -> None:
+    deployment = DEPLOYMENTS[name]
+    is_long = deployment["work_pool"].get("work_queue_name") == "loop"
+    assert is_long == ("concurrency_limit" not in deployment)
 
 
 def test_the_gates_event_starts_the_promotion() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 import yaml
@@ -114,6 +114,7 @@ def _deployments(url: str) -> Iterator[Check]:
     except (*NO_ANSWER, KeyError, TypeError, AttributeError) as error:
         yield Check(name, WARN, f"cannot be listed: {error}", "prefect deployment ls")
         return
+    problems += list(_unlimited_queues(url, ours))
     if problems:
         yield from problems
     else:
@@ -134,6 +135,20 @@ def _problems(deployment: dict[str, Any]) -> Iterator[Check]:
             meant = f" (did you mean {near[0]}?)" if near else ""
             fix = f"correct it in {PROJECT_FILE}{meant}; its flow has: {', '.join(known)}; then prefect --no-prompt deploy --all"
             yield Check(name, FAIL, f"{label}{where} has the unknown parameter {unknown!r}", fix)
+
+
+def _unlimited_queues(url: str, deployments: list[dict[str, Any]]) -> Iterator[Check]:
+    """Queues of deployments without a limit of their own, which run any number of heavy runs at once."""
+    alone = [each for each in deployments if not each.get("global_concurrency_limit") and each.get("work_pool_name")]
+    for pool, queue in sorted({(each["work_pool_name"], each["work_queue_name"]) for each in alone}):
+        try:
+            limit = _ask(f"{url.rstrip('/')}/work_pools/{quote(pool)}/queues/{quote(queue)}")["concurrency_limit"]
+        except (*NO_ANSWER, KeyError, TypeError):
+            continue
+        if limit is None:
+            fix = f"prefect work-queue set-concurrency-limit {queue} 1 --pool {pool}"
+            found = f"work queue {queue} of pool {pool} has no limit: runs that take hours would share the machine"
+            yield Check("prefect deployments", WARN, found, fix)
 
 
 def _schedule_name(schedule: dict[str, Any]) -> str:

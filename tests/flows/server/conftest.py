@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
-POOL = "avpref"
+POOL, QUEUE = "avpref", "loop"
 PATIENCE_S = 600.0
 COMMAND_S = 900.0
 POSTGRES_USERS = ("postgres", "nobody")
@@ -56,7 +56,7 @@ def without_prefect(home: Path) -> dict[str, str]:
     return kept | {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
         "DO_NOT_TRACK": "1",
         "NO_PROXY": "127.0.0.1,localhost",
         "PYTHONSAFEPATH": "1",
@@ -142,8 +142,14 @@ class Server:
         project = self.folder / "prefect.yaml"
         project.write_text(yaml.safe_dump(tree))
         self.must("prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite")
+        if QUEUE not in self.queues():
+            self.must("prefect", "work-queue", "create", QUEUE, "--pool", POOL, "--limit", "1")
         self.must("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(project))
         return self.deployments()
+
+    def queues(self) -> dict[str, int | None]:
+        """The limit of each queue of the pool."""
+        return {each["name"]: each["concurrency_limit"] for each in self.ask(f"/work_pools/{POOL}/queues/filter", {})}
 
     def deployments(self) -> dict[str, dict[str, Any]]:
         names = {flow["id"]: flow["name"] for flow in self.ask("/flows/filter", {})}

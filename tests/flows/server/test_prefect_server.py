@@ -53,15 +53,19 @@ def retrained(server: Any, deployed: dict[str, dict[str, Any]]) -> tuple[dict[st
     return ended, runs
 
 
-def test_every_deployment_is_as_the_file_says(deployed: dict[str, dict[str, Any]]) -> None:
+def test_every_deployment_is_as_the_file_says(server: Any, deployed: dict[str, dict[str, Any]]) -> None:
     wanted = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     assert len(wanted) == len(deployed)
     for each in wanted:
         (found,) = [deployment for name, deployment in deployed.items() if name.endswith("/" + each["name"])]
         assert found["entrypoint"] == each["entrypoint"]
-        assert found["global_concurrency_limit"]["limit"] == each["concurrency_limit"]["limit"] == 1
-        for option in ("collision_strategy", "grace_period_seconds"):
-            assert found["concurrency_options"][option] == each["concurrency_limit"][option]
+        assert found["work_queue_name"] == each["work_pool"].get("work_queue_name", "default")
+        if "concurrency_limit" in each:
+            assert found["global_concurrency_limit"]["limit"] == each["concurrency_limit"]["limit"] == 1
+            for option in ("collision_strategy", "grace_period_seconds"):
+                assert found["concurrency_options"][option] == each["concurrency_limit"][option]
+        else:
+            assert server.queues()[found["work_queue_name"]] == 1
         crons = [(item["schedule"]["cron"], item["schedule"]["timezone"]) for item in found["schedules"]]
         assert crons == [(item["cron"], item["timezone"]) for item in each.get("schedules", [])]
         assert [item["parameters"] for item in found["schedules"]] == [
