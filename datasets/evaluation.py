@@ -94,9 +94,7 @@ class Unscorable:
     policy: float
 
 
-def unscorable(
-    scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric]
-) -> dict[Dimension, Unscorable]:
+def unscorable(scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric]) -> dict[Dimension, Unscorable]:
     """Shares per dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none."""
     names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
     share = {
@@ -113,11 +111,15 @@ def paired(sides: Mapping[Side, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
     """
     found = {}
     for dimension in Dimension:
-        pair = pd.DataFrame({side: sides[side][dimension] for side in (Side.REFERENCE, Side.POLICY)}).dropna()
-        if len(pair) < 2:
+        reference, policy = sides[Side.REFERENCE][dimension], sides[Side.POLICY][dimension]
+        assert reference.index.equals(policy.index), "both sides cover the same prompts in one order"
+        values = np.stack([reference.to_numpy(float), policy.to_numpy(float)])
+        values = values[:, ~np.isnan(values).any(axis=0)]
+        num_pairs = values.shape[1]
+        if num_pairs < 2:
             fix = "raise prompts.num_evaluation_clips, or correct the scorers"
-            raise InputError(f"{len(pair)} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
-        found[dimension] = _deltas(pair[Side.REFERENCE].to_numpy(), pair[Side.POLICY].to_numpy(), dimension)
+            raise InputError(f"{num_pairs} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
+        found[dimension] = _deltas(values[0], values[1], dimension)
     return found
 
 

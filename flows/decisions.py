@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from avpref import __version__
-from avpref.datasets import tables
+from avpref.datasets import gate, tables
 from avpref.datasets.decision import Decision, Inputs, inputs_of, scores_of, take
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
@@ -21,6 +21,8 @@ from avpref.flows.run_folder import RunFolder
 from avpref.store import commit_once
 
 FOLDER = "decisions"
+ADAPTER, CHECKPOINT, SUMMARY = "adapter", "checkpoint", "summary"
+"""Roles of the files that a document lists: what serves, what it is put on, and what training said of itself."""
 RELATIVE_TOLERANCE = 1e-9
 """Numbers of a replay may differ by so much: another processor may add in another order."""
 
@@ -49,13 +51,20 @@ class Replay:
         return not self.wrong
 
 
-def record(folder: RunFolder, document: Mapping[str, Any]) -> None:
-    """Keep a decision's document; one that is there stays as it is."""
-    whole = {"schema_version": SCHEMA_VERSION, **document}
-    commit_once(
-        folder.root / FOLDER / f"{document['decision_id']}.json",
-        json.dumps(whole, indent=1, ensure_ascii=False).encode(),
-    )
+def seal(folder: RunFolder, decision: Decision) -> None:
+    """Make ``decision`` the run's current one: its rules as rows of the table of gate decisions."""
+    inputs_hash = decision.inputs.hash
+    rows = tables.to_arrow(tables.GATE_DECISIONS, gate.rows(decision.verdict, inputs_hash), inputs_hash)
+    folder.seal(tables.GATE_DECISIONS, decision.decision_id, rows)
+
+
+def record(
+    folder: RunFolder, decision: Decision, lineage: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
+) -> None:
+    """Keep ``decision`` with what its adapter came from and its files; a document that is there stays as it is."""
+    document = decision.document() | {"lineage": lineage, "files": files}
+    whole = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=1, ensure_ascii=False)
+    commit_once(folder.root / FOLDER / f"{decision.decision_id}.json", whole.encode())
 
 
 def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
@@ -125,12 +134,25 @@ def _wrong(document: Mapping[str, Any], taken: Decision) -> Iterator[Difference]
     for name in ("decision_id", "verdict"):
         if document[name] != fresh[name]:
             yield Difference(name, str(document[name]), str(fresh[name]))
+    for what, then, recorded in _weights(document):
+        if then not in recorded:
+            yield Difference(what, then, ", ".join(recorded) or "no file")
     for dimension, found in fresh["evaluation"].items():
         then = document["evaluation"].get(dimension, {})
         yield from _numbers(f"{dimension} ", then, found)
     for number, rule in enumerate(fresh["rules"]):
         then = document["rules"][number] if number < len(document["rules"]) else {}
         yield from _numbers(f"rule {rule['rule']} {rule['dimension']} ", then, rule)
+
+
+def _weights(document: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+    """The networks that the decision is about, and the hashes of the files that its document lists for them."""
+    listed = {
+        role: [str(file["sha256"]) for file in document["files"] if file["role"] == role]
+        for role in (ADAPTER, CHECKPOINT)
+    }
+    yield "hash of the adapter", document["inputs"]["adapter_hash"], listed[ADAPTER]
+    yield "hash of the checkpoint", document["inputs"]["reference_hash"], listed[CHECKPOINT]
 
 
 def _numbers(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from avpref import __version__
-from avpref.datasets import gate, looks, tables
+from avpref.datasets import looks, tables
 from avpref.datasets.decision import Decision, Inputs, MetricScale, rewards_of, take
 from avpref.datasets.rows import EvaluationRow, Kind, QuarantineRow, Side
 from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
@@ -149,12 +149,9 @@ def _write(folder: RunFolder, sides: dict[Side, SideClips], decision: Decision) 
     rows = [replace(row, evaluation_id="e" + content) for row in rows]
     sealed = folder.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
     decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
-    found = gate.rows(decision.verdict, decision.inputs.hash)
-    folder.seal(
-        tables.GATE_DECISIONS, decision.decision_id, tables.to_arrow(tables.GATE_DECISIONS, found, decision.inputs.hash)
-    )
+    decisions.seal(folder, decision)
+    decisions.record(folder, decision, lineage(folder), adapter_files(folder))
     document = decision.document()
-    decisions.record(folder, document | {"lineage": lineage(folder), "files": adapter_files(folder)})
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
     folder.write_json(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
 

@@ -23,9 +23,6 @@ from avpref.flows.aliases import SERVING, Action, AliasMove
 from avpref.flows.run_folder import RunFolder, open_run
 from avpref.store import commit_once
 
-ADAPTER, CHECKPOINT = "adapter", "checkpoint"
-"""Roles of files in a decision's document."""
-
 
 class State(StrEnum):
     """How far a run's adapter has got under an alias."""
@@ -69,6 +66,8 @@ def promote(
 ) -> AliasMove:
     """Let the adapter of ``run`` (the newest one without) serve under ``alias``; nothing is written where it does.
 
+    An empty ``alias`` is the one that the run's configuration names.
+
     ``override`` passes over the gate's no and over a missing approval; it needs a ``reason``, and both are recorded.
     Raises GateRefused where the gate or a missing approval says no, InputError and TableError where something is missing or
     was changed, AliasConflict where another command moved the alias meanwhile.
@@ -76,6 +75,7 @@ def promote(
     if override and not reason.strip():
         raise ConfigError("--override without a reason", "why the gate is passed over", "--override --reason TEXT")
     folder = open_run(runs, run)
+    alias = alias or folder.settings.promotion.alias
     before = aliases.current(runs, alias)
     document = decisions.read(folder)
     if not override:
@@ -88,6 +88,7 @@ def approve(runs: Path, run: str, by: str, reason: str = "", alias: str = SERVIN
     somebody has rejected it. After a crash between the two the same call makes the move.
     """
     folder = open_run(runs, run)
+    alias = alias or folder.settings.promotion.alias
     before = aliases.current(runs, alias)
     document = decisions.read(folder)
     _refuse_verdict(folder, document)
@@ -95,13 +96,13 @@ def approve(runs: Path, run: str, by: str, reason: str = "", alias: str = SERVIN
     word = _say(folder, document, alias, Approval(document["decision_id"], True, _named(by), reason, aliases.now()))
     if not word.is_granted:
         raise _rejected(word)
-    return _move(folder, document, before, _Word(alias, Action.APPROVE, word.by, word.reason, False))
+    return _move(folder, document, before, _Word(alias, Action.APPROVE, by, reason or word.reason, False))
 
 
 def reject(runs: Path, run: str, by: str, reason: str, alias: str = SERVING) -> Approval:
     """A human's no. Raises InputError where it has been approved already."""
     folder = open_run(runs, run)
-    document = decisions.read(folder)
+    alias, document = alias or folder.settings.promotion.alias, decisions.read(folder)
     word = _say(folder, document, alias, Approval(document["decision_id"], False, _named(by), reason, aliases.now()))
     if word.is_granted:
         found = f"{word.by} approved decision {word.decision} at {word.at}"
@@ -143,8 +144,8 @@ def serving(runs: Path, alias: str = SERVING) -> Serving:
         alias=alias,
         adapter=move.adapter,
         run_id=move.run_id,
-        adapter_path=str(paths[ADAPTER][0].parent),
-        checkpoint_path=str(paths[CHECKPOINT][0]),
+        adapter_path=str(paths[decisions.ADAPTER][0].parent),
+        checkpoint_path=str(paths[decisions.CHECKPOINT][0]),
         policy_hash=record["inputs"]["policy_hash"],
         sha256={file["path"]: file["sha256"] for file in record["files"]},
         move=move,

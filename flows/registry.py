@@ -1,4 +1,4 @@
-"""Promoted adapters: what serves, and everything that it came from. One JSON file per adapter, whole or absent."""
+"""Everything that a run's adapter came from, and the note of it that a promoted run keeps: whole or absent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.file_hashes import sha256_of
+from avpref.flows.decisions import ADAPTER, CHECKPOINT, SUMMARY
 from avpref.flows.dpo import policy_network
 from avpref.flows.pair import pairs_hash, read_norm
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.sft import sft_network
-from avpref.store import commit_once
 from avpref.trainer.stages import SUMMARY_FILE
 
 FOLDER = "promoted"
@@ -58,8 +58,8 @@ def adapter_files(folder: RunFolder) -> list[dict[str, Any]]:
     policy = policy_network(folder)
     assert policy.adapter is not None
     summary = policy.adapter.parent / SUMMARY_FILE
-    found = [("checkpoint", policy.checkpoint), ("summary", summary)]
-    found += [("adapter", path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
+    found = [(CHECKPOINT, policy.checkpoint), (SUMMARY, summary)]
+    found += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
     return [_file(role, path, folder.root.parent) for role, path in found]
 
 
@@ -82,4 +82,4 @@ def record_adapter(folder: RunFolder, document: dict[str, Any]) -> None:
         return
     record = lineage(folder) | {"evaluation": document["evaluation"], "gate": document["gate"]}
     name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
-    commit_once(folder.root / FOLDER / name, json.dumps(record, indent=1).encode())
+    folder.files.commit_once(f"{FOLDER}/{name}", json.dumps(record, indent=1).encode())
