@@ -38,8 +38,7 @@ def scheduled(runs: Path) -> Callable[[dict[str, Any]], None]:
             deployment["parameters"] = {"config_path": TINY, "runs": str(runs), "overrides": ALWAYS}
             deployment["schedules"] = [
                 {
-                    "interval": 86400,
-                    "anchor_date": start.isoformat(),
+                    "interval": EVERY_S,
                     "slug": f"seed-{seed}",
                     "parameters": {"seed": seed},
                 }
