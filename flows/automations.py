@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.automations import AutomationCore, EventTrigger, Posture
@@ -58,7 +59,10 @@ def automations(zombie_after_s: float, notify: UUID | None) -> list[AutomationCo
             ),
             actions=[
                 ChangeFlowRunState(
-                    state=StateType.CRASHED, message=f"no sign of life for {zombie_after_s:.0f} s; start it again"
+                    name="Crashed",
+                    state=StateType.CRASHED,
+                    message=f"no sign of life for {zombie_after_s:.0f} s; start it again",
+                    force=False,
                 )
             ],
         ),
@@ -139,12 +143,15 @@ def _tagged(*tags: str) -> ResourceSpecification:
 def _block(webhook: str, block: str) -> UUID | None:
     if webhook:
         message = {"subject": "{{subject}}", "body": "{{body}}", "from": "{{name}}"}
-        made = CustomWebhookNotificationBlock(name="avpref", url=webhook, json_data=message)
-        return made.save(WEBHOOK_BLOCK, overwrite=True, _sync=True)
+        made: Any = CustomWebhookNotificationBlock(
+            name="avpref", url=webhook, json_data=message, headers=None, cookies=None
+        )
+        return UUID(str(made.save(WEBHOOK_BLOCK, overwrite=True, _sync=True)))
     if not block:
         return None
+    kind: Any = Block
     try:
-        return Block.load(block, _sync=True)._block_document_id
+        return UUID(str(kind.load(block, _sync=True)._block_document_id))
     except ValueError as error:
         fix = "create it (prefect block create slack-webhook, or in the user interface), or give --webhook URL"
         raise ConfigError(f"no block {block!r}: {error}", "TYPE/NAME as prefect block ls shows them", fix) from error
