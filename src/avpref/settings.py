@@ -15,6 +15,7 @@ from avpref.gate_settings import GateSettings as GateSettings
 from avpref.reporting_settings import ReportingSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
+from avpref.storage_settings import FolderStorage, Storage
 
 
 class RunSettings(Section):
@@ -342,6 +343,7 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
+    storage: Storage = FolderStorage()
     clip: ClipSettings
     prompts: Prompts
     codec: Codec = IdentityCodec()
