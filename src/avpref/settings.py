@@ -13,6 +13,7 @@ from pydantic import Field
 from avpref.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.gate_settings import GateSettings as GateSettings
 from avpref.observe_settings import ObserveSettings
+from avpref.reporting_settings import ReportingSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
 from avpref.storage_settings import FolderStorage, Storage
@@ -357,6 +358,7 @@ class Settings(Section):
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()
+    reporting: ReportingSettings = ReportingSettings()
 
 
 class ScoreJob(Section):
