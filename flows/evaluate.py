@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -89,7 +90,7 @@ def held_out_parts(folder: RunFolder) -> list[list[Prompt]]:
             ordered = sorted(held_out, key=lambda prompt: derive_seed("look", settings.run.seed, prompt.prompt_id))
             planned = looks.plan(len(ordered), size, settings.evaluation.confidence)
             ends = [0, *(look.num_prompts for look in planned)]
-            return [ordered[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+            return [ordered[start:end] for start, end in pairwise(ends)]
 
 
 def _inputs(folder: RunFolder, prompts: list[Prompt], num_held_out: int) -> Inputs:
