@@ -17,7 +17,6 @@ from avpref.flows.dpo import policy_network
 from avpref.flows.pair import pairs_hash, read_norm
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.sft import sft_network
-from avpref.store import commit_once
 from avpref.trainer.stages import SUMMARY_FILE
 
 FOLDER = "promoted"
@@ -83,4 +82,4 @@ def record_adapter(folder: RunFolder, document: dict[str, Any]) -> None:
         return
     record = lineage(folder) | {"evaluation": document["evaluation"], "gate": document["gate"]}
     name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
-    commit_once(folder.root / FOLDER / name, json.dumps(record, indent=1).encode())
+    folder.files.commit_once(f"{FOLDER}/{name}", json.dumps(record, indent=1).encode())

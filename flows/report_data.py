@@ -157,7 +157,7 @@ def _curve(folder: Path) -> pd.DataFrame:
 
 def _stages(folder: RunFolder) -> tuple[StageTime, ...]:
     document = folder.read_json(RESULT_FILE) or {"stages": []}
-    return tuple(StageTime(**stage) for stage in document["stages"])
+    return tuple(StageTime(stage["name"], stage["seconds"], stage["rows"]) for stage in document["stages"])
 
 
 def _origin(folder: RunFolder) -> tuple[tuple[str, str], ...]:

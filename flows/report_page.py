@@ -9,6 +9,7 @@ import pandas as pd
 
 from avpref import __version__
 from avpref.datasets.gate import RuleOutcome
+from avpref.files import Files
 from avpref.flows import markup
 from avpref.flows.markup import Content, Html, element, signed, table
 from avpref.flows.panels import NAME
@@ -51,9 +52,9 @@ Panels = Mapping[str, Sequence[Panel]]
 TINY = "The reward models are tiny and their weights are random: no number on this page says anything about quality."
 
 
-def render(data: ReportData, panels: Panels, root: Path) -> tuple[str, int]:
-    """The page and the number of its sections. ``root`` is the run's folder; clips are read from it."""
-    shelf = Shelf(root)
+def render(data: ReportData, panels: Panels, media: Files) -> tuple[str, int]:
+    """The page and the number of its sections. Clips are read from ``media``."""
+    shelf = Shelf(media)
     parts = [
         ("change", "Change on held-out prompts", _change(data, panels)),
         ("clips", "Before and after", _clips(data, shelf)),

@@ -80,7 +80,7 @@ def sealed_bytes(folder: RunFolder, table: str) -> list[bytes]:
     """The files of a table's current version."""
     manifest = folder.tables.current(table)
     assert manifest is not None
-    return [path.read_bytes() for path in folder.tables.paths(manifest)]
+    return [folder.tables.files.read(name) for name in folder.tables.names(manifest)]
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
+import fnmatch
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ def state(folder: RunFolder) -> str:
     """In use, finished, awaiting approval, or the first stage that is missing."""
     if is_in_use(folder.root):
         return IN_USE
-    if (folder.root / RESULT_FILE).exists():
+    if folder.files.exists(RESULT_FILE):
         is_asked = folder.settings.promotion.approval == "required"
         return str(State.AWAITING) if is_asked and promotion_state(folder) is State.AWAITING else FINISHED
     missing = [stage.name for stage in stages(folder) if not stage.is_done]
@@ -84,8 +84,9 @@ def verdict(folder: RunFolder) -> str | None:
 
 def quarantine(folder: RunFolder) -> list[QuarantineRow]:
     """Everything that any stage gave up on, recordings refused at import included."""
-    files = [path for pattern in QUARANTINES for path in sorted(folder.root.glob(pattern))]
-    return [QuarantineRow(**row) for path in files for row in json.loads(path.read_text(encoding="utf-8"))]
+    documents = folder.files.children()
+    names = [name for pattern in QUARANTINES for name in fnmatch.filter(documents, pattern)]
+    return [QuarantineRow(**row) for name in names for row in folder.read_json(name)]
 
 
 def rows_per_table(folder: RunFolder) -> dict[str, int]:
