@@ -18,7 +18,6 @@ from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
 from avpref.file_hashes import sha256_of
 from avpref.flows.run_folder import RunFolder
-from avpref.store import commit_once
 
 FOLDER = "decisions"
 ADAPTER, CHECKPOINT, SUMMARY = "adapter", "checkpoint", "summary"
@@ -64,7 +63,7 @@ def record(
     """Keep ``decision`` with what its adapter came from and its files; a document that is there stays as it is."""
     document = decision.document() | {"lineage": lineage, "files": files}
     whole = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=1, ensure_ascii=False)
-    commit_once(folder.root / FOLDER / f"{decision.decision_id}.json", whole.encode())
+    folder.files.commit_once(f"{FOLDER}/{decision.decision_id}.json", whole.encode())
 
 
 def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
@@ -72,32 +71,36 @@ def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
 
     Raises InputError where there is none, TableError where it cannot be read.
     """
-    wanted = decision or _last(folder)
-    found = sorted((folder.root / FOLDER).glob(f"{_plain(wanted)}*.json"))
+    wanted, known = _plain(decision or _last(folder)), decision_ids(folder)
+    found = [each for each in known if each.startswith(wanted)]
     if len(found) != 1:
-        known = ", ".join(sorted(path.stem for path in (folder.root / FOLDER).glob("*.json"))) or "(none)"
         fix = f"avpref eval run --run {folder.run_id} --runs {folder.root.parent}"
-        raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", f"one of: {known}", fix)
-    return parsed(found[0])
+        expected = f"one of: {', '.join(known) or '(none)'}"
+        raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", expected, fix)
+    name = f"{FOLDER}/{found[0]}.json"
+    return parsed(folder.files.at(name), folder.files.read(name))
 
 
-def parsed(path: Path) -> dict[str, Any]:
-    """A document of this product. Raises TableError where it is torn or of another schema."""
+def decision_ids(folder: RunFolder) -> list[str]:
+    """Decisions that the run has taken, in no order of time."""
+    return [Path(name).stem for name in folder.files.children(FOLDER)]
+
+
+def parsed(place: str, data: bytes) -> dict[str, Any]:
+    """A document of this product, read at ``place``. Raises TableError where it is torn or of another schema."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(data)
         version = document["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{path}: {error}", "a document that this product wrote", "restore it from a copy") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{place}: {error}", "a document that this product wrote", "restore it from a copy") from error
     if version != SCHEMA_VERSION:
-        raise TableError(f"{path} has schema version {version}", str(SCHEMA_VERSION), "use the version that made it")
+        raise TableError(f"{place} has schema version {version}", str(SCHEMA_VERSION), "use the version that made it")
     return dict(document)
 
 
 def scores(folder: RunFolder, inputs: Inputs) -> pd.DataFrame:
     """Rows of the evaluations version that the inputs name. Raises TableError where it is gone or was changed."""
-    manifest = folder.tables.version(tables.EVALUATIONS.name, inputs.evaluations)
-    folder.tables.verify(manifest)
-    return tables.read_all(folder.tables.paths(manifest), tables.EVALUATIONS).to_pandas()
+    return folder.read_version(tables.EVALUATIONS, inputs.evaluations).to_pandas()
 
 
 def again(folder: RunFolder, inputs: Inputs) -> Decision:

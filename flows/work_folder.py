@@ -90,6 +90,12 @@ class WorkFolder:
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
         return self._rows(table, manifest)
 
+    def read_version(self, table: Table, version: str) -> pa.Table:
+        """A sealed version of ``table``, its files compared with their hashes. Raises TableError where that fails."""
+        manifest = self.tables.version(table.name, version)
+        self.tables.verify(manifest)
+        return self._rows(table, manifest)
+
     def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
         return self.tables.current(table.name) is not None
