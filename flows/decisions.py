@@ -100,7 +100,9 @@ def parsed(place: str, data: bytes) -> dict[str, Any]:
 
 def scores(folder: RunFolder, inputs: Inputs) -> pd.DataFrame:
     """Rows of the evaluations version that the inputs name. Raises TableError where it is gone or was changed."""
-    return folder.read_version(tables.EVALUATIONS, inputs.evaluations).to_pandas()
+    manifest = folder.tables.version(tables.EVALUATIONS.name, inputs.evaluations)
+    folder.tables.verify(manifest)
+    return folder.read_version(tables.EVALUATIONS, manifest).to_pandas()
 
 
 def again(folder: RunFolder, inputs: Inputs) -> Decision:

@@ -12,8 +12,10 @@ from pydantic import Field
 
 from avpref.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.gate_settings import GateSettings as GateSettings
+from avpref.observe_settings import ObserveSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
+from avpref.storage_settings import FolderStorage, Storage
 
 
 class RunSettings(Section):
@@ -341,6 +343,8 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
+    storage: Storage = FolderStorage()
+    observe: ObserveSettings = ObserveSettings()
     clip: ClipSettings
     prompts: Prompts
     codec: Codec = IdentityCodec()
@@ -360,4 +364,5 @@ class ScoreJob(Section):
 
     run: RunSettings = RunSettings(name="scores")
     executor: Executor = InProcessExecutor()
+    observe: ObserveSettings = ObserveSettings()
     scoring: ScoringSettings = ScoringSettings(scorers=("audiobox", "imagebind", "synchformer", "videoalign"))
