@@ -23,6 +23,13 @@ from avpref.flows.messages import (
     TaskEnded,
     TaskStarted,
 )
+from avpref.meters import StageMeasure, StageMeter
+
+
+def measured(stage: str, done: int, total: int) -> StageMeasure:
+    meter = StageMeter(stage, total)
+    meter.find(done, 0)
+    return meter.measure()
 
 
 @reporting.stage("double")
@@ -30,7 +37,7 @@ def double(run_dir: str) -> int:
     with reporting.task("run_shard", "double-0"):
         listener = reporting.listener()
         if listener is not None:
-            listener("double", 1, 1, 1.0)
+            listener(measured("double", 1, 1))
     reporting.table("double-shards", [{"items": number} for number in range(reporting.TABLE_ROWS + 5)], "shards")
     return 2 * len(run_dir)
 
@@ -154,6 +161,6 @@ def test_progress_is_told_at_most_every_ten_seconds_and_at_the_end(told: list[Me
         listener = reporting.listener()
         assert listener is not None
         for done in range(101):
-            listener("sft", done, 100, 5.0)
+            listener(measured("sft", done, 100))
     percents = [message.percent for message in told if isinstance(message, Progressed)]
     assert percents in ([0.0, 100.0], [100.0]), "the first, unless it was replaced while it waited, and the last"
