@@ -44,6 +44,10 @@ class Desk(Protocol):
         """Tell the server that the flow runs in progress are alive. Raises Unreachable or Refused."""
         ...
 
+    def close(self) -> None:
+        """Let the connection go; the last call."""
+        ...
+
 
 @dataclass(frozen=True)
 class Undelivered:
@@ -111,6 +115,7 @@ class Outbox:
                 self._pause(error)
             else:
                 self._note_answer()
+        self._desk.close()
 
     def _has_work(self) -> bool:
         with self._changed:

@@ -80,6 +80,7 @@ class PrefectDesk:
         self._settings = _without_retries()
         with self._settings:  # settings of its own make it a client of its own, beside one that Prefect's engine holds
             self._client: SyncPrefectClient = get_client(sync_client=True, httpx_settings={"timeout": TIMEOUT_S})
+        self._client.__enter__()
 
     def deliver(self, message: Message) -> None:
         """See :class:`avpref.flows.outbox.Desk`."""
@@ -95,6 +96,10 @@ class PrefectDesk:
         if events:
             with self._settings:
                 self._ask("POST", "/events", events)
+
+    def close(self) -> None:
+        """See :class:`avpref.flows.outbox.Desk`."""
+        self._client.__exit__(None, None, None)
 
     def _deliver(self, message: Message) -> None:
         match message:

@@ -252,7 +252,8 @@ def require_server() -> None:
 
 
 def _require_answer() -> None:
-    failure = get_client(sync_client=True).api_healthcheck()
+    with get_client(sync_client=True) as client:
+        failure = client.api_healthcheck()
     if failure is not None:
         raise _no_answer(failure) from failure
 

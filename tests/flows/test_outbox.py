@@ -29,6 +29,9 @@ class FakeDesk:
         self.trouble(message)
         self.delivered.append(message)
 
+    def close(self) -> None:
+        pass
+
     def beat(self) -> None:
         self.beats += 1
 

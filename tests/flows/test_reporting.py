@@ -69,6 +69,9 @@ class FakeDesk:
     def deliver(self, message: Message) -> None:
         self.delivered.append(message)
 
+    def close(self) -> None:
+        pass
+
     def beat(self) -> None:
         pass
 

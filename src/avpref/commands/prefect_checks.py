@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from http.client import HTTPException
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -19,6 +20,7 @@ from avpref.commands.findings import FAIL, OK, WARN, Check
 TIMEOUT_S = 3.0
 DEFAULT_PORT = 4200
 PROJECT_FILE, DEFAULT_POOL = Path("prefect.yaml"), "avpref"
+FIRST_BAD_SQLALCHEMY = (2, 1)
 NO_ANSWER = (OSError, HTTPException, ValueError)
 """What asking something else than a Prefect server may raise: no connection, no HTTP, no JSON."""
 LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
@@ -36,10 +38,20 @@ def examine(url: str, port: int = DEFAULT_PORT, project: Path = PROJECT_FILE) ->
         yield Check("prefect", FAIL, f"{url} does not answer as a Prefect server", fix)
     else:
         yield Check("prefect", OK, f"{url} is healthy")
+        yield from scheduler(version("sqlalchemy"))
         yield from _pools(url, project)
         yield from _deployments(url)
         yield from _late_runs(url)
     yield _port(_local_port(url) or port)
+
+
+def scheduler(sqlalchemy: str) -> Iterator[Check]:
+    """A finding where a server started from this environment would never start a scheduled run."""
+    if tuple(map(int, sqlalchemy.split(".")[:2])) >= FIRST_BAD_SQLALCHEMY:
+        found = f"SQLAlchemy {sqlalchemy}: with it Prefect 3.8's server makes no runs for schedules"
+        yield Check(
+            "prefect schedules", WARN, found, "python -m pip install 'sqlalchemy<2.1', and start the server again"
+        )
 
 
 def is_prefect(url: str) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from avpref.commands import prefect_checks
 from avpref.flows import aliases
 from avpref.flows.aliases import Action
 
@@ -49,6 +51,8 @@ def scheduled(runs: Path) -> Callable[[dict[str, Any]], None]:
 
 
 def test_nobody_is_needed(make_server: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    broken = list(prefect_checks.scheduler(version("sqlalchemy")))
+    assert not broken, f"{broken[0].found}; {broken[0].fix}"
     server = make_server()
     healthy = time.monotonic()
     runs = server.folder / "runs"
