@@ -8,6 +8,7 @@ AvprefError                 exit 1   something failed
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
 │   └── SchemaVersionError           a folder written by another schema version
 ├── StorageError            exit 1   a folder that cannot be written, a full disk
+├── ClusterError            exit 1   a Ray cluster that cannot be joined, has no room, or runs other code
 ├── CircuitOpen             exit 1   so many units failed alike that it is no longer the data's fault
 └── PartialResult           exit 5   some candidates were quarantined, the rest is complete
 """
@@ -68,6 +69,10 @@ class SchemaVersionError(InputError):
 
 class StorageError(AvprefError):
     """A folder that cannot be written to."""
+
+
+class ClusterError(AvprefError):
+    """A Ray cluster that cannot be joined, has no room for an actor, or runs another version of the product."""
 
 
 class CircuitOpen(AvprefError):

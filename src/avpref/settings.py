@@ -63,6 +63,12 @@ class RayExecutor(Section):
     num_actors: int = Field(default=2, gt=0)
     num_gpus_per_actor: float = Field(default=0.0, ge=0)
     address: str = ""
+    unit_timeout_s: float = Field(
+        default=0.0, ge=0, description="a unit that runs longer fails as TimedOut and its actor is killed; 0: no limit"
+    )
+    start_patience_s: float = Field(
+        default=300.0, gt=0, description="how long a cluster may take until it has placed any actor at all"
+    )
     device: str = Field(default="auto", description="of reward models, as in_process")
     scoring: Literal["together", "waves", "pools"] = Field(
         default="together",
