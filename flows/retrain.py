@@ -1,4 +1,4 @@
-"""Flow ``retrain``, the whole loop: prompts → SFT → candidates → scores → pairs → AV-DPO → evaluation → gate → report."""
+"""Flow ``retrain``, the whole loop: prompts → SFT → candidates → scores → pairs → audit → AV-DPO → evaluation → gate → report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import SCHEMA_VERSION, Split
 from avpref.errors import InputError
 from avpref.flows import reporting
+from avpref.flows.audit import audit
+from avpref.flows.audit_tables import read_audit
 from avpref.flows.dpo import dpo, training_summary
 from avpref.flows.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.generate import generate
@@ -30,8 +32,8 @@ from avpref.flows.score import score
 from avpref.flows.sft import sft
 from avpref.logs import say
 
-CURATION = (prompts, sft, generate, score, pair)
-"""From prompts to pairs, in order; each is a flow of its own that takes the run's folder and returns a row count."""
+CURATION = (prompts, sft, generate, score, pair, audit)
+"""From prompts to audited pairs, in order; each is a flow of its own that takes the run's folder and returns a row count."""
 STAGES = (*CURATION, dpo, evaluate)
 """The whole loop, in order."""
 
@@ -153,6 +155,10 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "stages": [asdict(each) for each in times],
         "scorers": scorers_of(folder),
         "pairs": {"prompts": len(train), "kept": folder.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
+        "audit": {
+            "action": folder.settings.audit.action,
+            "flagged": [asdict(row) for row in read_audit(folder) if row.is_flagged],
+        },
         "training": {
             "steps": summary.steps,
             "displacement": vars(summary.displacement),

@@ -3,6 +3,7 @@
 AvprefError                 exit 1   something failed
 ├── ConfigError             exit 2   a key, value or flag is wrong
 ├── GateRefused             exit 3   everything ran; the answer is no
+├── AuditRefused            exit 3   chosen and rejected can be told apart by a shortcut; nothing was trained
 ├── InputError              exit 4   an input is missing, stale or unreadable
 │   ├── MediaError                   a clip that cannot be decoded or lacks a track
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
@@ -45,6 +46,12 @@ class ConfigError(AvprefError):
 
 class GateRefused(AvprefError):
     """The gate ran and its verdict is no."""
+
+    exit_code = 3
+
+
+class AuditRefused(AvprefError):
+    """A shortcut tells chosen from rejected better than the configuration allows: training was not started."""
 
     exit_code = 3
 
