@@ -165,7 +165,8 @@ def _row(
         return AuditRow(strategy, norm_id, "pairs", fact, unit, None, None, None, 0, bounds.max_auroc, False, why)
     value = float(wins.mean())
     low, high = wilson(value, len(set(prompts)), bounds.confidence)
-    is_flagged = _tells(value, low, high, bounds)
+    upward = max(value, CHANCE) if fact == COMBINED else value  # below chance it has learned nothing
+    is_flagged = _tells(upward, low, high, bounds)
     detail = _said(fact, value, int(np.sum(wins == CHANCE)), len(wins))
     return AuditRow(
         strategy, norm_id, "pairs", fact, unit, value, low, high, len(wins), bounds.max_auroc, is_flagged, detail

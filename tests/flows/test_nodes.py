@@ -31,8 +31,10 @@ SOON = {
     "RAY_health_check_timeout_ms": "20000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_worker_register_timeout_seconds": "300",
+    "RAY_worker_niceness": "0",
 }
-"""A head that misses a dead node, whose port is closed, after two seconds instead of fifteen, and is patient with a slow one."""
+"""A head that misses a dead node, whose port is closed, after two seconds instead of fifteen, and is patient with a slow one;
+workers that do not give way to everything else on a busy machine."""
 
 HOST = """
 import sys
