@@ -96,7 +96,7 @@ def run_stage(
     total = sum(shard.num_items for shard in shards)
     finished = [each for each in units if files.exists(each)]
     is_done = len(finished) == len(units)
-    pool_of = _no_pool() if is_done else open_pool(executor or place.executor, spec(), files.folder)
+    pool_of = _no_pool() if is_done else open_pool(executor or place.executor, spec(), files)
     allowed = max(1, round(total * place.max_quarantined_share))
     with pool_of as pool, Progress(name, total, unit=unit, listener=reporting.listener()) as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, files.quarantined(finished))

@@ -90,6 +90,19 @@ class WorkerSpec(Protocol):
         ...
 
 
+class Committed(Protocol):
+    """Where workers commit: what a pool asks to tell who is to blame for a death, and whether all see one folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that workers commit to."""
+        ...
+
+    def exists(self, unit: Unit) -> bool:
+        """Whether the unit is done."""
+        ...
+
+
 class Pool(Protocol):
     """Actors of one kind. ``capacity`` units may be in flight."""
 
@@ -143,11 +156,11 @@ class InProcessPool:
 
 @contextlib.contextmanager
 def open_pool(
-    settings: InProcessExecutor | RayExecutor, spec: WorkerSpec, shared: Path | None = None
+    settings: InProcessExecutor | RayExecutor, spec: WorkerSpec, files: Committed | None = None
 ) -> Iterator[Pool]:
     """A pool of workers of ``spec`` for the length of the block.
 
-    ``shared`` is the folder that workers commit to: actors show that they and this process see the same one.
+    ``files`` is where workers commit: actors show that they and this process see the same folder.
     Raises ClusterError where the cluster cannot be joined or has no room for an actor.
     """
     match settings:
@@ -157,7 +170,7 @@ def open_pool(
             join_ray(settings)
             from avpref.ray_pool import RayPool
 
-            pool = RayPool(spec, settings, shared)
+            pool = RayPool(spec, settings, files)
             try:
                 yield pool
             finally:

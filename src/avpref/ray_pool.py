@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avpref.cluster import Failure, Outcome, Unit, Worker, WorkerSpec, attempt, cluster_address, failure_of
+from avpref.cluster import Committed, Failure, Outcome, Unit, Worker, WorkerSpec, attempt, cluster_address, failure_of
 from avpref.code_version import code_version
 from avpref.errors import AvprefError, ClusterError, StorageError
 from avpref.settings import RayExecutor
@@ -107,13 +107,13 @@ class _Slot:
 
 
 class RayPool:
-    """See the module's text. ``shared`` is the folder that actors commit to; two units are in flight per actor."""
+    """See the module's text. ``files`` is where actors commit; two units are in flight per actor."""
 
-    def __init__(self, spec: WorkerSpec, settings: RayExecutor, shared: Path | None = None) -> None:
+    def __init__(self, spec: WorkerSpec, settings: RayExecutor, files: Committed | None = None) -> None:
         import ray
 
-        self._ray, self._spec, self._settings, self._shared = ray, spec, settings, shared
-        self._actor_class = ray.remote(_Actor).options(
+        self._ray, self._spec, self._settings, self._files = ray, spec, settings, files
+        self._actor_class: Any = ray.remote(_Actor).options(
             num_cpus=1,
             num_gpus=settings.num_gpus_per_actor or None,
             max_restarts=0,
@@ -178,9 +178,9 @@ class RayPool:
         self._num_started += 1
         actor = self._actor_class.remote()
         probe = None
-        if self._shared is not None:
+        if self._files is not None:
             writer = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}-{self._num_started}"
-            probe = self._shared / f"{TEMPORARY_PREFIX}probe-{writer}"
+            probe = self._files.folder / f"{TEMPORARY_PREFIX}probe-{writer}"
         return _Slot(actor, actor.site.remote(probe), probe, failed_starts=failed_starts)
 
     def _come_up(self, slot: _Slot) -> None:
@@ -265,14 +265,18 @@ class RayPool:
         return Outcome(flight.unit, outcome.receipt, outcome.failure), ""
 
     def _lose(self, slot: _Slot, failure: Failure) -> None:
-        """Replace the actor of ``slot``. Actors run in submission order, so only the oldest unfinished unit is to blame."""
+        """Replace the actor of ``slot``. Actors run in submission order, so only the oldest unfinished unit is to blame.
+
+        A unit whose file is there is finished, even if its answer was lost with the actor.
+        """
         references = [flight.reference for flight in slot.flights]
         answered, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
         self._ray.kill(slot.actor)  # it may be out of reach rather than dead
         is_blamed = False
         for flight in slot.flights:
             outcome = self._answer(flight)[0] if flight.reference in answered else None
-            if outcome is None and not is_blamed:
+            is_done = self._files is not None and self._files.exists(flight.unit)
+            if outcome is None and not is_done and not is_blamed:
                 is_blamed = True
                 if not self._is_excused(slot, flight.unit):
                     outcome = Outcome(flight.unit, failure=failure)

@@ -83,8 +83,8 @@ class Held:
                 time.sleep(0.05)
         return self.spec.run(unit)
 
-def held(settings, spec, shared=None, open_pool=cluster.open_pool):
-    return open_pool(settings, Held(spec, notes, root / "units"), shared)
+def held(settings, spec, files=None, open_pool=cluster.open_pool):
+    return open_pool(settings, Held(spec, notes, root / "units"), files)
 
 stage.open_pool = held
 folder = open_root(root)
