@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from avpref.audit_settings import AuditSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
 
@@ -338,24 +339,6 @@ class PairSettings(Section):
     max_aspect_ratio: float = Field(default=1e9, gt=0)
     max_length_ratio: float = Field(default=1e9, ge=1)
     norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
-
-
-class AuditSettings(Section):
-    """Shortcuts that tell chosen from rejected; see datasets/shortcuts.py. What is trained does not depend on it."""
-
-    action: Literal["flag", "refuse", "off"] = Field(
-        default="flag", description="flag: say so and go on; refuse: stop before training; off: measure nothing"
-    )
-    max_auroc: float = Field(
-        default=0.8, ge=0.5, le=1, description="how well a single fact, or all together, may tell chosen from rejected"
-    )
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-
-    @field_validator("action", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: object) -> object:
-        """YAML 1.1 reads a bare ``off`` as false."""
-        return "off" if value is False else value
 
 
 class GateSettings(Section):

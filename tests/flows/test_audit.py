@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from avpref import config
+from avpref.audit_settings import AuditSettings
 from avpref.datasets import tables
 from avpref.domain import Split
 from avpref.errors import AuditRefused, ConfigError
@@ -19,7 +20,6 @@ from avpref.flows.audit import audit
 from avpref.flows.audit_tables import read_audit
 from avpref.flows.prompts import read_prompts
 from avpref.flows.run_folder import RunFolder
-from avpref.settings import AuditSettings
 
 Copy = Callable[..., RunFolder]
 
