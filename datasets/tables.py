@@ -145,6 +145,34 @@ PAIRS = _table(
 )
 SKIPPED = _table("skipped", prompt_id="text", reason="text", detail="text")
 EXCLUDED = _table("excluded", candidate_id="text", prompt_id="text", metric="text", reason="text", detail="text")
+CLIP_FACTS = _table(
+    "clip_facts",
+    candidate_id="text",
+    loudness_db="float?",
+    peak_db="float?",
+    silence_share="float?",
+    motion="float?",
+    still_share="float?",
+    brightness="float?",
+    duration_s="float?",
+    bit_rate_bps="float?",
+    reason="text",
+)
+AUDITS = _table(
+    "audits",
+    strategy="text",
+    norm_id="text",
+    kind="text",
+    fact="text",
+    unit="text",
+    value="float?",
+    ci_low="float?",
+    ci_high="float?",
+    num="int",
+    bound="float?",
+    is_flagged="bool",
+    detail="text",
+)
 QUARANTINE = _table("quarantine", candidate_id="text", stage="text", error="text", message="text", attempts="int")
 EVALUATIONS = _table(
     "evaluations",
@@ -199,7 +227,7 @@ OVERLAPS = _table("strategy_overlaps", strategy="text", other="text", common="in
 
 TABLES: tuple[Table, ...] = (
     *(PROMPTS, CANDIDATES, SCORES, NORMS, REWARDS, PAIRS, SKIPPED, EXCLUDED, QUARANTINE),
-    *(EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS),
+    *(CLIP_FACTS, AUDITS, EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS),
 )
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 

@@ -14,9 +14,11 @@ from avpref.datasets import tables
 from avpref.datasets.evaluation import Comparison
 from avpref.datasets.gate import PROMOTE, RuleOutcome
 from avpref.datasets.rows import Kind, Side
+from avpref.datasets.shortcuts import AuditRow
 from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Split
 from avpref.errors import InputError
 from avpref.flows import evaluate
+from avpref.flows.audit_tables import read_audit
 from avpref.flows.candidates import plan_candidates, read_candidates
 from avpref.flows.dpo import policy_network, training_job
 from avpref.flows.prompts import read_prompts
@@ -85,6 +87,7 @@ class ReportData:
     skipped: pd.DataFrame
     excluded: pd.DataFrame
     quarantine: pd.DataFrame
+    audit: tuple[AuditRow, ...]
     curves: Curves
     stages: tuple[StageTime, ...]
     origin: tuple[tuple[str, str], ...]
@@ -122,6 +125,7 @@ def collect(folder: RunFolder) -> ReportData:
         skipped=folder.read(tables.SKIPPED).to_pandas(),
         excluded=folder.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
+        audit=tuple(read_audit(folder)),
         curves=Curves(_curve(sft_network(folder).checkpoint.parent), _curve(training_job(folder).output)),
         stages=_stages(folder),
         origin=_origin(folder),

@@ -14,6 +14,7 @@ from avpref.flows import markup
 from avpref.flows.markup import Content, Html, element, signed, table
 from avpref.flows.panels import NAME
 from avpref.flows.plots import Panel, svg
+from avpref.flows.report_audit import audit_table
 from avpref.flows.report_clips import Shelf, before_and_after, pair_examples
 from avpref.flows.report_data import ReportData
 from avpref.flows.scorers import sources
@@ -180,7 +181,7 @@ def _pairs(data: ReportData, panels: Panels, shelf: Shelf) -> Sequence[Content]:
         f"{kept} pairs ({names}) of {prompts} of {asked} training prompts. Below, up to two pairs each with the largest, the middle"
         " and the smallest total margin; the total is the sum or mean that the strategy ranks by."
     )
-    return element("p", explained), _grid(panels["margins"]), pair_examples(data, shelf)
+    return element("p", explained), _grid(panels["margins"]), audit_table(data.audit), pair_examples(data, shelf)
 
 
 def _rewards(panels: Panels) -> Sequence[Content]:

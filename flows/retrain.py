@@ -1,4 +1,4 @@
-"""Flow ``retrain``, the whole loop: prompts → SFT → candidates → scores → pairs → AV-DPO → evaluation → gate → report."""
+"""Flow ``retrain``, the whole loop: prompts → SFT → candidates → scores → pairs → audit → AV-DPO → evaluation → gate → report."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from avpref.domain import SCHEMA_VERSION, Split
 from avpref.errors import InputError
 from avpref.flows import reporting
 from avpref.flows.announcements import announce_losses, announce_verdict
+from avpref.flows.audit import audit
+from avpref.flows.audit_tables import read_audit
 from avpref.flows.deployable import deployable
 from avpref.flows.dpo import dpo, training_summary
 from avpref.flows.evaluate import VERDICT_FILE, evaluate
@@ -35,8 +37,8 @@ from avpref.flows.tally import Tally, collected
 from avpref.flows.watching import tell_pairs, watched, watched_stage
 
 DAY_S = 24 * 3600
-CURATION = (prompts, sft, generate, score, pair)
-"""From prompts to pairs, in order; each takes the run's folder and returns a row count."""
+CURATION = (prompts, sft, generate, score, pair, audit)
+"""From prompts to audited pairs, in order; each takes the run's folder and returns a row count."""
 STAGES = (*CURATION, dpo, evaluate)
 """The whole loop, in order."""
 OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
@@ -226,6 +228,10 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "stages": [asdict(each) for each in times],
         "scorers": scorers_of(folder),
         "pairs": {"prompts": len(train), "kept": folder.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
+        "audit": {
+            "action": folder.settings.audit.action,
+            "flagged": [asdict(row) for row in read_audit(folder) if row.is_flagged],
+        },
         "training": {
             "steps": summary.steps,
             "displacement": vars(summary.displacement),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from avpref.cluster import Unit
 from avpref.datasets.rows import QuarantineRow
+from avpref.files import Files
 from avpref.flows.units import UnitFiles
 
 
@@ -19,6 +20,11 @@ class ScoreFiles:
 
     files: UnitFiles
     fingerprints: tuple[str, ...]
+
+    @property
+    def place(self) -> Files:
+        """Where the units of all stages are."""
+        return self.files.place
 
     @property
     def folder(self) -> str:

@@ -135,7 +135,7 @@ def run_stage(
     allowed = max(1, round(meter.total * place.max_quarantined_share))
     watchers = audience(name, reporting.listener())
     place.events.write("units_planned", stage=name, items=meter.total, units=meter.num_units, present=meter.present)
-    pool_of = open_pool(executor, spec()) if left else _no_pool()
+    pool_of = open_pool(executor, spec(), files) if left else _no_pool()
     progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
     with told(watchers, meter), pool_of as pool, progress_of() as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)

@@ -25,6 +25,11 @@ class CommittedUnits(Protocol):
     """What a stage asks of the files of its units. Implementations are picklable: workers carry them."""
 
     @property
+    def place(self) -> Files:
+        """Where the units of all stages are."""
+        ...
+
+    @property
     def folder(self) -> str:
         """Where the units of all stages are, as a message shows it."""
         ...
@@ -58,8 +63,13 @@ class UnitFiles:
     table: tables.Table
 
     @property
+    def place(self) -> Files:
+        """Where the units of all stages are."""
+        return self.files
+
+    @property
     def folder(self) -> str:
-        """Where the units of all stages are, as a message shows it."""
+        """The same, as a message shows it."""
         return self.files.at("")
 
     def name(self, unit: Unit) -> str:

@@ -1,6 +1,7 @@
-"""Units of work on actors: one small protocol with an in-process and a Ray implementation. The only file that starts Ray.
+"""Units of work on actors: one small protocol with an in-process and a Ray implementation, and joining or starting Ray.
 
-A worker commits its unit itself (see store.py); the pool only says that it did, or how it failed.
+A worker commits its unit itself (see store.py); the pool only says that it did, or how it failed. The pool of Ray actors
+is in ray_pool.py; a unit carries names, ids and seeds, and never a clip.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from avpref.errors import AvprefError, ConfigError, InputError, MediaError, StorageError
+from avpref.errors import AvprefError, ClusterError, ConfigError, InputError, MediaError, StorageError
+from avpref.files import Files
 from avpref.identity import digest
 from avpref.settings import InProcessExecutor, RayExecutor
 
-FATAL = (ConfigError, InputError, StorageError)
+FATAL = (ClusterError, ConfigError, InputError, StorageError)
 """Errors that no retry can mend; a MediaError belongs to one clip and is not fatal."""
-IN_FLIGHT_PER_ACTOR = 2
 NOTES_PER_UNIT = 20
 _PLACE = "process {} on " + socket.gethostname()
 OBJECT_STORE_BYTES = 100 * 2**20
+CLIENT_SCHEME = "ray://"
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,19 @@ class WorkerSpec(Protocol):
         ...
 
 
+class Committed(Protocol):
+    """Where workers commit: what a pool asks to tell who is to blame for a death, and whether all see one folder."""
+
+    @property
+    def place(self) -> Files:
+        """Where the files of units are."""
+        ...
+
+    def exists(self, unit: Unit) -> bool:
+        """Whether the unit is done."""
+        ...
+
+
 class Pool(Protocol):
     """Actors of one kind. ``capacity`` units may be in flight."""
 
@@ -141,7 +156,7 @@ def attempt(worker: Worker, unit: Unit) -> Outcome:
             outcome = Outcome(unit, receipt=worker.run(unit))
         except Exception as error:
             is_fatal = isinstance(error, FATAL) and not isinstance(error, MediaError)
-            outcome = Outcome(unit, failure=_failure(error, is_fatal))
+            outcome = Outcome(unit, failure=failure_of(error, is_fatal))
     work = Work(time.perf_counter() - started, place=_PLACE.format(os.getpid()), notes=tuple(notes))
     return replace(outcome, work=work)
 
@@ -171,7 +186,7 @@ def _listening() -> Iterator[list[Note]]:
         logging.getLogger().removeHandler(handler)
 
 
-def _failure(error: Exception, is_fatal: bool) -> Failure:
+def failure_of(error: Exception, is_fatal: bool) -> Failure:
     """What is told of ``error``. Only our own errors travel whole: others may not survive the way between processes."""
     message = str(error) or "".join(traceback.format_exception(error, limit=-3))
     cause = error if is_fatal and isinstance(error, AvprefError) else None
@@ -199,121 +214,31 @@ class InProcessPool:
             started = time.perf_counter()
             self._worker = self._spec.build()
             built_s = time.perf_counter() - started
-        return _after_building(attempt(self._worker, self._queue.popleft()), built_s)
+        return after_building(attempt(self._worker, self._queue.popleft()), built_s)
 
 
-class RayPool:
-    """Ray core actors, two units in flight each; a dead actor is replaced and gives its units back."""
-
-    def __init__(self, spec: WorkerSpec, settings: RayExecutor) -> None:
-        import ray
-
-        self._ray = ray
-        self._actor_class = ray.remote(_Actor).options(
-            num_cpus=1,
-            num_gpus=settings.num_gpus_per_actor or None,
-            max_restarts=0,
-            runtime_env={
-                "env_vars": {
-                    "OMP_NUM_THREADS": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-                }
-            },
-        )
-        self._spec = spec
-        self._actors: list[Any] = [self._actor_class.remote(spec) for _ in range(settings.num_actors)]
-        self._flying: dict[Any, tuple[int, Unit]] = {}
-        self._order: list[deque[Any]] = [deque() for _ in self._actors]
-        self._ended: deque[Outcome] = deque()
-        self._death = ""
-        self.capacity = IN_FLIGHT_PER_ACTOR * settings.num_actors
-
-    def submit(self, unit: Unit) -> None:
-        """Send the unit to the actor with the fewest in flight."""
-        slot = min(range(len(self._actors)), key=lambda index: len(self._order[index]))
-        reference = self._actors[slot].run.remote(unit)
-        self._flying[reference] = (slot, unit)
-        self._order[slot].append(reference)
-
-    def next_done(self) -> Outcome:
-        """Wait for any unit; where its actor died, replace the actor."""
-        if self._ended:
-            return self._ended.popleft()
-        ready, _ = self._ray.wait(list(self._flying), num_returns=1)
-        slot, unit = self._flying[ready[0]]
-        outcome = self._result(ready[0], unit)
-        if outcome is None:
-            self._replace(slot)
-            return self._ended.popleft()
-        del self._flying[ready[0]]
-        self._order[slot].remove(ready[0])
-        return outcome
-
-    def _result(self, reference: Any, unit: Unit) -> Outcome | None:
-        """How the unit ended; None where its actor died first."""
-        errors = self._ray.exceptions
-        try:
-            outcome = self._ray.get(reference)
-        except (errors.RayActorError, errors.OutOfMemoryError) as error:
-            self._death = str(error)
-            return None
-        except errors.RayError as error:  # the answer, or the unit, did not survive the way between processes
-            return Outcome(unit, failure=_failure(error, is_fatal=False))
-        return replace(outcome, unit=unit)
-
-    def _replace(self, slot: int) -> None:
-        """New actor in ``slot``. Actors run in submission order, so only the oldest unfinished unit is to blame."""
-        self._ray.kill(self._actors[slot])  # it may be out of reach rather than dead
-        is_blamed = False
-        for reference in self._order[slot]:
-            unit = self._flying.pop(reference)[1]
-            outcome = self._result(reference, unit)
-            if outcome is None and not is_blamed:
-                outcome, is_blamed = Outcome(unit, failure=Failure("ActorDied", self._death, is_death=True)), True
-            self._ended.append(outcome or Outcome(unit))
-        self._order[slot].clear()
-        self._actors[slot] = self._actor_class.remote(self._spec)
-
-    def close(self) -> None:
-        """Stop the actors."""
-        for actor in self._actors:
-            self._ray.kill(actor)
-
-
-class _Actor:
-    """The Ray side: builds the worker with the first unit, so that an error there is told like any other; runs units."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._spec = spec
-        self._worker: Worker | None = None
-
-    def run(self, unit: Unit) -> Outcome:
-        built_s, told = 0.0, replace(unit, items=())  # the driver has the items: they do not travel back
-        if self._worker is None:
-            started = time.perf_counter()
-            try:
-                self._worker = self._spec.build()
-            except Exception as error:
-                return Outcome(told, failure=_failure(error, is_fatal=True))
-            built_s = time.perf_counter() - started
-        return _after_building(replace(attempt(self._worker, unit), unit=told), built_s)
-
-
-def _after_building(outcome: Outcome, built_s: float) -> Outcome:
+def after_building(outcome: Outcome, built_s: float) -> Outcome:
     """The outcome of a worker's unit, with the seconds for which the worker was loaded before it."""
     return replace(outcome, work=replace(outcome.work, build_s=built_s)) if built_s else outcome
 
 
 @contextlib.contextmanager
-def open_pool(settings: InProcessExecutor | RayExecutor, spec: WorkerSpec) -> Iterator[Pool]:
-    """A pool of workers of ``spec`` for the length of the block."""
+def open_pool(
+    settings: InProcessExecutor | RayExecutor, spec: WorkerSpec, files: Committed | None = None
+) -> Iterator[Pool]:
+    """A pool of workers of ``spec`` for the length of the block.
+
+    ``files`` is where workers commit: actors show that they and this process see the same folder.
+    Raises ClusterError where the cluster cannot be joined or has no room for an actor.
+    """
     match settings:
         case InProcessExecutor():
             yield InProcessPool(spec)
         case RayExecutor():
             join_ray(settings)
-            pool = RayPool(spec, settings)
+            from avpref.ray_pool import RayPool
+
+            pool = RayPool(spec, settings, files)
             try:
                 yield pool
             finally:
@@ -343,16 +268,19 @@ def _is_ray_running() -> bool:
 
 
 def join_ray(settings: RayExecutor) -> None:
-    """Use the Ray that this process already has, or join the configured cluster, or start one on this machine."""
+    """Use the Ray that this process already has, or join the configured cluster, or start one on this machine.
+
+    Raises ClusterError where the cluster does not answer or refuses this process.
+    """
     import ray
 
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray gives way to everything else on the machine
-    address = settings.address or os.environ.get("RAY_ADDRESS", "")
+    address = cluster_address(settings)
     if address:
-        ray.init(address=address, log_to_driver=False)
+        _join(address)
         return
     _sweep_old_sessions(Path(_ray_folder()))
     in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
@@ -364,6 +292,31 @@ def join_ray(settings: RayExecutor) -> None:
         logging_level=logging.ERROR,
         _temp_dir=_ray_folder(),
     )
+
+
+def cluster_address(settings: RayExecutor) -> str:
+    """The cluster that is to be joined; empty where Ray is to be started on this machine."""
+    return settings.address or os.environ.get("RAY_ADDRESS", "")
+
+
+def _join(address: str) -> None:
+    import ray
+
+    if address.startswith(CLIENT_SCHEME):
+        raise ClusterError(
+            f"{address} is an address of the Ray client",
+            "the address of the cluster's control store, host:6379, on a machine that shares the run folder with the actors",
+            "run the command on a machine of the cluster (as a Ray job): RAY_ADDRESS=auto avpref retrain …",
+        )
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"no Ray cluster could be joined at {address}: {error}",
+            "a running cluster of the same Ray and Python version, whose token this user has",
+            "ray status --address ADDRESS; the token (`ray get-auth-token` on the head) goes into RAY_AUTH_TOKEN,"
+            " with RAY_AUTH_MODE=token",
+        ) from error
 
 
 def _ray_folder() -> str:

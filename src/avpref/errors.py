@@ -3,12 +3,14 @@
 AvprefError                 exit 1   something failed
 ├── ConfigError             exit 2   a key, value or flag is wrong
 ├── GateRefused             exit 3   everything ran; the answer is no
+├── AuditRefused            exit 3   chosen and rejected can be told apart by a shortcut; nothing was trained
 ├── InputError              exit 4   an input is missing, stale or unreadable
 │   ├── MediaError                   a clip that cannot be decoded or lacks a track
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
 │   └── SchemaVersionError           a folder written by another schema version
 ├── AliasConflict           exit 1   an alias was moved by another command at the same time
 ├── StorageError            exit 1   a folder that cannot be written, a full disk
+├── ClusterError            exit 1   a Ray cluster that cannot be joined, has no room, or runs other code
 ├── CircuitOpen             exit 1   so many units failed alike that it is no longer the data's fault
 └── PartialResult           exit 5   some candidates were quarantined, the rest is complete
 """
@@ -49,6 +51,12 @@ class GateRefused(AvprefError):
     exit_code = 3
 
 
+class AuditRefused(AvprefError):
+    """A shortcut tells chosen from rejected better than the configuration allows: training was not started."""
+
+    exit_code = 3
+
+
 class InputError(AvprefError):
     """An input is missing, stale or unreadable."""
 
@@ -73,6 +81,10 @@ class AliasConflict(AvprefError):
 
 class StorageError(AvprefError):
     """A folder that cannot be written to."""
+
+
+class ClusterError(AvprefError):
+    """A Ray cluster that cannot be joined, has no room for an actor, or runs another version of the product."""
 
 
 class CircuitOpen(AvprefError):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from avpref.audit_settings import AuditSettings
 from avpref.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.gate_settings import GateSettings as GateSettings
 from avpref.observe_settings import ObserveSettings
@@ -68,6 +69,12 @@ class RayExecutor(Section):
     num_actors: int = Field(default=2, gt=0)
     num_gpus_per_actor: float = Field(default=0.0, ge=0)
     address: str = ""
+    unit_timeout_s: float = Field(
+        default=0.0, ge=0, description="a unit that runs longer fails as TimedOut and its actor is killed; 0: no limit"
+    )
+    start_patience_s: float = Field(
+        default=300.0, gt=0, description="how long a cluster may take until it has placed any actor at all"
+    )
     device: str = Field(default="auto", description="of reward models, as in_process")
     scoring: Literal["together", "waves", "pools"] = Field(
         default="together",
@@ -355,6 +362,7 @@ class Settings(Section):
     sampling: SamplingSettings = SamplingSettings()
     scoring: ScoringSettings = ScoringSettings()
     pairs: PairSettings = PairSettings()
+    audit: AuditSettings = AuditSettings()
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
     promotion: PromotionSettings = PromotionSettings()

@@ -16,6 +16,7 @@ from avpref.domain import METRICS
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "tiny.yaml")
 
+AVERAGE = ("--strategy", "average")
 MARGINS = {"video", "audio", "av", "total"}
 
 
@@ -199,3 +200,27 @@ def test_environment_does_not_change_a_runs_own_settings(call, runs, monkeypatch
     monkeypatch.setenv("AVPREF_PAIRS__STRATEGY", "average")
     assert call("pairs", "select", "--runs", runs, "--json").document == before
     assert config.load(TINY).settings.pairs.strategy == "average"
+
+
+def test_audit_shows_every_fact_of_the_run_s_pairs(call, runs, tiny_run):
+    document = call("pairs", "audit", "--runs", runs, "--json").document
+    sealed = tiny_run.read(tables.AUDITS).to_pylist()
+    assert document["audit"] == sealed
+    assert (document["run_id"], document["action"]) == (tiny_run.run_id, "flag")
+    text = call("pairs", "audit", "--runs", runs).out
+    assert "loudness_db" in text and "flagged:" in text
+
+
+def test_audit_of_another_strategy_is_over_its_own_pairs(call, runs):
+    mine, other = (call("pairs", "audit", "--runs", runs, *given, "--json").document for given in ((), AVERAGE))
+    pairs = call("pairs", "select", "--runs", runs, *AVERAGE, "--json").document
+    assert other["strategy"] == pairs["strategy"] != mine["strategy"]
+    motion = {row["fact"]: row for row in other["audit"] if row["kind"] == "pairs"}["motion"]
+    assert motion["num"] == pairs["num_pairs"]
+
+
+def test_audit_of_a_run_without_facts_says_what_to_do(call, own_run, own_runs):
+    shutil.rmtree(own_run.root / "tables" / "clip_facts")
+    failed = call("pairs", "audit", "--runs", own_runs)
+    assert failed.code == 4
+    assert "clip_facts" in failed.err and "audit.action=flag" in failed.err

@@ -16,6 +16,7 @@ MADE_BY = {
     "generate": ["units/generate", "clips", "tables/candidates", "quarantine-generate.json"],
     "score": ["units/score", "tables/scores", "quarantine-score.json"],
     "pair": [f"tables/{table}" for table in ("norms", "rewards", "skipped", "excluded", "pairs")],
+    "audit": ["units/audit", "tables/clip_facts", "tables/audits"],
     "train": ["units/encode", "models/dpo-*"],
     "evaluate": ["units/evaluate", "units/evaluate_score", "tables/evaluations", "tables/gate_decisions", "decisions"],
     "result": ["result.json", "evaluation.json", "report.html", "plots", "promoted", "tables/quarantine"],

@@ -32,7 +32,7 @@ OUTSIDERS = {
 }
 TORCH_FILES = {"weight_files.py", "spectra.py"}
 """The files of the floor that may import torch: only rooms that need it import them."""
-RAY_FILES = {"cluster.py", "launch.py"}
+RAY_FILES = {"cluster.py", "ray_pool.py", "launch.py"}
 HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av")
 
 

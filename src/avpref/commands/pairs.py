@@ -1,4 +1,4 @@
-"""``avpref pairs``: select again, show, compare two runs, compare all strategies."""
+"""``avpref pairs``: select again, show, compare two runs, compare all strategies, audit for shortcuts."""
 
 from __future__ import annotations
 
@@ -113,6 +113,28 @@ def leaderboard(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = Fals
     else:
         print_table(rows, list(rows[0]))
     return 0
+
+
+@app.command
+def audit(*, runs: Runs = DEFAULT_RUNS, run: Run = "", strategy: Strategy = None, json: AsJson = False) -> int:
+    """Show how well loudness, stillness, length and other plain facts tell chosen from rejected; the run is not changed.
+
+    With --strategy: what another strategy would select over the same scores. A fact beyond audit.max_auroc is flagged.
+    """
+    from avpref.commands.auditing import document_of
+    from avpref.flows.run_folder import open_run
+
+    document = document_of(open_run(runs, run), strategy)
+    print_json(document) if json else _print_audit(document)
+    return 0
+
+
+def _print_audit(document: dict[str, Any]) -> None:
+    columns = ["kind", "fact", "value", "ci_low", "ci_high", "num", "bound", "is_flagged", "detail"]
+    print_line(f"{document['strategy']}: how well single facts tell chosen from rejected (AUROC; 0.5 is chance)")
+    print_table(document["audit"], columns)
+    flagged = [row["fact"] for row in document["audit"] if row["is_flagged"]]
+    print_line(f"flagged: {', '.join(flagged) or 'none'}")
 
 
 def _print_selection(document: dict[str, Any]) -> None:

@@ -39,12 +39,14 @@ def stages(folder: RunFolder) -> list[StageState]:
 
 
 def _results(folder: RunFolder) -> list[Result]:
+    audit = [] if folder.settings.audit.action == "off" else [_table_stage(folder, "audit", tables.AUDITS)]
     return [
         _table_stage(folder, "prompts", tables.PROMPTS),
         _file_stage(folder, "sft", SFT_NETWORK),
         _table_stage(folder, "generate", tables.CANDIDATES),
         _table_stage(folder, "score", tables.SCORES),
         _table_stage(folder, "pair", tables.PAIRS),
+        *audit,
         _file_stage(folder, "train", ADAPTER),
         _table_stage(folder, "evaluate", tables.EVALUATIONS),
         _file_stage(folder, "report", REPORT_FILE),
