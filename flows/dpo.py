@@ -22,6 +22,7 @@ from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.score import sealed_candidates
 from avpref.flows.sft import sft_network
 from avpref.flows.stage import run_stage
+from avpref.flows.trained import record_trained
 from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
 from avpref.identity import digest
 from avpref.settings import DpoSettings
@@ -48,6 +49,7 @@ def dpo(run_dir: str) -> int:
             save_pair_set(job.data, _pair_set(folder))
         with progress_of("train", steps) as report:
             launch(job, report)
+    record_trained(folder, policy_network(folder), sft_network(folder))
     return steps
 
 

@@ -20,6 +20,7 @@ from avpref.commands import (
     doctor,
     evaluation,
     gate,
+    lineage,
     pairs,
     prompts,
     retrain,
@@ -44,7 +45,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(retrain.retrain)
-for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, rewards, weights, config):
+for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, lineage, rewards, weights, config):
     app.command(noun.app)
 app.command(doctor.doctor)
 
