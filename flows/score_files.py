@@ -30,6 +30,10 @@ class ScoreFiles:
         """The unit as each scorer commits it, in the order of the scorers."""
         return [replace(unit, fingerprint=fingerprint) for fingerprint in self.fingerprints]
 
+    def fingerprints_of(self, units: Sequence[Unit]) -> set[str]:
+        """The stage fingerprints under which ``units`` are committed: the scorers'."""
+        return set(self.fingerprints)
+
     def exists(self, unit: Unit) -> bool:
         """Whether every scorer is done with the unit."""
         return all(self.files.exists(part) for part in self.parts(unit))

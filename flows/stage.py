@@ -15,6 +15,7 @@ from avpref.cluster import Unit, WorkerSpec, open_pool
 from avpref.flows import reporting
 from avpref.flows.ladder import Ladder
 from avpref.flows.plan import Shard
+from avpref.flows.unit_plans import record_plan
 from avpref.flows.units import CommittedUnits
 from avpref.logs import EventLog, Progress
 from avpref.settings import Executor
@@ -93,6 +94,8 @@ def run_stage(
     ``executor`` is the workplace's unless the stage has one of its own.
     """
     units = [each for shard in shards for each in shard.units]
+    if units:
+        record_plan(files.folder, units[0].stage, name, files.fingerprints_of(units))
     total = sum(shard.num_items for shard in shards)
     finished = [each for each in units if files.exists(each)]
     pool_of = _no_pool() if len(finished) == len(units) else open_pool(executor or place.executor, spec())

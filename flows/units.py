@@ -30,6 +30,10 @@ class CommittedUnits(Protocol):
         """Where the units of all stages are."""
         ...
 
+    def fingerprints_of(self, units: Sequence[Unit]) -> set[str]:
+        """The stage fingerprints under which ``units`` are committed."""
+        ...
+
     def exists(self, unit: Unit) -> bool:
         """Whether the unit is done."""
         ...
@@ -57,6 +61,10 @@ class UnitFiles:
     def path(self, unit: Unit) -> Path:
         """The unit's file: stage, stage fingerprint, then the unit's derived name."""
         return self.folder / unit.stage / unit.fingerprint / f"{unit.name}.parquet"
+
+    def fingerprints_of(self, units: Sequence[Unit]) -> set[str]:
+        """The stage fingerprints under which ``units`` are committed: their own."""
+        return {unit.fingerprint for unit in units}
 
     def exists(self, unit: Unit) -> bool:
         """Whether the unit is done."""

@@ -23,6 +23,8 @@ from avpref.commands import (
     lineage,
     pairs,
     prompts,
+    reproduction,
+    retention,
     retrain,
     rewards,
     runs,
@@ -48,6 +50,8 @@ app.command(retrain.retrain)
 for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, lineage, rewards, weights, config):
     app.command(noun.app)
 app.command(doctor.doctor)
+runs.app.command(reproduction.reproduce)
+runs.app.command(retention.gc)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

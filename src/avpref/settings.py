@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from avpref.retention_settings import RetentionSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
 
@@ -367,6 +368,7 @@ class Settings(Section):
     pairs: PairSettings = PairSettings()
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    retention: RetentionSettings = RetentionSettings()
 
 
 class ScoreJob(Section):
