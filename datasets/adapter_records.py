@@ -29,7 +29,7 @@ RUN_FILE = "run.json"
 class AdapterRecord:
     """One record of an adapter. ``tables`` names the version of each table that it came from; ``document`` is all of it.
 
-    ``adapter`` and ``checkpoint`` are paths relative to the run's folder.
+    ``adapter`` and ``checkpoint`` are paths relative to the run's folder. ``is_promoted``: it was promoted, by the gate or by hand.
     """
 
     path: Path
@@ -39,12 +39,8 @@ class AdapterRecord:
     adapter: str
     checkpoint: str
     tables: Mapping[str, str]
+    is_promoted: bool
     document: Mapping[str, Any]
-
-    @property
-    def is_promoted(self) -> bool:
-        """Whether a gate's decision stands in the record."""
-        return "gate" in self.document
 
 
 @dataclass(frozen=True)
@@ -109,12 +105,15 @@ def _records(folders: list[Path]) -> Iterator[AdapterRecord]:
 
 
 def _record(path: Path) -> AdapterRecord:
-    document = read_document(path)
+    """A record that names its run itself, or one of a decision, which has it under ``lineage``."""
+    whole = read_document(path)
+    document = whole["lineage"] if isinstance(whole.get("lineage"), dict) else whole
+    is_promoted = path.parent.name == PROMOTED or path.parent.parent.name == REGISTRY
     match document:
         case {"run_id": str(run), "policy_hash": str(policy), "tables": {**tables}}:
             texts = {name: str(document.get(name, "")) for name in ("checkpoint_sha256", "adapter", "checkpoint")}
             versions = {str(name): str(version) for name, version in tables.items()}
-            return AdapterRecord(path, run, policy, **texts, tables=versions, document=document)
+            return AdapterRecord(path, run, policy, **texts, tables=versions, is_promoted=is_promoted, document=document)
     raise _broken(path, "it lacks run_id, policy_hash or tables")
 
 

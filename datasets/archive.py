@@ -57,13 +57,17 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Archive:
-    """Every run of a folder. Build with :func:`open_archive`."""
+    """Every run of a folder. Build with :func:`open_archive`.
+
+    ``records`` has each adapter once for the tables that it came from, ``names`` every record by the name of its file.
+    """
 
     runs: Path
     con: duckdb.DuckDBPyConnection
     sealed: tuple[Sealed, ...]
     missing: tuple[str, ...]
     records: tuple[AdapterRecord, ...]
+    names: Mapping[str, AdapterRecord]
     moves: tuple[AliasMove, ...]
 
     def versions(self, table: str, run: str = "") -> list[Sealed]:
@@ -151,7 +155,8 @@ def open_archive(runs: Path) -> Archive:
     Raises InputError or TableError for a record or a manifest that is broken, SchemaVersionError.
     """
     runs = Path(runs).resolve()
-    records = _merged(adapter_records.adapter_records(runs))
+    found_records = adapter_records.adapter_records(runs)
+    records, names = _merged(found_records), {record.path.stem: record for record in found_records}
     sealed, missing = [], []
     for root in adapter_records.run_roots(runs):
         for table in TABLES:
@@ -161,7 +166,7 @@ def open_archive(runs: Path) -> Archive:
             missing += gone
     con = duckdb.connect(config={"python_enable_replacements": "false"})
     moves = adapter_records.alias_moves(runs)
-    return Archive(runs, con, tuple(sealed), tuple(missing), tuple(records), tuple(moves))
+    return Archive(runs, con, tuple(sealed), tuple(missing), tuple(records), names, tuple(moves))
 
 
 def _sealed(root: Path, table: str, named: set[str]) -> tuple[list[Sealed], list[str]]:
@@ -176,9 +181,9 @@ def _sealed(root: Path, table: str, named: set[str]) -> tuple[list[Sealed], list
 
 
 def _merged(records: Sequence[AdapterRecord]) -> list[AdapterRecord]:
-    """One record for each adapter, run and table versions: the fullest, which is the one with a gate's decision."""
+    """One record for each adapter, run and table versions: a promoted one where there is one, then the fullest."""
     found: dict[tuple[str, ...], AdapterRecord] = {}
-    for record in sorted(records, key=lambda record: (len(record.tables), len(record.document))):
+    for record in sorted(records, key=lambda record: (record.is_promoted, len(record.tables), len(record.document))):
         made_of = [record.tables.get(name, "") for name in ("candidates", "scores", "pairs")]
         found[record.policy_hash, record.run_id, *made_of] = record
     return sorted(found.values(), key=lambda record: (record.run_id, record.policy_hash, str(record.path)))

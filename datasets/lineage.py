@@ -73,8 +73,9 @@ def find(archive: Archive, given: str) -> Found:
 
     Raises InputError where nothing begins like that, or several things do, naming them.
     """
-    exact = [found for found in _named(archive, given) if given in (found.id, found.run_id)]
-    found = exact[:1] or _distinct([*_named(archive, given), *_hashed(archive, given)])
+    named = _named(archive, given)
+    is_whole = any(given == each.run_id for each in named) or given in archive.names
+    found = named if is_whole else _distinct([*named, *_hashed(archive, given)])
     whole = [each for each in found if each.id == given]
     if len(whole or found) == 1:
         return (whole or found)[0]
@@ -88,9 +89,14 @@ def find(archive: Archive, given: str) -> Found:
 
 
 def record_of(archive: Archive, found: Found) -> AdapterRecord:
-    """The record of an adapter; where several runs have it, that of the run named, then a promoted one."""
-    records = [record for record in archive.records if record.policy_hash == found.id]
-    return min(records, key=lambda record: (record.run_id != found.run_id, not record.is_promoted, record.run_id))
+    """The record of an adapter: of the run named, a promoted one, one of the tables that its run stands on now."""
+
+    def place(record: AdapterRecord) -> tuple[bool, bool, bool, str]:
+        version = archive.version(record, "pairs")
+        is_current = version is not None and version.is_current
+        return record.run_id != found.run_id, not record.is_promoted, not is_current, record.run_id
+
+    return min((record for record in archive.records if record.policy_hash == found.id), key=place)
 
 
 def touched(archive: Archive, candidates: Sequence[str], records: Sequence[AdapterRecord] = ()) -> list[Touch]:
@@ -118,13 +124,12 @@ def adapters_of_pairs(archive: Archive, versions: Sequence[Sealed]) -> list[Adap
 
 
 def aliases_of(archive: Archive, record: AdapterRecord) -> list[str]:
-    """The aliases under which an adapter serves now."""
-    policy_of = {other.path.stem: other.policy_hash for other in archive.records}
+    """The aliases under which an adapter of a run serves now."""
     return sorted(
         alias
         for alias, move in serving(list(archive.moves)).items()
-        if record.policy_hash in (policy_of.get(move.adapter, ""), move.document.get("policy_hash"))
-        or record.path.stem == move.adapter
+        if (named := archive.names.get(move.adapter)) is not None
+        and (named.policy_hash, named.run_id) == (record.policy_hash, record.run_id)
     )
 
 
@@ -135,32 +140,21 @@ def norms_of(archive: Archive, version: Sealed | None, norm_id: str) -> list[Row
 
 def _named(archive: Archive, given: str) -> list[Found]:
     """Runs, aliases and records that are called ``given``, or begin like it."""
-    found = []
-    for alias, move in serving(list(archive.moves)).items():
-        if alias == given:
-            found += [
-                Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id)
-                for record in archive.records
-                if alias in aliases_of(archive, record) and move.run_id in ("", record.run_id)
-            ]
-    for record in archive.records:
-        if record.path.stem == given or record.run_id == given:
-            found.append(Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id))
-    if len(given) >= SHORTEST:
-        for record in archive.records:
-            if record.run_id.startswith(given):
-                found.append(Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id))
-    return _of_now(archive, found)
+    now = serving(list(archive.moves))
+    names = [archive.names[move.adapter] for alias, move in now.items() if alias == given and move.adapter in archive.names]
+    names += [record for name, record in archive.names.items() if name == given]
+    if names:
+        return _distinct([Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id) for record in names])
+    runs = [record for record in archive.records if record.run_id == given]
+    if len(given) >= SHORTEST and not runs:
+        runs = [record for record in archive.records if record.run_id.startswith(given)]
+    return _of_now(archive, [Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id) for record in runs])
 
 
 def _of_now(archive: Archive, found: list[Found]) -> list[Found]:
-    """Of several adapters of one run, the one that was trained on the pairs that the run stands on now."""
-    now = []
-    for each in found:
-        record = record_of(archive, each)
-        version = archive.version(record, "pairs")
-        if version is not None and version.is_current:
-            now.append(each)
+    """Of several adapters of a run, the one that was trained on the pairs that the run stands on now."""
+    current = {id(version) for version in archive.versions("pairs") if version.is_current}
+    now = [each for each in found if id(archive.version(record_of(archive, each), "pairs")) in current]
     return _distinct(now or found)
 
 
@@ -168,6 +162,9 @@ def _hashed(archive: Archive, given: str) -> Iterator[Found]:
     """Everything whose hash begins with ``given``."""
     if len(given) < SHORTEST:
         return
+    for name, record in archive.names.items():
+        if name.startswith(given):
+            yield Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id)
     for record in archive.records:
         if record.policy_hash.startswith(given):
             yield Found(Kind.ADAPTER, record.policy_hash)
