@@ -6,7 +6,7 @@ Only DuckDB and the standard library are imported, so that a question costs its 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class Archive:
     records: tuple[AdapterRecord, ...]
     names: Mapping[str, AdapterRecord]
     moves: tuple[AliasMove, ...]
+    answers: dict[tuple[object, ...], list[tuple[Sealed, Row]]] = field(default_factory=dict)
 
     def versions(self, table: str, run: str = "") -> list[Sealed]:
         """Sealed versions of ``table``, of one run where ``run`` is given."""
@@ -88,9 +89,26 @@ class Archive:
         """Which version a file belongs to, by its path."""
         return {str(file): each for each in self.sealed for file in each.files}
 
-    def rows(self, versions: Iterable[Sealed], column: str, values: Sequence[str]) -> list[tuple[Sealed, Row]]:
-        """Rows of ``versions`` (of one table) whose ``column`` is one of ``values``, each with where it stands."""
-        return self.select("rows_by_value", versions, column=column, values=list(values)) if values else []
+    def rows(
+        self, versions: Iterable[Sealed], column: str, values: Sequence[str], columns: Sequence[str] = ("*",)
+    ) -> list[tuple[Sealed, Row]]:
+        """Rows of ``versions`` (of one table) whose ``column`` is one of ``values``, each with where it stands.
+
+        Of ``columns`` alone, where they are given. An answer is remembered, because a question asks for some rows twice.
+        """
+        versions = list(versions)
+        key = tuple(id(each) for each in versions), column, tuple(values), tuple(columns)
+        if key not in self.answers:
+            named = columns if columns == ("*",) else [f'"{name}"' for name in columns]
+            asked = {"column": column, "columns": ", ".join(named)}
+            found = self.select("rows_by_value", versions, asked, values=list(values)) if values else []
+            self.answers[key] = found
+        return self.answers[key]
+
+    def with_value(self, versions: Iterable[Sealed], column: str, values: Sequence[str]) -> list[Sealed]:
+        """Those of ``versions`` (of one table) that have one of ``values`` in ``column``; reads that column alone."""
+        found = self.select("files_by_value", versions, {"column": column}, values=list(values)) if values else []
+        return [version for version, _ in found]
 
     def values(self, versions: Iterable[Sealed], column: str, beginning: str) -> list[str]:
         """Distinct values of ``column`` that begin with ``beginning``, in order."""
@@ -101,15 +119,18 @@ class Archive:
         return [value for (value,) in self._execute(query, {"files": files, "beginning": beginning}).fetchall()]
 
     def select(
-        self, query: str, versions: Iterable[Sealed], *, column: str = "", **parameters: object
+        self, query: str, versions: Iterable[Sealed], names: Mapping[str, str] | None = None, **parameters: object
     ) -> list[tuple[Sealed, Row]]:
-        """A query with a column ``filename`` over the files of ``versions``: rows, each with where it stands."""
+        """A query with a column ``filename`` over the files of ``versions``: rows, each with where it stands.
+
+        ``names`` are filled into the text: columns of ours, never what a user gave.
+        """
         files = _paths(versions)
         if not files:
             return []
-        found = self._execute(sql(query).format(column=column), {"files": files, **parameters})
-        names = [each[0] for each in found.description or ()]
-        rows = [dict(zip(names, values, strict=True)) for values in found.fetchall()]
+        found = self._execute(sql(query).format(**(names or {})), {"files": files, **parameters})
+        columns = [each[0] for each in found.description or ()]
+        rows = [dict(zip(columns, values, strict=True)) for values in found.fetchall()]
         return [(self.owners[row.pop("filename")], row) for row in rows]
 
     def rows_of(self, query: str, version: Sealed, **parameters: object) -> list[Row]:

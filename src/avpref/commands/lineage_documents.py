@@ -18,6 +18,8 @@ CLIP_COLUMNS = (
     *("candidate_id", "prompt_id", "index", "origin", "seed", "path", "sha256", "checkpoint_hash", "adapter_hash"),
     *("sampler_hash", "sampler", "num_frames", "height_px", "width_px", "fps_hz", "sample_rate_hz", "duration_s"),
 )
+PROMPT_CLIP_COLUMNS = ("candidate_id", "index", "origin", "seed")
+PROMPT_PAIR_COLUMNS = ("pair_id", "chosen", "rejected", *(f"margin_{name}" for name in ("video", "audio", "av", "total")))
 SCORE_COLUMNS = ("metric", "value", "status", "reason", "scorer", "fingerprint", "licence", "is_meaningful")
 STATISTICS = ("metric", "population", "count", "mean", "std", "q05", "q25", "q50", "q75", "q95")
 RULE_COLUMNS = ("rule", "dimension", "value", "bound", "passed", "detail")
@@ -72,13 +74,15 @@ def clip(archive: Archive, found: Found, limit: int) -> Document:
     rows = archive.rows(here[:1], "candidate_id", names)
     touches = lineage.touched(archive, names)
     evaluated = archive.rows(archive.versions("evaluations"), "candidate_id", names)
-    first = here[0].run_id if here else ""
-    scores = archive.rows([each for each in archive.versions("scores", first) if here], "candidate_id", names)
+    first = next((where.run_id for where in [*here, *(where for where, _ in evaluated)]), "")
+    current = archive.current("scores", first) if first else None
+    scores = archive.rows([current] if current else [], "candidate_id", names, SCORE_COLUMNS)
+    asked = {str(row["prompt_id"]) for _, row in [*rows, *evaluated]}
     return {
         "clips": [{name: row[name] for name in CLIP_COLUMNS} for _, row in rows],
-        "prompts": _prompts(archive, {str(row["prompt_id"]) for _, row in [*rows, *evaluated]}),
+        "prompts": _prompts(archive, asked, first),
         "runs": sorted({each.run_id for each in here}),
-        "scores": _first([{"run_id": where.run_id, **_only(row, SCORE_COLUMNS)} for where, row in scores], limit),
+        "scores": [{"run_id": where.run_id, **row} for where, row in scores],
         "adapters": [_touch(archive, touch, limit) for touch in touches],
         "counts": {"adapters": len(touches), "pairs": sum(len(touch.pairs) for touch in touches)},
         "evaluations": _evaluations(archive, evaluated),
@@ -87,14 +91,14 @@ def clip(archive: Archive, found: Found, limit: int) -> Document:
 
 def pair(archive: Archive, found: Found, limit: int) -> Document:
     """One pair in every run that has it: both sides, the margins, and the adapters that were trained on it."""
-    rows = archive.rows(archive.versions("pairs"), "pair_id", [found.id])
+    rows = archive.rows(archive.with_value(archive.versions("pairs"), "pair_id", [found.id]), "pair_id", [found.id])
     records = lineage.adapters_of_pairs(archive, [where for where, _ in rows])
     where, row = rows[0]
     record = next((one for one in records if archive.version(one, "pairs") is where), None)
     beside = archive.version(record, "candidates") if record else archive.current("candidates", where.run_id)
     return {
         **_pair(row, _clips(archive, beside, [row])),
-        "prompts": _prompts(archive, {str(row["prompt_id"])}),
+        "prompts": _prompts(archive, {str(row["prompt_id"])}, where.run_id),
         "runs": [
             {"run_id": each.run_id, "version": each.version, **_margins(other), "norm_id": other["norm_id"]}
             for each, other in rows
@@ -105,14 +109,14 @@ def pair(archive: Archive, found: Found, limit: int) -> Document:
 
 def prompt(archive: Archive, found: Found, limit: int) -> Document:
     """A prompt, its clips in every run, its pairs, and the adapters that were trained on one of them."""
-    clips = archive.rows(archive.versions("candidates"), "prompt_id", [found.id])
-    pairs = archive.rows(archive.versions("pairs"), "prompt_id", [found.id])
+    clips = archive.rows(archive.versions("candidates"), "prompt_id", [found.id], PROMPT_CLIP_COLUMNS)
+    pairs = archive.rows(archive.versions("pairs"), "prompt_id", [found.id], PROMPT_PAIR_COLUMNS)
     records = lineage.adapters_of_pairs(archive, [where for where, _ in pairs])
     names = {str(row["candidate_id"]) for _, row in clips}
     return {
-        "prompts": _prompts(archive, {found.id}),
+        "prompts": _prompts(archive, {found.id}, ""),
         "counts": {"candidates": len(names), "pairs": len(pairs), "adapters": len(records)},
-        "clips": _first([{"run_id": where.run_id, **_only(row, CLIP_COLUMNS)} for where, row in clips], limit),
+        "clips": _first([{"run_id": where.run_id, **row} for where, row in clips], limit),
         "pairs": _first([_narrow_pair(where, row) for where, row in pairs], limit),
         "adapters": [_adapter(archive, record) for record in records],
     }
@@ -249,10 +253,12 @@ def _narrow_pair(where: Sealed, row: Row) -> Document:
     return {"run_id": where.run_id, **_only(row, ("pair_id", "chosen", "rejected")), **_margins(row)}
 
 
-def _prompts(archive: Archive, names: set[str]) -> list[Document]:
-    """Prompts by id, once each: the same id is the same text in every run."""
+def _prompts(archive: Archive, names: set[str], run: str) -> list[Document]:
+    """Prompts by id, as one run has them (any that does, without ``run``): the same id is the same text everywhere."""
+    versions = archive.versions("prompts", run)
+    rows = archive.rows(versions if run else archive.with_value(versions, "prompt_id", sorted(names))[:1], "prompt_id", sorted(names))
     found: dict[str, Document] = {}
-    for _, row in archive.rows(archive.versions("prompts"), "prompt_id", sorted(names)):
+    for _, row in rows:
         found.setdefault(str(row["prompt_id"]), dict(row))
     return list(found.values())
 
