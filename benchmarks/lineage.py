@@ -34,7 +34,7 @@ from avpref.store import TableStore, commit_once
 
 NUM_RUNS, SHARING = 10, 5
 PROMPTS, PER_PROMPT, PAIRS = 30_000, 4, 22_000
-REPEATS = 7
+REPEATS = 5
 
 
 def draws(*parts: object) -> np.random.Generator:
@@ -202,7 +202,9 @@ def measure(runs: Path) -> list[str]:
     took = timed(lambda: scan(runs, "candidate_id", asked["candidate → adapters"]))
     lines.append(f"| finding a candidate alone, without the index | {took} |")
     for name in ("clip's SHA-256 → adapters", "adapter → pairs, clips, scores, norm"):
-        took = timed(command(runs, "lineage", "show", asked[name], "--runs", str(runs), "--json"), resource.RUSAGE_CHILDREN)
+        took = timed(
+            command(runs, "lineage", "show", asked[name], "--runs", str(runs), "--json"), resource.RUSAGE_CHILDREN
+        )
         lines.append(f"| whole command: {name} | {took} |")
     took = timed(command(runs, "--help"), resource.RUSAGE_CHILDREN)
     lines.append(f"| for comparison: `avpref --help` | {took} |")

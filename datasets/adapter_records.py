@@ -113,7 +113,9 @@ def _record(path: Path) -> AdapterRecord:
         case {"run_id": str(run), "policy_hash": str(policy), "tables": {**tables}}:
             texts = {name: str(document.get(name, "")) for name in ("checkpoint_sha256", "adapter", "checkpoint")}
             versions = {str(name): str(version) for name, version in tables.items()}
-            return AdapterRecord(path, run, policy, **texts, tables=versions, is_promoted=is_promoted, document=document)
+            return AdapterRecord(
+                path, run, policy, **texts, tables=versions, is_promoted=is_promoted, document=document
+            )
     raise _broken(path, "it lacks run_id, policy_hash or tables")
 
 

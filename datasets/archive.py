@@ -181,7 +181,9 @@ def open_archive(runs: Path) -> Archive:
     sealed, missing = [], []
     for root in adapter_records.run_roots(runs):
         for table in TABLES:
-            named = {record.tables[table] for record in records if record.run_id == root.name and table in record.tables}
+            named = {
+                record.tables[table] for record in records if record.run_id == root.name and table in record.tables
+            }
             found, gone = _sealed(root, table, named)
             sealed += found
             missing += gone

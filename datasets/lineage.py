@@ -85,7 +85,9 @@ def find(archive: Archive, given: str) -> Found:
     known = [record.policy_hash for record in archive.records] + [each.run_id for each in archive.sealed]
     near = difflib.get_close_matches(given, sorted(set(known)), n=3, cutoff=0.4)
     expected = f"an id such as {', '.join(near)}" if near else "an id of a run, adapter, clip, pair, prompt, norm, …"
-    raise InputError(f"nothing in {archive.runs} is called {given!r}", expected, f"avpref runs list --runs {archive.runs}")
+    raise InputError(
+        f"nothing in {archive.runs} is called {given!r}", expected, f"avpref runs list --runs {archive.runs}"
+    )
 
 
 def record_of(archive: Archive, found: Found) -> AdapterRecord:
@@ -99,22 +101,23 @@ def record_of(archive: Archive, found: Found) -> AdapterRecord:
     return min((record for record in archive.records if record.policy_hash == found.id), key=place)
 
 
-def touched(archive: Archive, candidates: Sequence[str], records: Sequence[AdapterRecord] = ()) -> list[Touch]:
-    """The adapters that clips touched (any run of the folder; ``records`` narrows it), in the order of the runs."""
-    records = list(records or archive.records)
-    pairs = [(record, archive.version(record, "pairs")) for record in records]
+def touched(archive: Archive, candidates: Sequence[str]) -> list[Touch]:
+    """The adapters of any run of the folder that clips touched, in the order of the runs.
+
+    A pair's clips are candidates of the table version that its record names, so the pairs of other runs are not read.
+    """
+    holding = {id(each) for name in candidates for each in archive.holding(name)}
+    among = [record for record in archive.records if id(archive.version(record, "candidates")) in holding]
+    pairs = [(record, archive.version(record, "pairs")) for record in among]
     wanted = {id(version): version for _, version in pairs if version is not None}
     rows = archive.select("pairs_of_clips", wanted.values(), ids=list(candidates))
-    holding = {id(each) for name in candidates for each in archive.holding(name)}
     found = []
     for record, version in pairs:
         own = [row for where, row in rows if where is version]
-        among = archive.version(record, "candidates")
+        role = Role.CANDIDATE
         if own:
             role = Role.CHOSEN if any(row["chosen"] in candidates for row in own) else Role.REJECTED
-            found.append(Touch(record, role, tuple(str(row["pair_id"]) for row in own)))
-        elif among is not None and id(among) in holding:
-            found.append(Touch(record, Role.CANDIDATE, ()))
+        found.append(Touch(record, role, tuple(str(row["pair_id"]) for row in own)))
     return found
 
 
@@ -141,7 +144,9 @@ def norms_of(archive: Archive, version: Sealed | None, norm_id: str) -> list[Row
 def _named(archive: Archive, given: str) -> list[Found]:
     """Runs, aliases and records that are called ``given``, or begin like it."""
     now = serving(list(archive.moves))
-    names = [archive.names[move.adapter] for alias, move in now.items() if alias == given and move.adapter in archive.names]
+    names = [
+        archive.names[move.adapter] for alias, move in now.items() if alias == given and move.adapter in archive.names
+    ]
     names += [record for name, record in archive.names.items() if name == given]
     if names:
         return _distinct([Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id) for record in names])

@@ -22,8 +22,8 @@ from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.score import sealed_candidates
 from avpref.flows.sft import sft_network
 from avpref.flows.stage import run_stage
-from avpref.flows.training_record import record_trained
 from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
+from avpref.flows.training_record import record_trained
 from avpref.identity import digest
 from avpref.settings import DpoSettings
 from avpref.trainer.adapter_files import WEIGHTS_FILE

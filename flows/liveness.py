@@ -1,8 +1,8 @@
 """What of a run may go: everything that nothing refers to. Marking only; :mod:`avpref.flows.retention` removes.
 
 Live is what ``CURRENT`` names, what any record names (of adapters, decisions, aliases: any version that occurs in one of
-their documents, whatever the field is called), the units of the current plans, and the clips that any of these refer to. Marking is conservative:
-what cannot be told is kept, and a record that cannot be read stops the collection.
+their documents, whatever the field is called), the units of the current plans, and the clips that any of these refer to.
+Marking is conservative: what cannot be told is kept, and a record that cannot be read stops the collection of its run.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def rescore(
         os.symlink(folder.root / each.path, path)
     again = _scores(kept_bench, scored, prompts)
     differences = [*_differences(folder, recorded, again, "committed")]
-    otherwise = _scores(made_bench, [each for each in made if each.candidate_id in {c.candidate_id for c in scored}], prompts)
+    otherwise = _scores(
+        made_bench, [each for each in made if each.candidate_id in {c.candidate_id for c in scored}], prompts
+    )
     of_those = {key: answer for key, answer in recorded.items() if key in otherwise}
     differences += _differences(folder, of_those, otherwise, "made again")
     return Rescored(len(recorded), tuple(differences))

@@ -41,7 +41,7 @@ Reasons = dict[str, str]
 class Request:
     """What is asked of a collection. ``runs_too``: whole runs may go; ``leave_busy``: pass by runs that are in use."""
 
-    retention: RetentionSettings = RetentionSettings()
+    retention: RetentionSettings
     runs_too: bool = False
     leave_busy: bool = False
     is_dry: bool = False
@@ -126,9 +126,7 @@ def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reas
         yield mine, busy, unclear
 
 
-def _marked(
-    runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons
-) -> list[Doomed]:
+def _marked(runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons) -> list[Doomed]:
     """Everything that may go, in the order in which it goes. A run of which it cannot be told is added to ``unclear``."""
     registered = mentions(sorted((runs / REGISTRY).rglob("*.json")))
     whole = _whole_runs(runs, folders, registered, request, clock) if request.runs_too else []

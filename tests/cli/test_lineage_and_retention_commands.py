@@ -67,7 +67,9 @@ def test_gc_says_what_would_go_and_then_removes_it(call, own_runs: Path, own_run
     assert done.code == 0 and not orphan.exists() and "orphan media" in done.out and "gc/" in done.out
 
 
-def test_gc_takes_bounds_from_the_environment_and_flags_win(call, own_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_takes_bounds_from_the_environment_and_flags_win(
+    call, own_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AVPREF_RETENTION__KEEP_DAYS", "90")
     asked = call("runs", "gc", "--runs", own_runs, "--dry-run", "--grace-hours", 1, "--json").document["retention"]
     assert (asked["keep_days"], asked["grace_hours"]) == (90.0, 1.0)

@@ -46,7 +46,12 @@ def runs(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     versions = dict(old["tables"]) | {"pairs": manifest.version}  # type: ignore[call-overload]
     new = old | {"run_id": OTHER, "policy_hash": digest("another", size=64), "tables": versions}
     commit_once(other.root / "adapters" / "0123456789abcdef-1.json", json.dumps(new).encode())
-    decision = {"decision_id": "g1", "verdict": "promote", "lineage": new, "inputs": {"policy_hash": new["policy_hash"]}}
+    decision = {
+        "decision_id": "g1",
+        "verdict": "promote",
+        "lineage": new,
+        "inputs": {"policy_hash": new["policy_hash"]},
+    }
     commit_once(folder / "registry" / "adapters" / "a00112233445566aa.json", json.dumps(decision).encode())
     for number, adapter in enumerate(["agone", "a00112233445566aa"], start=1):
         move = {"alias": "serving", "number": number, "adapter": adapter, "run_id": OTHER, "decision": "g1"}
@@ -78,7 +83,9 @@ def test_every_clip_touched_what_the_tables_say(archive: Archive, runs: Path) ->
     expected = {path.parent.name: roles(open_root(path.parent)) for path in runs.glob("*/run.json")}
     for candidate in next(iter(expected.values())):
         touches = lineage.touched(archive, [candidate])
-        assert {touch.record.run_id: touch.role for touch in touches} == {run: of[candidate] for run, of in expected.items()}
+        assert {touch.record.run_id: touch.role for touch in touches} == {
+            run: of[candidate] for run, of in expected.items()
+        }
         assert all(bool(touch.pairs) == (touch.role is not Role.CANDIDATE) for touch in touches)
 
 
@@ -113,7 +120,16 @@ def test_a_limit_shortens_the_lists_and_not_the_counts(archive: Archive) -> None
 
 def test_run_record_alias_and_hash_all_name_the_adapter(archive: Archive, runs: Path) -> None:
     policy = digest("another", size=64)
-    for name in (OTHER, OTHER[:-1], policy, policy[:9], "serving", "a00112233445566aa", "a0011223344", "0123456789abcdef-1"):
+    for name in (
+        OTHER,
+        OTHER[:-1],
+        policy,
+        policy[:9],
+        "serving",
+        "a00112233445566aa",
+        "a0011223344",
+        "0123456789abcdef-1",
+    ):
         found = document(archive, name, 1)
         assert (found["kind"], found["id"], found["run_id"]) == ("adapter", policy, OTHER), name
         assert found["serves_as"] == ["serving"] and found["is_promoted"]
@@ -150,7 +166,9 @@ def test_a_clip_of_the_policy_is_known_from_the_evaluation(archive: Archive, tin
     assert [each["prompt_id"] for each in found["prompts"]] == [policy["prompt_id"]]
 
 
-@pytest.mark.parametrize(("given", "message"), [("c" * 16, "nothing in"), ("zz-nothing", "nothing in"), ("p", "nothing in")])
+@pytest.mark.parametrize(
+    ("given", "message"), [("c" * 16, "nothing in"), ("zz-nothing", "nothing in"), ("p", "nothing in")]
+)
 def test_what_is_not_there_is_refused(archive: Archive, given: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         document(archive, given, 1)
@@ -174,15 +192,19 @@ def test_the_index_is_made_once_and_another_version_has_another(runs: Path, tiny
 
 
 def test_a_broken_record_is_named(tiny_run: RunFolder, tmp_path: Path) -> None:
-    shutil.copytree(tiny_run.root, tmp_path / "runs" / tiny_run.run_id, ignore=shutil.ignore_patterns("clips", "models"))
+    shutil.copytree(
+        tiny_run.root, tmp_path / "runs" / tiny_run.run_id, ignore=shutil.ignore_patterns("clips", "models")
+    )
     path = tmp_path / "runs" / tiny_run.run_id / "adapters" / "torn.json"
     path.write_text('{"run_id": "x"')
-    with pytest.raises(InputError, match="torn.json"):
+    with pytest.raises(InputError, match=r"torn\.json"):
         open_archive(tmp_path / "runs")
 
 
 def test_a_version_that_is_gone_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:
-    shutil.copytree(tiny_run.root, tmp_path / "runs" / tiny_run.run_id, ignore=shutil.ignore_patterns("clips", "models"))
+    shutil.copytree(
+        tiny_run.root, tmp_path / "runs" / tiny_run.run_id, ignore=shutil.ignore_patterns("clips", "models")
+    )
     folder = open_root(tmp_path / "runs" / tiny_run.run_id)
     record = record_of(folder)
     gone = record | {"policy_hash": "f" * 64, "tables": dict(record["tables"]) | {"pairs": "0" * 16}}  # type: ignore[call-overload]

@@ -99,7 +99,9 @@ class Workshop:
     def evaluate(self, folder: RunFolder) -> str:
         """The policy's clips, compared; returns the version of the evaluation."""
         rows = [
-            EvaluationRow("e", each.prompt_id, 1, Side.POLICY, each.candidate_id, 1, Kind.REWARD, "av", 0.5, OK, "", "n")
+            EvaluationRow(
+                "e", each.prompt_id, 1, Side.POLICY, each.candidate_id, 1, Kind.REWARD, "av", 0.5, OK, "", "n"
+            )
             for each in self.clips(folder, "evaluate", 2)
         ]
         sealed = tables.to_arrow(tables.EVALUATIONS, rows)
@@ -307,7 +309,9 @@ def test_a_run_in_use_refuses_the_collection_or_is_passed_by(workshop: Workshop)
     assert [path.exists() for path in orphans] == [True, False]
 
 
-@pytest.mark.parametrize("broken", ["adapters/torn.json", "units/generate/plan-generate.json", "tables/candidates/CURRENT"])
+@pytest.mark.parametrize(
+    "broken", ["adapters/torn.json", "units/generate/plan-generate.json", "tables/candidates/CURRENT"]
+)
 def test_a_run_of_which_nothing_can_be_told_is_passed_by(workshop: Workshop, broken: str) -> None:
     folder = workshop.new_run()
     workshop.generate(folder)

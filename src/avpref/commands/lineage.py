@@ -66,7 +66,17 @@ def _branch(name: str, value: Any) -> Branch:
 
 
 _SHORT = 10
-_TITLES = ("pair_id", "candidate_id", "policy_hash", "gate_id", "evaluation_id", "prompt_id", "metric", "rule", "run_id")
+_TITLES = (
+    "pair_id",
+    "candidate_id",
+    "policy_hash",
+    "gate_id",
+    "evaluation_id",
+    "prompt_id",
+    "metric",
+    "rule",
+    "run_id",
+)
 
 
 def _title(row: Mapping[str, Any]) -> str:

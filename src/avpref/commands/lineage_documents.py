@@ -19,7 +19,12 @@ CLIP_COLUMNS = (
     *("sampler_hash", "sampler", "num_frames", "height_px", "width_px", "fps_hz", "sample_rate_hz", "duration_s"),
 )
 PROMPT_CLIP_COLUMNS = ("candidate_id", "index", "origin", "seed")
-PROMPT_PAIR_COLUMNS = ("pair_id", "chosen", "rejected", *(f"margin_{name}" for name in ("video", "audio", "av", "total")))
+PROMPT_PAIR_COLUMNS = (
+    "pair_id",
+    "chosen",
+    "rejected",
+    *(f"margin_{name}" for name in ("video", "audio", "av", "total")),
+)
 SCORE_COLUMNS = ("metric", "value", "status", "reason", "scorer", "fingerprint", "licence", "is_meaningful")
 STATISTICS = ("metric", "population", "count", "mean", "std", "q05", "q25", "q50", "q75", "q95")
 RULE_COLUMNS = ("rule", "dimension", "value", "bound", "passed", "detail")
@@ -256,7 +261,9 @@ def _narrow_pair(where: Sealed, row: Row) -> Document:
 def _prompts(archive: Archive, names: set[str], run: str) -> list[Document]:
     """Prompts by id, as one run has them (any that does, without ``run``): the same id is the same text everywhere."""
     versions = archive.versions("prompts", run)
-    rows = archive.rows(versions if run else archive.with_value(versions, "prompt_id", sorted(names))[:1], "prompt_id", sorted(names))
+    rows = archive.rows(
+        versions if run else archive.with_value(versions, "prompt_id", sorted(names))[:1], "prompt_id", sorted(names)
+    )
     found: dict[str, Document] = {}
     for _, row in rows:
         found.setdefault(str(row["prompt_id"]), dict(row))
@@ -270,7 +277,9 @@ def _decisions(archive: Archive, record: AdapterRecord) -> list[Document]:
     found: dict[str, Document] = {}
     for version in versions:
         for row in archive.rows_of("first_rows", version, limit=NOT_LIMITED):
-            rules = found.setdefault(row["gate_id"], {"gate_id": row["gate_id"], "verdict": row["verdict"], "rules": []})
+            rules = found.setdefault(
+                row["gate_id"], {"gate_id": row["gate_id"], "verdict": row["verdict"], "rules": []}
+            )
             rules["rules"].append(_only(row, RULE_COLUMNS))
     return list(found.values())
 
