@@ -18,6 +18,7 @@ from avpref.datasets.adapter_records import AdapterRecord, AliasMove
 from avpref.datasets.id_index import index_of
 from avpref.datasets.query_texts import sql
 from avpref.errors import TableError
+from avpref.files import LocalFiles
 from avpref.store import Manifest, TableStore
 
 Row = Mapping[str, Any]
@@ -52,7 +53,7 @@ class Sealed:
     @property
     def files(self) -> list[Path]:
         """Its Parquet files."""
-        return TableStore(self.root / "tables").paths(self.manifest)
+        return [self.root / "tables" / self.table / file.name for file in self.manifest.files]
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def open_archive(runs: Path) -> Archive:
 
 def _sealed(root: Path, table: str, named: set[str]) -> tuple[list[Sealed], list[str]]:
     """The current version of a run's table and those that records name; and the named ones that are gone."""
-    store = TableStore(root / "tables")
+    store = TableStore(LocalFiles(root / "tables"))
     current = store.current(table)
     now = {current.version} if current is not None else set()
     there = {version for version in named - now if (root / "tables" / table / f"{version}.json").exists()}

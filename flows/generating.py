@@ -16,10 +16,12 @@ from avpref.cluster import Receipt, Unit
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin
 from avpref.errors import MediaError
+from avpref.files import Files
 from avpref.flows.components import device_of, open_codec, open_text
 from avpref.flows.networks import NetworkFiles, load_for_sampling, negative_text, sampler_settings
 from avpref.flows.plan import CandidateRequest, sampler_hash, sampler_parts
 from avpref.flows.rendering import mp4
+from avpref.flows.trained_files import TrainedFiles
 from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import RawClip, World, clip_shape, open_world
 from avpref.geometry import ClipShape
@@ -31,7 +33,6 @@ from avpref.models.flow import Latents
 from avpref.models.sampling import draw_noise, sample
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.settings import Settings
-from avpref.store import commit_once
 
 CLIPS = "clips"
 LATENTS = "latents"
@@ -40,9 +41,15 @@ HASH_IN_NAME = 8
 
 @dataclass(frozen=True)
 class GenerateSpec:
-    """Builds workers that make candidates with one checkpoint (and adapter)."""
+    """Builds workers that make candidates with one checkpoint (and adapter).
 
-    root: Path
+    Media go to ``place``; states of texts are kept beside the runs, in ``runs``; ``models`` brings the network to a machine
+    that lacks it.
+    """
+
+    place: Files
+    models: TrainedFiles
+    runs: Path
     settings: Settings
     files: UnitFiles
     network: NetworkFiles
@@ -52,8 +59,11 @@ class GenerateSpec:
         torch.set_num_threads(1)
         device = device_of(self.settings)
         codec = open_codec(self.settings, device)
-        text = open_text(self.settings, self.root.parent, device)
+        text = open_text(self.settings, self.runs, device)
         dtype = getattr(torch, self.settings.sampling.dtype)
+        self.models.bring(self.network.checkpoint)
+        if self.network.adapter is not None:
+            self.models.bring(self.network.adapter)
         network = load_for_sampling(self.network, self.settings).to(device, dtype)
         return GenerateWorker(
             self, open_world(self.settings), clip_shape(self.settings), codec, text, network, torch.device(device)
@@ -121,7 +131,7 @@ class GenerateWorker:
         data = mp4(made.raw, self.shape)
         sha256 = bytes_sha256(data)
         path = f"{CLIPS}/{item.item_id[:3]}/{item.item_id}-{sha256[:HASH_IN_NAME]}.mp4"
-        commit_once(self.spec.root / path, data)
+        self.spec.place.commit_once(path, data)
         is_drawn = item.origin == Origin.GENERATED
         return Candidate(
             candidate_id=item.item_id,
@@ -152,7 +162,7 @@ class GenerateWorker:
         named = zip(("video", "audio"), made.latents, strict=True)
         tensors = {name: each[0].cpu().contiguous() for name, each in named if each is not None}
         path = f"{LATENTS}/{item.item_id[:3]}/{item.item_id}.safetensors"
-        commit_once(self.spec.root / path, save(tensors))
+        self.spec.place.commit_once(path, save(tensors))
         return path
 
 

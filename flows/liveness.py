@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from avpref.datasets import id_index, tables
 from avpref.errors import InputError, TableError
+from avpref.files import LocalFiles
 from avpref.flows.unit_plans import planned
 from avpref.store import TEMPORARY_PREFIX, Manifest, TableStore
 
@@ -121,7 +122,7 @@ def temporaries(folder: Path, clock: Clock) -> list[Doomed]:
 
 def live_versions(root: Path, named: set[str]) -> list[Manifest]:
     """The versions of the run's tables that something refers to."""
-    store = TableStore(root / "tables")
+    store = TableStore(LocalFiles(root / "tables"))
     found = []
     for table in _folders(root / "tables"):
         current = store.current(table.name)
@@ -132,7 +133,7 @@ def live_versions(root: Path, named: set[str]) -> list[Manifest]:
 
 def _versions(root: Path, named: set[str], clock: Clock) -> tuple[list[Manifest], list[Doomed]]:
     """Versions that stay (live or young), and the files of those that may go, manifests first."""
-    store = TableStore(root / "tables")
+    store = TableStore(LocalFiles(root / "tables"))
     kept = {(each.table, each.version): each for each in live_versions(root, named)}
     gone: list[Doomed] = []
     for table in _folders(root / "tables"):
@@ -213,9 +214,12 @@ def _checkpoints(root: Path, clock: Clock) -> Iterator[Doomed]:
 
 
 def _values(root: Path, kept: Sequence[Manifest], table: str, column: str) -> set[str]:
-    store = TableStore(root / "tables")
-    paths = [path for each in kept if each.table == table for path in store.paths(each)]
+    paths = [path for each in kept if each.table == table for path in _paths(root, each)]
     return {value for path in paths for value in _column(path, column, where=column)}
+
+
+def _paths(root: Path, manifest: Manifest) -> list[Path]:
+    return [root / "tables" / manifest.table / file.name for file in manifest.files]
 
 
 def _column(path: Path, column: str, where: str) -> set[str]:

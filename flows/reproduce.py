@@ -6,6 +6,7 @@ machine that made them they come out bit for bit alike; elsewhere the difference
 
 from __future__ import annotations
 
+import io
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ from avpref.datasets import tables
 from avpref.domain import Candidate, Origin, Prompt, Split
 from avpref.errors import InputError, TableError
 from avpref.flows.candidates import plan_candidates, read_candidates
-from avpref.flows.components import TEXTS
 from avpref.flows.dpo import policy_network
 from avpref.flows.evaluate import STAGE as EVALUATE
 from avpref.flows.generate import STAGE as GENERATE
@@ -33,8 +33,9 @@ from avpref.flows.run_folder import RunFolder
 from avpref.flows.score import sealed_candidates
 from avpref.flows.sft import sft_network
 from avpref.flows.stage import run_stage
-from avpref.identity import derive_seed, digest, file_sha256
+from avpref.identity import bytes_sha256, derive_seed, digest
 from avpref.media import read_clip
+from avpref.storage_settings import FolderStorage
 
 FINGERPRINT = "reproduce"
 
@@ -119,7 +120,7 @@ def reproduce(folder: RunFolder, share: float, num: int | None, seed: int, work:
     batches = _chosen(folder, sources, num or math.ceil(share * total), seed)
     with tempfile.TemporaryDirectory(prefix="avpref-reproduce-", dir=work) as name:
         bench = _bench(folder, Path(name), "made")
-        made = {each.candidate_id: each for source in sources for each in _make(bench, source, batches)}
+        made = {each.candidate_id: each for source in sources for each in _make(folder, bench, source, batches)}
         recorded = _recorded(batches)
         clips = [found for each in recorded for found in _compare(folder, bench, each, made.get(each.candidate_id))]
         clips += _misnamed(sources)
@@ -194,44 +195,42 @@ def _misnamed(sources: Sequence[_Source]) -> Iterator[ClipDifference]:
 
 
 def _bench(folder: RunFolder, work: Path, name: str) -> RunFolder:
-    """A folder to work in that is set up like the run, with the text states that runs share."""
+    """A folder to work in that is set up like the run."""
     run = folder.settings.run.model_copy(update={"max_quarantined_share": 1.0})
     root = work / name / folder.run_id
     root.mkdir(parents=True)
-    texts = folder.root.parent / TEXTS
-    if texts.is_dir():
-        (work / name / TEXTS).symlink_to(texts, target_is_directory=True)
-    return RunFolder(root, folder.settings.model_copy(update={"run": run}))
+    return RunFolder(root, folder.settings.model_copy(update={"run": run, "storage": FolderStorage()}))
 
 
-def _make(bench: RunFolder, source: _Source, batches: Sequence[_Batch]) -> list[Candidate]:
+def _make(folder: RunFolder, bench: RunFolder, source: _Source, batches: Sequence[_Batch]) -> list[Candidate]:
     """Candidates of the source's batches, made again."""
     units = tuple(batch.unit for batch in batches if batch.source is source)
     files = bench.units(tables.CANDIDATES)
-    spec = GenerateSpec(bench.root, bench.settings, files, source.network)
+    spec = GenerateSpec(bench.files, folder.models, folder.root.parent, bench.settings, files, source.network)
     shards = [Shard(0, units)] if units else []
     return read_candidates(bench, run_stage(bench, source.stage, files, shards, lambda: spec, "candidates"))
 
 
 def _compare(folder: RunFolder, bench: RunFolder, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:
     """How a clip differs: from its record on the disk, and when it is made again."""
-    path = folder.root / kept.path
-    if not path.exists():
+    try:
+        data = folder.media.read(kept.path)
+    except FileNotFoundError:
         yield ClipDifference(kept.candidate_id, f"{kept.path} is missing")
         return
-    if (found := file_sha256(path)) != kept.sha256:
+    if (found := bytes_sha256(data)) != kept.sha256:
         yield ClipDifference(kept.candidate_id, f"{kept.path} has sha-256 {found}, committed was {kept.sha256}")
         return
     if made is None:
         yield ClipDifference(kept.candidate_id, "it could not be made again")
     elif made.sha256 != kept.sha256:
         reason = f"made again it has sha-256 {made.sha256}, committed was {kept.sha256}"
-        yield ClipDifference(kept.candidate_id, reason, *_distances(path, bench.root / made.path))
+        yield ClipDifference(kept.candidate_id, reason, *_distances(data, bench.media.read(made.path)))
 
 
-def _distances(one: Path, other: Path) -> tuple[float | None, ...]:
+def _distances(one: bytes, other: bytes) -> tuple[float | None, ...]:
     """Largest and mean absolute difference of pictures (grey levels), then of sound; None where shapes differ."""
-    first, second = read_clip(one), read_clip(other)
+    first, second = read_clip(io.BytesIO(one)), read_clip(io.BytesIO(other))
     return (*_distance(first.frames, second.frames), *_distance(first.audio, second.audio))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from avpref.datasets import tables
@@ -55,9 +55,8 @@ def rescore(
     recorded = _recorded(folder, {each.candidate_id for each in kept})
     scored = [each for each in kept if any(name == each.candidate_id for name, _ in recorded)]
     for each in scored:
-        path = kept_bench.root / each.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(folder.root / each.path, path)
+        with suppress(FileNotFoundError):  # then it has no score
+            kept_bench.files.commit_once(each.path, folder.media.read(each.path))
     again = _scores(kept_bench, scored, prompts)
     differences = [*_differences(folder, recorded, again, "committed")]
     otherwise = _scores(

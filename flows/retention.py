@@ -20,6 +20,7 @@ from avpref.datasets import tables
 from avpref.datasets.adapter_records import PROMOTED, REGISTRY, RUN_FILE, run_roots
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AvprefError, InputError, StorageError
+from avpref.files import LocalFiles
 from avpref.flows.liveness import Clock, Doomed, Sort, doomed, mentions, temporaries
 from avpref.flows.run_folder import CONFIG_FILE, RunFolder, list_runs, open_root
 from avpref.flows.work_folder import WorkFolder
@@ -101,7 +102,7 @@ def _clock(retention: RetentionSettings, now_s: float) -> Clock:
 def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reasons, Reasons]]:
     """Own every run of the folder for the length of the block; a dry run owns nothing.
 
-    Gives the runs, those that are in use, and those that cannot be read.
+    Gives the runs, those that are left alone (in use, or kept in a bucket), and those that cannot be read.
     """
     mine: list[RunFolder] = []
     busy: Reasons = {}
@@ -114,6 +115,9 @@ def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reas
         for root in run_roots(runs):
             try:
                 folder = open_root(root)
+                if not isinstance(folder.files, LocalFiles):
+                    busy[root.name] = f"it keeps its files in {folder.files.at('')}, where nothing is collected"
+                    continue
                 if not request.is_dry:
                     stack.enter_context(folder.locked())
                 mine.append(folder)

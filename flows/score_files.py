@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from avpref.cluster import Unit
 from avpref.datasets.rows import QuarantineRow
+from avpref.flows.unit_plans import record_plan
 from avpref.flows.units import UnitFiles
 
 
@@ -22,17 +22,17 @@ class ScoreFiles:
     fingerprints: tuple[str, ...]
 
     @property
-    def folder(self) -> Path:
-        """Where the units of all stages are."""
+    def folder(self) -> str:
+        """Where the units of all stages are, as a message shows it."""
         return self.files.folder
 
     def parts(self, unit: Unit) -> list[Unit]:
         """The unit as each scorer commits it, in the order of the scorers."""
         return [replace(unit, fingerprint=fingerprint) for fingerprint in self.fingerprints]
 
-    def fingerprints_of(self, units: Sequence[Unit]) -> set[str]:
-        """The stage fingerprints under which ``units`` are committed: the scorers'."""
-        return set(self.fingerprints)
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """See :class:`avpref.flows.units.CommittedUnits`; they are the scorers'."""
+        record_plan(self.files.files, units[0].stage, name, self.fingerprints)
 
     def exists(self, unit: Unit) -> bool:
         """Whether every scorer is done with the unit."""

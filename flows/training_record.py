@@ -14,11 +14,11 @@ from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.adapter_records import TRAINED
 from avpref.domain import SCHEMA_VERSION
+from avpref.files import LocalFiles
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.pair import read_norm
 from avpref.flows.run_folder import RunFolder
 from avpref.identity import digest
-from avpref.store import commit_once
 
 TRAINED_ON = (
     *(tables.PROMPTS, tables.CANDIDATES, tables.SCORES, tables.NORMS, tables.REWARDS),
@@ -45,9 +45,10 @@ def record_trained(folder: RunFolder, policy: NetworkFiles, reference: NetworkFi
         "norm_id": read_norm(folder).norm_id,
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
     }
-    path = folder.root / TRAINED / f"{policy.hash[:16]}-{digest('trained', record)}.json"
-    commit_once(path, json.dumps(record, indent=1).encode())
-    return path
+    name = f"{TRAINED}/{policy.hash[:16]}-{digest('trained', record)}.json"
+    for files in {LocalFiles(folder.root), folder.files}:
+        files.commit_once(name, json.dumps(record, indent=1).encode())
+    return folder.root / name
 
 
 def _relative(folder: RunFolder, path: Path) -> str:

@@ -11,17 +11,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from avpref.errors import InputError
-from avpref.store import replace
+from avpref.files import Files
 
 PREFIX = "plan-"
 
 
-def record_plan(units: Path, stage: str, name: str, fingerprints: Iterable[str]) -> None:
-    """Say that pass ``name`` of ``stage`` works under ``fingerprints``; ``units`` is the folder of all stages' units."""
-    path = units / stage / f"{PREFIX}{name}.json"
+def record_plan(units: Files, stage: str, name: str, fingerprints: Iterable[str]) -> None:
+    """Say that pass ``name`` of ``stage`` works under ``fingerprints``; ``units`` is the place of all stages' units."""
+    file = f"{stage}/{PREFIX}{name}.json"
     data = json.dumps({"fingerprints": sorted(set(fingerprints))}).encode()
-    if not path.exists() or path.read_bytes() != data:
-        replace(path, data)
+    try:
+        is_known = units.read(file) == data
+    except FileNotFoundError:
+        is_known = False
+    if not is_known:
+        units.replace(file, data)
 
 
 def planned(stage: Path) -> frozenset[str] | None:

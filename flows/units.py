@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +16,8 @@ from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import TableError
-from avpref.store import commit_once
+from avpref.files import Files
+from avpref.flows.unit_plans import record_plan
 
 QUARANTINE_KEY = b"avpref.quarantine"
 
@@ -26,12 +26,12 @@ class CommittedUnits(Protocol):
     """What a stage asks of the files of its units. Implementations are picklable: workers carry them."""
 
     @property
-    def folder(self) -> Path:
-        """Where the units of all stages are."""
+    def folder(self) -> str:
+        """Where the units of all stages are, as a message shows it."""
         ...
 
-    def fingerprints_of(self, units: Sequence[Unit]) -> set[str]:
-        """The stage fingerprints under which ``units`` are committed."""
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """Say under which fingerprints pass ``name`` of a stage works on ``units``, of which there is one at least."""
         ...
 
     def exists(self, unit: Unit) -> bool:
@@ -55,24 +55,33 @@ class CommittedUnits(Protocol):
 class UnitFiles:
     """Where the units of one table are committed. Picklable: workers carry it."""
 
-    folder: Path
+    files: Files
     table: tables.Table
 
-    def path(self, unit: Unit) -> Path:
-        """The unit's file: stage, stage fingerprint, then the unit's derived name."""
-        return self.folder / unit.stage / unit.fingerprint / f"{unit.name}.parquet"
+    @property
+    def folder(self) -> str:
+        """Where the units of all stages are, as a message shows it."""
+        return self.files.at("")
 
-    def fingerprints_of(self, units: Sequence[Unit]) -> set[str]:
-        """The stage fingerprints under which ``units`` are committed: their own."""
-        return {unit.fingerprint for unit in units}
+    def name(self, unit: Unit) -> str:
+        """The unit's file: stage, stage fingerprint, then the unit's derived name."""
+        return f"{unit.stage}/{unit.fingerprint}/{unit.name}.parquet"
+
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """See :class:`CommittedUnits`; they are the units' own."""
+        record_plan(self.files, units[0].stage, name, {unit.fingerprint for unit in units})
 
     def exists(self, unit: Unit) -> bool:
         """Whether the unit is done."""
-        return self.path(unit).exists()
+        return self.files.exists(self.name(unit))
 
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
         """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""
         return self._commit(unit, tables.to_arrow(self.table, rows), quarantined)
+
+    def commit_rows(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
+        """Commit rows that were committed before, here or in another folder, under the unit's name. The first commit wins."""
+        return self._commit(unit, tables.conform(self.table, rows), quarantined)
 
     def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
         """Commit a unit that was finished in pieces."""
@@ -82,9 +91,7 @@ class UnitFiles:
     def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
         """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
         parts, quarantined = [], []
-        for unit in units:
-            with _readable(self.path(unit)) as path:
-                part = pq.ParquetFile(path).read()
+        for part in self._parsed(units, lambda stream: pq.ParquetFile(stream).read()):
             quarantined += _quarantine_rows(part.schema)
             parts.append(part.replace_schema_metadata(None))
         if not parts:
@@ -93,26 +100,30 @@ class UnitFiles:
 
     def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
         """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""
-        found = []
-        for unit in units:
-            with _readable(self.path(unit)) as path:
-                found += _quarantine_rows(pq.read_schema(path))
-        return found
+        return [row for schema in self._parsed(units, pq.read_schema) for row in _quarantine_rows(schema)]
 
     def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
         metadata = {**(rows.schema.metadata or {}), QUARANTINE_KEY: json.dumps([asdict(row) for row in quarantined])}
         buffer = io.BytesIO()
         pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
-        return commit_once(self.path(unit), buffer.getvalue())
+        return self.files.commit_once(self.name(unit), buffer.getvalue())
 
+    def _parsed(self, units: Sequence[Unit], parse: Callable[[BinaryIO], Any]) -> Iterator[Any]:
+        names = [self.name(unit) for unit in units]
+        streams = self.files.open_all(names)
+        for name in names:
+            with self._readable(name):
+                parsed = parse(next(streams))
+            yield parsed
 
-@contextmanager
-def _readable(path: Path) -> Iterator[Path]:
-    try:
-        yield path
-    except (OSError, pa.ArrowException) as error:
-        fix = f"delete {path} and run: avpref runs resume RUN"
-        raise TableError(f"{path} cannot be read: {error}", "a whole unit", fix) from error
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            place = self.files.at(name)
+            fix = f"delete {place} and run: avpref runs resume RUN"
+            raise TableError(f"{place} cannot be read: {error}", "a whole unit", fix) from error
 
 
 def _quarantine_rows(schema: pa.Schema) -> list[QuarantineRow]:

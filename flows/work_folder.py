@@ -21,11 +21,13 @@ from avpref.datasets import tables, views
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError, StorageError
+from avpref.errors import InputError, StorageError, TableError
+from avpref.files import Files, LocalFiles
+from avpref.flows.neighbours import Neighbour
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
 from avpref.logs import EventLog
-from avpref.store import Manifest, TableStore, replace, storage_errors, sweep_temporaries
+from avpref.store import Manifest, TableStore, storage_errors, sweep_temporaries
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,38 @@ class WorkFolder:
         return EventLog(self.root / "events.jsonl")
 
     @property
+    def files(self) -> Files:
+        """What is true of the work: units, media, tables, documents. The folder itself, unless it is kept elsewhere."""
+        return LocalFiles(self.root)
+
+    @property
+    def unit_files(self) -> Files:
+        """Where units are committed."""
+        return self.files.within("units")
+
+    @property
+    def media(self) -> Files:
+        """Where the paths of candidates' clips start."""
+        return self.files
+
+    @property
+    def shared(self) -> Files:
+        """What this and other folders beside it have in common."""
+        return LocalFiles(self.root.parent)
+
+    def neighbours(self) -> Sequence[Neighbour]:
+        """The folders beside this one, where finished work may be found."""
+        beside = (name for name in self.shared.folders() if name != self.root.name)
+        return [Neighbour(name, self.shared.within(name)) for name in beside]
+
+    @property
     def tables(self) -> TableStore:
         """Sealed tables."""
-        return TableStore(self.root / "tables")
+        return TableStore(self.files.within("tables"))
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units whose rows belong to ``table``."""
-        return UnitFiles(self.root / "units", table)
+        return UnitFiles(self.unit_files, table)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
@@ -67,7 +94,7 @@ class WorkFolder:
         if manifest is None:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
-        return tables.read_all(self.tables.paths(manifest), table)
+        return self.read_version(table, manifest)
 
     def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
@@ -88,17 +115,39 @@ class WorkFolder:
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """DuckDB with one view per sealed table in the folder, over the manifests' files."""
-        manifests = [self.tables.current(table.name) for table in tables.TABLES]
-        return views.connect({found.table: self.tables.paths(found) for found in manifests if found is not None})
+        found = [(table, manifest) for table in tables.TABLES if (manifest := self.tables.current(table.name))]
+        match self.tables.files:
+            case LocalFiles() as local:
+                names = {table.name: self.tables.names(manifest) for table, manifest in found}
+                return views.connect({table: [local.path(name) for name in each] for table, each in names.items()})
+            case _:
+                return views.connect_tables(
+                    {table.name: self.read_version(table, manifest) for table, manifest in found}
+                )
+
+    def read_version(self, table: Table, manifest: Manifest) -> pa.Table:
+        """One version of ``table``. Raises TableError where a file is gone or is not of the table."""
+        files, parts = self.tables.files, []
+        for name in self.tables.names(manifest):
+            try:
+                with files.open(name) as stream:
+                    parts.append(tables.read_stream(stream, files.at(name), table))
+            except FileNotFoundError as error:
+                raise TableError(
+                    f"no file {files.at(name)}", f"a file of table '{table.name}'", tables.AGAIN
+                ) from error
+        return tables.joined(parts, table)
 
     def write_json(self, name: str, document: Any) -> None:
         """Replace a small JSON document."""
-        replace(self.root / name, json.dumps(document, indent=1, ensure_ascii=False).encode())
+        self.files.replace(name, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
         """A JSON document, or None."""
-        path = self.root / name
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(self.files.read(name))
+        except FileNotFoundError:
+            return None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

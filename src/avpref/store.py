@@ -16,12 +16,18 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, StorageError, TableError
-from avpref.identity import bytes_sha256, digest, file_sha256
+from avpref.identity import bytes_sha256, digest
+
+if TYPE_CHECKING:
+    from avpref.files import Files
 
 TEMPORARY_PREFIX = ".partial-"
+CURRENT = "CURRENT"
+"""The pointer of a table's folder: it names the version that counts."""
 
 
 @contextlib.contextmanager
@@ -48,7 +54,7 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _temporary_of(path: Path) -> Path:
+def temporary_of(path: Path) -> Path:
     """A name that no other writer of ``path`` uses: not on another machine of a shared disk, not in another thread."""
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
     return path.parent / f"{TEMPORARY_PREFIX}{writer}-{path.name}"
@@ -56,7 +62,7 @@ def _temporary_of(path: Path) -> Path:
 
 def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_of(path)
+    temporary = temporary_of(path)
     try:
         with open(temporary, "wb") as stream:
             stream.write(data)
@@ -130,25 +136,24 @@ class Manifest:
 
 
 class TableStore:
-    """Sealed table versions under ``folder/<table>/``, with a ``CURRENT`` pointer that is swapped by rename."""
+    """Sealed table versions under ``<table>/``, with a ``CURRENT`` pointer that is swapped in one step."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, files: Files) -> None:
+        self.files = files
 
     def seal(self, table: str, fingerprint: str, parts: list[tuple[bytes, int]]) -> Manifest:
         """Commit ``parts`` (file bytes, row count) as one version of ``table`` and point ``CURRENT`` at it."""
-        folder = self.folder / table
         version = digest(
             "table", table, fingerprint, [rows for _, rows in parts], [bytes_sha256(data) for data, _ in parts]
         )
-        files = []
+        sealed = []
         for ordinal, (data, rows) in enumerate(parts):
             name = f"{version}-{ordinal:04d}.parquet"
-            commit_once(folder / name, data)
-            files.append(SealedFile(name, rows, bytes_sha256(data)))
-        manifest = Manifest(table, version, fingerprint, tuple(files))
-        commit_once(folder / f"{version}.json", json.dumps(asdict(manifest), indent=1).encode())
-        replace(folder / "CURRENT", version.encode())
+            self.files.commit_once(f"{table}/{name}", data)
+            sealed.append(SealedFile(name, rows, bytes_sha256(data)))
+        manifest = Manifest(table, version, fingerprint, tuple(sealed))
+        self.files.commit_once(f"{table}/{version}.json", json.dumps(asdict(manifest), indent=1).encode())
+        self.files.replace(f"{table}/{CURRENT}", version.encode())
         return manifest
 
     def current(self, table: str) -> Manifest | None:
@@ -156,35 +161,43 @@ class TableStore:
 
         Raises SchemaVersionError for a version written by another schema, TableError for a broken manifest.
         """
-        pointer = self.folder / table / "CURRENT"
-        if not pointer.exists():
+        try:
+            version = self.files.read(f"{table}/{CURRENT}").decode().strip()
+        except FileNotFoundError:
             return None
-        return self.version(table, pointer.read_text().strip())
+        return self.version(table, version)
 
     def version(self, table: str, version: str) -> Manifest:
         """The manifest of one version. Raises TableError if it is absent or unreadable."""
-        path = self.folder / table / f"{version}.json"
+        name = f"{table}/{version}.json"
         try:
-            raw = json.loads(path.read_text())
+            raw = json.loads(self.files.read(name))
             files = tuple(SealedFile(**file) for file in raw["files"])
             manifest = Manifest(raw["table"], raw["version"], raw["fingerprint"], files, raw["schema_version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TableError(
-                f"{path}: {error}", "a manifest written by this product", "avpref runs resume RUN"
+                f"{self.files.at(name)}: {error}", "a manifest written by this product", "avpref runs resume RUN"
             ) from error
         if manifest.schema_version != SCHEMA_VERSION:
-            found = f"{path} has schema version {manifest.schema_version}"
+            found = f"{self.files.at(name)} has schema version {manifest.schema_version}"
             raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "use a new folder: --runs DIR")
         return manifest
 
-    def paths(self, manifest: Manifest) -> list[Path]:
-        """Absolute paths of the manifest's files."""
-        return [self.folder / manifest.table / file.name for file in manifest.files]
+    def names(self, manifest: Manifest) -> list[str]:
+        """Names of the manifest's files, relative to the place of the tables."""
+        return [f"{manifest.table}/{file.name}" for file in manifest.files]
 
     def verify(self, manifest: Manifest) -> None:
         """Compare every file with its hash. Raises TableError naming the first that is missing or was changed."""
-        for file, path in zip(manifest.files, self.paths(manifest), strict=True):
-            found = file_sha256(path) if path.exists() else "no file"
+        for file, name in zip(manifest.files, self.names(manifest), strict=True):
+            found = self._sha256(name)
             if found != file.sha256:
-                fix = f"restore {path.name} from a copy, or delete the folder {path.parent} and run: avpref runs resume RUN"
-                raise TableError(f"{path}: {found}", f"sha-256 {file.sha256}", fix)
+                folder = self.files.at(manifest.table)
+                fix = f"restore {file.name} from a copy, or delete the folder {folder} and run: avpref runs resume RUN"
+                raise TableError(f"{self.files.at(name)}: {found}", f"sha-256 {file.sha256}", fix)
+
+    def _sha256(self, name: str) -> str:
+        try:
+            return bytes_sha256(self.files.read(name))
+        except FileNotFoundError:
+            return "no file"

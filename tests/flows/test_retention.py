@@ -19,6 +19,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import EvaluationRow, Kind, Side
 from avpref.domain import Candidate, Origin, Prompt, ScoreStatus, Split
 from avpref.errors import InputError, StorageError
+from avpref.files import LocalFiles
 from avpref.flows import retention
 from avpref.flows.liveness import Sort, live_versions, mentions, records_in
 from avpref.flows.retention import DAY_S, HOUR_S, Collection, Request, collect
@@ -27,7 +28,7 @@ from avpref.flows.run_folder import RunFolder, create
 from avpref.flows.unit_plans import record_plan
 from avpref.identity import bytes_sha256, digest
 from avpref.retention_settings import RetentionSettings
-from avpref.store import TEMPORARY_PREFIX, TableStore, commit_once
+from avpref.store import TEMPORARY_PREFIX, Manifest, TableStore, commit_once
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 NOW = time.time()
@@ -59,7 +60,7 @@ class Workshop:
         units = [Unit(stage, 0, fingerprint, (Item(each.candidate_id),)) for each in made]
         for unit, each in zip(units, made, strict=True):
             files.commit(unit, [each])
-        record_plan(files.folder, stage, stage, {fingerprint})
+        record_plan(files.files, stage, stage, {fingerprint})
         return made
 
     def _clip(self, folder: RunFolder, number: int) -> Candidate:
@@ -145,7 +146,7 @@ def named(workshop: Workshop, root: Path) -> set[str]:
 
 def live_files(workshop: Workshop, root: Path) -> set[Path]:
     """Files that something refers to, worked out from the references alone; every one must exist and hash as recorded."""
-    store, found = TableStore(root / "tables"), set()
+    store, found = TableStore(LocalFiles(root / "tables")), set()
     for record in (root / "adapters").glob("*.json"):
         document = json.loads(record.read_text())
         found.add(root / document["adapter"] / "adapter_model.safetensors")
@@ -153,14 +154,18 @@ def live_files(workshop: Workshop, root: Path) -> set[Path]:
             store.verify(store.version(table, version))
     for manifest in live_versions(root, named(workshop, root)):
         store.verify(manifest)
-        found |= {*store.paths(manifest), root / "tables" / manifest.table / f"{manifest.version}.json"}
+        found |= {*_paths(root, manifest), root / "tables" / manifest.table / f"{manifest.version}.json"}
         if manifest.table == "candidates":
-            rows = tables.read_all(store.paths(manifest), tables.CANDIDATES).to_pylist()
+            rows = tables.read_all(_paths(root, manifest), tables.CANDIDATES).to_pylist()
             assert all(bytes_sha256((root / row["path"]).read_bytes()) == row["sha256"] for row in rows)
             found |= {root / row["path"] for row in rows}
         if manifest.table == "evaluations":
-            found |= _evaluated(root, tables.read_all(store.paths(manifest), tables.EVALUATIONS).to_pylist())
+            found |= _evaluated(root, tables.read_all(_paths(root, manifest), tables.EVALUATIONS).to_pylist())
     return found
+
+
+def _paths(root: Path, manifest: Manifest) -> list[Path]:
+    return [root / "tables" / manifest.table / file.name for file in manifest.files]
 
 
 def _evaluated(root: Path, rows: list[dict[str, object]]) -> set[Path]:
