@@ -68,7 +68,7 @@ def _finish(folder: RunFolder, job: TrainingJob) -> Tally:
         return Tally("train", ADAPTERS, reused={found: 1})
     if not job.data.exists():
         save_pair_set(job.data, _pair_set(folder))
-    with progress_of("train", job.settings.loop.steps) as report:
+    with progress_of("train", job) as report:
         launch(job, report)
     return Tally("train", ADAPTERS, made=1)
 

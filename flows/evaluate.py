@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import flow
 
 from avpref import __version__
@@ -119,8 +121,9 @@ def _reference(folder: RunFolder, prompts: list[Prompt]) -> SideClips:
     """The reference's clips were made and scored with the candidates."""
     wanted = {prompt.prompt_id for prompt in prompts}
     candidates = [candidate for candidate in sealed_candidates(folder) if candidate.prompt_id in wanted]
-    scores = folder.read(tables.SCORES).to_pandas()
-    return SideClips(candidates, scores[scores.candidate_id.isin({candidate.candidate_id for candidate in candidates})])
+    ids = pa.array([candidate.candidate_id for candidate in candidates], pa.string())
+    scores = [rows.filter(pc.is_in(rows["candidate_id"], ids)) for rows in folder.batches(tables.SCORES)]
+    return SideClips(candidates, pa.concat_tables(scores).to_pandas())
 
 
 def _policy(folder: RunFolder, prompts: list[Prompt]) -> tuple[SideClips, list[QuarantineRow]]:

@@ -11,6 +11,7 @@ from prefect import flow
 from avpref.datasets import normalise, pairing, tables, views
 from avpref.domain import Split
 from avpref.errors import InputError
+from avpref.files import LocalFiles
 from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder, list_runs, open_root
 from avpref.flows.scorers import metrics_of
@@ -49,7 +50,20 @@ def select(folder: RunFolder) -> pairing.Selection:
 
 
 def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
-    """DuckDB over prompts, candidates and scores of the training split alone."""
+    """DuckDB over prompts, candidates and scores of the training split alone, read from their files as they are needed."""
+    for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
+        folder.require(table)
+    match folder.tables.files:
+        case LocalFiles():
+            con = folder.connect()
+            con.execute(views.sql("training_views"))
+            return con
+        case _:
+            return _training_rows(folder)
+
+
+def _training_rows(folder: RunFolder) -> duckdb.DuckDBPyConnection:
+    """As :func:`training_tables`, of tables that are brought into memory."""
     prompts = folder.read(tables.PROMPTS)
     prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
     candidates = folder.read(tables.CANDIDATES)

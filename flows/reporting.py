@@ -8,7 +8,7 @@ stays finished, and the same command goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
 from avpref.errors import AvprefError
+from avpref.logs import Listener
+from avpref.meters import StageMeasure
 
 ARTIFACT_EVERY_S = 10.0
 TABLE_ROWS = 100
@@ -51,21 +53,21 @@ class StageArtifact:
         self._ids: dict[str, Any] = {}
         self._last: dict[str, float] = {}
 
-    def __call__(self, stage: str, done: int, total: int, rate_hz: float) -> None:
+    def __call__(self, measure: StageMeasure) -> None:
         """Listener of :class:`avpref.logs.Progress`."""
-        now = time.monotonic()
+        now, stage, done, total = time.monotonic(), measure.stage, measure.done, measure.total
         is_due = now - self._last.get(stage, -ARTIFACT_EVERY_S) >= ARTIFACT_EVERY_S or done >= total
         if not total or not is_due:
             return
         self._last[stage] = now
         share = 100.0 * done / total
         if stage in self._ids:
-            update_progress_artifact(self._ids[stage], progress=share, description=f"{done}/{total}, {rate_hz:.1f}/s")
+            update_progress_artifact(self._ids[stage], progress=share, description=measure.text)
         else:
-            self._ids[stage] = create_progress_artifact(progress=share, key=_key(stage), description=f"{done}/{total}")
+            self._ids[stage] = create_progress_artifact(progress=share, key=_key(stage), description=measure.text)
 
 
-def listener() -> Callable[[str, int, int, float], None] | None:
+def listener() -> Listener | None:
     """What stages report their progress to, if they run as flows."""
     return StageArtifact() if _is_in_flow() else None
 

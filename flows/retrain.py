@@ -30,7 +30,9 @@ from avpref.flows.registry import record_adapter, scorers_of
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
 from avpref.flows.score import score
 from avpref.flows.sft import sft
+from avpref.flows.spending import Spending, spending
 from avpref.flows.tally import Tally, collected
+from avpref.flows.watching import tell_pairs, watched, watched_stage
 from avpref.logs import say
 
 CURATION = (prompts, sft, generate, score, pair)
@@ -130,8 +132,8 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 def _owned(folder: RunFolder) -> Iterator[None]:
     """Own the run's folder and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
-    with folder.locked(), ray_session():
-        folder.events.write("started", run=folder.run_id)
+    with folder.locked(), ray_session(), watched(folder):
+        folder.events.write("started")
         yield
         folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
 
@@ -144,8 +146,7 @@ def _run(folder: RunFolder, stages: Sequence[Flow[..., int]]) -> tuple[list[Stag
 def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[StageTime, list[Tally]]:
     """Run a stage; returns its time and what it came to. Waves of a stage (``score-imagebind``) are counted as the stage."""
     started = time.monotonic()
-    folder.events.write("stage_started", stage=name)
-    with collected() as tallies:
+    with watched_stage(folder, name), collected() as tallies:
         rows = work()
     own = [tally for tally in tallies if tally.stage == name or tally.stage.startswith(f"{name}-")]
     counts = (sum(t.made for t in own), sum(t.present for t in own), sum(t.num_reused for t in own))
@@ -154,7 +155,14 @@ def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[Stage
         "stage_finished", **{("stage" if key == "name" else key): each for key, each in vars(took).items()}
     )
     say(f"{name}: {rows} rows, {took.seconds:.1f} s")
+    spent = spent_by(folder)
+    tell_pairs(spent.kept_pairs, folder.observe.currency, spent.cost_per_kept_pair)
     return took, tallies
+
+
+def spent_by(folder: RunFolder) -> Spending:
+    """What the run has spent so far."""
+    return spending(folder.root, folder.num_rows(tables.PAIRS), folder.observe)
 
 
 def _report(folder: RunFolder) -> int:
@@ -208,6 +216,7 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "evaluation": verdict["evaluation"],
         "gate": {"verdict": verdict["gate"]["verdict"], "reasons": verdict["gate"]["reasons"]},
         "quarantined": len(quarantined(folder)),
+        "spent": spent_by(folder).document(),
     }
 
 

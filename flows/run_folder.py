@@ -26,6 +26,7 @@ from avpref.files import Files, LocalFiles
 from avpref.flows.trained_files import KeptModels, PublishedModels, TrainedFiles
 from avpref.flows.work_folder import WorkFolder
 from avpref.object_files import ListedFiles, ObjectFiles, check_commit_rule
+from avpref.observe_settings import ObserveSettings
 from avpref.settings import Executor, Settings
 from avpref.storage_settings import FolderStorage, ObjectStorage
 from avpref.store import storage_errors
@@ -55,6 +56,11 @@ class RunFolder(WorkFolder):
     def executor(self) -> Executor:
         """Who runs the units of candidate stages."""
         return self.settings.executor
+
+    @property
+    def observe(self) -> ObserveSettings:
+        """How the run is watched, and at what price."""
+        return self.settings.observe
 
     @property
     def max_quarantined_share(self) -> float:

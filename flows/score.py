@@ -29,4 +29,4 @@ def score(run_dir: str) -> int:
 
 def sealed_candidates(folder: RunFolder) -> list[Candidate]:
     """The sealed candidates, in the plan's order. Raises InputError before they were made."""
-    return as_candidates(folder.read(tables.CANDIDATES))
+    return [each for rows in folder.batches(tables.CANDIDATES) for each in as_candidates(rows)]

@@ -119,8 +119,9 @@ def _finish(folder: RunFolder, given: SftSettings, output: Path) -> Tally:
     if found:
         return Tally("sft", NETWORKS, reused={found: 1})
     _write_data(folder, output / DATA_FILE)
-    with progress_of("sft", given.loop.steps) as report:
-        launch(_job(folder, given, output), report)
+    job = _job(folder, given, output)
+    with progress_of("sft", job) as report:
+        launch(job, report)
     return Tally("sft", NETWORKS, made=1)
 
 

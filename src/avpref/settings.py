@@ -12,6 +12,7 @@ from pydantic import Field
 
 from avpref.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.gate_settings import GateSettings as GateSettings
+from avpref.observe_settings import ObserveSettings
 from avpref.retention_settings import RetentionSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
@@ -344,6 +345,7 @@ class Settings(Section):
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
     storage: Storage = FolderStorage()
+    observe: ObserveSettings = ObserveSettings()
     clip: ClipSettings
     prompts: Prompts
     codec: Codec = IdentityCodec()
@@ -364,4 +366,5 @@ class ScoreJob(Section):
 
     run: RunSettings = RunSettings(name="scores")
     executor: Executor = InProcessExecutor()
+    observe: ObserveSettings = ObserveSettings()
     scoring: ScoringSettings = ScoringSettings(scorers=("audiobox", "imagebind", "synchformer", "videoalign"))
