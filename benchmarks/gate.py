@@ -102,10 +102,10 @@ def measure(procedure: str, num_prompts: int, effect: float) -> Outcome:
     for seed in range(NUM_POWER):
         sides = simulate("normal", num_prompts, 0.5, dict.fromkeys(Dimension, effect), seed)
         for num_seen, found in PROCEDURES[procedure](sides, seed):
-            is_promoted = promotes(found)
+            is_promoted, looked_at = promotes(found), num_seen
             if is_promoted or gate.is_hopeless(found, SETTINGS.gate):
                 break
-        promoted, used = promoted + is_promoted, used + num_seen
+        promoted, used = promoted + is_promoted, used + looked_at
     return Outcome(promoted / NUM_POWER, used / NUM_POWER)
 
 
@@ -195,7 +195,7 @@ sequential procedure looked at on average. At 0.5 sd the rule on audio's mean ch
 How often non-inferiority of video is shown where video is exactly as good as before, by margin ({NUM_POWER} evaluations per cell, all at once).
 
 {line.join(kept)}
-"""
+"""  # noqa: E501
 
 
 def main() -> None:

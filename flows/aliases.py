@@ -20,14 +20,15 @@ from typing import Any
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AliasConflict, ConfigError, InputError, TableError
+from avpref.files import Files, LocalFiles
 from avpref.identity import bytes_sha256
-from avpref.store import commit_once
 
 REGISTRY = "registry"
 SERVING = "serving"
 """The alias that is meant where none is named."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 MOVE = re.compile(r"\d{6}\.json")
+RESTORE = "restore the registry from a copy"
 
 
 class Action(StrEnum):
@@ -60,6 +61,11 @@ class AliasMove:
     is_override: bool = False
 
 
+def registry(runs: Path) -> Files:
+    """Where aliases, approvals and adapter records of ``runs`` are."""
+    return LocalFiles(Path(runs) / REGISTRY)
+
+
 def now() -> str:
     """The time as it stands in records. It decides nothing: order is the number."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -74,24 +80,25 @@ def checked_name(alias: str) -> str:
 
 def names(runs: Path) -> list[str]:
     """Aliases that were ever moved."""
-    folder = Path(runs) / REGISTRY / "aliases"
-    return sorted(path.name for path in folder.iterdir() if NAME.fullmatch(path.name)) if folder.is_dir() else []
+    return sorted({name.split("/")[1] for name in registry(runs).names("aliases") if MOVE.fullmatch(Path(name).name)})
 
 
 def history(runs: Path, alias: str = SERVING) -> list[AliasMove]:
     """Every move, oldest first. Raises TableError where a file is torn, missing or was changed."""
+    files, folder = registry(runs), f"aliases/{checked_name(alias)}"
     found: list[AliasMove] = []
     sha256 = ""
-    for number, path in enumerate(_files(runs, alias), start=1):
-        if path.name != _file_name(number):
-            raise TableError(f"{path.parent} lacks {_file_name(number)}", "every move in a row", _restore(path.parent))
-        data = path.read_bytes()
-        move = _read(path, data)
+    for number, name in enumerate(
+        (each for each in files.children(folder) if MOVE.fullmatch(Path(each).name)), start=1
+    ):
+        if name != _move_file(alias, number):
+            lacks = f"{files.at(folder)} lacks {Path(_move_file(alias, number)).name}"
+            raise TableError(lacks, "every move in a row", RESTORE)
+        data = files.read(name)
+        move = _read(files.at(name), data)
         if move.previous_sha256 != sha256 or move.number != number or move.alias != alias:
-            earlier = f"{_file_name(number - 1)} or {path.name}" if number > 1 else path.name
-            raise TableError(
-                f"{path}: it does not follow the move before", f"{earlier} unchanged", _restore(path.parent)
-            )
+            earlier = _move_file(alias, number - 1 if number > 1 else number)
+            raise TableError(f"{files.at(name)}: it does not follow the move before", f"{earlier} unchanged", RESTORE)
         found, sha256 = [*found, move], bytes_sha256(data)
     return found
 
@@ -118,17 +125,15 @@ def append(runs: Path, before: AliasMove | None, move: AliasMove) -> AliasMove:
 
     Raises AliasConflict naming who moved the alias meanwhile, StorageError where the folder cannot be written.
     """
-    number = before.number + 1 if before else 1
-    folder = Path(runs) / REGISTRY / "aliases" / checked_name(move.alias)
-    sha256 = bytes_sha256((folder / _file_name(before.number)).read_bytes()) if before else ""
+    files, number = registry(runs), before.number + 1 if before else 1
+    name = _move_file(checked_name(move.alias), number)
     linked = asdict(move) | {
         "number": number,
         "previous": before.adapter if before else "",
-        "previous_sha256": sha256,
+        "previous_sha256": bytes_sha256(files.read(_move_file(move.alias, before.number))) if before else "",
     }
-    path = folder / _file_name(number)
-    if not commit_once(path, json.dumps({"schema_version": SCHEMA_VERSION, **linked}, indent=1).encode()):
-        won = _read(path, path.read_bytes())
+    if not files.commit_once(name, json.dumps({"schema_version": SCHEMA_VERSION, **linked}, indent=1).encode()):
+        won = _read(files.at(name), files.read(name))
         found = (
             f"{won.by} moved {won.alias} to {won.adapter} (run {won.run_id}, {won.action} at {won.at}) at the same time"
         )
@@ -140,42 +145,33 @@ def record_adapter(runs: Path, document: dict[str, Any]) -> str:
     """Keep the record of an adapter, named by its content; returns its id."""
     data = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=1, sort_keys=True).encode()
     adapter = "a" + bytes_sha256(data)[:16]
-    commit_once(_adapter_file(runs, adapter), data)
+    registry(runs).commit_once(_adapter_file(adapter), data)
     return adapter
 
 
 def adapter_record(runs: Path, adapter: str) -> dict[str, Any]:
     """The record of an adapter. Raises InputError where there is none, TableError where it was changed."""
-    path = _adapter_file(runs, adapter)
-    if not path.exists():
-        raise InputError(f"no adapter {adapter} in {path.parent}", "a recorded adapter", "avpref gate history")
-    data = path.read_bytes()
+    files, name = registry(runs), _adapter_file(adapter)
+    if not files.exists(name):
+        raise InputError(f"no adapter {adapter} at {files.at(name)}", "a recorded adapter", "avpref gate history")
+    data = files.read(name)
     if "a" + bytes_sha256(data)[:16] != adapter:
-        raise TableError(f"{path} was changed", f"content with the hash {adapter[1:]}…", "restore it from a copy")
+        raise TableError(f"{files.at(name)} was changed", f"content with the hash {adapter[1:]}…", RESTORE)
     return dict(json.loads(data))
 
 
-def _adapter_file(runs: Path, adapter: str) -> Path:
-    return Path(runs) / REGISTRY / "adapters" / f"{adapter}.json"
+def _adapter_file(adapter: str) -> str:
+    return f"adapters/{adapter}.json"
 
 
-def _files(runs: Path, alias: str) -> list[Path]:
-    folder = Path(runs) / REGISTRY / "aliases" / checked_name(alias)
-    return sorted(path for path in folder.iterdir() if MOVE.fullmatch(path.name)) if folder.is_dir() else []
+def _move_file(alias: str, number: int) -> str:
+    return f"aliases/{alias}/{number:06d}.json"
 
 
-def _file_name(number: int) -> str:
-    return f"{number:06d}.json"
-
-
-def _read(path: Path, data: bytes) -> AliasMove:
+def _read(place: str, data: bytes) -> AliasMove:
     try:
         document = json.loads(data)
         document.pop("schema_version")
         return AliasMove(**document | {"action": Action(document["action"])})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TableError(f"{path}: {error}", "a move that this product wrote", _restore(path.parent)) from error
-
-
-def _restore(folder: Path) -> str:
-    return f"restore {folder} from a copy"
+        raise TableError(f"{place}: {error}", "a move that this product wrote", RESTORE) from error

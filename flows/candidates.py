@@ -14,6 +14,7 @@ from avpref.datasets import tables
 from avpref.domain import Candidate, Origin, Prompt
 from avpref.flows.carry import BringClips, GroundTruthElsewhere
 from avpref.flows.generating import GenerateSpec
+from avpref.flows.neighbours import here_and_beside
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.plan import Shard, grouped, requests, sampler_hash, shards
 from avpref.flows.reuse import Reuse
@@ -55,7 +56,9 @@ def _reuse(folder: RunFolder, stage: str) -> Reuse:
     sampling = folder.settings.sampling
     bring = BringClips(folder.files, sampling.store_latents, sampling.ground_truth_through_codec)
     of_network = partial(stage_fingerprint, folder, stage)
-    elsewhere = GroundTruthElsewhere(folder.neighbours, sampler_hash(folder.settings), of_network)
+    elsewhere = GroundTruthElsewhere(
+        partial(here_and_beside, folder.files, folder.neighbours), sampler_hash(folder.settings), of_network
+    )
     files = folder.units(tables.CANDIDATES)
     return Reuse(files, folder.files, folder.neighbours, "candidate_id", bring=bring, elsewhere=elsewhere)
 

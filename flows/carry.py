@@ -99,11 +99,11 @@ class SameClips:
 class GroundTruthElsewhere:
     """Finds ground-truth candidates that were made beside another network's: no checkpoint enters them.
 
-    A folder of units says with one of its generated rows what network it is of; that network's ``fingerprint`` must be the folder's
-    name, so product version and sampler settings are this run's.
+    ``owners`` are the run itself and those beside it. A folder of units says with one of its generated rows what network it is of;
+    that network's ``fingerprint`` must be the folder's name, so product version and sampler settings are this run's.
     """
 
-    neighbours: Callable[[], Sequence[Neighbour]]
+    owners: Callable[[], Sequence[Neighbour]]
     sampler_hash: str
     fingerprint: Callable[[str], str]
 
@@ -111,7 +111,7 @@ class GroundTruthElsewhere:
         """See :data:`avpref.flows.reuse.Elsewhere`."""
         left = {item.item_id for item in items if item.origin == Origin.GROUND_TRUTH}
         found: dict[str, UnitFile] = {}
-        for files in units_by_fingerprint(self.neighbours(), stage) if left else ():
+        for files in units_by_fingerprint(self.owners(), stage) if left else ():
             if not left:
                 break
             if files[0].fingerprint != fingerprint and self._is_kin(files):

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,6 @@ from avpref.datasets.decision import Decision, Inputs, inputs_of, scores_of, tak
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
 from avpref.file_hashes import sha256_of
-from avpref.files import Files
 from avpref.flows.run_folder import RunFolder
 
 FOLDER = "decisions"
@@ -72,27 +71,30 @@ def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
 
     Raises InputError where there is none, TableError where it cannot be read.
     """
-    wanted = decision or _last(folder)
-    kept = [name for name in folder.files.children(FOLDER) if name.endswith(".json")]
-    found = [name for name in kept if name.startswith(f"{FOLDER}/{_plain(wanted)}")]
+    wanted, known = _plain(decision or _last(folder)), decision_ids(folder)
+    found = [each for each in known if each.startswith(wanted)]
     if len(found) != 1:
-        known = ", ".join(PurePosixPath(name).stem for name in kept) or "(none)"
         fix = f"avpref eval run --run {folder.run_id} --runs {folder.root.parent}"
-        raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", f"one of: {known}", fix)
-    return parsed(folder.files, found[0])
+        expected = f"one of: {', '.join(known) or '(none)'}"
+        raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", expected, fix)
+    name = f"{FOLDER}/{found[0]}.json"
+    return parsed(folder.files.at(name), folder.files.read(name))
 
 
-def parsed(files: Files, name: str) -> dict[str, Any]:
-    """A document of this product. Raises TableError where it is torn or of another schema."""
+def decision_ids(folder: RunFolder) -> list[str]:
+    """Decisions that the run has taken, in no order of time."""
+    return [Path(name).stem for name in folder.files.children(FOLDER)]
+
+
+def parsed(place: str, data: bytes) -> dict[str, Any]:
+    """A document of this product, read at ``place``. Raises TableError where it is torn or of another schema."""
     try:
-        document = json.loads(files.read(name))
+        document = json.loads(data)
         version = document["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        found = f"{files.at(name)}: {error}"
-        raise TableError(found, "a document that this product wrote", "restore it from a copy") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise TableError(f"{place}: {error}", "a document that this product wrote", "restore it from a copy") from error
     if version != SCHEMA_VERSION:
-        found = f"{files.at(name)} has schema version {version}"
-        raise TableError(found, str(SCHEMA_VERSION), "use the version that made it")
+        raise TableError(f"{place} has schema version {version}", str(SCHEMA_VERSION), "use the version that made it")
     return dict(document)
 
 

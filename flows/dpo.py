@@ -1,4 +1,4 @@
-"""Flow ``train``: encode the pairs' clips, then AV-DPO on a LoRA adapter; gives the policy."""
+"""Stage ``train``: encode the pairs' clips, then AV-DPO on a LoRA adapter; gives the policy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from prefect import flow
 
 from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS
 from avpref.domain import Candidate
+from avpref.flows import reporting
 from avpref.flows.carry import SameClips
 from avpref.flows.components import codec_identity
 from avpref.flows.networks import NetworkFiles
@@ -46,7 +46,7 @@ DELAYED = "-delayed"
 """Ends the ids of encoded clips that have delayed versions beside them."""
 
 
-@flow(name="train", persist_result=False, validate_parameters=False)
+@reporting.stage("train")
 def dpo(run_dir: str) -> int:
     """Train the adapter of the run in ``run_dir`` if it is not there yet; returns the number of steps."""
     folder = open_root(Path(run_dir))

@@ -1,22 +1,22 @@
-"""Flow ``evaluate``: the policy on held-out prompts with the reference's noise, compared, and put before the gate."""
+"""Stage ``evaluate``: the policy on held-out prompts with the reference's noise, compared, and put before the gate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from prefect import flow
 
 from avpref import __version__
 from avpref.datasets import looks, tables
 from avpref.datasets.decision import Decision, Inputs, MetricScale, rewards_of, take
 from avpref.datasets.rows import EvaluationRow, Kind, QuarantineRow, Side
 from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
-from avpref.flows import decisions
+from avpref.flows import decisions, reporting
 from avpref.flows.candidates import make_candidates, read_candidates
 from avpref.flows.dpo import policy_network, training_summary
 from avpref.flows.pair import read_norm
@@ -51,7 +51,7 @@ class SideClips:
         return SideClips(self.candidates + other.candidates, pd.concat(frames) if frames else other.scores)
 
 
-@flow(name="evaluate", persist_result=False, validate_parameters=False)
+@reporting.stage("evaluate")
 def evaluate(run_dir: str) -> int:
     """Compare policy and reference of the run in ``run_dir`` and decide; returns the number of held-out prompts compared.
 
@@ -59,7 +59,9 @@ def evaluate(run_dir: str) -> int:
     """
     folder = open_root(Path(run_dir))
     parts = held_out_parts(folder)
-    sides, prompts, lost = {side: SideClips([], NO_SCORES) for side in Side}, [], []
+    sides = {side: SideClips([], NO_SCORES) for side in Side}
+    prompts: list[Prompt] = []
+    lost: list[QuarantineRow] = []
     for part in parts:
         policy, given_up = _policy(folder, part)
         sides = {
@@ -91,7 +93,7 @@ def held_out_parts(folder: RunFolder) -> list[list[Prompt]]:
             ordered = sorted(held_out, key=lambda prompt: derive_seed("look", settings.run.seed, prompt.prompt_id))
             planned = looks.plan(len(ordered), size, settings.evaluation.confidence)
             ends = [0, *(look.num_prompts for look in planned)]
-            return [ordered[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+            return [ordered[start:end] for start, end in pairwise(ends)]
 
 
 def _inputs(folder: RunFolder, prompts: list[Prompt], num_held_out: int) -> Inputs:

@@ -7,7 +7,7 @@ read: what is under way there is not found yet. A file that cannot be read is pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -62,6 +62,11 @@ def folders_beside(root: Path) -> list[Neighbour]:
     """The folders beside ``root``, in the order of their names."""
     found = sorted(path for path in root.parent.iterdir() if path.name != root.name and path.is_dir())
     return [Neighbour(path.name, LocalFiles(path)) for path in found]
+
+
+def here_and_beside(place: Files, beside: Callable[[], Sequence[Neighbour]]) -> list[Neighbour]:
+    """``place`` itself, then its neighbours."""
+    return [Neighbour("", place), *beside()]
 
 
 def unit_files(owners: Iterable[Neighbour], stage: str, fingerprint: str) -> Iterator[UnitFile]:

@@ -1,4 +1,4 @@
-"""Flow ``pair``: norms, rewards, pairs and skipped prompts, as SQL over the score table."""
+"""Stage ``pair``: norms, rewards, pairs and skipped prompts, as SQL over the score table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import duckdb
 import pyarrow.compute as pc
-from prefect import flow
 
 from avpref.datasets import normalise, pairing, tables, views
 from avpref.domain import Split
@@ -20,7 +19,7 @@ from avpref.identity import digest
 from avpref.logs import say
 
 
-@flow(name="pair", persist_result=False, validate_parameters=False)
+@reporting.stage("pair")
 def pair(run_dir: str) -> int:
     """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
     folder = open_root(Path(run_dir))

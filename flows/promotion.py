@@ -18,11 +18,9 @@ from typing import Any
 from avpref.datasets.gate import PROMOTE
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, GateRefused, InputError, TableError
-from avpref.files import LocalFiles
 from avpref.flows import aliases, decisions
 from avpref.flows.aliases import SERVING, Action, AliasMove
 from avpref.flows.run_folder import RunFolder, open_run
-from avpref.store import commit_once
 
 
 class State(StrEnum):
@@ -156,7 +154,7 @@ def serving(runs: Path, alias: str = SERVING) -> Serving:
 def state(folder: RunFolder, alias: str = "") -> State:
     """How far the run's adapter has got under ``alias`` (that of its configuration without one)."""
     runs, settings = folder.root.parent, folder.settings.promotion
-    if not folder.files.children(decisions.FOLDER):
+    if not decisions.decision_ids(folder):
         return State.UNDECIDED
     document, alias = decisions.read(folder), alias or settings.alias
     moves = [move for move in aliases.history(runs, alias) if _is_of(runs, move, document)]
@@ -186,10 +184,10 @@ def promote_automatically(folder: RunFolder) -> State:
 
 def approval(runs: Path, alias: str, decision: str) -> Approval | None:
     """What was said of a decision, None where nobody has. Raises TableError for a torn file."""
-    path = _approval_file(runs, alias, decision)
-    if not path.exists():
+    files, name = aliases.registry(runs), _approval_file(alias, decision)
+    if not files.exists(name):
         return None
-    document = decisions.parsed(LocalFiles(path.parent), path.name)
+    document = decisions.parsed(files.at(name), files.read(name))
     document.pop("schema_version")
     return Approval(**document)
 
@@ -303,15 +301,16 @@ def _roles(record: Mapping[str, Any]) -> set[str]:
 
 
 def _say(folder: RunFolder, document: Mapping[str, Any], alias: str, word: Approval) -> Approval:
-    path = _approval_file(folder.root.parent, aliases.checked_name(alias), document["decision_id"])
-    commit_once(path, json.dumps({"schema_version": SCHEMA_VERSION, **asdict(word)}, indent=1).encode())
+    name = _approval_file(aliases.checked_name(alias), document["decision_id"])
+    data = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(word)}, indent=1).encode()
+    aliases.registry(folder.root.parent).commit_once(name, data)
     found = approval(folder.root.parent, alias, document["decision_id"])
     assert found is not None
     return found
 
 
-def _approval_file(runs: Path, alias: str, decision: str) -> Path:
-    return Path(runs) / aliases.REGISTRY / "approvals" / alias / f"{decision}.json"
+def _approval_file(alias: str, decision: str) -> str:
+    return f"approvals/{alias}/{decision}.json"
 
 
 def _named(by: str) -> str:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from avpref.cluster import Unit
 from avpref.files import Files
-from avpref.flows.neighbours import Neighbour, UnitFile, find, unit_files
+from avpref.flows.neighbours import Neighbour, UnitFile, find, here_and_beside, unit_files
 from avpref.flows.plan import Shard
 from avpref.flows.units import UnitFiles
 
@@ -160,7 +160,7 @@ def _look(reuse: Reuse, missing: Mapping[str, Unit], done: set[str]) -> Found:
         return {}
     stage, fingerprint = next((part.stage, part.fingerprint) for part in missing.values())
     wanted = {name: [item.item_id for item in part.items] for name, part in missing.items()}
-    owners = [Neighbour("", reuse.place), *reuse.neighbours()]
+    owners = here_and_beside(reuse.place, reuse.neighbours)
     found = find(unit_files(owners, stage, fingerprint), reuse.key, wanted, done)
     if reuse.elsewhere is None:
         return found

@@ -1,15 +1,15 @@
-"""Flow ``sft``: the SFT set rendered and encoded, then flow matching; gives the network that candidates come from."""
+"""Stage ``sft``: the SFT set rendered and encoded, then flow matching; gives the network that candidates come from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from prefect import flow
 
 from avpref.cluster import Unit
 from avpref.datasets.latents import LATENTS
 from avpref.errors import ConfigError
+from avpref.flows import reporting
 from avpref.flows.components import codec_identity, text_identity
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.plan import shards
@@ -41,7 +41,7 @@ NETWORKS = "networks"
 GIVEN = "given weights"
 
 
-@flow(name="sft", persist_result=False, validate_parameters=False)
+@reporting.stage("sft")
 def sft(run_dir: str) -> int:
     """Train the SFT network of the run in ``run_dir``, or take a trained one in, if it is not there yet.
 

@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from avpref.cluster import Unit, WorkerSpec, open_pool
 from avpref.events import EventLog
 from avpref.flows import reporting
@@ -77,7 +74,6 @@ class ShardDone:
     p95_ms: float | None
 
 
-@task(name="shard", task_run_name="{stage.name}-{shard.ordinal}", cache_policy=NO_CACHE, persist_result=False)
 def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     """Finish what is left of one shard; returns what it came to."""
     meter = stage.progress.meter
@@ -101,6 +97,11 @@ def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
         p50_ms=span.p50_ms,
         p95_ms=span.p95_ms,
     )
+
+
+def _reported(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
+    with reporting.task(run_shard.__name__, f"{stage.name}-{shard.ordinal}"):
+        return run_shard(stage, shard, work)
 
 
 @contextmanager
@@ -141,7 +142,7 @@ def run_stage(
     with told(watchers, meter), pool_of as pool, progress_of() as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
         stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
-        done = [reporting.call(run_shard, stage, shard, taken.work[shard.ordinal]) for shard in shards]
+        done = [_reported(stage, shard, taken.work[shard.ordinal]) for shard in shards]
     place.events.write("units_finished", stage=name, **_told(meter))
     items = reuse.counted or unit if reuse else unit
     lost_now = len(ladder.quarantined) - len(before)

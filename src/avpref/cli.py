@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 from avpref import __version__
 from avpref.commands import (
+    automations,
     candidates,
     config,
     doctor,
@@ -47,7 +48,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(retrain.retrain)
-for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, lineage, rewards, weights, config):
+for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, lineage):
+    app.command(noun.app)
+for noun in (rewards, weights, automations, config):
     app.command(noun.app)
 app.command(doctor.doctor)
 runs.app.command(reproduction.reproduce)

@@ -13,6 +13,7 @@ from pydantic import Field
 from avpref.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.gate_settings import GateSettings as GateSettings
 from avpref.observe_settings import ObserveSettings
+from avpref.reporting_settings import ReportingSettings
 from avpref.retention_settings import RetentionSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
@@ -359,6 +360,7 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     retention: RetentionSettings = RetentionSettings()
     promotion: PromotionSettings = PromotionSettings()
+    reporting: ReportingSettings = ReportingSettings()
 
 
 class ScoreJob(Section):

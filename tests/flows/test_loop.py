@@ -72,10 +72,15 @@ def test_an_unchanged_second_run_does_nothing(
 ) -> None:
     folder = tiny_copy()
     before, document = finished_marks(folder.root), json.loads((folder.root / RESULT_FILE).read_text())
+    shown = [(folder.root / name).stat().st_mtime_ns for name in (RESULT_FILE, "report.html")]
     no_work(monkeypatch)
     again = run_loop(folder)
     assert finished_marks(folder.root) == before
+    assert shown == [(folder.root / name).stat().st_mtime_ns for name in (RESULT_FILE, "report.html")]
     assert document["changed"] and not again["changed"]
+    assert all(stage["made"] == stage["reused"] == 0 for stage in again["stages"])
+    num_candidates = folder.num_rows(tables.CANDIDATES)
+    assert f"generate: {num_candidates} of {num_candidates} candidates present" in again["why"]
     changing = OF_ONE_EXECUTION
     assert {k: v for k, v in again.items() if k not in changing} == {
         k: v for k, v in document.items() if k not in changing

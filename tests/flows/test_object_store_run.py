@@ -17,7 +17,7 @@ from avpref.datasets import tables
 from avpref.errors import ConfigError, InputError, SchemaVersionError, StorageError
 from avpref.files import LocalFiles
 from avpref.flows import stage as stage_module
-from avpref.flows.retrain import run_loop
+from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
 from avpref.flows.run_folder import RESULT_FILE, RUN_FILE, RunFolder, create, open_root
 from avpref.identity import bytes_sha256
 from avpref.object_files import ObjectFiles
@@ -25,7 +25,6 @@ from avpref.settings import Settings
 from avpref.storage_settings import ObjectStorage
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-TIMES = {"stages", "run_dir"}
 
 
 def settings(bucket: ObjectStorage, *overrides: str) -> Settings:
@@ -33,7 +32,7 @@ def settings(bucket: ObjectStorage, *overrides: str) -> Settings:
 
 
 def without_times(document: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in document.items() if name not in TIMES}
+    return {name: value for name, value in document.items() if name not in OF_ONE_EXECUTION}
 
 
 def contents(folder: RunFolder) -> dict[str, str]:
@@ -134,7 +133,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from avpref import config
-from avpref.flows.retrain import run_loop
+from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
 from avpref.flows.run_folder import create
 
 settings = config.load(sys.argv[1], [f"storage={sys.argv[2]}"], {}).settings
