@@ -12,10 +12,11 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from avpref.datasets.query_texts import QUERIES, sql
 from avpref.datasets.tables import TABLE_BY_NAME, TABLES, Table, check_file, conform, to_arrow
 from avpref.errors import TableError
 
-QUERIES = Path(__file__).with_name("queries")
+__all__ = ["QUERIES", "Limits", "connect", "connect_locked", "connect_tables", "sql"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,6 @@ class Limits:
     threads: int | None = None
     memory: str | None = None
     spill: Path | None = None
-
-
-def sql(name: str) -> str:
-    """The text of ``queries/<name>.sql``."""
-    return (QUERIES / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def connect(files: Mapping[str, Sequence[Path]], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:

@@ -28,6 +28,7 @@ from avpref.flows.stage import run_stage
 from avpref.flows.tally import Tally, record
 from avpref.flows.trained import take_over
 from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
+from avpref.flows.training_record import record_trained
 from avpref.identity import digest
 from avpref.settings import DpoSettings
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
@@ -54,6 +55,7 @@ def dpo(run_dir: str) -> int:
     record(folder.events, _finish(folder, job))
     adapter = (f"{ADAPTER_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
     folder.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
+    record_trained(folder, policy_network(folder), sft_network(folder))
     return steps
 
 

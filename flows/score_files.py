@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from avpref.cluster import Unit
 from avpref.datasets.rows import QuarantineRow
 from avpref.files import Files
+from avpref.flows.unit_plans import record_plan
 from avpref.flows.units import UnitFiles
 
 
@@ -34,6 +35,10 @@ class ScoreFiles:
     def parts(self, unit: Unit) -> list[Unit]:
         """The unit as each scorer commits it, in the order of the scorers."""
         return [replace(unit, fingerprint=fingerprint) for fingerprint in self.fingerprints]
+
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """See :class:`avpref.flows.units.CommittedUnits`; they are the scorers'."""
+        record_plan(self.files.files, units[0].stage, name, self.fingerprints)
 
     def exists(self, unit: Unit) -> bool:
         """Whether every scorer is done with the unit."""

@@ -126,6 +126,8 @@ def run_stage(
     """
     executor = executor or place.executor
     units = [each for shard in shards for each in shard.units]
+    if units:
+        files.record_plan(name, units)
     lost = {each.name: files.quarantined([each]) for each in files.finished(units)}
     before = [row for rows in lost.values() for row in rows]
     taken = take_over(reuse, shards) if reuse else _missing(shards, lost.keys())

@@ -17,6 +17,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import TableError
 from avpref.files import Files
+from avpref.flows.unit_plans import record_plan
 
 QUARANTINE_KEY = b"avpref.quarantine"
 
@@ -32,6 +33,10 @@ class CommittedUnits(Protocol):
     @property
     def folder(self) -> str:
         """Where the units of all stages are, as a message shows it."""
+        ...
+
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """Say under which fingerprints pass ``name`` of a stage works on ``units``, of which there is one at least."""
         ...
 
     def exists(self, unit: Unit) -> bool:
@@ -75,6 +80,10 @@ class UnitFiles:
     def name(self, unit: Unit) -> str:
         """The unit's file: stage, stage fingerprint, then the unit's derived name."""
         return f"{unit.stage}/{unit.fingerprint}/{unit.name}.parquet"
+
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """See :class:`CommittedUnits`; they are the units' own."""
+        record_plan(self.files, units[0].stage, name, {unit.fingerprint for unit in units})
 
     def exists(self, unit: Unit) -> bool:
         """Whether the unit is done."""

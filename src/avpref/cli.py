@@ -21,8 +21,11 @@ from avpref.commands import (
     doctor,
     evaluation,
     gate,
+    lineage,
     pairs,
     prompts,
+    reproduction,
+    retention,
     retrain,
     rewards,
     runs,
@@ -45,9 +48,13 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(retrain.retrain)
-for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, rewards, weights, automations, config):
+for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, lineage):
+    app.command(noun.app)
+for noun in (rewards, weights, automations, config):
     app.command(noun.app)
 app.command(doctor.doctor)
+runs.app.command(reproduction.reproduce)
+runs.app.command(retention.gc)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from avpref.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.gate_settings import GateSettings as GateSettings
 from avpref.observe_settings import ObserveSettings
 from avpref.reporting_settings import ReportingSettings
+from avpref.retention_settings import RetentionSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
 from avpref.storage_settings import FolderStorage, Storage
@@ -365,6 +366,7 @@ class Settings(Section):
     audit: AuditSettings = AuditSettings()
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    retention: RetentionSettings = RetentionSettings()
     promotion: PromotionSettings = PromotionSettings()
     reporting: ReportingSettings = ReportingSettings()
 

@@ -17,10 +17,11 @@ import pytest
 
 from avpref.cluster import InProcessPool, Receipt, Unit, open_pool
 from avpref.datasets import tables
+from avpref.events import EventLog
+from avpref.files import LocalFiles
 from avpref.flows.ladder import ATTEMPTS, Ladder
 from avpref.flows.units import UnitFiles
 from avpref.identity import derive_seed
-from avpref.logs import EventLog
 from avpref.settings import RayExecutor
 from avpref.store import commit_once
 
@@ -80,7 +81,7 @@ class Trial:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.files = UnitFiles(self.folder / "units", tables.SKIPPED)
+        self.files = UnitFiles(LocalFiles(self.folder / "units"), tables.SKIPPED)
         generator = np.random.Generator(np.random.PCG64(derive_seed("poison", self.seed)))
         places = generator.choice(self.num, len(self.harms), replace=False).tolist()
         harm = dict(zip(places, self.harms, strict=True))

@@ -1,0 +1,246 @@
+"""How long a question about lineage takes, on a folder of runs of real size.
+
+    python benchmarks/lineage.py            writes benchmarks/lineage.md (two minutes)
+
+Ten runs of 30,000 prompts, 120,000 candidates, 840,000 scores and 22,000 pairs each; five of them share their candidates
+and select other pairs. Ids and hashes are random digits, so no query is helped by their order.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from avpref.commands.lineage_documents import document
+from avpref.datasets import tables
+from avpref.datasets.archive import open_archive
+from avpref.domain import METRICS
+from avpref.identity import derive_seed
+from avpref.store import TableStore, commit_once
+
+NUM_RUNS, SHARING = 10, 5
+PROMPTS, PER_PROMPT, PAIRS = 30_000, 4, 22_000
+REPEATS = 5
+
+
+def draws(*parts: object) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(derive_seed("lineage benchmark", *parts)))
+
+
+def hexes(letter: str, count: int, digits: int, *parts: object) -> pa.Array:
+    text = draws(letter, digits, *parts).bytes(count * digits // 2).hex()
+    return pa.array([letter + text[start : start + digits] for start in range(0, count * digits, digits)])
+
+
+def filled(table: tables.Table, columns: dict[str, object], count: int) -> pa.Table:
+    """``columns`` and, where the schema has others, a constant."""
+    blank = {"string": "", "int64": 0, "double": 1.0, "bool": True}
+    rest = [field for field in table.schema if field.name not in columns]
+    constant = {field.name: pa.repeat(pa.scalar(blank[str(field.type)], field.type), count) for field in rest}
+    return tables.conform(table, pa.table({**columns, **constant}))
+
+
+def prompts() -> pa.Table:
+    ids = hexes("p", PROMPTS, 16)
+    texts = [f"a ball of kind {place} bounces on floor {each}" for place, each in enumerate(ids.to_pylist())]
+    return filled(tables.PROMPTS, {"prompt_id": ids, "text": texts, "split": pa.repeat("train", PROMPTS)}, PROMPTS)
+
+
+def candidates(prompt_ids: pa.Array, set_of: int) -> pa.Table:
+    count = PROMPTS * PER_PROMPT
+    ids, hashes = hexes("c", count, 16, set_of), hexes("", count, 64, set_of)
+    paths = [f"clips/{c[:3]}/{c}-{h[:8]}.mp4" for c, h in zip(ids.to_pylist(), hashes.to_pylist(), strict=True)]
+    index = np.tile(np.arange(PER_PROMPT), PROMPTS)
+    columns = {
+        "candidate_id": ids,
+        "prompt_id": prompt_ids.take(np.repeat(np.arange(PROMPTS), PER_PROMPT)),
+        "index": index,
+        "origin": np.where(index == 0, "ground_truth", "generated"),
+        "seed": draws("seed", set_of).integers(0, 2**62, count),
+        "path": paths,
+        "sha256": hashes,
+        "checkpoint_hash": pa.repeat("ab" * 32, count),
+        "sampler": pa.repeat("{}" * 150, count),
+        "elapsed_s": draws("elapsed", set_of).random(count),
+    }
+    return filled(tables.CANDIDATES, columns, count)
+
+
+def scores(ids: pa.ChunkedArray, run: int) -> pa.Table:
+    """Metric by metric, as scorers' units are sealed."""
+    rows = len(ids) * len(METRICS)
+    columns = {
+        "candidate_id": ids.combine_chunks().take(np.tile(np.arange(len(ids)), len(METRICS))),
+        "metric": np.repeat([metric.name for metric in METRICS], len(ids)),
+        "value": draws("value", run).normal(size=rows),
+        "status": pa.repeat("ok", rows),
+        "elapsed_ms": draws("ms", run).random(rows),
+    }
+    return filled(tables.SCORES, columns, rows)
+
+
+def pairs(candidate_rows: pa.Table, run: int) -> pa.Table:
+    draw = draws("pairs", run)
+    place = np.sort(draw.permutation(PROMPTS)[:PAIRS]) * PER_PROMPT
+    chosen = draw.integers(0, PER_PROMPT, PAIRS)
+    rejected = (chosen + draw.integers(1, PER_PROMPT, PAIRS)) % PER_PROMPT
+    ids = candidate_rows["candidate_id"].combine_chunks()
+    numbers = [field.name for field in tables.PAIRS.schema if str(field.type) == "double"]
+    columns: dict[str, object] = {name: draw.normal(size=PAIRS) for name in numbers}
+    columns |= {
+        "pair_id": hexes("x", PAIRS, 16, run),
+        "prompt_id": candidate_rows["prompt_id"].combine_chunks().take(place),
+        "chosen": ids.take(place + chosen),
+        "rejected": ids.take(place + rejected),
+        "norm_id": pa.repeat(f"n{run:016x}", PAIRS),
+    }
+    return filled(tables.PAIRS, columns, PAIRS)
+
+
+def norms(run: int) -> pa.Table:
+    names = [metric.name for metric in METRICS]
+    ids = pa.repeat(f"n{run:016x}", len(names))
+    return filled(tables.NORMS, {"norm_id": ids, "metric": names}, len(names))
+
+
+def write_run(runs: Path, run: int) -> None:
+    root = runs / f"run-{run:02d}"
+    store, versions = TableStore(root / "tables"), {}
+    prompt_rows = prompts()
+    clips = candidates(prompt_rows["prompt_id"].combine_chunks(), 0 if run < SHARING else run)
+    found = {
+        tables.PROMPTS: prompt_rows,
+        tables.CANDIDATES: clips,
+        tables.SCORES: scores(clips["candidate_id"], run),
+        tables.NORMS: norms(run),
+        tables.PAIRS: pairs(clips, run),
+    }
+    for table, rows in found.items():
+        manifest = store.seal(table.name, "benchmark", [(tables.to_bytes(rows), rows.num_rows)])
+        versions[table.name] = manifest.version
+    policy = hexes("", 1, 64, "policy", run)[0].as_py()
+    record = {"run_id": root.name, "policy_hash": policy, "checkpoint_sha256": "ab" * 32, "norm_id": f"n{run:016x}"}
+    commit_once(root / "adapters" / "1.json", json.dumps(record | {"tables": versions}).encode())
+    commit_once(root / "run.json", b"{}")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Shortest wall and processor time of some calls, milliseconds."""
+
+    wall_ms: float
+    cpu_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.wall_ms:.0f} ms | {self.cpu_ms:.0f} ms"
+
+
+def timed(function: Callable[[], object], who: int = resource.RUSAGE_SELF) -> Timing:
+    wall, cpu = [], []
+    for _ in range(REPEATS):
+        started, before = time.perf_counter(), resource.getrusage(who)
+        function()
+        after = resource.getrusage(who)
+        wall.append(time.perf_counter() - started)
+        cpu.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return Timing(1000 * min(wall), 1000 * min(cpu))
+
+
+def scan(runs: Path, column: str, value: str) -> None:
+    """The lookup without the index: read the column of every run."""
+    archive = open_archive(runs)
+    assert archive.values(archive.versions("candidates"), column, value)
+
+
+def questions(runs: Path) -> dict[str, str]:
+    """An id of each sort, of a clip that half of the runs share and that is in a pair of the first."""
+    archive = open_archive(runs)
+    first = archive.rows_of("first_rows", archive.versions("pairs", "run-00")[0], limit=PAIRS)[PAIRS // 2]
+    (_, clip), *_ = archive.rows(archive.versions("candidates", "run-00"), "candidate_id", [first["chosen"]])
+    adapter = next(record for record in archive.records if record.run_id == "run-00")
+    return {
+        "adapter → pairs, clips, scores, norm": adapter.policy_hash,
+        "clip's SHA-256 → adapters": clip["sha256"],
+        "candidate → adapters": clip["candidate_id"],
+        "candidate, by 8 characters": clip["candidate_id"][:8],
+        "pair": first["pair_id"],
+        "prompt": clip["prompt_id"],
+        "checkpoint": adapter.checkpoint_sha256,
+        "norm": first["norm_id"],
+    }
+
+
+def command(runs: Path, *arguments: str) -> Callable[[], object]:
+    line = [sys.executable, "-m", "avpref.cli", *arguments]
+    return lambda: subprocess.run(line, check=True, capture_output=True)
+
+
+def measure(runs: Path) -> list[str]:
+    lines = []
+    asked = questions(runs)
+    for name, given in asked.items():
+        took = timed(lambda given=given: document(open_archive(runs), given, 3))
+        lines.append(f"| {name} | {took} |")
+        print(lines[-1], flush=True)
+    clip = asked["clip's SHA-256 → adapters"]
+    took = timed(lambda: scan(runs, "sha256", clip))
+    lines.append(f"| finding a SHA-256 alone, without the index | {took} |")
+    took = timed(lambda: scan(runs, "candidate_id", asked["candidate → adapters"]))
+    lines.append(f"| finding a candidate alone, without the index | {took} |")
+    for name in ("clip's SHA-256 → adapters", "adapter → pairs, clips, scores, norm"):
+        took = timed(
+            command(runs, "lineage", "show", asked[name], "--runs", str(runs), "--json"), resource.RUSAGE_CHILDREN
+        )
+        lines.append(f"| whole command: {name} | {took} |")
+    took = timed(command(runs, "--help"), resource.RUSAGE_CHILDREN)
+    lines.append(f"| for comparison: `avpref --help` | {took} |")
+    return lines
+
+
+def report(lines: list[str], index_bytes: int, table_bytes: int) -> str:
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    rows = "\n".join(lines)
+    return f"""# Lineage
+
+{datetime.date.today()} · {os.cpu_count()} cores ({platform.machine()}), shared with other work (load average {load} at
+the end) · Python {platform.python_version()}, duckdb {duckdb.__version__}, pyarrow {pa.__version__}
+
+Script: `benchmarks/lineage.py`. {NUM_RUNS} runs of {PROMPTS:,} prompts, {PROMPTS * PER_PROMPT:,} candidates,
+{PROMPTS * PER_PROMPT * len(METRICS):,} scores and {PAIRS:,} pairs each, in sealed tables; {SHARING} of them share their candidates. Each
+figure is the shortest of {REPEATS}; the first eight are the question alone, from opening the folder to the finished document, in a
+process that is running; the whole command is a process of its own. Processor time is that of all threads.
+
+| what | wall | processor |
+|---|---|---|
+{rows}
+
+The index takes {index_bytes / 2**20:.1f} MiB beside {table_bytes / 2**20:.0f} MiB of tables.
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        runs = Path(name) / "runs"
+        for run in range(NUM_RUNS):
+            write_run(runs, run)
+        lines = measure(runs)
+        sizes = [sum(path.stat().st_size for path in runs.glob(pattern)) for pattern in ("*/index/*", "*/tables/*/*")]
+        Path(__file__).with_suffix(".md").write_text(report(lines, *sizes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

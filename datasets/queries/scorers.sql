@@ -1,0 +1,5 @@
+-- Who gave the scores of a sealed version, and what may be done with them.
+-- In: $files = Parquet files of table scores. Out: scorer, fingerprint, licence, commercial_use, is_meaningful.
+SELECT DISTINCT scorer, fingerprint, licence, commercial_use, is_meaningful
+FROM read_parquet($files, hive_partitioning = false, union_by_name = false)
+ORDER BY scorer, fingerprint

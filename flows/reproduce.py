@@ -1,0 +1,253 @@
+"""Making a share of a run again, elsewhere, and comparing: clips, scores, norm and pairs. The run itself is not written to.
+
+Clips are made again in the batches in which the plan made them, because a network adds up a batch as a whole. On the
+machine that made them they come out bit for bit alike; elsewhere the differences are measured instead.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avpref.cluster import Unit
+from avpref.datasets import tables
+from avpref.domain import Candidate, Origin, Prompt, Split
+from avpref.errors import InputError, TableError
+from avpref.flows.candidates import plan_candidates, read_candidates
+from avpref.flows.dpo import policy_network
+from avpref.flows.evaluate import STAGE as EVALUATE
+from avpref.flows.generate import STAGE as GENERATE
+from avpref.flows.generating import GenerateSpec
+from avpref.flows.networks import NetworkFiles
+from avpref.flows.pair import pairs_hash, read_norm, select
+from avpref.flows.plan import Shard
+from avpref.flows.prompts import read_prompts
+from avpref.flows.rescoring import ScoreDifference, rescore
+from avpref.flows.run_folder import RunFolder
+from avpref.flows.score import sealed_candidates
+from avpref.flows.sft import sft_network
+from avpref.flows.stage import run_stage
+from avpref.identity import bytes_sha256, derive_seed, digest
+from avpref.media import read_clip
+from avpref.storage_settings import FolderStorage
+
+FINGERPRINT = "reproduce"
+
+
+@dataclass(frozen=True)
+class ClipDifference:
+    """A clip that did not come out as it was committed: why, and by how much where both can be decoded.
+
+    Pictures in grey levels (0 to 255), sound in full scale (−1 to 1).
+    """
+
+    candidate_id: str
+    reason: str
+    max_frame: float | None = None
+    mean_frame: float | None = None
+    max_audio: float | None = None
+    mean_audio: float | None = None
+
+
+@dataclass(frozen=True)
+class Same:
+    """Something of which there is one: what the run has, and what came out now."""
+
+    recorded: str
+    now: str
+
+    @property
+    def is_same(self) -> bool:
+        """Whether they are equal."""
+        return self.recorded == self.now
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What was made again and what came out otherwise. ``norm`` and ``pairs`` are None in a run that has none yet."""
+
+    run_id: str
+    seed: int
+    candidates: int
+    clips: int
+    clip_differences: tuple[ClipDifference, ...]
+    scores: int
+    score_differences: tuple[ScoreDifference, ...]
+    tables: tuple[str, ...]
+    norm: Same | None
+    pairs: Same | None
+
+    @property
+    def is_same(self) -> bool:
+        """Whether everything came out as it was."""
+        singles = all(each is None or each.is_same for each in (self.norm, self.pairs))
+        return singles and not (self.clip_differences or self.score_differences or self.tables)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Candidates that one network made in one stage: as they were committed, and the plan that made them."""
+
+    stage: str
+    network: NetworkFiles
+    recorded: Mapping[str, Candidate]
+    plan: Sequence[Shard]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Items that go through the network together, and where they come from."""
+
+    source: _Source
+    unit: Unit
+
+
+def reproduce(folder: RunFolder, share: float, num: int | None, seed: int, work: Path | None = None) -> Reproduction:
+    """Make at least ``share`` of the run's candidates again (or ``num``), whole batches chosen by ``seed``, in a folder under ``work``.
+
+    Raises InputError before candidates were made or where weights are absent; the stages' errors.
+    """
+    changed = tuple(_changed_tables(folder))
+    prompts = read_prompts(folder)
+    sources = list(_sources(folder, prompts))
+    total = sum(len(source.recorded) for source in sources)
+    batches = _chosen(folder, sources, num or math.ceil(share * total), seed)
+    with tempfile.TemporaryDirectory(prefix="avpref-reproduce-", dir=work) as name:
+        bench = _bench(folder, Path(name), "made")
+        made = {each.candidate_id: each for source in sources for each in _make(folder, bench, source, batches)}
+        recorded = _recorded(batches)
+        clips = [found for each in recorded for found in _compare(folder, bench, each, made.get(each.candidate_id))]
+        clips += _misnamed(sources)
+        otherwise = [made[each.candidate_id] for each in clips if each.candidate_id in made]
+        rescored = rescore(folder, _bench(folder, Path(name), "kept"), bench, recorded, otherwise, prompts)
+    norm, pairs = _selection(folder)
+    return Reproduction(
+        *(folder.run_id, seed, total, len(recorded), tuple(clips)),
+        *(rescored.compared, rescored.differences, changed, norm, pairs),
+    )
+
+
+def _changed_tables(folder: RunFolder) -> Iterator[str]:
+    for table in tables.TABLES:
+        manifest = folder.tables.current(table.name)
+        if manifest is not None:
+            try:
+                folder.tables.verify(manifest)
+            except TableError as error:
+                yield error.found
+
+
+def _sources(folder: RunFolder, prompts: list[Prompt]) -> Iterator[_Source]:
+    reference = sft_network(folder)
+    recorded = {each.candidate_id: each for each in sealed_candidates(folder)}
+    yield _Source(GENERATE, reference, recorded, plan_candidates(folder, GENERATE, prompts, reference))
+    if folder.has(tables.EVALUATIONS):
+        held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], policy_network(folder)
+        plan = plan_candidates(folder, EVALUATE, held_out, policy)
+        units = [unit for shard in plan for unit in shard.units]
+        if all(folder.units(tables.CANDIDATES).exists(unit) for unit in units):
+            made = {each.candidate_id: each for each in read_candidates(folder, units)}
+            yield _Source(EVALUATE, policy, made, plan)
+
+
+def _chosen(folder: RunFolder, sources: Sequence[_Source], wanted: int, seed: int) -> list[_Batch]:
+    """Batches in an order that ``seed`` derives, until they hold so many committed candidates."""
+    size = folder.settings.sampling.batch_candidates
+    batches = [batch for source in sources for batch in _batches(source, size)]
+    batches.sort(key=lambda batch: derive_seed("reproduce", seed, batch.unit.items[0].item_id))
+    chosen, count = [], 0
+    for batch in batches:
+        if count >= wanted:
+            break
+        chosen.append(batch)
+        count += sum(item.item_id in batch.source.recorded for item in batch.unit.items)
+    return chosen
+
+
+def _batches(source: _Source, size: int) -> Iterator[_Batch]:
+    """A unit's items as its worker takes them: generated ones batch by batch, ground truth one by one."""
+    for unit in (unit for shard in source.plan for unit in shard.units):
+        drawn = [item for item in unit.items if item.origin == Origin.GENERATED]
+        parts = [drawn[start : start + size] for start in range(0, len(drawn), size)]
+        parts += [[item] for item in unit.items if item.origin != Origin.GENERATED]
+        for part in parts:
+            if any(item.item_id in source.recorded for item in part):
+                yield _Batch(source, Unit(source.stage, unit.shard, FINGERPRINT, tuple(part)))
+
+
+def _recorded(batches: Sequence[_Batch]) -> list[Candidate]:
+    found = [(batch.source.recorded, item.item_id) for batch in batches for item in batch.unit.items]
+    return [recorded[name] for recorded, name in found if name in recorded]
+
+
+def _misnamed(sources: Sequence[_Source]) -> Iterator[ClipDifference]:
+    """Committed candidates that the settings, weights and code of now would give another id."""
+    for source in sources:
+        planned = {item.item_id for shard in source.plan for unit in shard.units for item in unit.items}
+        for name in sorted(set(source.recorded) - planned):
+            yield ClipDifference(name, "settings, weights and code of now give it another id")
+
+
+def _bench(folder: RunFolder, work: Path, name: str) -> RunFolder:
+    """A folder to work in that is set up like the run."""
+    run = folder.settings.run.model_copy(update={"max_quarantined_share": 1.0})
+    root = work / name / folder.run_id
+    root.mkdir(parents=True)
+    return RunFolder(root, folder.settings.model_copy(update={"run": run, "storage": FolderStorage()}))
+
+
+def _make(folder: RunFolder, bench: RunFolder, source: _Source, batches: Sequence[_Batch]) -> list[Candidate]:
+    """Candidates of the source's batches, made again."""
+    units = tuple(batch.unit for batch in batches if batch.source is source)
+    files = bench.units(tables.CANDIDATES)
+    spec = GenerateSpec(bench.files, folder.models, folder.root.parent, bench.settings, files, source.network)
+    shards = [Shard(0, units)] if units else []
+    return read_candidates(bench, run_stage(bench, source.stage, files, shards, lambda: spec, "candidates"))
+
+
+def _compare(folder: RunFolder, bench: RunFolder, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:
+    """How a clip differs: from its record on the disk, and when it is made again."""
+    try:
+        data = folder.media.read(kept.path)
+    except FileNotFoundError:
+        yield ClipDifference(kept.candidate_id, f"{kept.path} is missing")
+        return
+    if (found := bytes_sha256(data)) != kept.sha256:
+        yield ClipDifference(kept.candidate_id, f"{kept.path} has sha-256 {found}, committed was {kept.sha256}")
+        return
+    if made is None:
+        yield ClipDifference(kept.candidate_id, "it could not be made again")
+    elif made.sha256 != kept.sha256:
+        reason = f"made again it has sha-256 {made.sha256}, committed was {kept.sha256}"
+        yield ClipDifference(kept.candidate_id, reason, *_distances(data, bench.media.read(made.path)))
+
+
+def _distances(one: bytes, other: bytes) -> tuple[float | None, ...]:
+    """Largest and mean absolute difference of pictures (grey levels), then of sound; None where shapes differ."""
+    first, second = read_clip(io.BytesIO(one)), read_clip(io.BytesIO(other))
+    return (*_distance(first.frames, second.frames), *_distance(first.audio, second.audio))
+
+
+def _distance(one: np.ndarray | None, other: np.ndarray | None) -> tuple[float | None, float | None]:
+    if one is None or other is None or one.shape != other.shape:
+        return None, None
+    apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
+    return float(apart.max(initial=0.0)), float(apart.mean()) if apart.size else 0.0
+
+
+def _selection(folder: RunFolder) -> tuple[Same | None, Same | None]:
+    """Norm and pairs, measured and selected again from the sealed scores."""
+    if not folder.has(tables.PAIRS):
+        return None, None
+    try:
+        again = select(folder)
+    except InputError as error:
+        return Same(read_norm(folder).norm_id, error.found), Same(pairs_hash(folder), error.found)
+    now = digest("pairs", again.pairs.to_pylist(), size=32)
+    return Same(read_norm(folder).norm_id, again.norm.norm_id), Same(pairs_hash(folder), now)
