@@ -8,7 +8,7 @@ raw values that may be missing are the nullable ones.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,9 @@ NAME_KEY = "avpref.table"
 VERSION_KEY = "avpref.schema_version"
 FINGERPRINT_KEY = "avpref.fingerprint"
 AGAIN = "write the table again with the stage that made it"
+
+ROWS_PER_GROUP = 1 << 15
+"""Rows of a row group: what writing and reading in pieces hold in memory, and what a query that needs few rows reads."""
 
 TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -265,9 +268,34 @@ def fingerprint(arrow: pa.Table) -> str:
 
 def to_bytes(arrow: pa.Table) -> bytes:
     """Zstandard Parquet with the table's metadata. Equal content gives equal bytes, however it was chunked."""
-    sink = io.BytesIO()
-    pq.write_table(arrow.combine_chunks(), sink, compression="zstd", compression_level=3, row_group_size=1 << 17)
-    return sink.getvalue()
+    return bytes_of(arrow.schema, [arrow])[0]
+
+
+def bytes_of(schema: pa.Schema, parts: Iterable[pa.Table]) -> tuple[bytes, int]:
+    """Tables one after the other as one file like :func:`to_bytes`, and its rows; few row groups are in memory at a time."""
+    sink, num_rows = io.BytesIO(), 0
+    with pq.ParquetWriter(sink, schema, compression="zstd", compression_level=3) as writer:
+        for group in _row_groups(schema, parts):
+            writer.write_table(group, row_group_size=ROWS_PER_GROUP)
+            num_rows += group.num_rows
+    return sink.getvalue(), num_rows
+
+
+def _row_groups(schema: pa.Schema, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of ``parts`` in tables of :data:`ROWS_PER_GROUP`, the last one smaller."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for part in parts:
+        waiting.append(part.replace_schema_metadata(schema.metadata))
+        count += part.num_rows
+        if count >= ROWS_PER_GROUP:
+            whole = pa.concat_tables(waiting)
+            full = count - count % ROWS_PER_GROUP
+            for start in range(0, full, ROWS_PER_GROUP):
+                yield whole.slice(start, ROWS_PER_GROUP).combine_chunks()
+            waiting, count = [whole.slice(full)], count - full
+    if count:
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def check_file(path: Path, table: Table) -> None:
@@ -304,6 +332,15 @@ def read(path: Path, table: Table) -> pa.Table:
     arrow = pq.ParquetFile(path).read()
     _check_values(table, arrow)
     return arrow
+
+
+def batches(stream: BinaryIO, name: str, table: Table) -> Iterator[pa.Table]:
+    """As :func:`read_stream`, in pieces of at most :data:`ROWS_PER_GROUP` rows."""
+    _check_footer(stream, name, table)
+    for batch in pq.ParquetFile(stream).iter_batches(ROWS_PER_GROUP):
+        arrow = pa.Table.from_batches([batch])
+        _check_values(table, arrow)
+        yield arrow
 
 
 def read_stream(stream: BinaryIO, name: str, table: Table) -> pa.Table:

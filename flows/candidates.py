@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import fields
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,6 +20,9 @@ from avpref.flows.plan import Shard, grouped, requests, sampler_hash, shards
 from avpref.flows.reuse import Reuse
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.stage import run_stage
+
+FEW = 2
+"""A column is shared by rows where it has fewer than one distinct text per so many rows."""
 
 
 def plan_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Shard]:
@@ -40,7 +46,7 @@ def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
         stage,
         files,
         plan,
-        lambda: GenerateSpec(folder.files, folder.root.parent, folder.settings, files, network),
+        lambda: GenerateSpec(folder.files, folder.models, folder.root.parent, folder.settings, files, network),
         "candidates",
         reuse=_reuse(folder, stage),
     )
@@ -63,5 +69,17 @@ def read_candidates(folder: RunFolder, units: list[Unit]) -> list[Candidate]:
 
 
 def as_candidates(rows: pa.Table) -> list[Candidate]:
-    """Rows of the candidate table as dataclasses."""
-    return [Candidate(**{**row, "origin": Origin(row["origin"])}) for row in rows.to_pylist()]
+    """Rows of the candidate table as dataclasses. Texts that rows share are one object: most columns say the same in all."""
+    columns = {field.name: _values(rows[field.name]) for field in fields(Candidate)}
+    columns["origin"] = [Origin(value) for value in columns["origin"]]
+    return [Candidate(*values) for values in zip(*columns.values(), strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_string(column.type):
+        return column.to_pylist()
+    encoded = column.combine_chunks().dictionary_encode()
+    distinct = encoded.dictionary.to_pylist()
+    if len(distinct) * FEW < len(column):
+        distinct = [sys.intern(value) for value in distinct]  # one object for all batches, too
+    return [distinct[index] for index in encoded.indices.to_pylist()]

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from avpref.config import NOT_OF_IDENTITY
 from avpref.datasets import tables
 from avpref.datasets.clips import ClipRow, Refused, read_rows
 from avpref.datasets.rows import QuarantineRow
@@ -17,9 +18,11 @@ from avpref.flows.score_files import distinct
 from avpref.flows.score_stage import ScoreWork, score_items
 from avpref.flows.scorers import sources
 from avpref.flows.scoring import ScoreItem, View
+from avpref.flows.watching import watched, watched_stage
 from avpref.flows.work_folder import WorkFolder
 from avpref.identity import digest, file_sha256
 from avpref.media import probe
+from avpref.observe_settings import ObserveSettings
 from avpref.settings import Executor, ScoreJob
 from avpref.store import storage_errors
 
@@ -39,6 +42,11 @@ class ClipScores(WorkFolder):
     def executor(self) -> Executor:
         """Who scores."""
         return self.job.executor
+
+    @property
+    def observe(self) -> ObserveSettings:
+        """How scoring is watched, and at what price."""
+        return self.job.observe
 
     @property
     def media(self) -> Files:
@@ -76,12 +84,12 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
         first = listed.refused[0].message.splitlines()[0] if listed.refused else "it has no rows"
         raise InputError(f"{csv}: no clip can be opened ({first})", "at least one readable clip", f"correct {csv}")
     ids = [candidate.candidate_id for candidate in listed.candidates]
-    identity = digest("clip scores", ids, job.model_dump(mode="json", exclude={"executor"}), size=8)
+    identity = digest("clip scores", ids, job.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
     folder = ClipScores(Path(root).resolve() / f"{job.run.name}-{identity}", job)
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
     folder.files.commit_once(JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
-    with folder.locked():
+    with folder.locked(), watched(folder), watched_stage(folder, STAGE):
         return folder, _score(folder, listed)
 
 

@@ -1,4 +1,4 @@
-"""Flow ``train``: encode the pairs' clips, then AV-DPO on a LoRA adapter; gives the policy."""
+"""Stage ``train``: encode the pairs' clips, then AV-DPO on a LoRA adapter; gives the policy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from prefect import flow
 
 from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS
 from avpref.domain import Candidate
+from avpref.flows import reporting
 from avpref.flows.carry import SameClips
 from avpref.flows.components import codec_identity
 from avpref.flows.networks import NetworkFiles
@@ -30,11 +30,11 @@ from avpref.flows.trained import take_over
 from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
 from avpref.identity import digest
 from avpref.settings import DpoSettings
-from avpref.trainer.adapter_files import WEIGHTS_FILE
+from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch, read_summary
-from avpref.trainer.metrics import TrainingSummary
+from avpref.trainer.metrics import METRICS_FILE, TrainingSummary
 from avpref.trainer.stages import ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
@@ -45,26 +45,28 @@ DELAYED = "-delayed"
 """Ends the ids of encoded clips that have delayed versions beside them."""
 
 
-@flow(name="train", persist_result=False, validate_parameters=False)
+@reporting.stage("train")
 def dpo(run_dir: str) -> int:
     """Train the adapter of the run in ``run_dir`` if it is not there yet; returns the number of steps."""
     folder = open_root(Path(run_dir))
     job = training_job(folder)
     steps = folder.settings.dpo.loop.steps
     record(folder.events, _finish(folder, job))
+    adapter = (f"{ADAPTER_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
+    folder.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
     return steps
 
 
 def _finish(folder: RunFolder, job: TrainingJob) -> Tally:
     """Take the adapter over from another run, or train it, unless it is there."""
-    if (job.output / SUMMARY_FILE).exists():  # the trainer writes it last
+    if folder.models.bring(job.output / SUMMARY_FILE):  # the trainer writes it last
         return Tally("train", ADAPTERS, present=1)
     found = take_over(folder, job.output, [ADAPTER_FOLDER], SUMMARY_FILE)
     if found:
         return Tally("train", ADAPTERS, reused={found: 1})
     if not job.data.exists():
         save_pair_set(job.data, _pair_set(folder))
-    with progress_of("train", job.settings.loop.steps) as report:
+    with progress_of("train", job) as report:
         launch(job, report)
     return Tally("train", ADAPTERS, made=1)
 

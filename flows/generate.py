@@ -1,12 +1,11 @@
-"""Flow ``generate``: N candidates per training prompt, ground truth beside them, and the reference's held-out clips."""
+"""Stage ``generate``: N candidates per training prompt, ground truth beside them, and the reference's held-out clips."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow
-
 from avpref.datasets import tables
+from avpref.flows import reporting
 from avpref.flows.candidates import make_candidates
 from avpref.flows.prompts import read_prompts
 from avpref.flows.run_folder import open_root
@@ -16,7 +15,7 @@ from avpref.flows.texts import encode_texts
 STAGE = "generate"
 
 
-@flow(name="generate", persist_result=False, validate_parameters=False)
+@reporting.stage("generate")
 def generate(run_dir: str) -> int:
     """Make the candidates of the run in ``run_dir`` and seal their table; returns how many there are."""
     folder = open_root(Path(run_dir))

@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from avpref.cluster import Failure, Outcome, Pool, Unit
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, CircuitOpen
+from avpref.events import EventLog, Level
 from avpref.flows.units import CommittedUnits
-from avpref.logs import EventLog
+from avpref.meters import StageMeter
 
 ATTEMPTS = 2
 ALIKE_BEFORE_OPEN = 6
@@ -57,7 +59,9 @@ class Ladder:
         on_done: Callable[[int], None],
         max_quarantined: int,
         quarantined: Sequence[QuarantineRow] = (),
+        meter: StageMeter | None = None,
     ) -> None:
+        self.meter = meter or StageMeter("", 0)
         self.pool, self.files, self.events, self.on_done = pool, files, events, on_done
         self.max_quarantined, self.quarantined = max_quarantined, list(quarantined)
         self.has_succeeded = False
@@ -72,13 +76,32 @@ class Ladder:
             while waiting and len(flying) < self.pool.capacity:
                 work = waiting.popleft()
                 flying[work.unit.name] = work
-                self.pool.submit(work.unit)
+                self._submit(work)
             outcome = self.pool.next_done()
+            self._meter(outcome)
             again = self._settle(flying.pop(outcome.unit.name), outcome)
             if self.has_succeeded:
                 waiting.extendleft(reversed(again))
             else:
                 waiting.extend(again)
+
+    def _submit(self, work: _Work) -> None:
+        self.events.write(
+            "unit_started", **self._about(work.unit), items=len(work.unit.items), attempt=work.attempts + 1
+        )
+        self.meter.send()
+        self.pool.submit(work.unit)
+
+    def _meter(self, outcome: Outcome) -> None:
+        """Count the worker's seconds, and pass on what it logged."""
+        unit, work = outcome.unit, outcome.work
+        self.meter.take_back(work.busy_s)
+        if outcome.receipt is not None:
+            self.meter.time_unit(len(unit.items), work.run_s)
+        for note in work.notes:
+            level = Level[note.level] if note.level in Level.__members__ else Level.ERROR
+            said: dict[str, Any] = {"logger": note.source, "message": note.message, "by": work.place}
+            self.events.write("worker_said", level, **self._about(unit), **said)
 
     def _settle(self, work: _Work, outcome: Outcome) -> list[_Work]:
         """What is to be run again. What is committed is done, even if the actor died before its receipt was on the way."""
@@ -86,13 +109,17 @@ class Ladder:
             if outcome.failure is None:
                 return [work]  # innocent: it shared an actor with the unit that killed it
             return self._climb(work, outcome.failure)
-        self.has_succeeded |= self._count_lost(work.unit) < len(work.unit.items)
+        lost = self._count_lost(work.unit)
+        self.has_succeeded |= lost < len(work.unit.items)
+        took: dict[str, Any] = {"seconds": round(outcome.work.run_s, 4), "by": outcome.work.place}
+        self.events.write("unit_done", **self._about(work.unit), items=len(work.unit.items), quarantined=lost, **took)
         self._finish(work)
         return []
 
     def _finish(self, work: _Work) -> None:
         split = work.split
         if split is None:
+            self.meter.commit()
             self.on_done(len(work.unit.items))
             return
         split.num_open -= 1
@@ -102,7 +129,13 @@ class Ladder:
 
     def _climb(self, work: _Work, failure: Failure) -> list[_Work]:
         unit = work.unit
-        self.events.write("unit_failed", stage=unit.stage, unit=unit.name, error=failure.error, message=failure.message)
+        told = {
+            "error": failure.error,
+            "message": failure.message,
+            "items": len(unit.items),
+            "is_death": failure.is_death,
+        }
+        self.events.write("unit_failed", Level.WARNING, **self._about(unit), **told)
         if failure.is_fatal:
             raise failure.cause or AvprefError(f"{unit.stage}: {failure.message}")
         self._failing[unit.name] = failure.error
@@ -137,7 +170,8 @@ class Ladder:
     def _count_lost(self, unit: Unit) -> int:
         rows = self.files.quarantined([unit])
         for row in rows:
-            self.events.write("quarantined", **asdict(row))
+            self.events.write("quarantined", Level.WARNING, **self._about(unit) | asdict(row))
+        self.meter.lose(len(rows))
         self.quarantined += rows
         self._check_circuit()
         return len(rows)
@@ -150,4 +184,9 @@ class Ladder:
 
     def _open(self, found: str) -> CircuitOpen:
         fix = f"correct the cause, delete the stage's folder in {self.files.folder} and run: avpref runs resume RUN"
+        self.events.write("circuit_opened", Level.ERROR, stage=self.meter.stage, message=found)
         return CircuitOpen(found, "failures of a few candidates only", fix)
+
+    def _about(self, unit: Unit) -> dict[str, Any]:
+        """What an event says of the unit that it is about."""
+        return {"stage": unit.stage, "pool": self.meter.workers.pool, "shard": unit.shard, "unit": unit.name}

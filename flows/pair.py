@@ -1,4 +1,4 @@
-"""Flow ``pair``: norms, rewards, pairs and skipped prompts, as SQL over the score table."""
+"""Stage ``pair``: norms, rewards, pairs and skipped prompts, as SQL over the score table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import duckdb
 import pyarrow.compute as pc
-from prefect import flow
 
 from avpref.datasets import normalise, pairing, tables, views
 from avpref.domain import Split
 from avpref.errors import InputError
+from avpref.files import LocalFiles
 from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder, list_runs, open_root
 from avpref.flows.scorers import metrics_of
@@ -19,7 +19,7 @@ from avpref.identity import digest
 from avpref.logs import say
 
 
-@flow(name="pair", persist_result=False, validate_parameters=False)
+@reporting.stage("pair")
 def pair(run_dir: str) -> int:
     """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
     folder = open_root(Path(run_dir))
@@ -49,7 +49,20 @@ def select(folder: RunFolder) -> pairing.Selection:
 
 
 def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
-    """DuckDB over prompts, candidates and scores of the training split alone."""
+    """DuckDB over prompts, candidates and scores of the training split alone, read from their files as they are needed."""
+    for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
+        folder.require(table)
+    match folder.tables.files:
+        case LocalFiles():
+            con = folder.connect()
+            con.execute(views.sql("training_views"))
+            return con
+        case _:
+            return _training_rows(folder)
+
+
+def _training_rows(folder: RunFolder) -> duckdb.DuckDBPyConnection:
+    """As :func:`training_tables`, of tables that are brought into memory."""
     prompts = folder.read(tables.PROMPTS)
     prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
     candidates = folder.read(tables.CANDIDATES)

@@ -1,14 +1,13 @@
-"""Flow ``prompts``: the prompts of a run, both splits, sealed; refused recordings become quarantine rows."""
+"""Stage ``prompts``: the prompts of a run, both splits, sealed; refused recordings become quarantine rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow
-
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Prompt, Split
+from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.tally import Tally, record
 from avpref.flows.worlds import open_world
@@ -20,7 +19,7 @@ REFUSED_FILE = "refused.json"
 HASH_SHOWN = 12
 
 
-@flow(name="prompts", persist_result=False, validate_parameters=False)
+@reporting.stage("prompts")
 def prompts(run_dir: str) -> int:
     """Seal the prompt table of the run in ``run_dir``; returns the number of prompts."""
     folder = open_root(Path(run_dir))

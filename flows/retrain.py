@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from prefect import Flow, flow
 
 from avpref import config
 from avpref.cluster import ray_session
@@ -20,23 +18,28 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import SCHEMA_VERSION, Split
 from avpref.errors import InputError
 from avpref.flows import reporting
+from avpref.flows.announcements import announce_losses, announce_verdict
+from avpref.flows.deployable import deployable
 from avpref.flows.dpo import dpo, training_summary
 from avpref.flows.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.generate import generate
 from avpref.flows.pair import pair
+from avpref.flows.promotion import promote_automatically
 from avpref.flows.prompts import prompts, read_prompts
 from avpref.flows.registry import record_adapter, scorers_of
-from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
+from avpref.flows.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, create, open_run
 from avpref.flows.score import score
 from avpref.flows.sft import sft
+from avpref.flows.spending import Spending, spending
 from avpref.flows.tally import Tally, collected
-from avpref.logs import say
+from avpref.flows.watching import tell_pairs, watched, watched_stage
 
+DAY_S = 24 * 3600
 CURATION = (prompts, sft, generate, score, pair)
-"""From prompts to pairs, in order; each is a flow of its own that takes the run's folder and returns a row count."""
+"""From prompts to pairs, in order; each takes the run's folder and returns a row count."""
 STAGES = (*CURATION, dpo, evaluate)
 """The whole loop, in order."""
-OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir"})
+OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
 """Keys of the result document that say what one execution did, not what came out."""
 REPORT_FILE = "report.html"
 
@@ -53,21 +56,23 @@ class StageTime:
     reused: int = 0
 
 
-@flow(name="retrain", persist_result=False, validate_parameters=False)
+@deployable("retrain", timeout_s=14 * DAY_S)
 def retrain(
     config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
 ) -> dict[str, Any]:
     """Run the whole loop for a configuration file; returns the result document. Deployments call this."""
-    return run_loop(_folder(config_path, runs, seed, overrides))
+    given = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides}
+    return run_loop(_folder(config_path, runs, seed, overrides), given)
 
 
-@flow(name="curate", persist_result=False, validate_parameters=False)
+@deployable("curate", timeout_s=7 * DAY_S)
 def curate(
     config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
 ) -> dict[str, Any]:
     """Prompts to pairs, for a schedule: only what is missing is done. Returns stages and the number of pairs."""
     folder = _folder(config_path, runs, seed, overrides)
-    with _owned(folder):
+    given = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides}
+    with reporting.execution("curate", given, folder.settings.reporting), _owned(folder):
         times, tallies = _run(folder, CURATION)
         seal_quarantine(folder)
         said = _conclude(folder, tallies, is_change=any(tally.is_change for tally in tallies))
@@ -75,13 +80,28 @@ def curate(
     return {"run_id": folder.run_id, "stages": stages, "pairs": folder.num_rows(tables.PAIRS), **said}
 
 
-def run_loop(folder: RunFolder) -> dict[str, Any]:
+@deployable("evaluate_run", timeout_s=2 * DAY_S)
+def evaluate_run(runs: str = "runs", run: str = "", overrides: list[str] | None = None) -> dict[str, Any]:
+    """Bring one run up to date (the newest without ``run``) and take the gate's decision; returns the result document.
+
+    ``overrides`` make it another run: the one that the changed settings describe.
+    """
+    folder = open_run(Path(runs), run)
+    if overrides:
+        folder = create(Path(runs), config.load(folder.root / CONFIG_FILE, overrides, environment={}).settings)
+    return run_loop(folder, {"runs": runs, "run": run, "overrides": overrides}, "evaluate_run")
+
+
+def run_loop(folder: RunFolder, parameters: Mapping[str, Any] | None = None, name: str = "retrain") -> dict[str, Any]:
     """Every stage of ``folder``'s run, each doing only what is missing; returns the result document.
 
-    Where nothing changed, result and report stay as they are, and the document says why. Raises the stages' errors; what was
-    finished stays finished.
+    A server is told of it as a flow run of ``name`` with ``parameters``. Where nothing changed, result and report stay as
+    they are, and the document says why. Raises the stages' errors; what was finished stays finished.
     """
-    with _owned(folder):
+    with (
+        reporting.execution(name, parameters or {"run_dir": str(folder.root)}, folder.settings.reporting),
+        _owned(folder),
+    ):
         times, tallies = _run(folder, STAGES)
         seal_quarantine(folder)
         document = result(folder, times)
@@ -89,7 +109,10 @@ def run_loop(folder: RunFolder) -> dict[str, Any]:
         is_change = any(tally.is_change for tally in tallies) or not _is_written(folder, document)
         document |= _conclude(folder, tallies, is_change)
         if is_change:
+            announce_verdict(folder, document)  # before the result: a run that is killed here says it again
             folder.write_json(RESULT_FILE, document)
+        document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
+        if is_change:
             times.append(_timed(folder, "report", lambda: _report(folder))[0])
             document["stages"] = [asdict(each) for each in times]
             folder.write_json(RESULT_FILE, document)
@@ -113,7 +136,7 @@ def _conclude(folder: RunFolder, tallies: Sequence[Tally], is_change: bool) -> d
     """Whether anything changed, and why: one sentence per stage and kind of item; said aloud where there was nothing to do."""
     why = [tally.sentence for tally in tallies]
     if not is_change:
-        say(f"nothing to do: {'; '.join(why)}")
+        reporting.note(f"nothing to do: {'; '.join(why)}")
         folder.events.write("nothing_to_do", why=why)
     return {"changed": is_change, "why": why}
 
@@ -127,22 +150,21 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 def _owned(folder: RunFolder) -> Iterator[None]:
     """Own the run's folder and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
-    with folder.locked(), ray_session():
-        folder.events.write("started", run=folder.run_id)
+    with folder.locked(), ray_session(), watched(folder):
+        folder.events.write("started")
         yield
         folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
 
 
-def _run(folder: RunFolder, stages: Sequence[Flow[..., int]]) -> tuple[list[StageTime], list[Tally]]:
-    done = [_timed(folder, stage.name, partial(reporting.call, stage, str(folder.root))) for stage in stages]
+def _run(folder: RunFolder, stages: Sequence[reporting.Stage]) -> tuple[list[StageTime], list[Tally]]:
+    done = [_timed(folder, stage.name, partial(stage, str(folder.root))) for stage in stages]
     return [took for took, _ in done], [tally for _, tallies in done for tally in tallies]
 
 
 def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[StageTime, list[Tally]]:
     """Run a stage; returns its time and what it came to. Waves of a stage (``score-imagebind``) are counted as the stage."""
     started = time.monotonic()
-    folder.events.write("stage_started", stage=name)
-    with collected() as tallies:
+    with watched_stage(folder, name), collected() as tallies:
         rows = work()
     own = [tally for tally in tallies if tally.stage == name or tally.stage.startswith(f"{name}-")]
     counts = (sum(t.made for t in own), sum(t.present for t in own), sum(t.num_reused for t in own))
@@ -150,8 +172,15 @@ def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[Stage
     folder.events.write(
         "stage_finished", **{("stage" if key == "name" else key): each for key, each in vars(took).items()}
     )
-    say(f"{name}: {rows} rows, {took.seconds:.1f} s")
+    reporting.note(f"{name}: {rows} rows, {took.seconds:.1f} s")
+    spent = spent_by(folder)
+    tell_pairs(spent.kept_pairs, folder.observe.currency, spent.cost_per_kept_pair)
     return took, tallies
+
+
+def spent_by(folder: RunFolder) -> Spending:
+    """What the run has spent so far."""
+    return spending(folder.root, folder.num_rows(tables.PAIRS), folder.observe)
 
 
 def _report(folder: RunFolder) -> int:
@@ -177,6 +206,7 @@ def seal_quarantine(folder: RunFolder) -> None:
     lost = quarantined(folder)
     folder.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
     reporting.table("quarantine", [asdict(row) for row in lost], f"{len(lost)} given up on, with the reason")
+    announce_losses(folder, len(lost))
 
 
 def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
@@ -205,6 +235,7 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "evaluation": verdict["evaluation"],
         "gate": {"verdict": verdict["gate"]["verdict"], "reasons": verdict["gate"]["reasons"]},
         "quarantined": len(quarantined(folder)),
+        "spent": spent_by(folder).document(),
     }
 
 
@@ -215,6 +246,4 @@ def _strategy(folder: RunFolder) -> str:
 
 def resume(runs: Path, run: str) -> dict[str, Any]:
     """Go on with a run as its folder says."""
-    from avpref.flows.run_folder import open_run
-
-    return run_loop(open_run(runs, run))
+    return run_loop(open_run(runs, run), {"runs": str(runs), "run": run})

@@ -1,13 +1,12 @@
-"""Flow ``score``: every candidate through every scorer of the set, into one long table."""
+"""Stage ``score``: every candidate through every scorer of the set, into one long table."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow
-
 from avpref.datasets import tables
 from avpref.domain import Candidate
+from avpref.flows import reporting
 from avpref.flows.candidates import as_candidates
 from avpref.flows.prompts import read_prompts
 from avpref.flows.run_folder import RunFolder, open_root
@@ -17,7 +16,7 @@ from avpref.flows.score_stage import score_candidates
 STAGE = "score"
 
 
-@flow(name="score", persist_result=False, validate_parameters=False)
+@reporting.stage("score")
 def score(run_dir: str) -> int:
     """Score the candidates of the run in ``run_dir`` and seal the score table; returns the number of score rows."""
     folder = open_root(Path(run_dir))
@@ -29,4 +28,4 @@ def score(run_dir: str) -> int:
 
 def sealed_candidates(folder: RunFolder) -> list[Candidate]:
     """The sealed candidates, in the plan's order. Raises InputError before they were made."""
-    return as_candidates(folder.read(tables.CANDIDATES))
+    return [each for rows in folder.batches(tables.CANDIDATES) for each in as_candidates(rows)]

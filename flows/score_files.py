@@ -33,6 +33,16 @@ class ScoreFiles:
         """Whether every scorer is done with the unit."""
         return all(self.files.exists(part) for part in self.parts(unit))
 
+    def finished(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of ``units`` that every scorer is done with."""
+        left = list(units)
+        for fingerprint in self.fingerprints:
+            done = {
+                part.name for part in self.files.finished([replace(unit, fingerprint=fingerprint) for unit in left])
+            }
+            left = [unit for unit in left if unit.name in done]
+        return left
+
     def commit(self, unit: Unit, rows: Sequence[object], quarantined: Sequence[QuarantineRow] = ()) -> bool:
         """Give the unit up for those scorers that are not done with it. ``rows`` must be empty: scorers commit their own."""
         assert not rows

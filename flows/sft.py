@@ -1,15 +1,15 @@
-"""Flow ``sft``: the SFT set rendered and encoded, then flow matching; gives the network that candidates come from."""
+"""Stage ``sft``: the SFT set rendered and encoded, then flow matching; gives the network that candidates come from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from prefect import flow
 
 from avpref.cluster import Unit
 from avpref.datasets.latents import LATENTS
 from avpref.errors import ConfigError
+from avpref.flows import reporting
 from avpref.flows.components import codec_identity, text_identity
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.plan import shards
@@ -31,6 +31,7 @@ from avpref.store import storage_errors
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch
+from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.stages import NETWORK_FILE, SUMMARY_FILE
 
 RENDER = "sft_clips"
@@ -40,7 +41,7 @@ NETWORKS = "networks"
 GIVEN = "given weights"
 
 
-@flow(name="sft", persist_result=False, validate_parameters=False)
+@reporting.stage("sft")
 def sft(run_dir: str) -> int:
     """Train the SFT network of the run in ``run_dir``, or take a trained one in, if it is not there yet.
 
@@ -103,16 +104,24 @@ def _take_in(folder: RunFolder, given: SftWeights) -> None:
 
 
 def _train(folder: RunFolder, given: SftSettings) -> Tally:
-    """Take the network over from another run, or train it, unless it is there."""
+    """See :func:`_finish`; what came of it is published."""
     output = _training_output(folder)
-    if (output / NETWORK_FILE).exists():
+    tally = _finish(folder, given, output)
+    folder.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
+    return tally
+
+
+def _finish(folder: RunFolder, given: SftSettings, output: Path) -> Tally:
+    """Take the network over from another run, or train it, unless it is there."""
+    if folder.models.bring(output / NETWORK_FILE):
         return Tally("sft", NETWORKS, present=1)
     found = take_over(folder, output, [SUMMARY_FILE], NETWORK_FILE)
     if found:
         return Tally("sft", NETWORKS, reused={found: 1})
     _write_data(folder, output / DATA_FILE)
-    with progress_of("sft", given.loop.steps) as report:
-        launch(_job(folder, given, output), report)
+    job = _job(folder, given, output)
+    with progress_of("sft", job) as report:
+        launch(job, report)
     return Tally("sft", NETWORKS, made=1)
 
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from avpref.cluster import Unit, WorkerSpec, open_pool
+from avpref.events import EventLog
 from avpref.flows import reporting
+from avpref.flows.devices import resolved
 from avpref.flows.ladder import Ladder
 from avpref.flows.plan import Shard
 from avpref.flows.reuse import Reuse, ShardWork, Taken, compose, take_over
 from avpref.flows.tally import Tally, record
 from avpref.flows.units import CommittedUnits
-from avpref.logs import EventLog, Progress
-from avpref.settings import Executor
+from avpref.flows.watching import audience, told
+from avpref.logs import Progress
+from avpref.meters import StageMeter, Workers
+from avpref.settings import Executor, InProcessExecutor, RayExecutor
 
 
 class Workplace(Protocol):
@@ -43,39 +44,64 @@ class Workplace(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage in progress: where its units are committed, what drives them, and how far it is."""
+    """A stage in progress: what drives its units, which of them were there at its beginning, and how far it is."""
 
     name: str
-    files: CommittedUnits
     ladder: Ladder
     progress: Progress
+    lost_before: Mapping[str, int]
     reuse: Reuse | None = None
 
 
 @dataclass(frozen=True)
 class ShardDone:
-    """What finishing a shard came to; a row of the stage's table artifact."""
+    """What finishing a shard came to in this execution; a row of the stage's table artifact.
+
+    ``seconds`` are of the clock, ``busy_actor_s`` and ``gpu_s`` of workers and of the GPUs that they hold; ``p50_ms`` and ``p95_ms``
+    are per item, None where nothing was missing.
+    """
 
     shard: int
+    rows: int
     items: int
     units: int
     made_now: int
     quarantined: int
     seconds: float
+    busy_actor_s: float
+    gpu_s: float
+    p50_ms: float | None
+    p95_ms: float | None
 
 
-@task(name="shard", task_run_name="{stage.name}-{shard.ordinal}", cache_policy=NO_CACHE, persist_result=False)
 def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     """Finish what is left of one shard; returns what it came to."""
-    started = time.monotonic()
-    made_now = work.num_items
-    stage.progress.skip(shard.num_items - made_now)
+    meter = stage.progress.meter
+    mark, lost_now = meter.mark(), meter.quarantined
     stage.ladder.run(work.units)
     if stage.reuse:
         compose(stage.reuse, work)
-    lost = len(stage.files.quarantined(shard.units))
-    took_s = round(time.monotonic() - started, 3)
-    return ShardDone(shard.ordinal, shard.num_items, len(shard.units), made_now, lost, took_s)
+    meter.end_shard()
+    span = meter.since(mark)
+    lost = meter.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
+    return ShardDone(
+        shard=shard.ordinal,
+        rows=shard.num_items - lost,
+        items=shard.num_items,
+        units=len(shard.units),
+        made_now=work.num_items,
+        quarantined=lost,
+        seconds=round(span.seconds, 3),
+        busy_actor_s=round(span.busy_s, 3),
+        gpu_s=round(span.gpu_s, 3),
+        p50_ms=span.p50_ms,
+        p95_ms=span.p95_ms,
+    )
+
+
+def _reported(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
+    with reporting.task(run_shard.__name__, f"{stage.name}-{shard.ordinal}"):
+        return run_shard(stage, shard, work)
 
 
 @contextmanager
@@ -98,30 +124,72 @@ def run_stage(
     ``executor`` is the workplace's unless the stage has one of its own. With ``reuse`` items of a missing unit are first looked
     for in other files; ``spec`` is asked for its workers after that, and only where something is left to do.
     """
+    executor = executor or place.executor
     units = [each for shard in shards for each in shard.units]
-    total = sum(shard.num_items for shard in shards)
-    finished = [each for each in units if files.exists(each)]
-    quarantined = files.quarantined(finished)
-    taken = take_over(reuse, shards) if reuse else _missing(files, shards)
-    is_done = not any(work.units for work in taken.work.values())
-    pool_of = _no_pool() if is_done else open_pool(executor or place.executor, spec())
-    allowed = max(1, round(total * place.max_quarantined_share))
-    with pool_of as pool, Progress(name, total, unit=unit, listener=reporting.listener()) as progress:
-        ladder = Ladder(pool, files, place.events, progress.advance, allowed, quarantined)
-        stage = Stage(name, files, ladder, progress, reuse)
-        done = [reporting.call(run_shard, stage, shard, taken.work[shard.ordinal]) for shard in shards]
-    lost = len(ladder.quarantined) - len(quarantined)
+    lost = {each.name: files.quarantined([each]) for each in files.finished(units)}
+    before = [row for rows in lost.values() for row in rows]
+    taken = take_over(reuse, shards) if reuse else _missing(shards, lost.keys())
+    left = [each for work in taken.work.values() for each in work.units]
+    meter = _meter(name, unit, shards, executor, left, files)
+    meter.lose(len(before))
+    allowed = max(1, round(meter.total * place.max_quarantined_share))
+    watchers = audience(name, reporting.listener())
+    place.events.write("units_planned", stage=name, items=meter.total, units=meter.num_units, present=meter.present)
+    pool_of = open_pool(executor, spec()) if left else _no_pool()
+    progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
+    with told(watchers, meter), pool_of as pool, progress_of() as progress:
+        ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
+        stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
+        done = [_reported(stage, shard, taken.work[shard.ordinal]) for shard in shards]
+    place.events.write("units_finished", stage=name, **_told(meter))
     items = reuse.counted or unit if reuse else unit
-    record(place.events, Tally(name, items, taken.missing, taken.present, dict(taken.reused), lost))
+    lost_now = len(ladder.quarantined) - len(before)
+    record(place.events, Tally(name, items, taken.missing, taken.present, dict(taken.reused), lost_now))
     reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
     return units
 
 
-def _missing(files: CommittedUnits, shards: Sequence[Shard]) -> Taken:
+def _meter(
+    name: str, unit: str, shards: Sequence[Shard], executor: Executor, left: Sequence[Unit], files: CommittedUnits
+) -> StageMeter:
+    """The meter of a stage of which the units ``left`` are to be run; everything else is there."""
+    units = [each for shard in shards for each in shard.units]
+    total, missing = sum(shard.num_items for shard in shards), sum(len(each.items) for each in left)
+    present = len(files.finished(units))
+    pool = name.removeprefix(units[0].stage).strip("-") if units else ""
+    meter = StageMeter(
+        name,
+        total,
+        unit=unit,
+        num_units=present + len(left),
+        num_shards=len(shards),
+        workers=_workers(executor, pool),
+    )
+    meter.find(total - missing, present)
+    return meter
+
+
+def _workers(executor: Executor, pool: str) -> Workers:
+    """Who works in a pool; in this process one worker, which holds a GPU where the executor's device is one."""
+    match executor:
+        case InProcessExecutor():
+            return Workers(pool or "main", 1, float(resolved(executor.device).startswith("cuda")))
+        case RayExecutor():
+            return Workers(pool or "main", executor.num_actors, executor.num_gpus_per_actor)
+
+
+def _told(meter: StageMeter) -> dict[str, Any]:
+    measure = meter.measure()
+    names = ("done", "made", "quarantined", "elapsed_s", "busy_s", "gpu_s", "busy_share", "p50_ms", "p95_ms")
+    found = {name: getattr(measure, name) for name in names}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def _missing(shards: Sequence[Shard], finished: Collection[str]) -> Taken:
     """The plan minus what exists."""
     taken = Taken()
     for shard in shards:
-        work = ShardWork(tuple(unit for unit in shard.units if not files.exists(unit)))
+        work = ShardWork(tuple(unit for unit in shard.units if unit.name not in finished))
         taken.work[shard.ordinal] = work
         taken.missing += work.num_items
         taken.present += shard.num_items - work.num_items

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 
-from avpref.logs import EventLog, say
+from avpref.events import EventLog
+from avpref.logs import say
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,13 @@ from avpref.flows import reporting
 from avpref.flows.components import open_codec, open_text
 from avpref.flows.networks import negative_text
 from avpref.flows.run_folder import RunFolder
+from avpref.flows.watching import audience, told
 from avpref.logs import Progress
+from avpref.meters import StageMeter, Workers
 from avpref.models.text import TextBatch
 from avpref.settings import Settings
 from avpref.trainer.batches import ClipSet
+from avpref.trainer.job import TrainingJob
 from avpref.trainer.parallel import Report
 
 
@@ -83,20 +86,28 @@ def clip_set(clips: EncodedClips, texts: Texts) -> ClipSet:
 
 
 @contextmanager
-def progress_of(stage: str, steps: int) -> Iterator[Report]:
-    """A report function that drives a progress bar of optimiser steps."""
-    with Progress(stage, steps, unit="steps", listener=reporting.listener()) as progress:
+def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
+    """A report function that drives a progress bar of optimiser steps. Processes that train are at work all the time."""
+    loop = job.settings.loop
+    workers = Workers("main", loop.num_processes, float(job.device == "cuda"))
+    meter, watchers = (
+        StageMeter(stage, loop.steps, unit="steps", workers=workers),
+        audience(stage, reporting.listener()),
+    )
+    with told(watchers, meter), Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress:
 
         def report(step: int, metrics: Mapping[str, float]) -> None:
+            meter.be_busy()
             if step - progress.done > 0:
-                progress.advance(min(step, steps) - progress.done)
+                progress.advance(min(step, loop.steps) - progress.done)
 
         yield report
+        meter.be_busy()
 
 
 def content_hash(folder: RunFolder, path: Path) -> str:
     """Content hash of a trained file. Raises InputError where it does not exist yet."""
-    if not path.exists():
+    if not folder.models.bring(path):
         fix = f"avpref runs resume {folder.run_id} --runs {folder.root.parent}"
         raise InputError(
             f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol
@@ -31,6 +31,10 @@ class CommittedUnits(Protocol):
 
     def exists(self, unit: Unit) -> bool:
         """Whether the unit is done."""
+        ...
+
+    def finished(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of ``units`` that are done, in their order: one listing per folder instead of a question per unit."""
         ...
 
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
@@ -66,6 +70,12 @@ class UnitFiles:
         """Whether the unit is done."""
         return self.files.exists(self.name(unit))
 
+    def finished(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of ``units`` that are done, in their order; every folder is listed once."""
+        folders = {name.rpartition("/")[0] for name in map(self.name, units)}
+        listed = {name for folder in folders for name in self.files.children(folder)}
+        return [unit for unit in units if self.name(unit) in listed]
+
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
         """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""
         return self._commit(unit, tables.to_arrow(self.table, rows), quarantined)
@@ -82,22 +92,21 @@ class UnitFiles:
     def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
         """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
         parts, quarantined = [], []
-        for unit in units:
-            with self._opened(unit) as stream:
-                part = pq.ParquetFile(stream).read()
-            quarantined += _quarantine_rows(part.schema)
-            parts.append(part.replace_schema_metadata(None))
+        for part, lost in self.each(units):
+            quarantined += lost
+            parts.append(part)
         if not parts:
             return tables.to_arrow(self.table, []), []
         return pa.concat_tables(parts), quarantined
 
+    def each(self, units: Sequence[Unit]) -> Iterator[tuple[pa.Table, list[QuarantineRow]]]:
+        """Rows and quarantine of ``units`` one by one, in the plan's order. Raises as :meth:`read`."""
+        for part in self._parsed(units, lambda stream: pq.ParquetFile(stream).read()):
+            yield part.replace_schema_metadata(None), _quarantine_rows(part.schema)
+
     def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
         """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""
-        found = []
-        for unit in units:
-            with self._opened(unit) as stream:
-                found += _quarantine_rows(pq.read_schema(stream))
-        return found
+        return [row for schema in self._parsed(units, pq.read_schema) for row in _quarantine_rows(schema)]
 
     def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
         metadata = {**(rows.schema.metadata or {}), QUARANTINE_KEY: json.dumps([asdict(row) for row in quarantined])}
@@ -105,12 +114,18 @@ class UnitFiles:
         pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
         return self.files.commit_once(self.name(unit), buffer.getvalue())
 
+    def _parsed(self, units: Sequence[Unit], parse: Callable[[BinaryIO], Any]) -> Iterator[Any]:
+        names = [self.name(unit) for unit in units]
+        streams = self.files.open_all(names)
+        for name in names:
+            with self._readable(name):
+                parsed = parse(next(streams))
+            yield parsed
+
     @contextmanager
-    def _opened(self, unit: Unit) -> Iterator[BinaryIO]:
-        name = self.name(unit)
+    def _readable(self, name: str) -> Iterator[None]:
         try:
-            with self.files.open(name) as stream:
-                yield stream
+            yield
         except (OSError, pa.ArrowException) as error:
             place = self.files.at(name)
             fix = f"delete {place} and run: avpref runs resume RUN"

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -22,12 +22,14 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, StorageError, TableError
+from avpref.events import EventLog
 from avpref.files import Files, LocalFiles
-from avpref.flows.neighbours import Neighbour, folders_beside
+from avpref.flows.neighbours import Neighbour
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
-from avpref.logs import EventLog
 from avpref.store import Manifest, TableStore, storage_errors, sweep_temporaries
+
+EVENTS_FILE = "events.jsonl"
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,17 @@ class WorkFolder:
     @property
     def events(self) -> EventLog:
         """The structured log."""
-        return EventLog(self.root / "events.jsonl")
+        return EventLog(self.root / EVENTS_FILE, self.root.name)
 
     @property
     def files(self) -> Files:
         """What is true of the work: units, media, tables, documents. The folder itself, unless it is kept elsewhere."""
         return LocalFiles(self.root)
+
+    @property
+    def unit_files(self) -> Files:
+        """Where units are committed."""
+        return self.files.within("units")
 
     @property
     def media(self) -> Files:
@@ -58,7 +65,8 @@ class WorkFolder:
 
     def neighbours(self) -> Sequence[Neighbour]:
         """The folders beside this one, where finished work may be found."""
-        return folders_beside(self.root)
+        beside = (name for name in self.shared.folders() if name != self.root.name)
+        return [Neighbour(name, self.shared.within(name)) for name in beside]
 
     @property
     def tables(self) -> TableStore:
@@ -67,7 +75,7 @@ class WorkFolder:
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units whose rows belong to ``table``."""
-        return UnitFiles(self.files.within("units"), table)
+        return UnitFiles(self.unit_files, table)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
@@ -82,13 +90,24 @@ class WorkFolder:
         """Write ``rows`` as the current version of ``table``."""
         return self.tables.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
 
+    def batches(self, table: Table) -> Iterator[pa.Table]:
+        """The current version of ``table`` in pieces of some ten thousand rows. Raises as :meth:`read`."""
+        files = self.tables.files
+        for name in self.tables.names(self.require(table)):
+            with self._stream(table, name) as stream:
+                yield from tables.batches(stream, files.at(name), table)
+
     def read(self, table: Table) -> pa.Table:
         """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
+        return self.read_version(table, self.require(table))
+
+    def require(self, table: Table) -> Manifest:
+        """The manifest of the current version of ``table``. Raises InputError where the stage that makes it has not run."""
         manifest = self.tables.current(table.name)
         if manifest is None:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
-        return self._rows(table, manifest)
+        return manifest
 
     def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
@@ -97,9 +116,18 @@ class WorkFolder:
     def seal_units(self, table: Table, units: Sequence[Unit]) -> list[QuarantineRow]:
         """Compact finished units into one sealed version of ``table``; returns what they quarantined."""
         fingerprint = digest("units", [[unit.fingerprint, unit.name] for unit in units])
-        rows, quarantined = self.units(table).read(units)
-        if not self.is_sealed(table, fingerprint):
-            self.seal(table, fingerprint, tables.conform(table, rows, fingerprint))
+        files = self.units(table)
+        if self.is_sealed(table, fingerprint):
+            return files.quarantined(units)
+        quarantined: list[QuarantineRow] = []
+
+        def parts() -> Iterator[pa.Table]:
+            for rows, lost in files.each(units):
+                quarantined.extend(lost)
+                yield tables.conform(table, rows, fingerprint)
+
+        schema = tables.to_arrow(table, [], fingerprint).schema
+        self.tables.seal(table.name, fingerprint, [tables.bytes_of(schema, parts())])
         return quarantined
 
     def num_rows(self, table: Table) -> int:
@@ -115,19 +143,26 @@ class WorkFolder:
                 names = {table.name: self.tables.names(manifest) for table, manifest in found}
                 return views.connect({table: [local.path(name) for name in each] for table, each in names.items()})
             case _:
-                return views.connect_tables({table.name: self._rows(table, manifest) for table, manifest in found})
+                return views.connect_tables(
+                    {table.name: self.read_version(table, manifest) for table, manifest in found}
+                )
 
-    def _rows(self, table: Table, manifest: Manifest) -> pa.Table:
+    def read_version(self, table: Table, manifest: Manifest) -> pa.Table:
+        """One version of ``table``. Raises TableError where a file is gone or is not of the table."""
         files, parts = self.tables.files, []
         for name in self.tables.names(manifest):
-            try:
-                with files.open(name) as stream:
-                    parts.append(tables.read_stream(stream, files.at(name), table))
-            except FileNotFoundError as error:
-                raise TableError(
-                    f"no file {files.at(name)}", f"a file of table '{table.name}'", tables.AGAIN
-                ) from error
+            with self._stream(table, name) as stream:
+                parts.append(tables.read_stream(stream, files.at(name), table))
         return tables.joined(parts, table)
+
+    @contextlib.contextmanager
+    def _stream(self, table: Table, name: str) -> Iterator[BinaryIO]:
+        files = self.tables.files
+        try:
+            with files.open(name) as stream:
+                yield stream
+        except FileNotFoundError as error:
+            raise TableError(f"no file {files.at(name)}", f"a file of table '{table.name}'", tables.AGAIN) from error
 
     def write_json(self, name: str, document: Any) -> None:
         """Replace a small JSON document."""

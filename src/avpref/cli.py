@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 from avpref import __version__
 from avpref.commands import (
+    automations,
     candidates,
     config,
     doctor,
@@ -44,7 +45,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(retrain.retrain)
-for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, rewards, weights, config):
+for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, rewards, weights, automations, config):
     app.command(noun.app)
 app.command(doctor.doctor)
 

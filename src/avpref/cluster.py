@@ -9,13 +9,16 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +29,8 @@ from avpref.settings import InProcessExecutor, RayExecutor
 FATAL = (ConfigError, InputError, StorageError)
 """Errors that no retry can mend; a MediaError belongs to one clip and is not fatal."""
 IN_FLIGHT_PER_ACTOR = 2
+NOTES_PER_UNIT = 20
+_PLACE = "process {} on " + socket.gethostname()
 OBJECT_STORE_BYTES = 100 * 2**20
 
 
@@ -38,7 +43,7 @@ class Unit:
     fingerprint: str
     items: tuple[Any, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Derived file name: shard, and hash of what the unit covers. Equal plans give equal names."""
         return f"{self.shard:05d}-{digest([item.item_id for item in self.items], size=12)}"
@@ -65,12 +70,37 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a worker logged while it ran a unit: level (``WARNING``), logger, message."""
+
+    level: str
+    source: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """A worker's side of a unit: seconds of work (those of loading the worker apart), process and machine, notes."""
+
+    run_s: float = 0.0
+    build_s: float = 0.0
+    place: str = ""
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which the worker was at work."""
+        return self.run_s + self.build_s
+
+
+@dataclass(frozen=True)
 class Outcome:
     """A unit with its receipt or its failure. Exactly one is set, or neither where an innocent unit must be run again."""
 
     unit: Unit
     receipt: Receipt | None = None
     failure: Failure | None = None
+    work: Work = Work()
 
 
 class Worker(Protocol):
@@ -105,11 +135,40 @@ class Pool(Protocol):
 
 def attempt(worker: Worker, unit: Unit) -> Outcome:
     """Run a unit and catch what it raises, so that an exception never looks like a dead process."""
+    started = time.perf_counter()
+    with _listening() as notes:
+        try:
+            outcome = Outcome(unit, receipt=worker.run(unit))
+        except Exception as error:
+            is_fatal = isinstance(error, FATAL) and not isinstance(error, MediaError)
+            outcome = Outcome(unit, failure=_failure(error, is_fatal))
+    work = Work(time.perf_counter() - started, place=_PLACE.format(os.getpid()), notes=tuple(notes))
+    return replace(outcome, work=work)
+
+
+class _Notes(logging.Handler):
+    """Keeps the first warnings of the thread that it was made in."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.notes: list[Note] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See :class:`logging.Handler`."""
+        if record.thread == self._thread and len(self.notes) < NOTES_PER_UNIT:
+            self.notes.append(Note(record.levelname, record.name, record.getMessage()))
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[Note]]:
+    """What is logged in the block from ``WARNING`` upwards, by whatever library."""
+    handler = _Notes()
+    logging.getLogger().addHandler(handler)
     try:
-        return Outcome(unit, receipt=worker.run(unit))
-    except Exception as error:
-        is_fatal = isinstance(error, FATAL) and not isinstance(error, MediaError)
-        return Outcome(unit, failure=_failure(error, is_fatal))
+        yield handler.notes
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def _failure(error: Exception, is_fatal: bool) -> Failure:
@@ -135,9 +194,12 @@ class InProcessPool:
 
     def next_done(self) -> Outcome:
         """Run the oldest unit."""
+        built_s = 0.0
         if self._worker is None:
+            started = time.perf_counter()
             self._worker = self._spec.build()
-        return attempt(self._worker, self._queue.popleft())
+            built_s = time.perf_counter() - started
+        return _after_building(attempt(self._worker, self._queue.popleft()), built_s)
 
 
 class RayPool:
@@ -198,7 +260,7 @@ class RayPool:
             return None
         except errors.RayError as error:  # the answer, or the unit, did not survive the way between processes
             return Outcome(unit, failure=_failure(error, is_fatal=False))
-        return Outcome(unit, outcome.receipt, outcome.failure)
+        return replace(outcome, unit=unit)
 
     def _replace(self, slot: int) -> None:
         """New actor in ``slot``. Actors run in submission order, so only the oldest unfinished unit is to blame."""
@@ -227,12 +289,20 @@ class _Actor:
         self._worker: Worker | None = None
 
     def run(self, unit: Unit) -> Outcome:
+        built_s, told = 0.0, replace(unit, items=())  # the driver has the items: they do not travel back
         if self._worker is None:
+            started = time.perf_counter()
             try:
                 self._worker = self._spec.build()
             except Exception as error:
-                return Outcome(unit, failure=_failure(error, is_fatal=True))
-        return attempt(self._worker, unit)
+                return Outcome(told, failure=_failure(error, is_fatal=True))
+            built_s = time.perf_counter() - started
+        return _after_building(replace(attempt(self._worker, unit), unit=told), built_s)
+
+
+def _after_building(outcome: Outcome, built_s: float) -> Outcome:
+    """The outcome of a worker's unit, with the seconds for which the worker was loaded before it."""
+    return replace(outcome, work=replace(outcome.work, build_s=built_s)) if built_s else outcome
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ AvprefError                 exit 1   something failed
 │   ├── MediaError                   a clip that cannot be decoded or lacks a track
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
 │   └── SchemaVersionError           a folder written by another schema version
+├── AliasConflict           exit 1   an alias was moved by another command at the same time
 ├── StorageError            exit 1   a folder that cannot be written, a full disk
 ├── CircuitOpen             exit 1   so many units failed alike that it is no longer the data's fault
 └── PartialResult           exit 5   some candidates were quarantined, the rest is complete
@@ -64,6 +65,10 @@ class TableError(InputError):
 
 class SchemaVersionError(InputError):
     """A folder or table written by another schema version."""
+
+
+class AliasConflict(AvprefError):
+    """Another command moved the alias first."""
 
 
 class StorageError(AvprefError):

@@ -10,8 +10,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from avpref.gate_settings import EvaluationSettings, PromotionSettings
+from avpref.gate_settings import GateSettings as GateSettings
+from avpref.observe_settings import ObserveSettings
+from avpref.reporting_settings import ReportingSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
+from avpref.storage_settings import FolderStorage, Storage
 
 
 class RunSettings(Section):
@@ -334,28 +339,13 @@ class PairSettings(Section):
     norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
 
 
-class GateSettings(Section):
-    """Promotion rules: deltas are in standard deviations of the SFT model's rewards on the held-out clips."""
-
-    min_audio_delta_sd: float = 0.5
-    min_av_ci_low_sd: float = 0.0
-    min_video_ci_low_sd: float = -0.05
-    max_displacement: float = Field(default=0.01, gt=0)
-
-
-class EvaluationSettings(Section):
-    """Held-out comparison of policy and reference on the same noise."""
-
-    bootstrap_samples: int = Field(default=2000, gt=0)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    gate: GateSettings = GateSettings()
-
-
 class Settings(Section):
     """A whole configuration file."""
 
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
+    storage: Storage = FolderStorage()
+    observe: ObserveSettings = ObserveSettings()
     clip: ClipSettings
     prompts: Prompts
     codec: Codec = IdentityCodec()
@@ -367,6 +357,8 @@ class Settings(Section):
     pairs: PairSettings = PairSettings()
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    reporting: ReportingSettings = ReportingSettings()
 
 
 class ScoreJob(Section):
@@ -374,4 +366,5 @@ class ScoreJob(Section):
 
     run: RunSettings = RunSettings(name="scores")
     executor: Executor = InProcessExecutor()
+    observe: ObserveSettings = ObserveSettings()
     scoring: ScoringSettings = ScoringSettings(scorers=("audiobox", "imagebind", "synchformer", "videoalign"))

@@ -62,11 +62,23 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """In a folder without a prefect.yaml."""
+    monkeypatch.chdir(tmp_path)
+
+
 def statuses(findings):
-    return {check.name: check.status for check in findings}
+    """By name, without what depends on the SQLAlchemy that is installed here."""
+    return {check.name: check.status for check in findings if check.name != "prefect schedules"}
 
 
-HEALTHY = {"/api/health": True, "/api/work_pools/filter": [], "/api/flow_runs/count": 0}
+HEALTHY = {
+    "/api/health": True,
+    "/api/work_pools/filter": [],
+    "/api/deployments/filter": [],
+    "/api/flow_runs/count": 0,
+}
 
 
 def test_no_server_is_fine():
@@ -98,7 +110,102 @@ def test_pools_without_a_worker_and_late_runs():
 def test_a_server_that_answers_half_the_questions():
     with serving({"/api/health": True}) as port:
         findings = statuses(prefect_checks.examine(f"http://127.0.0.1:{port}/api"))
-    assert findings == {"prefect": "ok", "prefect pools": "warn", "prefect late runs": "warn", "prefect port": "ok"}
+    assert findings == {
+        "prefect": "ok",
+        "prefect pools": "warn",
+        "prefect deployments": "warn",
+        "prefect late runs": "warn",
+        "prefect port": "ok",
+    }
+
+
+@pytest.mark.parametrize(("version", "num_findings"), [("2.0.54", 0), ("2.1.0", 1), ("2.1.9", 1), ("3.0", 1)])
+def test_an_sqlalchemy_with_which_schedules_never_fire(version, num_findings):
+    found = list(prefect_checks.scheduler(version))
+    assert len(found) == num_findings
+    assert all(check.status == "warn" and version in check.found and "sqlalchemy<2.1" in check.fix for check in found)
+
+
+def project_with(tmp_path, *pools):
+    lines = [f"  - {{name: d{index}, work_pool: {{name: {pool}}}}}" for index, pool in enumerate(pools)]
+    file = tmp_path / "prefect.yaml"
+    file.write_text("\n".join(["deployments:", *lines]))
+    return file
+
+
+def test_a_pool_that_prefect_yaml_names_and_the_server_lacks(tmp_path):
+    pools = [{"name": "there", "status": "READY"}]
+    with serving(HEALTHY | {"/api/work_pools/filter": pools}) as port:
+        url, project = f"http://127.0.0.1:{port}/api", project_with(tmp_path, "there", "gone")
+        findings = {check.name: check for check in prefect_checks.examine(url, project=project)}
+    found = findings["prefect pools"]
+    assert (found.status, found.fix) == ("fail", "prefect work-pool create gone --type process")
+    assert "gone" in found.found and "there" not in found.found.split("names")[1].split(",")[0]
+
+
+@pytest.mark.parametrize("text", ["", "deployments: 7", "deployments: [x]", "a: [", "name: other"])
+def test_a_prefect_yaml_that_names_no_pool(tmp_path, text):
+    (tmp_path / "prefect.yaml").write_text(text)
+    with serving(HEALTHY) as port:
+        url = f"http://127.0.0.1:{port}/api"
+        findings = statuses(prefect_checks.examine(url, project=tmp_path / "prefect.yaml"))
+    assert findings["prefect pools"] == "ok"
+
+
+def deployment(**changes):
+    properties = {"config_path": {}, "runs": {}, "seed": {}}
+    return {
+        "name": "weekly-retrain",
+        "entrypoint": "avpref.flows.retrain.retrain",
+        "work_pool_name": "avpref",
+        "work_queue_name": "loop",
+        "global_concurrency_limit": None,
+        "parameters": {"config_path": "a.yaml"},
+        "parameter_openapi_schema": {"properties": properties},
+        "schedules": [{"slug": "weekly", "parameters": {"seed": 1}, "schedule": {"cron": "0 4 * * 6"}}],
+    } | changes
+
+
+def deployment_checks(found, limit=1):
+    answers = {"/api/deployments/filter": [found], "/api/work_pools/avpref/queues/loop": {"concurrency_limit": limit}}
+    with serving(HEALTHY | answers) as port:
+        checks = list(prefect_checks.examine(f"http://127.0.0.1:{port}/api"))
+    return [check for check in checks if check.name == "prefect deployments"]
+
+
+def test_a_deployment_that_can_run():
+    (check,) = deployment_checks(deployment())
+    assert check.status == "ok"
+
+
+def test_deployments_of_others_are_not_looked_at():
+    (check,) = deployment_checks(deployment(entrypoint="their.flow", work_pool_name=None))
+    assert check.status == "ok" and check.found.startswith("0 ")
+
+
+def test_a_deployment_whose_pool_is_gone():
+    (check,) = deployment_checks(deployment(work_pool_name=None))
+    assert check.status == "fail" and "weekly-retrain" in check.found and "work-pool create" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"parameters": {"sed": 1}}, "weekly-retrain has"),
+        ({"schedules": [{"slug": "late", "parameters": {"sed": 1}, "schedule": {}}]}, "schedule late"),
+        ({"schedules": [{"parameters": {"sed": 1}, "schedule": {"cron": "1 2 3 4 5"}}]}, "schedule 1 2 3 4 5"),
+    ],
+)
+def test_unknown_parameters_of_deployments_and_schedules(changes, place):
+    (check,) = deployment_checks(deployment(**changes))
+    assert check.status == "fail" and place in check.found and "'sed'" in check.found
+    assert "did you mean seed?" in check.fix and "config_path" in check.fix
+
+
+def test_a_queue_of_long_runs_without_a_limit():
+    (check,) = deployment_checks(deployment(), limit=None)
+    assert check.status == "warn"
+    assert check.fix == "prefect work-queue set-concurrency-limit loop 1 --pool avpref"
 
 
 def test_a_port_taken_by_something_else():

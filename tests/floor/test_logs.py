@@ -1,76 +1,19 @@
-"""Events that survive kills, and progress for people, for logs and for listeners."""
+"""Progress for people, for logs and for listeners."""
 
 from __future__ import annotations
 
 import io
-import json
-import os
-import signal
-from pathlib import Path
 
 import pytest
 
 from avpref import logs
-from avpref.errors import StorageError
-from avpref.logs import EventLog, Progress, duration, rate
+from avpref.logs import Progress
+from avpref.meters import duration, rate
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-def events(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_events_are_lines_with_time_name_and_fields(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / "deep" / "events.jsonl")
-    log.write("started", run="ä", path=Path("x"))
-    log.write("finished", rows=3)
-    first, second = events(log.path)
-    assert (first["event"], first["run"], first["path"]) == ("started", "ä", "x")
-    assert (second["event"], second["rows"]) == ("finished", 3)
-    assert isinstance(first["time_s"], float)
-
-
-def test_the_torn_line_of_a_killed_writer_costs_that_line_alone(tmp_path: Path) -> None:
-    log = EventLog(tmp_path / "events.jsonl")
-    log.write("before")
-    process = os.fork()
-    if process == 0:
-        with open(log.path, "ab") as stream:
-            stream.write(b'{"event": "to')
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(process, 0)
-    log.write("after")
-    lines = log.path.read_text().splitlines()
-    assert [json.loads(lines[0])["event"], lines[1], json.loads(lines[2])["event"]] == [
-        "before",
-        '{"event": "to',
-        "after",
-    ]
-
-
-def test_many_processes_may_write_one_log(tmp_path: Path) -> None:
-    log, children = EventLog(tmp_path / "events.jsonl"), []
-    for writer in range(4):
-        process = os.fork()
-        if process == 0:
-            for number in range(50):
-                log.write("tick", writer=writer, number=number)
-            os._exit(0)
-        children.append(process)
-    assert [os.waitpid(process, 0)[1] for process in children] == [0] * 4
-    found = events(log.path)
-    for writer in range(4):
-        assert [each["number"] for each in found if each["writer"] == writer] == list(range(50))
-
-
-def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file where the run's folder should be")
-    with pytest.raises(StorageError, match=r"events\.jsonl"):
-        EventLog(tmp_path / "run" / "events.jsonl").write("started")
 
 
 def test_progress_off_a_terminal_is_a_line_per_tenth() -> None:
@@ -116,7 +59,7 @@ def test_what_an_earlier_execution_finished_does_not_enter_the_rate(monkeypatch:
 def test_listeners_hear_every_advance() -> None:
     heard: list[tuple[str, int, int]] = []
     progress = Progress(
-        "score", 4, stream=io.StringIO(), listener=lambda stage, done, total, rate: heard.append((stage, done, total))
+        "score", 4, stream=io.StringIO(), listener=lambda said: heard.append((said.stage, said.done, said.total))
     )
     for _ in range(4):
         progress.advance()

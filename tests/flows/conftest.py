@@ -17,7 +17,7 @@ MADE_BY = {
     "score": ["units/score", "tables/scores", "quarantine-score.json"],
     "pair": [f"tables/{table}" for table in ("norms", "rewards", "skipped", "excluded", "pairs")],
     "train": ["units/encode", "models/dpo-*"],
-    "evaluate": ["units/evaluate", "units/evaluate_score", "tables/evaluations", "tables/gate_decisions"],
+    "evaluate": ["units/evaluate", "units/evaluate_score", "tables/evaluations", "tables/gate_decisions", "decisions"],
     "result": ["result.json", "evaluation.json", "report.html", "plots", "promoted", "tables/quarantine"],
 }
 """What each stage leaves in the run folder, in the order of the stages."""

@@ -319,16 +319,19 @@ def listed(path: Path, texts: Sequence[str]) -> Path:
 
 
 TEXTS = [f"a {colour} ball number {n}" for n in range(6) for colour in ("red", "green")]
+NUM_FIRST = 8
+"""Texts of the list before it grows: enough that one is held out by its own hash, and not for want of another."""
 
 
 def test_a_list_that_grows_adds_its_new_prompts_to_the_same_run(base: RunFolder, tmp_path: Path, work: Work) -> None:
     network = sft_module.sft_network(base).checkpoint
-    csv = listed(tmp_path / "prompts.csv", TEXTS[:7])
+    csv = listed(tmp_path / "prompts.csv", TEXTS[:NUM_FIRST])
     weights = f"sft={{kind: weights, network: {network}, dtype: float32}}"
     given = (weights, f"prompts={{kind: texts, prompts: {csv}, held_out_share: 0.5}}")
     folder = grown = texts_run(tmp_path / "runs", *given)
     finished(folder, STAGES[:4])
     before, splits = ids(folder), {prompt.text: prompt.split for prompt in read_prompts(folder)}
+    assert Split.HELD_OUT in splits.values()
     work.items.clear()
     listed(csv, ["a blue ball", *TEXTS])
     grown = texts_run(tmp_path / "runs", *given)
@@ -337,7 +340,7 @@ def test_a_list_that_grows_adds_its_new_prompts_to_the_same_run(base: RunFolder,
     assert before < ids(grown)
     assert sorted(work.items["generate"]) == sorted(work.items["score"]) == sorted(ids(grown) - before)
     assert splits.items() <= {prompt.text: prompt.split for prompt in read_prompts(grown)}.items()
-    assert (tallies["prompts"].made, tallies["prompts"].present) == (len(TEXTS) - 7 + 1, 7)
+    assert (tallies["prompts"].made, tallies["prompts"].present) == (len(TEXTS) - NUM_FIRST + 1, NUM_FIRST)
     assert file_sha256(csv)[:12] in tallies["prompts"].because
     elsewhere = texts_run(tmp_path / "others", *given)
     finished(elsewhere, STAGES[:4])

@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import fnmatch
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from avpref.commands.run_progress import StageState, quarantined_so_far, stage_state
 from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
+from avpref.flows.promotion import State
+from avpref.flows.promotion import state as promotion_state
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
@@ -22,20 +24,21 @@ ADAPTER = "models/dpo-*/adapter/adapter_model.safetensors"
 VERDICT_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 QUARANTINES = ("refused.json", "quarantine-*.json")
+Result = tuple[str, bool, int | None]
+"""A stage's name, whether its result is there, and the rows of its table (None where it makes files)."""
 FINISHED, IN_USE, UNREADABLE = "finished", "in use", "unreadable"
 
 
-@dataclass(frozen=True)
-class StageState:
-    """One stage of a run: whether its result is there, and the rows of its table (None where it makes files)."""
-
-    name: str
-    is_done: bool
-    rows: int | None
-
-
 def stages(folder: RunFolder) -> list[StageState]:
-    """Every stage of the loop in order."""
+    """Every stage of the loop in order: whether it is done, running, missing, and why."""
+    in_use, before, found = is_in_use(folder.root), None, []
+    for stage in _results(folder):
+        found.append(stage_state(folder, stage, before, in_use))
+        before = before or (None if found[-1].is_done else found[-1].name)
+    return found
+
+
+def _results(folder: RunFolder) -> list[Result]:
     return [
         _table_stage(folder, "prompts", tables.PROMPTS),
         _file_stage(folder, "sft", SFT_NETWORK),
@@ -49,12 +52,13 @@ def stages(folder: RunFolder) -> list[StageState]:
 
 
 def state(folder: RunFolder) -> str:
-    """In use, finished, or the first stage that is missing."""
+    """In use, finished, awaiting approval, or the first stage that is missing."""
     if is_in_use(folder.root):
         return IN_USE
     if folder.files.exists(RESULT_FILE):
-        return FINISHED
-    missing = [stage.name for stage in stages(folder) if not stage.is_done]
+        is_asked = folder.settings.promotion.approval == "required"
+        return str(State.AWAITING) if is_asked and promotion_state(folder) is State.AWAITING else FINISHED
+    missing = [name for name, is_done, _ in _results(folder) if not is_done]
     return f"next: {missing[0]}" if missing else FINISHED
 
 
@@ -80,10 +84,18 @@ def verdict(folder: RunFolder) -> str | None:
 
 
 def quarantine(folder: RunFolder) -> list[QuarantineRow]:
-    """Everything that any stage gave up on, recordings refused at import included."""
+    """Everything that any stage gave up on, recordings refused at import included.
+
+    Stages that are not finished write no list: what they gave up on is read from the log.
+    """
     documents = folder.files.children()
     names = [name for pattern in QUARANTINES for name in fnmatch.filter(documents, pattern)]
-    return [QuarantineRow(**row) for name in names for row in folder.read_json(name)]
+    rows = [QuarantineRow(**row) for name in names for row in folder.read_json(name)]
+    if folder.files.exists(RESULT_FILE) and not is_in_use(folder.root):
+        return rows
+    known = {(row.candidate_id, row.stage) for row in rows}
+    logged = quarantined_so_far(folder.events.path)
+    return rows + [row for row in logged if (row.candidate_id, row.stage) not in known]
 
 
 def rows_per_table(folder: RunFolder) -> dict[str, int]:
@@ -99,7 +111,7 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
         "settings_hash": identity_hash(folder.settings),
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
         "models": {"sft": _found(folder, SFT_NETWORK), "train": _found(folder, ADAPTER)},
-        "promoted": _found(folder, "promoted/*.json"),
+        "promoted": folder.files.children("promoted"),
     }
 
 
@@ -138,12 +150,14 @@ def sealed(folder: RunFolder, table: tables.Table) -> pa.Table:
 
 
 def _found(folder: RunFolder, pattern: str) -> list[str]:
-    return sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
+    """What matches of the run's folder, or else of the models that were published elsewhere."""
+    local = sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
+    return local or fnmatch.filter(folder.models.published(), pattern)
 
 
-def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> StageState:
-    return StageState(name, folder.has(table), folder.num_rows(table) if folder.has(table) else None)
+def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> Result:
+    return name, folder.has(table), folder.num_rows(table) if folder.has(table) else None
 
 
-def _file_stage(folder: RunFolder, name: str, pattern: str) -> StageState:
-    return StageState(name, any(folder.root.glob(pattern)), None)
+def _file_stage(folder: RunFolder, name: str, pattern: str) -> Result:
+    return name, bool(_found(folder, pattern)), None

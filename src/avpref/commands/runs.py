@@ -6,13 +6,16 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from avpref.commands.options import DEFAULT_RUNS, AsJson, Runs
+from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, Runs
 from avpref.commands.output import print_facts, print_json, print_line, print_table, print_verdict
 from avpref.logs import say
 
 app = App(name="runs", help="List runs, look into one, go on with one.")
 
 RunId = Annotated[str, Parameter(help="run id, or an unambiguous beginning of one; the newest run if left out")]
+OfStage = Annotated[str, Parameter(name="--stage", help="only events of this stage and its pools")]
+AtLeast = Annotated[str, Parameter(name="--level", help="only what matters at least so: debug, info, warning, error")]
+Follow = Annotated[bool, Parameter(name=["--follow", "-f"], help="go on until the run ends", negative="")]
 
 
 @app.command(name="list")
@@ -29,16 +32,22 @@ def list_(*, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
 
 @app.command
 def show(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
-    """Show one run: stages done and missing, rows per table, quarantine with reasons, result, lineage."""
-    from avpref.commands import run_state
+    """Show one run, also while it goes on: what is done, running, missing and why, what was given up, result, lineage."""
+    from avpref.commands import run_progress, run_state
     from avpref.flows.run_folder import RESULT_FILE, open_run
+    from avpref.flows.spending import spending
 
     folder = open_run(runs, run)
+    in_use = run_state.is_in_use(folder.root)
+    pairs = run_state.rows_per_table(folder).get("pairs", 0)
     document = {
         "run_id": folder.run_id,
         "run_dir": str(folder.root),
         "state": run_state.state(folder),
+        "owner": run_progress.owner(folder.root) if in_use else None,
         "stages": [vars(stage) for stage in run_state.stages(folder)],
+        "passes": run_progress.passes(folder, in_use),
+        "spent": spending(folder.root, pairs, folder.observe).document(),
         "tables": run_state.rows_per_table(folder),
         "quarantine": [vars(row) for row in run_state.quarantine(folder)],
         "result": folder.read_json(RESULT_FILE),
@@ -46,6 +55,27 @@ def show(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) ->
     }
     print_json(document) if json else _print_run(document)
     return 0
+
+
+@app.command
+def logs(
+    run: RunId = "",
+    *,
+    stage: OfStage = "",
+    level: AtLeast = "info",
+    follow: Follow = False,
+    limit: Limit = None,
+    runs: Runs = DEFAULT_RUNS,
+    json: AsJson = False,
+) -> int:
+    """Print the events of a run, the newest ``--limit`` of them; with ``--follow`` those that come, until the run ends.
+
+    JSON is one document; with ``--follow``, one object a line.
+    """
+    from avpref.commands.run_logs import show_logs
+    from avpref.flows.run_folder import open_run
+
+    return show_logs(open_run(runs, run), stage, level, follow, limit, json)
 
 
 @app.command
@@ -61,16 +91,20 @@ def resume(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) 
 
 
 def _print_run(document: dict[str, Any]) -> None:
-    facts = {name: document[name] for name in ("run_id", "run_dir", "state")}
+    from avpref.commands.run_progress import pass_rows
+
+    facts = {name: document[name] for name in ("run_id", "run_dir", "state", "owner") if document[name]}
     lineage = document["lineage"]
     print_facts(facts | {name: lineage[name] for name in ("seed", "settings_hash")})
     print_line()
-    stages = [
-        {"stage": stage["name"], "result": "done" if stage["is_done"] else "missing", "rows": stage["rows"]}
-        for stage in document["stages"]
-    ]
-    print_table(stages, ["stage", "result", "rows"])
+    print_table(document["stages"], ["name", "state", "rows", "since", "why"])
     print_line()
+    if document["passes"]:
+        columns = ["pass", "state", "items", "units", "shards", "rate", "left", "busy", "quarantined", "as of"]
+        print_table(pass_rows(document["passes"]), columns)
+        print_line()
+        _print_spent(document["spent"])
+        print_line()
     rows = [
         {"table": name, "rows": rows, "version": lineage["tables"][name]} for name, rows in document["tables"].items()
     ]
@@ -83,3 +117,10 @@ def _print_run(document: dict[str, Any]) -> None:
         print_verdict(document["result"])
     print_line()
     print_facts({f"model {stage}": " ".join(found) or None for stage, found in lineage["models"].items()})
+
+
+def _print_spent(spent: dict[str, Any]) -> None:
+    names = ["gpu_s", "busy_actor_s", "gpu_s_per_kept_pair", "busy_actor_s_per_kept_pair"]
+    if spent["price_per_gpu_hour"]:
+        names += ["cost", "cost_per_kept_pair", "currency"]
+    print_facts({name: spent[name] for name in names})

@@ -21,6 +21,7 @@ from avpref.flows.networks import sampler_settings
 from avpref.flows.prompts import prompts as prompts_flow
 from avpref.flows.run_folder import create
 from avpref.flows.sft import sft
+from avpref.flows.watching import watched, watched_stage
 from avpref.settings import Settings, TextPrompts
 
 S_PER_H = 3600
@@ -42,9 +43,10 @@ def sample_prompts(
         check(settings)  # what cannot work is said before anything is made
     folder = create(runs, settings)
     started = time.monotonic()
-    with folder.locked(), ray_session():
+    with folder.locked(), ray_session(), watched(folder):
         for flow in (prompts_flow, sft, generate):
-            rows = reporting.call(flow, str(folder.root))
+            with watched_stage(folder, flow.name):
+                rows = reporting.call(flow, str(folder.root))
     hours = (time.monotonic() - started) / S_PER_H
     made = {
         "stage": "generate",

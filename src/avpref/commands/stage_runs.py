@@ -10,11 +10,12 @@ from avpref.commands.run_state import quarantine
 from avpref.errors import PartialResult
 from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder
+from avpref.flows.watching import watched, watched_stage
 
 
 def run_flow(folder: RunFolder, flow: Any) -> int:
     """Run one stage's flow on ``folder``; returns its rows. Raises StorageError where another command owns the run."""
-    with folder.locked(), ray_session():
+    with folder.locked(), ray_session(), watched(folder), watched_stage(folder, flow.name):
         return reporting.call(flow, str(folder.root))
 
 

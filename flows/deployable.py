@@ -1,0 +1,83 @@
+"""Flows that deployments call. They name a parameter that they do not have, and try again what may pass by itself.
+
+Prefect's own retries are not used: they repeat users' mistakes as well, and in 3.8 a run whose parameters are refused and
+that has retries left never ends.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+
+from avpref.errors import CircuitOpen, ConfigError, GateRefused, InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RETRIES, RETRY_AFTER_S = 2, 60.0
+"""A deployed run that fails is tried again so often, after so long: it goes on from what is committed."""
+FINAL = (ConfigError, InputError, GateRefused, CircuitOpen)
+"""Errors that a second attempt would only repeat."""
+
+
+class DeployableFlow(Flow[P, R]):
+    """A flow whose parameters are checked by name, then by type, before anything runs."""
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """See Prefect. Raises ConfigError for a parameter that the flow does not have."""
+        refuse_unknown(self.name, parameters, list(inspect.signature(self.fn).parameters))
+        return super().validate_parameters(parameters)
+
+
+def deployable(name: str, timeout_s: float) -> Callable[[Callable[P, R]], DeployableFlow[P, R]]:
+    """Decorator: a flow ``name`` for deployments. A run that takes longer than ``timeout_s`` seconds fails as TimedOut."""
+
+    def decorate(function: Callable[P, R]) -> DeployableFlow[P, R]:
+        return DeployableFlow(tried_again(function), name=name, timeout_seconds=timeout_s, persist_result=False)
+
+    return decorate
+
+
+def tried_again(
+    function: Callable[P, R], retries: int = RETRIES, wait: Callable[[float], None] = time.sleep
+) -> Callable[P, R]:
+    """``function``, called again after an error that may pass by itself; only where Prefect's engine runs it."""
+
+    @functools.wraps(function)
+    def attempts(*arguments: P.args, **named: P.kwargs) -> R:
+        for attempt in range(1, retries + 1):
+            if FlowRunContext.get() is None:
+                break
+            try:
+                return function(*arguments, **named)
+            except FINAL:
+                raise
+            except Exception as error:
+                get_run_logger().warning(
+                    "attempt %d of %d: %s: %s", attempt, retries + 1, type(error).__name__, error, exc_info=error
+                )
+                wait(RETRY_AFTER_S)
+        return function(*arguments, **named)
+
+    return attempts
+
+
+def refuse_unknown(flow: str, given: dict[str, Any], known: list[str]) -> None:
+    """Raises ConfigError for the first name in ``given`` that ``known`` does not have, with the nearest that it has."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(
+                f"flow {flow} has no parameter {name!r}",
+                f"one of: {', '.join(known)}",
+                f"{meant}correct the parameters in prefect.yaml (or of the schedule, or of the run) and deploy again",
+            )

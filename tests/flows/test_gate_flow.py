@@ -1,0 +1,71 @@
+"""The gate inside a run: evaluation in looks that ends early, and the alias that a finished run moves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from avpref import config
+from avpref.datasets import tables
+from avpref.flows import aliases, decisions, promotion, report_data
+from avpref.flows.evaluate import evaluate, held_out_parts
+from avpref.flows.retrain import run_loop
+from avpref.flows.run_folder import RunFolder, open_root
+
+GUIDE = Path(__file__).parents[2] / "docs" / "gate.md"
+EASY = "min_audio_delta_sd: -1.0e+9, min_av_ci_low_sd: -1.0e+9, min_video_ci_low_sd: -1.0e+9, max_displacement: 1.0e+9"
+LOOKS = "{kind: sequential, look_prompts: 3}"
+
+
+def with_settings(folder: RunFolder, *given: str) -> RunFolder:
+    """The run with other settings of what comes after its training."""
+    settings = config.load(folder.root / "config.yaml", given, environment={}).settings
+    (folder.root / "config.yaml").write_text(config.to_yaml(settings))
+    return open_root(folder.root)
+
+
+def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
+    tiny_copy: Callable[..., RunFolder], finished_marks: Callable[[Path], dict[str, object]]
+) -> None:
+    copy = tiny_copy("evaluate")
+    folder = with_settings(copy, f"evaluation.procedure={LOOKS}", "evaluation.gate.min_audio_delta_sd=1e9")
+    assert [len(part) for part in held_out_parts(folder)] == [3, 5]
+    assert evaluate.fn(str(folder.root)) == 3
+    seen = set(folder.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
+    assert seen == {prompt.prompt_id for prompt in held_out_parts(folder)[0]}
+    document = decisions.read(folder)
+    assert document["verdict"] == "refuse" and document["inputs"]["num_held_out"] == 8
+    assert set(document["inputs"]["prompts"]) == seen
+    assert decisions.replay(folder).agrees
+    data = report_data.collect(folder)
+    assert len(data.held_out.clips) == 3 and set(data.held_out.clips["policy"]) <= set(data.candidates)
+    before = finished_marks(folder.root)
+    folder = with_settings(folder, f"evaluation.gate={{{EASY}}}")
+    assert evaluate.fn(str(folder.root)) == 8  # three pairs show nothing at the first look's level
+    assert before.items() <= finished_marks(folder.root).items()
+    assert decisions.read(folder)["verdict"] == "promote" and decisions.replay(folder).agrees
+    assert len(list((folder.root / "decisions").iterdir())) == 2
+
+
+def test_a_finished_run_moves_the_alias_where_it_is_told_to_and_only_once(tiny_copy: Callable[..., RunFolder]) -> None:
+    copy = tiny_copy("evaluate")
+    folder = with_settings(copy, f"evaluation.gate={{{EASY}}}", "promotion.automatic=true")
+    runs = folder.root.parent
+    assert run_loop(folder)["promotion"] == {"alias": "serving", "state": "serving"}
+    assert promotion.serving(runs).run_id == folder.run_id
+    move = aliases.current(runs)
+    assert run_loop(folder)["promotion"]["state"] == "serving"
+    assert aliases.current(runs) == move
+    assert folder.read_json("result.json")["promotion"]["state"] == "serving"
+    (weights,) = Path(promotion.serving(runs).adapter_path).glob("*.safetensors")
+    assert weights.read_bytes() == next(folder.root.glob("models/dpo-*/adapter/*.safetensors")).read_bytes()
+    _documented_loading_works(runs)
+
+
+def _documented_loading_works(runs: Path) -> None:
+    """The snippet of docs/gate.md, on these runs."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(snippet.replace('Path("runs")', f"Path({str(runs)!r})"), names)
+    assert sum(parameter.numel() for parameter in names["network"].parameters()) > 0  # type: ignore[attr-defined]
