@@ -327,7 +327,7 @@ def test_a_list_that_grows_adds_its_new_prompts_to_the_same_run(base: RunFolder,
     network = sft_module.sft_network(base).checkpoint
     csv = listed(tmp_path / "prompts.csv", TEXTS[:NUM_FIRST])
     weights = f"sft={{kind: weights, network: {network}, dtype: float32}}"
-    given = (weights, f"prompts={{kind: texts, prompts: {csv}, held_out_share: 0.3}}")
+    given = (weights, f"prompts={{kind: texts, prompts: {csv}, held_out_share: 0.5}}")
     folder = grown = texts_run(tmp_path / "runs", *given)
     finished(folder, STAGES[:4])
     before, splits = ids(folder), {prompt.text: prompt.split for prompt in read_prompts(folder)}

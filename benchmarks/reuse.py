@@ -1,0 +1,89 @@
+"""Claim: looking for finished items beside a run costs seconds for 2,000 unit files, and next to nothing beside unrelated runs.
+
+Three cases, each with a plan of which nothing exists: neighbours that have no such stage; a neighbour whose units are named as
+planned (a changed gate); a neighbour whose units are named otherwise (more candidates), so that the ids in every file are read.
+Wall seconds, one execution each.
+
+    python benchmarks/reuse.py
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from avpref.cluster import Unit
+from avpref.datasets.tables import TEXTS, to_arrow
+from avpref.files import LocalFiles
+from avpref.flows.neighbours import find, folders_beside, here_and_beside, unit_files
+from avpref.flows.texts import TextItem
+
+NUM_UNITS, UNIT_ITEMS, NUM_UNRELATED = 2000, 64, 50
+RESULT = Path(__file__).with_suffix(".md")
+
+
+def units(size: int) -> list[Unit]:
+    """The plan cut into units of ``size`` items."""
+    items = [TextItem(f"t{number:015d}", "a text") for number in range(NUM_UNITS * UNIT_ITEMS)]
+    return [Unit("stage", 0, "f", tuple(items[start : start + size])) for start in range(0, len(items), size)]
+
+
+def took_s(work: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def measure(runs: Path) -> list[tuple[str, int, float]]:
+    """(case, items found, seconds) of each case."""
+    here = runs / "here"
+    here.mkdir()
+    for number in range(NUM_UNRELATED):
+        (runs / f"other{number}" / "units" / "stage" / "another").mkdir(parents=True)
+
+    def look(planned: list[Unit]) -> tuple[int, float]:
+        wanted = {unit.name: [item.item_id for item in unit.items] for unit in planned}
+        found: dict[str, object] = {}
+        files = unit_files(here_and_beside(LocalFiles(here), lambda: folders_beside(here)), "stage", "f")
+        seconds = took_s(lambda: found.update(find(files, "item_id", wanted)))
+        return len(found), seconds
+
+    planned = units(UNIT_ITEMS)
+    rows = [(f"{NUM_UNRELATED} unrelated neighbours", *look(planned))]
+    owner = runs / "neighbour" / "units" / "stage" / "f"
+    owner.mkdir(parents=True)
+    for unit in planned:  # not committed: syncing two thousand files to disk is not what is measured
+        pq.write_table(to_arrow(TEXTS, unit.items), owner / f"{unit.name}.parquet", compression="zstd")
+    rows.append((f"{NUM_UNITS} units named as planned", *look(planned)))
+    rows.append((f"{NUM_UNITS} units named otherwise", *look(units(UNIT_ITEMS + 1))))
+    assert all(count in (0, NUM_UNITS * UNIT_ITEMS) for _, count, _ in rows)
+    return rows
+
+
+def main() -> None:
+    """Measure in a temporary folder and write the result beside this file."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder))
+    lines = [
+        "# Looking for finished items beside a run",
+        "",
+        f"{datetime.date.today()}, {platform.machine()}, Python {platform.python_version()}, pyarrow {version('pyarrow')}; a machine",
+        f"that others used at the same time. {NUM_UNITS * UNIT_ITEMS} items, {UNIT_ITEMS} to a unit. Made by `benchmarks/reuse.py`.",
+        "",
+        "| neighbours | items found | wall s |",
+        "|---|---|---|",
+        *(f"| {name} | {count} | {seconds:.2f} |" for name, count, seconds in rows),
+    ]
+    RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
