@@ -29,6 +29,7 @@ from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
 from avpref.flows.score import score
 from avpref.flows.sft import sft
 from avpref.logs import say
+from avpref.moments import Moment, reached
 
 CURATION = (prompts, sft, generate, score, pair)
 """From prompts to pairs, in order; each is a flow of its own that takes the run's folder and returns a row count."""
@@ -75,6 +76,7 @@ def run_loop(folder: RunFolder) -> dict[str, Any]:
         seal_quarantine(folder)
         document = result(folder, times)
         record_adapter(folder, document)
+        reached(Moment.RESULT_DUE)
         folder.write_json(RESULT_FILE, document)
         times.append(_timed(folder, "report", lambda: _report(folder)))
         document["stages"] = [asdict(each) for each in times]

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from avpref.errors import AvprefError, ConfigError, InputError, MediaError, StorageError
 from avpref.identity import digest
+from avpref.moments import Moment, reached
 from avpref.settings import InProcessExecutor, RayExecutor
 
 FATAL = (ConfigError, InputError, StorageError)
@@ -106,7 +107,9 @@ class Pool(Protocol):
 def attempt(worker: Worker, unit: Unit) -> Outcome:
     """Run a unit and catch what it raises, so that an exception never looks like a dead process."""
     try:
-        return Outcome(unit, receipt=worker.run(unit))
+        receipt = worker.run(unit)
+        reached(Moment.UNIT_COMMITTED)
+        return Outcome(unit, receipt=receipt)
     except Exception as error:
         is_fatal = isinstance(error, FATAL) and not isinstance(error, MediaError)
         return Outcome(unit, failure=_failure(error, is_fatal))

@@ -20,6 +20,7 @@ from pathlib import Path
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, StorageError, TableError
 from avpref.identity import bytes_sha256, digest, file_sha256
+from avpref.moments import Moment, reached
 
 TEMPORARY_PREFIX = ".partial-"
 
@@ -40,8 +41,9 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -58,10 +60,13 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_of(path)
     try:
+        reached(Moment.WRITE_BEGUN)
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
+            reached(Moment.WRITE_FLUSHED)
             os.fsync(stream.fileno())
+        reached(Moment.WRITE_SYNCED)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -81,11 +86,15 @@ def commit_once(path: Path, data: bytes) -> bool:
         temporary = _write_temporary(path, data)
         try:
             os.link(temporary, path)
+            reached(Moment.COMMIT_LINKED)
         except FileExistsError:
             return False
+        except FileNotFoundError:  # a new owner of the folder took it for what a killed writer had left
+            return commit_once(path, data)
         finally:
             temporary.unlink(missing_ok=True)
-        _fsync_folder(path.parent)
+        _fsync(path.parent)
+    reached(Moment.COMMIT_DONE)
     return True
 
 
@@ -93,7 +102,33 @@ def replace(path: Path, data: bytes) -> None:
     """Write ``path`` atomically over whatever stood there: for pointers and reports, never for units or tables."""
     with storage_errors(path):
         os.replace(_write_temporary(path, data), path)
-        _fsync_folder(path.parent)
+        reached(Moment.REPLACE_RENAMED)
+        _fsync(path.parent)
+    reached(Moment.REPLACE_DONE)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name for a library to write a large file under; it takes the place of ``path`` when the block ends.
+
+    Raises StorageError. What a block that failed has written is removed.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_of(path)
+        reached(Moment.WRITE_BEGUN)
+        try:
+            yield temporary
+            reached(Moment.WRITE_FLUSHED)
+            _fsync(temporary)
+            reached(Moment.WRITE_SYNCED)
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        reached(Moment.REPLACE_RENAMED)
+        _fsync(path.parent)
+    reached(Moment.REPLACE_DONE)
 
 
 def sweep_temporaries(folder: Path) -> int:
@@ -146,9 +181,12 @@ class TableStore:
             name = f"{version}-{ordinal:04d}.parquet"
             commit_once(folder / name, data)
             files.append(SealedFile(name, rows, bytes_sha256(data)))
+        reached(Moment.SEAL_FILED)
         manifest = Manifest(table, version, fingerprint, tuple(files))
         commit_once(folder / f"{version}.json", json.dumps(asdict(manifest), indent=1).encode())
+        reached(Moment.SEAL_LISTED)
         replace(folder / "CURRENT", version.encode())
+        reached(Moment.SEAL_POINTED)
         return manifest
 
     def current(self, table: str) -> Manifest | None:
