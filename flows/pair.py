@@ -17,13 +17,16 @@ from avpref.flows.scorers import metrics_of
 from avpref.identity import digest
 from avpref.logs import say
 
+SEALED = (tables.NORMS, tables.REWARDS, tables.SKIPPED, tables.EXCLUDED, tables.PAIRS)
+"""What the stage leaves."""
+
 
 @flow(name="pair", persist_result=False, validate_parameters=False)
 def pair(run_dir: str) -> int:
     """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
     folder = open_root(Path(run_dir))
     fingerprint = _fingerprint(folder)
-    if not folder.is_sealed(tables.PAIRS, fingerprint):
+    if not all(folder.is_sealed(table, fingerprint) for table in SEALED):
         _seal(folder, fingerprint, select(folder))
     _require_pairs(folder)
     reporting.table("pairs", _reasons(folder), "prompts without a pair, by reason")

@@ -48,10 +48,17 @@ class StageTime:
 
 @flow(name="retrain", persist_result=False, validate_parameters=False)
 def retrain(
-    config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
+    config_path: str,
+    runs: str = "runs",
+    seed: int | None = None,
+    overrides: list[str] | None = None,
+    wait: bool = False,
 ) -> dict[str, Any]:
-    """Run the whole loop for a configuration file; returns the result document. Deployments call this."""
-    return run_loop(_folder(config_path, runs, seed, overrides))
+    """Run the whole loop for a configuration file; returns the result document. Deployments call this.
+
+    With ``wait`` a run that another command works on is waited for.
+    """
+    return run_loop(_folder(config_path, runs, seed, overrides), wait)
 
 
 @flow(name="curate", persist_result=False, validate_parameters=False)
@@ -66,12 +73,12 @@ def curate(
     return {"run_id": folder.run_id, "stages": [asdict(each) for each in times], "pairs": folder.num_rows(tables.PAIRS)}
 
 
-def run_loop(folder: RunFolder) -> dict[str, Any]:
+def run_loop(folder: RunFolder, wait: bool = False) -> dict[str, Any]:
     """Every stage of ``folder``'s run, each doing only what is missing; returns the result document.
 
-    Raises the stages' errors; what was finished stays finished.
+    With ``wait`` another command that owns the run is waited for. Raises the stages' errors; what was finished stays finished.
     """
-    with _owned(folder):
+    with _owned(folder, wait):
         times = _run(folder, STAGES)
         seal_quarantine(folder)
         document = result(folder, times)
@@ -90,10 +97,10 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 
 
 @contextmanager
-def _owned(folder: RunFolder) -> Iterator[None]:
+def _owned(folder: RunFolder, wait: bool = False) -> Iterator[None]:
     """Own the run's folder and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
-    with folder.locked(), ray_session():
+    with folder.locked(wait), ray_session():
         folder.events.write("started", run=folder.run_id)
         yield
         folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
@@ -172,8 +179,8 @@ def _strategy(folder: RunFolder) -> str:
     return rows["strategy"][0].as_py() if rows.num_rows else folder.settings.pairs.strategy
 
 
-def resume(runs: Path, run: str) -> dict[str, Any]:
+def resume(runs: Path, run: str, wait: bool = False) -> dict[str, Any]:
     """Go on with a run as its folder says."""
     from avpref.flows.run_folder import open_run
 
-    return run_loop(open_run(runs, run))
+    return run_loop(open_run(runs, run), wait)

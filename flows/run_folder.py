@@ -18,7 +18,8 @@ from pathlib import Path
 
 from avpref import __version__, config
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError, SchemaVersionError
+from avpref.errors import InputError, ProductVersionError, SchemaVersionError
+from avpref.flows.ownership import owned
 from avpref.flows.work_folder import WorkFolder
 from avpref.settings import Executor, Settings
 from avpref.store import commit_once, replace, storage_errors
@@ -59,7 +60,11 @@ class RunFolder(WorkFolder):
         return self.root / "models" / f"{stage}-{fingerprint}"
 
     def record_settings(self) -> None:
-        """See :class:`WorkFolder`; the run's id says that settings can differ in the executor alone."""
+        """See :class:`WorkFolder`; the run's id says that settings can differ in the executor alone.
+
+        Raises ProductVersionError for a run that another version of the product began.
+        """
+        _refuse_other_version(self.root)
         path, text = self.root / CONFIG_FILE, config.to_yaml(self.settings).encode()
         if path.read_bytes() != text:
             replace(path, text)
@@ -128,6 +133,30 @@ def _check_schema(root: Path) -> None:
         found = f"run folder {root} has schema version {version}"
         raise SchemaVersionError(
             found, f"schema version {SCHEMA_VERSION}", "use a new folder (--runs DIR), or the version that made it"
+        )
+
+
+def adopt_version(folder: RunFolder, wait: bool = False) -> None:
+    """Make the run one of this product's version, whose stages are then missing: fingerprints hold the version.
+
+    What the version before left stays beside it. Raises StorageError where another command owns the run.
+    """
+    with owned(folder.root, wait):
+        document = json.loads((folder.root / RUN_FILE).read_text())
+        found = document.get("version")
+        if found != __version__:
+            document |= {"version": __version__, "earlier_versions": [*document.get("earlier_versions", []), found]}
+            replace(folder.root / RUN_FILE, json.dumps(document, indent=1).encode())
+
+
+def _refuse_other_version(root: Path) -> None:
+    found = json.loads((root / RUN_FILE).read_text()).get("version")
+    if found != __version__:
+        again = f"avpref runs resume {root.name} --runs {root.parent} --adopt-version"
+        raise ProductVersionError(
+            f"run {root.name} was begun by avpref {found}, and this is avpref {__version__}",
+            f"avpref {found}: under another version every stage counts as missing and is done again",
+            f"pip install avpref=={found}; or, to have it all done again: {again}",
         )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,12 @@ from avpref.datasets import tables, views
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError, StorageError
+from avpref.errors import InputError
+from avpref.flows.ownership import owned
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
 from avpref.logs import EventLog
-from avpref.store import Manifest, TableStore, replace, storage_errors, sweep_temporaries
+from avpref.store import Manifest, TableStore, replace, sweep_temporaries
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,21 @@ class WorkFolder:
         return self.tables.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
 
     def read(self, table: Table) -> pa.Table:
-        """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
+        """The current version of ``table``, compared with its hashes.
+
+        Raises InputError where the stage that makes it has not run, TableError where a file is missing or was changed.
+        """
         manifest = self.tables.current(table.name)
         if manifest is None:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
-        return tables.read_all(self.tables.paths(manifest), table)
+        return tables.read_all(self._verified(manifest), table)
+
+    def _verified(self, manifest: Manifest) -> list[Path]:
+        """The files of a sealed version. A file is hashed once by a process, and again only if it has changed since."""
+        paths = self.tables.paths(manifest)
+        _verify(self.tables, manifest, tuple(_look(path) for path in paths))
+        return paths
 
     def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
@@ -87,9 +95,9 @@ class WorkFolder:
         return 0 if manifest is None else manifest.rows
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB with one view per sealed table in the folder, over the manifests' files."""
+        """DuckDB with one view per sealed table in the folder, over the manifests' files. Raises TableError as :meth:`read`."""
         manifests = [self.tables.current(table.name) for table in tables.TABLES]
-        return views.connect({found.table: self.tables.paths(found) for found in manifests if found is not None})
+        return views.connect({found.table: self._verified(found) for found in manifests if found is not None})
 
     def write_json(self, name: str, document: Any) -> None:
         """Replace a small JSON document."""
@@ -101,28 +109,30 @@ class WorkFolder:
         return json.loads(path.read_text()) if path.exists() else None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Own the folder for the length of the block. Raises StorageError naming the other owner."""
-        path = self.root / "lock"
-        with storage_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 200).decode() or "another command"
-            os.close(handle)
-            raise StorageError(
-                f"{self.root.name} is in use by {owner}", "one command at a time", "wait for it, or stop it"
-            ) from None
-        try:
-            with storage_errors(path):
-                os.truncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            sweep_temporaries(self.root)
+    def locked(self, wait: bool = False) -> Iterator[None]:
+        """Own the folder for the length of the block; see :func:`avpref.flows.ownership.owned`."""
+        with owned(self.root, wait):
             self.record_settings()
+            sweep_temporaries(self.root)
             yield
-        finally:
-            os.close(handle)
 
     def record_settings(self) -> None:
         """Make the folder say what this execution was asked for; called by its owner."""
+
+
+Look = tuple[int, int, int]
+"""Inode, bytes, and nanoseconds of the last change of a file; none of these where there is no file."""
+
+
+def _look(path: Path) -> Look | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _verify(store: TableStore, manifest: Manifest, looks: tuple[Look | None, ...]) -> None:
+    """Compare a version's files with their hashes; what passed is remembered for as long as the files look the same."""
+    store.verify(manifest)

@@ -6,7 +6,8 @@ AvprefError                 exit 1   something failed
 ├── InputError              exit 4   an input is missing, stale or unreadable
 │   ├── MediaError                   a clip that cannot be decoded or lacks a track
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
-│   └── SchemaVersionError           a folder written by another schema version
+│   ├── SchemaVersionError           a folder written by another schema version
+│   └── ProductVersionError          a run that another version of the product began
 ├── StorageError            exit 1   a folder that cannot be written, a full disk
 ├── CircuitOpen             exit 1   so many units failed alike that it is no longer the data's fault
 └── PartialResult           exit 5   some candidates were quarantined, the rest is complete
@@ -64,6 +65,10 @@ class TableError(InputError):
 
 class SchemaVersionError(InputError):
     """A folder or table written by another schema version."""
+
+
+class ProductVersionError(InputError):
+    """A run that another version of the product began; going on would do all its stages again."""
 
 
 class StorageError(AvprefError):

@@ -112,7 +112,9 @@ def trap(text: str, counts: Path | None = None) -> Trap:
             visits[Moment(name)] = frozenset(int(number) for number in numbers.split(","))
         except ValueError as error:
             known = ", ".join(Moment)
-            raise ConfigError(f"{KILL}={text!r}: {error}", f"MOMENT:NUMBER, moments {known}", f"unset {KILL}") from error
+            raise ConfigError(
+                f"{KILL}={text!r}: {error}", f"MOMENT:NUMBER, moments {known}", f"unset {KILL}"
+            ) from error
     return Trap(visits, counts)
 
 

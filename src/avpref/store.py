@@ -8,12 +8,13 @@ name is taken. The first commit wins and a late attempt is discarded, so what ex
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -164,23 +165,25 @@ class Manifest:
         return sum(file.rows for file in self.files)
 
 
+def version_of(table: str, fingerprint: str, files: Sequence[SealedFile]) -> str:
+    """The version that a table with these inputs and files has: a hash of them all."""
+    return digest("table", table, fingerprint, [file.rows for file in files], [file.sha256 for file in files])
+
+
+@dataclass(frozen=True)
 class TableStore:
     """Sealed table versions under ``folder/<table>/``, with a ``CURRENT`` pointer that is swapped by rename."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def seal(self, table: str, fingerprint: str, parts: list[tuple[bytes, int]]) -> Manifest:
         """Commit ``parts`` (file bytes, row count) as one version of ``table`` and point ``CURRENT`` at it."""
         folder = self.folder / table
-        version = digest(
-            "table", table, fingerprint, [rows for _, rows in parts], [bytes_sha256(data) for data, _ in parts]
-        )
-        files = []
-        for ordinal, (data, rows) in enumerate(parts):
-            name = f"{version}-{ordinal:04d}.parquet"
-            commit_once(folder / name, data)
-            files.append(SealedFile(name, rows, bytes_sha256(data)))
+        unnamed = [SealedFile("", rows, bytes_sha256(data)) for data, rows in parts]
+        version = version_of(table, fingerprint, unnamed)
+        files = [dataclasses.replace(each, name=f"{version}-{n:04d}.parquet") for n, each in enumerate(unnamed)]
+        for file, (data, _) in zip(files, parts, strict=True):
+            commit_once(folder / file.name, data)
         reached(Moment.SEAL_FILED)
         manifest = Manifest(table, version, fingerprint, tuple(files))
         commit_once(folder / f"{version}.json", json.dumps(asdict(manifest), indent=1).encode())
@@ -200,19 +203,20 @@ class TableStore:
         return self.version(table, pointer.read_text().strip())
 
     def version(self, table: str, version: str) -> Manifest:
-        """The manifest of one version. Raises TableError if it is absent or unreadable."""
+        """The manifest of one version. Raises TableError if it is absent, unreadable, or not what its name says."""
         path = self.folder / table / f"{version}.json"
         try:
             raw = json.loads(path.read_text())
             files = tuple(SealedFile(**file) for file in raw["files"])
             manifest = Manifest(raw["table"], raw["version"], raw["fingerprint"], files, raw["schema_version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TableError(
-                f"{path}: {error}", "a manifest written by this product", "avpref runs resume RUN"
-            ) from error
+            raise TableError(f"{path}: {error}", "a manifest written by this product", self._fix(path)) from error
         if manifest.schema_version != SCHEMA_VERSION:
             found = f"{path} has schema version {manifest.schema_version}"
             raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "use a new folder: --runs DIR")
+        listed = version_of(manifest.table, manifest.fingerprint, manifest.files)
+        if {listed, manifest.version} != {version}:
+            raise TableError(f"{path} lists files of version {listed}", f"files of version {version}", self._fix(path))
         return manifest
 
     def paths(self, manifest: Manifest) -> list[Path]:
@@ -224,5 +228,10 @@ class TableStore:
         for file, path in zip(manifest.files, self.paths(manifest), strict=True):
             found = file_sha256(path) if path.exists() else "no file"
             if found != file.sha256:
-                fix = f"restore {path.name} from a copy, or delete the folder {path.parent} and run: avpref runs resume RUN"
-                raise TableError(f"{path}: {found}", f"sha-256 {file.sha256}", fix)
+                found = found if found == "no file" else f"sha-256 {found}"
+                raise TableError(f"{path}: {found}", f"sha-256 {file.sha256}", self._fix(path))
+
+    def _fix(self, path: Path) -> str:
+        run = self.folder.parent
+        again = f"avpref runs resume {run.name} --runs {run.parent}"
+        return f"restore {path.name} from a copy, or have its stage seal it again: rm -r {path.parent}; {again}"

@@ -109,7 +109,9 @@ def same_end(folder: RunFolder, reference: RunFolder) -> None:
     for pattern in ("units/**/*.parquet", "clips/**/*.mp4"):
         assert set(marks(folder.root, pattern)) == set(marks(reference.root, pattern)) != set(), pattern
     for pattern in ("models/sft-*/network.safetensors", ADAPTER, "clips/**/*.mp4", "promoted/*.json"):
-        hashes = [{str(p.relative_to(f.root)): file_sha256(p) for p in f.root.glob(pattern)} for f in (folder, reference)]
+        hashes = [
+            {str(p.relative_to(f.root)): file_sha256(p) for p in f.root.glob(pattern)} for f in (folder, reference)
+        ]
         assert hashes[0] == hashes[1], pattern
     assert len(list(folder.root.glob(ADAPTER))) == 1
     ends = [each.read_json("result.json") for each in (folder, reference)]

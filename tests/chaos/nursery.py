@@ -83,7 +83,11 @@ def open_nursery(folder: Path) -> Iterator[Nursery]:
     script = str(Path(__file__).with_name("nursery_process.py"))
     with errors.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, start_new_session=True
+            [sys.executable, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            start_new_session=True,
         )
     found = Nursery(process, log, errors)
     try:

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from avpref.flows.run_folder import RunFolder
-from avpref.moments import Moment
 from invariants import Mark, check_tables, check_whole, finished, twice, visible
 from nursery import PATIENCE_S, Nursery
+
+from avpref.flows.run_folder import RunFolder
+from avpref.moments import Moment
 
 Visits = Mapping[Moment, Sequence[int]]
 """For each moment the visits, counted within a life, at which to die; they are used up one by one."""
@@ -70,9 +71,13 @@ class Siege:
             self.kills[cause or reached[-1]] += 1
         root = self.folder.root
         now = finished(root)
-        assert self._kept.items() <= now.items(), f"written again: {sorted(set(self._kept.items()) - set(now.items()))[:3]}"
+        assert self._kept.items() <= now.items(), (
+            f"written again: {sorted(set(self._kept.items()) - set(now.items()))[:3]}"
+        )
         attempted = self.nursery.attempted()
-        done = {name.removeprefix("units/").removesuffix(".parquet") for name in self._kept if name.startswith("units/")}
+        done = {
+            name.removeprefix("units/").removesuffix(".parquet") for name in self._kept if name.startswith("units/")
+        }
         again = done & set(attempted)
         assert not again, f"a finished unit was computed again: {sorted(again)[:3]}"
         assert not twice(attempted), "a unit was computed twice in one life"
