@@ -6,6 +6,7 @@ A worker commits its unit itself (see store.py); the pool only says that it did,
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -23,6 +24,7 @@ from avpref.errors import AvprefError, ConfigError, InputError, MediaError, Stor
 from avpref.identity import digest
 from avpref.moments import Moment, reached
 from avpref.settings import InProcessExecutor, RayExecutor
+from avpref.store import NO_ROOM, storage_error
 
 FATAL = (ConfigError, InputError, StorageError)
 """Errors that no retry can mend; a MediaError belongs to one clip and is not fatal."""
@@ -111,8 +113,16 @@ def attempt(worker: Worker, unit: Unit) -> Outcome:
         reached(Moment.UNIT_COMMITTED)
         return Outcome(unit, receipt=receipt)
     except Exception as error:
-        is_fatal = isinstance(error, FATAL) and not isinstance(error, MediaError)
-        return Outcome(unit, failure=_failure(error, is_fatal))
+        found = _as_storage_error(error)
+        is_fatal = isinstance(found, FATAL) and not isinstance(found, MediaError)
+        return Outcome(unit, failure=_failure(found, is_fatal))
+
+
+def _as_storage_error(error: Exception) -> Exception:
+    """A full or read-only disk is no candidate's fault, whichever library met it; all other errors stay as they are."""
+    if isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EROFS):
+        return storage_error(Path(str(error.filename or tempfile.gettempdir())), error)
+    return error
 
 
 def _failure(error: Exception, is_fatal: bool) -> Failure:

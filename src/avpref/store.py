@@ -26,20 +26,30 @@ from avpref.moments import Moment, reached
 TEMPORARY_PREFIX = ".partial-"
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """What is told of the system's refusal to write ``path``."""
+    again = "then run the same command again"
+    if error.errno in NO_ROOM:
+        found = f"no space left while writing {path} ({error.strerror})"
+        return StorageError(found, "free disk space", f"make room (df -h {path.parent}), {again}")
+    found = f"cannot write {path}: {error.strerror or error}"
+    expected = "a folder on a disk with hard links that this user can write to"
+    if error.errno in READ_ONLY:
+        return StorageError(found, expected, f"make {path.parent} writable, {again}; or choose another: --runs DIR")
+    return StorageError(found, expected, "choose another folder: --runs DIR")
+
+
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals (no space, no permission, read-only, gone) into :class:`StorageError`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                f"no space left while writing {path}", "free disk space", f"df -h {path.parent}"
-            ) from error
-        expected = "a folder on a disk with hard links that this user can write to"
-        raise StorageError(
-            f"cannot write {path}: {error.strerror}", expected, "choose another folder: --runs DIR"
-        ) from error
+        raise storage_error(path, error) from error
 
 
 def _fsync(path: Path) -> None:
