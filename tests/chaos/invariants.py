@@ -101,13 +101,20 @@ def check_tables(folder: RunFolder) -> None:
 
 
 def same_end(folder: RunFolder, reference: RunFolder) -> None:
-    """Both runs are finished and hold the same: tables but for times, units, clips, models to the bit, result document."""
+    """Both runs are finished and hold the same results under the same files, and nothing temporary is left."""
+    same_results(folder, reference)
+    for pattern in ("units/**/*.parquet", "clips/**/*.mp4"):
+        assert set(marks(folder.root, pattern)) == set(marks(reference.root, pattern)) != set(), pattern
+    left = [path.name for path in folder.root.rglob(f"{TEMPORARY_PREFIX}*")]
+    assert not left, left
+
+
+def same_results(folder: RunFolder, reference: RunFolder) -> None:
+    """Both runs are finished, with equal tables but for times, equal clips and models to the bit, and one result document."""
     for table in tables.TABLES:
         assert _timeless(folder, table) == _timeless(reference, table), table.name
         if not set(TIMES) & set(table.schema.names):
             assert _sealed_bytes(folder, table) == _sealed_bytes(reference, table), table.name
-    for pattern in ("units/**/*.parquet", "clips/**/*.mp4"):
-        assert set(marks(folder.root, pattern)) == set(marks(reference.root, pattern)) != set(), pattern
     for pattern in ("models/sft-*/network.safetensors", ADAPTER, "clips/**/*.mp4", "promoted/*.json"):
         hashes = [
             {str(p.relative_to(f.root)): file_sha256(p) for p in f.root.glob(pattern)} for f in (folder, reference)
@@ -116,8 +123,6 @@ def same_end(folder: RunFolder, reference: RunFolder) -> None:
     assert len(list(folder.root.glob(ADAPTER))) == 1
     ends = [each.read_json("result.json") for each in (folder, reference)]
     assert all(ends[0][key] == ends[1][key] for key in ("pairs", "training", "evaluation", "gate", "quarantined"))
-    left = [path.name for path in folder.root.rglob(f"{TEMPORARY_PREFIX}*")]
-    assert not left, left
 
 
 def _timeless(folder: RunFolder, table: tables.Table) -> list[object] | None:

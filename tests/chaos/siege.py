@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from invariants import Mark, check_tables, check_whole, finished, twice, visible
 from nursery import PATIENCE_S, Nursery
@@ -21,12 +22,13 @@ MOST_LIVES = 500
 
 @dataclass
 class Siege:
-    """One run, its killer, and what was found whole so far. ``kills`` counts the dead by moment."""
+    """One run, its killer, and what was found whole so far. ``kills`` counts the dead by moment, ``attempts`` the units begun."""
 
     nursery: Nursery
     folder: RunFolder
     kills: Counter[str] = field(default_factory=Counter)
     lives: int = 0
+    attempts: int = 0
     may_fail_with: int = 0
     """An exit status that is no surprise: that of the error which the test provokes."""
     _kept: dict[str, Mark] = field(default_factory=dict)
@@ -77,10 +79,8 @@ class Siege:
             f"written again: {sorted(set(self._kept.items()) - set(now.items()))[:3]}"
         )
         attempted = self.nursery.attempted()
-        done = {
-            name.removeprefix("units/").removesuffix(".parquet") for name in self._kept if name.startswith("units/")
-        }
-        again = done & set(attempted)
+        self.attempts += len(attempted)
+        again = {_unit(name) for name in self._kept if name.startswith("units/")} & {_unit(name) for name in attempted}
         assert not again, f"a finished unit was computed again: {sorted(again)[:3]}"
         assert not twice(attempted), "a unit was computed twice in one life"
         seen = visible(root)
@@ -88,3 +88,9 @@ class Siege:
         check_tables(self.folder)
         self._kept, self._seen = now, seen
         return status
+
+
+def _unit(name: str) -> tuple[str, str]:
+    """Stage and name of a unit, out of its file or its line in the log; a score unit's file has its scorer's fingerprint."""
+    path = Path(name.removeprefix("units/").removesuffix(".parquet"))
+    return path.parts[0], path.name
