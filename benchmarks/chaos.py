@@ -5,7 +5,8 @@
     node      one of two raylets of a cluster, with the actors on it
     server    the Prefect server that a run reports to
 
-Parts are named on the command line; without names all are run. The result is written to chaos.md beside this file.
+Parts are named on the command line; without names all are run. Results are kept by part in chaos.json and written as chaos.md
+beside this file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import json
 import os
 import platform
 import shutil
@@ -24,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from urllib.request import urlopen
@@ -35,7 +37,7 @@ HERE = Path(__file__).parent
 CHAOS = HERE.parent / "tests" / "chaos"
 sys.path.insert(0, str(CHAOS))
 
-from invariants import check_tables, check_whole, finished, same_end, same_results, visible  # noqa: E402
+from invariants import check_tables, check_whole, same_end, same_results, visible  # noqa: E402
 from nursery import PATIENCE_S, Nursery, open_nursery  # noqa: E402
 from siege import Siege  # noqa: E402
 
@@ -45,6 +47,7 @@ from avpref.identity import derive_seed  # noqa: E402
 from avpref.moments import Moment  # noqa: E402
 
 TINY = HERE.parent / "configs" / "tiny.yaml"
+RESULTS = HERE / "chaos.json"
 PROMISED = 300
 OFTEN = tuple(
     moment for moment in Moment if moment.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
@@ -225,29 +228,51 @@ PARTS = {"command": command, "actors": actors, "node": node, "server": server}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all if left out")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each kind")
+    parser.add_argument("--rounds", type=int, default=4, help="runs of each kind")
     parser.add_argument("--seed", type=int, default=0, help="seed of moments and times")
     given = parser.parse_args()
-    started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="avpref-chaos-"))
     try:
         with open_nursery(folder) as nursery:
             reference = create(folder / "reference", config.load(TINY, environment={}).settings)
             Siege(nursery, reference).finish()
             ground = Ground(folder, nursery, reference, given.rounds, given.seed)
-            assert finished(reference.root)
-            found = [deaths for part in given.parts or PARTS for deaths in PARTS[part](ground)]
+            for part in given.parts or PARTS:
+                started = time.monotonic()
+                found = list(PARTS[part](ground))
+                keep(part, found, given.seed, time.monotonic() - started)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    write(found, given.seed, time.monotonic() - started)
+    write()
 
 
-def write(found: list[Deaths], seed: int, took_s: float) -> None:
-    total = sum(deaths.kills.total() for deaths in found)
+def keep(part: str, found: list[Deaths], seed: int, took_s: float) -> None:
+    """Put a part's result in the place of its last one."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    deaths = [asdict(each) for each in found]
+    results[part] = {
+        "date": str(datetime.date.today()),
+        "seed": seed,
+        "minutes": round(took_s / 60, 1),
+        "deaths": deaths,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def write() -> None:
+    """chaos.md out of chaos.json."""
+    results = json.loads(RESULTS.read_text())
+    found = [
+        (Deaths(**{**each, "kills": Counter(each["kills"])}), part)
+        for part in results.values()
+        for each in part["deaths"]
+    ]
+    total = sum(deaths.kills.total() for deaths, _ in found)
     targets = "\n".join(
-        f"| {deaths.target} | {deaths.kills.total()} | {deaths.runs} | {again(deaths)} | 0 |" for deaths in found
+        f"| {deaths.target} | {deaths.kills.total()} | {deaths.runs} | {again(deaths)} | 0 | {part['seed']} | {part['date']} |"
+        for deaths, part in found
     )
-    named = [deaths for deaths in found if set(deaths.kills) & set(Moment)]
+    named = [deaths for deaths, _ in found if set(deaths.kills) & set(Moment)]
     rows = "\n".join(
         f"| `{moment}` | " + " | ".join(str(deaths.kills[moment]) for deaths in named) + " |" for moment in Moment
     )
@@ -258,14 +283,14 @@ def write(found: list[Deaths], seed: int, took_s: float) -> None:
 
 {datetime.date.today()} · {os.cpu_count()} processors, {platform.machine()}, {platform.system()} · {versions}
 
-`make chaos`: **{total} kills** with SIGKILL (promised: {PROMISED}), seed {seed}, {took_s / 60:.0f} minutes, configs/tiny.yaml.
+`make chaos`: **{total} kills** with SIGKILL (promised: {PROMISED}) of runs of configs/tiny.yaml.
 After each death of the command: no file under a final name is torn, every manifest verifies, nothing that was finished has been
-written again or is computed again by the next life, no row is twice in a sealed table. At the end of each run: tables, clips, network,
-adapter and result equal those of a run that was left alone (but for columns that say how long something took). A violation
-ends the script without a result.
+written again or is computed again by the next life, no row is twice in a sealed table. At the end of each run, whoever died: tables,
+clips, network, adapter and result equal those of a run that was left alone (but for columns that say how long something took). A
+violation ends the script without a result.
 
-| target | kills | runs | units begun / units there are | violations |
-|---|---|---|---|---|
+| target | kills | runs | units begun / units there are | violations | seed | date |
+|---|---|---|---|---|---|---|
 {targets}
 
 ## By moment (`src/avpref/moments.py`)
@@ -276,7 +301,7 @@ ends the script without a result.
 """,
         encoding="utf-8",
     )
-    say(f"{total} kills in {took_s:.0f} s, no violation")
+    say(f"{total} kills, no violation")
 
 
 def again(deaths: Deaths) -> str:
