@@ -2,6 +2,12 @@
 
 A clip that has no valid score of a metric counts as the worst that was seen of it on either side, so that a model never
 gains by making clips that cannot be scored; where both sides have none the pair says nothing and is left out of that metric.
+
+The interval is the expanded percentile interval (T. Hesterberg, What Teachers Should Know About the Bootstrap, The American
+Statistician 69, 2015, section 3.3): quantiles of the resampled means, taken a little further out, because resampling n values
+spreads less than sampling n values does and because their spread is itself an estimate. With 256 pairs it is one percent
+wider than plain quantiles, with 8 pairs a third; plain quantiles say "better" of two equal models too often below 12 pairs
+(benchmarks/gate.md).
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr, stdtrit
 
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension, Metric
@@ -20,7 +27,10 @@ from avpref.identity import derive_seed
 
 @dataclass(frozen=True)
 class Comparison:
-    """Policy against reference in one dimension; deltas and interval in the reference's standard deviations."""
+    """Policy against reference in one dimension; deltas and interval in the reference's standard deviations.
+
+    ``level`` is the share of experiments in which each end of the interval may miss: 0.025 for a 95 % interval.
+    """
 
     delta_sd: float
     ci_low: float
@@ -28,6 +38,7 @@ class Comparison:
     win_rate: float
     num_pairs: int
     reference_sd: float
+    level: float = 0.025
 
 
 @dataclass(frozen=True)
@@ -67,35 +78,85 @@ def rewards(
     return {side: _dimensions(frame, metrics) for side, frame in filled.items()}
 
 
-def compare(sides: Mapping[Side, pd.DataFrame], settings: BootstrapSettings) -> dict[Dimension, Comparison]:
-    """Paired bootstrap over prompts, per dimension. Raises InputError with fewer than two comparable pairs."""
+@dataclass(frozen=True, eq=False)
+class PairedDeltas:
+    """Policy minus reference of the prompts that both sides can be judged on, in ``reference_sd``; shape [num_pairs]."""
+
+    deltas: np.ndarray
+    reference_sd: float
+
+
+@dataclass(frozen=True)
+class Unscorable:
+    """Share of each side's clips that lack a valid score of one metric or more of a dimension."""
+
+    reference: float
+    policy: float
+
+
+def unscorable(scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric]) -> dict[Dimension, Unscorable]:
+    """Shares per dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none."""
+    names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
+    share = {
+        side: {d: float(frame[columns].isna().any(axis=1).mean()) for d, columns in names.items()}
+        for side, frame in scores.items()
+    }
+    return {d: Unscorable(share[Side.REFERENCE][d], share[Side.POLICY][d]) for d in Dimension}
+
+
+def paired(sides: Mapping[Side, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
+    """Rewards of both sides (prompt × dimension) as paired differences.
+
+    Raises InputError with fewer than two comparable pairs, or where the reference's rewards do not vary.
+    """
     found = {}
     for dimension in Dimension:
-        pair = pd.DataFrame({side: sides[side][dimension] for side in (Side.REFERENCE, Side.POLICY)}).dropna()
-        if len(pair) < 2:
+        reference, policy = sides[Side.REFERENCE][dimension], sides[Side.POLICY][dimension]
+        assert reference.index.equals(policy.index), "both sides cover the same prompts in one order"
+        values = np.stack([reference.to_numpy(float), policy.to_numpy(float)])
+        values = values[:, ~np.isnan(values).any(axis=0)]
+        num_pairs = values.shape[1]
+        if num_pairs < 2:
             fix = "raise prompts.num_evaluation_clips, or correct the scorers"
-            raise InputError(f"{len(pair)} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
-        found[dimension] = _compare(pair[Side.REFERENCE].to_numpy(), pair[Side.POLICY].to_numpy(), dimension, settings)
+            raise InputError(f"{num_pairs} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
+        found[dimension] = _deltas(values[0], values[1], dimension)
     return found
 
 
-def _compare(
-    reference: np.ndarray, policy: np.ndarray, dimension: Dimension, settings: BootstrapSettings
-) -> Comparison:
+def compare(sides: Mapping[Side, pd.DataFrame], settings: BootstrapSettings) -> dict[Dimension, Comparison]:
+    """Paired bootstrap over prompts, per dimension. Raises as :func:`paired`."""
+    return {dimension: _resampled(found, dimension, settings) for dimension, found in paired(sides).items()}
+
+
+def comparison(found: PairedDeltas, low: float, high: float, level: float) -> Comparison:
+    """A comparison with the given interval; ties count as half a win."""
+    wins = np.mean(found.deltas > 0) + 0.5 * np.mean(found.deltas == 0)
+    delta, num_pairs = float(found.deltas.mean()), len(found.deltas)
+    return Comparison(delta, float(low), float(high), float(wins), num_pairs, found.reference_sd, level)
+
+
+def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> PairedDeltas:
     scale = float(np.std(reference, ddof=1))
     if scale <= 0:
         raise InputError(
             f"every reference clip has the same {dimension} reward", "rewards that vary", "correct the scorers"
         )
-    deltas = (policy - reference) / scale
-    generator = np.random.Generator(
-        np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), len(deltas)))
-    )
-    draws = generator.integers(0, len(deltas), size=(settings.samples, len(deltas)))
-    tail = (1 - settings.confidence) / 2
+    return PairedDeltas((policy - reference) / scale, scale)
+
+
+def _resampled(found: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> Comparison:
+    deltas, num_pairs = found.deltas, len(found.deltas)
+    generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), num_pairs)))
+    draws = generator.integers(0, num_pairs, size=(settings.samples, num_pairs))
+    level = (1 - settings.confidence) / 2
+    tail = _expanded(level, num_pairs)
     low, high = np.quantile(deltas[draws].mean(axis=1), [tail, 1 - tail])
-    wins = np.mean(deltas > 0) + 0.5 * np.mean(deltas == 0)
-    return Comparison(float(deltas.mean()), float(low), float(high), float(wins), len(deltas), scale)
+    return comparison(found, low, high, level)
+
+
+def _expanded(level: float, num_pairs: int) -> float:
+    """The quantile to take so that an end misses with probability ``level``: Φ(√(n / (n − 1)) · t(level, n − 1))."""
+    return float(ndtr(np.sqrt(num_pairs / (num_pairs - 1)) * stdtrit(num_pairs - 1, level)))
 
 
 def _normalised(

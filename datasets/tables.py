@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +24,7 @@ from avpref.errors import SchemaVersionError, TableError
 NAME_KEY = "avpref.table"
 VERSION_KEY = "avpref.schema_version"
 FINGERPRINT_KEY = "avpref.fingerprint"
+AGAIN = "write the table again with the stage that made it"
 
 TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -273,24 +275,27 @@ def check_file(path: Path, table: Table) -> None:
 
     Raises TableError (absent, unreadable, another table, other columns) or SchemaVersionError.
     """
-    again = "write the table again with the stage that made it"
+    if not path.is_file():
+        raise TableError(f"no file {path}", f"a Parquet file of table '{table.name}'", AGAIN)
+    _check_footer(path, str(path), table)
+
+
+def _check_footer(source: Path | BinaryIO, name: str, table: Table) -> None:
     try:
-        schema = pq.read_schema(path)
-    except FileNotFoundError as error:
-        raise TableError(f"no file {path}", f"a Parquet file of table '{table.name}'", again) from error
+        schema = pq.read_schema(source)
     except pa.ArrowException as error:
-        raise TableError(f"{path} is not readable as Parquet: {error}", f"table '{table.name}'", again) from error
+        raise TableError(f"{name} is not readable as Parquet: {error}", f"table '{table.name}'", AGAIN) from error
     metadata = {
         key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key != b"ARROW:schema"
     }
     if metadata.get(NAME_KEY) != table.name:
-        raise TableError(f"{path} says it is table {metadata.get(NAME_KEY)!r}", f"table '{table.name}'", again)
+        raise TableError(f"{name} says it is table {metadata.get(NAME_KEY)!r}", f"table '{table.name}'", AGAIN)
     if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION):
-        found = f"{path} has schema version {metadata.get(VERSION_KEY)}"
+        found = f"{name} has schema version {metadata.get(VERSION_KEY)}"
         raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "start a new run folder with this release")
     if not schema.remove_metadata().equals(table.schema):
-        found = f"{path} has columns {', '.join(f'{field.name}: {field.type}' for field in schema)}"
-        raise TableError(found, ", ".join(f"{field.name}: {field.type}" for field in table.schema), again)
+        found = f"{name} has columns {', '.join(f'{field.name}: {field.type}' for field in schema)}"
+        raise TableError(found, ", ".join(f"{field.name}: {field.type}" for field in table.schema), AGAIN)
 
 
 def read(path: Path, table: Table) -> pa.Table:
@@ -301,9 +306,21 @@ def read(path: Path, table: Table) -> pa.Table:
     return arrow
 
 
+def read_stream(stream: BinaryIO, name: str, table: Table) -> pa.Table:
+    """As :func:`read`, from a stream that can be positioned; ``name`` is for messages."""
+    _check_footer(stream, name, table)
+    arrow = pq.ParquetFile(stream).read()
+    _check_values(table, arrow)
+    return arrow
+
+
 def read_all(paths: Sequence[Path], table: Table) -> pa.Table:
     """Several files of one table, one after the other; no files give an empty table. Metadata: the first file's."""
-    if not paths:
+    return joined([read(path, table) for path in paths], table)
+
+
+def joined(parts: Sequence[pa.Table], table: Table) -> pa.Table:
+    """Parts of one table, one after the other; none give an empty table. Metadata: the first part's."""
+    if not parts:
         return to_arrow(table, [])
-    parts = [read(path, table) for path in paths]
     return pa.concat_tables(parts).replace_schema_metadata(parts[0].schema.metadata)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ import torch
 
 from avpref.domain import ScoreStatus
 from avpref.errors import InputError
+from avpref.files import Files
 from avpref.media import DecodedClip
 from avpref.rewards.model_scorer import ModelScorer
 from avpref.rewards.protocol import ScorableClip
-from avpref.store import commit_once
 
 LENGTH_S, FPS_HZ, HEIGHT_PX, WIDTH_PX, RATE_HZ = 0.8, 25.0, 96, 128, 16000
 TOLERANCE = {torch.float32: 1e-3}
@@ -29,7 +28,7 @@ TEXT = "A bright square jumps to the right with every click."
 class Canary:
     """Where the first answers are kept, and the relative drift that is borne (None: 0.001 in float32, 0.05 in 16 bits)."""
 
-    folder: Path
+    files: Files
     tolerance: float | None = None
 
     def check(self, name: str, fingerprint: str, scorer: ModelScorer[Any]) -> None:
@@ -40,16 +39,16 @@ class Canary:
             bad = ", ".join(f"{score.metric}: {score.reason}" for score in answer if score.status != ScoreStatus.OK)
             raise InputError(f"{name} cannot score the canary clip: {bad}", "a number for every metric", REPAIR)
         tolerance = self.tolerance or TOLERANCE.get(scorer.placement.dtype, REDUCED_TOLERANCE)
-        path = self.folder / f"{fingerprint}.json"
-        if commit_once(path, json.dumps(found, indent=1, sort_keys=True).encode()):
+        answers = f"{fingerprint}.json"
+        if self.files.commit_once(answers, json.dumps(found, indent=1, sort_keys=True).encode()):
             return
-        drift = _drifted(json.loads(path.read_text(encoding="utf-8")), found, tolerance)
+        drift = _drifted(json.loads(self.files.read(answers)), found, tolerance)
         if drift:
             raise InputError(
                 f"{name} scores the canary clip otherwise than before: {drift}",
-                f"the numbers of {path}, to a relative {tolerance:g}",
+                f"the numbers of {self.files.at(answers)}, to a relative {tolerance:g}",
                 "compare driver, GPU and torch of this machine with those before; where the new numbers are right, remove "
-                f"{path} and score everything again in a new folder (--runs DIR)",
+                f"{self.files.at(answers)} and score everything again in a new folder (--runs DIR)",
             )
 
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyarrow as pa
 
 from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.domain import Candidate, Origin, Prompt
+from avpref.flows.carry import BringClips, GroundTruthElsewhere
 from avpref.flows.generating import GenerateSpec
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.plan import Shard, grouped, requests, sampler_hash, shards
+from avpref.flows.reuse import Reuse
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.stage import run_stage
 
 
 def plan_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Shard]:
     """Shards of candidate requests for ``prompts``, made with ``network``."""
-    fingerprint = folder.fingerprint(stage, network.hash, sampler_hash(folder.settings))
+    fingerprint = stage_fingerprint(folder, stage, network.hash)
     wanted = list(requests(prompts, folder.settings, network.hash))
     return shards(stage, fingerprint, grouped(wanted, [item.prompt.prompt_id for item in wanted]), folder.settings.run)
 
 
+def stage_fingerprint(folder: RunFolder, stage: str, network_hash: str) -> str:
+    """What the clips of one network depend on beside prompt, index and seed."""
+    return folder.fingerprint(stage, network_hash, sampler_hash(folder.settings))
+
+
 def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Unit]:
-    """Make what is missing; returns the units that hold all of them."""
+    """Make what is missing and nobody beside this run has made; returns the units that hold all of them."""
     plan = plan_candidates(folder, stage, prompts, network)
     files = folder.units(tables.CANDIDATES)
     return run_stage(
@@ -30,9 +39,19 @@ def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
         stage,
         files,
         plan,
-        lambda: GenerateSpec(folder.root, folder.settings, files, network),
+        lambda: GenerateSpec(folder.files, folder.root.parent, folder.settings, files, network),
         "candidates",
+        reuse=_reuse(folder, stage),
     )
+
+
+def _reuse(folder: RunFolder, stage: str) -> Reuse:
+    sampling = folder.settings.sampling
+    bring = BringClips(folder.files, sampling.store_latents, sampling.ground_truth_through_codec)
+    of_network = partial(stage_fingerprint, folder, stage)
+    elsewhere = GroundTruthElsewhere(folder.neighbours, sampler_hash(folder.settings), of_network)
+    files = folder.units(tables.CANDIDATES)
+    return Reuse(files, folder.files, folder.neighbours, "candidate_id", bring=bring, elsewhere=elsewhere)
 
 
 def read_candidates(folder: RunFolder, units: list[Unit]) -> list[Candidate]:

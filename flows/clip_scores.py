@@ -11,6 +11,7 @@ from avpref.datasets.clips import ClipRow, Refused, read_rows
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
 from avpref.errors import InputError, MediaError
+from avpref.files import Files, LocalFiles
 from avpref.flows.plan import GROUND_TRUTH_INDEX
 from avpref.flows.score_files import distinct
 from avpref.flows.score_stage import ScoreWork, score_items
@@ -20,7 +21,7 @@ from avpref.flows.work_folder import WorkFolder
 from avpref.identity import digest, file_sha256
 from avpref.media import probe
 from avpref.settings import Executor, ScoreJob
-from avpref.store import commit_once, storage_errors
+from avpref.store import storage_errors
 
 STAGE = "score"
 JOB_FILE = "job.json"
@@ -38,6 +39,11 @@ class ClipScores(WorkFolder):
     def executor(self) -> Executor:
         """Who scores."""
         return self.job.executor
+
+    @property
+    def media(self) -> Files:
+        """The user's own disk: the paths of a list's clips are absolute."""
+        return LocalFiles(Path("/"))
 
     @property
     def window_s(self) -> float:
@@ -74,7 +80,7 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
     folder = ClipScores(Path(root).resolve() / f"{job.run.name}-{identity}", job)
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
-    commit_once(folder.root / JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
+    folder.files.commit_once(JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
     with folder.locked():
         return folder, _score(folder, listed)
 

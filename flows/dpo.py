@@ -13,15 +13,20 @@ from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS
 from avpref.domain import Candidate
+from avpref.flows.carry import SameClips
+from avpref.flows.components import codec_identity
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.pair import pairs_hash
 from avpref.flows.plan import shards
 from avpref.flows.prompts import read_prompts
 from avpref.flows.rendering import EncodeItem, EncodeSpec
+from avpref.flows.reuse import Reuse
 from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.score import sealed_candidates
 from avpref.flows.sft import sft_network
 from avpref.flows.stage import run_stage
+from avpref.flows.tally import Tally, record
+from avpref.flows.trained import take_over
 from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
 from avpref.identity import digest
 from avpref.settings import DpoSettings
@@ -35,6 +40,9 @@ from avpref.trainer.stages import ADAPTER_FOLDER, SUMMARY_FILE
 ENCODE = "encode"
 DATA_FILE = "pairs.safetensors"
 NUM_DELAYS = 6
+ADAPTERS = "adapters"
+DELAYED = "-delayed"
+"""Ends the ids of encoded clips that have delayed versions beside them."""
 
 
 @flow(name="train", persist_result=False, validate_parameters=False)
@@ -43,12 +51,22 @@ def dpo(run_dir: str) -> int:
     folder = open_root(Path(run_dir))
     job = training_job(folder)
     steps = folder.settings.dpo.loop.steps
-    if not (job.output / SUMMARY_FILE).exists():  # the trainer writes it last
-        if not job.data.exists():
-            save_pair_set(job.data, _pair_set(folder))
-        with progress_of("train", steps) as report:
-            launch(job, report)
+    record(folder.events, _finish(folder, job))
     return steps
+
+
+def _finish(folder: RunFolder, job: TrainingJob) -> Tally:
+    """Take the adapter over from another run, or train it, unless it is there."""
+    if (job.output / SUMMARY_FILE).exists():  # the trainer writes it last
+        return Tally("train", ADAPTERS, present=1)
+    found = take_over(folder, job.output, [ADAPTER_FOLDER], SUMMARY_FILE)
+    if found:
+        return Tally("train", ADAPTERS, reused={found: 1})
+    if not job.data.exists():
+        save_pair_set(job.data, _pair_set(folder))
+    with progress_of("train", job.settings.loop.steps) as report:
+        launch(job, report)
+    return Tally("train", ADAPTERS, made=1)
 
 
 def policy_network(folder: RunFolder) -> NetworkFiles:
@@ -105,23 +123,25 @@ def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
 
     def item(candidate: Candidate) -> EncodeItem:
         is_chosen = candidate.candidate_id in chosen
-        return EncodeItem(
-            candidate.candidate_id, candidate.path, text[candidate.prompt_id], delays if is_chosen else ()
-        )
+        late = delays if is_chosen else ()
+        identity = candidate.candidate_id + (DELAYED if late else "")
+        return EncodeItem(identity, candidate.path, text[candidate.prompt_id], late)
 
     items = [item(candidate) for candidate in sealed_candidates(folder) if candidate.candidate_id in used]
-    fingerprint = folder.fingerprint(ENCODE, delays, sorted(chosen), folder.settings.codec.model_dump(mode="json"))
+    fingerprint = folder.fingerprint(ENCODE, delays, codec_identity(folder.settings))
     plan = shards(ENCODE, fingerprint, [[each] for each in items], folder.settings.run)
     files = folder.units(LATENTS)
-    spec = EncodeSpec(folder.root, folder.settings, files)
-    units: list[Unit] = run_stage(folder, ENCODE, files, plan, lambda: spec, "clips")
+    spec = EncodeSpec(folder.media, folder.settings, files)
+    bring = SameClips(folder.files, "sample_id", {item.item_id: item.path for item in items})
+    reuse = Reuse(files, folder.files, folder.neighbours, "sample_id", bring=bring)
+    units: list[Unit] = run_stage(folder, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse)
     return read_latents(files.read(units)[0], folder.settings)
 
 
 def _pair_set(folder: RunFolder) -> PairSet:
     pairs = folder.read(tables.PAIRS)
     clips, texts = _encode(folder, pairs), Texts(folder.settings, folder.root.parent)
-    row = {sample: index for index, sample in enumerate(clips.ids)}
+    row = {sample.removesuffix(DELAYED): index for index, sample in enumerate(clips.ids)}
     chosen = [row[candidate] for candidate in pairs["chosen"].to_pylist()]
     rejected = [row[candidate] for candidate in pairs["rejected"].to_pylist()]
     encoded, index = texts.encode([clips.texts[each] for each in chosen])

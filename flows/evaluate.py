@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 from prefect import flow
 
-from avpref.datasets import evaluation, gate, tables
-from avpref.datasets.rows import EvaluationRow, Kind, Side
-from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Prompt, ScoreStatus, Split
+from avpref import __version__
+from avpref.datasets import looks, tables
+from avpref.datasets.decision import Decision, Inputs, MetricScale, rewards_of, take
+from avpref.datasets.rows import EvaluationRow, Kind, QuarantineRow, Side
+from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
+from avpref.flows import decisions
 from avpref.flows.candidates import make_candidates, read_candidates
 from avpref.flows.dpo import policy_network, training_summary
 from avpref.flows.pair import read_norm
 from avpref.flows.prompts import read_prompts
+from avpref.flows.registry import adapter_files, lineage
 from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.score import sealed_candidates
 from avpref.flows.score_files import distinct
 from avpref.flows.score_stage import score_candidates
 from avpref.flows.scorers import metrics_of, sources
-from avpref.identity import digest
+from avpref.flows.sft import sft_network
+from avpref.gate_settings import BootstrapProcedure, SequentialProcedure
+from avpref.identity import derive_seed, digest
+from avpref.logs import say
 
 STAGE = "evaluate"
 VERDICT_FILE = "evaluation.json"
+QUARANTINE_FILE = "quarantine-evaluate.json"
+NO_SCORES = pd.DataFrame()
 
 
 @dataclass(frozen=True)
@@ -34,28 +43,79 @@ class SideClips:
     candidates: list[Candidate]
     scores: pd.DataFrame
 
+    def joined(self, other: SideClips) -> SideClips:
+        """The clips of both."""
+        frames = [frame for frame in (self.scores, other.scores) if len(frame)]
+        return SideClips(self.candidates + other.candidates, pd.concat(frames) if frames else other.scores)
+
 
 @flow(name="evaluate", persist_result=False, validate_parameters=False)
 def evaluate(run_dir: str) -> int:
-    """Compare policy and reference of the run in ``run_dir`` and decide; returns the number of held-out clips compared."""
+    """Compare policy and reference of the run in ``run_dir`` and decide; returns the number of held-out prompts compared.
+
+    A sequential procedure stops at the first look that decides; what it did not look at is not made.
+    """
     folder = open_root(Path(run_dir))
+    parts = held_out_parts(folder)
+    sides, prompts, lost = {side: SideClips([], NO_SCORES) for side in Side}, [], []
+    for part in parts:
+        policy, given_up = _policy(folder, part)
+        sides = {
+            Side.REFERENCE: sides[Side.REFERENCE].joined(_reference(folder, part)),
+            Side.POLICY: sides[Side.POLICY].joined(policy),
+        }
+        prompts, lost = prompts + part, lost + given_up
+        inputs = _inputs(folder, prompts, sum(map(len, parts)))
+        decision = take(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
+        say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
+        if decision.is_final:
+            break
+    folder.write_json(QUARANTINE_FILE, [vars(row) for row in lost])
+    _write(folder, sides, decision)
+    return len(prompts)
+
+
+def held_out_parts(folder: RunFolder) -> list[list[Prompt]]:
+    """Held-out prompts in the portions in which they are looked at: all at once, or a look's worth in a hashed order.
+
+    The order is drawn from the run's seed, so that an early look is no worse a sample of the prompts than the whole.
+    """
+    settings = folder.settings
     held_out = [prompt for prompt in read_prompts(folder) if prompt.split == Split.HELD_OUT]
-    sides = {Side.REFERENCE: _reference(folder, held_out), Side.POLICY: _policy(folder, held_out)}
-    metrics, norm = metrics_of(folder.settings.scoring), read_norm(folder)
-    frames = {side: _wide(clips, held_out, metrics) for side, clips in sides.items()}
-    scales = {found.metric: (found.mean, found.std) for found in norm.metrics}
-    rewards = evaluation.rewards(frames, metrics, scales)
-    settings = folder.settings.evaluation
-    bootstrap = evaluation.BootstrapSettings(settings.bootstrap_samples, settings.confidence, folder.settings.run.seed)
-    comparisons = evaluation.compare(rewards, bootstrap)
-    displacement = vars(training_summary(folder).displacement)
-    random = [source.name for source in sources(folder.settings.scoring) if not source.terms.is_meaningful]
-    verdict = gate.decide(comparisons, displacement, settings.gate, random)
-    _write(folder, sides, rewards, comparisons, verdict, norm.norm_id)
-    return len(held_out)
+    match settings.evaluation.procedure:
+        case BootstrapProcedure():
+            return [held_out]
+        case SequentialProcedure(look_prompts=size):
+            ordered = sorted(held_out, key=lambda prompt: derive_seed("look", settings.run.seed, prompt.prompt_id))
+            planned = looks.plan(len(ordered), size, settings.evaluation.confidence)
+            ends = [0, *(look.num_prompts for look in planned)]
+            return [ordered[start:end] for start, end in zip(ends, ends[1:], strict=False)]
 
 
-def _reference(folder: RunFolder, prompts: Sequence[Prompt]) -> SideClips:
+def _inputs(folder: RunFolder, prompts: list[Prompt], num_held_out: int) -> Inputs:
+    norm, policy = read_norm(folder), policy_network(folder)
+    scale = {found.metric: found for found in norm.metrics}
+    return Inputs(
+        run_id=folder.run_id,
+        product_version=__version__,
+        settings=folder.settings.evaluation,
+        bootstrap_seed=folder.settings.run.seed,
+        norm_id=norm.norm_id,
+        metrics=tuple(
+            MetricScale(m.name, m.dimension, m.higher_is_better, scale[m.name].mean, scale[m.name].std)
+            for m in metrics_of(folder.settings.scoring)
+        ),
+        prompts=tuple(prompt.prompt_id for prompt in prompts),
+        num_held_out=num_held_out,
+        displacement=vars(training_summary(folder).displacement),
+        meaningless=tuple(found.name for found in sources(folder.settings.scoring) if not found.terms.is_meaningful),
+        policy_hash=policy.hash,
+        adapter_hash=policy.adapter_hash,
+        reference_hash=sft_network(folder).hash,
+    )
+
+
+def _reference(folder: RunFolder, prompts: list[Prompt]) -> SideClips:
     """The reference's clips were made and scored with the candidates."""
     wanted = {prompt.prompt_id for prompt in prompts}
     candidates = [candidate for candidate in sealed_candidates(folder) if candidate.prompt_id in wanted]
@@ -63,51 +123,41 @@ def _reference(folder: RunFolder, prompts: Sequence[Prompt]) -> SideClips:
     return SideClips(candidates, scores[scores.candidate_id.isin({candidate.candidate_id for candidate in candidates})])
 
 
-def _policy(folder: RunFolder, prompts: list[Prompt]) -> SideClips:
+def _policy(folder: RunFolder, prompts: list[Prompt]) -> tuple[SideClips, list[QuarantineRow]]:
     units = make_candidates(folder, STAGE, prompts, policy_network(folder))
     candidates = read_candidates(folder, units)
     scored = score_candidates(folder, "evaluate_score", candidates, prompts)
     rows, quarantined = folder.units(tables.SCORES).read(scored)
     lost = folder.units(tables.CANDIDATES).read(units)[1] + distinct(quarantined)
-    folder.write_json("quarantine-evaluate.json", [vars(row) for row in lost])
-    return SideClips(candidates, rows.to_pandas())
+    return SideClips(candidates, rows.to_pandas()), lost
 
 
-def _wide(side: SideClips, prompts: Sequence[Prompt], metrics: Sequence[Metric]) -> pd.DataFrame:
-    """Prompt × metric of valid raw values, NaN where there is none, in the order of ``prompts``."""
+def _wide(side: SideClips, inputs: Inputs) -> pd.DataFrame:
+    """Prompt × metric of valid raw values, NaN where there is none, in the order of the inputs' prompts."""
     prompt_of = {candidate.candidate_id: candidate.prompt_id for candidate in side.candidates}
     valid = side.scores[side.scores.status == ScoreStatus.OK]
     table = valid.assign(prompt_id=valid.candidate_id.map(prompt_of)).pivot(
         index="prompt_id", columns="metric", values="value"
     )
-    return table.reindex(
-        index=[prompt.prompt_id for prompt in prompts], columns=[metric.name for metric in metrics]
-    ).astype(float)
+    return table.reindex(index=list(inputs.prompts), columns=[metric.name for metric in inputs.metrics]).astype(float)
 
 
-def _write(
-    folder: RunFolder,
-    sides: dict[Side, SideClips],
-    rewards: dict[Side, pd.DataFrame],
-    comparisons: dict[Dimension, evaluation.Comparison],
-    verdict: gate.Verdict,
-    norm_id: str,
-) -> None:
-    rows = list(_rows(sides, rewards, norm_id))
-    inputs = digest("evaluation", [[row.candidate_id, row.name, row.value] for row in rows])
-    rows = [EvaluationRow(**{**vars(row), "evaluation_id": "e" + inputs}) for row in rows]
-    folder.seal(tables.EVALUATIONS, inputs, tables.to_arrow(tables.EVALUATIONS, rows, inputs))
-    decisions = tables.to_arrow(tables.GATE_DECISIONS, gate.rows(verdict, inputs), inputs)
-    folder.seal(tables.GATE_DECISIONS, digest(inputs, verdict.reasons), decisions)
-    compared = {PUBLIC_NAME[dimension]: vars(found) for dimension, found in comparisons.items()}
-    rules = [vars(rule) for rule in verdict.rules]
-    folder.write_json(
-        VERDICT_FILE,
-        {"evaluation": compared, "gate": {"verdict": verdict.verdict, "reasons": verdict.reasons, "rules": rules}},
-    )
+def _write(folder: RunFolder, sides: dict[Side, SideClips], decision: Decision) -> None:
+    inputs = decision.inputs
+    rewards = rewards_of(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
+    rows = list(_rows(sides, rewards, inputs.norm_id))
+    content = digest("evaluation", [[row.candidate_id, row.name, row.value] for row in rows])
+    rows = [replace(row, evaluation_id="e" + content) for row in rows]
+    sealed = folder.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
+    decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
+    decisions.seal(folder, decision)
+    decisions.record(folder, decision, lineage(folder), adapter_files(folder))
+    document = decision.document()
+    gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
+    folder.write_json(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
 
 
-def _rows(sides: dict[Side, SideClips], rewards: dict[Side, pd.DataFrame], norm_id: str) -> Iterator[EvaluationRow]:
+def _rows(sides: dict[Side, SideClips], rewards: Mapping[Side, pd.DataFrame], norm_id: str) -> Iterator[EvaluationRow]:
     for side, clips in sides.items():
         by_id = {candidate.candidate_id: candidate for candidate in clips.candidates}
         for row in clips.scores.itertuples():

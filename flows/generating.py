@@ -16,6 +16,7 @@ from avpref.cluster import Receipt, Unit
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin
 from avpref.errors import MediaError
+from avpref.files import Files
 from avpref.flows.components import device_of, open_codec, open_text
 from avpref.flows.networks import NetworkFiles, load_for_sampling, negative_text, sampler_settings
 from avpref.flows.plan import CandidateRequest, sampler_hash, sampler_parts
@@ -32,7 +33,6 @@ from avpref.models.sampling import draw_noise, sample
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.moments import Moment, reached
 from avpref.settings import Settings
-from avpref.store import commit_once
 
 CLIPS = "clips"
 LATENTS = "latents"
@@ -41,9 +41,13 @@ HASH_IN_NAME = 8
 
 @dataclass(frozen=True)
 class GenerateSpec:
-    """Builds workers that make candidates with one checkpoint (and adapter)."""
+    """Builds workers that make candidates with one checkpoint (and adapter).
 
-    root: Path
+    Media go to ``place``; states of texts are kept beside the runs, in ``runs``.
+    """
+
+    place: Files
+    runs: Path
     settings: Settings
     files: UnitFiles
     network: NetworkFiles
@@ -53,7 +57,7 @@ class GenerateSpec:
         torch.set_num_threads(1)
         device = device_of(self.settings)
         codec = open_codec(self.settings, device)
-        text = open_text(self.settings, self.root.parent, device)
+        text = open_text(self.settings, self.runs, device)
         dtype = getattr(torch, self.settings.sampling.dtype)
         network = load_for_sampling(self.network, self.settings).to(device, dtype)
         return GenerateWorker(
@@ -122,7 +126,7 @@ class GenerateWorker:
         data = mp4(made.raw, self.shape)
         sha256 = bytes_sha256(data)
         path = f"{CLIPS}/{item.item_id[:3]}/{item.item_id}-{sha256[:HASH_IN_NAME]}.mp4"
-        commit_once(self.spec.root / path, data)
+        self.spec.place.commit_once(path, data)
         reached(Moment.MEDIA_COMMITTED)
         is_drawn = item.origin == Origin.GENERATED
         return Candidate(
@@ -154,7 +158,7 @@ class GenerateWorker:
         named = zip(("video", "audio"), made.latents, strict=True)
         tensors = {name: each[0].cpu().contiguous() for name, each in named if each is not None}
         path = f"{LATENTS}/{item.item_id[:3]}/{item.item_id}.safetensors"
-        commit_once(self.spec.root / path, save(tensors))
+        self.spec.place.commit_once(path, save(tensors))
         return path
 
 

@@ -14,6 +14,7 @@ from avpref.errors import InputError
 from avpref.flows import reporting
 from avpref.flows.run_folder import RunFolder, list_runs, open_root
 from avpref.flows.scorers import metrics_of
+from avpref.flows.tally import Tally, record
 from avpref.identity import digest
 from avpref.logs import say
 
@@ -26,11 +27,15 @@ def pair(run_dir: str) -> int:
     """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
     folder = open_root(Path(run_dir))
     fingerprint = _fingerprint(folder)
-    if not all(folder.is_sealed(table, fingerprint) for table in SEALED):
+    is_new = not all(folder.is_sealed(table, fingerprint) for table in SEALED)
+    if is_new:
         _seal(folder, fingerprint, select(folder))
     _require_pairs(folder)
+    num_pairs = folder.num_rows(tables.PAIRS)
+    found = Tally("pair", "pairs", made=num_pairs) if is_new else Tally("pair", "pairs", present=num_pairs)
+    record(folder.events, found)
     reporting.table("pairs", _reasons(folder), "prompts without a pair, by reason")
-    return folder.num_rows(tables.PAIRS)
+    return num_pairs
 
 
 def select(folder: RunFolder) -> pairing.Selection:
@@ -108,5 +113,5 @@ def _reasons(folder: RunFolder) -> list[dict[str, object]]:
 
 
 def pairs_hash(folder: RunFolder) -> str:
-    """Content hash of the pair table: equal for equal pairs, margins and scores."""
-    return digest("pairs", folder.read(tables.PAIRS).to_pylist(), size=32)
+    """Content hash of the pair table: equal for equal pairs, margins and scores, in whatever run their norm was measured."""
+    return digest("pairs", folder.read(tables.PAIRS).drop_columns("norm_id").to_pylist(), size=32)

@@ -83,12 +83,19 @@ def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str
     for each in wanted(prompts, settings):
         prompt, index = each.prompt, each.index
         if each.origin == Origin.GROUND_TRUTH:
-            identity = candidate_id(prompt.prompt_id, index, 0, "ground_truth", sampler)
+            source = ground_truth_source(prompt, settings)
+            identity = candidate_id(prompt.prompt_id, index, 0, source, sampler)
             yield CandidateRequest(identity, prompt, index, each.origin, 0)
         else:
             seed = candidate_seed(settings.run.seed, prompt.prompt_id, index)
             identity = candidate_id(prompt.prompt_id, index, seed, checkpoint_hash, sampler)
             yield CandidateRequest(identity, prompt, index, each.origin, seed)
+
+
+def ground_truth_source(prompt: Prompt, settings: Settings) -> str:
+    """What a ground-truth clip is made from: a recording's bytes and where they begin, or the seed of the toy world."""
+    made_from = [prompt.ground_truth_sha256, prompt.ground_truth_start_s]
+    return "ground_truth" + digest("ground truth", made_from if prompt.ground_truth_sha256 else settings.run.seed)
 
 
 def shards(stage: str, fingerprint: str, groups: Sequence[Sequence[Any]], run: RunSettings) -> list[Shard]:

@@ -10,11 +10,14 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Prompt, Split
 from avpref.flows.run_folder import RunFolder, open_root
+from avpref.flows.tally import Tally, record
 from avpref.flows.worlds import open_world
 from avpref.identity import digest, file_sha256
-from avpref.settings import ClipPrompts
+from avpref.settings import ClipPrompts, TextPrompts, ToyWorldPrompts
 
+STAGE = "prompts"
 REFUSED_FILE = "refused.json"
+HASH_SHOWN = 12
 
 
 @flow(name="prompts", persist_result=False, validate_parameters=False)
@@ -23,11 +26,17 @@ def prompts(run_dir: str) -> int:
     folder = open_root(Path(run_dir))
     fingerprint = _fingerprint(folder)
     if folder.is_sealed(tables.PROMPTS, fingerprint):
-        return folder.num_rows(tables.PROMPTS)
+        num_prompts = folder.num_rows(tables.PROMPTS)
+        record(folder.events, Tally(STAGE, STAGE, present=num_prompts, because=_because(folder, "unchanged")))
+        return num_prompts
+    known = {prompt.prompt_id for prompt in read_prompts(folder)} if folder.has(tables.PROMPTS) else set()
     found = open_world(folder.settings).prompts()
     rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in found.refused]
     folder.write_json(REFUSED_FILE, [vars(row) for row in rows])
     folder.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, found.prompts, fingerprint))
+    num_new = sum(prompt.prompt_id not in known for prompt in found.prompts)
+    present = len(found.prompts) - num_new
+    record(folder.events, Tally(STAGE, STAGE, made=num_new, present=present, because=_because(folder, "read")))
     return len(found.prompts)
 
 
@@ -43,10 +52,27 @@ def read_prompts(folder: RunFolder) -> list[Prompt]:
 
 
 def _fingerprint(folder: RunFolder) -> str:
-    settings = folder.settings
-    source = ""
-    if isinstance(settings.prompts, ClipPrompts):
-        path = Path(settings.prompts.clips)
-        source = file_sha256(path) if path.is_file() else "absent"
+    settings, path = folder.settings, _csv(folder)
+    source = "" if path is None else file_sha256(path) if path.is_file() else "absent"
     parts = settings.prompts.model_dump(mode="json"), settings.clip.model_dump(mode="json"), settings.run.seed
     return folder.fingerprint("prompts", digest(*parts), source)
+
+
+def _csv(folder: RunFolder) -> Path | None:
+    """The file that the prompts come from, if they come from one."""
+    match folder.settings.prompts:
+        case ClipPrompts() as given:
+            return Path(given.clips)
+        case TextPrompts() as given:
+            return Path(given.prompts)
+        case ToyWorldPrompts():
+            return None
+
+
+def _because(folder: RunFolder, verb: str) -> str:
+    path = _csv(folder)
+    if path is None:
+        return "derived from the settings"
+    return (
+        f"{path.name} {verb}, file hash {file_sha256(path)[:HASH_SHOWN]}…" if path.is_file() else f"{path.name} absent"
+    )

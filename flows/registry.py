@@ -1,19 +1,23 @@
-"""Promoted adapters: what serves, and everything that it came from. One JSON file per adapter, whole or absent."""
+"""Everything that a run's adapter came from, and the note of it that a promoted run keeps: whole or absent."""
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from avpref import __version__
 from avpref.config import identity_hash
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
+from avpref.file_hashes import sha256_of
+from avpref.flows.decisions import ADAPTER, CHECKPOINT, SUMMARY
 from avpref.flows.dpo import policy_network
 from avpref.flows.pair import pairs_hash, read_norm
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.sft import sft_network
-from avpref.store import commit_once
+from avpref.trainer.stages import SUMMARY_FILE
 
 FOLDER = "promoted"
 SEALED = (
@@ -40,13 +44,28 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
         "settings_hash": identity_hash(folder.settings),
         "policy_hash": policy.hash,
         "checkpoint_sha256": reference.hash,
-        "checkpoint": str(reference.checkpoint.relative_to(folder.root)),
+        "checkpoint": os.path.relpath(reference.checkpoint, folder.root),
         "adapter": str(policy.adapter.relative_to(folder.root)),
         "pairs_hash": pairs_hash(folder),
         "norm_id": read_norm(folder).norm_id,
         "scorers": scorers_of(folder),
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
     }
+
+
+def adapter_files(folder: RunFolder) -> list[dict[str, Any]]:
+    """The files that serving needs and those that the gate believed: role, path relative to the runs, hash, bytes."""
+    policy = policy_network(folder)
+    assert policy.adapter is not None
+    summary = policy.adapter.parent / SUMMARY_FILE
+    found = [(CHECKPOINT, policy.checkpoint), (SUMMARY, summary)]
+    found += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
+    return [_file(role, path, folder.root.parent) for role, path in found]
+
+
+def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
+    num_bytes = path.stat().st_size
+    return {"role": role, "path": os.path.relpath(path, runs), "sha256": sha256_of(path), "num_bytes": num_bytes}
 
 
 def scorers_of(folder: RunFolder) -> list[dict[str, Any]]:
@@ -63,4 +82,4 @@ def record_adapter(folder: RunFolder, document: dict[str, Any]) -> None:
         return
     record = lineage(folder) | {"evaluation": document["evaluation"], "gate": document["gate"]}
     name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
-    commit_once(folder.root / FOLDER / name, json.dumps(record, indent=1).encode())
+    folder.files.commit_once(f"{FOLDER}/{name}", json.dumps(record, indent=1).encode())

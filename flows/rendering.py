@@ -9,7 +9,6 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ from avpref.datasets.latents import LatentRow, packed
 from avpref.datasets.rows import QuarantineRow
 from avpref.delays import delay_audio
 from avpref.errors import InputError, MediaError
+from avpref.files import Files
+from avpref.flows.committed_clips import open_clip
 from avpref.flows.components import device_of, open_codec
 from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import RawClip, SftItem, World, clip_shape, open_world
@@ -86,7 +87,7 @@ class EncodeItem:
 class EncodeSpec:
     """Builds workers that encode committed candidates."""
 
-    root: Path
+    media: Files
     settings: Settings
     files: UnitFiles
 
@@ -94,14 +95,14 @@ class EncodeSpec:
         """Open the codec. One thread, so that every executor adds up in the same order."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return EncodeWorker(self.root, self.files, open_codec(self.settings, device_of(self.settings)), shape)
+        return EncodeWorker(self.media, self.files, open_codec(self.settings, device_of(self.settings)), shape)
 
 
 @dataclass(frozen=True)
 class EncodeWorker:
     """Reads candidates' files and encodes them to latents."""
 
-    root: Path
+    media: Files
     files: UnitFiles
     codec: Codec
     shape: ClipShape
@@ -114,7 +115,7 @@ class EncodeWorker:
 
     def _row(self, item: EncodeItem) -> LatentRow:
         try:
-            clip = read_clip(self.root / item.path, self.shape)
+            clip = read_clip(open_clip(self.media, item.path), self.shape)
         except MediaError as error:  # no candidate's fault: it was read when it was scored, and a pair needs it
             raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair

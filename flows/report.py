@@ -22,6 +22,6 @@ def write_report(folder: RunFolder) -> int:
     drawn = figures(data)
     for name, (panels, columns) in drawn.items():
         replace(folder.root / PLOTS / f"{name}.png", png(panels, columns))
-    page, num_sections = render(data, {name: panels for name, (panels, _) in drawn.items()}, folder.root)
+    page, num_sections = render(data, {name: panels for name, (panels, _) in drawn.items()}, folder.media)
     replace(folder.root / REPORT_FILE, page.encode())
     return num_sections + len(drawn)

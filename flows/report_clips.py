@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from avpref.datasets.rows import Side
 from avpref.domain import Candidate, Dimension, Metric
+from avpref.files import Files
 from avpref.flows.markup import Content, Html, data_url, element, join, signed, table
 from avpref.flows.panels import NAME
 from avpref.flows.report_data import ReportData
@@ -24,19 +24,18 @@ MAX_MEDIA_BYTES = 4_000_000
 class Shelf:
     """Clips of a run, embedded until ``left_bytes`` are used up."""
 
-    root: Path
+    media: Files
     left_bytes: int = MAX_MEDIA_BYTES
 
     def player(self, clip: Candidate, label: str) -> Html:
         """A player of the clip, or what to open instead where it is too large for the page or gone from the folder."""
-        path = self.root / clip.path
-        size = path.stat().st_size if path.exists() else 0
+        size = self.media.num_bytes(clip.path) if self.media.exists(clip.path) else 0
         if not size or size > self.left_bytes:
             why = f"not embedded, {size / 1000:.0f} kB" if size else "the file is missing"
             return element("p", f"{label}: {why}: ", element("code", clip.path), class_="absent")
         self.left_bytes -= size
         size_px = {"width": str(clip.width_px), "height": str(clip.height_px)}
-        source = data_url(path.read_bytes(), "video/mp4")
+        source = data_url(self.media.read(clip.path), "video/mp4")
         switches = {"controls": "", "loop": "", "playsinline": ""}
         return element("video", preload="metadata", **switches, **size_px, aria_label=label, src=source)
 

@@ -130,9 +130,10 @@ def collect(folder: RunFolder) -> ReportData:
 
 def _policy_candidates(folder: RunFolder) -> list[Candidate]:
     """The evaluation's own clips; they are in no sealed table, since no pair may be made of them."""
-    held_out = [prompt for prompt in read_prompts(folder) if prompt.split == Split.HELD_OUT]
-    plan = plan_candidates(folder, evaluate.STAGE, held_out, policy_network(folder))
-    return read_candidates(folder, [unit for shard in plan for unit in shard.units])
+    compared = set(folder.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
+    parts = [part for part in evaluate.held_out_parts(folder) if compared & {prompt.prompt_id for prompt in part}]
+    plans = [plan_candidates(folder, evaluate.STAGE, part, policy_network(folder)) for part in parts]
+    return read_candidates(folder, [unit for plan in plans for shard in plan for unit in shard.units])
 
 
 def _held_out(rows: pd.DataFrame) -> HeldOut:
@@ -156,7 +157,7 @@ def _curve(folder: Path) -> pd.DataFrame:
 
 def _stages(folder: RunFolder) -> tuple[StageTime, ...]:
     document = folder.read_json(RESULT_FILE) or {"stages": []}
-    return tuple(StageTime(**stage) for stage in document["stages"])
+    return tuple(StageTime(stage["name"], stage["seconds"], stage["rows"]) for stage in document["stages"])
 
 
 def _origin(folder: RunFolder) -> tuple[tuple[str, str], ...]:

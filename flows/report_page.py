@@ -9,6 +9,7 @@ import pandas as pd
 
 from avpref import __version__
 from avpref.datasets.gate import RuleOutcome
+from avpref.files import Files
 from avpref.flows import markup
 from avpref.flows.markup import Content, Html, element, signed, table
 from avpref.flows.panels import NAME
@@ -16,6 +17,7 @@ from avpref.flows.plots import Panel, svg
 from avpref.flows.report_clips import Shelf, before_and_after, pair_examples
 from avpref.flows.report_data import ReportData
 from avpref.flows.scorers import sources
+from avpref.gate_settings import BootstrapProcedure, SequentialProcedure
 from avpref.scoring_settings import ScoringSettings
 
 STYLE = Path(__file__).with_name("report.css")
@@ -28,7 +30,17 @@ RULES = {
     "video_kept": "Video kept: lower end of the interval",
     "displacement": "Chosen clips kept: rise of their training error",
     "meaningful_scores": "Scores mean something",
+    "superiority": "Improved: lower end of the interval",
+    "minimum_effect": "Improved: mean change",
+    "non_inferiority": "Kept: lower end of the interval",
+    "validity": "Rise of the share of clips that no scorer could judge",
+    "enough_pairs": "Enough comparable pairs",
 }
+OF_ONE_DIMENSION = {"audio_gain", "sync_gain", "video_kept", "meaningful_scores"}
+UNITS = {"displacement": ("", 5), "validity": ("", 3), "enough_pairs": ("", 0), "meaningful_scores": ("", 0)}
+SIGNS = {"displacement": "below", "validity": "at most"} | dict.fromkeys(
+    ("audio_gain", "minimum_effect", "enough_pairs", "meaningful_scores"), "at least"
+)
 SCORERS = {
     "toy": "The scorers know the embedded toy world and nothing else; their numbers do not carry over to other clips.",
     "signal": "The scorers measure properties of the signal. They are not the learned reward models of the paper.",
@@ -40,9 +52,9 @@ Panels = Mapping[str, Sequence[Panel]]
 TINY = "The reward models are tiny and their weights are random: no number on this page says anything about quality."
 
 
-def render(data: ReportData, panels: Panels, root: Path) -> tuple[str, int]:
-    """The page and the number of its sections. ``root`` is the run's folder; clips are read from it."""
-    shelf = Shelf(root)
+def render(data: ReportData, panels: Panels, media: Files) -> tuple[str, int]:
+    """The page and the number of its sections. Clips are read from ``media``."""
+    shelf = Shelf(media)
     parts = [
         ("change", "Change on held-out prompts", _change(data, panels)),
         ("clips", "Before and after", _clips(data, shelf)),
@@ -104,10 +116,9 @@ def _mark(is_good: bool) -> str:
 
 
 def _rule(rule: RuleOutcome) -> tuple[Content, ...]:
-    is_error = rule.rule == "displacement"
-    name = f"{RULES.get(rule.rule, rule.rule)}{f' ({rule.dimension})' if is_error else ''}"
-    unit, digits = ("", 5) if is_error else ("\N{NO-BREAK SPACE}sd", 3)
-    sign = "below" if is_error else "at least" if rule.rule == "audio_gain" else "above"
+    name = f"{RULES.get(rule.rule, rule.rule)}{f' ({rule.dimension})' if rule.rule not in OF_ONE_DIMENSION else ''}"
+    unit, digits = UNITS.get(rule.rule, ("\N{NO-BREAK SPACE}sd", 3))
+    sign = SIGNS.get(rule.rule, "above")
     result = element(
         "span", f"{_mark(rule.passed)} {'passed' if rule.passed else 'refused'}", class_=_tone(rule.passed)
     )
@@ -117,6 +128,17 @@ def _rule(rule: RuleOutcome) -> tuple[Content, ...]:
 
 def _tone(is_good: bool) -> str:
     return "good" if is_good else "bad"
+
+
+def _interval(data: ReportData) -> str:
+    settings = data.settings.evaluation
+    match settings.procedure:
+        case BootstrapProcedure():
+            return f"a paired bootstrap over prompts with {settings.bootstrap_samples} resamples"
+        case SequentialProcedure(look_prompts=size):
+            return (
+                f"that of a look after every {size} prompts: wider the earlier, so that all looks together err no more"
+            )
 
 
 def _change(data: ReportData, panels: Panels) -> Sequence[Content]:
@@ -133,10 +155,9 @@ def _change(data: ReportData, panels: Panels) -> Sequence[Content]:
         for dimension, one in data.comparisons.items()
     ]
     head = ("", "Change (sd)", f"{share} interval", "Win rate", "Prompts", "Reference sd")
-    samples = data.settings.evaluation.bootstrap_samples
     explained = (
         "Policy and reference start from the same noise on prompts that no training saw. The change is in standard deviations"
-        f" of the reference's rewards; the interval is a paired bootstrap over prompts with {samples} resamples. Win rate: the"
+        f" of the reference's rewards; the interval is {_interval(data)}. Win rate: the"
         " share of prompts on which the policy's clip has the higher reward, ties counted half."
     )
     caption = "Policy minus reference, per dimension; sync is the agreement of sound and picture"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,13 @@ from avpref.flows.dpo import dpo, training_summary
 from avpref.flows.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.generate import generate
 from avpref.flows.pair import pair
+from avpref.flows.promotion import promote_automatically
 from avpref.flows.prompts import prompts, read_prompts
 from avpref.flows.registry import record_adapter, scorers_of
 from avpref.flows.run_folder import RESULT_FILE, RunFolder, create
 from avpref.flows.score import score
 from avpref.flows.sft import sft
+from avpref.flows.tally import Tally, collected
 from avpref.logs import say
 from avpref.moments import Moment, reached
 
@@ -35,15 +38,21 @@ CURATION = (prompts, sft, generate, score, pair)
 """From prompts to pairs, in order; each is a flow of its own that takes the run's folder and returns a row count."""
 STAGES = (*CURATION, dpo, evaluate)
 """The whole loop, in order."""
+OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
+"""Keys of the result document that say what one execution did, not what came out."""
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """How long a stage took in this execution, and how many rows its result has."""
+    """How long a stage took in this execution, how many rows its result has, and how many items were made, there, taken over."""
 
     name: str
     seconds: float
     rows: int
+    made: int = 0
+    present: int = 0
+    reused: int = 0
 
 
 @flow(name="retrain", persist_result=False, validate_parameters=False)
@@ -68,27 +77,57 @@ def curate(
     """Prompts to pairs, for a schedule: only what is missing is done. Returns stages and the number of pairs."""
     folder = _folder(config_path, runs, seed, overrides)
     with _owned(folder):
-        times = _run(folder, CURATION)
+        times, tallies = _run(folder, CURATION)
         seal_quarantine(folder)
-    return {"run_id": folder.run_id, "stages": [asdict(each) for each in times], "pairs": folder.num_rows(tables.PAIRS)}
+        said = _conclude(folder, tallies, is_change=any(tally.is_change for tally in tallies))
+    stages = [asdict(each) for each in times]
+    return {"run_id": folder.run_id, "stages": stages, "pairs": folder.num_rows(tables.PAIRS), **said}
 
 
 def run_loop(folder: RunFolder, wait: bool = False) -> dict[str, Any]:
     """Every stage of ``folder``'s run, each doing only what is missing; returns the result document.
 
-    With ``wait`` another command that owns the run is waited for. Raises the stages' errors; what was finished stays finished.
+    With ``wait`` another command that owns the run is waited for. Where nothing changed, result and report stay as they are, and
+    the document says why. Raises the stages' errors; what was finished stays finished.
     """
     with _owned(folder, wait):
-        times = _run(folder, STAGES)
+        times, tallies = _run(folder, STAGES)
         seal_quarantine(folder)
         document = result(folder, times)
         record_adapter(folder, document)
         reached(Moment.RESULT_DUE)
-        folder.write_json(RESULT_FILE, document)
-        times.append(_timed(folder, "report", lambda: _report(folder)))
-        document["stages"] = [asdict(each) for each in times]
-        folder.write_json(RESULT_FILE, document)
+        is_change = any(tally.is_change for tally in tallies) or not _is_written(folder, document)
+        document |= _conclude(folder, tallies, is_change)
+        if is_change:
+            folder.write_json(RESULT_FILE, document)
+        document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
+        if is_change:
+            times.append(_timed(folder, "report", lambda: _report(folder))[0])
+            document["stages"] = [asdict(each) for each in times]
+            folder.write_json(RESULT_FILE, document)
     return document
+
+
+def _is_written(folder: RunFolder, document: dict[str, Any]) -> bool:
+    """Whether result and report of exactly this outcome are there; what one execution did and took is no outcome."""
+    written = folder.read_json(RESULT_FILE)
+    if written is None or not (folder.root / REPORT_FILE).exists():
+        return False
+    has_report = any(stage["name"] == "report" for stage in written["stages"])  # or it was killed before the report
+    return has_report and _outcome(written) == _outcome(json.loads(json.dumps(document)))
+
+
+def _outcome(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in OF_ONE_EXECUTION}
+
+
+def _conclude(folder: RunFolder, tallies: Sequence[Tally], is_change: bool) -> dict[str, Any]:
+    """Whether anything changed, and why: one sentence per stage and kind of item; said aloud where there was nothing to do."""
+    why = [tally.sentence for tally in tallies]
+    if not is_change:
+        say(f"nothing to do: {'; '.join(why)}")
+        folder.events.write("nothing_to_do", why=why)
+    return {"changed": is_change, "why": why}
 
 
 def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] | None) -> RunFolder:
@@ -106,18 +145,25 @@ def _owned(folder: RunFolder, wait: bool = False) -> Iterator[None]:
         folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
 
 
-def _run(folder: RunFolder, stages: Sequence[Flow[..., int]]) -> list[StageTime]:
-    return [_timed(folder, stage.name, partial(reporting.call, stage, str(folder.root))) for stage in stages]
+def _run(folder: RunFolder, stages: Sequence[Flow[..., int]]) -> tuple[list[StageTime], list[Tally]]:
+    done = [_timed(folder, stage.name, partial(reporting.call, stage, str(folder.root))) for stage in stages]
+    return [took for took, _ in done], [tally for _, tallies in done for tally in tallies]
 
 
-def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> StageTime:
+def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[StageTime, list[Tally]]:
+    """Run a stage; returns its time and what it came to. Waves of a stage (``score-imagebind``) are counted as the stage."""
     started = time.monotonic()
     folder.events.write("stage_started", stage=name)
-    rows = work()
-    took = StageTime(name, round(time.monotonic() - started, 3), rows)
-    folder.events.write("stage_finished", stage=name, seconds=took.seconds, rows=rows)
+    with collected() as tallies:
+        rows = work()
+    own = [tally for tally in tallies if tally.stage == name or tally.stage.startswith(f"{name}-")]
+    counts = (sum(t.made for t in own), sum(t.present for t in own), sum(t.num_reused for t in own))
+    took = StageTime(name, round(time.monotonic() - started, 3), rows, *counts)
+    folder.events.write(
+        "stage_finished", **{("stage" if key == "name" else key): each for key, each in vars(took).items()}
+    )
     say(f"{name}: {rows} rows, {took.seconds:.1f} s")
-    return took
+    return took, tallies
 
 
 def _report(folder: RunFolder) -> int:

@@ -55,6 +55,11 @@ class RewardModel:
         seen = self.settings.model_dump(mode="json", exclude=set(UNSEEN))
         return digest("reward model", self.slug, self.version, of_weights, seen, repr(MODEL_RULES))
 
+    @property
+    def keeps_embeddings(self) -> bool:
+        """See :class:`avpref.flows.scorers.ScorerSource`."""
+        return isinstance(self.settings, ImageBindSettings) and self.settings.store_embeddings
+
     def open(self, device: str) -> ModelScorer[Any]:
         """See :class:`avpref.flows.scorers.ScorerSource`."""
         placement = Placement(resolved(device), getattr(torch, self.settings.dtype), self.settings.batch_clips)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from avpref.cluster import Unit
 from avpref.datasets.rows import QuarantineRow
@@ -22,8 +21,8 @@ class ScoreFiles:
     fingerprints: tuple[str, ...]
 
     @property
-    def folder(self) -> Path:
-        """Where the units of all stages are."""
+    def folder(self) -> str:
+        """Where the units of all stages are, as a message shows it."""
         return self.files.folder
 
     def parts(self, unit: Unit) -> list[Unit]:

@@ -13,15 +13,19 @@ import contextvars
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import compress
 from typing import Protocol
 
 from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.tables import Table
 from avpref.domain import Candidate, Prompt
+from avpref.files import Files
 from avpref.flows.canary import Canary
+from avpref.flows.carry import SameClips
+from avpref.flows.neighbours import Neighbour
 from avpref.flows.plan import Shard, grouped, shards
+from avpref.flows.reuse import Reuse
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.score_files import ScoreFiles
 from avpref.flows.scorers import ScorerSource, sources
@@ -39,12 +43,26 @@ class ScorePlace(Workplace, Protocol):
     """A folder whose candidates are scored: a run's, or that of a list of clips."""
 
     @property
-    def root(self) -> Path:
-        """The folder; candidates' paths are relative to it."""
+    def files(self) -> Files:
+        """What the place holds."""
+        ...
+
+    @property
+    def media(self) -> Files:
+        """Where the paths of candidates' clips start."""
+        ...
+
+    @property
+    def shared(self) -> Files:
+        """What this and other places have in common."""
         ...
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units of a table."""
+        ...
+
+    def neighbours(self) -> Sequence[Neighbour]:
+        """The folders beside it, where finished work may be found."""
         ...
 
     def fingerprint(self, stage: str, *parts: object) -> str:
@@ -110,10 +128,32 @@ class _Wave:
         """Finish every unit for the part's scorers."""
         part, place = self.part, self.place
         files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
-        canary = Canary(place.root.parent / CANARIES, self.work.scoring.canary_tolerance)
+        canary = Canary(place.shared.within(CANARIES), self.work.scoring.canary_tolerance)
         gpu_share = part.executor.num_gpus_per_actor if isinstance(part.executor, RayExecutor) else 0.0
-        spec = ScoreSpec(place.root, files, part.sources, self.work.view, canary, part.executor.device, gpu_share)
-        run_stage(place, self.stage + part.label, files, self.plan, lambda: spec, "candidates", part.executor)
+
+        def spec() -> ScoreSpec:
+            """Of the scorers that have something left to do: the others' weights are not loaded."""
+            is_left, view, device = self._is_left(files), self.work.view, part.executor.device
+            asked = ScoreFiles(files.files, tuple(compress(part.fingerprints, is_left)))
+            left = tuple(compress(part.sources, is_left))
+            return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
+
+        name, reuse = self.stage + part.label, self._reuse(files)
+        run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse)
+
+    def _is_left(self, files: ScoreFiles) -> list[bool]:
+        """For each scorer of the part whether a planned unit lacks it."""
+        units = [unit for shard in self.plan for unit in shard.units]
+        parts = zip(*(files.parts(unit) for unit in units), strict=True)
+        return [not all(files.files.exists(part) for part in column) for column in parts]
+
+    def _reuse(self, files: ScoreFiles) -> Reuse:
+        place = self.place
+        paths = {item.item_id: item.candidate.path for item in self.work.items}
+        keep = zip(self.part.sources, self.part.fingerprints, strict=True)
+        embedded = frozenset(fingerprint for source, fingerprint in keep if source.keeps_embeddings)
+        bring = SameClips(place.files, "candidate_id", paths, place.media != place.files, embedded)
+        return Reuse(files.files, place.files, place.neighbours, "candidate_id", files.parts, bring, counted="scores")
 
 
 def _run(waves: Sequence[_Wave], is_parallel: bool) -> None:

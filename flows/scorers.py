@@ -49,6 +49,11 @@ class ScorerSource(Protocol):
         """Whether it is a reward model: sees the file's own frames and channels, and is checked with a canary."""
         ...
 
+    @property
+    def keeps_embeddings(self) -> bool:
+        """Whether it sets embeddings aside, which are then kept beside the scores."""
+        ...
+
     def open(self, device: str) -> Scorer:
         """Load it. Raises InputError where weights are absent or not what they should be."""
         ...
@@ -85,6 +90,11 @@ class Weightless:
     def fingerprint(self) -> str:
         """See :class:`ScorerSource`."""
         return self.scorer.fingerprint
+
+    @property
+    def keeps_embeddings(self) -> bool:
+        """It has none."""
+        return False
 
     def open(self, device: str) -> Scorer:
         """It is open."""

@@ -6,21 +6,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from avpref.cluster import Receipt, Unit
 from avpref.datasets.rows import QuarantineRow, ScoreRow, score_row
 from avpref.domain import Candidate, Score
 from avpref.errors import MediaError
+from avpref.files import Files
 from avpref.flows.canary import Canary
+from avpref.flows.committed_clips import ClipBytes, open_clip
 from avpref.flows.score_files import ScoreFiles
 from avpref.flows.scorers import ScorerSource
 from avpref.geometry import ClipShape
 from avpref.identity import bytes_sha256
-from avpref.media import DecodedClip, probe, read_clip
+from avpref.media import DecodedClip, Source, probe, read_clip
 from avpref.rewards.protocol import ScorableClip, Scorer
-from avpref.store import commit_once
 
 if TYPE_CHECKING:
     from avpref.rewards.model_scorer import ModelScorer, Prepared
@@ -53,11 +53,11 @@ class View:
     shape: ClipShape | None
     window_s: float
 
-    def read(self, path: Path, is_network: bool) -> DecodedClip:
-        """Decode ``path`` for scorers of one sort. Raises MediaError."""
+    def read(self, clip: Source, is_network: bool) -> DecodedClip:
+        """Decode ``clip`` for scorers of one sort. Raises MediaError."""
         if self.shape is not None and not is_network:
-            return read_clip(path, self.shape)
-        return read_clip(path, duration_s=min(self.window_s, probe(path).duration_s))
+            return read_clip(clip, self.shape)
+        return read_clip(clip, duration_s=min(self.window_s, probe(clip).duration_s))
 
     def seen(self, is_network: bool) -> object:
         """What of the view the numbers of scorers of one sort depend on."""
@@ -66,9 +66,13 @@ class View:
 
 @dataclass(frozen=True)
 class ScoreSpec:
-    """Builds workers that hold some of a job's scorers; ``gpu_share`` is the part of a GPU that an actor holds."""
+    """Builds workers that hold some of a job's scorers; ``gpu_share`` is the part of a GPU that an actor holds.
 
-    root: Path
+    Clips are read from ``media``; what goes beside the scores is committed to ``place``.
+    """
+
+    media: Files
+    place: Files
     files: ScoreFiles
     sources: tuple[ScorerSource, ...]
     view: View
@@ -208,9 +212,9 @@ class ScoreWorker:
         lost = []
         for item in unit.items:
             try:
-                path = self._committed(item)
+                read = self._committed(item)
                 for is_network in sorted({batch.source.is_network for batch in batches}):
-                    clip = ScorableClip(item.item_id, item.text, self.spec.view.read(path, is_network))
+                    clip = ScorableClip(item.item_id, item.text, self.spec.view.read(read, is_network))
                     for batch in batches:
                         if batch.source.is_network == is_network:
                             batch.take(clip)
@@ -218,19 +222,15 @@ class ScoreWorker:
                 lost.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
         return lost
 
-    def _committed(self, item: ScoreItem) -> Path:
-        path = self.spec.root / item.candidate.path
-        if not path.exists():
-            raise MediaError(
-                f"{item.candidate.path} is missing", "the file that was committed", "avpref runs resume RUN"
-            )
-        found = bytes_sha256(path.read_bytes())
+    def _committed(self, item: ScoreItem) -> ClipBytes:
+        clip = open_clip(self.spec.media, item.candidate.path)
+        found = bytes_sha256(clip.getvalue())
         if found != item.candidate.sha256:
             expected = f"sha-256 {item.candidate.sha256[:12]}…, as committed"
             raise MediaError(
                 f"{item.candidate.path} has sha-256 {found[:12]}…", expected, f"restore {item.candidate.path}"
             )
-        return path
+        return clip
 
     def _store(self, batch: Batch, part: Unit) -> None:
         """Commit what goes beside the scores, before the rows say that the unit is done."""
@@ -238,8 +238,8 @@ class ScoreWorker:
         if tensors:
             from safetensors.torch import save
 
-            folder = self.spec.root / EMBEDDINGS / f"{batch.source.slug}-{part.fingerprint}"
-            commit_once(folder / f"{part.name}.safetensors", save(tensors))
+            folder = f"{EMBEDDINGS}/{batch.source.slug}-{part.fingerprint}"
+            self.spec.place.commit_once(f"{folder}/{part.name}.safetensors", save(tensors))
 
     def _rows(self, batch: Batch) -> list[ScoreRow]:
         source, rows = batch.source, []

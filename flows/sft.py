@@ -10,14 +10,18 @@ from prefect import flow
 from avpref.cluster import Unit
 from avpref.datasets.latents import LATENTS
 from avpref.errors import ConfigError
+from avpref.flows.components import codec_identity, text_identity
 from avpref.flows.networks import NetworkFiles
 from avpref.flows.plan import shards
 from avpref.flows.prompts import read_prompts
 from avpref.flows.rendering import RenderSpec
+from avpref.flows.reuse import Reuse
 from avpref.flows.run_folder import RunFolder, open_root
 from avpref.flows.stage import run_stage
+from avpref.flows.tally import Tally, record
+from avpref.flows.trained import take_over
 from avpref.flows.training import Texts, clip_set, content_hash, progress_of, read_latents
-from avpref.flows.worlds import open_world
+from avpref.flows.worlds import SftItem, open_world
 from avpref.identity import digest
 from avpref.models.checkpoint_files import checkpoint_hash
 from avpref.models.dit import ModelType, NetworkConfig
@@ -27,12 +31,13 @@ from avpref.store import storage_errors
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch
-from avpref.trainer.stages import NETWORK_FILE
+from avpref.trainer.stages import NETWORK_FILE, SUMMARY_FILE
 
 RENDER = "sft_clips"
 DATA_FILE = "clips.safetensors"
 NETWORKS = "networks"
 """Folder beside the runs of networks that were taken in."""
+GIVEN = "given weights"
 
 
 @flow(name="sft", persist_result=False, validate_parameters=False)
@@ -47,7 +52,7 @@ def sft(run_dir: str) -> int:
             _take_in(folder, given)
             return 0
         case SftSettings() as given:
-            _train(folder, given)
+            record(folder.events, _train(folder, given))
             return given.loop.steps
 
 
@@ -81,6 +86,7 @@ def _take_in(folder: RunFolder, given: SftWeights) -> None:
     """Fold base and LoRA into one file of ours, once for all runs beside this one."""
     output = _output(folder)
     if (output / NETWORK_FILE).exists():
+        record(folder.events, Tally("sft", NETWORKS, present=1, because=GIVEN))
         return
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
@@ -93,31 +99,45 @@ def _take_in(folder: RunFolder, given: SftWeights) -> None:
     )
     with storage_errors(output):
         save_network(output / NETWORK_FILE, network, {"source": Path(given.network).name})
+    record(folder.events, Tally("sft", NETWORKS, made=1, because=GIVEN))
 
 
-def _train(folder: RunFolder, given: SftSettings) -> None:
+def _train(folder: RunFolder, given: SftSettings) -> Tally:
+    """Take the network over from another run, or train it, unless it is there."""
     output = _training_output(folder)
-    if not (output / NETWORK_FILE).exists():
-        _write_data(folder, output / DATA_FILE)
-        with progress_of("sft", given.loop.steps) as report:
-            launch(_job(folder, given, output), report)
+    if (output / NETWORK_FILE).exists():
+        return Tally("sft", NETWORKS, present=1)
+    found = take_over(folder, output, [SUMMARY_FILE], NETWORK_FILE)
+    if found:
+        return Tally("sft", NETWORKS, reused={found: 1})
+    _write_data(folder, output / DATA_FILE)
+    with progress_of("sft", given.loop.steps) as report:
+        launch(_job(folder, given, output), report)
+    return Tally("sft", NETWORKS, made=1)
 
 
 def _training_output(folder: RunFolder) -> Path:
+    """Where the network is trained, named by everything that training depends on: of the prompts the SFT set alone."""
     settings = folder.settings
-    sections = ("run", "clip", "prompts", "codec", "text", "network", "sft")
-    parts = {name: getattr(settings, name).model_dump(mode="json") for name in sections}
-    parts["run"] = settings.run.seed
+    parts = {name: getattr(settings, name).model_dump(mode="json") for name in ("clip", "network", "sft")}
+    parts["set"] = digest("sft set", settings.prompts.kind, [item.item_id for item in _items(folder)])
+    parts["codec"], parts["text"] = codec_identity(settings), text_identity(settings)
     parts["negative"] = settings.sampling.negative_prompt
-    return folder.model_folder("sft", folder.fingerprint("sft", parts))
+    return folder.model_folder("sft", folder.fingerprint("sft", parts, settings.run.seed))
+
+
+def _items(folder: RunFolder) -> list[SftItem]:
+    return open_world(folder.settings).sft_items(read_prompts(folder))
 
 
 def _render(folder: RunFolder) -> list[Unit]:
-    items = open_world(folder.settings).sft_items(read_prompts(folder))
-    fingerprint = folder.fingerprint(RENDER, folder.settings.clip.model_dump(mode="json"), folder.settings.run.seed)
-    plan = shards(RENDER, fingerprint, [[item] for item in items], folder.settings.run)
+    settings = folder.settings
+    depends_on = settings.prompts.kind, settings.clip.model_dump(mode="json"), codec_identity(settings)
+    fingerprint = folder.fingerprint(RENDER, *depends_on, settings.run.seed)
+    plan = shards(RENDER, fingerprint, [[item] for item in _items(folder)], settings.run)
     files = folder.units(LATENTS)
-    return run_stage(folder, RENDER, files, plan, lambda: RenderSpec(folder.settings, files), "clips")
+    reuse = Reuse(files, folder.files, folder.neighbours, "sample_id")
+    return run_stage(folder, RENDER, files, plan, lambda: RenderSpec(settings, files), "clips", reuse=reuse)
 
 
 def _write_data(folder: RunFolder, path: Path) -> None:

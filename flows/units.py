@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import TableError
-from avpref.store import commit_once
+from avpref.files import Files
 
 QUARANTINE_KEY = b"avpref.quarantine"
 
@@ -26,8 +25,8 @@ class CommittedUnits(Protocol):
     """What a stage asks of the files of its units. Implementations are picklable: workers carry them."""
 
     @property
-    def folder(self) -> Path:
-        """Where the units of all stages are."""
+    def folder(self) -> str:
+        """Where the units of all stages are, as a message shows it."""
         ...
 
     def exists(self, unit: Unit) -> bool:
@@ -51,20 +50,29 @@ class CommittedUnits(Protocol):
 class UnitFiles:
     """Where the units of one table are committed. Picklable: workers carry it."""
 
-    folder: Path
+    files: Files
     table: tables.Table
 
-    def path(self, unit: Unit) -> Path:
+    @property
+    def folder(self) -> str:
+        """Where the units of all stages are, as a message shows it."""
+        return self.files.at("")
+
+    def name(self, unit: Unit) -> str:
         """The unit's file: stage, stage fingerprint, then the unit's derived name."""
-        return self.folder / unit.stage / unit.fingerprint / f"{unit.name}.parquet"
+        return f"{unit.stage}/{unit.fingerprint}/{unit.name}.parquet"
 
     def exists(self, unit: Unit) -> bool:
         """Whether the unit is done."""
-        return self.path(unit).exists()
+        return self.files.exists(self.name(unit))
 
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
         """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""
         return self._commit(unit, tables.to_arrow(self.table, rows), quarantined)
+
+    def commit_rows(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
+        """Commit rows that were committed before, here or in another folder, under the unit's name. The first commit wins."""
+        return self._commit(unit, tables.conform(self.table, rows), quarantined)
 
     def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
         """Commit a unit that was finished in pieces."""
@@ -75,8 +83,8 @@ class UnitFiles:
         """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
         parts, quarantined = [], []
         for unit in units:
-            with _readable(self.path(unit)) as path:
-                part = pq.ParquetFile(path).read()
+            with self._opened(unit) as stream:
+                part = pq.ParquetFile(stream).read()
             quarantined += _quarantine_rows(part.schema)
             parts.append(part.replace_schema_metadata(None))
         if not parts:
@@ -87,24 +95,26 @@ class UnitFiles:
         """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""
         found = []
         for unit in units:
-            with _readable(self.path(unit)) as path:
-                found += _quarantine_rows(pq.read_schema(path))
+            with self._opened(unit) as stream:
+                found += _quarantine_rows(pq.read_schema(stream))
         return found
 
     def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
         metadata = {**(rows.schema.metadata or {}), QUARANTINE_KEY: json.dumps([asdict(row) for row in quarantined])}
         buffer = io.BytesIO()
         pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
-        return commit_once(self.path(unit), buffer.getvalue())
+        return self.files.commit_once(self.name(unit), buffer.getvalue())
 
-
-@contextmanager
-def _readable(path: Path) -> Iterator[Path]:
-    try:
-        yield path
-    except (OSError, pa.ArrowException) as error:
-        fix = f"delete {path} and run: avpref runs resume RUN"
-        raise TableError(f"{path} cannot be read: {error}", "a whole unit", fix) from error
+    @contextmanager
+    def _opened(self, unit: Unit) -> Iterator[BinaryIO]:
+        name = self.name(unit)
+        try:
+            with self.files.open(name) as stream:
+                yield stream
+        except (OSError, pa.ArrowException) as error:
+            place = self.files.at(name)
+            fix = f"delete {place} and run: avpref runs resume RUN"
+            raise TableError(f"{place} cannot be read: {error}", "a whole unit", fix) from error
 
 
 def _quarantine_rows(schema: pa.Schema) -> list[QuarantineRow]:

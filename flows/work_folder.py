@@ -19,12 +19,14 @@ from avpref.datasets import tables, views
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError
+from avpref.errors import InputError, TableError
+from avpref.files import Files, LocalFiles
+from avpref.flows.neighbours import Neighbour, folders_beside
 from avpref.flows.ownership import owned
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
 from avpref.logs import EventLog
-from avpref.store import Manifest, TableStore, replace, sweep_temporaries
+from avpref.store import Manifest, TableStore, sweep_temporaries
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,32 @@ class WorkFolder:
         return EventLog(self.root / "events.jsonl")
 
     @property
+    def files(self) -> Files:
+        """What is true of the work: units, media, tables, documents. The folder itself, unless it is kept elsewhere."""
+        return LocalFiles(self.root)
+
+    @property
+    def media(self) -> Files:
+        """Where the paths of candidates' clips start."""
+        return self.files
+
+    @property
+    def shared(self) -> Files:
+        """What this and other folders beside it have in common."""
+        return LocalFiles(self.root.parent)
+
+    def neighbours(self) -> Sequence[Neighbour]:
+        """The folders beside this one, where finished work may be found."""
+        return folders_beside(self.root)
+
+    @property
     def tables(self) -> TableStore:
         """Sealed tables."""
-        return TableStore(self.root / "tables")
+        return TableStore(self.files.within("tables"))
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units whose rows belong to ``table``."""
-        return UnitFiles(self.root / "units", table)
+        return UnitFiles(self.files.within("units"), table)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
@@ -69,13 +90,13 @@ class WorkFolder:
         if manifest is None:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
-        return tables.read_all(self._verified(manifest), table)
+        self._verify(manifest)
+        return self._rows(table, manifest)
 
-    def _verified(self, manifest: Manifest) -> list[Path]:
-        """The files of a sealed version. A file is hashed once by a process, and again only if it has changed since."""
-        paths = self.tables.paths(manifest)
-        _verify(self.tables, manifest, tuple(_look(path) for path in paths))
-        return paths
+    def _verify(self, manifest: Manifest) -> None:
+        """Compare a version's files with their hashes: once in a process, and again for files that have changed since."""
+        looks = tuple(_look(self.tables.files, name) for name in self.tables.names(manifest))
+        _verified(self.tables, manifest, looks)
 
     def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
@@ -96,17 +117,38 @@ class WorkFolder:
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """DuckDB with one view per sealed table in the folder, over the manifests' files. Raises TableError as :meth:`read`."""
-        manifests = [self.tables.current(table.name) for table in tables.TABLES]
-        return views.connect({found.table: self._verified(found) for found in manifests if found is not None})
+        found = [(table, manifest) for table in tables.TABLES if (manifest := self.tables.current(table.name))]
+        for _, manifest in found:
+            self._verify(manifest)
+        match self.tables.files:
+            case LocalFiles() as local:
+                names = {table.name: self.tables.names(manifest) for table, manifest in found}
+                return views.connect({table: [local.path(name) for name in each] for table, each in names.items()})
+            case _:
+                return views.connect_tables({table.name: self._rows(table, manifest) for table, manifest in found})
+
+    def _rows(self, table: Table, manifest: Manifest) -> pa.Table:
+        files, parts = self.tables.files, []
+        for name in self.tables.names(manifest):
+            try:
+                with files.open(name) as stream:
+                    parts.append(tables.read_stream(stream, files.at(name), table))
+            except FileNotFoundError as error:
+                raise TableError(
+                    f"no file {files.at(name)}", f"a file of table '{table.name}'", tables.AGAIN
+                ) from error
+        return tables.joined(parts, table)
 
     def write_json(self, name: str, document: Any) -> None:
         """Replace a small JSON document."""
-        replace(self.root / name, json.dumps(document, indent=1, ensure_ascii=False).encode())
+        self.files.replace(name, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
     def read_json(self, name: str) -> Any:
         """A JSON document, or None."""
-        path = self.root / name
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return json.loads(self.files.read(name))
+        except FileNotFoundError:
+            return None
 
     @contextlib.contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
@@ -120,19 +162,17 @@ class WorkFolder:
         """Make the folder say what this execution was asked for; called by its owner."""
 
 
-Look = tuple[int, int, int]
-"""Inode, bytes, and nanoseconds of the last change of a file; none of these where there is no file."""
-
-
-def _look(path: Path) -> Look | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _look(files: Files, name: str) -> tuple[int, ...]:
+    """Inode, bytes, and nanoseconds of the last change of a file; nothing where there is none, or where they are not known."""
+    match files:
+        case LocalFiles() as local if local.path(name).is_file():
+            found = local.path(name).stat()
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        case _:
+            return ()
 
 
 @lru_cache(maxsize=256)
-def _verify(store: TableStore, manifest: Manifest, looks: tuple[Look | None, ...]) -> None:
-    """Compare a version's files with their hashes; what passed is remembered for as long as the files look the same."""
+def _verified(store: TableStore, manifest: Manifest, looks: tuple[tuple[int, ...], ...]) -> None:
+    """What passed is remembered for as long as the files look the same."""
     store.verify(manifest)

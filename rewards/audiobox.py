@@ -62,8 +62,8 @@ class AudioBoxScorer(ModelScorer[Tensor]):
         terms: Terms = AUDIOBOX_TERMS,
     ) -> None:
         """``network`` is where ``placement`` says; ``scales`` are in the order of :data:`AXES`."""
-        self._network, self._scales, self._placement = network, tuple(scales), placement
-        self._weights_id, self._terms = weights_id, terms
+        super().__init__(placement, terms)
+        self._network, self._scales, self._weights_id = network, tuple(scales), weights_id
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -75,16 +75,6 @@ class AudioBoxScorer(ModelScorer[Tensor]):
         """Hash of version, weights, sizes, label scales, floating-point type and validity rules."""
         settings = (repr(self._network.sizes), repr(self._scales), str(self._placement.dtype), repr(self.rules))
         return digest("audiobox", VERSION, self._weights_id, *settings)
-
-    @property
-    def terms(self) -> Terms:
-        """CC-BY-4.0, or meaningless."""
-        return self._terms
-
-    @property
-    def placement(self) -> Placement:
-        """Where the network runs."""
-        return self._placement
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> Tensor:
         """The clip's sound [S], float32. Channels are averaged before resampling; the published order gives the same."""

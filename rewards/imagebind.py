@@ -87,7 +87,8 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
         self.towers, self.long_prompts = towers, long_prompts
         self.stores_embeddings = stores_embeddings
         self._aside: list[ClipEmbeddings] = []
-        self._placement, self._weights_id, self._terms = placement, weights_id, terms
+        super().__init__(placement, terms)
+        self._weights_id = weights_id
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -98,16 +99,6 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
     def fingerprint(self) -> str:
         """See :class:`avpref.rewards.protocol.Scorer`."""
         return digest("imagebind", VERSION, self._weights_id, str(self._placement.dtype), str(self.long_prompts))
-
-    @property
-    def terms(self) -> Terms:
-        """Those of the weights."""
-        return self._terms
-
-    @property
-    def placement(self) -> Placement:
-        """Where the towers run."""
-        return self._placement
 
     def prepare(self, clip: ScorableClip) -> Prepared[ImageBindInputs]:
         """See the base; the sound is judged by its first channel, the one that is heard."""

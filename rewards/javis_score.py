@@ -94,7 +94,8 @@ class JavisScorer(ModelScorer[JavisInputs]):
 
     def __init__(self, towers: Towers, placement: Placement, weights_id: str, terms: Terms = IMAGEBIND_TERMS) -> None:
         self.towers = towers
-        self._placement, self._weights_id, self._terms = placement, weights_id, terms
+        super().__init__(placement, terms)
+        self._weights_id = weights_id
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -106,16 +107,6 @@ class JavisScorer(ModelScorer[JavisInputs]):
         """See :class:`avpref.rewards.protocol.Scorer`."""
         settings = (WINDOW_S, OVERLAP_S, LOWEST_SHARE)
         return digest("javis score", VERSION, self._weights_id, str(self._placement.dtype), settings)
-
-    @property
-    def terms(self) -> Terms:
-        """Those of the weights."""
-        return self._terms
-
-    @property
-    def placement(self) -> Placement:
-        """Where the towers run."""
-        return self._placement
 
     def prepare(self, clip: ScorableClip) -> Prepared[JavisInputs]:
         """See the base; the sound is judged by its first channel, the one that is heard."""

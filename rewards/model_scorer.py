@@ -56,6 +56,9 @@ class ModelScorer(ABC, Generic[Inputs]):
     text_metrics: frozenset[str] = frozenset()
     """Metrics that compare with the text, and have nothing to say where it is empty."""
 
+    def __init__(self, placement: Placement, terms: Terms) -> None:
+        self._placement, self._terms = placement, terms
+
     @property
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
@@ -67,14 +70,14 @@ class ModelScorer(ABC, Generic[Inputs]):
         """See :class:`avpref.rewards.protocol.Scorer`: hash of version, weights, floating-point type and settings."""
 
     @property
-    @abstractmethod
     def terms(self) -> Terms:
         """See :class:`avpref.rewards.protocol.Scorer`."""
+        return self._terms
 
     @property
-    @abstractmethod
     def placement(self) -> Placement:
         """Where the network runs."""
+        return self._placement
 
     @abstractmethod
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> Inputs:

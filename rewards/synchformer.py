@@ -25,13 +25,14 @@ from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.rewards.frames import frames_shown, square_frames
 from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Unjudgeable
+from avpref.rewards.products import pack
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill
 from avpref.rewards.synchformer_towers import FULL, TINY, Synchformer, SynchformerSizes
 from avpref.spectra import RATE_HZ, htk_mel_power, resample
 from avpref.weight_files import fit, on_meta, read_weights
 
-VERSION = 1
+VERSION = 2
 FPS_HZ = 25.0
 SEGMENT_SAMPLES, STRIDE_SAMPLES = 10_240, 5_120
 MEL_FLOOR, MEL_MEAN, MEL_STD = 1e-6, -4.2677393, 4.5689974
@@ -135,7 +136,8 @@ class SynchformerScorer(ModelScorer[SegmentedClip]):
     def __init__(
         self, network: Synchformer, windows: Windows, placement: Placement, terms: Terms, weights_id: str
     ) -> None:
-        self._network, self._windows, self._placement, self._terms = network, windows, placement, terms
+        super().__init__(placement, terms)
+        self._network, self._windows = network, windows
         parts = (weights_id, str(placement.dtype), windows.value, repr(network.sizes), repr(self.rules))
         self._fingerprint = digest("synchformer", VERSION, *parts)
 
@@ -148,16 +150,6 @@ class SynchformerScorer(ModelScorer[SegmentedClip]):
     def fingerprint(self) -> str:
         """Hash of this file's version, the weights, the floating-point type, sizes, windows and validity rules."""
         return self._fingerprint
-
-    @property
-    def terms(self) -> Terms:
-        """Research only, or meaningless."""
-        return self._terms
-
-    @property
-    def placement(self) -> Placement:
-        """Where the network runs."""
-        return self._placement
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> SegmentedClip:
         """Both tracks at 25 Hz and 16 kHz, cut to as many segments as both have. Raises Unjudgeable for too few."""
@@ -205,6 +197,7 @@ def load_synchformer(
             "check the path: avpref weights verify",
         )
     fit(network, tensors, path, ignored=UNUSED, device=placement.device, dtype=placement.dtype)
+    pack(network.vfeat_extractor, network.sizes.video_tokens)
     return SynchformerScorer(network, windows, placement, SYNCHFORMER_TERMS, weights_id)
 
 
@@ -214,4 +207,6 @@ def tiny_synchformer(
     """A small network with random weights, for tests and dry runs: its numbers mean nothing."""
     network = on_meta(lambda: Synchformer(sizes))
     fill(network, device=placement.device)
-    return SynchformerScorer(network.to(placement.dtype), windows, placement, MEANINGLESS, "random")
+    network.to(placement.dtype)
+    pack(network.vfeat_extractor, sizes.video_tokens)
+    return SynchformerScorer(network, windows, placement, MEANINGLESS, "random")

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avpref.rewards.products import Product
+
 VIDEO_EPS, AUDIO_EPS, POOL_EPS, COMPARATOR_EPS = 1e-6, 1e-12, 1e-6, 1e-5
 
 
@@ -52,6 +54,11 @@ class SynchformerSizes:
         return (self.image_px // self.patch_px) ** 2
 
     @property
+    def video_tokens(self) -> int:
+        """Tokens of a segment of the picture: the class token, and the patches of all moments."""
+        return 1 + self.video_steps * self.num_patches
+
+    @property
     def audio_grid(self) -> tuple[int, int]:
         """Patches of a spectrogram in frequency and in time."""
         bins, frames = (
@@ -81,16 +88,15 @@ class DividedAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv, self.proj = Product(dim, 3 * dim), Product(dim, dim)
 
-    def over_time(self, tokens: Tensor, steps: int) -> Tensor:
-        """[B, 1 + T·N, D] with groups of equal place, T = ``steps``."""
-        return self._within(tokens, steps, (2, 1))
+    def over_time(self, tokens: Tensor, steps: int, stream: Tensor) -> Tensor:
+        """``stream`` plus attention of [B, 1 + T·N, D] with groups of equal place, T = ``steps``."""
+        return self.proj.plus(self._within(tokens, steps, (2, 1)), stream)
 
-    def over_space(self, tokens: Tensor, steps: int) -> Tensor:
-        """[B, 1 + T·N, D] with groups of equal time, T = ``steps``."""
-        return self._within(tokens, steps, (1, 2))
+    def over_space(self, tokens: Tensor, steps: int, stream: Tensor) -> Tensor:
+        """``stream`` plus attention of [B, 1 + T·N, D] with groups of equal time, T = ``steps``."""
+        return self.proj.plus(self._within(tokens, steps, (1, 2)), stream)
 
     def _within(self, tokens: Tensor, steps: int, order: tuple[int, int]) -> Tensor:
         """Attention in groups; ``order`` says which axes of the patches [B, T, N, ...] are group and member."""
@@ -103,7 +109,19 @@ class DividedAttention(nn.Module):
         seen = torch.cat([class_token, patches[:, :, :, 1:]], dim=2).flatten(0, 1)
         rest = _attend(patches[:, :, :, 0].reshape(batch * groups, members, *query.shape[2:]), *seen.unbind(2))
         rest = rest.unflatten(0, (batch, groups)).movedim((1, 2), order).flatten(1, 2)
-        return self.proj(torch.cat([first, rest], dim=1))
+        return torch.cat([first, rest], dim=1)
+
+
+class Perceptron(nn.Module):
+    """Two products with a GELU between them, four times as wide inside."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = Product(dim, 4 * dim), Product(4 * dim, dim)
+
+    def forward(self, normed: Tensor, stream: Tensor) -> Tensor:
+        """``stream`` plus the perceptron of ``normed``, both [..., D]."""
+        return self.fc2.plus(self.fc1.gelu(normed), stream)
 
 
 class SpaceTimeBlock(nn.Module):
@@ -113,13 +131,13 @@ class SpaceTimeBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, VIDEO_EPS) for _ in range(3))
         self.attn, self.timeattn = DividedAttention(dim, heads), DividedAttention(dim, heads)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(dim, 4 * dim), "fc2": nn.Linear(4 * dim, dim)})
+        self.mlp = Perceptron(dim)
 
     def forward(self, tokens: Tensor, steps: int) -> Tensor:
         """[B, 1 + T·N, D] to the same, T = ``steps``."""
-        tokens = tokens + self.timeattn.over_time(self.norm3(tokens), steps)
-        tokens = tokens + self.attn.over_space(self.norm1(tokens), steps)
-        return tokens + self.mlp["fc2"](functional.gelu(self.mlp["fc1"](self.norm2(tokens))))
+        tokens = self.timeattn.over_time(self.norm3(tokens), steps, tokens)
+        tokens = self.attn.over_space(self.norm1(tokens), steps, tokens)
+        return self.mlp(self.norm2(tokens), tokens)
 
 
 class PooledAttention(nn.Module):

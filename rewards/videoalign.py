@@ -85,7 +85,8 @@ class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
     ) -> None:
         """``weights_id`` names the weights: their SHA-256, or what random ones were made from."""
         self._network, self._text, self._settings = network, text, settings
-        self._placement, self._weights_id, self._terms = placement, weights_id, terms
+        super().__init__(placement, terms)
+        self._weights_id = weights_id
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -98,16 +99,6 @@ class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
         settings = asdict(self._settings)
         dtype = str(self._placement.dtype)
         return digest("videoalign", VERSION, self._weights_id, self._text.identity, settings, dtype)
-
-    @property
-    def terms(self) -> Terms:
-        """Those of the weights."""
-        return self._terms
-
-    @property
-    def placement(self) -> Placement:
-        """Where the network runs."""
-        return self._placement
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> VideoAlignInputs:
         """Sampled, resized frames and the rubric's tokens. Raises Unjudgeable for too few frames, slivers, and too long clips."""

@@ -8,6 +8,7 @@ AvprefError                 exit 1   something failed
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
 │   ├── SchemaVersionError           a folder written by another schema version
 │   └── ProductVersionError          a run that another version of the product began
+├── AliasConflict           exit 1   an alias was moved by another command at the same time
 ├── StorageError            exit 1   a folder that cannot be written, a full disk
 ├── CircuitOpen             exit 1   so many units failed alike that it is no longer the data's fault
 └── PartialResult           exit 5   some candidates were quarantined, the rest is complete
@@ -69,6 +70,10 @@ class SchemaVersionError(InputError):
 
 class ProductVersionError(InputError):
     """A run that another version of the product began; going on would do all its stages again."""
+
+
+class AliasConflict(AvprefError):
+    """Another command moved the alias first."""
 
 
 class StorageError(AvprefError):

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from avpref.gate_settings import EvaluationSettings, PromotionSettings
+from avpref.gate_settings import GateSettings as GateSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
 
@@ -334,23 +336,6 @@ class PairSettings(Section):
     norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
 
 
-class GateSettings(Section):
-    """Promotion rules: deltas are in standard deviations of the SFT model's rewards on the held-out clips."""
-
-    min_audio_delta_sd: float = 0.5
-    min_av_ci_low_sd: float = 0.0
-    min_video_ci_low_sd: float = -0.05
-    max_displacement: float = Field(default=0.01, gt=0)
-
-
-class EvaluationSettings(Section):
-    """Held-out comparison of policy and reference on the same noise."""
-
-    bootstrap_samples: int = Field(default=2000, gt=0)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    gate: GateSettings = GateSettings()
-
-
 class Settings(Section):
     """A whole configuration file."""
 
@@ -367,6 +352,7 @@ class Settings(Section):
     pairs: PairSettings = PairSettings()
     dpo: DpoSettings
     evaluation: EvaluationSettings = EvaluationSettings()
+    promotion: PromotionSettings = PromotionSettings()
 
 
 class ScoreJob(Section):

@@ -17,13 +17,19 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, StorageError, TableError
-from avpref.identity import bytes_sha256, digest, file_sha256
+from avpref.identity import bytes_sha256, digest
 from avpref.moments import Moment, reached
 
+if TYPE_CHECKING:
+    from avpref.files import Files
+
 TEMPORARY_PREFIX = ".partial-"
+CURRENT = "CURRENT"
+"""The pointer of a table's folder: it names the version that counts."""
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -182,23 +188,22 @@ def version_of(table: str, fingerprint: str, files: Sequence[SealedFile]) -> str
 
 @dataclass(frozen=True)
 class TableStore:
-    """Sealed table versions under ``folder/<table>/``, with a ``CURRENT`` pointer that is swapped by rename."""
+    """Sealed table versions under ``<table>/``, with a ``CURRENT`` pointer that is swapped in one step."""
 
-    folder: Path
+    files: Files
 
     def seal(self, table: str, fingerprint: str, parts: list[tuple[bytes, int]]) -> Manifest:
         """Commit ``parts`` (file bytes, row count) as one version of ``table`` and point ``CURRENT`` at it."""
-        folder = self.folder / table
         unnamed = [SealedFile("", rows, bytes_sha256(data)) for data, rows in parts]
         version = version_of(table, fingerprint, unnamed)
-        files = [dataclasses.replace(each, name=f"{version}-{n:04d}.parquet") for n, each in enumerate(unnamed)]
-        for file, (data, _) in zip(files, parts, strict=True):
-            commit_once(folder / file.name, data)
+        sealed = [dataclasses.replace(each, name=f"{version}-{n:04d}.parquet") for n, each in enumerate(unnamed)]
+        for file, (data, _) in zip(sealed, parts, strict=True):
+            self.files.commit_once(f"{table}/{file.name}", data)
         reached(Moment.SEAL_FILED)
-        manifest = Manifest(table, version, fingerprint, tuple(files))
-        commit_once(folder / f"{version}.json", json.dumps(asdict(manifest), indent=1).encode())
+        manifest = Manifest(table, version, fingerprint, tuple(sealed))
+        self.files.commit_once(f"{table}/{version}.json", json.dumps(asdict(manifest), indent=1).encode())
         reached(Moment.SEAL_LISTED)
-        replace(folder / "CURRENT", version.encode())
+        self.files.replace(f"{table}/{CURRENT}", version.encode())
         reached(Moment.SEAL_POINTED)
         return manifest
 
@@ -207,41 +212,50 @@ class TableStore:
 
         Raises SchemaVersionError for a version written by another schema, TableError for a broken manifest.
         """
-        pointer = self.folder / table / "CURRENT"
-        if not pointer.exists():
+        try:
+            version = self.files.read(f"{table}/{CURRENT}").decode().strip()
+        except FileNotFoundError:
             return None
-        return self.version(table, pointer.read_text().strip())
+        return self.version(table, version)
 
     def version(self, table: str, version: str) -> Manifest:
         """The manifest of one version. Raises TableError if it is absent, unreadable, or not what its name says."""
-        path = self.folder / table / f"{version}.json"
+        name = f"{table}/{version}.json"
         try:
-            raw = json.loads(path.read_text())
+            raw = json.loads(self.files.read(name))
             files = tuple(SealedFile(**file) for file in raw["files"])
             manifest = Manifest(raw["table"], raw["version"], raw["fingerprint"], files, raw["schema_version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TableError(f"{path}: {error}", "a manifest written by this product", self._fix(path)) from error
+            found = f"{self.files.at(name)}: {error}"
+            raise TableError(found, "a manifest written by this product", self._fix(name)) from error
         if manifest.schema_version != SCHEMA_VERSION:
-            found = f"{path} has schema version {manifest.schema_version}"
+            found = f"{self.files.at(name)} has schema version {manifest.schema_version}"
             raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "use a new folder: --runs DIR")
         listed = version_of(manifest.table, manifest.fingerprint, manifest.files)
         if {listed, manifest.version} != {version}:
-            raise TableError(f"{path} lists files of version {listed}", f"files of version {version}", self._fix(path))
+            found = f"{self.files.at(name)} lists files of version {listed}"
+            raise TableError(found, f"files of version {version}", self._fix(name))
         return manifest
 
-    def paths(self, manifest: Manifest) -> list[Path]:
-        """Absolute paths of the manifest's files."""
-        return [self.folder / manifest.table / file.name for file in manifest.files]
+    def names(self, manifest: Manifest) -> list[str]:
+        """Names of the manifest's files, relative to the place of the tables."""
+        return [f"{manifest.table}/{file.name}" for file in manifest.files]
 
     def verify(self, manifest: Manifest) -> None:
         """Compare every file with its hash. Raises TableError naming the first that is missing or was changed."""
-        for file, path in zip(manifest.files, self.paths(manifest), strict=True):
-            found = file_sha256(path) if path.exists() else "no file"
+        for file, name in zip(manifest.files, self.names(manifest), strict=True):
+            found = self._sha256(name)
             if found != file.sha256:
                 found = found if found == "no file" else f"sha-256 {found}"
-                raise TableError(f"{path}: {found}", f"sha-256 {file.sha256}", self._fix(path))
+                raise TableError(f"{self.files.at(name)}: {found}", f"sha-256 {file.sha256}", self._fix(name))
 
-    def _fix(self, path: Path) -> str:
-        run = self.folder.parent
-        again = f"avpref runs resume {run.name} --runs {run.parent}"
-        return f"restore {path.name} from a copy, or have its stage seal it again: rm -r {path.parent}; {again}"
+    def _fix(self, name: str) -> str:
+        table, _, file = name.rpartition("/")
+        folder = self.files.at(table)
+        return f"restore {file} from a copy, or delete the folder {folder} and run: avpref runs resume RUN"
+
+    def _sha256(self, name: str) -> str:
+        try:
+            return bytes_sha256(self.files.read(name))
+        except FileNotFoundError:
+            return "no file"

@@ -96,7 +96,7 @@ def check_tables(folder: RunFolder) -> None:
         folder.tables.verify(manifest)
         key = ONE_ROW_EACH.get(table.name)
         if key:
-            rows = tables.read_all(folder.tables.paths(manifest), table)
+            rows = folder.read(table)
             assert rows.group_by(list(key)).aggregate([]).num_rows == rows.num_rows, f"rows twice in {table.name}"
 
 
@@ -135,7 +135,7 @@ def _timeless(folder: RunFolder, table: tables.Table) -> list[object] | None:
 
 def _sealed_bytes(folder: RunFolder, table: tables.Table) -> list[bytes]:
     manifest = folder.tables.current(table.name)
-    return [] if manifest is None else [path.read_bytes() for path in folder.tables.paths(manifest)]
+    return [] if manifest is None else [folder.tables.files.read(name) for name in folder.tables.names(manifest)]
 
 
 def twice(names: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ NOUNS = {
     "candidates": {"list", "show", "sample", "score"},
     "config": {"show", "validate"},
     "eval": {"run"},
-    "gate": {"check"},
+    "gate": {"check", "promote", "approve", "reject", "rollback", "serving", "list", "history"},
     "pairs": {"select", "show", "diff", "leaderboard"},
     "prompts": {"import", "list"},
     "runs": {"list", "show", "resume"},

@@ -85,7 +85,8 @@ def test_show_of_an_unknown_prompt_suggests_others(call, runs):
 
 
 def test_a_changed_table_is_refused(call, own_runs, own_run):
-    (path,) = own_run.tables.paths(own_run.tables.current("pairs"))
+    (name,) = own_run.tables.names(own_run.tables.current("pairs"))
+    path = own_run.root / "tables" / name
     path.write_bytes(path.read_bytes()[:-1] + b"X")
     answer = call("pairs", "show", "--runs", own_runs)
     assert answer.code == 4

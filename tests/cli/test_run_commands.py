@@ -211,7 +211,7 @@ def test_a_run_of_another_version_is_resumed_only_when_it_is_adopted(call, own_r
 
 def test_a_table_that_was_changed_is_missing_input_with_both_hashes(call, own_runs, own_run):
     manifest = own_run.tables.current("pairs")
-    (path,) = own_run.tables.paths(manifest)
+    (path,) = (own_run.root / "tables" / name for name in own_run.tables.names(manifest))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     for command in (["pairs", "show"], ["runs", "resume"]):
         answer = call(*command, "--runs", own_runs)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from avpref import store
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, StorageError, TableError
+from avpref.files import LocalFiles
 from avpref.identity import bytes_sha256
 from avpref.store import TableStore, commit_once, replace, sweep_temporaries
 
@@ -167,12 +168,12 @@ def test_writers_on_two_machines_never_share_a_temporary_name(tmp_path: Path, mo
 
 
 def test_sealing_points_current_at_a_new_version_and_keeps_the_old(tmp_path: Path) -> None:
-    tables = TableStore(tmp_path)
+    tables = TableStore(LocalFiles(tmp_path))
     assert tables.current("pairs") is None
     first = tables.seal("pairs", "f1", [(b"one", 3), (b"two", 4)])
     assert tables.current("pairs") == first
     assert first.rows == 7
-    assert [path.read_bytes() for path in tables.paths(first)] == [b"one", b"two"]
+    assert [tables.files.read(name) for name in tables.names(first)] == [b"one", b"two"]
     second = tables.seal("pairs", "f2", [(b"one", 3)])
     assert tables.current("pairs") == second != first
     assert tables.version("pairs", first.version) == first
@@ -180,15 +181,15 @@ def test_sealing_points_current_at_a_new_version_and_keeps_the_old(tmp_path: Pat
 
 
 def test_sealing_the_same_again_changes_no_file(tmp_path: Path) -> None:
-    tables = TableStore(tmp_path)
+    tables = TableStore(LocalFiles(tmp_path))
     first = tables.seal("pairs", "f", [(b"one", 3)])
-    before = {path: path.stat() for path in (*tables.paths(first), tmp_path / "pairs" / f"{first.version}.json")}
+    before = {path: path.stat() for path in (tmp_path / "pairs").iterdir() if path.name != "CURRENT"}
     assert tables.seal("pairs", "f", [(b"one", 3)]) == first
     assert {path: path.stat().st_mtime_ns for path in before} == {path: s.st_mtime_ns for path, s in before.items()}
 
 
 def test_a_kill_between_manifest_and_pointer_leaves_the_old_version_current(tmp_path: Path) -> None:
-    tables = TableStore(tmp_path)
+    tables = TableStore(LocalFiles(tmp_path))
     first = tables.seal("pairs", "f1", [(b"one", 1)])
 
     def work() -> int:
@@ -203,9 +204,9 @@ def test_a_kill_between_manifest_and_pointer_leaves_the_old_version_current(tmp_
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_verify_names_the_file_that_was_tampered_with(tmp_path: Path, damage: str) -> None:
-    tables = TableStore(tmp_path)
+    tables = TableStore(LocalFiles(tmp_path))
     manifest = tables.seal("pairs", "f", [(b"one", 1), (b"two", 1)])
-    victim = tables.paths(manifest)[1]
+    victim = tmp_path / tables.names(manifest)[1]
     if damage == "changed":
         victim.write_bytes(b"tw0")
     else:
@@ -218,7 +219,7 @@ def test_verify_names_the_file_that_was_tampered_with(tmp_path: Path, damage: st
 
 
 def test_a_manifest_of_another_schema_version_is_refused(tmp_path: Path) -> None:
-    tables = TableStore(tmp_path)
+    tables = TableStore(LocalFiles(tmp_path))
     manifest = tables.seal("pairs", "f", [(b"one", 1)])
     path = tmp_path / "pairs" / f"{manifest.version}.json"
     path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
@@ -228,7 +229,7 @@ def test_a_manifest_of_another_schema_version_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"table": "pairs"}'])
 def test_a_broken_manifest_is_a_table_error_that_names_it(tmp_path: Path, content: str) -> None:
-    tables = TableStore(tmp_path)
+    tables = TableStore(LocalFiles(tmp_path))
     manifest = tables.seal("pairs", "f", [(b"one", 1)])
     path = tmp_path / "pairs" / f"{manifest.version}.json"
     path.write_text(content)

@@ -18,7 +18,7 @@ MADE_BY = {
     "score": ["units/score", "tables/scores", "quarantine-score.json"],
     "pair": [f"tables/{table}" for table in ("norms", "rewards", "skipped", "excluded", "pairs")],
     "train": ["units/encode", "models/dpo-*"],
-    "evaluate": ["units/evaluate", "units/evaluate_score", "tables/evaluations", "tables/gate_decisions"],
+    "evaluate": ["units/evaluate", "units/evaluate_score", "tables/evaluations", "tables/gate_decisions", "decisions"],
     "result": ["result.json", "evaluation.json", "report.html", "plots", "promoted", "tables/quarantine"],
 }
 """What each stage leaves in the run folder, in the order of the stages."""
@@ -58,7 +58,7 @@ def sealed_bytes(folder: RunFolder, table: str) -> list[bytes]:
     """The files of a table's current version."""
     manifest = folder.tables.current(table)
     assert manifest is not None
-    return [path.read_bytes() for path in folder.tables.paths(manifest)]
+    return [folder.tables.files.read(name) for name in folder.tables.names(manifest)]
 
 
 @pytest.fixture

@@ -76,8 +76,8 @@ def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(
     settings, root = tiny_run.settings, tiny_run.root
     specs = [
         RenderSpec(settings, tiny_run.units(LATENTS)),
-        EncodeSpec(root, settings, tiny_run.units(LATENTS)),
-        GenerateSpec(root, settings, tiny_run.units(CANDIDATES), sft_network(tiny_run)),
+        EncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
+        GenerateSpec(tiny_run.files, root.parent, settings, tiny_run.units(CANDIDATES), sft_network(tiny_run)),
     ]
     for spec in specs:
         torch.set_num_threads(2)

@@ -17,6 +17,7 @@ from avpref.cluster import Failure, InProcessPool, Outcome, Receipt, Unit
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, CircuitOpen, ConfigError, MediaError, StorageError
+from avpref.files import LocalFiles
 from avpref.flows.ladder import ALIKE_BEFORE_OPEN, ATTEMPTS, Ladder
 from avpref.flows.units import UnitFiles
 from avpref.logs import EventLog
@@ -118,7 +119,7 @@ class Bench:
 
     @property
     def files(self) -> UnitFiles:
-        return UnitFiles(self.folder / "units", ROWS)
+        return UnitFiles(LocalFiles(self.folder / "units"), ROWS)
 
     @property
     def events(self) -> list[dict[str, object]]:

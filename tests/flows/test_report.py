@@ -23,6 +23,7 @@ from avpref.datasets.gate import PROMOTE
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension
 from avpref.errors import InputError
+from avpref.files import LocalFiles
 from avpref.flows import report_page
 from avpref.flows.markup import signed
 from avpref.flows.panels import figures, training_panels
@@ -85,7 +86,9 @@ def written(tiny_run: RunFolder) -> Page:
 
 
 def rendered(data: ReportData, root: Path) -> Page:
-    return Page(report_page.render(data, {name: panels for name, (panels, _) in figures(data).items()}, root)[0])
+    return Page(
+        report_page.render(data, {name: panels for name, (panels, _) in figures(data).items()}, LocalFiles(root))[0]
+    )
 
 
 def attributes(page: Page) -> Iterator[tuple[str, str, str]]:
@@ -196,7 +199,7 @@ def test_the_other_verdict(tiny_run: RunFolder, data: ReportData) -> None:
 def test_large_or_lost_clips_are_named_not_embedded(tiny_run: RunFolder, data: ReportData) -> None:
     clip = next(iter(data.candidates.values()))
     size = (tiny_run.root / clip.path).stat().st_size
-    shelf = Shelf(tiny_run.root, left_bytes=size)
+    shelf = Shelf(tiny_run.media, left_bytes=size)
     assert "<video" in str(shelf.player(clip, "one")) and shelf.left_bytes == 0
     refused = str(shelf.player(clip, "two"))
     assert "not embedded" in refused and clip.path in refused

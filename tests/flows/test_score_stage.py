@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from avpref.datasets import tables
 from avpref.domain import ScoreStatus
 from avpref.errors import ConfigError, InputError
+from avpref.files import LocalFiles
 from avpref.flows.canary import canary_clip
 from avpref.flows.clip_scores import score_clip_list
 from avpref.flows.scorers import named, open_named, sources
@@ -133,7 +134,7 @@ def test_a_new_scorer_adds_its_own_work_alone(tiny_run: object, tmp_path: Path) 
     from avpref.flows.score_files import ScoreFiles
     from avpref.flows.units import UnitFiles
 
-    files = UnitFiles(tmp_path, tables.SCORES)
+    files = UnitFiles(LocalFiles(tmp_path), tables.SCORES)
     from avpref.cluster import Unit
 
     unit = Unit("score", 0, "plan", ())

@@ -11,6 +11,7 @@ from avpref.cluster import Unit
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import TableError
+from avpref.files import LocalFiles
 from avpref.flows.units import UnitFiles
 
 
@@ -32,7 +33,7 @@ def unit(*names: str, stage: str = "score", shard: int = 0, fingerprint: str = "
 
 @pytest.fixture
 def files(tmp_path: Path) -> UnitFiles:
-    return UnitFiles(tmp_path, tables.SKIPPED)
+    return UnitFiles(LocalFiles(tmp_path), tables.SKIPPED)
 
 
 LOST = QuarantineRow("b", "score", "MediaError", 'no "sound" — ä', 2)
@@ -40,10 +41,10 @@ LOST = QuarantineRow("b", "score", "MediaError", 'no "sound" — ä', 2)
 
 def test_names_follow_from_stage_fingerprint_shard_and_items_alone(files: UnitFiles) -> None:
     base = unit("a", "b")
-    assert files.path(base) == files.path(unit("a", "b"))
+    assert files.name(base) == files.name(unit("a", "b"))
     others = [unit("b", "a"), unit("ab"), unit("a"), unit("a", "b", stage="x"), unit("a", "b", shard=1)]
-    paths = {files.path(each) for each in [base, *others, unit("a", "b", fingerprint="g")]}
-    assert len(paths) == 7
+    names = {files.name(each) for each in [base, *others, unit("a", "b", fingerprint="g")]}
+    assert len(names) == 7
 
 
 def test_rows_and_quarantine_come_back_in_the_order_of_the_plan(files: UnitFiles) -> None:
@@ -76,21 +77,22 @@ def test_a_unit_joined_from_pieces_equals_one_that_was_never_split(files: UnitFi
     files.commit(pieces[0], [Row("a")])
     files.commit(pieces[1], [Row("c")], [LOST])
     assert files.join(whole, pieces)
-    other = UnitFiles(tmp_path / "other", tables.SKIPPED)
+    other = UnitFiles(LocalFiles(tmp_path / "other"), tables.SKIPPED)
     other.commit(whole, [Row("a"), Row("c")], [LOST])
     assert files.read([whole]) == other.read([whole])
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all", None])
-def test_a_unit_that_is_not_whole_is_named(files: UnitFiles, content: bytes | None) -> None:
+def test_a_unit_that_is_not_whole_is_named(files: UnitFiles, tmp_path: Path, content: bytes | None) -> None:
     one = unit("a")
+    path = tmp_path / files.name(one)
     files.commit(one, [Row("a")])
     if content is None:
-        files.path(one).unlink()
+        path.unlink()
     else:
-        files.path(one).write_bytes(content)
+        path.write_bytes(content)
     for read in (files.read, files.quarantined):
         with pytest.raises(TableError) as caught:
             read([one])
-        assert str(files.path(one)) in caught.value.found
+        assert str(path) in caught.value.found
         assert "delete" in caught.value.fix and "resume" in caught.value.fix

@@ -104,12 +104,14 @@ def test_divided_attention_is_attention_within_groups() -> None:
     tokens = torch.randn(2, 1 + steps * places, TINY.dim, generator=torch.Generator().manual_seed(0))
     query, key, value = layer.qkv(tokens).unflatten(-1, (3, TINY.heads, -1)).unbind(2)
     step, place = torch.arange(steps).repeat_interleave(places), torch.arange(places).repeat(steps)
-    for found, group in ((layer.over_space(tokens, steps), step), (layer.over_time(tokens, steps), place)):
+    stream = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1))
+    over_space, over_time = layer.over_space(tokens, steps, stream), layer.over_time(tokens, steps, stream)
+    for found, group in ((over_space, step), (over_time, place)):
         sees = torch.ones(len(group) + 1, len(group) + 1, dtype=torch.bool)
         sees[1:, 1:] = group[:, None] == group
         logits = torch.einsum("bqhd,bkhd->bhqk", query, key) / (TINY.dim // TINY.heads) ** 0.5
         weights = logits.masked_fill(~sees, -torch.inf).softmax(dim=-1)
-        expected = layer.proj(torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2))
+        expected = stream + layer.proj(torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2))
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 

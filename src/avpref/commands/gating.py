@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
-
-import pandas as pd
 
 from avpref import config
 from avpref.commands.run_state import sealed
-from avpref.datasets import evaluation, gate, tables
-from avpref.datasets.rows import Kind, Side
-from avpref.domain import PUBLIC_NAME
+from avpref.datasets import tables
+from avpref.datasets.decision import Inputs, inputs_of
 from avpref.errors import ConfigError, InputError
+from avpref.flows import aliases, decisions
 from avpref.flows.run_folder import CONFIG_FILE, RunFolder
 
 SECTION = "evaluation.gate."
 
 
 def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
-    """Compare the sealed rewards again (same bootstrap) and apply the rules, with the overrides ``given`` of them.
+    """Compare the sealed scores again (same bootstrap) and apply the rules, with the overrides ``given`` of them.
 
     Raises ConfigError for an override of something else, InputError before the evaluation or where it is older than the
     pairs, TableError where its files were changed.
@@ -28,44 +27,53 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
     if others:
         raise ConfigError(f"--set {others[0]}", f"{SECTION}KEY=VALUE", "avpref config show")
     settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
-    rows = sealed(folder, tables.EVALUATIONS).to_pandas()
-    _refuse_stale(folder, rows)
-    bootstrap = evaluation.BootstrapSettings(
-        settings.evaluation.bootstrap_samples, settings.evaluation.confidence, settings.run.seed
-    )
-    compared = evaluation.compare(_rewards(rows), bootstrap)
-    verdict = gate.decide(compared, _displacement(folder), settings.evaluation.gate)
+    sealed(folder, tables.EVALUATIONS)
+    stored = decisions.read(folder)
+    inputs = inputs_of(stored)
+    _refuse_stale(folder, inputs)
+    rules = inputs.settings.model_copy(update={"gate": settings.evaluation.gate})
+    taken = decisions.again(folder, replace(inputs, settings=rules))
+    warning = not_what_serves(folder, inputs)
+    found = {key: value for key, value in taken.document().items() if key != "inputs"}
+    return {"run_id": folder.run_id, **found, "warnings": [warning] if warning else []}
+
+
+def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
+    """A stored decision taken again from what it names, and what is not as it was. Raises InputError, TableError."""
+    found = decisions.replay(folder, decision)
+    again = {key: value for key, value in found.again.document().items() if key != "inputs"}
     return {
         "run_id": folder.run_id,
-        "evaluation": {PUBLIC_NAME[dimension]: vars(found) for dimension, found in compared.items()},
-        "verdict": verdict.verdict,
-        "reasons": verdict.reasons,
-        "rules": [vars(rule) for rule in verdict.rules],
+        **again,
+        "decision_id": found.stored["decision_id"],
+        "agrees": found.agrees,
+        "differences": [asdict(each) for each in found.wrong],
+        "changed_inputs": [asdict(each) for each in found.changed],
+        "warnings": [],
     }
 
 
-def _rewards(rows: pd.DataFrame) -> dict[Side, pd.DataFrame]:
-    """Per side a frame prompt × dimension, in the order in which the clips were evaluated."""
-    found = rows[rows.kind == str(Kind.REWARD)]
-    order = list(dict.fromkeys(found.prompt_id))
-    return {
-        side: found[found.side == str(side)].pivot(index="prompt_id", columns="name", values="value").reindex(order)
-        for side in Side
-    }
+def not_what_serves(folder: RunFolder, inputs: Inputs) -> str:
+    """Why a yes would not mean "better than what serves"; empty where nothing else serves."""
+    runs, alias = folder.root.parent, folder.settings.promotion.alias
+    move = aliases.current(runs, alias)
+    if move is None:
+        return ""
+    record = aliases.adapter_record(runs, move.adapter)["inputs"]
+    if record["policy_hash"] == inputs.policy_hash:
+        return ""
+    base = "the same" if record["reference_hash"] == inputs.reference_hash else "another"
+    return (
+        f"{alias} is adapter {move.adapter} of run {move.run_id} (on {base} SFT network); this decision compares with the SFT"
+        " network alone, not with what serves"
+    )
 
 
-def _displacement(folder: RunFolder) -> dict[str, float | None]:
-    """What training measured, as the sealed decision recorded it."""
-    rows = sealed(folder, tables.GATE_DECISIONS).to_pylist()
-    return {row["dimension"]: row["value"] for row in rows if row["rule"] == "displacement"}
-
-
-def _refuse_stale(folder: RunFolder, rows: pd.DataFrame) -> None:
+def _refuse_stale(folder: RunFolder, inputs: Inputs) -> None:
     known = set(sealed(folder, tables.NORMS)["norm_id"].to_pylist())
-    used = set(rows.norm_id)
-    if not used <= known:
+    if inputs.norm_id not in known:
         raise InputError(
-            f"the evaluation of run {folder.run_id} is on norm {', '.join(sorted(used))}",
+            f"the evaluation of run {folder.run_id} is on norm {inputs.norm_id}",
             f"the norm of its pairs, {', '.join(sorted(known))}",
             f"avpref eval run --run {folder.run_id} --runs {folder.root.parent}",
         )

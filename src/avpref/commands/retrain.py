@@ -54,4 +54,6 @@ def _summary(document: dict[str, Any]) -> None:
     pairs = document["pairs"]
     print_line(f"run {document['run_id']}: {pairs['kept']} pairs from {pairs['prompts']} prompts ({pairs['strategy']})")
     print_verdict(document)
+    promotion = document["promotion"]
+    print_line(f"promotion to {promotion['alias']}: {promotion['state']}")
     say(f"report: {document['run_dir']}/report.html")
