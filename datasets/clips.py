@@ -14,10 +14,11 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from avpref.datasets.csv_rows import Row, data_rows
+from avpref.datasets.held_out import held_out
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError
 from avpref.geometry import ClipShape, window_starts_s
-from avpref.identity import digest, file_sha256
+from avpref.identity import file_sha256
 from avpref.media import DecodedClip, probe, read_clip
 from avpref.settings import ClipPrompts
 
@@ -126,9 +127,11 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
     """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the rows not used.
 
     Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
-    are held out: an order derived from ``seed`` and the recordings' bytes (not names or places in the CSV) gives the first
-    ``held_out_share`` of them, rounded, at least one and never all. Held-out windows, taken in turn from every held-out
-    recording, become ``num_evaluation_clips`` evaluation prompts; when they run out they start again as further instances.
+    are held out: a hash of ``seed`` and the recordings' bytes (not names or places in the CSV) holds out about ``held_out_share``
+    of them, at least one and never all, so a recording stays on its side when the list grows (see
+    :func:`avpref.datasets.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
+    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; when they run out they start
+    again as further instances.
 
     ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
     ``prompt_id`` follows from text, source and split as everywhere. ``ground_truth_path`` is absolute; the bytes are identified
@@ -150,11 +153,13 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
     ]
     refused = sorted([*listed.refused, *short], key=lambda row: row.line)
     _require_two(listed.csv, usable, refused)
-    ordered = sorted(usable, key=lambda row: digest("held_out", seed, row.sha256, size=64))
-    num_held_out = min(max(1, round(settings.held_out_share * len(ordered))), len(ordered) - 1)
-    held_out = _windows(ordered[:num_held_out], shape)
+    by_content = {row.sha256: row for row in usable}
+    ordered = [by_content[sha256] for sha256 in held_out(by_content, 1.0, seed)]
+    below = len(held_out(by_content, settings.held_out_share, seed))
+    num_held_out = min(max(1, below), len(ordered) - 1)
+    evaluation = _windows(ordered[:num_held_out], shape)
     training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(ordered[num_held_out:], shape)]
-    return training + list(_evaluation(held_out, settings.num_evaluation_clips)), refused
+    return training + list(_evaluation(evaluation, settings.num_evaluation_clips)), refused
 
 
 def recording_of(prompt: Prompt) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from avpref.datasets.clips import Refused
 from avpref.datasets.csv_rows import Row, data_rows
+from avpref.datasets.held_out import held_out
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError
-from avpref.identity import digest, file_sha256
+from avpref.identity import file_sha256
 from avpref.media import probe
 from avpref.settings import TextPrompts
 
@@ -18,7 +19,8 @@ REQUIRED, OPTIONAL = ("text",), ("file", "taxonomy")
 def text_prompts(settings: TextPrompts, seed: int) -> tuple[list[Prompt], list[Refused]]:
     """Prompts of the CSV that ``settings.prompts`` names, in its order, and the rows that are not used.
 
-    An order derived from ``seed`` and the texts holds out ``held_out_share`` of them, rounded. Refused: an empty text, a text that
+    A hash of ``seed`` and the text holds out about ``held_out_share`` of them, so a text stays on its side when the list grows (see
+    :func:`avpref.datasets.held_out.held_out`). Refused: an empty text, a text that
     an earlier row has, a ground-truth file that cannot be read or lacks a track. Raises ConfigError where no CSV is named,
     InputError where it is absent or no row can be used, TableError as :func:`avpref.datasets.csv_rows.data_rows`.
     """
@@ -38,10 +40,9 @@ def text_prompts(settings: TextPrompts, seed: int) -> tuple[list[Prompt], list[R
     if not usable:
         first = f" (line {refused[0].line}: {refused[0].reason})" if refused else ""
         raise InputError(f"{table}: no prompt can be used{first}", "at least one row with a text", f"edit {table}")
-    order = sorted(usable, key=lambda text: digest("held_out", seed, text, size=64))
-    held_out = set(order[: round(settings.held_out_share * len(order))])
+    kept = set(held_out(usable, settings.held_out_share, seed))
     prompts = [
-        _prompt(table, row, sha256, Split.HELD_OUT if text in held_out else Split.TRAIN)
+        _prompt(table, row, sha256, Split.HELD_OUT if text in kept else Split.TRAIN)
         for text, (row, sha256) in usable.items()
     ]
     return prompts, refused

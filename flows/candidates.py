@@ -39,7 +39,7 @@ def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
         stage,
         files,
         plan,
-        lambda: GenerateSpec(folder.files, folder.root.parent, folder.settings, files, network),
+        lambda: GenerateSpec(folder.files, folder.models, folder.root.parent, folder.settings, files, network),
         "candidates",
         reuse=_reuse(folder, stage),
     )

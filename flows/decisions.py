@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -17,8 +17,8 @@ from avpref.datasets.decision import Decision, Inputs, inputs_of, scores_of, tak
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
 from avpref.file_hashes import sha256_of
+from avpref.files import Files
 from avpref.flows.run_folder import RunFolder
-from avpref.store import commit_once
 
 FOLDER = "decisions"
 ADAPTER, CHECKPOINT, SUMMARY = "adapter", "checkpoint", "summary"
@@ -64,7 +64,7 @@ def record(
     """Keep ``decision`` with what its adapter came from and its files; a document that is there stays as it is."""
     document = decision.document() | {"lineage": lineage, "files": files}
     whole = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=1, ensure_ascii=False)
-    commit_once(folder.root / FOLDER / f"{decision.decision_id}.json", whole.encode())
+    folder.files.commit_once(f"{FOLDER}/{decision.decision_id}.json", whole.encode())
 
 
 def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
@@ -73,23 +73,26 @@ def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
     Raises InputError where there is none, TableError where it cannot be read.
     """
     wanted = decision or _last(folder)
-    found = sorted((folder.root / FOLDER).glob(f"{_plain(wanted)}*.json"))
+    kept = [name for name in folder.files.children(FOLDER) if name.endswith(".json")]
+    found = [name for name in kept if name.startswith(f"{FOLDER}/{_plain(wanted)}")]
     if len(found) != 1:
-        known = ", ".join(sorted(path.stem for path in (folder.root / FOLDER).glob("*.json"))) or "(none)"
+        known = ", ".join(PurePosixPath(name).stem for name in kept) or "(none)"
         fix = f"avpref eval run --run {folder.run_id} --runs {folder.root.parent}"
         raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", f"one of: {known}", fix)
-    return parsed(found[0])
+    return parsed(folder.files, found[0])
 
 
-def parsed(path: Path) -> dict[str, Any]:
+def parsed(files: Files, name: str) -> dict[str, Any]:
     """A document of this product. Raises TableError where it is torn or of another schema."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(files.read(name))
         version = document["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{path}: {error}", "a document that this product wrote", "restore it from a copy") from error
+        found = f"{files.at(name)}: {error}"
+        raise TableError(found, "a document that this product wrote", "restore it from a copy") from error
     if version != SCHEMA_VERSION:
-        raise TableError(f"{path} has schema version {version}", str(SCHEMA_VERSION), "use the version that made it")
+        found = f"{files.at(name)} has schema version {version}"
+        raise TableError(found, str(SCHEMA_VERSION), "use the version that made it")
     return dict(document)
 
 
@@ -97,7 +100,7 @@ def scores(folder: RunFolder, inputs: Inputs) -> pd.DataFrame:
     """Rows of the evaluations version that the inputs name. Raises TableError where it is gone or was changed."""
     manifest = folder.tables.version(tables.EVALUATIONS.name, inputs.evaluations)
     folder.tables.verify(manifest)
-    return tables.read_all(folder.tables.paths(manifest), tables.EVALUATIONS).to_pandas()
+    return folder.read_version(tables.EVALUATIONS, manifest).to_pandas()
 
 
 def again(folder: RunFolder, inputs: Inputs) -> Decision:

@@ -30,11 +30,11 @@ from avpref.flows.trained import take_over
 from avpref.flows.training import EncodedClips, Texts, content_hash, progress_of, read_latents
 from avpref.identity import digest
 from avpref.settings import DpoSettings
-from avpref.trainer.adapter_files import WEIGHTS_FILE
+from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch, read_summary
-from avpref.trainer.metrics import TrainingSummary
+from avpref.trainer.metrics import METRICS_FILE, TrainingSummary
 from avpref.trainer.stages import ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
@@ -52,12 +52,14 @@ def dpo(run_dir: str) -> int:
     job = training_job(folder)
     steps = folder.settings.dpo.loop.steps
     record(folder.events, _finish(folder, job))
+    adapter = (f"{ADAPTER_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
+    folder.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
     return steps
 
 
 def _finish(folder: RunFolder, job: TrainingJob) -> Tally:
     """Take the adapter over from another run, or train it, unless it is there."""
-    if (job.output / SUMMARY_FILE).exists():  # the trainer writes it last
+    if folder.models.bring(job.output / SUMMARY_FILE):  # the trainer writes it last
         return Tally("train", ADAPTERS, present=1)
     found = take_over(folder, job.output, [ADAPTER_FOLDER], SUMMARY_FILE)
     if found:

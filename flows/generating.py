@@ -21,6 +21,7 @@ from avpref.flows.components import device_of, open_codec, open_text
 from avpref.flows.networks import NetworkFiles, load_for_sampling, negative_text, sampler_settings
 from avpref.flows.plan import CandidateRequest, sampler_hash, sampler_parts
 from avpref.flows.rendering import mp4
+from avpref.flows.trained_files import TrainedFiles
 from avpref.flows.units import UnitFiles
 from avpref.flows.worlds import RawClip, World, clip_shape, open_world
 from avpref.geometry import ClipShape
@@ -43,10 +44,12 @@ HASH_IN_NAME = 8
 class GenerateSpec:
     """Builds workers that make candidates with one checkpoint (and adapter).
 
-    Media go to ``place``; states of texts are kept beside the runs, in ``runs``.
+    Media go to ``place``; states of texts are kept beside the runs, in ``runs``; ``models`` brings the network to a machine
+    that lacks it.
     """
 
     place: Files
+    models: TrainedFiles
     runs: Path
     settings: Settings
     files: UnitFiles
@@ -59,6 +62,9 @@ class GenerateSpec:
         codec = open_codec(self.settings, device)
         text = open_text(self.settings, self.runs, device)
         dtype = getattr(torch, self.settings.sampling.dtype)
+        self.models.bring(self.network.checkpoint)
+        if self.network.adapter is not None:
+            self.models.bring(self.network.adapter)
         network = load_for_sampling(self.network, self.settings).to(device, dtype)
         return GenerateWorker(
             self, open_world(self.settings), clip_shape(self.settings), codec, text, network, torch.device(device)

@@ -18,6 +18,7 @@ from typing import Any
 from avpref.datasets.gate import PROMOTE
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, GateRefused, InputError, TableError
+from avpref.files import LocalFiles
 from avpref.flows import aliases, decisions
 from avpref.flows.aliases import SERVING, Action, AliasMove
 from avpref.flows.run_folder import RunFolder, open_run
@@ -155,7 +156,7 @@ def serving(runs: Path, alias: str = SERVING) -> Serving:
 def state(folder: RunFolder, alias: str = "") -> State:
     """How far the run's adapter has got under ``alias`` (that of its configuration without one)."""
     runs, settings = folder.root.parent, folder.settings.promotion
-    if not (folder.root / decisions.FOLDER).is_dir():
+    if not folder.files.children(decisions.FOLDER):
         return State.UNDECIDED
     document, alias = decisions.read(folder), alias or settings.alias
     moves = [move for move in aliases.history(runs, alias) if _is_of(runs, move, document)]
@@ -188,7 +189,7 @@ def approval(runs: Path, alias: str, decision: str) -> Approval | None:
     path = _approval_file(runs, alias, decision)
     if not path.exists():
         return None
-    document = decisions.parsed(path)
+    document = decisions.parsed(LocalFiles(path.parent), path.name)
     document.pop("schema_version")
     return Approval(**document)
 

@@ -7,6 +7,9 @@ tables/<table>/                  sealed versions and CURRENT
 models/<stage>-<fingerprint>/    checkpoints and trained weights
 result.json report.html plots/   what came out
 events.jsonl                     what happened
+
+With ``storage.kind: objects`` the bucket holds all of it but the last line, checkpoints, report and plots; the folder is
+then scratch of the trainer and a cache of finished models.
 """
 
 from __future__ import annotations
@@ -18,11 +21,15 @@ from pathlib import Path
 
 from avpref import __version__, config
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError, ProductVersionError, SchemaVersionError
+from avpref.errors import ConfigError, InputError, ProductVersionError, SchemaVersionError
+from avpref.files import Files, LocalFiles
 from avpref.flows.ownership import owned
+from avpref.flows.trained_files import KeptModels, PublishedModels, TrainedFiles
 from avpref.flows.work_folder import WorkFolder
+from avpref.object_files import ListedFiles, ObjectFiles, check_commit_rule
 from avpref.settings import Executor, Settings
-from avpref.store import commit_once, replace, storage_errors
+from avpref.storage_settings import FolderStorage, ObjectStorage
+from avpref.store import storage_errors
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -55,6 +62,26 @@ class RunFolder(WorkFolder):
         """The share of a stage's candidates that may be given up."""
         return self.settings.run.max_quarantined_share
 
+    @property
+    def files(self) -> Files:
+        """What is true of the run, wherever the settings keep it."""
+        return _storage_of(self).files
+
+    @property
+    def unit_files(self) -> Files:
+        """Where units are committed."""
+        return _storage_of(self).units
+
+    @property
+    def shared(self) -> Files:
+        """What runs of the same place have in common."""
+        return _storage_of(self).shared
+
+    @property
+    def models(self) -> TrainedFiles:
+        """Finished models."""
+        return _storage_of(self).models
+
     def model_folder(self, stage: str, fingerprint: str) -> Path:
         """Folder of a training stage's checkpoints and result."""
         return self.root / "models" / f"{stage}-{fingerprint}"
@@ -64,16 +91,40 @@ class RunFolder(WorkFolder):
 
         Raises ProductVersionError for a run that another version of the product began.
         """
-        _refuse_other_version(self.root)
-        path, text = self.root / CONFIG_FILE, config.to_yaml(self.settings).encode()
-        if path.read_bytes() != text:
-            replace(path, text)
+        _refuse_other_version(self)
+        text = config.to_yaml(self.settings).encode()
+        for files in {LocalFiles(self.root), self.files}:
+            if files.read(CONFIG_FILE) != text:
+                files.replace(CONFIG_FILE, text)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """Where a run's files, its units, the files that runs share, and finished models are."""
+
+    files: Files
+    units: Files
+    shared: Files
+    models: TrainedFiles
+
+
+def _storage_of(folder: RunFolder) -> _Storage:
+    match folder.settings.storage:
+        case FolderStorage():
+            own = LocalFiles(folder.root)
+            return _Storage(own, own.within("units"), LocalFiles(folder.root.parent), KeptModels())
+        case ObjectStorage() as given:
+            shared = ObjectFiles(given, given.prefix)
+            files = shared.within(folder.run_id)
+            units = ListedFiles(given, files.within("units").prefix)
+            return _Storage(files, units, shared, PublishedModels(files.within("models"), folder.root / "models"))
 
 
 def create(runs: Path, settings: Settings) -> RunFolder:
-    """The folder of the run that ``settings`` describe, made if it is not there yet.
+    """The folder of the run that ``settings`` describe, made if it is not there yet; and its place in a bucket, if it has one.
 
-    Raises StorageError for a folder that cannot be written, SchemaVersionError for one of another schema.
+    Raises StorageError for a folder or bucket that cannot be written, SchemaVersionError for a run of another schema,
+    ConfigError where the folder says that the run keeps its files elsewhere.
     """
     root = Path(runs).resolve() / run_id(settings)
     with storage_errors(root):
@@ -84,10 +135,30 @@ def create(runs: Path, settings: Settings) -> RunFolder:
         "seed": settings.run.seed,
         "version": __version__,
     }
-    commit_once(root / CONFIG_FILE, config.to_yaml(settings).encode())
-    commit_once(root / RUN_FILE, json.dumps(document, indent=1).encode())
-    _check_schema(root)
-    return RunFolder(root, settings)
+    text, identity = config.to_yaml(settings).encode(), json.dumps(document, indent=1).encode()
+    folder = RunFolder(root, settings)
+    if (root / RUN_FILE).exists():
+        _check_schema(LocalFiles(root))
+        _refuse_other_storage(folder)
+    if isinstance(folder.files, ObjectFiles):
+        check_commit_rule(folder.files, RUN_FILE, identity)
+        _check_schema(folder.files)
+    for files in (folder.files, LocalFiles(root)):
+        files.commit_once(CONFIG_FILE, text)
+        files.commit_once(RUN_FILE, identity)
+    return folder
+
+
+def _refuse_other_storage(folder: RunFolder) -> None:
+    """A run whose units are in one place is not begun again in another without a word."""
+    recorded, asked = open_root(folder.root).settings.storage, folder.settings.storage
+    known, wanted = (getattr(storage, "url", "the folder itself") for storage in (recorded, asked))
+    if known != wanted:
+        raise ConfigError(
+            f"run {folder.run_id} keeps its files in {known}, and {wanted} was asked for",
+            "the place that the run was begun in",
+            f"--set 'storage={json.dumps(recorded.model_dump(mode='json'))}', or a new folder: --runs DIR",
+        )
 
 
 def open_run(runs: Path, run: str = "") -> RunFolder:
@@ -105,7 +176,7 @@ def open_run(runs: Path, run: str = "") -> RunFolder:
 
 def open_root(root: Path) -> RunFolder:
     """The run in ``root``. Raises SchemaVersionError for one written by another schema, ConfigError for broken settings."""
-    _check_schema(root)
+    _check_schema(LocalFiles(root))
     return RunFolder(root, config.load(root / CONFIG_FILE, environment={}).settings)
 
 
@@ -122,15 +193,15 @@ def _last_change(root: Path) -> float:
     return max(mark.stat().st_mtime for mark in marks if mark.exists())
 
 
-def _check_schema(root: Path) -> None:
+def _check_schema(files: Files) -> None:
     try:
-        version = json.loads((root / RUN_FILE).read_text())["schema_version"]
+        version = json.loads(files.read(RUN_FILE))["schema_version"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
-            f"{root / RUN_FILE}: {error}", "a run made by this product", "use a new folder: --runs DIR"
+            f"{files.at(RUN_FILE)}: {error}", "a run made by this product", "use a new folder: --runs DIR"
         ) from error
     if version != SCHEMA_VERSION:
-        found = f"run folder {root} has schema version {version}"
+        found = f"run folder {files.at('')} has schema version {version}"
         raise SchemaVersionError(
             found, f"schema version {SCHEMA_VERSION}", "use a new folder (--runs DIR), or the version that made it"
         )
@@ -142,19 +213,21 @@ def adopt_version(folder: RunFolder, wait: bool = False) -> None:
     What the version before left stays beside it. Raises StorageError where another command owns the run.
     """
     with owned(folder.root, wait):
-        document = json.loads((folder.root / RUN_FILE).read_text())
+        document = json.loads(folder.files.read(RUN_FILE))
         found = document.get("version")
-        if found != __version__:
-            document |= {"version": __version__, "earlier_versions": [*document.get("earlier_versions", []), found]}
-            replace(folder.root / RUN_FILE, json.dumps(document, indent=1).encode())
+        if found == __version__:
+            return
+        document |= {"version": __version__, "earlier_versions": [*document.get("earlier_versions", []), found]}
+        for files in {LocalFiles(folder.root), folder.files}:
+            files.replace(RUN_FILE, json.dumps(document, indent=1).encode())
 
 
-def _refuse_other_version(root: Path) -> None:
-    found = json.loads((root / RUN_FILE).read_text()).get("version")
+def _refuse_other_version(folder: RunFolder) -> None:
+    found = json.loads(folder.files.read(RUN_FILE)).get("version")
     if found != __version__:
-        again = f"avpref runs resume {root.name} --runs {root.parent} --adopt-version"
+        again = f"avpref runs resume {folder.run_id} --runs {folder.root.parent} --adopt-version"
         raise ProductVersionError(
-            f"run {root.name} was begun by avpref {found}, and this is avpref {__version__}",
+            f"run {folder.run_id} was begun by avpref {found}, and this is avpref {__version__}",
             f"avpref {found}: under another version every stage counts as missing and is done again",
             f"pip install avpref=={found}; or, to have it all done again: {again}",
         )

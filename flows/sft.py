@@ -31,6 +31,7 @@ from avpref.store import storage_errors
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch
+from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.stages import NETWORK_FILE, SUMMARY_FILE
 
 RENDER = "sft_clips"
@@ -103,9 +104,16 @@ def _take_in(folder: RunFolder, given: SftWeights) -> None:
 
 
 def _train(folder: RunFolder, given: SftSettings) -> Tally:
-    """Take the network over from another run, or train it, unless it is there."""
+    """See :func:`_finish`; what came of it is published."""
     output = _training_output(folder)
-    if (output / NETWORK_FILE).exists():
+    tally = _finish(folder, given, output)
+    folder.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
+    return tally
+
+
+def _finish(folder: RunFolder, given: SftSettings, output: Path) -> Tally:
+    """Take the network over from another run, or train it, unless it is there."""
+    if folder.models.bring(output / NETWORK_FILE):
         return Tally("sft", NETWORKS, present=1)
     found = take_over(folder, output, [SUMMARY_FILE], NETWORK_FILE)
     if found:

@@ -96,7 +96,7 @@ def progress_of(stage: str, steps: int) -> Iterator[Report]:
 
 def content_hash(folder: RunFolder, path: Path) -> str:
     """Content hash of a trained file. Raises InputError where it does not exist yet."""
-    if not path.exists():
+    if not folder.models.bring(path):
         fix = f"avpref runs resume {folder.run_id} --runs {folder.root.parent}"
         raise InputError(
             f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO, Protocol
@@ -82,9 +82,7 @@ class UnitFiles:
     def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
         """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
         parts, quarantined = [], []
-        for unit in units:
-            with self._opened(unit) as stream:
-                part = pq.ParquetFile(stream).read()
+        for part in self._parsed(units, lambda stream: pq.ParquetFile(stream).read()):
             quarantined += _quarantine_rows(part.schema)
             parts.append(part.replace_schema_metadata(None))
         if not parts:
@@ -93,11 +91,7 @@ class UnitFiles:
 
     def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
         """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""
-        found = []
-        for unit in units:
-            with self._opened(unit) as stream:
-                found += _quarantine_rows(pq.read_schema(stream))
-        return found
+        return [row for schema in self._parsed(units, pq.read_schema) for row in _quarantine_rows(schema)]
 
     def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
         metadata = {**(rows.schema.metadata or {}), QUARANTINE_KEY: json.dumps([asdict(row) for row in quarantined])}
@@ -105,12 +99,18 @@ class UnitFiles:
         pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
         return self.files.commit_once(self.name(unit), buffer.getvalue())
 
+    def _parsed(self, units: Sequence[Unit], parse: Callable[[BinaryIO], Any]) -> Iterator[Any]:
+        names = [self.name(unit) for unit in units]
+        streams = self.files.open_all(names)
+        for name in names:
+            with self._readable(name):
+                parsed = parse(next(streams))
+            yield parsed
+
     @contextmanager
-    def _opened(self, unit: Unit) -> Iterator[BinaryIO]:
-        name = self.name(unit)
+    def _readable(self, name: str) -> Iterator[None]:
         try:
-            with self.files.open(name) as stream:
-                yield stream
+            yield
         except (OSError, pa.ArrowException) as error:
             place = self.files.at(name)
             fix = f"delete {place} and run: avpref runs resume RUN"

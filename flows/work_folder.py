@@ -21,7 +21,7 @@ from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
 from avpref.files import Files, LocalFiles
-from avpref.flows.neighbours import Neighbour, folders_beside
+from avpref.flows.neighbours import Neighbour
 from avpref.flows.ownership import owned
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
@@ -46,6 +46,11 @@ class WorkFolder:
         return LocalFiles(self.root)
 
     @property
+    def unit_files(self) -> Files:
+        """Where units are committed."""
+        return self.files.within("units")
+
+    @property
     def media(self) -> Files:
         """Where the paths of candidates' clips start."""
         return self.files
@@ -57,7 +62,8 @@ class WorkFolder:
 
     def neighbours(self) -> Sequence[Neighbour]:
         """The folders beside this one, where finished work may be found."""
-        return folders_beside(self.root)
+        beside = (name for name in self.shared.folders() if name != self.root.name)
+        return [Neighbour(name, self.shared.within(name)) for name in beside]
 
     @property
     def tables(self) -> TableStore:
@@ -66,7 +72,7 @@ class WorkFolder:
 
     def units(self, table: Table) -> UnitFiles:
         """Committed units whose rows belong to ``table``."""
-        return UnitFiles(self.files.within("units"), table)
+        return UnitFiles(self.unit_files, table)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
@@ -91,7 +97,7 @@ class WorkFolder:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
         self._verify(manifest)
-        return self._rows(table, manifest)
+        return self.read_version(table, manifest)
 
     def _verify(self, manifest: Manifest) -> None:
         """Compare a version's files with their hashes: once in a process, and again for files that have changed since."""
@@ -125,9 +131,12 @@ class WorkFolder:
                 names = {table.name: self.tables.names(manifest) for table, manifest in found}
                 return views.connect({table: [local.path(name) for name in each] for table, each in names.items()})
             case _:
-                return views.connect_tables({table.name: self._rows(table, manifest) for table, manifest in found})
+                return views.connect_tables(
+                    {table.name: self.read_version(table, manifest) for table, manifest in found}
+                )
 
-    def _rows(self, table: Table, manifest: Manifest) -> pa.Table:
+    def read_version(self, table: Table, manifest: Manifest) -> pa.Table:
+        """One version of ``table``. Raises TableError where a file is gone or is not of the table."""
         files, parts = self.tables.files, []
         for name in self.tables.names(manifest):
             try:

@@ -148,7 +148,7 @@ def _(connection, folder, mo, pair):
             "SELECT path, origin FROM candidates WHERE candidate_id = ?", [pair[side]]
         ).fetchone()
         title = mo.md(f"**{side.capitalize()}** ({origin.replace('_', ' ')})")
-        return mo.vstack([title, mo.video((folder.root / path).read_bytes(), loop=True, width="100%", rounded=True)])
+        return mo.vstack([title, mo.video(folder.media.read(path), loop=True, width="100%", rounded=True)])
 
     players = mo.hstack([clip("chosen"), clip("rejected")], widths="equal", gap=1.5)
     mo.vstack([mo.md("### Both clips"), mo.plain_text(pair.text), players])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from avpref.flows.run_folder import RunFolder
+    from avpref.storage_settings import ObjectStorage
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
@@ -36,8 +40,6 @@ def media() -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
-    import sys
-
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
@@ -157,3 +159,51 @@ def ray_cluster() -> Iterator[int]:
     with cluster.ray_session():
         cluster.join_ray(RayExecutor(num_actors=3))
         yield 3
+
+
+OBJECT_STORE = """
+import sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+moto, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+def one_at_a_time(environ, start_response):
+    with lock:
+        return moto(environ, start_response)
+
+server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print(server.port, flush=True)
+sys.stdin.read()
+"""
+"""Moto looks whether an object exists and then stores it; a real store does both in one step, and so does one at a time."""
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The URL of an S3-compatible server in a process of its own; credentials are in the environment."""
+    arguments = [sys.executable, "-c", OBJECT_STORE]
+    quiet = subprocess.DEVNULL
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True) as server,
+    ):
+        assert server.stdout is not None and server.stdin is not None
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.stdin.close()
+
+
+@pytest.fixture
+def bucket(object_store: str, request: pytest.FixtureRequest) -> ObjectStorage:
+    """A new bucket, as the section ``storage`` names it."""
+    from avpref.identity import digest
+    from avpref.storage_settings import ObjectStorage
+
+    name = f"bucket-{digest(request.node.nodeid)}"
+    with urllib.request.urlopen(urllib.request.Request(f"{object_store}/{name}", method="PUT")) as answer:
+        assert answer.status == 200
+    return ObjectStorage(url=f"s3://{name}/team/runs", endpoint=object_store, allow_http=True)

@@ -120,7 +120,7 @@ def _validate(tree: Tree, source: str, origins: Mapping[str, str]) -> Settings:
         ) from None
 
 
-NOT_OF_IDENTITY = frozenset({"executor", "promotion"})
+NOT_OF_IDENTITY = frozenset({"executor", "promotion", "storage"})
 """Sections that say who does the work, where and how it is watched, but not what comes out."""
 
 

@@ -6,7 +6,7 @@ relative, with ``/`` between parts, and mean the same in every place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -45,6 +45,10 @@ class Files(Protocol):
         """The file as a stream that can be positioned; only what is asked for is read. Raises FileNotFoundError."""
         ...
 
+    def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
+        """Many files as by :meth:`open`, in order; each is closed when the next is asked for."""
+        ...
+
     def commit_once(self, name: str, data: bytes) -> bool:
         """Create ``name`` if it does not exist; returns whether this call did. The first commit wins, for ever."""
         ...
@@ -59,6 +63,10 @@ class Files(Protocol):
 
     def children(self, folder: str = "") -> list[str]:
         """Names of the files directly in ``folder``, sorted."""
+        ...
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly in this place, sorted; on a disk there may be empty ones among them."""
         ...
 
     def delete(self, name: str) -> None:
@@ -100,6 +108,12 @@ class LocalFiles:
         """See :class:`Files`."""
         return self.path(name).open("rb")
 
+    def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
+        """See :class:`Files`."""
+        for name in names:
+            with self.open(name) as stream:
+                yield stream
+
     def commit_once(self, name: str, data: bytes) -> bool:
         """See :class:`Files`."""
         return store.commit_once(self.path(name), data)
@@ -115,6 +129,10 @@ class LocalFiles:
     def children(self, folder: str = "") -> list[str]:
         """See :class:`Files`."""
         return sorted(self._relative(path) for path in self._files(self.path(folder).glob("*")))
+
+    def folders(self) -> list[str]:
+        """See :class:`Files`."""
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
 
     def delete(self, name: str) -> None:
         """See :class:`Files`."""

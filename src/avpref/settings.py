@@ -14,6 +14,7 @@ from avpref.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.gate_settings import GateSettings as GateSettings
 from avpref.scoring_settings import ScoringSettings
 from avpref.sections import Section
+from avpref.storage_settings import FolderStorage, Storage
 
 
 class RunSettings(Section):
@@ -341,6 +342,7 @@ class Settings(Section):
 
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
+    storage: Storage = FolderStorage()
     clip: ClipSettings
     prompts: Prompts
     codec: Codec = IdentityCodec()

@@ -67,7 +67,7 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def _temporary_of(path: Path) -> Path:
+def temporary_of(path: Path) -> Path:
     """A name that no other writer of ``path`` uses: not on another machine of a shared disk, not in another thread."""
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
     return path.parent / f"{TEMPORARY_PREFIX}{writer}-{path.name}"
@@ -75,7 +75,7 @@ def _temporary_of(path: Path) -> Path:
 
 def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_of(path)
+    temporary = temporary_of(path)
     try:
         reached(Moment.WRITE_BEGUN)
         with open(temporary, "wb") as stream:
@@ -132,7 +132,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_of(path)
+        temporary = temporary_of(path)
         reached(Moment.WRITE_BEGUN)
         try:
             yield temporary

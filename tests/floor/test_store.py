@@ -159,9 +159,9 @@ def test_what_was_committed_never_changes_and_what_is_replaced_is_the_last(
 
 def test_writers_on_two_machines_never_share_a_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Process ids repeat over machines that share a disk."""
-    here = store._temporary_of(tmp_path / "a")
+    here = store.temporary_of(tmp_path / "a")
     monkeypatch.setattr(store.socket, "gethostname", lambda: "another")
-    assert store._temporary_of(tmp_path / "a") != here
+    assert store.temporary_of(tmp_path / "a") != here
 
 
 # sealed tables

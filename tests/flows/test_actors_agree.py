@@ -77,7 +77,9 @@ def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(
     specs = [
         RenderSpec(settings, tiny_run.units(LATENTS)),
         EncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
-        GenerateSpec(tiny_run.files, root.parent, settings, tiny_run.units(CANDIDATES), sft_network(tiny_run)),
+        GenerateSpec(
+            tiny_run.files, tiny_run.models, root.parent, settings, tiny_run.units(CANDIDATES), sft_network(tiny_run)
+        ),
     ]
     for spec in specs:
         torch.set_num_threads(2)

@@ -102,7 +102,7 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
         "settings_hash": identity_hash(folder.settings),
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
         "models": {"sft": _found(folder, SFT_NETWORK), "train": _found(folder, ADAPTER)},
-        "promoted": _found(folder, "promoted/*.json"),
+        "promoted": folder.files.children("promoted"),
     }
 
 
@@ -141,7 +141,9 @@ def sealed(folder: RunFolder, table: tables.Table) -> pa.Table:
 
 
 def _found(folder: RunFolder, pattern: str) -> list[str]:
-    return sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
+    """What matches of the run's folder, or else of the models that were published elsewhere."""
+    local = sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
+    return local or fnmatch.filter(folder.models.published(), pattern)
 
 
 def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> StageState:
@@ -149,4 +151,4 @@ def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> StageStat
 
 
 def _file_stage(folder: RunFolder, name: str, pattern: str) -> StageState:
-    return StageState(name, any(folder.root.glob(pattern)), None)
+    return StageState(name, bool(_found(folder, pattern)), None)
