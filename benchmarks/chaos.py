@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from urllib.request import urlopen
@@ -250,7 +250,7 @@ def main() -> None:
 def keep(part: str, found: list[Deaths], seed: int, took_s: float) -> None:
     """Put a part's result in the place of its last one."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    deaths = [asdict(each) for each in found]
+    deaths = [{**vars(each), "kills": dict(each.kills)} for each in found]
     results[part] = {
         "date": str(datetime.date.today()),
         "seed": seed,
