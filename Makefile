@@ -13,7 +13,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-clips test check slow bench golden format clean
+.PHONY: help env demo demo-clips test check slow bench chaos golden format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,6 +49,9 @@ check: $(STAMP)  ## format, lint, types, tests
 
 bench: $(STAMP)  ## every benchmark script; each writes its dated result beside itself
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+chaos: $(STAMP)  ## kills by the hundred, with SIGKILL; writes benchmarks/chaos.md
+	$(BIN)/python benchmarks/chaos.py
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -32,6 +32,7 @@ from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
 from avpref.models.sampling import draw_noise, sample
 from avpref.models.text import TextBatch, TextEncoder
+from avpref.moments import Moment, reached
 from avpref.settings import Settings
 
 CLIPS = "clips"
@@ -132,6 +133,7 @@ class GenerateWorker:
         sha256 = bytes_sha256(data)
         path = f"{CLIPS}/{item.item_id[:3]}/{item.item_id}-{sha256[:HASH_IN_NAME]}.mp4"
         self.spec.place.commit_once(path, data)
+        reached(Moment.MEDIA_COMMITTED)
         is_drawn = item.origin == Origin.GENERATED
         return Candidate(
             candidate_id=item.item_id,

@@ -18,13 +18,16 @@ from avpref.flows.tally import Tally, record
 from avpref.identity import digest
 from avpref.logs import say
 
+SEALED = (tables.NORMS, tables.REWARDS, tables.SKIPPED, tables.EXCLUDED, tables.PAIRS)
+"""What the stage leaves."""
+
 
 @reporting.stage("pair")
 def pair(run_dir: str) -> int:
     """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
     folder = open_root(Path(run_dir))
     fingerprint = _fingerprint(folder)
-    is_new = not folder.is_sealed(tables.PAIRS, fingerprint)
+    is_new = not all(folder.is_sealed(table, fingerprint) for table in SEALED)
     if is_new:
         _seal(folder, fingerprint, select(folder))
     _require_pairs(folder)

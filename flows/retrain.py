@@ -35,6 +35,7 @@ from avpref.flows.sft import sft
 from avpref.flows.spending import Spending, spending
 from avpref.flows.tally import Tally, collected
 from avpref.flows.watching import tell_pairs, watched, watched_stage
+from avpref.moments import Moment, reached
 
 DAY_S = 24 * 3600
 CURATION = (prompts, sft, generate, score, pair, audit)
@@ -60,11 +61,18 @@ class StageTime:
 
 @deployable("retrain", timeout_s=14 * DAY_S)
 def retrain(
-    config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
+    config_path: str,
+    runs: str = "runs",
+    seed: int | None = None,
+    overrides: list[str] | None = None,
+    wait: bool = False,
 ) -> dict[str, Any]:
-    """Run the whole loop for a configuration file; returns the result document. Deployments call this."""
-    given = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides}
-    return run_loop(_folder(config_path, runs, seed, overrides), given)
+    """Run the whole loop for a configuration file; returns the result document. Deployments call this.
+
+    With ``wait`` a run that another command works on is waited for.
+    """
+    given = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides, "wait": wait}
+    return run_loop(_folder(config_path, runs, seed, overrides), given, wait=wait)
 
 
 @deployable("curate", timeout_s=7 * DAY_S)
@@ -94,20 +102,24 @@ def evaluate_run(runs: str = "runs", run: str = "", overrides: list[str] | None 
     return run_loop(folder, {"runs": runs, "run": run, "overrides": overrides}, "evaluate_run")
 
 
-def run_loop(folder: RunFolder, parameters: Mapping[str, Any] | None = None, name: str = "retrain") -> dict[str, Any]:
+def run_loop(
+    folder: RunFolder, parameters: Mapping[str, Any] | None = None, name: str = "retrain", wait: bool = False
+) -> dict[str, Any]:
     """Every stage of ``folder``'s run, each doing only what is missing; returns the result document.
 
-    A server is told of it as a flow run of ``name`` with ``parameters``. Where nothing changed, result and report stay as
+    A server is told of it as a flow run of ``name`` with ``parameters``. With ``wait`` another command that owns the run is
+    waited for. Where nothing changed, result and report stay as
     they are, and the document says why. Raises the stages' errors; what was finished stays finished.
     """
     with (
         reporting.execution(name, parameters or {"run_dir": str(folder.root)}, folder.settings.reporting),
-        _owned(folder),
+        _owned(folder, wait),
     ):
         times, tallies = _run(folder, STAGES)
         seal_quarantine(folder)
         document = result(folder, times)
         record_adapter(folder, document)
+        reached(Moment.RESULT_DUE)
         is_change = any(tally.is_change for tally in tallies) or not _is_written(folder, document)
         document |= _conclude(folder, tallies, is_change)
         if is_change:
@@ -149,10 +161,10 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 
 
 @contextmanager
-def _owned(folder: RunFolder) -> Iterator[None]:
+def _owned(folder: RunFolder, wait: bool = False) -> Iterator[None]:
     """Own the run's folder and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
-    with folder.locked(), ray_session(), watched(folder):
+    with folder.locked(wait), ray_session(), watched(folder):
         folder.events.write("started")
         yield
         folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
@@ -250,6 +262,6 @@ def _strategy(folder: RunFolder) -> str:
     return rows["strategy"][0].as_py() if rows.num_rows else folder.settings.pairs.strategy
 
 
-def resume(runs: Path, run: str) -> dict[str, Any]:
+def resume(runs: Path, run: str, wait: bool = False) -> dict[str, Any]:
     """Go on with a run as its folder says."""
-    return run_loop(open_run(runs, run), {"runs": str(runs), "run": run})
+    return run_loop(open_run(runs, run), {"runs": str(runs), "run": run}, wait=wait)

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from avpref import __version__, config
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import ConfigError, InputError, SchemaVersionError
+from avpref.errors import ConfigError, InputError, ProductVersionError, SchemaVersionError
 from avpref.files import Files, LocalFiles
+from avpref.flows.ownership import owned
 from avpref.flows.trained_files import KeptModels, PublishedModels, TrainedFiles
 from avpref.flows.work_folder import WorkFolder
 from avpref.object_files import ListedFiles, ObjectFiles, check_commit_rule
@@ -92,7 +93,11 @@ class RunFolder(WorkFolder):
         return self.root / "models" / f"{stage}-{fingerprint}"
 
     def record_settings(self) -> None:
-        """See :class:`WorkFolder`; the run's id says that settings can differ in the executor alone."""
+        """See :class:`WorkFolder`; the run's id says that settings can differ in the executor alone.
+
+        Raises ProductVersionError for a run that another version of the product began.
+        """
+        _refuse_other_version(self)
         text = config.to_yaml(self.settings).encode()
         for files in {LocalFiles(self.root), self.files}:
             if files.read(CONFIG_FILE) != text:
@@ -205,6 +210,32 @@ def _check_schema(files: Files) -> None:
         found = f"run folder {files.at('')} has schema version {version}"
         raise SchemaVersionError(
             found, f"schema version {SCHEMA_VERSION}", "use a new folder (--runs DIR), or the version that made it"
+        )
+
+
+def adopt_version(folder: RunFolder, wait: bool = False) -> None:
+    """Make the run one of this product's version, whose stages are then missing: fingerprints hold the version.
+
+    What the version before left stays beside it. Raises StorageError where another command owns the run.
+    """
+    with owned(folder.root, wait):
+        document = json.loads(folder.files.read(RUN_FILE))
+        found = document.get("version")
+        if found == __version__:
+            return
+        document |= {"version": __version__, "earlier_versions": [*document.get("earlier_versions", []), found]}
+        for files in {LocalFiles(folder.root), folder.files}:
+            files.replace(RUN_FILE, json.dumps(document, indent=1).encode())
+
+
+def _refuse_other_version(folder: RunFolder) -> None:
+    found = json.loads(folder.files.read(RUN_FILE)).get("version")
+    if found != __version__:
+        again = f"avpref runs resume {folder.run_id} --runs {folder.root.parent} --adopt-version"
+        raise ProductVersionError(
+            f"run {folder.run_id} was begun by avpref {found}, and this is avpref {__version__}",
+            f"avpref {found}: under another version every stage counts as missing and is done again",
+            f"pip install avpref=={found}; or, to have it all done again: {again}",
         )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,13 +19,14 @@ from avpref.datasets import tables, views
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
-from avpref.errors import InputError, StorageError, TableError
+from avpref.errors import InputError, TableError
 from avpref.events import EventLog
 from avpref.files import Files, LocalFiles
 from avpref.flows.neighbours import Neighbour
+from avpref.flows.ownership import owned
 from avpref.flows.units import UnitFiles
 from avpref.identity import digest
-from avpref.store import Manifest, TableStore, storage_errors, sweep_temporaries
+from avpref.store import Manifest, TableStore, sweep_temporaries
 
 EVENTS_FILE = "events.jsonl"
 
@@ -98,16 +97,25 @@ class WorkFolder:
                 yield from tables.batches(stream, files.at(name), table)
 
     def read(self, table: Table) -> pa.Table:
-        """The current version of ``table``. Raises InputError where the stage that makes it has not run."""
+        """The current version of ``table``, compared with its hashes. Raises as :meth:`require`."""
         return self.read_version(table, self.require(table))
 
     def require(self, table: Table) -> Manifest:
-        """The manifest of the current version of ``table``. Raises InputError where the stage that makes it has not run."""
+        """The manifest of the current version of ``table``, whose files were compared with their hashes.
+
+        Raises InputError where the stage that makes it has not run, TableError where a file is missing or was changed.
+        """
         manifest = self.tables.current(table.name)
         if manifest is None:
             fix = f"avpref runs resume {self.root.name} --runs {self.root.parent}"
             raise InputError(f"{self.root.name} has no table {table.name} yet", "a finished stage", fix)
+        self._verify(manifest)
         return manifest
+
+    def _verify(self, manifest: Manifest) -> None:
+        """Compare a version's files with their hashes: once in a process, and again for files that have changed since."""
+        looks = tuple(_look(self.tables.files, name) for name in self.tables.names(manifest))
+        _verified(self.tables, manifest, looks)
 
     def has(self, table: Table) -> bool:
         """Whether ``table`` has a sealed version."""
@@ -136,8 +144,10 @@ class WorkFolder:
         return 0 if manifest is None else manifest.rows
 
     def connect(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB with one view per sealed table in the folder, over the manifests' files."""
+        """DuckDB with one view per sealed table in the folder, over the manifests' files. Raises TableError as :meth:`read`."""
         found = [(table, manifest) for table in tables.TABLES if (manifest := self.tables.current(table.name))]
+        for _, manifest in found:
+            self._verify(manifest)
         match self.tables.files:
             case LocalFiles() as local:
                 names = {table.name: self.tables.names(manifest) for table, manifest in found}
@@ -176,28 +186,28 @@ class WorkFolder:
             return None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Own the folder for the length of the block. Raises StorageError naming the other owner."""
-        path = self.root / "lock"
-        with storage_errors(path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(handle, 200).decode() or "another command"
-            os.close(handle)
-            raise StorageError(
-                f"{self.root.name} is in use by {owner}", "one command at a time", "wait for it, or stop it"
-            ) from None
-        try:
-            with storage_errors(path):
-                os.truncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            sweep_temporaries(self.root)
+    def locked(self, wait: bool = False) -> Iterator[None]:
+        """Own the folder for the length of the block; see :func:`avpref.flows.ownership.owned`."""
+        with owned(self.root, wait):
             self.record_settings()
+            sweep_temporaries(self.root)
             yield
-        finally:
-            os.close(handle)
 
     def record_settings(self) -> None:
         """Make the folder say what this execution was asked for; called by its owner."""
+
+
+def _look(files: Files, name: str) -> tuple[int, ...]:
+    """Inode, bytes, and nanoseconds of the last change of a file; nothing where there is none, or where they are not known."""
+    match files:
+        case LocalFiles() as local if local.path(name).is_file():
+            found = local.path(name).stat()
+            return found.st_ino, found.st_size, found.st_mtime_ns
+        case _:
+            return ()
+
+
+@lru_cache(maxsize=256)
+def _verified(store: TableStore, manifest: Manifest, looks: tuple[tuple[int, ...], ...]) -> None:
+    """What passed is remembered for as long as the files look the same."""
+    store.verify(manifest)

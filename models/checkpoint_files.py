@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,11 +24,13 @@ from avpref.identity import digest
 from avpref.models.blocks import EPS
 from avpref.models.dit import NetworkConfig
 from avpref.models.weight_layouts import SHOWN
+from avpref.store import replacing
 from avpref.weight_files import read_weights
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 HASH_LENGTH = 64
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 _INDEX = ".index.json"
 _ENDINGS = ((".safetensors",), (".bin", ".pth", ".pt"))
@@ -172,16 +175,16 @@ def _require_indexed(checkpoint: Checkpoint, file: Path, names: Iterable[str]) -
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """One safetensors file that appears whole or not at all. Raises OSError where it cannot be written."""
-    partial = Path(f"{path}.{os.getpid()}.partial")
+    """One safetensors file that appears whole or not at all. Raises StorageError where it cannot be written."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, partial, metadata=dict(metadata))
-        with open(partial, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        try:
+            save_file(plain, partial, metadata=dict(metadata))
+        except SafetensorError as error:  # the library tells the system's error in words alone
+            number = _OS_ERROR.search(str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def is_adapter_tensor(name: str) -> bool:

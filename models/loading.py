@@ -33,7 +33,7 @@ def save_network(path: Path | str, network: JavisDiT, metadata: Mapping[str, str
     """Write the state dict and, as metadata, schema version, configuration, model type and ``metadata``.
 
     The file appears whole or not at all, and equal networks give equal bytes: all metadata is one key, because safetensors
-    writes several in no fixed order. Raises OSError where it cannot be written.
+    writes several in no fixed order. Raises StorageError where it cannot be written.
     """
     write_tensors(Path(path), network.state_dict(), own_metadata(network, metadata))
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, SchemaVersionError
+from avpref.moments import Moment, reached
 from avpref.store import replace, storage_errors
 
 TENSORS_FILE = "tensors.safetensors"
@@ -97,18 +98,28 @@ class CheckpointFolder:
                 shutil.rmtree(left)
             partial = self.folder / f"{PARTIAL}step_{step:08d}"
             partial.mkdir(parents=True)
+            reached(Moment.CHECKPOINT_BEGUN)
             tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
             replace(partial / TENSORS_FILE, save(tensors))
             record = {"schema_version": SCHEMA_VERSION, "step": step, "fingerprint": dict(self.fingerprint)}
             replace(partial / STATE_FILE, json.dumps(record, indent=1, sort_keys=True).encode())
+            reached(Moment.CHECKPOINT_WRITTEN)
             final = self._path(step)
             if final.exists():
-                shutil.rmtree(final)
+                self._remove(step)
             os.rename(partial, final)
+            reached(Moment.CHECKPOINT_VISIBLE)
             _sync_folder(self.folder)
             for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self._path(old))
+                self._remove(old)
+        reached(Moment.CHECKPOINT_DONE)
         return final
+
+    def _remove(self, step: int) -> None:
+        """Delete a checkpoint; it loses its name first, so that one half deleted is never taken for a whole one."""
+        doomed = self.folder / f"{PARTIAL}old_{step:08d}"
+        os.rename(self._path(step), doomed)
+        shutil.rmtree(doomed)
 
     def resume(self, state: TrainingState) -> int:
         """Load the newest checkpoint into ``state`` and return its step; 0, and nothing changed, where there is none.

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from avpref.errors import InputError
-from avpref.store import replace
+from avpref.errors import InputError, StorageError
+from avpref.store import replace, storage_errors
 
 LOG = logging.getLogger("avpref.trainer")
 METRICS_FILE = "metrics.jsonl"
@@ -97,19 +97,29 @@ class MetricLog:
             from torch.utils.tensorboard.writer import SummaryWriter
 
             replace(self._path, "".join(_line(row) for row in self.rows).encode())
-            self._stream = open(self._path, "a", encoding="utf-8")
-            self._board = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=len(self.rows) + 1)
+            with storage_errors(self._path):
+                self._stream = open(self._path, "a", encoding="utf-8")
+                self._board = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=len(self.rows) + 1)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_writer:
-            self._stream.close()
-            self._board.close()
+        if not self._is_writer:
+            return
+        for stream in (self._stream, self._board):
+            try:
+                with storage_errors(self._path):
+                    stream.close()
+            except StorageError:
+                if value is None:  # else the block's own error is the one to tell
+                    raise
 
     def write(self, rows: Sequence[Row], curves: Mapping[str, float]) -> None:
-        """Add the rows of consecutive steps; ``curves`` are further numbers of the last one, for TensorBoard only."""
+        """Add the rows of consecutive steps; ``curves`` are further numbers of the last one, for TensorBoard only.
+
+        Raises StorageError.
+        """
         for row in rows:
             if row.get("displacement_alarm") and not (self.rows and self.rows[-1].get("displacement_alarm")):
                 running = {key: value for key, value in row.items() if key.startswith("displacement_")}
@@ -117,13 +127,14 @@ class MetricLog:
             self.rows.append(row)
         if not self._is_writer:
             return
-        self._stream.writelines(_line(row) for row in rows)
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        step = int(rows[-1]["step"])
-        for name, value in (rows[-1] | dict(curves)).items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        with storage_errors(self._path):
+            self._stream.writelines(_line(row) for row in rows)
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            step = int(rows[-1]["step"])
+            for name, value in (rows[-1] | dict(curves)).items():
+                if name != "step":
+                    self._board.add_scalar(name, value, step)
 
 
 def _line(row: Row) -> str:

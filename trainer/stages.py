@@ -14,6 +14,7 @@ from avpref.identity import derive_seed, digest
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.initialisation import create_network
 from avpref.models.loading import load_network, save_network
+from avpref.moments import Moment, reached
 from avpref.settings import DpoSettings, LoopSettings, SftSettings
 from avpref.store import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
@@ -46,6 +47,7 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
         case DpoSettings():
             summary = _run_dpo(job, job.settings, context)
     if context.is_first:
+        reached(Moment.TRAINING_DONE)
         write_file(job.output / SUMMARY_FILE, summary.to_json().encode())
     context.wait()
     return summary

@@ -7,6 +7,7 @@ is in ray_pool.py; a unit carries names, ids and seeds, and never a clip.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -26,7 +27,9 @@ from typing import Any, Protocol
 from avpref.errors import AvprefError, ClusterError, ConfigError, InputError, MediaError, StorageError
 from avpref.files import Files
 from avpref.identity import digest
+from avpref.moments import Moment, reached
 from avpref.settings import InProcessExecutor, RayExecutor
+from avpref.store import NO_ROOM, storage_error
 
 FATAL = (ClusterError, ConfigError, InputError, StorageError)
 """Errors that no retry can mend; a MediaError belongs to one clip and is not fatal."""
@@ -154,9 +157,11 @@ def attempt(worker: Worker, unit: Unit) -> Outcome:
     with _listening() as notes:
         try:
             outcome = Outcome(unit, receipt=worker.run(unit))
+            reached(Moment.UNIT_COMMITTED)
         except Exception as error:
-            is_fatal = isinstance(error, FATAL) and not isinstance(error, MediaError)
-            outcome = Outcome(unit, failure=failure_of(error, is_fatal))
+            found = _as_storage_error(error)
+            is_fatal = isinstance(found, FATAL) and not isinstance(found, MediaError)
+            outcome = Outcome(unit, failure=failure_of(found, is_fatal))
     work = Work(time.perf_counter() - started, place=_PLACE.format(os.getpid()), notes=tuple(notes))
     return replace(outcome, work=work)
 
@@ -184,6 +189,13 @@ def _listening() -> Iterator[list[Note]]:
         yield handler.notes
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+def _as_storage_error(error: Exception) -> Exception:
+    """A full or read-only disk is no candidate's fault, whichever library met it; all other errors stay as they are."""
+    if isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EROFS):
+        return storage_error(Path(str(error.filename or tempfile.gettempdir())), error)
+    return error
 
 
 def failure_of(error: Exception, is_fatal: bool) -> Failure:

@@ -7,7 +7,8 @@ AvprefError                 exit 1   something failed
 ├── InputError              exit 4   an input is missing, stale or unreadable
 │   ├── MediaError                   a clip that cannot be decoded or lacks a track
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
-│   └── SchemaVersionError           a folder written by another schema version
+│   ├── SchemaVersionError           a folder written by another schema version
+│   └── ProductVersionError          a run that another version of the product began
 ├── AliasConflict           exit 1   an alias was moved by another command at the same time
 ├── StorageError            exit 1   a folder that cannot be written, a full disk
 ├── ClusterError            exit 1   a Ray cluster that cannot be joined, has no room, or runs other code
@@ -73,6 +74,10 @@ class TableError(InputError):
 
 class SchemaVersionError(InputError):
     """A folder or table written by another schema version."""
+
+
+class ProductVersionError(InputError):
+    """A run that another version of the product began; going on would do all its stages again."""
 
 
 class AliasConflict(AvprefError):

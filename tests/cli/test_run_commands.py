@@ -196,3 +196,24 @@ def test_retrain_dry_run_counts_and_touches_nothing(call, tmp_path):
     assert {stage["name"] for stage in answer.document["stages"]} >= {"prompts", "sft", "generate", "train", "evaluate"}
     assert not (tmp_path / "runs").exists()
     assert json.dumps(answer.document)
+
+
+def test_a_run_of_another_version_is_resumed_only_when_it_is_adopted(call, own_runs, own_run):
+    path = own_run.root / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": "0.0.9"}))
+    answer = call("runs", "resume", own_run.run_id, "--runs", own_runs)
+    assert answer.code == 4
+    assert "0.0.9" in answer.err and "--adopt-version" in answer.err
+    assert call("runs", "show", own_run.run_id, "--runs", own_runs).code == 0
+    assert call("runs", "resume", own_run.run_id, "--runs", own_runs, "--adopt-version").code in (0, 3)
+    assert json.loads(path.read_text())["earlier_versions"] == ["0.0.9"]
+
+
+def test_a_table_that_was_changed_is_missing_input_with_both_hashes(call, own_runs, own_run):
+    manifest = own_run.tables.current("pairs")
+    (path,) = (own_run.root / "tables" / name for name in own_run.tables.names(manifest))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for command in (["pairs", "show"], ["runs", "resume"]):
+        answer = call(*command, "--runs", own_runs)
+        assert answer.code == 4
+        assert str(path) in answer.err and manifest.files[0].sha256 in answer.err

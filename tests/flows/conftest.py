@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from invariants import Mark, finished
+from nursery import Nursery, open_nursery
 
 from avpref.datasets.tables import CANDIDATES
 from avpref.flows.run_folder import RunFolder, open_root
@@ -24,40 +25,17 @@ MADE_BY = {
 """What each stage leaves in the run folder, in the order of the stages."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """What tells a file that was left alone from one that was written again."""
-
-    inode: int
-    mtime_ns: int
-    size: int
-
-
-def marks(root: Path, *patterns: str) -> dict[str, Mark]:
-    """Every file under ``root`` that matches, by its relative path."""
-    found = {}
-    for pattern in patterns:
-        for path in root.glob(pattern):
-            if path.is_file() and not path.name.startswith("."):
-                stat = path.stat()
-                found[str(path.relative_to(root))] = Mark(stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    return found
-
-
-FINISHED = ("units/**/*.parquet", "clips/**/*.mp4", "models/sft-*/network.safetensors", "tables/*/*.parquet")
-
-
 @pytest.fixture
 def finished_marks() -> Callable[[Path], dict[str, Mark]]:
     """Marks of everything that counts as done wherever it exists."""
+    return finished
 
-    def of(root: Path) -> dict[str, Mark]:
-        found = marks(root, *FINISHED)
-        if list(root.glob("models/dpo-*/summary.json")):
-            found |= marks(root, "models/dpo-*/summary.json", "models/dpo-*/adapter/*")
-        return found
 
-    return of
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """A process that forks loops and kills them."""
+    with open_nursery(tmp_path_factory.mktemp("nursery")) as found:
+        yield found
 
 
 @pytest.fixture

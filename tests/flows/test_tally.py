@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from avpref.events import EventLog
 from avpref.flows.tally import Tally, collected, record
-from avpref.logs import EventLog
 
 
 @pytest.mark.parametrize(

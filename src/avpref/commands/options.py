@@ -21,6 +21,10 @@ Limit = Annotated[
     int | None, Parameter(name="--limit", help="print at most so many rows", validator=validators.Number(gte=1))
 ]
 OfPrompt = Annotated[str, Parameter(name="--prompt", help="only this prompt: its id, or the beginning of it")]
+Wait = Annotated[
+    bool,
+    Parameter(name="--wait", help="wait for another command that works on the run, instead of refusing", negative=""),
+]
 AsJson = Annotated[bool, Parameter(name="--json", help="print one JSON document", negative="")]
 
 DEFAULT_RUNS = Path("runs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from avpref.commands.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, overrides
+from avpref.commands.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Wait, overrides
 from avpref.commands.output import print_json, print_line, print_table, print_verdict
 from avpref.errors import GateRefused, PartialResult
 from avpref.logs import say
@@ -18,6 +18,7 @@ def retrain(
     set_: Overrides = None,
     json: AsJson = False,
     dry_run: bool = False,
+    wait: Wait = False,
 ) -> int:
     """Run the whole loop: candidates, scores, pairs, AV-DPO, evaluation, gate, report.
 
@@ -37,7 +38,7 @@ def retrain(
     from avpref.flows import reporting
     from avpref.flows.retrain import retrain as flow
 
-    document = reporting.call(flow, str(config), str(runs), seed, list(set_ or []))
+    document = reporting.call(flow, str(config), str(runs), seed, list(set_ or []), wait)
     return present(document, json)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, Runs
+from avpref.commands.options import DEFAULT_RUNS, AsJson, Limit, Runs, Wait
 from avpref.commands.output import print_facts, print_json, print_line, print_table, print_verdict
 from avpref.logs import say
 
@@ -79,15 +79,27 @@ def logs(
 
 
 @app.command
-def resume(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
+def resume(
+    run: RunId = "",
+    *,
+    runs: Runs = DEFAULT_RUNS,
+    json: AsJson = False,
+    wait: Wait = False,
+    adopt_version: Annotated[
+        bool, Parameter(help="go on with a run of another version of avpref: every stage is done again", negative="")
+    ] = False,
+) -> int:
     """Go on with a run where it stopped; output and exit codes are those of ``avpref retrain``."""
     from avpref.commands.retrain import present
+    from avpref.flows.run_folder import adopt_version as adopt
     from avpref.flows.run_folder import open_run
 
-    run_id = open_run(runs, run).run_id
+    folder = open_run(runs, run)
+    if adopt_version:
+        adopt(folder, wait)
     from avpref.flows.retrain import resume as go_on
 
-    return present(go_on(runs, run_id), json)
+    return present(go_on(runs, folder.run_id, wait), json)
 
 
 def _print_run(document: dict[str, Any]) -> None:

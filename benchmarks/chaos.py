@@ -1,0 +1,314 @@
+"""Kills with SIGKILL, by the hundred: ``make chaos``. Each death is followed by the checks of tests/chaos; a violation ends it.
+
+    command   at every named moment, at visits that a seed draws, and at random times; one run lives through many deaths
+    actors    Ray actors at the moments of their units, counted over all of them
+    node      one of two raylets of a cluster, with the actors on it
+    server    the Prefect server that a run reports to
+
+Parts are named on the command line; without names all are run. Results are kept by part in chaos.json and written as chaos.md
+beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+
+HERE = Path(__file__).parent
+CHAOS = HERE.parent / "tests" / "chaos"
+sys.path.insert(0, str(CHAOS))
+
+from invariants import check_tables, check_whole, same_end, same_results, visible  # noqa: E402
+from nursery import PATIENCE_S, Nursery, open_nursery  # noqa: E402
+from siege import Siege  # noqa: E402
+
+from avpref import config  # noqa: E402
+from avpref.flows.run_folder import RunFolder, create  # noqa: E402
+from avpref.identity import derive_seed  # noqa: E402
+from avpref.moments import Moment  # noqa: E402
+
+TINY = HERE.parent / "configs" / "tiny.yaml"
+RESULTS = HERE / "chaos.json"
+PROMISED = 300
+LONGEST_S = 2400.0
+OFTEN = tuple(
+    moment for moment in Moment if moment.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
+)
+"""Moments that come dozens of times in a tiny run; the others come once or a few times."""
+STRIKES = 5
+RARE_STRIKES = 2
+RANDOM_KILLS = 20
+ACTOR_KILLS = {
+    Moment.WRITE_SYNCED: (9, 37, 70),
+    Moment.COMMIT_LINKED: (21, 50, 84),
+    Moment.MEDIA_COMMITTED: (14, 29, 43),
+    Moment.UNIT_COMMITTED: (4, 10, 16, 22),
+}
+"""Visits counted over all actors, so far apart that a unit's second attempt is spared."""
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """What one part came to: kills by moment, runs that lived through them, units begun and units there are."""
+
+    target: str
+    kills: Counter[str]
+    runs: int
+    attempts: int = 0
+    units: int = 0
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where it happens, the undisturbed run that all are compared with, and how much is wanted."""
+
+    folder: Path
+    nursery: Nursery
+    reference: RunFolder
+    rounds: int
+    seed: int
+
+    def run(self, name: str) -> RunFolder:
+        """A new run of the tiny configuration; it has the reference's id."""
+        return create(self.folder / name, config.load(TINY, environment={}).settings)
+
+
+def say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def command(ground: Ground) -> Iterator[Deaths]:
+    """The command: named moments first, then random times."""
+    kills: Counter[str] = Counter()
+    attempts = units = 0
+    for number in range(ground.rounds):
+        generator = np.random.Generator(np.random.PCG64(derive_seed("chaos", ground.seed, number)))
+        siege = Siege(ground.nursery, ground.run(f"named-{number}"))
+        visits = {moment: [1] * RARE_STRIKES for moment in Moment}
+        visits |= {moment: generator.integers(1, 5, STRIKES, endpoint=True).tolist() for moment in OFTEN}
+        siege.at_moments(visits)
+        same_end(siege.folder, ground.reference)
+        kills += siege.kills
+        attempts, units = attempts + siege.attempts, units + num_units(siege.folder)
+        say(f"named moments, run {number}: {siege.kills.total()} kills")
+    yield Deaths("command, named moments", kills, ground.rounds, attempts, units)
+    kills, attempts, units = Counter(), 0, 0
+    for number in range(ground.rounds):
+        generator = np.random.Generator(np.random.PCG64(derive_seed("chaos at random", ground.seed, number)))
+        siege = Siege(ground.nursery, ground.run(f"random-{number}"))
+        while siege.kills.total() < RANDOM_KILLS:
+            if siege.after(float(generator.uniform(0.05, 0.6) * (1 + siege.lives / 4))) == 0:
+                break
+        siege.finish()
+        same_end(siege.folder, ground.reference)
+        kills += siege.kills
+        attempts, units = attempts + siege.attempts, units + num_units(siege.folder)
+        say(f"random moments, run {number}: {siege.kills.total()} kills")
+    yield Deaths("command, random moments", kills, ground.rounds, attempts, units)
+
+
+def num_units(folder: RunFolder) -> int:
+    return len(list(folder.root.glob("units/**/*.parquet")))
+
+
+@contextlib.contextmanager
+def program(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python program in a process group of its own; the group is gone after the block."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+        try:
+            yield process
+            if process.returncode:
+                errors.seek(0)
+                say(errors.read().decode()[-4000:])
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def check_end(folder: RunFolder, reference: RunFolder) -> None:
+    """The checks of a run that was not forked by the nursery."""
+    check_whole(folder.root, visible(folder.root))
+    check_tables(folder)
+    same_results(folder, reference)
+
+
+def actors(ground: Ground) -> Iterator[Deaths]:
+    """Ray actors in the middle of units; the driver lives."""
+    kills: Counter[str] = Counter()
+    for number in range(ground.rounds):
+        folder, counts = ground.run(f"actors-{number}"), ground.folder / f"counts-{number}"
+        shift = derive_seed("actors", ground.seed, number) % 5
+        wanted = {moment: [visit + shift for visit in visits] for moment, visits in ACTOR_KILLS.items()}
+        kill = " ".join(f"{moment}:{','.join(map(str, visits))}" for moment, visits in wanted.items())
+        with program(str(CHAOS / "ray_loop.py"), str(folder.root), "actors", kill, str(counts)) as process:
+            assert process.wait(LONGEST_S) == 0, "the loop on Ray failed"
+        check_end(folder, ground.reference)
+        for moment, visits in wanted.items():
+            met = (counts / moment).stat().st_size
+            kills[moment] += sum(visit <= met for visit in visits)
+        say(f"actors, run {number}: {kills.total()} kills so far")
+    yield Deaths("Ray actor", kills, ground.rounds)
+
+
+def node(ground: Ground) -> Iterator[Deaths]:
+    """One of two raylets."""
+    folder = ground.run("node")
+    with program(str(CHAOS / "ray_loop.py"), str(folder.root), "node") as process:
+        out, _ = process.communicate(timeout=LONGEST_S)
+        assert process.returncode == 0, "the loop on two raylets failed"
+    assert b"killed" in out
+    check_end(folder, ground.reference)
+    yield Deaths("raylet", Counter({"raylet": 1}), 1)
+
+
+def server(ground: Ground) -> Iterator[Deaths]:
+    """The Prefect server in the middle of a run that reports to it."""
+    folder = ground.run("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, home = f"http://127.0.0.1:{port}/api", str(ground.folder / "prefect")
+    quiet = {"PREFECT_HOME": home, "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    start = ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+    work = ("-m", "avpref.cli", "retrain", "--config", str(TINY), "--runs", str(folder.root.parent))
+    with program(*start, **quiet) as serving:
+        until(lambda: answers(f"{url}/health"))
+        with program(*work, **quiet) as running:
+            until(lambda: len(list(folder.root.glob("units/generate/*/*.parquet"))) > 3)
+            os.killpg(serving.pid, signal.SIGKILL)
+            assert running.wait(LONGEST_S) in (0, 3), "the run ended with its server"
+    check_end(folder, ground.reference)
+    yield Deaths("Prefect server", Counter({"server": 1}), 1)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+PARTS = {"command": command, "actors": actors, "node": node, "server": server}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all if left out")
+    parser.add_argument("--rounds", type=int, default=4, help="runs of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="seed of moments and times")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="avpref-chaos-"))
+    try:
+        with open_nursery(folder) as nursery:
+            reference = create(folder / "reference", config.load(TINY, environment={}).settings)
+            Siege(nursery, reference).finish()
+            ground = Ground(folder, nursery, reference, given.rounds, given.seed)
+            for part in given.parts or PARTS:
+                started = time.monotonic()
+                found = list(PARTS[part](ground))
+                keep(part, found, given.seed, time.monotonic() - started)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    write()
+
+
+def keep(part: str, found: list[Deaths], seed: int, took_s: float) -> None:
+    """Put a part's result in the place of its last one."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    deaths = [{**vars(each), "kills": dict(each.kills)} for each in found]
+    results[part] = {
+        "date": str(datetime.date.today()),
+        "seed": seed,
+        "minutes": round(took_s / 60, 1),
+        "deaths": deaths,
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def write() -> None:
+    """chaos.md out of chaos.json."""
+    results = json.loads(RESULTS.read_text())
+    found = [
+        (Deaths(**{**each, "kills": Counter(each["kills"])}), part)
+        for part in results.values()
+        for each in part["deaths"]
+    ]
+    total = sum(deaths.kills.total() for deaths, _ in found)
+    targets = "\n".join(
+        f"| {deaths.target} | {deaths.kills.total()} | {deaths.runs} | {again(deaths)} | 0 | {part['seed']} | {part['date']} |"
+        for deaths, part in found
+    )
+    named = [deaths for deaths, _ in found if set(deaths.kills) & set(Moment)]
+    rows = "\n".join(
+        f"| `{moment}` | " + " | ".join(str(deaths.kills[moment]) for deaths in named) + " |" for moment in Moment
+    )
+    versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "prefect", "pyarrow", "torch"))
+    versions = f"Python {platform.python_version()}, {versions}"
+    (HERE / "chaos.md").write_text(
+        f"""# Kills
+
+{datetime.date.today()} · {os.cpu_count()} processors, {platform.machine()}, {platform.system()} · {versions}
+
+`make chaos`: **{total} kills** with SIGKILL (promised: {PROMISED}) of runs of configs/tiny.yaml.
+After each death of the command: no file under a final name is torn, every manifest verifies, nothing that was finished has been
+written again or is computed again by the next life, no row is twice in a sealed table. At the end of each run, whoever died: tables,
+clips, network, adapter and result equal those of a run that was left alone (but for columns that say how long something took). A
+violation ends the script without a result.
+
+| target | kills | runs | units begun / units there are | violations | seed | date |
+|---|---|---|---|---|---|---|
+{targets}
+
+## By moment (`src/avpref/moments.py`)
+
+| moment | {" | ".join(deaths.target for deaths in named)} |
+|---|{"---|" * len(named)}
+{rows}
+""",
+        encoding="utf-8",
+    )
+    say(f"{total} kills, no violation")
+
+
+def again(deaths: Deaths) -> str:
+    """Units begun per unit there is: what the kills cost."""
+    return f"{deaths.attempts} / {deaths.units}" if deaths.units else "–"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""A sealed table that somebody has changed is named, by every stage that reads it; the fix that is named mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from invariants import same_end
+
+from avpref.datasets import tables
+from avpref.errors import TableError
+from avpref.flows.evaluate import evaluate
+from avpref.flows.pair import pair
+from avpref.flows.retrain import run_loop
+from avpref.flows.run_folder import RunFolder
+from avpref.flows.score import score
+from avpref.identity import file_sha256
+
+READERS = {
+    tables.PROMPTS: (score, "score"),
+    tables.CANDIDATES: (score, "result"),
+    tables.SCORES: (pair, "pair"),
+    tables.NORMS: (evaluate, "evaluate"),
+    tables.SKIPPED: (pair, "result"),
+}
+"""A stage that reads the table, and how far the run is when it does."""
+
+
+def tamper(folder: RunFolder, table: tables.Table) -> tuple[Path, str]:
+    """Change one byte of a table's file, keep its size and time; returns the file and the hash that it has to have."""
+    manifest = folder.tables.current(table.name)
+    assert manifest is not None
+    (path,) = (folder.root / "tables" / name for name in folder.tables.names(manifest))
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return path, manifest.files[0].sha256
+
+
+@pytest.mark.parametrize("table", READERS, ids=lambda table: table.name)
+def test_the_stage_that_reads_a_changed_table_names_file_and_hashes(
+    tiny_copy: Callable[..., RunFolder], table: tables.Table
+) -> None:
+    stage, before = READERS[table]
+    folder = tiny_copy(before)
+    path, expected = tamper(folder, table)
+    with pytest.raises(TableError) as caught:
+        stage.fn(str(folder.root))
+    assert caught.value.found == f"{path}: sha-256 {file_sha256(path)}"
+    assert caught.value.expected == f"sha-256 {expected}"
+
+
+def test_the_fix_that_is_named_mends_the_run(tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder]) -> None:
+    """Every table in turn, as long as the loop finds one: only the command that the error names is used."""
+    folder = tiny_copy()
+    changed = [tables.PROMPTS, tables.CANDIDATES, tables.NORMS, tables.PAIRS]
+    for table in changed:
+        tamper(folder, table)
+    for _ in changed:
+        with pytest.raises(TableError) as caught:
+            run_loop(folder)
+        (doomed,) = re.findall(r"delete the folder (\S+)", caught.value.fix)
+        shutil.rmtree(doomed)
+    run_loop(folder)
+    same_end(folder, tiny_run)
+
+
+def test_a_changed_manifest_is_named(tiny_copy: Callable[..., RunFolder]) -> None:
+    folder = tiny_copy()
+    manifest = folder.tables.current("pairs")
+    assert manifest is not None
+    path = folder.root / "tables" / "pairs" / f"{manifest.version}.json"
+    document = json.loads(path.read_text())
+    document["files"][0]["rows"] += 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(TableError, match=re.escape(str(path))):
+        folder.read(tables.PAIRS)
+
+
+def test_what_was_verified_is_verified_again_once_it_has_changed(tiny_copy: Callable[..., RunFolder]) -> None:
+    """Within one process too: a rewritten file has another inode or time."""
+    folder = tiny_copy()
+    folder.read(tables.PAIRS)
+    folder.connect().close()
+    path, _ = tamper(folder, tables.PAIRS)
+    os.utime(path)
+    for read in (lambda: folder.read(tables.PAIRS), folder.connect):
+        with pytest.raises(TableError):
+            read()
