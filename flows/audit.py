@@ -17,6 +17,7 @@ from avpref.files import Files
 from avpref.flows import reporting
 from avpref.flows.audit_tables import audit_rows, read_audit
 from avpref.flows.committed_clips import open_clip
+from avpref.flows.pair import pairs_hash, read_norm
 from avpref.flows.plan import grouped, shards
 from avpref.flows.prompts import read_prompts
 from avpref.flows.reuse import Reuse
@@ -73,9 +74,10 @@ def _refusal(folder: RunFolder, row: AuditRow) -> AuditRefused:
 
 def _seal(folder: RunFolder) -> list[AuditRow]:
     settings = folder.settings.audit
-    inputs = [folder.tables.current(table.name) for table in (tables.PAIRS, tables.CLIP_FACTS, tables.PROMPTS)]
-    sealed = [found.version if found else "" for found in inputs]
-    fingerprint = folder.fingerprint(STAGE, sealed, settings.max_auroc, settings.confidence)
+    facts, prompts = (folder.tables.current(table.name) for table in (tables.CLIP_FACTS, tables.PROMPTS))
+    sealed = [found.version if found else "" for found in (facts, prompts)]
+    inputs = [*sealed, pairs_hash(folder), read_norm(folder).norm_id]
+    fingerprint = folder.fingerprint(STAGE, inputs, settings.max_auroc, settings.confidence)
     if not folder.is_sealed(tables.AUDITS, fingerprint):
         rows = audit_rows(folder, folder.read(tables.PAIRS), folder.read(tables.SKIPPED))
         folder.seal(tables.AUDITS, fingerprint, tables.to_arrow(tables.AUDITS, rows, fingerprint))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.datasets import normalise, pairing, tables, views
@@ -127,4 +128,9 @@ def _reasons(folder: RunFolder) -> list[dict[str, object]]:
 
 def pairs_hash(folder: RunFolder) -> str:
     """Content hash of the pair table: equal for equal pairs, margins and scores, in whatever run their norm was measured."""
-    return digest("pairs", folder.read(tables.PAIRS).drop_columns("norm_id").to_pylist(), size=32)
+    return content_hash(folder.read(tables.PAIRS))
+
+
+def content_hash(pairs: pa.Table) -> str:
+    """See :func:`pairs_hash`; of rows that need not be sealed."""
+    return digest("pairs", pairs.drop_columns("norm_id").to_pylist(), size=32)

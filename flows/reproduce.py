@@ -25,7 +25,7 @@ from avpref.flows.evaluate import STAGE as EVALUATE
 from avpref.flows.generate import STAGE as GENERATE
 from avpref.flows.generating import GenerateSpec
 from avpref.flows.networks import NetworkFiles
-from avpref.flows.pair import pairs_hash, read_norm, select
+from avpref.flows.pair import content_hash, pairs_hash, read_norm, select
 from avpref.flows.plan import Shard
 from avpref.flows.prompts import read_prompts
 from avpref.flows.rescoring import ScoreDifference, rescore
@@ -33,7 +33,7 @@ from avpref.flows.run_folder import RunFolder
 from avpref.flows.score import sealed_candidates
 from avpref.flows.sft import sft_network
 from avpref.flows.stage import run_stage
-from avpref.identity import bytes_sha256, derive_seed, digest
+from avpref.identity import bytes_sha256, derive_seed
 from avpref.media import read_clip
 from avpref.storage_settings import FolderStorage
 
@@ -249,5 +249,5 @@ def _selection(folder: RunFolder) -> tuple[Same | None, Same | None]:
         again = select(folder)
     except InputError as error:
         return Same(read_norm(folder).norm_id, error.found), Same(pairs_hash(folder), error.found)
-    now = digest("pairs", again.pairs.to_pylist(), size=32)
+    now = content_hash(again.pairs)
     return Same(read_norm(folder).norm_id, again.norm.norm_id), Same(pairs_hash(folder), now)

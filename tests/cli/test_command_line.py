@@ -17,12 +17,15 @@ from avpref.errors import StorageError
 ROOT = Path(__file__).parents[2]
 NOUNS = {
     "candidates": {"list", "show", "sample", "score"},
+    "automations": {"apply"},
     "config": {"show", "validate"},
     "eval": {"run"},
     "gate": {"check", "promote", "approve", "reject", "rollback", "serving", "list", "history"},
-    "pairs": {"select", "show", "diff", "leaderboard"},
+    "lineage": {"show"},
+    "pairs": {"select", "show", "diff", "leaderboard", "audit"},
     "prompts": {"import", "list"},
-    "runs": {"list", "show", "resume"},
+    "rewards": {"validate"},
+    "runs": {"list", "show", "logs", "resume", "reproduce", "gc"},
     "scores": {"list", "show", "export"},
     "train": {"run"},
     "weights": {"list", "fetch", "verify"},

@@ -174,7 +174,8 @@ def require_playable(path: Path, height: int, width: int, frames: int) -> None:
 
 def test_prompts_become_clips_once(call: Callable[..., Any], release: Release, tmp_path: Path) -> None:
     listed = prompts(tmp_path, "A dog barks", 'a{b}|0| "quoted", 犬', "A dog " * 2000, "A dog barks")
-    answer = sampled(call, release, tmp_path, listed, "--set", "sampling.store_latents=true")
+    given = ("--set", "sampling.store_latents=true", "--set", "prompts.held_out_share=0")
+    answer = sampled(call, release, tmp_path, listed, *given)
     assert answer.code == 5, answer.err  # the doubled prompt was refused, with its reason
     document = json.loads(answer.out)
     assert document["candidates"] == 6 and document["clips_per_hour"] > 0
@@ -189,7 +190,7 @@ def test_prompts_become_clips_once(call: Callable[..., Any], release: Release, t
         assert latents["video"].shape[0] == 16 and latents["audio"].shape[0] == 8
 
     clips = {path: path.stat().st_mtime_ns for path in root.rglob("*.mp4")}
-    again = sampled(call, release, tmp_path, listed, "--set", "sampling.store_latents=true")
+    again = sampled(call, release, tmp_path, listed, *given)
     assert json.loads(again.out)["candidates"] == 6
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.mp4")} == clips
     texts = list((tmp_path / "runs" / "texts").rglob("*.safetensors"))

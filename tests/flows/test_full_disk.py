@@ -124,7 +124,7 @@ def test_actors_on_a_full_disk_stop_the_run_and_no_candidate_is_given_up(
     with pytest.raises(StorageError, match="no space left while writing"):
         generate.fn(str(folder.root))
     events = (folder.root / "events.jsonl").read_text()
-    assert '"quarantined"' not in events and '"OSError"' not in events
+    assert '"event": "quarantined"' not in events and '"OSError"' not in events
     kept = finished(folder.root)
     disk.remount("size=64m")
     run_loop(folder)

@@ -16,6 +16,7 @@ import yaml
 
 from avpref import config
 from avpref.datasets import tables
+from avpref.domain import Split
 from avpref.flows.retrain import STAGES
 from avpref.flows.run_folder import RESULT_FILE, list_runs, open_run
 
@@ -100,6 +101,7 @@ def test_each_stage_is_a_subflow_and_each_shard_a_task(server: Any, retrained: t
         "sft_clips": settings.prompts.num_sft_clips,  # type: ignore[union-attr]
         "generate": num_prompts,
         "score": num_prompts,
+        "audit": folder.read(tables.PROMPTS)["split"].to_pylist().count(Split.TRAIN),
         "encode": len({row[side] for row in pairs for side in ("chosen", "rejected")}),
         "evaluate": num_held_out,
         "evaluate_score": num_held_out,
@@ -119,12 +121,13 @@ def shard_tasks(server: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any
 def test_progress_and_tables_are_artifacts(server: Any, retrained: tuple[dict[str, Any], Path]) -> None:
     run, runs = retrained
     found = {each["key"]: each for each in server.of_runs("artifacts", [run, *server.children(run)])}
-    staged = ("sft-clips", "generate", "score", "encode", "evaluate", "evaluate-score")
+    staged = ("sft-clips", "generate", "score", "audit", "encode", "evaluate", "evaluate-score")
     progress = {f"avpref-{name}" for name in (*staged, "sft", "train")}
     shards = {f"avpref-{name}-shards" for name in staged}
     assert {key for key, each in found.items() if each["type"] == "progress"} == progress
     assert {key for key, each in found.items() if each["type"] == "table"} == shards | {
         "avpref-pairs",
+        "avpref-audits",
         "avpref-quarantine",
     }
     assert {found[key]["data"] for key in progress} == {100.0}
