@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,11 +192,11 @@ class Case:
 
     def count(self) -> None:
         """Count the task runs that a server would be told of, and the fsyncs of this process."""
-        call, fsync = reporting.call, os.fsync
+        task, fsync = reporting.task, os.fsync
 
-        def counted_call(work: Any, *arguments: Any) -> Any:
+        def counted(kind: str, name: str) -> AbstractContextManager[None]:
             self.task_runs += 1
-            return call(work, *arguments)
+            return task(kind, name)
 
         def timed_fsync(handle: int) -> None:
             started = time.perf_counter()
@@ -204,7 +204,7 @@ class Case:
             self.fsyncs += 1
             self.fsync_s += time.perf_counter() - started
 
-        stage.reporting.call, os.fsync = counted_call, timed_fsync
+        stage.reporting.task, os.fsync = counted, timed_fsync
 
 
 def run_case(kind: str, root: Path, num_prompts: int) -> None:

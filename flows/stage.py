@@ -22,6 +22,9 @@ from avpref.logs import Progress
 from avpref.meters import StageMeter, Workers
 from avpref.settings import Executor, InProcessExecutor, RayExecutor
 
+MAX_TASKS = 64
+"""Task runs of one pool's pass over a stage: a large run's shards share them, so that a server is told of hundreds, not thousands."""
+
 
 class Workplace(Protocol):
     """What a stage needs of the folder that it works for: who runs units, how many may be lost, where events go."""
@@ -99,9 +102,15 @@ def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     )
 
 
-def _reported(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
-    with reporting.task(run_shard.__name__, f"{stage.name}-{shard.ordinal}"):
-        return run_shard(stage, shard, work)
+def _run_shards(stage: Stage, shards: Sequence[Shard], taken: Taken) -> list[ShardDone]:
+    """Shard after shard; each is a task run of its own unless there are more than :data:`MAX_TASKS` of them."""
+    size, done = -(-len(shards) // MAX_TASKS) or 1, []
+    for start in range(0, len(shards), size):
+        part = shards[start : start + size]
+        numbers = dict.fromkeys((part[0].ordinal, part[-1].ordinal))
+        with reporting.task(run_shard.__name__, "-".join([stage.name, *map(str, numbers)])):
+            done += [run_shard(stage, shard, taken.work[shard.ordinal]) for shard in part]
+    return done
 
 
 @contextmanager
@@ -142,7 +151,7 @@ def run_stage(
     with told(watchers, meter), pool_of as pool, progress_of() as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
         stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
-        done = [_reported(stage, shard, taken.work[shard.ordinal]) for shard in shards]
+        done = _run_shards(stage, shards, taken)
     place.events.write("units_finished", stage=name, **_told(meter))
     items = reuse.counted or unit if reuse else unit
     lost_now = len(ladder.quarantined) - len(before)

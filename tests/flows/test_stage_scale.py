@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +15,7 @@ from avpref.cluster import Receipt, Unit
 from avpref.datasets import tables
 from avpref.events import read_events
 from avpref.flows import reporting
+from avpref.flows import stage as stage_module
 from avpref.flows.plan import grouped, shards
 from avpref.flows.run_folder import RunFolder, create
 from avpref.flows.score_files import ScoreFiles
@@ -62,15 +63,15 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the task runs that a server would be told of."""
+    """Kinds of the task runs that a server would be told of."""
     made: list[str] = []
-    call = reporting.call
+    task = reporting.task
 
-    def counted(work: Any, *arguments: Any) -> Any:
-        made.append(work.fn.__name__ if work is run_shard else work.name)
-        return call(work, *arguments)
+    def counted(kind: str, name: str) -> AbstractContextManager[None]:
+        made.append(kind)
+        return task(kind, name)
 
-    monkeypatch.setattr(reporting, "call", counted)
+    monkeypatch.setattr(reporting, "task", counted)
     return made
 
 
@@ -89,9 +90,9 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder, task
         with watched(folder):
             units = run_stage(folder, "score", files, plan, lambda: stub, "candidates")
         assert [item.item_id for unit in units for item in unit.items] == names
-    assert tasks == ["run_shard"] * 2 * num_shards
+    assert tasks == [run_shard.__name__] * 2 * num_shards
     assert stub.calls == num_units == len(units)
-    assert sum(1 for _ in (folder.root / "units").rglob("*")) == num_units * NUM_SCORERS + NUM_SCORERS + 1
+    assert sum(1 for _ in (folder.root / "units").rglob("*.parquet")) == num_units * NUM_SCORERS
     kinds = Counter(event["event"].startswith("unit_") for event, _ in read_events(folder.events.path))
     assert kinds[True] == 2 * num_units and kinds[False] <= 8  # as many for two candidates as for two thousand
     lost = folder.seal_units(tables.SKIPPED, [part for unit in units for part in files.parts(unit)])
@@ -116,3 +117,21 @@ def test_sealing_nothing_gives_an_empty_table_that_can_be_read(tmp_path: Path) -
     assert tables.read(tmp_path / "t.parquet", tables.SKIPPED).num_rows == 0
     with open(tmp_path / "t.parquet", "rb") as stream:
         assert list(tables.batches(stream, "t.parquet", tables.SKIPPED)) == []
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "limit", "wanted"), [(0, 4, []), (3, 4, ["0", "1", "2"]), (9, 4, ["0-2", "3-5", "6-8"])]
+)
+def test_shards_beyond_a_limit_share_task_runs(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, num_shards: int, limit: int, wanted: list[str]
+) -> None:
+    monkeypatch.setattr(stage_module, "MAX_TASKS", limit)
+    names: list[str] = []
+    monkeypatch.setattr(reporting, "task", lambda kind, name: (names.append(name), nullcontext())[1])
+    run = folder.settings.run.model_copy(update={"shard_prompts": 2})
+    items = [Item(f"c{number}") for number in range(2 * num_shards)]
+    plan = shards("score", "f", [[item] for item in items], run)
+    files = ScoreFiles(folder.units(tables.SKIPPED), ("scorer",))
+    with watched(folder):
+        run_stage(folder, "score", files, plan, lambda: Stub(files), "candidates")
+    assert names == [f"score-{each}" for each in wanted]
