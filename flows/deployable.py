@@ -17,14 +17,14 @@ from prefect import Flow
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from avpref.errors import CircuitOpen, ConfigError, GateRefused, InputError
+from avpref.errors import AuditRefused, CircuitOpen, ConfigError, GateRefused, InputError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRIES, RETRY_AFTER_S = 2, 60.0
 """A deployed run that fails is tried again so often, after so long: it goes on from what is committed."""
-FINAL = (ConfigError, InputError, GateRefused, CircuitOpen)
+FINAL = (ConfigError, InputError, GateRefused, AuditRefused, CircuitOpen)
 """Errors that a second attempt would only repeat."""
 
 

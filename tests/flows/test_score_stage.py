@@ -80,8 +80,8 @@ def test_random_weights_are_marked_in_every_row(together: pd.DataFrame) -> None:
     "executor",
     [
         InProcessExecutor(scoring="waves"),
-        RayExecutor(num_actors=2),
-        RayExecutor(scoring="waves"),
+        pytest.param(RayExecutor(num_actors=2), marks=pytest.mark.slow),
+        pytest.param(RayExecutor(scoring="waves"), marks=pytest.mark.slow),
         RayExecutor(scoring="pools"),
     ],
     ids=lambda executor: f"{executor.kind}-{executor.scoring}",
