@@ -1,4 +1,4 @@
-"""Flows that deployments call. They name a parameter that they do not have, and try again what may pass by itself.
+"""Flows that deployments call. They try again what may pass by itself.
 
 Prefect's own retries are not used: they repeat users' mistakes as well, and in 3.8 a run whose parameters are refused and
 that has retries left never ends.
@@ -6,12 +6,10 @@ that has retries left never ends.
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.context import FlowRunContext
@@ -28,20 +26,11 @@ FINAL = (ConfigError, InputError, GateRefused, AuditRefused, CircuitOpen)
 """Errors that a second attempt would only repeat."""
 
 
-class DeployableFlow(Flow[P, R]):
-    """A flow whose parameters are checked by name, then by type, before anything runs."""
-
-    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """See Prefect. Raises ConfigError for a parameter that the flow does not have."""
-        refuse_unknown(self.name, parameters, list(inspect.signature(self.fn).parameters))
-        return super().validate_parameters(parameters)
-
-
-def deployable(name: str, timeout_s: float) -> Callable[[Callable[P, R]], DeployableFlow[P, R]]:
+def deployable(name: str, timeout_s: float) -> Callable[[Callable[P, R]], Flow[P, R]]:
     """Decorator: a flow ``name`` for deployments. A run that takes longer than ``timeout_s`` seconds fails as TimedOut."""
 
-    def decorate(function: Callable[P, R]) -> DeployableFlow[P, R]:
-        return DeployableFlow(tried_again(function), name=name, timeout_seconds=timeout_s, persist_result=False)
+    def decorate(function: Callable[P, R]) -> Flow[P, R]:
+        return Flow(tried_again(function), name=name, timeout_seconds=timeout_s, persist_result=False)
 
     return decorate
 
@@ -68,16 +57,3 @@ def tried_again(
         return function(*arguments, **named)
 
     return attempts
-
-
-def refuse_unknown(flow: str, given: dict[str, Any], known: list[str]) -> None:
-    """Raises ConfigError for the first name in ``given`` that ``known`` does not have, with the nearest that it has."""
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            meant = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(
-                f"flow {flow} has no parameter {name!r}",
-                f"one of: {', '.join(known)}",
-                f"{meant}correct the parameters in prefect.yaml (or of the schedule, or of the run) and deploy again",
-            )

@@ -148,14 +148,15 @@ def test_the_plain_command_reports_to_a_configured_server(server: Any, retrained
     assert {each["parameters"]["run_dir"] for each in stages} == {document["run_dir"]}
 
 
-def test_an_unknown_parameter_is_named_with_the_one_that_was_meant(
-    server: Any, retrained: tuple[dict[str, Any], Path]
+def test_a_run_with_an_unknown_parameter_crashes_at_once_and_its_log_names_it(
+    server: Any, deployed: dict[str, dict[str, Any]]
 ) -> None:
+    server.worker()
     run = server.run_deployment("retrain/weekly-retrain", config_pth=TINY)
     ended = server.until("the refusal", lambda: found if (found := server.flow_run(run))["end_time"] else None)
-    assert ended["state_type"] == "FAILED"
-    for words in ("config_pth", "did you mean 'config_path'?", "prefect.yaml"):
-        assert words in ended["state"]["message"]
+    assert ended["state_type"] == "CRASHED" and not server.children(ended)
+    said = server.logs()
+    assert "but was provided with parameters" in said and "config_pth" in said and "config_path" in said
 
 
 def test_without_a_server_none_is_started(server: Any, retrained: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
