@@ -29,6 +29,7 @@ from avpref.commands.lineage_documents import document
 from avpref.datasets import tables
 from avpref.datasets.archive import open_archive
 from avpref.domain import METRICS
+from avpref.files import LocalFiles
 from avpref.identity import derive_seed
 from avpref.store import TableStore, commit_once
 
@@ -119,7 +120,7 @@ def norms(run: int) -> pa.Table:
 
 def write_run(runs: Path, run: int) -> None:
     root = runs / f"run-{run:02d}"
-    store, versions = TableStore(root / "tables"), {}
+    store, versions = TableStore(LocalFiles(root / "tables")), {}
     prompt_rows = prompts()
     clips = candidates(prompt_rows["prompt_id"].combine_chunks(), 0 if run < SHARING else run)
     found = {
