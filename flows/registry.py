@@ -7,16 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from avpref import __version__
-from avpref.config import identity_hash
 from avpref.datasets import tables
-from avpref.domain import SCHEMA_VERSION
 from avpref.file_hashes import sha256_of
 from avpref.flows.decisions import ADAPTER, CHECKPOINT, SUMMARY
 from avpref.flows.dpo import policy_network
-from avpref.flows.pair import pairs_hash, read_norm
+from avpref.flows.pair import pairs_hash
 from avpref.flows.run_folder import RunFolder
 from avpref.flows.sft import sft_network
+from avpref.flows.training_record import origin
 from avpref.trainer.stages import SUMMARY_FILE
 
 FOLDER = "promoted"
@@ -34,23 +32,8 @@ SEALED = (
 def lineage(folder: RunFolder) -> dict[str, Any]:
     """Everything that the run's adapter came from: network, tables, norm, pairs, settings, versions."""
     policy, reference = policy_network(folder), sft_network(folder)
-    assert policy.adapter is not None
-    sealed = {table.name: folder.tables.current(table.name) for table in SEALED}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "product_version": __version__,
-        "run_id": folder.run_id,
-        "seed": folder.settings.run.seed,
-        "settings_hash": identity_hash(folder.settings),
-        "policy_hash": policy.hash,
-        "checkpoint_sha256": reference.hash,
-        "checkpoint": os.path.relpath(reference.checkpoint, folder.root),
-        "adapter": str(policy.adapter.relative_to(folder.root)),
-        "pairs_hash": pairs_hash(folder),
-        "norm_id": read_norm(folder).norm_id,
-        "scorers": scorers_of(folder),
-        "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
-    }
+    own = {"pairs_hash": pairs_hash(folder), "scorers": scorers_of(folder)}
+    return origin(folder, policy, reference, SEALED) | own
 
 
 def adapter_files(folder: RunFolder) -> list[dict[str, Any]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from avpref import __version__
 from avpref.config import identity_hash
@@ -29,9 +31,20 @@ TRAINED_ON = (
 
 def record_trained(folder: RunFolder, policy: NetworkFiles, reference: NetworkFiles) -> Path:
     """Record the adapter of ``policy``, trained against ``reference`` on the tables as they are; returns the record's file."""
+    record = origin(folder, policy, reference, TRAINED_ON) | {"adapter_sha256": policy.adapter_hash}
+    name = f"{TRAINED}/{policy.hash[:16]}-{digest('trained', record)}.json"
+    for files in {LocalFiles(folder.root), folder.files}:
+        files.commit_once(name, json.dumps(record, indent=1).encode())
+    return folder.root / name
+
+
+def origin(
+    folder: RunFolder, policy: NetworkFiles, reference: NetworkFiles, known: Sequence[tables.Table]
+) -> dict[str, Any]:
+    """What every document about an adapter begins with: versions, run, settings, networks, norm, and the sealed of ``known`` tables."""
     assert policy.adapter is not None
-    sealed = {table.name: folder.tables.current(table.name) for table in TRAINED_ON}
-    record = {
+    sealed = {table.name: folder.tables.current(table.name) for table in known}
+    return {
         "schema_version": SCHEMA_VERSION,
         "product_version": __version__,
         "run_id": folder.run_id,
@@ -41,14 +54,9 @@ def record_trained(folder: RunFolder, policy: NetworkFiles, reference: NetworkFi
         "checkpoint_sha256": reference.hash,
         "checkpoint": _relative(folder, reference.checkpoint),
         "adapter": _relative(folder, policy.adapter),
-        "adapter_sha256": policy.adapter_hash,
         "norm_id": read_norm(folder).norm_id,
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
     }
-    name = f"{TRAINED}/{policy.hash[:16]}-{digest('trained', record)}.json"
-    for files in {LocalFiles(folder.root), folder.files}:
-        files.commit_once(name, json.dumps(record, indent=1).encode())
-    return folder.root / name
 
 
 def _relative(folder: RunFolder, path: Path) -> str:

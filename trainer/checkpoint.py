@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, SchemaVersionError
 from avpref.moments import Moment, reached
-from avpref.store import replace, storage_errors
+from avpref.store import fsync, replace, storage_errors
 
 TENSORS_FILE = "tensors.safetensors"
 STATE_FILE = "state.json"
@@ -109,7 +109,7 @@ class CheckpointFolder:
                 self._remove(step)
             os.rename(partial, final)
             reached(Moment.CHECKPOINT_VISIBLE)
-            _sync_folder(self.folder)
+            fsync(self.folder)
             for old in self.steps()[: -self.keep]:
                 self._remove(old)
         reached(Moment.CHECKPOINT_DONE)
@@ -160,11 +160,3 @@ class CheckpointFolder:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step_{step:08d}"
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from avpref.store import commit_once, storage_errors
+from avpref.store import commit_once, fsync, storage_errors
 
 NO_LINK_HERE = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP})
 """What the operating system says where a hard link cannot be made but a copy can."""
@@ -27,7 +27,7 @@ def link_all(files: Iterable[tuple[Path, Path]]) -> None:
         folders.add(target.parent)
     for folder in folders:
         with storage_errors(folder):
-            _sync(folder)
+            fsync(folder)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -42,11 +42,3 @@ def _link(source: Path, target: Path) -> None:
             with storage_errors(target):
                 raise
         commit_once(target, source.read_bytes())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

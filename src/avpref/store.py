@@ -58,7 +58,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise storage_error(path, error) from error
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -110,7 +110,7 @@ def commit_once(path: Path, data: bytes) -> bool:
             return commit_once(path, data)
         finally:
             temporary.unlink(missing_ok=True)
-        _fsync(path.parent)
+        fsync(path.parent)
     reached(Moment.COMMIT_DONE)
     return True
 
@@ -120,7 +120,7 @@ def replace(path: Path, data: bytes) -> None:
     with storage_errors(path):
         os.replace(_write_temporary(path, data), path)
         reached(Moment.REPLACE_RENAMED)
-        _fsync(path.parent)
+        fsync(path.parent)
     reached(Moment.REPLACE_DONE)
 
 
@@ -137,14 +137,14 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             reached(Moment.WRITE_FLUSHED)
-            _fsync(temporary)
+            fsync(temporary)
             reached(Moment.WRITE_SYNCED)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         reached(Moment.REPLACE_RENAMED)
-        _fsync(path.parent)
+        fsync(path.parent)
     reached(Moment.REPLACE_DONE)
 
 

@@ -213,15 +213,13 @@ def test_a_bucket_of_another_schema_is_refused(bucket: ObjectStorage, tmp_path: 
 
 
 def test_a_table_that_was_tampered_with_is_named_with_its_url(bucket: ObjectStorage, tmp_path: Path) -> None:
-    from avpref.commands.run_state import sealed
-
     folder = create(tmp_path, settings(bucket))
     folder.seal(tables.SKIPPED, "f", tables.to_arrow(tables.SKIPPED, []))
     manifest = folder.tables.current("skipped")
-    assert manifest is not None and sealed(folder, tables.SKIPPED).num_rows == 0
+    assert manifest is not None and folder.read(tables.SKIPPED).num_rows == 0
     folder.tables.files.replace(folder.tables.names(manifest)[0], b"PAR1")
     with pytest.raises(InputError, match=f"s3://.*{folder.run_id}/tables/skipped"):
-        sealed(folder, tables.SKIPPED)
+        folder.read(tables.SKIPPED)
 
 
 def test_settings_of_a_run_hold_no_credentials(bucket: ObjectStorage, tmp_path: Path) -> None:

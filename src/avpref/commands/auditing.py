@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from avpref.commands.run_state import sealed
 from avpref.datasets import tables
 from avpref.flows.audit_tables import audit_rows
 from avpref.flows.run_folder import RunFolder
@@ -13,7 +12,7 @@ from avpref.flows.run_folder import RunFolder
 
 def document_of(folder: RunFolder, strategy: str | None) -> dict[str, Any]:
     """Strategy, action, and all rows of the audit. Raises InputError where the run has no pairs or no facts."""
-    pairs, skipped = sealed(folder, tables.PAIRS), sealed(folder, tables.SKIPPED)
+    pairs, skipped = folder.read(tables.PAIRS), folder.read(tables.SKIPPED)
     if strategy is not None:
         from avpref.commands.selecting import from_run
 

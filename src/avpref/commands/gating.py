@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from avpref import config
-from avpref.commands.run_state import sealed
 from avpref.datasets import tables
 from avpref.datasets.decision import Inputs, inputs_of
 from avpref.errors import ConfigError, InputError
@@ -27,7 +26,7 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
     if others:
         raise ConfigError(f"--set {others[0]}", f"{SECTION}KEY=VALUE", "avpref config show")
     settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
-    sealed(folder, tables.EVALUATIONS)
+    folder.require(tables.EVALUATIONS)
     stored = decisions.read(folder)
     inputs = inputs_of(stored)
     _refuse_stale(folder, inputs)
@@ -70,7 +69,7 @@ def not_what_serves(folder: RunFolder, inputs: Inputs) -> str:
 
 
 def _refuse_stale(folder: RunFolder, inputs: Inputs) -> None:
-    known = set(sealed(folder, tables.NORMS)["norm_id"].to_pylist())
+    known = set(folder.read(tables.NORMS)["norm_id"].to_pylist())
     if inputs.norm_id not in known:
         raise InputError(
             f"the evaluation of run {folder.run_id} is on norm {inputs.norm_id}",

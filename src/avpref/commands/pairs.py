@@ -73,12 +73,11 @@ def show(
 ) -> int:
     """Show the pairs of a run: both sides, scores, margins, paths; equal for equal seeds wherever the run was made."""
     from avpref.commands import run_rows
-    from avpref.commands.run_state import sealed
     from avpref.datasets.tables import PAIRS
     from avpref.flows.run_folder import open_run
 
     folder = open_run(runs, run)
-    documents = first(run_rows.pairs(folder, sealed(folder, PAIRS), prompt), limit)
+    documents = first(run_rows.pairs(folder, folder.read(PAIRS), prompt), limit)
     print_json({"pairs": documents}) if json else _print_pairs(documents)
     return 0
 

@@ -68,12 +68,11 @@ def import_(
 @app.command(name="list")
 def list_(*, runs: Runs = DEFAULT_RUNS, run: Run = "", limit: Limit = None, json: AsJson = False) -> int:
     """List the prompts of a run in their order."""
-    from avpref.commands.run_state import sealed
     from avpref.datasets.tables import PROMPTS
     from avpref.flows.run_folder import open_run
 
     folder = open_run(runs, run)
-    rows = first(sealed(folder, PROMPTS).to_pylist(), limit)
+    rows = first(folder.read(PROMPTS).to_pylist(), limit)
     columns = ["prompt_id", "split", "source", "text"]
     print_json({"run_id": folder.run_id, "prompts": rows}) if json else print_table(rows, columns)
     return 0

@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from avpref.commands.run_progress import StageState, quarantined_so_far, stage_state
 from avpref.config import identity_hash
 from avpref.datasets import tables
@@ -138,17 +136,6 @@ def rows_of(runs: Path) -> list[dict[str, Any]]:
     if not runs.is_dir():
         raise InputError(f"no folder {runs}", "a folder of runs", f"avpref retrain --runs {runs}")
     return [row_of(runs, run_id) for run_id in list_runs(runs)]
-
-
-def sealed(folder: RunFolder, table: tables.Table) -> pa.Table:
-    """The current version of ``table``, its files compared with their hashes.
-
-    Raises InputError before the stage that makes it has run, TableError where a file is missing or was changed.
-    """
-    manifest = folder.tables.current(table.name)
-    if manifest is not None:
-        folder.tables.verify(manifest)
-    return folder.read(table)
 
 
 def _found(folder: RunFolder, pattern: str) -> list[str]:

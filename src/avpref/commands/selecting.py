@@ -10,7 +10,6 @@ from typing import Any
 
 from avpref import config
 from avpref.commands.run_rows import pair, pairs
-from avpref.commands.run_state import sealed
 from avpref.commands.score_file import read_scores
 from avpref.datasets import normalise, tables
 from avpref.datasets.compare import Inputs, Snapshot
@@ -39,7 +38,7 @@ def from_run(folder: RunFolder, given: Sequence[str]) -> tuple[Document, Selecti
     """
     _refuse_others(given)
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
-        sealed(folder, table)
+        folder.require(table)
     settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
     selection = select(replace(folder, settings=settings))
     documents = pairs(folder, selection.pairs)
@@ -79,7 +78,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
     settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
     return Snapshot(
-        sealed(folder, tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
+        folder.read(tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
     )
 
 
