@@ -37,14 +37,14 @@ HERE = Path(__file__).parent
 CHAOS = HERE.parent / "tests" / "chaos"
 sys.path.insert(0, str(CHAOS))
 
+from fork_server import PATIENCE_S, Nursery, open_nursery  # noqa: E402
 from invariants import check_tables, check_whole, same_end, same_results, visible  # noqa: E402
-from nursery import PATIENCE_S, Nursery, open_nursery  # noqa: E402
-from siege import Siege  # noqa: E402
+from kill_campaign import Siege  # noqa: E402
 
-from avpref import config  # noqa: E402
-from avpref.flows.run_folder import RunFolder, create  # noqa: E402
+from avpref.config import loading as config  # noqa: E402
 from avpref.identity import derive_seed  # noqa: E402
-from avpref.moments import Moment  # noqa: E402
+from avpref.storage.failpoints import Moment  # noqa: E402
+from avpref.storage.run_folder import RunFolder, create  # noqa: E402
 
 TINY = HERE.parent / "configs" / "tiny.yaml"
 RESULTS = HERE / "chaos.json"
@@ -197,7 +197,7 @@ def server(ground: Ground) -> Iterator[Deaths]:
     url, home = f"http://127.0.0.1:{port}/api", str(ground.folder / "prefect")
     quiet = {"PREFECT_HOME": home, "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     start = ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
-    work = ("-m", "avpref.cli", "retrain", "--config", str(TINY), "--runs", str(folder.root.parent))
+    work = ("-m", "avpref.cli.main", "retrain", "--config", str(TINY), "--runs", str(folder.root.parent))
     with program(*start, **quiet) as serving:
         until(lambda: answers(f"{url}/health"))
         with program(*work, **quiet) as running:
@@ -294,7 +294,7 @@ violation ends the script without a result.
 |---|---|---|---|---|---|---|
 {targets}
 
-## By moment (`src/avpref/moments.py`)
+## By moment (`src/avpref/storage/failpoints.py`)
 
 | moment | {" | ".join(deaths.target for deaths in named)} |
 |---|{"---|" * len(named)}

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from avpref.datasets import gate, looks
-from avpref.datasets.evaluation import BootstrapSettings, Comparison, compare
+from avpref.config.schema import EvaluationSettings
+from avpref.datasets.evidence import gate
+from avpref.datasets.evidence import sequential as looks
+from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension
-from avpref.settings import EvaluationSettings
 
 NUM_NULL = 1000
 NUM_POWER = 300

@@ -25,13 +25,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from avpref.commands.lineage_documents import document
 from avpref.datasets import tables
-from avpref.datasets.archive import open_archive
 from avpref.domain import METRICS
-from avpref.files import LocalFiles
 from avpref.identity import derive_seed
-from avpref.store import TableStore, commit_once
+from avpref.registry.catalog import open_archive
+from avpref.registry.lineage_view import document
+from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import TableStore, commit_once
 
 NUM_RUNS, SHARING = 10, 5
 PROMPTS, PER_PROMPT, PAIRS = 30_000, 4, 22_000
@@ -186,7 +186,7 @@ def questions(runs: Path) -> dict[str, str]:
 
 
 def command(runs: Path, *arguments: str) -> Callable[[], object]:
-    line = [sys.executable, "-m", "avpref.cli", *arguments]
+    line = [sys.executable, "-m", "avpref.cli.main", *arguments]
     return lambda: subprocess.run(line, check=True, capture_output=True)
 
 

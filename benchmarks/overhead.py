@@ -29,25 +29,26 @@ import prefect
 import pyarrow as pa
 import ray
 
-from avpref import config
-from avpref.cluster import Receipt, Unit, ray_session
+from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import ScoreRow
 from avpref.domain import METRICS, Candidate, Prompt, ScoreStatus, Split, prompt_id
-from avpref.flows import reporting, stage
-from avpref.flows.candidates import plan_candidates
-from avpref.flows.networks import NetworkFiles
-from avpref.flows.pair import pair
-from avpref.flows.plan import grouped, sampler_hash, sampler_parts, shards
-from avpref.flows.prompts import read_prompts
-from avpref.flows.run_folder import RunFolder, create
-from avpref.flows.score import sealed_candidates
-from avpref.flows.score_files import ScoreFiles
-from avpref.flows.scoring import ScoreItem
-from avpref.flows.stage import run_stage
-from avpref.flows.units import UnitFiles
-from avpref.flows.watching import watched
+from avpref.execution import run_units as stage
+from avpref.execution.plan import grouped, sampler_hash, sampler_parts, shards
+from avpref.execution.pool import Receipt, Unit, ray_session
+from avpref.execution.run_units import run_stage
+from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.stages.candidates import plan_candidates
+from avpref.flows.stages.pair import pair
+from avpref.flows.stages.prompts import read_prompts
+from avpref.flows.stages.score import sealed_candidates
+from avpref.flows.workers.networks import NetworkFiles
+from avpref.flows.workers.score_worker import ScoreItem
 from avpref.identity import derive_seed, digest
+from avpref.observability.run_status import watched
+from avpref.storage.run_folder import RunFolder, create
+from avpref.storage.score_files import ScoreFiles
+from avpref.storage.unit_files import UnitFiles
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 NUM_PROMPTS, NUM_CANDIDATES, UNIT, SHARD = 30_000, 5, 64, 256
@@ -142,7 +143,7 @@ def make_candidates(folder: RunFolder) -> list[Unit]:
 
 
 def make_scores(folder: RunFolder) -> list[Unit]:
-    """Stage ``score`` in four waves, as :func:`avpref.flows.score_stage.score_items` runs them."""
+    """Stage ``score`` in four waves, as :func:`avpref.flows.stages.score_stage.score_items` runs them."""
     text = {prompt.prompt_id: prompt.text for prompt in read_prompts(folder)}
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in sealed_candidates(folder)]
     fingerprints = [folder.fingerprint("score", number) for number in range(len(SCORERS))]

@@ -25,14 +25,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from avpref.config.schema import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.compare import Inputs, Snapshot, diff
-from avpref.datasets.leaderboard import STRATEGIES, leaderboard
-from avpref.datasets.pairing import Selection, measure_and_select, select_pairs
+from avpref.datasets.selection.compare import Inputs, Snapshot, diff
+from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
+from avpref.datasets.selection.pairing import Selection, measure_and_select, select_pairs
 from avpref.datasets.views import Limits, connect
 from avpref.domain import METRICS, Dimension
 from avpref.identity import derive_seed
-from avpref.settings import PairSettings
 
 NAMES = [metric.name for metric in METRICS]
 NUM_PROMPTS, NUM_CANDIDATES = 30_000, 4

@@ -24,23 +24,15 @@ import av
 import numpy as np
 import torch
 
-from avpref.flows.scoring import View
-from avpref.media import DecodedClip
-from avpref.rewards import (
-    audiobox,
-    audiobox_network,
-    imagebind,
-    imagebind_towers,
-    synchformer,
-    synchformer_towers,
-    videoalign,
-    videoalign_network,
-    videoalign_settings,
-    videoalign_text,
-)
+from avpref.flows.workers.score_worker import View
+from avpref.media.reading import DecodedClip
+from avpref.rewards.audiobox import audiobox, audiobox_network
+from avpref.rewards.imagebind import imagebind, imagebind_towers
 from avpref.rewards.model_scorer import CPU, ModelScorer
 from avpref.rewards.protocol import ScorableClip
-from avpref.weight_files import on_meta
+from avpref.rewards.synchformer import synchformer, synchformer_towers
+from avpref.rewards.videoalign import videoalign, videoalign_network, videoalign_settings, videoalign_text
+from avpref.storage.weight_files import on_meta
 
 HERE = Path(__file__).parent
 WINDOW_S, REPEATS, LIMIT = 81 / 16, 7, 0.6

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from avpref.cluster import Unit
 from avpref.datasets.tables import TEXTS, to_arrow
-from avpref.files import LocalFiles
-from avpref.flows.neighbours import find, folders_beside, here_and_beside, unit_files
-from avpref.flows.texts import TextItem
+from avpref.execution.pool import Unit
+from avpref.flows.stages.encode_texts import TextItem
+from avpref.storage.files import LocalFiles
+from avpref.storage.sibling_runs import find, folders_beside, here_and_beside, unit_files
 
 NUM_UNITS, UNIT_ITEMS, NUM_UNRELATED = 2000, 64, 50
 RESULT = Path(__file__).with_suffix(".md")

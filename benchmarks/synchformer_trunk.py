@@ -27,10 +27,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avpref.rewards.products import pack
 from avpref.rewards.random_weights import fill
-from avpref.rewards.synchformer_towers import FULL, DividedAttention, PooledTokens, SpaceTimeBlock, VideoTower
-from avpref.weight_files import on_meta
+from avpref.rewards.synchformer.linear import pack
+from avpref.rewards.synchformer.synchformer_towers import (
+    FULL,
+    DividedAttention,
+    PooledTokens,
+    SpaceTimeBlock,
+    VideoTower,
+)
+from avpref.storage.weight_files import on_meta
 
 NUM_SEGMENTS, NUM_REPEATS = 2, 3
 THREADS = tuple(dict.fromkeys((1, os.cpu_count() or 1)))

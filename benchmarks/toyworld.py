@@ -52,7 +52,7 @@ def run(config: str, seed: int, folder: str) -> dict:
     command = [
         sys.executable,
         "-m",
-        "avpref.cli",
+        "avpref.cli.main",
         "retrain",
         "--config",
         config,

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avpref.models.video_vae import STRUCTURE, Tiling, VideoVae
+from avpref.models.codecs.video_vae import STRUCTURE, Tiling, VideoVae
 
 MIB = 2**20
 CANVAS_BYTES = 12

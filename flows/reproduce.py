@@ -15,27 +15,27 @@ from pathlib import Path
 
 import numpy as np
 
-from avpref.cluster import Unit
+from avpref.config.storage_settings import FolderStorage
 from avpref.datasets import tables
 from avpref.domain import Candidate, Origin, Prompt, Split
 from avpref.errors import InputError, TableError
-from avpref.flows.candidates import plan_candidates, read_candidates
-from avpref.flows.dpo import policy_network
-from avpref.flows.evaluate import STAGE as EVALUATE
-from avpref.flows.generate import STAGE as GENERATE
-from avpref.flows.generating import GenerateSpec
-from avpref.flows.networks import NetworkFiles
-from avpref.flows.pair import content_hash, pairs_hash, read_norm, select
-from avpref.flows.plan import Shard
-from avpref.flows.prompts import read_prompts
-from avpref.flows.rescoring import ScoreDifference, rescore
-from avpref.flows.run_folder import RunFolder
-from avpref.flows.score import sealed_candidates
-from avpref.flows.sft import sft_network
-from avpref.flows.stage import run_stage
+from avpref.execution.plan import Shard
+from avpref.execution.pool import Unit
+from avpref.execution.run_units import run_stage
+from avpref.flows.rescore import ScoreDifference, rescore
+from avpref.flows.stages.candidates import plan_candidates, read_candidates
+from avpref.flows.stages.evaluate import STAGE as EVALUATE
+from avpref.flows.stages.generate import STAGE as GENERATE
+from avpref.flows.stages.pair import content_hash, pairs_hash, read_norm, select
+from avpref.flows.stages.prompts import read_prompts
+from avpref.flows.stages.score import sealed_candidates
+from avpref.flows.stages.sft import sft_network
+from avpref.flows.stages.train import policy_network
+from avpref.flows.workers.generate_worker import GenerateSpec
+from avpref.flows.workers.networks import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
-from avpref.media import read_clip
-from avpref.storage_settings import FolderStorage
+from avpref.media.reading import read_clip
+from avpref.storage.run_folder import RunFolder
 
 FINGERPRINT = "reproduce"
 

@@ -11,31 +11,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avpref import config
-from avpref.cluster import ray_session
+from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import SCHEMA_VERSION, Split
 from avpref.errors import InputError
-from avpref.flows import reporting
-from avpref.flows.announcements import announce_losses, announce_verdict
-from avpref.flows.audit import audit
-from avpref.flows.audit_tables import read_audit
-from avpref.flows.deployable import deployable
-from avpref.flows.dpo import dpo, training_summary
-from avpref.flows.evaluate import VERDICT_FILE, evaluate
-from avpref.flows.generate import generate
-from avpref.flows.pair import pair
-from avpref.flows.promotion import promote_automatically
-from avpref.flows.prompts import prompts, read_prompts
-from avpref.flows.registry import record_adapter, scorers_of
-from avpref.flows.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, create, open_run
-from avpref.flows.score import score
-from avpref.flows.sft import sft
-from avpref.flows.spending import Spending, spending
-from avpref.flows.tally import Tally, collected
-from avpref.flows.watching import tell_pairs, watched, watched_stage
-from avpref.moments import Moment, reached
+from avpref.execution.item_counts import Tally, collected
+from avpref.execution.pool import ray_session
+from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.prefect.deployable import deployable
+from avpref.flows.prefect.run_events import announce_losses, announce_verdict
+from avpref.flows.stages.adapter_lineage import record_adapter, scorers_of
+from avpref.flows.stages.audit import audit
+from avpref.flows.stages.audit_tables import read_audit
+from avpref.flows.stages.evaluate import VERDICT_FILE, evaluate
+from avpref.flows.stages.generate import generate
+from avpref.flows.stages.pair import pair
+from avpref.flows.stages.prompts import prompts, read_prompts
+from avpref.flows.stages.score import score
+from avpref.flows.stages.sft import sft
+from avpref.flows.stages.train import dpo, training_summary
+from avpref.observability.cost import Spending, spending
+from avpref.observability.run_status import tell_pairs, watched, watched_stage
+from avpref.registry.promotion import promote_automatically
+from avpref.storage.failpoints import Moment, reached
+from avpref.storage.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, create, open_run
 
 DAY_S = 24 * 3600
 CURATION = (prompts, sft, generate, score, pair, audit)
@@ -198,7 +198,7 @@ def spent_by(folder: RunFolder) -> Spending:
 
 
 def _report(folder: RunFolder) -> int:
-    from avpref.flows.report import write_report
+    from avpref.flows.stages.report import write_report
 
     return write_report(folder)
 

@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from avpref.config.schema import NetworkSettings
 from avpref.models.blocks import Block, FeedForward, Modulation, split_frames
 from avpref.models.conditioning import LatentTimes, token_times
-from avpref.models.edges import Float32Linear, Head, embed_patches, sinusoid, unpatchify
+from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoid, unpatchify
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
-from avpref.settings import NetworkSettings
 
 
 class ModelType(StrEnum):

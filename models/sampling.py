@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from avpref.models.conditioning import Given, LatentTimes
-from avpref.models.edges import TIMESTEP_SCALE
+from avpref.models.embeddings import TIMESTEP_SCALE
 from avpref.models.flow import Latents, LatentShapes, shift_timesteps
 from avpref.models.text import TextBatch
 

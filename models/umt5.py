@@ -22,13 +22,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from avpref.errors import InputError
-from avpref.file_hashes import sha256_of
 from avpref.identity import digest
-from avpref.models.checkpoint_files import find_checkpoint, read_tensors
+from avpref.models.checkpoints.checkpoint_files import find_checkpoint, read_tensors
+from avpref.models.checkpoints.weight_folders import CONFIG, Published, content_hash, read_json
 from avpref.models.text import TextBatch, TextEncoder
-from avpref.models.weight_folders import CONFIG, Published, content_hash, read_json
-from avpref.store import commit_once
-from avpref.weight_files import fit, on_meta
+from avpref.storage.file_hashes import sha256_of
+from avpref.storage.local_files import commit_once
+from avpref.storage.weight_files import fit, on_meta
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

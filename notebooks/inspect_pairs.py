@@ -22,9 +22,9 @@ def _():
     from avpref.datasets.tables import TABLES
     from avpref.datasets.views import connect_locked
     from avpref.domain import METRICS, Dimension
-    from avpref.flows.panels import NAME, NORMALISED, RAW, margin_panels, origin_panels
-    from avpref.flows.plots import svg
-    from avpref.flows.run_folder import list_runs, open_root
+    from avpref.reports.figures import NAME, NORMALISED, RAW, margin_panels, origin_panels
+    from avpref.reports.plots import svg
+    from avpref.storage.run_folder import list_runs, open_root
 
     return (
         Dimension,

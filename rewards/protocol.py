@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from avpref.domain import Metric, Score, ScoreStatus, Terms
-from avpref.media import DecodedClip
+from avpref.media.reading import DecodedClip
 
 
 @dataclass(frozen=True, eq=False)

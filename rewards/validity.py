@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from avpref.domain import Dimension, Metric, Score
-from avpref.media import DecodedClip
+from avpref.media.reading import DecodedClip
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 
 

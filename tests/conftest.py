@@ -14,13 +14,14 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
-    from avpref.flows.run_folder import RunFolder
-    from avpref.storage_settings import ObjectStorage
+    from avpref.config.storage_settings import ObjectStorage
+    from avpref.storage.run_folder import RunFolder
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
 
 HERE = Path(__file__).parent
+pytest_plugins = ("run_copies",)
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +48,9 @@ def _one_torch_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run of configs/tiny.yaml, made once per test session. Read it; a test that changes a run copies it."""
-    from avpref import config
+    from avpref.config import loading as config
     from avpref.flows.retrain import run_loop
-    from avpref.flows.run_folder import create
+    from avpref.storage.run_folder import create
 
     folder = create(tmp_path_factory.mktemp("tiny"), config.load(HERE.parent / "configs" / "tiny.yaml").settings)
     run_loop(folder)
@@ -70,14 +71,15 @@ def make_decided_run(
 ) -> RunFolder:
     import numpy as np
 
-    from avpref import __version__, config
+    from avpref import __version__
+    from avpref.config import loading as config
     from avpref.datasets import tables
-    from avpref.datasets.decision import Inputs, MetricScale, scores_of, take
+    from avpref.datasets.evidence.decision import Inputs, MetricScale, scores_of, take
     from avpref.datasets.rows import EvaluationRow, Kind, Side
     from avpref.domain import METRICS, ScoreStatus
-    from avpref.flows import decisions
-    from avpref.flows.run_folder import create
     from avpref.identity import bytes_sha256
+    from avpref.registry import decisions
+    from avpref.storage.run_folder import create
 
     folder = create(runs, config.load(HERE.parent / "configs" / "tiny.yaml", [f"run.name={name}", *given], {}).settings)
     places = {
@@ -153,8 +155,8 @@ def make_decided_run(
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[int]:
     """One local Ray for all tests that need it; gives the number of its processors. Pools and loops join it."""
-    from avpref import cluster
-    from avpref.settings import RayExecutor
+    from avpref.config.schema import RayExecutor
+    from avpref.execution import pool as cluster
 
     with cluster.ray_session():
         cluster.join_ray(RayExecutor(num_actors=3))
@@ -200,8 +202,8 @@ def object_store() -> Iterator[str]:
 @pytest.fixture
 def bucket(object_store: str, request: pytest.FixtureRequest) -> ObjectStorage:
     """A new bucket, as the section ``storage`` names it."""
+    from avpref.config.storage_settings import ObjectStorage
     from avpref.identity import digest
-    from avpref.storage_settings import ObjectStorage
 
     name = f"bucket-{digest(request.node.nodeid)}"
     with urllib.request.urlopen(urllib.request.Request(f"{object_store}/{name}", method="PUT")) as answer:

@@ -20,10 +20,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
+from avpref.config.schema import AdapterSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT
-from avpref.settings import AdapterSettings
 from avpref.trainer.adapter_files import fold_adapter, read_adapter_config
 
 POLICY = "policy"

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from avpref.errors import InputError
-from avpref.store import replace
+from avpref.storage.local_files import replace
 
 SCHEMA = "1"
 METADATA_KEY = "avpref"

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, SchemaVersionError
-from avpref.moments import Moment, reached
-from avpref.store import fsync, replace, storage_errors
+from avpref.storage.failpoints import Moment, reached
+from avpref.storage.local_files import fsync, replace, storage_errors
 
 TENSORS_FILE = "tensors.safetensors"
 STATE_FILE = "state.json"

@@ -13,9 +13,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 
+from avpref.config.schema import AdapterSettings, ClipSettings, DpoSettings, NetworkSettings, SftSettings
 from avpref.errors import ConfigError, InputError
-from avpref.settings import AdapterSettings, ClipSettings, DpoSettings, NetworkSettings, SftSettings
-from avpref.store import replace
+from avpref.storage.local_files import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 
 EXECUTION_KEYS = (

@@ -9,7 +9,7 @@ from avpref.errors import AvprefError
 from avpref.trainer.job import JOB, TrainingJob
 from avpref.trainer.metrics import PerModality, TrainingSummary
 from avpref.trainer.parallel import Context, Report, choose_device, silent
-from avpref.trainer.stages import SUMMARY_FILE, run_job
+from avpref.trainer.run_job import SUMMARY_FILE, run_job
 
 MAX_FAILURES = 1
 
@@ -17,7 +17,7 @@ MAX_FAILURES = 1
 def launch(job: TrainingJob, report: Report = silent) -> TrainingSummary:
     """Run or resume ``job`` with the launcher of its settings. ``report(step, metrics)`` is told in this process only.
 
-    Raises what :func:`avpref.trainer.stages.run_job` raises; with Ray, AvprefError that quotes the worker's error.
+    Raises what :func:`avpref.trainer.run_job.run_job` raises; with Ray, AvprefError that quotes the worker's error.
     """
     job.check()
     if job.settings.loop.launcher == "ray":

@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from avpref.config.schema import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
-from avpref.settings import LoopSettings, OptimiserSettings
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
-from avpref.trainer.draws import FlowBatch, Pick, picks_of_step, share
 from avpref.trainer.metrics import MetricLog, Row, TrainingSummary, add_displacement, summarise
+from avpref.trainer.noise import FlowBatch, Pick, picks_of_step, share
 from avpref.trainer.objectives import Objective, Outcome
 from avpref.trainer.parallel import Context, torch_threads
 

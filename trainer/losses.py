@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avpref.settings import PreferenceLoss
+from avpref.config.schema import PreferenceLoss
 
 Reduction = Literal["mean", "sum"]
 

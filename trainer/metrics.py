@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from avpref.errors import InputError, StorageError
-from avpref.store import replace, storage_errors
+from avpref.storage.local_files import replace, storage_errors
 
 LOG = logging.getLogger("avpref.trainer")
 METRICS_FILE = "metrics.jsonl"

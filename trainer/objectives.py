@@ -7,10 +7,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from avpref.config.schema import PreferenceLoss
 from avpref.models.flow import Latents
-from avpref.settings import PreferenceLoss
 from avpref.trainer.adapters import Policy, reference
-from avpref.trainer.draws import FlowBatch
 from avpref.trainer.losses import (
     Comparison,
     Reduction,
@@ -21,6 +20,7 @@ from avpref.trainer.losses import (
     ties,
     velocity_error,
 )
+from avpref.trainer.noise import FlowBatch
 
 
 class Outcome(NamedTuple):

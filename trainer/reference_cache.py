@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from avpref.errors import InputError
-from avpref.store import replace
-from avpref.trainer.draws import FlowBatch, PairSource, picks_of_step
+from avpref.storage.local_files import replace
+from avpref.trainer.noise import FlowBatch, PairSource, picks_of_step
 from avpref.trainer.objectives import Reference, ReferenceScores
 
 MODALITIES = ("video", "audio")

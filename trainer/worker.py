@@ -11,7 +11,7 @@ from pathlib import Path
 from avpref.errors import AvprefError
 from avpref.trainer.job import load_job
 from avpref.trainer.parallel import environment_context
-from avpref.trainer.stages import run_job
+from avpref.trainer.run_job import run_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

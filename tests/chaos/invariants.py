@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from safetensors import safe_open
 
 from avpref.datasets import tables
-from avpref.flows.run_folder import RunFolder
 from avpref.identity import file_sha256
-from avpref.store import TEMPORARY_PREFIX
+from avpref.storage.local_files import TEMPORARY_PREFIX
+from avpref.storage.run_folder import RunFolder
 
 FINISHED = ("units/**/*.parquet", "clips/**/*.mp4", "models/sft-*/network.safetensors", "tables/*/*.parquet")
 ONE_ROW_EACH = {

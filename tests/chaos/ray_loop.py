@@ -11,10 +11,10 @@ import threading
 import time
 from pathlib import Path
 
-from avpref import moments
+from avpref.config.schema import RayExecutor
 from avpref.flows import retrain
-from avpref.flows.run_folder import RunFolder, open_root
-from avpref.settings import RayExecutor
+from avpref.storage import failpoints as moments
+from avpref.storage.run_folder import RunFolder, open_root
 
 NUM_ACTORS = 3
 UNITS_BEFORE = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from avpref.cli import main
+from avpref.cli.main import main
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,6 @@ def own_runs(tiny_run, tmp_path: Path) -> Path:
 @pytest.fixture
 def own_run(own_runs: Path):
     """The copied run."""
-    from avpref.flows.run_folder import open_run
+    from avpref.storage.run_folder import open_run
 
     return open_run(own_runs)

@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from avpref.cli import main
-from avpref.flows.canary import canary_clip
-from avpref.recording import encode_clip
+from avpref.cli.main import main
+from avpref.flows.workers.canary import canary_clip
+from avpref.media.writing import encode_clip
 
 EVERYTHING = "audiobox,imagebind,synchformer,videoalign,javis_score"
 LONG = " ".join(f"word{number}" for number in range(400))

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from avpref import __version__, cli
-from avpref.commands import runs as runs_module
+from avpref import __version__
+from avpref.cli import main as cli
+from avpref.cli.commands import runs_commands as runs_module
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import StorageError
 
@@ -35,7 +36,7 @@ HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av"
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "avpref.cli", *arguments]
+    command = [sys.executable, "-m", "avpref.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
 
 
@@ -49,8 +50,8 @@ def test_every_command_explains_itself_and_prints_json(call, command):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, avpref.cli\n"
-        "try: avpref.cli.main(['pairs', 'select', '--help'])\n"
+        "import sys, avpref.cli.main\n"
+        "try: avpref.cli.main.main(['pairs', 'select', '--help'])\n"
         "except SystemExit: pass\n"
         f"sys.stderr.write(repr([name for name in {HEAVY!r} if name in sys.modules]))"
     )
@@ -111,14 +112,14 @@ def raising(error: BaseException):
 
 
 def test_an_interrupt_ends_with_130(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("avpref.commands.run_state.rows_of", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("avpref.cli.views.run_state.rows_of", raising(KeyboardInterrupt()))
     answer = call("runs", "list", "--runs", tmp_path)
     assert answer.code == 130
     assert "interrupted" in answer.err
 
 
 def test_an_unexpected_error_ends_with_1_and_points_to_debug(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("avpref.commands.run_state.rows_of", raising(RuntimeError("broken")))
+    monkeypatch.setattr("avpref.cli.views.run_state.rows_of", raising(RuntimeError("broken")))
     answer = call("runs", "list", "--runs", tmp_path)
     assert answer.code == 1
     assert "RuntimeError: broken" in answer.err and "--debug" in answer.err
@@ -126,7 +127,7 @@ def test_an_unexpected_error_ends_with_1_and_points_to_debug(call, monkeypatch, 
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(call, monkeypatch, tmp_path):
-    monkeypatch.setattr("avpref.commands.run_state.rows_of", raising(StorageError("full", "space", "df -h")))
+    monkeypatch.setattr("avpref.cli.views.run_state.rows_of", raising(StorageError("full", "space", "df -h")))
     answer = call("runs", "list", "--runs", tmp_path, "--debug")
     assert answer.code == StorageError.exit_code
     assert "Traceback" in answer.err
@@ -142,7 +143,7 @@ def test_errors_have_three_parts_and_leave_stdout_empty():
 
 
 def test_a_reader_that_goes_away_is_no_error():
-    command = f"{sys.executable} -m avpref.cli config show --config configs/tiny.yaml --json | true"
+    command = f"{sys.executable} -m avpref.cli.main config show --config configs/tiny.yaml --json | true"
     found = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True, cwd=ROOT, timeout=300
     )

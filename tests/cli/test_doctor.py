@@ -14,11 +14,12 @@ from typing import ClassVar
 
 import pytest
 
-from avpref import config
-from avpref.commands import checkup, prefect_checks
-from avpref.commands.findings import Check
-from avpref.scoring_settings import ModelSettings, ScoringSettings
-from avpref.settings import RayExecutor
+from avpref.cli.doctor import machine_checks as checkup
+from avpref.cli.doctor import prefect_checks
+from avpref.cli.doctor.check import Check
+from avpref.config import loading as config
+from avpref.config.schema import RayExecutor
+from avpref.config.scoring_settings import ModelSettings, ScoringSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "tiny.yaml")

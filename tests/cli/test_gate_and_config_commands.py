@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref import config
+from avpref.config import loading as config
 from avpref.datasets import tables
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -57,7 +57,7 @@ def test_an_evaluation_of_other_pairs_is_stale(call, own_runs, own_run):
 
 
 def test_a_run_without_an_evaluation_is_missing_input(call, tmp_path):
-    from avpref.flows.run_folder import create
+    from avpref.storage.run_folder import create
 
     create(tmp_path, config.load(TINY).settings)
     answer = call("gate", "check", "--runs", tmp_path)

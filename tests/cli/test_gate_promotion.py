@@ -118,9 +118,9 @@ def test_nothing_serves_yet(call, decided_run, tmp_path):
 def test_looking_and_moving_load_neither_torch_nor_prefect(decided_run, tmp_path, command):
     decided_run(tmp_path, "one")
     code = (
-        "import sys, avpref.cli\n"
+        "import sys, avpref.cli.main\n"
         "for given in (['promote'], sys.argv[1:]):\n"
-        f"    try: avpref.cli.main(['gate', *given, '--runs', {str(tmp_path)!r}])\n"
+        f"    try: avpref.cli.main.main(['gate', *given, '--runs', {str(tmp_path)!r}])\n"
         "    except SystemExit as ended: assert not ended.code, ended.code\n"
         f"sys.stderr.write(repr([name for name in {HEAVY!r} if name in sys.modules]))"
     )

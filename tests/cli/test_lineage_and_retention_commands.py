@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from avpref.datasets import tables
-from avpref.flows.run_folder import RunFolder
+from avpref.storage.run_folder import RunFolder
 
 LONG_AGO_S = 100 * 86400
 
@@ -38,7 +38,7 @@ def test_lineage_of_nothing(call, runs: Path) -> None:
 
 def test_lineage_loads_neither_torch_nor_prefect_nor_pandas(runs: Path, tiny_run: RunFolder) -> None:
     code = (
-        "import sys\nfrom avpref.cli import app\n"
+        "import sys\nfrom avpref.cli.main import app\n"
         f"app(['lineage', 'show', {tiny_run.run_id!r}, '--runs', {str(runs)!r}, '--json'], exit_on_error=False)\n"
         "print([name for name in ('torch', 'prefect', 'ray', 'pandas', 'pyarrow') if name in sys.modules], file=sys.stderr)"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from avpref import config
+from avpref.config import loading as config
 from avpref.datasets import tables
-from avpref.datasets.leaderboard import STRATEGIES
+from avpref.datasets.selection.leaderboard import STRATEGIES
 from avpref.domain import METRICS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -29,8 +29,8 @@ def rewritten(folder, table, change):
 @pytest.fixture
 def other_run(own_run):
     """A second run in the same folder: the same prompts, candidates and scores, another strategy."""
-    from avpref.flows.pair import pair
-    from avpref.flows.run_folder import create
+    from avpref.flows.stages.pair import pair
+    from avpref.storage.run_folder import create
 
     settings = own_run.settings.model_copy(
         update={"pairs": own_run.settings.pairs.model_copy(update={"strategy": "average"})}

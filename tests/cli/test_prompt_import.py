@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from avpref.recording import encode_clip
+from avpref.media.writing import encode_clip
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "tiny.yaml")

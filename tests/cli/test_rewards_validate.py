@@ -11,19 +11,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from avpref.datasets import toyworld
+from avpref.datasets.prompts import toyworld
 from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Metric, ScoreStatus, Terms
 from avpref.errors import InputError, TableError
-from avpref.flows.good_clips import good_clips, read_cut, read_donor
-from avpref.flows.validating import POSITIVE, ValidationSettings, judge, score_windows
-from avpref.flows.validation_report import document, kind_rows, overall_rows, panels, remarks, rows_table
-from avpref.geometry import ClipShape
-from avpref.media import DecodedClip
-from avpref.recording import encode_clip
-from avpref.rewards.corruptions import LADDER_S, SEED_KINDS, Kind, Negative, negatives
+from avpref.media.geometry import ClipShape
+from avpref.media.reading import DecodedClip
+from avpref.media.toyscene import every_attributes
+from avpref.media.writing import encode_clip
 from avpref.rewards.fake import FakeScorer
+from avpref.rewards.negatives.corruptions import LADDER_S, SEED_KINDS, Kind, Negative, negatives
 from avpref.rewards.protocol import measured, skipped
-from avpref.toyscene import every_attributes
+from avpref.validation.validate import POSITIVE, ValidationSettings, judge, score_windows
+from avpref.validation.validation_report import document, kind_rows, overall_rows, panels, remarks, rows_table
+from avpref.validation.windows import good_clips, read_cut, read_donor
 
 SHAPE = ClipShape(75, 48, 64, 12.5, 16000)
 WINDOW_S = 2.0
@@ -258,7 +258,7 @@ def test_a_scorer_of_one_track_judges_each_picture_once_and_gaps_are_counted(win
 
 
 def good_clips_of(windows):
-    from avpref.flows.good_clips import GoodClips
+    from avpref.validation.windows import GoodClips
 
     return GoodClips(windows, ())
 

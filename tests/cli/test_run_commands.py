@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.commands import run_state
+from avpref.cli.views import run_state
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import SCHEMA_VERSION
@@ -111,7 +111,7 @@ def test_show_has_every_stage_and_table_of_a_finished_run(call, runs, tiny_run):
 
 def test_what_stages_leave_is_found_under_its_real_name(tiny_run):
     from avpref.trainer.adapter_files import WEIGHTS_FILE
-    from avpref.trainer.stages import ADAPTER_FOLDER, NETWORK_FILE
+    from avpref.trainer.run_job import ADAPTER_FOLDER, NETWORK_FILE
 
     assert run_state.SFT_NETWORK.endswith(f"/{NETWORK_FILE}")
     assert run_state.ADAPTER.endswith(f"/{ADAPTER_FOLDER}/{WEIGHTS_FILE}")
@@ -173,8 +173,8 @@ def test_what_a_stage_lost_makes_the_exit_code_5(call, own_runs, own_run):
 
 
 def test_a_stage_before_its_input_is_missing_input(call, tmp_path):
-    from avpref import config
-    from avpref.flows.run_folder import create
+    from avpref.config import loading as config
+    from avpref.storage.run_folder import create
 
     create(tmp_path, config.load(TINY).settings)
     for command in STAGE_COMMANDS:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from avpref import config
-from avpref.commands import run_logs
+from avpref.cli.commands import runs_logs as run_logs
+from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import CircuitOpen
-from avpref.events import Level
-from avpref.flows import watching
-from avpref.flows.run_folder import create
-from avpref.flows.watching import StageDocument, UnitsDocument, watched, watched_stage
-from avpref.meters import StageMeter
+from avpref.observability import run_status as watching
+from avpref.observability.meters import StageMeter
+from avpref.observability.run_status import StageDocument, UnitsDocument, watched, watched_stage
+from avpref.storage.event_log import Level
+from avpref.storage.run_folder import create
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 HEAVY = ("torch", "prefect", "ray")
@@ -84,8 +84,8 @@ def test_a_real_process_killed_in_a_stage_is_seen_as_killed(call, folder):
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from avpref.flows.run_folder import open_root\n"
-        "from avpref.flows.watching import watched, watched_stage\n"
+        "from avpref.storage.run_folder import open_root\n"
+        "from avpref.observability.run_status import watched, watched_stage\n"
         "folder = open_root(Path(sys.argv[1]))\n"
         "with folder.locked(), watched(folder), watched_stage(folder, 'prompts'):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -147,7 +147,7 @@ def test_every_pass_of_a_finished_run_did_what_was_planned(call, runs):
 @pytest.mark.parametrize("command", [["show"], ["logs"], ["list"]])
 def test_looking_loads_neither_networks_nor_prefect(tiny_run, command):
     code = (
-        "import sys\nfrom avpref.cli import main\n"
+        "import sys\nfrom avpref.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         f"except SystemExit: sys.stderr.write(str([n for n in {HEAVY} if n in sys.modules]))"
     )

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from avpref.flows.canary import canary_clip
+from avpref.config.schema import NetworkSettings
+from avpref.flows.workers.canary import canary_clip
+from avpref.media.writing import encode_clip
 from avpref.models.dit import ModelType, NetworkConfig
 from avpref.models.initialisation import create_network
-from avpref.recording import encode_clip
-from avpref.settings import NetworkSettings
 
 CONFIG = Path(__file__).parents[2] / "configs" / "javisdit.yaml"
 NETWORK = dict(dim=24, ffn_dim=40, freq_dim=16, text_dim=16, text_len=512, num_heads=2, num_layers=2)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.commands.score_file import read_scores
+from avpref.config.schema import PairSettings
+from avpref.datasets.selection.score_table_import import read_scores
 from avpref.domain import METRICS
 from avpref.errors import TableError
-from avpref.settings import PairSettings
 
 NAMES = [metric.name for metric in METRICS]
 WIDE = ["candidate_id", "prompt_id", *NAMES]

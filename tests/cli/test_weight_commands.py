@@ -12,8 +12,8 @@ import zipfile
 import pytest
 
 from avpref.domain import SCHEMA_VERSION, Terms
-from avpref.rewards import weights
-from avpref.rewards.weights import Model, WebFile, WeightFile
+from avpref.rewards.weights import catalogue as weights
+from avpref.rewards.weights.catalogue import Model, WebFile, WeightFile
 
 VERBS = ("list", "fetch", "verify")
 

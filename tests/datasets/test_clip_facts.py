@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avpref.datasets.clip_facts import FLOOR_DB, measure
-from avpref.media import DecodedClip
+from avpref.datasets.evidence.clip_facts import FLOOR_DB, measure
+from avpref.media.reading import DecodedClip
 
 RATE_HZ, FPS_HZ, NUM_FRAMES = 16000, 8.0, 16
 DURATION_S = NUM_FRAMES / FPS_HZ

@@ -11,13 +11,13 @@ import av
 import numpy as np
 import pytest
 
-from avpref.datasets.clips import ground_truth_clip, prompts, read_clip_list, recording_of
+from avpref.config.schema import ClipPrompts
+from avpref.datasets.prompts.clips import ground_truth_clip, prompts, read_clip_list, recording_of
 from avpref.domain import Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError, TableError
-from avpref.geometry import ClipShape
 from avpref.identity import file_sha256
-from avpref.recording import encode_clip
-from avpref.settings import ClipPrompts
+from avpref.media.geometry import ClipShape
+from avpref.media.writing import encode_clip
 
 SHAPE = ClipShape(num_frames=8, height_px=32, width_px=32, fps_hz=8.0, sample_rate_hz=16000)
 WEIRD_NAMES = ("a b.mp4", "Straße № 1 – 猫.mp4", "take #3 (100%).mp4", "it's, quoted.mp4")

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from avpref.config.schema import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.compare import Inputs, Snapshot, diff
-from avpref.datasets.normalise import measure
-from avpref.datasets.pairing import select_pairs
+from avpref.datasets.selection.compare import Inputs, Snapshot, diff
+from avpref.datasets.selection.normalise import measure
+from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.views import connect_tables
 from avpref.domain import METRICS
 from avpref.errors import TableError
-from avpref.settings import PairSettings
 
 
 def snapshot(inputs: Inputs) -> Snapshot:

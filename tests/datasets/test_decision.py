@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avpref.datasets.decision import Inputs, MetricScale, inputs_of, take
+from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
+from avpref.datasets.evidence.decision import Inputs, MetricScale, inputs_of, take
 from avpref.datasets.rows import Side
 from avpref.domain import METRICS
 from avpref.errors import InputError, TableError
-from avpref.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
 
 PROMPTS = tuple(f"p{number}" for number in range(60))
 

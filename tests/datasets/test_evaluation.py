@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.datasets.evaluation import BootstrapSettings, Comparison, compare, rewards
-from avpref.datasets.gate import decide
+from avpref.config.schema import GateSettings
+from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare, rewards
+from avpref.datasets.evidence.gate import decide
 from avpref.datasets.rows import Side
 from avpref.domain import METRICS, Dimension
 from avpref.errors import InputError
-from avpref.settings import GateSettings
 
 NAMES = [metric.name for metric in METRICS]
 NORM = {metric.name: (1.0, 2.0) for metric in METRICS}

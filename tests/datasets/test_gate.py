@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpref.datasets import gate, tables
-from avpref.datasets.evaluation import Comparison
+from avpref.config.schema import GateSettings
+from avpref.datasets import tables
+from avpref.datasets.evidence import gate
+from avpref.datasets.evidence.evaluation import Comparison
 from avpref.domain import Dimension
-from avpref.settings import GateSettings
 
 GOOD = Comparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
 BOUNDS = GateSettings()

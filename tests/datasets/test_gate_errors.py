@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avpref.datasets import gate, looks
-from avpref.datasets.evaluation import BootstrapSettings, Comparison, compare
+from avpref.config.schema import EvaluationSettings
+from avpref.datasets.evidence import gate
+from avpref.datasets.evidence import sequential as looks
+from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension
-from avpref.settings import EvaluationSettings
 
 KEPT: dict[str, float | None] = {"video": 0.0, "audio": 0.0}
 SETTINGS = EvaluationSettings()

@@ -8,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from avpref import config
-from avpref.datasets import gate
-from avpref.datasets.evaluation import Comparison, Unscorable
-from avpref.domain import Dimension
-from avpref.errors import ConfigError
-from avpref.gate_settings import (
+from avpref.config import loading as config
+from avpref.config.gate_settings import (
     DisplacementRule,
     GateSettings,
     MinimumEffectRule,
@@ -21,6 +17,10 @@ from avpref.gate_settings import (
     SuperiorityRule,
     ValidityRule,
 )
+from avpref.datasets.evidence import gate
+from avpref.datasets.evidence.evaluation import Comparison, Unscorable
+from avpref.domain import Dimension
+from avpref.errors import ConfigError
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 GOOD = Comparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)

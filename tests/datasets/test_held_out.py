@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpref.datasets.held_out import held_out
+from avpref.datasets.prompts.held_out import held_out
 
 ENTRIES = st.lists(st.text(max_size=6), min_size=0, max_size=40, unique=True)
 SHARES = st.floats(0.0, 1.0)

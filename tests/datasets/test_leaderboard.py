@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from avpref.config.schema import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.leaderboard import STRATEGIES, leaderboard
-from avpref.datasets.normalise import measure
-from avpref.datasets.pairing import select_pairs
-from avpref.datasets.standings import rewards, strategy_label
+from avpref.datasets.selection.candidate_rewards import rewards, strategy_label
+from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
+from avpref.datasets.selection.normalise import measure
+from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.views import Limits, connect_tables
 from avpref.domain import METRICS
-from avpref.settings import PairSettings
 
 
 @pytest.fixture(scope="module")

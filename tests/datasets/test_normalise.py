@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.datasets import normalise, tables
-from avpref.datasets.pairing import select_pairs
-from avpref.datasets.standings import rewards
+from avpref.config.schema import PairSettings
+from avpref.datasets import tables
+from avpref.datasets.selection import normalise
+from avpref.datasets.selection.candidate_rewards import rewards
+from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.views import Limits, connect_tables
 from avpref.domain import METRICS
 from avpref.errors import ConfigError, TableError
-from avpref.settings import PairSettings
 
 NUMBERS = st.one_of(st.none(), st.just(math.nan), st.just(math.inf), st.floats(-1e6, 1e6))
 CANDIDATE = st.lists(NUMBERS, min_size=7, max_size=7)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avpref.config.schema import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.normalise import measure
-from avpref.datasets.pairing import ExclusionReason, SkipReason, measure_and_select, select_pairs
-from avpref.datasets.standings import strategy_label
+from avpref.datasets.selection.candidate_rewards import strategy_label
+from avpref.datasets.selection.normalise import measure
+from avpref.datasets.selection.pairing import ExclusionReason, SkipReason, measure_and_select, select_pairs
 from avpref.datasets.views import Limits, connect_tables
 from avpref.domain import METRIC_BY_NAME, METRICS, Dimension, Metric, Prompt, Split, pair_id
 from avpref.errors import ConfigError, TableError
-from avpref.settings import PairSettings
 
 NAMES = [metric.name for metric in METRICS]
 GRID = st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0])

@@ -7,12 +7,12 @@ import json
 import pandas as pd
 import pytest
 
+from avpref.config.schema import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.normalise import measure
-from avpref.datasets.pairing import SkipReason, select_pairs
+from avpref.datasets.selection.normalise import measure
+from avpref.datasets.selection.pairing import SkipReason, select_pairs
 from avpref.datasets.views import connect_tables
 from avpref.domain import METRICS, Origin
-from avpref.settings import PairSettings
 
 pytestmark = pytest.mark.golden
 

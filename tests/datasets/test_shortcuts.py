@@ -7,7 +7,17 @@ import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu, spearmanr
 
-from avpref.datasets.shortcuts import COMBINED, FACTS, PROMPT_LENGTH, AuditRow, Bounds, Selected, audit, flagged, wilson
+from avpref.datasets.evidence.shortcuts import (
+    COMBINED,
+    FACTS,
+    PROMPT_LENGTH,
+    AuditRow,
+    Bounds,
+    Selected,
+    audit,
+    flagged,
+    wilson,
+)
 from avpref.identity import derive_seed
 
 BOUNDS = Bounds(max_auroc=0.8, confidence=0.95)

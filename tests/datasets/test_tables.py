@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avpref.datasets import rows, tables
-from avpref.datasets.normalise import NormRow
+from avpref.datasets.selection.normalise import NormRow
 from avpref.domain import Candidate, Prompt, Split
 from avpref.errors import SchemaVersionError, TableError
 

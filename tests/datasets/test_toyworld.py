@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.bands import BandLayout, analyse
-from avpref.datasets import toyworld
-from avpref.datasets.toyworld import Drop
-from avpref.delays import delay_audio
+from avpref.config.schema import ToyWorldPrompts
+from avpref.datasets.prompts import toyworld
+from avpref.datasets.prompts.toyworld import Drop
 from avpref.domain import Split
-from avpref.geometry import ClipShape
-from avpref.settings import ToyWorldPrompts
-from avpref.toyscene import (
+from avpref.media.bands import BandLayout, analyse
+from avpref.media.delay import delay_audio
+from avpref.media.geometry import ClipShape
+from avpref.media.toyscene import (
     ACCELERATION,
     BACKGROUND_RGB,
     BALL_RGB,

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from avpref import config
+from avpref.config import loading as config
 from avpref.datasets.latents import LATENTS
 from avpref.datasets.tables import CANDIDATES
-from avpref.flows.generate import generate
-from avpref.flows.generating import GenerateSpec
-from avpref.flows.pair import pair
-from avpref.flows.rendering import EncodeSpec, RenderSpec
 from avpref.flows.retrain import CURATION
-from avpref.flows.run_folder import RunFolder, create
-from avpref.flows.score import score
-from avpref.flows.sft import sft_network
+from avpref.flows.stages.generate import generate
+from avpref.flows.stages.pair import pair
+from avpref.flows.stages.score import score
+from avpref.flows.stages.sft import sft_network
+from avpref.flows.workers.encode_worker import EncodeSpec, RenderSpec
+from avpref.flows.workers.generate_worker import GenerateSpec
+from avpref.storage.run_folder import RunFolder, create
 from avpref.trainer.parallel import torch_threads
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fork_server import PATIENCE_S, Nursery
 from invariants import finished, same_end
-from nursery import PATIENCE_S, Nursery
-from siege import Siege
+from kill_campaign import Siege
 
-from avpref import config
-from avpref.cluster import InProcessPool, Receipt, Unit
+from avpref.config import loading as config
+from avpref.config.schema import InProcessExecutor, RayExecutor
 from avpref.errors import StorageError
-from avpref.flows.generate import generate
+from avpref.execution.pool import InProcessPool, Receipt, Unit
 from avpref.flows.retrain import run_loop
-from avpref.flows.run_folder import RunFolder, create, open_root
-from avpref.moments import Moment
-from avpref.settings import InProcessExecutor, RayExecutor
+from avpref.flows.stages.generate import generate
+from avpref.storage.failpoints import Moment
+from avpref.storage.run_folder import RunFolder, create, open_root
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 PAGE_KB = 4

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from avpref import config
+from avpref.config import loading as config
 from avpref.datasets import tables
-from avpref.flows import aliases, decisions, promotion, report_data
-from avpref.flows.evaluate import evaluate, held_out_parts
 from avpref.flows.retrain import run_loop
-from avpref.flows.run_folder import RunFolder, open_root
+from avpref.flows.stages import report_data
+from avpref.flows.stages.evaluate import evaluate, held_out_parts
+from avpref.registry import aliases, decisions, promotion
+from avpref.storage.run_folder import RunFolder, open_root
 
 GUIDE = Path(__file__).parents[2] / "docs" / "gate.md"
 EASY = "min_audio_delta_sd: -1.0e+9, min_av_ci_low_sd: -1.0e+9, min_video_ci_low_sd: -1.0e+9, max_displacement: 1.0e+9"

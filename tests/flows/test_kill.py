@@ -1,7 +1,7 @@
 """kill -9 at many moments: the run goes on where it was, and ends as if nothing had happened.
 
-The named moments of :mod:`avpref.moments` are each reached on purpose; nothing has to be raced. ``tests/chaos`` has the killer and
-the invariants that are checked after each death; ``make chaos`` does the same some hundred times.
+The named moments of :mod:`avpref.storage.failpoints` are each reached on purpose; nothing has to be raced. ``tests/chaos``
+has the killer and the invariants that are checked after each death; ``make chaos`` does the same some hundred times.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fork_server import PATIENCE_S, Nursery
 from invariants import same_end
-from nursery import PATIENCE_S, Nursery
-from siege import Siege
+from kill_campaign import Siege
 
-from avpref import config
+from avpref.config import loading as config
+from avpref.config.schema import RayExecutor
 from avpref.flows.retrain import run_loop
-from avpref.flows.run_folder import RunFolder, create, open_root
 from avpref.identity import derive_seed
-from avpref.moments import Moment
-from avpref.settings import RayExecutor
+from avpref.storage.failpoints import Moment
+from avpref.storage.run_folder import RunFolder, create, open_root
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 OFTEN = (Moment.WRITE_SYNCED, Moment.COMMIT_LINKED, Moment.MEDIA_COMMITTED, Moment.UNIT_COMMITTED)

@@ -11,12 +11,12 @@ import pytest
 
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
-from avpref.flows import stage as stage_module
-from avpref.flows.dpo import dpo
-from avpref.flows.generate import generate
+from avpref.execution import run_units as stage_module
 from avpref.flows.retrain import OF_ONE_EXECUTION, STAGES, run_loop
-from avpref.flows.run_folder import RESULT_FILE, RunFolder
-from avpref.store import TEMPORARY_PREFIX
+from avpref.flows.stages.generate import generate
+from avpref.flows.stages.train import dpo
+from avpref.storage.local_files import TEMPORARY_PREFIX
+from avpref.storage.run_folder import RESULT_FILE, RunFolder
 
 Marks = Callable[[Path], dict[str, object]]
 
@@ -28,8 +28,8 @@ def refuse(*arguments: object, **keywords: object) -> None:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on opening a pool or launching a training is an error."""
     monkeypatch.setattr(stage_module, "open_pool", refuse)
-    monkeypatch.setattr("avpref.flows.sft.launch", refuse)
-    monkeypatch.setattr("avpref.flows.dpo.launch", refuse)
+    monkeypatch.setattr("avpref.flows.stages.sft.launch", refuse)
+    monkeypatch.setattr("avpref.flows.stages.train.launch", refuse)
 
 
 def test_the_result_document_says_what_came_out(tiny_run: RunFolder) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from avpref import config
+from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
-from avpref.flows.run_folder import RunFolder, create
+from avpref.storage.run_folder import RunFolder, create
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 MODELS = "audiobox,imagebind,synchformer,videoalign"

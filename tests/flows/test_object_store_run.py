@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from avpref import cluster, config
-from avpref.commands.run_state import quarantine, rows_of, stages, state
+from avpref.cli.views.run_state import quarantine, rows_of, stages, state
+from avpref.config import loading as config
+from avpref.config.schema import Settings
+from avpref.config.storage_settings import ObjectStorage
 from avpref.datasets import tables
 from avpref.errors import ConfigError, InputError, SchemaVersionError, StorageError
-from avpref.files import LocalFiles
-from avpref.flows import stage as stage_module
+from avpref.execution import pool as cluster
+from avpref.execution import run_units as stage_module
 from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
-from avpref.flows.run_folder import RESULT_FILE, RUN_FILE, RunFolder, create, open_root
 from avpref.identity import bytes_sha256
-from avpref.object_files import ObjectFiles
-from avpref.settings import Settings
-from avpref.storage_settings import ObjectStorage
+from avpref.storage.files import LocalFiles
+from avpref.storage.object_files import ObjectFiles
+from avpref.storage.run_folder import RESULT_FILE, RUN_FILE, RunFolder, create, open_root
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 
@@ -50,8 +51,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on opening a pool, attempting a unit or launching a training is an error."""
     monkeypatch.setattr(stage_module, "open_pool", refuse)
     monkeypatch.setattr(cluster, "attempt", refuse)
-    monkeypatch.setattr("avpref.flows.sft.launch", refuse)
-    monkeypatch.setattr("avpref.flows.dpo.launch", refuse)
+    monkeypatch.setattr("avpref.flows.stages.sft.launch", refuse)
+    monkeypatch.setattr("avpref.flows.stages.train.launch", refuse)
 
 
 def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
@@ -110,7 +111,7 @@ def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
 
 def stopped_before(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, name: str) -> None:
     """Run the loop until something would be written at ``name``; nothing after that happens."""
-    from avpref.files import Files
+    from avpref.storage.files import Files
 
     def stop(files: Files, given: str, data: bytes, real: Callable[..., object]) -> object:
         if name in files.at(given):
@@ -144,7 +145,7 @@ import sys
 from pathlib import Path
 from avpref import config
 from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
-from avpref.flows.run_folder import create
+from avpref.storage.run_folder import create
 
 settings = config.load(sys.argv[1], [f"storage={sys.argv[2]}"], {}).settings
 run_loop(create(Path(sys.argv[3]), settings))

@@ -12,19 +12,20 @@ import av
 import numpy as np
 import pytest
 
-from avpref import config
+from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Origin, Split
 from avpref.errors import CircuitOpen, InputError, MediaError
-from avpref.flows import components, generating
-from avpref.flows.generate import generate
-from avpref.flows.pair import pair
-from avpref.flows.prompts import read_prompts
 from avpref.flows.retrain import quarantined, run_loop
-from avpref.flows.run_folder import RunFolder
-from avpref.flows.score import score
-from avpref.geometry import ClipShape
+from avpref.flows.stages.generate import generate
+from avpref.flows.stages.pair import pair
+from avpref.flows.stages.prompts import read_prompts
+from avpref.flows.stages.score import score
+from avpref.flows.workers import generate_worker as generating
+from avpref.flows.workers import generator as components
+from avpref.media.geometry import ClipShape
+from avpref.storage.run_folder import RunFolder
 
 Copy = Callable[..., RunFolder]
 

@@ -14,9 +14,9 @@ from avpref.datasets import tables
 from avpref.domain import Candidate, Origin
 from avpref.errors import InputError
 from avpref.flows.reproduce import reproduce
-from avpref.flows.run_folder import RunFolder
-from avpref.flows.score import sealed_candidates
+from avpref.flows.stages.score import sealed_candidates
 from avpref.identity import file_sha256
+from avpref.storage.run_folder import RunFolder
 
 Copy = Callable[..., RunFolder]
 LEDGER = ".avpref-hashes.json"

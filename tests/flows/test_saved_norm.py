@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from avpref.errors import InputError
-from avpref.flows.pair import read_norm, saved_norm
-from avpref.flows.run_folder import RunFolder
+from avpref.flows.stages.pair import read_norm, saved_norm
+from avpref.storage.run_folder import RunFolder
 
 
 def test_a_norm_is_found_in_the_run_that_measured_it(tiny_run: RunFolder, tmp_path: Path) -> None:

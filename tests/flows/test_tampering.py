@@ -14,12 +14,12 @@ from invariants import same_end
 
 from avpref.datasets import tables
 from avpref.errors import TableError
-from avpref.flows.evaluate import evaluate
-from avpref.flows.pair import pair
 from avpref.flows.retrain import run_loop
-from avpref.flows.run_folder import RunFolder
-from avpref.flows.score import score
+from avpref.flows.stages.evaluate import evaluate
+from avpref.flows.stages.pair import pair
+from avpref.flows.stages.score import score
 from avpref.identity import file_sha256
+from avpref.storage.run_folder import RunFolder
 
 READERS = {
     tables.PROMPTS: (score, "score"),

@@ -16,10 +16,10 @@ rooms = ("models", "rewards", "trainer", "datasets", "flows")
 for room in rooms:
     for path in sorted(Path(room).rglob("*.py")):
         importlib.import_module("avpref." + ".".join(path.with_suffix("").parts))
-from avpref.rewards.audiobox import tiny_audiobox
-from avpref.rewards.imagebind import tiny_imagebind
-from avpref.rewards.synchformer import tiny_synchformer
-from avpref.rewards.videoalign import tiny_videoalign
+from avpref.rewards.audiobox.audiobox import tiny_audiobox
+from avpref.rewards.imagebind.imagebind import tiny_imagebind
+from avpref.rewards.synchformer.synchformer import tiny_synchformer
+from avpref.rewards.videoalign.videoalign import tiny_videoalign
 for build in (tiny_audiobox, tiny_imagebind, tiny_synchformer, tiny_videoalign):
     build()
 print(sorted(name for name in {names} if name in sys.modules))

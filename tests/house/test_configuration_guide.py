@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from avpref.sections import Section
-from avpref.settings import Settings
+from avpref.config.schema import Settings
+from avpref.config.section import Section
 
 GUIDE = Path(__file__).parents[2] / "docs" / "configuration.md"
 ROW = re.compile(r"^\| `(?P<key>\w+)` \| (?P<default>[^|]+?) \|", re.MULTILINE)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from avpref import config
-from avpref.settings import RayExecutor
+from avpref.config import loading as config
+from avpref.config.schema import RayExecutor
 
 ROOT = Path(__file__).parents[2]
 SHARED = "/shared"

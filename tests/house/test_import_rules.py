@@ -85,7 +85,7 @@ def test_no_room_is_a_package_that_shadows_another() -> None:
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    code = f"import sys, avpref.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, avpref.cli.main; print([name for name in {HEAVY} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
 

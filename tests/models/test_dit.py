@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from avpref.config.schema import NetworkSettings
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions
-from avpref.settings import NetworkSettings
 
 FULL_SIZE = NetworkConfig(
     dim=1536,

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from avpref.errors import InputError
+from avpref.models.checkpoints.network_loading import state_hash
 from avpref.models.dit import ModelType
 from avpref.models.initialisation import audio_from_video, create_network, initialise, join_branches
-from avpref.models.loading import state_hash
 
 
 def test_values_depend_on_the_generator_alone(make_network, tiny_config) -> None:

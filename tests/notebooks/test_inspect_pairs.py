@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from avpref.datasets import tables
-from avpref.flows.run_folder import RunFolder
 from avpref.identity import file_sha256
+from avpref.storage.run_folder import RunFolder
 
 marimo = pytest.importorskip("marimo", reason="needs the extra: pip install 'avpref[notebooks]'")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Metric, ScoreStatus, Terms
-from avpref.media import DecodedClip
+from avpref.media.reading import DecodedClip
 from avpref.rewards import model_scorer
 from avpref.rewards.model_scorer import ModelScorer, Placement, Unjudgeable
 from avpref.rewards.protocol import ScorableClip

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from avpref.domain import METRIC_BY_NAME, Dimension, Score, ScoreStatus
-from avpref.media import DecodedClip
-from avpref.rewards.audiobox import tiny_audiobox
+from avpref.media.reading import DecodedClip
+from avpref.media.toyscene import describe, every_attributes
+from avpref.rewards.audiobox.audiobox import tiny_audiobox
 from avpref.rewards.fake import FakeScorer
-from avpref.rewards.imagebind import tiny_imagebind
-from avpref.rewards.javis_score import JavisScorer, tiny_javis_score
+from avpref.rewards.imagebind.imagebind import tiny_imagebind
+from avpref.rewards.imagebind.javis_score import JavisScorer, tiny_javis_score
 from avpref.rewards.model_scorer import ModelScorer
 from avpref.rewards.protocol import ScorableClip, Scorer
-from avpref.rewards.signals import signal_scorers
-from avpref.rewards.synchformer import tiny_synchformer
-from avpref.rewards.toy import toy_scorers
-from avpref.rewards.videoalign import tiny_videoalign
-from avpref.toyscene import describe, every_attributes
+from avpref.rewards.signals.signals import signal_scorers
+from avpref.rewards.synchformer.synchformer import tiny_synchformer
+from avpref.rewards.toy.toy import toy_scorers
+from avpref.rewards.videoalign.videoalign import tiny_videoalign
 
 NETWORKS = (tiny_audiobox, tiny_imagebind, tiny_javis_score, tiny_synchformer, tiny_videoalign)
 SCORERS: Sequence[Scorer] = [FakeScorer(), *toy_scorers(), *signal_scorers(), *(tiny() for tiny in NETWORKS)]

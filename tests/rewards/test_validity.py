@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avpref.domain import METRICS, Dimension, ScoreStatus
-from avpref.media import DecodedClip
+from avpref.media.reading import DecodedClip
 from avpref.rewards.protocol import ScorableClip, measured
 from avpref.rewards.validity import DEFAULT_RULES, Flag, ValidityRules, flags, reason, score_valid
 

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
-from avpref.models.initialisation import create_network
-from avpref.models.loading import save_network
-from avpref.settings import (
+from avpref.config.schema import (
     AdapterSettings,
     ClipSettings,
     DpoSettings,
@@ -21,6 +18,9 @@ from avpref.settings import (
     SftSettings,
     TimestepSettings,
 )
+from avpref.models.checkpoints.network_loading import save_network
+from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
+from avpref.models.initialisation import create_network
 from avpref.trainer.batches import ClipSet, PairSet, save_clip_set, save_pair_set
 from avpref.trainer.job import TrainingJob
 

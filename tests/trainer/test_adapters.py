@@ -9,10 +9,10 @@ import pytest
 import torch
 from peft import PeftModel
 
+from avpref.config.schema import AdapterSettings, NetworkSettings
 from avpref.errors import ConfigError, InputError
 from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
-from avpref.settings import AdapterSettings, NetworkSettings
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE, fold_adapter, load_adapter, save_adapter
 from avpref.trainer.adapters import POLICY, AdapterMisuse, Policy, add_adapter, make_policy, reference, target_names
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from avpref.config.schema import PreferenceLoss
+from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents, interpolate, velocity_target
-from avpref.models.loading import load_network
-from avpref.settings import PreferenceLoss
 from avpref.trainer.losses import Comparison, flow_loss, implicit_accuracy, preference_loss, split_pairs
 from avpref.trainer.objectives import errors_of
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from avpref.config.schema import PreferenceLoss
 from avpref.errors import AvprefError
-from avpref.settings import PreferenceLoss
 from avpref.trainer.job import TrainingJob, save_job
 from avpref.trainer.launch import launch, read_summary
 

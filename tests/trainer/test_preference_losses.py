@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.settings import PreferenceLoss
+from avpref.config.schema import PreferenceLoss
 from avpref.trainer.losses import (
     Comparison,
     PairErrors,

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from avpref.config.schema import AdapterSettings, LoopSettings, OptimiserSettings, PreferenceLoss
 from avpref.errors import AvprefError, ConfigError, InputError
 from avpref.models.dit import JavisDiT
-from avpref.settings import AdapterSettings, LoopSettings, OptimiserSettings, PreferenceLoss
 from avpref.trainer.adapters import make_policy
 from avpref.trainer.batches import ClipSet, PairSet
 from avpref.trainer.checkpoint import CheckpointFolder
-from avpref.trainer.draws import ClipSource, DrawLaw, PairSource, Pick, picks_of_step
 from avpref.trainer.loop import Plan, Trained, make_state, train
+from avpref.trainer.noise import ClipSource, DrawLaw, PairSource, Pick, picks_of_step
 from avpref.trainer.objectives import FlowObjective, LiveReference, Objective, Outcome, PreferenceObjective
 from avpref.trainer.parallel import Context
 

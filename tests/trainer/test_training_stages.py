@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from avpref.config.schema import AdapterSettings, NetworkSettings, PreferenceLoss
 from avpref.errors import ConfigError, InputError
+from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
-from avpref.models.loading import load_network
-from avpref.settings import AdapterSettings, NetworkSettings, PreferenceLoss
 from avpref.trainer.adapter_files import load_adapter, read_adapter_weights
 from avpref.trainer.job import TrainingJob, load_job, save_job
 from avpref.trainer.launch import launch, read_summary
 from avpref.trainer.parallel import Context
 from avpref.trainer.reference_cache import load_scores
-from avpref.trainer.stages import audio_build, cache_reference, is_audio_tensor
+from avpref.trainer.run_job import audio_build, cache_reference, is_audio_tensor
 from avpref.trainer.worker import main
 
 MakeJob = Callable[..., TrainingJob]

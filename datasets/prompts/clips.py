@@ -1,0 +1,267 @@
+"""Import of anyone's recordings: a CSV of files and texts becomes prompts with ground-truth windows.
+
+Nothing is decoded but headers, and files are hashed in chunks. A row that cannot be used is kept as :class:`Refused` with its
+reason; only a CSV that cannot be read at all is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle, islice
+from pathlib import Path
+
+from avpref.config.schema import ClipPrompts
+from avpref.datasets.csv_rows import Row, data_rows
+from avpref.datasets.prompts.held_out import held_out
+from avpref.domain import Prompt, Split, prompt_id
+from avpref.errors import ConfigError, InputError, MediaError
+from avpref.identity import file_sha256
+from avpref.media.geometry import ClipShape, window_starts_s
+from avpref.media.reading import DecodedClip, probe, read_clip
+
+REQUIRED = ("file", "text")
+OPTIONAL = ("taxonomy",)
+INSTANCE_MARK = "#"
+RECORDING_ID_CHARS = 16
+NO_FILE = "no file named"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One usable row: ``line`` of the CSV (1 = header), file as written and resolved, and where both tracks end."""
+
+    line: int
+    file: str
+    path: Path
+    text: str
+    taxonomy: str
+    sha256: str
+    duration_s: float
+
+    @property
+    def recording_id(self) -> str:
+        """Identity of the recording: its bytes, not its name."""
+        return "r" + self.sha256[:RECORDING_ID_CHARS]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """One row that is not used, and why."""
+
+    line: int
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """One data row as it is, nothing opened: ``path`` is resolved, ``text`` may be empty."""
+
+    line: int
+    file: str
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class ClipList:
+    """All rows of a CSV: every data row is in ``rows`` or in ``refused``."""
+
+    csv: Path
+    rows: tuple[Recording, ...]
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One piece of a recording, ``index`` counting from its start."""
+
+    recording: Recording
+    index: int
+    start_s: float
+
+
+def read_clip_list(path: Path | str) -> ClipList:
+    """Read a UTF-8 CSV with header ``file,text[,taxonomy]``; relative files are relative to the CSV's folder.
+
+    Refused rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
+    the same bytes as an earlier one. Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8,
+    or its header lacks a column or has an unknown or repeated one.
+    """
+    table = Path(path)
+    rows: list[Recording] = []
+    refused: list[Refused] = []
+    first_line_of: dict[str, int] = {}
+    for row in data_rows(table, REQUIRED, OPTIONAL):
+        outcome = _recording(table, row)
+        if isinstance(outcome, Recording) and outcome.sha256 in first_line_of:
+            outcome = Refused(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
+        if isinstance(outcome, Refused):
+            refused.append(outcome)
+        else:
+            first_line_of[outcome.sha256] = row.line
+            rows.append(outcome)
+    return ClipList(table, tuple(rows), tuple(refused))
+
+
+def read_rows(path: Path | str) -> Iterator[ClipRow | Refused]:
+    """Rows of a CSV as :func:`read_clip_list` reads it, without opening any file; raises what it raises about the CSV."""
+    table = Path(path)
+    for row in data_rows(table, REQUIRED, OPTIONAL):
+        if len(row.fields) != len(row.columns):
+            yield Refused(row.line, row.fields[0], _miscounted(row))
+        elif not row.get("file").strip():
+            yield Refused(row.line, "", NO_FILE)
+        else:
+            yield ClipRow(row.line, row.get("file"), (table.parent / row.get("file")).resolve(), row.get("text"))
+
+
+def _miscounted(row: Row) -> str:
+    return f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
+
+
+def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[Refused]]:
+    """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the rows not used.
+
+    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
+    are held out: a hash of ``seed`` and the recordings' bytes (not names or places in the CSV) holds out about ``held_out_share``
+    of them, at least one and never all, so a recording stays on its side when the list grows (see
+    :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
+    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; when they run out they start
+    again as further instances.
+
+    ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
+    ``prompt_id`` follows from text, source and split as everywhere. ``ground_truth_path`` is absolute; the bytes are identified
+    by ``ground_truth_sha256``. Raises like :func:`read_clip_list`; ConfigError where no CSV is named; InputError where fewer
+    than two recordings are usable.
+    """
+    if not settings.clips:
+        raise ConfigError(
+            found="prompts.clips is empty",
+            expected="the path of a CSV with columns file,text",
+            fix="set `clips: path/to/clips.csv` in section prompts, or AVPREF_PROMPTS__CLIPS",
+        )
+    listed = read_clip_list(settings.clips)
+    usable = [row for row in listed.rows if window_starts_s(row.duration_s, shape.duration_s)]
+    short = [
+        Refused(row.line, row.file, f"{row.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s")
+        for row in listed.rows
+        if not window_starts_s(row.duration_s, shape.duration_s)
+    ]
+    refused = sorted([*listed.refused, *short], key=lambda row: row.line)
+    _require_two(listed.csv, usable, refused)
+    by_content = {row.sha256: row for row in usable}
+    ordered = [by_content[sha256] for sha256 in held_out(by_content, 1.0, seed)]
+    below = len(held_out(by_content, settings.held_out_share, seed))
+    num_held_out = min(max(1, below), len(ordered) - 1)
+    evaluation = _windows(ordered[:num_held_out], shape)
+    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(ordered[num_held_out:], shape)]
+    return training + list(_evaluation(evaluation, settings.num_evaluation_clips)), refused
+
+
+def recording_of(prompt: Prompt) -> str:
+    """The id of the recording that a prompt of this file was cut from: its source without the instance number."""
+    return prompt.source.partition(INSTANCE_MARK)[0]
+
+
+def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
+    """The prompt's window, resized (to fill, centre crop) and resampled to ``shape``; for re-encoding by the caller.
+
+    Raises InputError where the file is gone or its bytes are not those that were imported, and MediaError where it cannot be
+    decoded.
+    """
+    path = Path(prompt.ground_truth_path)
+    if not path.is_file():
+        raise InputError(
+            found=f"{path}: no such file",
+            expected=f"the recording of prompt {prompt.prompt_id}",
+            fix="put the file back, or import the CSV again: avpref prompts import",
+        )
+    stat = path.stat()
+    found = _sha256_of(path, stat.st_mtime_ns, stat.st_size)
+    if found != prompt.ground_truth_sha256:
+        raise InputError(
+            found=f"{path}: sha-256 {found[:12]}…, changed since the import",
+            expected=f"sha-256 {prompt.ground_truth_sha256[:12]}…",
+            fix="put the old file back, or import the CSV again: avpref prompts import",
+        )
+    return read_clip(path, shape, start_s=prompt.ground_truth_start_s)
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(path: Path, mtime_ns: int, size_bytes: int) -> str:
+    """Hash of a file, computed once for each state of it."""
+    return file_sha256(path)
+
+
+def _recording(table: Path, row: Row) -> Recording | Refused:
+    """A row looked at: the file's headers and hash, or the reason for not using it."""
+    if len(row.fields) != len(row.columns):
+        return Refused(row.line, row.fields[0], _miscounted(row))
+    file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
+    path = (table.parent / file).resolve()
+    if not file.strip():
+        return Refused(row.line, file, NO_FILE)
+    if not text.strip():
+        return Refused(row.line, file, "empty text")
+    if not path.is_file():
+        return Refused(row.line, file, "no such file")
+    try:
+        info, sha256 = probe(path), file_sha256(path)
+    except MediaError as error:
+        return Refused(row.line, file, f"unreadable: {error.found}")
+    except OSError as error:
+        return Refused(row.line, file, f"unreadable: {error.strerror}")
+    if info.video is None or info.audio is None:
+        return Refused(row.line, file, "no picture" if info.video is None else "no sound")
+    duration_s = min(info.duration_s, info.audio.duration_s)
+    return Recording(row.line, file, path, text, taxonomy, sha256, duration_s)
+
+
+def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[Refused]) -> None:
+    """Training and evaluation need a recording each."""
+    if len(usable) >= 2:
+        return
+    reasons = "".join(f"\n  line {row.line}: {row.file}: {row.reason}" for row in refused)
+    raise InputError(
+        found=f"{table}: {len(usable)} usable recordings, {len(refused)} refused{reasons}",
+        expected="at least two: one to train on and one to hold out",
+        fix="add recordings to the CSV, or repair the refused ones",
+    )
+
+
+def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]:
+    """First windows of all recordings, then all second ones, and so on: any prefix draws on as many recordings as it can."""
+    windows = [
+        _Window(recording, index, start_s)
+        for recording in recordings
+        for index, start_s in enumerate(window_starts_s(recording.duration_s, shape.duration_s))
+    ]
+    return sorted(windows, key=lambda window: window.index)
+
+
+def _evaluation(windows: Sequence[_Window], num_prompts: int) -> Iterator[Prompt]:
+    """``num_prompts`` held-out prompts; each prompt of a recording has its own instance number."""
+    used: Counter[str] = Counter()
+    for window in islice(cycle(windows), num_prompts):
+        recording = window.recording.recording_id
+        yield _prompt(window, used[recording], Split.HELD_OUT)
+        used[recording] += 1
+
+
+def _prompt(window: _Window, instance: int, split: Split) -> Prompt:
+    recording = window.recording
+    source = f"{recording.recording_id}{INSTANCE_MARK}{instance}"
+    return Prompt(
+        prompt_id=prompt_id(recording.text, source, split),
+        text=recording.text,
+        split=split,
+        source=source,
+        taxonomy=recording.taxonomy,
+        ground_truth_path=str(recording.path),
+        ground_truth_start_s=window.start_s,
+        ground_truth_sha256=recording.sha256,
+    )

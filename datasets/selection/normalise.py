@@ -1,0 +1,130 @@
+"""Statistics of a population of scores, frozen so that new batches are put on the same scale.
+
+A :class:`Norm` is named by the hash of its content. Where all values of a metric are equal its std is exactly 0, and the
+metric then contributes 0 for everyone; :meth:`Norm.constant` names such metrics, and a selection repeats them as warnings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from avpref.datasets.selection.score_matrix import board, usable_counts
+from avpref.datasets.tables import NORMS, to_arrow
+from avpref.domain import METRICS, Metric
+from avpref.errors import TableError
+from avpref.identity import digest
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class MetricNorm:
+    """One metric's statistics in its own unit: ``count`` values, mean, std (n − 1), quantiles by linear interpolation."""
+
+    metric: str
+    count: int
+    mean: float
+    std: float
+    q05: float
+    q25: float
+    q50: float
+    q75: float
+    q95: float
+
+
+@dataclass(frozen=True)
+class NormRow:
+    """A row of the table ``norms``."""
+
+    norm_id: str
+    metric: str
+    population: str
+    count: int
+    mean: float
+    std: float
+    q05: float
+    q25: float
+    q50: float
+    q75: float
+    q95: float
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What ``population`` (a name for people) looked like, metric by metric. Metrics without any value are absent."""
+
+    population: str
+    metrics: tuple[MetricNorm, ...]
+
+    @property
+    def norm_id(self) -> str:
+        """Identity: a hash of the population's name and of every number."""
+        return "n" + digest("norm", self.population, [list(vars(metric).values()) for metric in self.metrics])
+
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """Names of the metrics without variance."""
+        return tuple(metric.metric for metric in self.metrics if metric.std == 0)
+
+    def find(self, metric: str) -> MetricNorm | None:
+        """The statistics of one metric, None where the population had no value of it."""
+        return next((one for one in self.metrics if one.metric == metric), None)
+
+    def to_arrow(self) -> pa.Table:
+        """The norm as rows of table ``norms``."""
+        rows = [NormRow(norm_id=self.norm_id, population=self.population, **vars(one)) for one in self.metrics]
+        return to_arrow(NORMS, rows, fingerprint=self.norm_id)
+
+
+def measure(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[Metric] = METRICS) -> Norm:
+    """Statistics of every metric over the view ``scores``: rows with status ok and a finite value.
+
+    The published ranking's normalisation: whole table, ground truth and generated together, std with n − 1. Values are
+    summed in the roster's order, so neither row order nor threads change a bit. Raises as
+    :func:`avpref.datasets.selection.score_matrix.board`, and TableError where a statistic overflows.
+    """
+    with board(con, metrics):
+        return measure_board(con, population, metrics)
+
+
+def measure_board(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[Metric]) -> Norm:
+    """As :func:`measure`, of a board that is open already; call inside :func:`avpref.datasets.selection.score_matrix.board`."""
+    counts = usable_counts(con)
+    return Norm(population, tuple(_measure_one(con, metric.name) for metric in metrics if counts[metric.name]))
+
+
+def _measure_one(con: duckdb.DuckDBPyConnection, name: str) -> MetricNorm:
+    column = f"SELECT {name} AS value FROM board WHERE {name} IS NOT NULL ORDER BY ordinal"
+    values = con.sql(column).fetchnumpy()["value"]
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = low if low == high else float(values.mean())
+        std = 0.0 if low == high else float(values.std(ddof=1))
+    if not (math.isfinite(mean) and math.isfinite(std)):
+        found = f"values of metric '{name}' from {low} to {high}"
+        raise TableError(found, "values whose mean and variance are finite", "quarantine the outliers and score again")
+    return MetricNorm(name, len(values), mean, std, *(float(q) for q in np.quantile(values, QUANTILES)))
+
+
+def from_arrow(arrow: pa.Table, norm_id: str) -> Norm:
+    """The norm of that id out of a table ``norms``. Raises TableError where it is absent or its numbers were changed."""
+    rows = [NormRow(**row) for row in arrow.to_pylist() if row["norm_id"] == norm_id]
+    if not rows:
+        known = ", ".join(sorted(set(arrow["norm_id"].to_pylist()))) or "none"
+        raise TableError(f"no norm {norm_id}", f"one of: {known}", "set pairs.norm to a saved norm, or leave it empty")
+    norm = Norm(rows[0].population, tuple(_statistics(row) for row in rows))
+    if norm.norm_id != norm_id:
+        found = f"norm {norm_id} whose numbers hash to {norm.norm_id}"
+        raise TableError(found, "numbers as they were measured", "measure the norm again: avpref pairs select")
+    return norm
+
+
+def _statistics(row: NormRow) -> MetricNorm:
+    quantiles = (row.q05, row.q25, row.q50, row.q75, row.q95)
+    return MetricNorm(row.metric, row.count, row.mean, row.std, *quantiles)

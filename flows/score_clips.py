@@ -1,0 +1,165 @@
+"""Scores of a list of clips without a run: each row of a CSV is a candidate, judged as it is by the scorers asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from avpref.config.loading import NOT_OF_IDENTITY
+from avpref.config.observe_settings import ObserveSettings
+from avpref.config.schema import Executor, ScoreJob
+from avpref.datasets import tables
+from avpref.datasets.prompts.clips import ClipRow, Refused, read_rows
+from avpref.datasets.rows import QuarantineRow
+from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
+from avpref.errors import InputError, MediaError
+from avpref.execution.plan import GROUND_TRUTH_INDEX
+from avpref.flows.stages.score_stage import ScoreWork, score_items
+from avpref.flows.workers.score_worker import ScoreItem, View
+from avpref.flows.workers.scorers import sources
+from avpref.identity import digest, file_sha256
+from avpref.media.reading import probe
+from avpref.observability.run_status import watched, watched_stage
+from avpref.storage.files import Files, LocalFiles
+from avpref.storage.local_files import storage_errors
+from avpref.storage.score_files import distinct
+from avpref.storage.work_folder import WorkFolder
+
+STAGE = "score"
+JOB_FILE = "job.json"
+TRAINING_WINDOW_S = 81 / 16
+"""What the released model trains on: 81 frames at 16 per second."""
+
+
+@dataclass(frozen=True)
+class ClipScores(WorkFolder):
+    """The folder of one list's scores."""
+
+    job: ScoreJob
+
+    @property
+    def executor(self) -> Executor:
+        """Who scores."""
+        return self.job.executor
+
+    @property
+    def observe(self) -> ObserveSettings:
+        """How scoring is watched, and at what price."""
+        return self.job.observe
+
+    @property
+    def media(self) -> Files:
+        """The user's own disk: the paths of a list's clips are absolute."""
+        return LocalFiles(Path("/"))
+
+    @property
+    def window_s(self) -> float:
+        """Seconds of each clip that scorers see, from its start."""
+        return self.job.scoring.window_s or TRAINING_WINDOW_S
+
+    @property
+    def max_quarantined_share(self) -> float:
+        """The share of the list that may be given up: all of it, because the list is the user's."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class ClipList:
+    """What of a CSV can be scored, and what cannot be opened, with reasons."""
+
+    prompts: list[Prompt]
+    candidates: list[Candidate]
+    refused: list[QuarantineRow]
+
+
+def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, list[QuarantineRow]]:
+    """Score every clip of ``csv`` (columns ``file,text``; text may be empty) and seal the tables in a folder under ``root``.
+
+    The folder's name is derived from the clips and the job, so the same command again does only what is missing. Returns it and what was
+    given up. Raises InputError where no clip can be opened or weights are absent.
+    """
+    listed = open_clips(csv)
+    if not listed.candidates:
+        first = listed.refused[0].message.splitlines()[0] if listed.refused else "it has no rows"
+        raise InputError(f"{csv}: no clip can be opened ({first})", "at least one readable clip", f"correct {csv}")
+    ids = [candidate.candidate_id for candidate in listed.candidates]
+    identity = digest("clip scores", ids, job.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+    folder = ClipScores(Path(root).resolve() / f"{job.run.name}-{identity}", job)
+    with storage_errors(folder.root):
+        folder.root.mkdir(parents=True, exist_ok=True)
+    folder.files.commit_once(JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
+    with folder.locked(), watched(folder), watched_stage(folder, STAGE):
+        return folder, _score(folder, listed)
+
+
+def _score(folder: ClipScores, listed: ClipList) -> list[QuarantineRow]:
+    text = {prompt.prompt_id: prompt.text for prompt in listed.prompts}
+    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in listed.candidates]
+    job = folder.job
+    _refuse_toy(job)
+    view = View(None, folder.window_s)
+    units = score_items(folder, STAGE, ScoreWork(items, job.scoring, job.run, view))
+    lost = listed.refused + distinct(folder.seal_units(tables.SCORES, units))
+    inputs = digest("clips", [candidate.candidate_id for candidate in listed.candidates])
+    for table, rows in ((tables.PROMPTS, listed.prompts), (tables.CANDIDATES, listed.candidates)):
+        folder.seal(table, inputs, tables.to_arrow(table, rows, inputs))
+    folder.seal(tables.QUARANTINE, inputs, tables.to_arrow(tables.QUARANTINE, lost, inputs))
+    return lost
+
+
+def open_clips(csv: Path) -> ClipList:
+    """Probe and hash every file of ``csv``. A row that cannot be used is refused with its reason and nothing else is lost."""
+    prompts: dict[str, Prompt] = {}
+    candidates: dict[str, Candidate] = {}
+    refused: list[QuarantineRow] = []
+    for row in read_rows(csv):
+        if isinstance(row, Refused):
+            refused.append(_refusal(row, "InputError", row.reason))
+            continue
+        try:
+            prompt, candidate = _candidate(row)
+        except (MediaError, InputError) as error:
+            refused.append(_refusal(row, type(error).__name__, str(error)))
+            continue
+        prompts.setdefault(prompt.prompt_id, prompt)
+        candidates.setdefault(candidate.candidate_id, candidate)
+    return ClipList(list(prompts.values()), list(candidates.values()), refused)
+
+
+def _refusal(row: ClipRow | Refused, error: str, message: str) -> QuarantineRow:
+    return QuarantineRow(f"line {row.line}: {row.file}", STAGE, error, message, 1)
+
+
+def _candidate(row: ClipRow) -> tuple[Prompt, Candidate]:
+    if not row.path.is_file():
+        raise InputError(f"{row.file}: no such file", "a file beside the CSV, or an absolute path", "correct the row")
+    sha256, info = file_sha256(row.path), probe(row.path)
+    prompt = Prompt(prompt_id(row.text), row.text, Split.TRAIN)
+    fps_hz = info.video.fps_hz if info.video else 0.0
+    return prompt, Candidate(
+        candidate_id="c" + digest("clip", sha256, row.text),
+        prompt_id=prompt.prompt_id,
+        index=GROUND_TRUTH_INDEX,
+        origin=Origin.GROUND_TRUTH,
+        seed=0,
+        checkpoint_hash="",
+        sampler_hash="",
+        path=str(row.path.resolve()),
+        sha256=sha256,
+        num_frames=round(info.duration_s * fps_hz),
+        height_px=info.video.height_px if info.video else 0,
+        width_px=info.video.width_px if info.video else 0,
+        fps_hz=fps_hz,
+        sample_rate_hz=info.audio.sample_rate_hz if info.audio else 0,
+        duration_s=info.duration_s,
+    )
+
+
+def _refuse_toy(job: ScoreJob) -> None:
+    if "toy" in job.scoring.scorers:
+        raise InputError(
+            "the toy scorers know the embedded toy world and nothing else",
+            f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring))}",
+            "--scorers signal, or --scorers audiobox,imagebind,synchformer,videoalign",
+        )

@@ -1,0 +1,78 @@
+"""Texts before anything is sampled: their states are made once, by workers that then let go of the encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from avpref.config.schema import Settings, WordText
+from avpref.datasets.tables import TEXTS
+from avpref.domain import Prompt
+from avpref.execution.plan import shards
+from avpref.execution.pool import Receipt, Unit
+from avpref.execution.run_units import run_stage
+from avpref.flows.workers.generator import device_of, open_text, text_identity
+from avpref.identity import digest
+from avpref.models.text import TextEncoder
+from avpref.storage.run_folder import RunFolder
+from avpref.storage.unit_files import UnitFiles
+
+STAGE = "texts"
+
+
+@dataclass(frozen=True)
+class TextItem:
+    """A text whose states are to be kept; a row of the table of texts."""
+
+    item_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """Builds workers that encode texts."""
+
+    runs: Path
+    settings: Settings
+    files: UnitFiles
+
+    def build(self) -> TextWorker:
+        """Open the encoder; its weights are read with the first text whose states are not kept yet."""
+        torch.set_num_threads(1)
+        return TextWorker(open_text(self.settings, self.runs, device_of(self.settings)), self.files)
+
+
+@dataclass(frozen=True)
+class TextWorker:
+    """Encodes units of texts. The states go into the encoder's own folder, which runs share."""
+
+    encoder: TextEncoder
+    files: UnitFiles
+
+    def run(self, unit: Unit) -> Receipt:
+        """Commit which texts are encoded."""
+        started = time.perf_counter()
+        for item in unit.items:
+            self.encoder.encode([item.text])
+        self.files.commit(unit, unit.items)
+        return Receipt(len(unit.items), 0, time.perf_counter() - started)
+
+
+def encode_texts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
+    """Make the states of all prompts' texts and of the negative prompt; nothing where the encoder has no weights."""
+    if isinstance(folder.settings.text, WordText):
+        return
+    texts = dict.fromkeys([folder.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])
+    items = [TextItem("t" + digest("text", text), text) for text in texts]
+    plan = shards(
+        STAGE,
+        folder.fingerprint(STAGE, text_identity(folder.settings)),
+        [[item] for item in items],
+        folder.settings.run,
+    )
+    files = folder.units(TEXTS)
+    run_stage(folder, STAGE, files, plan, lambda: TextSpec(folder.root.parent, folder.settings, files), "texts")

@@ -1,0 +1,115 @@
+"""What SFT and AV-DPO share: latents to training data, progress, and the content hash of what was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from avpref.config.schema import Settings
+from avpref.datasets.latents import unpacked
+from avpref.errors import InputError
+from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.workers.generator import open_codec, open_text
+from avpref.flows.workers.networks import negative_text
+from avpref.models.text import TextBatch
+from avpref.observability.meters import StageMeter, Workers
+from avpref.observability.progress import Progress
+from avpref.observability.run_status import audience, told
+from avpref.storage.file_hashes import sha256_of
+from avpref.storage.run_folder import RunFolder
+from avpref.trainer.batches import ClipSet
+from avpref.trainer.job import TrainingJob
+from avpref.trainer.parallel import Report
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedClips:
+    """Latents of clips by sample id: video [N, C, T, h, w], audio [N, C, L, M], delayed audio [N, K, C, L, M] or None."""
+
+    ids: list[str]
+    texts: list[str]
+    video: np.ndarray
+    audio: np.ndarray
+    delayed: list[np.ndarray | None]
+
+
+class Texts:
+    """Encoded texts of a run: each distinct text once, and the negative prompt."""
+
+    def __init__(self, settings: Settings, runs: Path) -> None:
+        self._encoder = open_text(settings, runs)
+        self.negative: TextBatch = negative_text(self._encoder, settings)
+
+    def encode(self, texts: Sequence[str]) -> tuple[TextBatch, Tensor]:
+        """States of the distinct texts, and the row of each given text."""
+        distinct = sorted(set(texts))
+        row = {text: index for index, text in enumerate(distinct)}
+        return self._encoder.encode(distinct), torch.tensor([row[text] for text in texts])
+
+
+def read_latents(rows: pa.Table, settings: Settings) -> EncodedClips:
+    """Rows of the latents table as arrays."""
+    shapes = open_codec(settings).encoded_shapes()
+    assert shapes.video is not None and shapes.audio is not None
+    audio_shape = shapes.audio
+    columns = rows.to_pydict()
+    delayed = [unpacked([blob], (-1, *audio_shape))[0] if blob else None for blob in columns["delayed_audio"]]
+    return EncodedClips(
+        columns["sample_id"],
+        columns["text"],
+        unpacked(columns["video"], shapes.video),
+        unpacked(columns["audio"], audio_shape),
+        delayed,
+    )
+
+
+def clip_set(clips: EncodedClips, texts: Texts) -> ClipSet:
+    """Training data of flow matching."""
+    encoded, index = texts.encode(clips.texts)
+    return ClipSet(
+        ids=tuple(clips.ids),
+        video=torch.from_numpy(clips.video),
+        audio=torch.from_numpy(clips.audio),
+        text=encoded.states,
+        text_mask=encoded.mask,
+        text_index=index,
+        negative_text=texts.negative.states,
+        negative_mask=texts.negative.mask,
+    )
+
+
+@contextmanager
+def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
+    """A report function that drives a progress bar of optimiser steps. Processes that train are at work all the time."""
+    loop = job.settings.loop
+    workers = Workers("main", loop.num_processes, float(job.device == "cuda"))
+    meter, watchers = (
+        StageMeter(stage, loop.steps, unit="steps", workers=workers),
+        audience(stage, reporting.listener()),
+    )
+    with told(watchers, meter), Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress:
+
+        def report(step: int, metrics: Mapping[str, float]) -> None:
+            meter.be_busy()
+            if step - progress.done > 0:
+                progress.advance(min(step, loop.steps) - progress.done)
+
+        yield report
+        meter.be_busy()
+
+
+def content_hash(folder: RunFolder, path: Path) -> str:
+    """Content hash of a trained file. Raises InputError where it does not exist yet."""
+    if not folder.models.bring(path):
+        fix = f"avpref runs resume {folder.run_id} --runs {folder.root.parent}"
+        raise InputError(
+            f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
+        )
+    return sha256_of(path)

@@ -1,0 +1,95 @@
+"""What turns settings into the parts of the generator: codec and text encoder. One ``match`` each."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from avpref.config import schema as settings
+from avpref.config.schema import Settings
+from avpref.devices import resolved
+from avpref.flows.workers.prompt_sources import clip_shape
+from avpref.identity import digest
+from avpref.media.geometry import ClipShape
+from avpref.models.codecs.codec import Codec, IdentityCodec
+from avpref.models.text import TextEncoder, WordText
+
+if TYPE_CHECKING:
+    from avpref.models.umt5 import Umt5Files
+
+TEXTS = "texts"
+"""Folder beside the runs where text states are kept."""
+
+
+def open_codec(given: Settings, device: str = "cpu") -> Codec:
+    """The configuration's codec for the run's clips. Raises ConfigError where it cannot make their shape, InputError
+    where weights are absent."""
+    shape = clip_shape(given)
+    match given.codec:
+        case settings.IdentityCodec() as config:
+            return IdentityCodec(config, shape)
+        case settings.JavisCodec() as config:
+            from avpref.models.codecs.javis_codec import JavisCodec
+
+            return JavisCodec(config, shape, device)
+
+
+def open_text(given: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
+    """The configuration's text encoder; ``runs`` is where states are kept unless the configuration says otherwise.
+
+    Weights are loaded when a text is met whose states are not kept yet. Raises InputError where they are absent.
+    """
+    match given.text:
+        case settings.WordText():
+            return WordText(given.network.text_dim, given.network.text_len)
+        case settings.UMT5Text() as config:
+            from avpref.models.umt5 import CachedText
+
+            folder = Path(config.cache) if config.cache else runs / TEXTS
+            return CachedText(_encoder_files(config, given.network.text_len, device), folder)
+
+
+def codec_identity(given: Settings) -> str:
+    """Hash of everything that the codec's output depends on, weights included. Raises as :func:`open_codec`."""
+    return _codec_identity(given.codec, given.clip)
+
+
+def text_identity(given: Settings) -> str:
+    """Hash of everything that the text encoder's output depends on, weights included. Raises as :func:`open_text`."""
+    return _text_identity(given.text, given.network.text_dim, given.network.text_len)
+
+
+@lru_cache
+def _codec_identity(codec: settings.Codec, clip: settings.ClipSettings) -> str:
+    match codec:
+        case settings.IdentityCodec() as config:
+            return digest("identity", config.model_dump(mode="json"))
+        case settings.JavisCodec() as config:
+            from avpref.models.codecs.javis_codec import JavisCodec
+
+            return JavisCodec(config, ClipShape(**clip.model_dump())).fingerprint
+
+
+@lru_cache
+def _text_identity(text: settings.Text, dim: int, length: int) -> str:
+    match text:
+        case settings.WordText():
+            return WordText(dim, length).fingerprint
+        case settings.UMT5Text() as config:
+            return _encoder_files(config, length, "cpu").fingerprint
+
+
+def _encoder_files(config: settings.UMT5Text, length: int, device: str) -> Umt5Files:
+    from avpref.models import umt5
+
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+    weights, tokenizer = umt5.PUBLISHED.locate(config.encoder), umt5.PUBLISHED_TOKENIZER.locate(config.tokenizer)
+    return umt5.Umt5Files(weights, tokenizer, dtype, device, length)
+
+
+def device_of(given: Settings) -> str:
+    """The device that the executor names; ``auto`` is CUDA where there is one."""
+    return resolved(given.executor.device)

@@ -1,0 +1,166 @@
+"""Where prompts, SFT clips and ground truth come from: one ``match`` from the configuration's class to a world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+import avpref.datasets.prompts.clips as recordings
+import avpref.datasets.prompts.text_prompts as text_list
+import avpref.datasets.prompts.toyworld as toyworld
+from avpref.config.schema import ClipPrompts, Settings, TextPrompts, ToyWorldPrompts
+from avpref.domain import Prompt, Split
+from avpref.errors import ConfigError
+from avpref.media.geometry import ClipShape
+
+
+@dataclass(frozen=True, eq=False)
+class RawClip:
+    """A clip before it is written: text, frames uint8 [T, H, W, 3], audio float32 [S] at the run's rates."""
+
+    text: str
+    frames: np.ndarray
+    audio: np.ndarray
+
+
+@dataclass(frozen=True)
+class SftItem:
+    """One clip of the SFT set. ``ordinal`` numbers it; ``prompt`` is set where it is a recording's window."""
+
+    item_id: str
+    ordinal: int
+    prompt: Prompt | None = None
+
+
+@dataclass(frozen=True)
+class PromptList:
+    """Prompts of a run and the recordings that were refused, with reasons."""
+
+    prompts: list[Prompt]
+    refused: list[recordings.Refused]
+
+
+class World(Protocol):
+    """What a run learns from. Implementations are picklable and derive everything from the run's seed."""
+
+    def prompts(self) -> PromptList:
+        """All prompts, both splits, in a fixed order."""
+        ...
+
+    def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
+        """The SFT set."""
+        ...
+
+    def sft_clip(self, item: SftItem) -> RawClip:
+        """One clip of the SFT set."""
+        ...
+
+    def ground_truth(self, prompt: Prompt) -> RawClip:
+        """The prompt's ground-truth clip."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToyWorld:
+    """The embedded world of bouncing balls."""
+
+    settings: ToyWorldPrompts
+    shape: ClipShape
+    seed: int
+
+    def prompts(self) -> PromptList:
+        """Prompt instances; the eight held-out texts give the evaluation prompts."""
+        return PromptList(toyworld.prompts(self.settings, self.seed), [])
+
+    def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
+        """Simulated clips, defects included; the prompts play no part."""
+        return [SftItem(f"sft{ordinal:06d}", ordinal) for ordinal in range(self.settings.num_sft_clips)]
+
+    def sft_clip(self, item: SftItem) -> RawClip:
+        """Simulate clip number ``item.ordinal``."""
+        return RawClip(*toyworld.sft_clip(item.ordinal, self.seed, self.shape))
+
+    def ground_truth(self, prompt: Prompt) -> RawClip:
+        """A clean simulation of the prompt."""
+        return RawClip(*toyworld.ground_truth(prompt, self.seed, self.shape))
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Anyone's recordings, cut into windows of the model's length."""
+
+    settings: ClipPrompts
+    shape: ClipShape
+    seed: int
+
+    def prompts(self) -> PromptList:
+        """One prompt per window; held-out windows come from held-out recordings."""
+        return PromptList(*recordings.prompts(self.settings, self.shape, self.seed))
+
+    def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
+        """The training windows themselves."""
+        train = [prompt for prompt in prompts if prompt.split == Split.TRAIN]
+        return [SftItem(f"sft-{prompt.prompt_id}", ordinal, prompt) for ordinal, prompt in enumerate(train)]
+
+    def sft_clip(self, item: SftItem) -> RawClip:
+        """Read the item's window."""
+        assert item.prompt is not None
+        return self.ground_truth(item.prompt)
+
+    def ground_truth(self, prompt: Prompt) -> RawClip:
+        """Read the prompt's window at the model's size and rates. Raises MediaError."""
+        clip = recordings.ground_truth_clip(prompt, self.shape)
+        assert clip.frames is not None and clip.audio is not None  # import refused recordings without a track
+        return RawClip(prompt.text, clip.frames, clip.audio)
+
+
+@dataclass(frozen=True)
+class TextList:
+    """Texts, some of them with a recording; there is nothing to learn from but the candidates themselves."""
+
+    settings: TextPrompts
+    shape: ClipShape
+    seed: int
+
+    def prompts(self) -> PromptList:
+        """One prompt per text."""
+        return PromptList(*text_list.text_prompts(self.settings, self.seed))
+
+    def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
+        """Raises ConfigError: texts are for a network that is trained already."""
+        expected = "recordings or the toy world to train on, or sft.kind weights"
+        raise ConfigError(
+            "prompts.kind texts with sft.kind train", expected, "--set 'sft={kind: weights, network: DIR}'"
+        )
+
+    def sft_clip(self, item: SftItem) -> RawClip:
+        """There is none."""
+        raise AssertionError("a list of texts has no SFT set")
+
+    def ground_truth(self, prompt: Prompt) -> RawClip:
+        """The beginning of the prompt's recording at the model's size and rates. Raises MediaError."""
+        return Recordings(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
+
+
+def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
+    """Whether ``prompt`` has a ground-truth clip: always in the toy world and with recordings, on request with texts."""
+    return not isinstance(settings.prompts, TextPrompts) or bool(prompt.ground_truth_path)
+
+
+def clip_shape(settings: Settings) -> ClipShape:
+    """The shape of every clip of a run."""
+    return ClipShape(**settings.clip.model_dump())
+
+
+def open_world(settings: Settings) -> World:
+    """The world that the configuration names."""
+    shape, seed = clip_shape(settings), settings.run.seed
+    match settings.prompts:
+        case ToyWorldPrompts() as prompts:
+            return ToyWorld(prompts, shape, seed)
+        case ClipPrompts() as prompts:
+            return Recordings(prompts, shape, seed)
+        case TextPrompts() as prompts:
+            return TextList(prompts, shape, seed)

@@ -1,0 +1,178 @@
+"""Clips ↔ latents. The identity codec keeps pixels and sound levels themselves as latents: it has no weights.
+
+Video latents are area-averaged pixels scaled to [-1, 1]; audio latents are band levels (:mod:`avpref.media.bands`) scaled so
+that -80 dB is -1 and full scale is 1. Both are then centred and divided by constants of the configuration, as Wan's VAE
+does per channel: flow matching wants latents whose spread is near that of the noise. Decoding is smooth between cells,
+yet averages back to the latents; what black and white cut off is put back once, evenly over the cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avpref.config import schema as settings
+from avpref.errors import ConfigError, MediaError
+from avpref.identity import digest
+from avpref.media.bands import FLOOR_DB, BandLayout, analyse, synthesise
+from avpref.media.geometry import ClipShape
+from avpref.media.reading import DecodedClip
+from avpref.models.flow import Latents, LatentShapes
+
+VERSION = 1
+
+
+class Codec(Protocol):
+    """What turns clips into latents and back."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that the latents depend on."""
+        ...
+
+    def latent_shapes(self) -> LatentShapes:
+        """Shapes of one clip's latents as they are generated."""
+        ...
+
+    def encoded_shapes(self) -> LatentShapes:
+        """Shapes of one clip's latents as :meth:`encode` gives them; they may be shorter."""
+        ...
+
+    def encode(self, clips: Sequence[DecodedClip]) -> Latents:
+        """Latents of ``clips``: video [B, C, T, h, w], audio [B, C, L, M], float32 on the CPU."""
+        ...
+
+    def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """One (frames uint8 [T, H, W, 3], audio float32 [S]) per row of ``latents``."""
+        ...
+
+
+class IdentityCodec:
+    """The codec of the embedded default; see the module.
+
+    Raises ConfigError where the clip's shape is not a whole number of cells and frames.
+    """
+
+    def __init__(self, config: settings.IdentityCodec, shape: ClipShape) -> None:
+        self.config, self.shape = config, shape
+        self._require_whole_cells()
+        self._layout = _band_layout(config, shape)
+        self._shrink = [_shrink(size // config.video_scale, config.video_scale) for size in _size(shape)]
+        self._grow = [_grow(shrink, config.video_scale) for shrink in self._shrink]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the codec's version, settings and clip shape."""
+        return digest("identity codec", VERSION, self.config.model_dump(), asdict(self.shape))
+
+    def latent_shapes(self) -> LatentShapes:
+        """Video (3, T, H / scale, W / scale) and audio (1, L, bands), L = duration · audio_rate_hz."""
+        height, width = (size // self.config.video_scale for size in _size(self.shape))
+        num_levels = self._layout.num_frames(self.shape.num_samples)
+        return LatentShapes((3, self.shape.num_frames, height, width), (1, num_levels, self.config.audio_bands))
+
+    def encoded_shapes(self) -> LatentShapes:
+        """Those of :meth:`latent_shapes`."""
+        return self.latent_shapes()
+
+    def encode(self, clips: Sequence[DecodedClip]) -> Latents:
+        """See :class:`Codec`. Raises MediaError for a missing track, ValueError for a clip of another shape."""
+        for clip in clips:
+            self._require_shape(clip)
+        pixels = np.stack([clip.frames for clip in clips if clip.frames is not None]).astype(np.float32)
+        cells = _resample(pixels, *self._shrink).transpose(0, 4, 1, 2, 3) / 127.5 - 1.0
+        levels = analyse(np.stack([clip.audio for clip in clips if clip.audio is not None]), self._layout)
+        scaled = 1.0 - levels[:, None] * (2.0 / FLOOR_DB)
+        config = self.config
+        video, audio = (cells - config.video_mean) / config.video_std, (scaled - config.audio_mean) / config.audio_std
+        return Latents(*(torch.from_numpy(np.ascontiguousarray(each, np.float32)) for each in (video, audio)))
+
+    def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """See :class:`Codec`. Values beyond black, white, silence and full scale end there: media hold no more."""
+        assert latents.video is not None and latents.audio is not None
+        config = self.config
+        cells = (
+            latents.video.detach().float().cpu().numpy().transpose(0, 2, 3, 4, 1) * config.video_std + config.video_mean
+        )
+        scaled = latents.audio.detach().float().cpu().numpy()[:, 0] * config.audio_std + config.audio_mean
+        levels = (1.0 - scaled) * (FLOOR_DB / 2.0)
+        audio = synthesise(np.clip(levels, FLOOR_DB, 0.0), self._layout)
+        return [(self._pixels(clip), sound) for clip, sound in zip(np.clip(cells, -1.0, 1.0), audio, strict=True)]
+
+    def _pixels(self, cells: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Frames [T, H, W, 3] of one clip's cells [T, h, w, 3]."""
+        wanted = _resample(cells, *self._grow)
+        pixels = np.clip(wanted, -1.0, 1.0)
+        if not np.array_equal(pixels, wanted):
+            missing = cells - _resample(pixels, *self._shrink)
+            scale = self.config.video_scale
+            pixels = np.clip(pixels + missing.repeat(scale, axis=1).repeat(scale, axis=2), -1.0, 1.0)
+        return np.minimum(pixels * 127.5 + 128.0, 255.0).astype(np.uint8)
+
+    def _require_whole_cells(self) -> None:
+        scale = self.config.video_scale
+        if self.shape.height_px % scale or self.shape.width_px % scale:
+            raise ConfigError(
+                found=f"a clip of {self.shape.height_px} x {self.shape.width_px} px with codec.video_scale {scale}",
+                expected="a height and width that video_scale divides",
+                fix="change clip.height_px, clip.width_px or codec.video_scale",
+            )
+
+    def _require_shape(self, clip: DecodedClip) -> None:
+        if clip.frames is None or clip.audio is None:
+            raise MediaError(
+                found="a clip without " + ("picture" if clip.frames is None else "sound"),
+                expected="both tracks",
+                fix="remove the clip's row",
+            )
+        expected = (self.shape.num_frames, *_size(self.shape), 3)
+        if clip.frames.shape != expected or clip.audio.shape != (self.shape.num_samples,):
+            raise ValueError(
+                f"expected frames {expected} and {self.shape.num_samples} samples, "
+                f"found {clip.frames.shape} and {clip.audio.shape}"
+            )
+
+
+def _size(shape: ClipShape) -> tuple[int, int]:
+    return shape.height_px, shape.width_px
+
+
+def _band_layout(config: settings.IdentityCodec, shape: ClipShape) -> BandLayout:
+    try:
+        layout = BandLayout(shape.sample_rate_hz, config.audio_rate_hz, config.audio_bands)
+        layout.num_frames(shape.num_samples)
+    except ValueError as error:
+        raise ConfigError(
+            found=f"codec.audio_rate_hz {config.audio_rate_hz}, audio_bands {config.audio_bands}: {error}",
+            expected="whole frames of sound in clip.sample_rate_hz and in the clip's length, and bands they can resolve",
+            fix="change codec.audio_rate_hz, codec.audio_bands, clip.sample_rate_hz or clip.num_frames",
+        ) from error
+    return layout
+
+
+def _resample(
+    pixels: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Apply [h', h] to the rows and [w', w] to the columns of [..., h, w, C]."""
+    *lead, height, width, channels = pixels.shape
+    tall = rows @ pixels.reshape(-1, height, width * channels)
+    wide = columns @ tall.reshape(-1, width, channels)
+    return wide.reshape(*lead, len(rows), len(columns), channels)
+
+
+def _shrink(num_cells: int, scale: int) -> NDArray[np.float32]:
+    """Averages of ``scale`` neighbours: [cells, cells · scale]."""
+    return np.asarray(np.repeat(np.eye(num_cells), scale, axis=1) / scale, np.float32)
+
+
+def _grow(shrink: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+    """Linear interpolation [cells · scale, cells] of the one set of knots whose averages are the cells: shrink @ grow = 1."""
+    num_cells, num_pixels = shrink.shape
+    centres = (np.arange(num_pixels) + 0.5) / scale - 0.5
+    linear = np.clip(1.0 - np.abs(centres.clip(0, num_cells - 1)[:, None] - np.arange(num_cells)), 0.0, 1.0)
+    return (linear @ np.linalg.inv(shrink @ linear)).astype(np.float32)

@@ -1,0 +1,340 @@
+"""ImageBind's networks for picture, sound and text, with the parameter names of the published ``imagebind_huge.pth``.
+
+After Girdhar et al., "ImageBind: One Embedding Space To Bind Them All" (CVPR 2023); sizes as in ``models/imagebind_model.py`` of the
+original. Each tower is a plain pre-norm transformer. The picture tower reads pairs of frames; the sound tower's attention has one
+learned key and value beside the tokens; the text tower is causal and pooled at the end id. Depth, thermal and motion are not built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avpref.rewards.imagebind.clip_text import CONTEXT, END
+
+NORM_EPS = 1e-6
+SIDE = 224
+"""Pixels of a picture, each way."""
+PAIR = 2
+PATCH = 14
+NUM_PATCHES = (SIDE // PATCH) ** 2
+MEL_BANDS, MEL_FRAMES = 128, 204
+SOUND_PATCH, SOUND_STRIDE = 16, 10
+NUM_SOUND_PATCHES = ((MEL_BANDS - SOUND_PATCH) // SOUND_STRIDE + 1) * ((MEL_FRAMES - SOUND_PATCH) // SOUND_STRIDE + 1)
+MLP_RATIO = 4
+TEXT_SCALE, SOUND_SCALE, MAX_SCALE = 1 / 0.07, 20.0, 100.0
+
+
+class Modality(StrEnum):
+    """The towers; the values are their names in the published file."""
+
+    VISION = "vision"
+    TEXT = "text"
+    AUDIO = "audio"
+
+
+EVERY_MODALITY = tuple(Modality)
+UNBUILT = ("depth", "thermal", "imu")
+"""Towers of the published file that are never built."""
+
+
+@dataclass(frozen=True)
+class TowerSizes:
+    """A transformer's width, number of blocks and number of heads."""
+
+    dim: int
+    num_blocks: int
+    num_heads: int
+
+
+@dataclass(frozen=True)
+class ImageBindSizes:
+    """The three towers and the width of the space that they share."""
+
+    vision: TowerSizes
+    text: TowerSizes
+    audio: TowerSizes
+    embed_dim: int
+
+
+FULL = ImageBindSizes(TowerSizes(1280, 32, 16), TowerSizes(1024, 24, 16), TowerSizes(768, 12, 12), 1024)
+TINY = ImageBindSizes(TowerSizes(16, 1, 2), TowerSizes(16, 1, 2), TowerSizes(16, 1, 2), 8)
+
+
+class Towers(nn.Module):
+    """The towers of ``modalities``: inputs of one modality → embeddings [N, E], float32, of length 1 times the modality's scale.
+
+    Inputs are cast to the network's floating-point type. Each row of the result depends on the same row of the input alone.
+    """
+
+    def __init__(self, sizes: ImageBindSizes, modalities: Sequence[Modality] = EVERY_MODALITY) -> None:
+        super().__init__()
+        parts = {str(modality): _parts(modality, sizes) for modality in modalities}
+        self.modality_preprocessors = nn.ModuleDict({name: part.stem for name, part in parts.items()})
+        self.modality_trunks = nn.ModuleDict({name: part.trunk for name, part in parts.items()})
+        self.modality_heads = nn.ModuleDict({name: part.head for name, part in parts.items()})
+        self.modality_postprocessors = nn.ModuleDict({name: part.scaling for name, part in parts.items()})
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The towers that are there."""
+        return tuple(Modality(name) for name in self.modality_trunks)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Normalised pairs of frames [N, 3, 2, 224, 224] → [N, E], of length 1."""
+        return self._embed(Modality.VISION, images)
+
+    def embed_sounds(self, sounds: Tensor) -> Tensor:
+        """Normalised mel pictures of 2 s [N, 1, 128, 204] → [N, E], of length 20."""
+        return self._embed(Modality.AUDIO, sounds)
+
+    def embed_texts(self, ids: Tensor) -> Tensor:
+        """Ids [N, 77] of texts → [N, E], of the learned length, at most 100. Pooled at the largest id, the first of several."""
+        name = Modality.TEXT
+        tokens, mask = self.modality_preprocessors[name](ids)
+        states = self.modality_trunks[name](tokens, mask)
+        pooled = states[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
+        return self._scaled(name, self.modality_heads[name](pooled))
+
+    def _embed(self, name: Modality, inputs: Tensor) -> Tensor:
+        tokens = self.modality_preprocessors[name](inputs)
+        return self._scaled(name, self.modality_heads[name](self.modality_trunks[name](tokens)))
+
+    def _scaled(self, name: Modality, found: Tensor) -> Tensor:
+        scaled: Tensor = self.modality_postprocessors[name](found.float())
+        return scaled
+
+
+class _Parts(NamedTuple):
+    stem: nn.Module
+    trunk: nn.Module
+    head: nn.Module
+    scaling: nn.Module
+
+
+def _parts(modality: Modality, sizes: ImageBindSizes) -> _Parts:
+    """The four pieces of a tower, in the order in which an input goes through them."""
+    match modality:
+        case Modality.VISION:
+            tower = sizes.vision
+            stem: nn.Module = PatchStem(ImagePatches(tower.dim), NUM_PATCHES, tower.dim)
+            trunk = Trunk(tower, Attention, nn.Sequential(_norm(tower.dim)))
+            return _Parts(stem, trunk, _first_token_head(tower.dim, sizes.embed_dim), UnitLength())
+        case Modality.AUDIO:
+            tower = sizes.audio
+            stem = PatchStem(SoundPatches(tower.dim), NUM_SOUND_PATCHES, tower.dim)
+            trunk = Trunk(tower, AttentionWithExtraToken, nn.Sequential())
+            head = _first_token_head(tower.dim, sizes.embed_dim)
+            return _Parts(stem, trunk, head, nn.Sequential(UnitLength(), Scale(SOUND_SCALE)))
+        case Modality.TEXT:
+            tower = sizes.text
+            trunk = Trunk(tower, Attention, nn.Sequential())
+            scaling = nn.Sequential(UnitLength(), Scale(TEXT_SCALE))
+            return _Parts(TextStem(tower.dim), trunk, TextHead(tower.dim, sizes.embed_dim), scaling)
+
+
+def _norm(dim: int) -> nn.LayerNorm:
+    return nn.LayerNorm(dim, eps=NORM_EPS)
+
+
+def _first_token_head(dim: int, embed_dim: int) -> nn.Module:
+    return nn.Sequential(_norm(dim), FirstToken(), nn.Linear(dim, embed_dim, bias=False))
+
+
+class ImagePatches(nn.Module):
+    """Pairs of frames [N, 3, 2, 224, 224] → patches of 14 x 14 pixels of both, [N, 256, D]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        cell = (PAIR, PATCH, PATCH)
+        self.proj = nn.Sequential(nn.Identity(), nn.Conv3d(3, dim, cell, stride=cell, bias=False))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        patches: Tensor = self.proj(images.to(next(self.parameters()).dtype))
+        return patches.flatten(2).transpose(1, 2)
+
+
+class SoundPatches(nn.Module):
+    """Mel pictures [N, 1, 128, 204] → overlapping patches of 16 bands and 16 frames, every 10th, [N, 228, D]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, dim, SOUND_PATCH, stride=SOUND_STRIDE, bias=False)
+        self.norm_layer = nn.LayerNorm(dim)
+
+    def forward(self, sounds: Tensor) -> Tensor:
+        """See the class."""
+        patches: Tensor = self.proj(sounds.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
+        return self.norm_layer(patches)
+
+
+class PatchStem(nn.Module):
+    """Patches behind a learned class token, all with learned positions: [N, 1 + P, D]."""
+
+    def __init__(self, patches: nn.Module, num_patches: int, dim: int) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.rgbt_stem = patches
+        self.pos_embedding_helper = nn.ParameterDict({"pos_embed": torch.zeros(1, 1 + num_patches, dim)})
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """See the class."""
+        patches = self.rgbt_stem(inputs)
+        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return tokens + self.pos_embedding_helper["pos_embed"]
+
+
+class TextStem(nn.Module):
+    """Ids [N, 77] → tokens [N, 77, D] with learned positions, and the mask [77, 77] that is added to the attention.
+
+    The mask is a tensor of the published file; :func:`causal_mask` is what it holds.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(END + 1, dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, CONTEXT, dim))
+        self.register_buffer("mask", causal_mask())
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        assert isinstance(self.mask, Tensor)
+        return self.token_embedding(ids) + self.pos_embed, self.mask
+
+
+def causal_mask() -> Tensor:
+    """[77, 77]: −∞ where the column comes after the row, else 0."""
+    return torch.full((CONTEXT, CONTEXT), -math.inf).triu(1)
+
+
+class Trunk(nn.Module):
+    """The transformer: tokens [N, L, D] → states [N, L, D]. ``first`` is applied before the blocks."""
+
+    def __init__(self, sizes: TowerSizes, attention: Callable[[int, int], Attention], first: nn.Sequential) -> None:
+        super().__init__()
+        self.pre_transformer_layer = first
+        blocks = [Block(sizes.dim, attention(sizes.dim, sizes.num_heads)) for _ in range(sizes.num_blocks)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See the class. ``mask`` [L, L] is added to the attention's logits."""
+        states: Tensor = self.pre_transformer_layer(tokens)
+        for block in self.blocks:
+            states = block(states, mask)
+        return states
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron four times as wide, each added to what it was given."""
+
+    def __init__(self, dim: int, attention: Attention) -> None:
+        super().__init__()
+        self.attn = attention
+        self.norm_1, self.norm_2 = _norm(dim), _norm(dim)
+        self.mlp = Perceptron(dim)
+
+    def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """[N, L, D] → [N, L, D]."""
+        states = states + self.attn(self.norm_1(states), mask)
+        return states + self.mlp(self.norm_2(states))
+
+
+class Perceptron(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
+        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[..., D] → [..., D]."""
+        return self.fc2(F.gelu(self.fc1(states)))
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads; queries, keys and values come from one matrix."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[N, L, D] → [N, L, D]; ``mask`` [L, L] is added to the logits."""
+        query, key, value = F.linear(states, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        key, value = self.seen(key, value)
+        heads = (self._by_head(query), self._by_head(key), self._by_head(value))
+        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def seen(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What the queries look at: keys and values, [N, L', D] each."""
+        return key, value
+
+    def _by_head(self, states: Tensor) -> Tensor:
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class AttentionWithExtraToken(Attention):
+    """Attention that also sees one learned key and value, at the end."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, num_heads)
+        self.bias_k = nn.Parameter(torch.zeros(1, 1, dim))
+        self.bias_v = nn.Parameter(torch.zeros(1, 1, dim))
+
+    def seen(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Attention.seen`; L' = L + 1."""
+        extra = (len(key), 1, -1)
+        return torch.cat([key, self.bias_k.expand(extra)], 1), torch.cat([value, self.bias_v.expand(extra)], 1)
+
+
+class FirstToken(nn.Module):
+    """[N, L, D] → the class token, [N, D]."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """See the class."""
+        return states[:, 0]
+
+
+class TextHead(nn.Module):
+    """The pooled state [N, D] → [N, E]."""
+
+    def __init__(self, dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(_norm(dim), nn.Linear(dim, embed_dim, bias=False))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """See the class."""
+        return self.proj(pooled)
+
+
+class UnitLength(nn.Module):
+    """[..., E] → the same direction with length 1."""
+
+    def forward(self, found: Tensor) -> Tensor:
+        """See the class."""
+        return F.normalize(found, dim=-1)
+
+
+class Scale(nn.Module):
+    """Times exp(``log_logit_scale``), at most 100."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def forward(self, found: Tensor) -> Tensor:
+        """See the class."""
+        return found * self.log_logit_scale.float().exp().clamp_max(MAX_SCALE)

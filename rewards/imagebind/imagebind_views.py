@@ -1,0 +1,136 @@
+"""What ImageBind looks at and listens to: fifteen views of a clip's picture and three cuts of its sound.
+
+Moments, cuts and sizes are those of ``imagebind/data.py`` of the original and of the pytorchvideo functions that it calls, in the same
+arithmetic, because a rounding that differs takes another frame or shifts a cut by a sample. Equal views are made once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avpref.media.spectra import RATE_HZ, kaldi_fbank, resample
+from avpref.rewards.imagebind.imagebind_towers import MEL_FRAMES, SIDE
+from avpref.rewards.model_scorer import Unjudgeable
+
+CLIP_S = 2
+"""Length of the pieces that views and cuts are taken from."""
+NUM_PICTURE_CLIPS, NUM_SOUND_CLIPS = 5, 3
+PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MEL_MEAN, MEL_STD = -4.268, 9.138
+
+Span = tuple[int, int]
+"""First index and the one after the last."""
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """``images`` are the network inputs that differ; ``uses`` says of each view of the published list which of them it is."""
+
+    images: tuple[Tensor, ...]
+    uses: tuple[int, ...]
+
+
+def picture_views(frames: np.ndarray, fps_hz: float) -> Views:
+    """Frames uint8 [T, H, W, 3] → 15 views [3, 2, 224, 224], normalised: for each of five pieces, three crops.
+
+    A square picture has one crop and a picture of at most 2 s one piece. Raises Unjudgeable for fewer than one frame in 2 s.
+    """
+    pieces, piece_of = _distinct(frame_pairs(len(frames), fps_hz))
+    if any(last < first for first, last in pieces):
+        raise Unjudgeable(f"no frame in a piece of {CLIP_S} s: {fps_hz:g} frames a second")
+    pictures = [torch.stack([_resized(frames[index]) for index in piece], dim=1) for piece in pieces]
+    corners, corner_of = _distinct(crop_corners(*pictures[0].shape[-2:]))
+    images = tuple(picture[:, :, top : top + SIDE, left : left + SIDE] for picture in pictures for top, left in corners)
+    return Views(images, tuple(piece * len(corners) + corner for piece in piece_of for corner in corner_of))
+
+
+def frame_pairs(num_frames: int, fps_hz: float) -> tuple[Span, ...]:
+    """The first and the last frame (inclusive) of five pieces of 2 s, spread evenly from the clip's start to its end."""
+    starts = _starts_s(num_frames / fps_hz, NUM_PICTURE_CLIPS)
+    return tuple(
+        (math.ceil(fps_hz * float(start)), min(math.ceil(fps_hz * float(start + CLIP_S)), num_frames) - 1)
+        for start in starts
+    )
+
+
+def crop_corners(height: int, width: int) -> tuple[Span, ...]:
+    """Top and left of three squares: left, centre, right, or top, centre, bottom of an upright picture."""
+    middle = math.ceil((height - SIDE) / 2), math.ceil((width - SIDE) / 2)
+    if height > width:
+        return (0, middle[1]), middle, (height - SIDE, middle[1])
+    return (middle[0], 0), middle, (middle[0], width - SIDE)
+
+
+def normalised_pixels(pixels: Tensor) -> Tensor:
+    """[..., 3, H, W] in [0, 1] → the same with CLIP's mean and standard deviation taken out."""
+    mean, std = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (PIXEL_MEAN, PIXEL_STD))
+    return (pixels - mean) / std
+
+
+def _resized(frame: np.ndarray) -> Tensor:
+    """uint8 [H, W, 3] → [3, 224, W'] or [3, H', 224] in float32, normalised; the long side is floored."""
+    height, width = frame.shape[:2]
+    short = min(height, width)
+    long = math.floor(float(max(height, width)) / short * SIDE)
+    size = (long, SIDE) if width < height else (SIDE, long)
+    pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255.0
+    return normalised_pixels(F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0])
+
+
+def sound_16k(audio: np.ndarray, sample_rate_hz: int) -> Tensor:
+    """float32 [S] at ``sample_rate_hz`` → [S'] at 16 kHz."""
+    return resample(torch.tensor(audio, dtype=torch.float32), sample_rate_hz, RATE_HZ)
+
+
+def sound_cuts(num_samples: int) -> tuple[Span, ...]:
+    """Three cuts of 2 s at 16 kHz, spread evenly from start to end; of a shorter sound, three times all of it.
+
+    The length in seconds is a double and everything after it is exact, as in the original.
+    """
+    starts = _starts_s(num_samples / RATE_HZ, NUM_SOUND_CLIPS)
+    return tuple((math.floor(start * RATE_HZ), math.floor((start + CLIP_S) * RATE_HZ)) for start in starts)
+
+
+def sound_views(sound: Tensor, cuts: Sequence[Span]) -> Views:
+    """``cuts`` of a sound [S] at 16 kHz → mel pictures [1, 128, 204], normalised. Cuts may reach past the sound's end."""
+    distinct, uses = _distinct(cuts)
+    return Views(tuple(_mel_picture(sound[start:end]) for start, end in distinct), uses)
+
+
+def _mel_picture(cut: Tensor) -> Tensor:
+    """[S] → [1, 128, 204]: log mel bands, followed by zeros *before* they are normalised."""
+    bands = kaldi_fbank((cut - cut.mean())[None])[0].T
+    padded = F.pad(bands[:, :MEL_FRAMES], (0, max(0, MEL_FRAMES - bands.shape[1])))
+    return ((padded - MEL_MEAN) / MEL_STD)[None]
+
+
+def _starts_s(duration_s: float, num_clips: int) -> list[Fraction]:
+    slack = Fraction(max(duration_s - CLIP_S, 0))
+    return [slack / (num_clips - 1) * index for index in range(num_clips)]
+
+
+def _distinct(keys: Sequence[Key]) -> tuple[list[Key], tuple[int, ...]]:
+    found = list(dict.fromkeys(keys))
+    return found, tuple(found.index(key) for key in keys)
+
+
+def embed_views(embed: Callable[[Tensor], Tensor], views: Sequence[Views], device: str, at_once: int) -> list[Tensor]:
+    """For each of ``views`` the embeddings [number of uses, E] of its published list, float32 on the CPU.
+
+    ``embed`` gets the images of all of them, stacked, on ``device``, at most ``at_once`` at a time.
+    """
+    images = [image for each in views for image in each.images]
+    parts = [images[first : first + at_once] for first in range(0, len(images), at_once)]
+    found = torch.cat([embed(torch.stack(part).to(device)) for part in parts]).cpu()
+    by_clip = found.split([len(each.images) for each in views])
+    return [clip[list(each.uses)] for clip, each in zip(by_clip, views, strict=True)]

@@ -1,0 +1,163 @@
+"""VideoAlign (VideoReward): how good a clip looks, how well it moves, and how well it follows its text.
+
+The published model (weights Apache-2.0, code MIT) is a Qwen2-VL that reads a rubric and gives a number at each of three tokens. The
+caption comes after the first two of them, so visual and motion quality do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
+from avpref.errors import InputError
+from avpref.identity import digest
+from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Unjudgeable
+from avpref.rewards.protocol import ScorableClip
+from avpref.rewards.random_weights import MEANINGLESS
+from avpref.rewards.videoalign.videoalign_frames import FrameRules, look, num_tokens, patch_grid, patches
+from avpref.rewards.videoalign.videoalign_network import (
+    FULL,
+    TINY,
+    VideoAlignNetwork,
+    VideoAlignSizes,
+    load_network,
+    random_network,
+)
+from avpref.rewards.videoalign.videoalign_settings import PUBLISHED, PublishedSettings, read_settings
+from avpref.rewards.videoalign.videoalign_text import (
+    FETCH,
+    PUBLISHED_RENDERINGS,
+    VideoAlignText,
+    read_text,
+    reward_places,
+    tiny_text,
+)
+from avpref.rewards.weights.catalogue import VIDEOALIGN
+from avpref.storage.weight_files import read_weights
+
+VERSION = 1
+FILLING = 0
+
+RAW = (
+    METRIC_BY_NAME["visual_quality"],
+    METRIC_BY_NAME["motion_quality"],
+    Metric("text_alignment", "scorer units", True, Dimension.VIDEO),
+)
+NORMALISED = (
+    Metric("videoalign_vq", "standard deviations", True, Dimension.VIDEO),
+    Metric("videoalign_mq", "standard deviations", True, Dimension.VIDEO),
+    Metric("videoalign_ta", "standard deviations", True, Dimension.VIDEO),
+)
+"""The same three numbers less the published mean, over the published standard deviation."""
+
+VIDEOALIGN_METRICS = (*RAW, *NORMALISED)
+
+TINY_FRAMES = FrameRules(min_pixels=56 * 56, max_pixels=84 * 84)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoAlignInputs:
+    """Frames [N, h, w, 3] uint8 as the network sees them, and the tokens [L] that it reads."""
+
+    frames: Tensor
+    token_ids: Tensor
+
+
+class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
+    """Six numbers per clip: the raw rewards and the normalised ones. Those of text alignment need a text."""
+
+    text_metrics = frozenset({RAW[2].name, NORMALISED[2].name})
+
+    def __init__(
+        self,
+        network: VideoAlignNetwork,
+        text: VideoAlignText,
+        settings: PublishedSettings,
+        placement: Placement,
+        weights_id: str,
+        terms: Terms,
+    ) -> None:
+        """``weights_id`` names the weights: their SHA-256, or what random ones were made from."""
+        self._network, self._text, self._settings = network, text, settings
+        super().__init__(placement, terms)
+        self._weights_id = weights_id
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Raw and normalised: visual quality, motion quality, text alignment."""
+        return VIDEOALIGN_METRICS
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of version, weights, rubric, tokenizer, settings and floating-point type."""
+        settings = asdict(self._settings)
+        dtype = str(self._placement.dtype)
+        return digest("videoalign", VERSION, self._weights_id, self._text.identity, settings, dtype)
+
+    def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> VideoAlignInputs:
+        """Sampled, resized frames and the rubric's tokens. Raises Unjudgeable for too few frames, slivers, and too long clips."""
+        assert clip.clip.frames is not None, "the rules let a clip without picture pass"
+        try:
+            frames = look(clip.clip.frames, clip.clip.fps_hz, self._settings.frames)
+        except ValueError as error:
+            raise Unjudgeable(str(error)) from error
+        token_ids = self._text.token_ids(clip.text, num_tokens(frames))
+        most = self._network.sizes.max_positions
+        if len(token_ids) > most:
+            raise Unjudgeable(f"{len(token_ids)} tokens of picture and text; the model knows {most} positions")
+        return VideoAlignInputs(frames, token_ids)
+
+    def measure(self, batch: Sequence[VideoAlignInputs]) -> list[Mapping[str, float]]:
+        """All six numbers of each clip. Texts are filled up on the right; clips may differ in size."""
+        device = self._placement.device
+        seen = torch.cat([patches(each.frames.to(device)) for each in batch])
+        grids = torch.tensor([patch_grid(each.frames) for each in batch], device=device)
+        token_ids = pad_sequence([each.token_ids for each in batch], batch_first=True, padding_value=FILLING)
+        places = torch.stack([reward_places(each.token_ids, self._text.reward_ids) for each in batch])
+        rewards = self._network(seen, grids, token_ids.to(device), places.to(device)).double().tolist()
+        return [self._named(row) for row in rewards]
+
+    def _named(self, rewards: Sequence[float]) -> dict[str, float]:
+        settings = self._settings
+        named = {metric.name: reward for metric, reward in zip(RAW, rewards, strict=True)}
+        columns = zip(NORMALISED, rewards, settings.means, settings.deviations, strict=True)
+        return named | {metric.name: (reward - mean) / deviation for metric, reward, mean, deviation in columns}
+
+
+def load_videoalign(
+    paths: Mapping[str, Path],
+    placement: Placement,
+    weights_id: str,
+    *,
+    sizes: VideoAlignSizes = FULL,
+    renderings: Mapping[str, str] = PUBLISHED_RENDERINGS,
+) -> VideoAlignScorer:
+    """The published model from ``model.pth``, ``model_config.json``, ``tokenizer.json`` and ``prompt_template.py``, by these names.
+
+    The weights were published in bfloat16. Raises InputError for a file that is absent, damaged, or not the one that ``sizes``
+    and ``renderings`` describe.
+    """
+    settings = read_settings(paths["model_config.json"])
+    text = read_text(paths["prompt_template.py"], paths["tokenizer.json"], renderings)
+    if text.vocab_size != sizes.vocab_size:
+        found = f"{paths['tokenizer.json']} knows {text.vocab_size} tokens"
+        raise InputError(found, f"{sizes.vocab_size} tokens", FETCH)
+    weights = paths["model.pth"]
+    network = load_network(
+        read_weights(weights), weights, sizes, text.video_id, settings.adapter, placement.device, placement.dtype
+    )
+    return VideoAlignScorer(network, text, settings, placement, weights_id, VIDEOALIGN.terms)
+
+
+def tiny_videoalign(placement: Placement = CPU) -> VideoAlignScorer:
+    """A network of random weights over single bytes, for tests and dry runs: its numbers mean nothing."""
+    text = tiny_text()
+    network = random_network(TINY, text.video_id, placement.device, placement.dtype)
+    settings = replace(PUBLISHED, frames=TINY_FRAMES)
+    return VideoAlignScorer(network, text, settings, placement, f"random weights, {TINY}", MEANINGLESS)

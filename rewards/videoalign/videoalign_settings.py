@@ -1,0 +1,108 @@
+"""What VideoAlign's ``model_config.json`` says: how pictures are sampled, how scores are normalised, how strong the adapter is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from avpref.errors import InputError
+from avpref.rewards.videoalign.videoalign_frames import FrameRules
+from avpref.rewards.videoalign.videoalign_network import Adapter
+from avpref.rewards.videoalign.videoalign_text import FETCH
+
+Section = Mapping[str, object]
+Three = tuple[float, float, float]
+
+PUBLISHED_FRAMES = FrameRules()
+PUBLISHED_ADAPTER = Adapter()
+
+
+@dataclass(frozen=True)
+class PublishedSettings:
+    """Frames, means and standard deviations (visual quality, motion quality, text alignment), adapter; published defaults."""
+
+    frames: FrameRules = PUBLISHED_FRAMES
+    means: Three = (3.6757, 1.1646, 2.8105)
+    deviations: Three = (2.2476, 1.3811, 2.5121)
+    adapter: Adapter = PUBLISHED_ADAPTER
+
+
+PUBLISHED = PublishedSettings()
+
+SUPPORTED: Mapping[str, Section] = {
+    "data_config": {"num_frames": None, "sample_type": "uniform", "prompt_template_type": "detailed_special"},
+    "model_config": {"use_special_tokens": True, "reward_token": "special"},
+    "peft_lora_config": {"use_rslora": False},
+}
+"""The ways of using the model that this implementation knows, by section and key of the file."""
+
+
+def read_settings(path: Path) -> PublishedSettings:
+    """What the file at ``path`` says; a key that it lacks has its published value.
+
+    Raises InputError where the file is unreadable or asks for a way of using the model that is not in :data:`SUPPORTED`.
+    """
+    sections = _sections(path)
+    for name, supported in SUPPORTED.items():
+        for key, expected in supported.items():
+            if sections[name].get(key, expected) != expected:
+                raise _refused(path, f"{name}.{key}", sections[name][key], json.dumps(expected))
+    data, adapter, scale = (sections[name] for name in ("data_config", "peft_lora_config", "inference_config"))
+    means, deviations = PUBLISHED.means, PUBLISHED.deviations
+    return PublishedSettings(
+        FrameRules(
+            target_fps=_positive(path, data, "fps", PUBLISHED_FRAMES.target_fps),
+            max_pixels=_whole(path, data, "max_frame_pixels", PUBLISHED_FRAMES.max_pixels),
+        ),
+        (
+            _number(path, scale, "VQ_mean", means[0]),
+            _number(path, scale, "MQ_mean", means[1]),
+            _number(path, scale, "TA_mean", means[2]),
+        ),
+        (
+            _positive(path, scale, "VQ_std", deviations[0]),
+            _positive(path, scale, "MQ_std", deviations[1]),
+            _positive(path, scale, "TA_std", deviations[2]),
+        ),
+        Adapter(
+            _whole(path, adapter, "lora_r", PUBLISHED_ADAPTER.rank),
+            _positive(path, adapter, "lora_alpha", PUBLISHED_ADAPTER.alpha),
+        ),
+    )
+
+
+def _sections(path: Path) -> dict[str, Section]:
+    """A section that is absent or null is empty."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: dict(found.get(name) or {}) for name in (*SUPPORTED, "inference_config")}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", "VideoAlign's model_config.json", FETCH) from error
+
+
+def _number(path: Path, section: Section, key: str, published: float) -> float:
+    value = section.get(key, published)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _refused(path, key, value, f"a number such as {published:g}")
+    return float(value)
+
+
+def _positive(path: Path, section: Section, key: str, published: float) -> float:
+    value = _number(path, section, key, published)
+    if value <= 0:
+        raise _refused(path, key, value, f"a number above 0 such as {published:g}")
+    return value
+
+
+def _whole(path: Path, section: Section, key: str, published: int) -> int:
+    value = _positive(path, section, key, published)
+    if value != int(value):
+        raise _refused(path, key, value, f"a whole number such as {published}")
+    return int(value)
+
+
+def _refused(path: Path, key: str, found: object, expected: str) -> InputError:
+    return InputError(f"{path}: {key} is {json.dumps(found)}", expected, FETCH)

@@ -1,0 +1,120 @@
+"""Selecting pairs again, over a run's sealed scores or over a file, without writing to the run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from avpref.cli.views.run_rows import pair, pairs
+from avpref.config import loading as config
+from avpref.config.schema import PairSettings
+from avpref.config.scoring_settings import ScoringSettings
+from avpref.datasets import tables
+from avpref.datasets.selection import normalise
+from avpref.datasets.selection.candidate_rewards import strategy_label
+from avpref.datasets.selection.compare import Inputs, Snapshot
+from avpref.datasets.selection.leaderboard import Leaderboard, leaderboard
+from avpref.datasets.selection.pairing import Selection, select_pairs
+from avpref.datasets.selection.score_table_import import read_scores
+from avpref.datasets.views import connect_tables
+from avpref.domain import METRIC_BY_NAME, METRICS, Metric
+from avpref.errors import ConfigError, PartialResult
+from avpref.flows.stages.pair import read_norm, select, training_tables
+from avpref.flows.workers.scorers import metrics_of
+from avpref.observability.progress import say
+from avpref.storage.run_folder import CONFIG_FILE, RunFolder
+
+Document = dict[str, Any]
+
+MAY_CHANGE = ("pairs.", "scoring.metrics")
+
+
+def from_run(folder: RunFolder, given: Sequence[str]) -> tuple[Document, Selection]:
+    """Select over the run's scores with its settings and the overrides ``given`` (sections pairs and scoring.metrics).
+
+    Raises ConfigError for another override, InputError where the scores are not there or were changed.
+    """
+    _refuse_others(given)
+    for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
+        folder.require(table)
+    settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
+    selection = select(replace(folder, settings=settings))
+    documents = pairs(folder, selection.pairs)
+    return {"run_id": folder.run_id, **_document(selection, settings.pairs, documents)}, selection
+
+
+def from_file(path: Path, given: Sequence[str]) -> tuple[Document, Selection]:
+    """Select over a file of scores with the defaults and the overrides ``given``; see avpref.datasets.selection.score_table_import.
+
+    Raises as :func:`avpref.datasets.selection.score_table_import.read_scores`, and ConfigError for another override.
+    """
+    _refuse_others(given)
+    settings = config.load_section(PairSettings, "pairs", [one for one in given if one.startswith("pairs.")])
+    scoring = config.load_section(ScoringSettings, "scoring", [one for one in given if one.startswith("scoring.")])
+    if settings.norm:
+        raise ConfigError("pairs.norm with a file of scores", "a run, which saves its norms", "leave pairs.norm empty")
+    metrics = _metrics(scoring.metrics)
+    read = read_scores(path, metrics, settings)
+    if read.unused:
+        say(f"{path}: columns that are not used: {', '.join(read.unused)}")
+    con = connect_tables({"candidates": read.candidates, "scores": read.scores})
+    selection = select_pairs(con, settings, metrics, normalise.measure(con, path.name, metrics))
+    for warning in selection.warnings:
+        say(warning)
+    documents = [pair(row, None, {}) for row in selection.pairs.to_pylist()]
+    return {"scores": str(path), **_document(selection, settings, documents)}, selection
+
+
+def exit_code(selection: Selection) -> int:
+    """0, or 5 where candidates had to be left out for want of a number."""
+    return PartialResult.exit_code if selection.excluded.num_rows else 0
+
+
+def snapshot(folder: RunFolder) -> Snapshot:
+    """The run's pairs and everything that they were selected from."""
+    con = training_tables(folder)
+    read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
+    settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
+    return Snapshot(
+        folder.read(tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
+    )
+
+
+def board_of(folder: RunFolder) -> Leaderboard:
+    """What every strategy would select over the run's scores; on the run's norm where it has one."""
+    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
+    norm = read_norm(folder) if folder.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
+    return leaderboard(con, metrics, norm)
+
+
+def _document(selection: Selection, settings: PairSettings, documents: list[Document]) -> Document:
+    skipped = Counter(selection.skipped["reason"].to_pylist())
+    prompts = {row["prompt_id"] for row in documents}
+    return {
+        "strategy": strategy_label(settings),
+        "norm_id": selection.norm.norm_id if settings.normalise else None,
+        "num_pairs": len(documents),
+        "prompts": len(prompts) + selection.skipped.num_rows,
+        "pairs": documents,
+        "skipped": dict(sorted(skipped.items())),
+        "excluded": selection.excluded.to_pylist(),
+        "warnings": list(selection.warnings),
+    }
+
+
+def _metrics(names: Sequence[str]) -> list[Metric]:
+    unknown = [name for name in names if name not in METRIC_BY_NAME]
+    if unknown:
+        expected = ", ".join(METRIC_BY_NAME)
+        raise ConfigError(f"scoring.metrics lists {', '.join(unknown)}", expected, "--set scoring.metrics=[]")
+    return [metric for metric in METRICS if not names or metric.name in names]
+
+
+def _refuse_others(given: Sequence[str]) -> None:
+    for override in given:
+        if not override.startswith(MAY_CHANGE):
+            expected = "pairs.KEY=VALUE or scoring.metrics=[...]: nothing else changes which pairs are selected"
+            raise ConfigError(f"--set {override}", expected, "avpref config show")

@@ -1,0 +1,152 @@
+"""What a run's folder says of the run, read from its files alone: neither the network nor Prefect is loaded to look."""
+
+from __future__ import annotations
+
+import fcntl
+import fnmatch
+import os
+from pathlib import Path
+from typing import Any
+
+from avpref.cli.views.run_progress import StageState, quarantined_so_far, stage_state
+from avpref.config.loading import identity_hash
+from avpref.datasets import tables
+from avpref.datasets.rows import QuarantineRow
+from avpref.errors import AvprefError, InputError
+from avpref.registry.promotion import State
+from avpref.registry.promotion import state as promotion_state
+from avpref.storage.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
+
+SFT_NETWORK = "models/sft-*/network.safetensors"
+ADAPTER = "models/dpo-*/adapter/adapter_model.safetensors"
+VERDICT_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
+QUARANTINES = ("refused.json", "quarantine-*.json")
+Result = tuple[str, bool, int | None]
+"""A stage's name, whether its result is there, and the rows of its table (None where it makes files)."""
+FINISHED, IN_USE, UNREADABLE = "finished", "in use", "unreadable"
+
+
+def stages(folder: RunFolder) -> list[StageState]:
+    """Every stage of the loop in order: whether it is done, running, missing, and why."""
+    in_use, before, found = is_in_use(folder.root), None, []
+    for stage in _results(folder):
+        found.append(stage_state(folder, stage, before, in_use))
+        before = before or (None if found[-1].is_done else found[-1].name)
+    return found
+
+
+def _results(folder: RunFolder) -> list[Result]:
+    audit = [] if folder.settings.audit.action == "off" else [_table_stage(folder, "audit", tables.AUDITS)]
+    return [
+        _table_stage(folder, "prompts", tables.PROMPTS),
+        _file_stage(folder, "sft", SFT_NETWORK),
+        _table_stage(folder, "generate", tables.CANDIDATES),
+        _table_stage(folder, "score", tables.SCORES),
+        _table_stage(folder, "pair", tables.PAIRS),
+        *audit,
+        _file_stage(folder, "train", ADAPTER),
+        _table_stage(folder, "evaluate", tables.EVALUATIONS),
+        _file_stage(folder, "report", REPORT_FILE),
+    ]
+
+
+def state(folder: RunFolder) -> str:
+    """In use, finished, awaiting approval, or the first stage that is missing."""
+    if is_in_use(folder.root):
+        return IN_USE
+    if folder.files.exists(RESULT_FILE):
+        is_asked = folder.settings.promotion.approval == "required"
+        return str(State.AWAITING) if is_asked and promotion_state(folder) is State.AWAITING else FINISHED
+    missing = [name for name, is_done, _ in _results(folder) if not is_done]
+    return f"next: {missing[0]}" if missing else FINISHED
+
+
+def is_in_use(root: Path) -> bool:
+    """Whether a command holds the run's lock; the shared lock that is tried for this is given back at once."""
+    path = root / "lock"
+    if not path.exists():
+        return False
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def verdict(folder: RunFolder) -> str | None:
+    """The gate's verdict, None before evaluation."""
+    document = folder.read_json(VERDICT_FILE)
+    return document["gate"]["verdict"] if document else None
+
+
+def quarantine(folder: RunFolder) -> list[QuarantineRow]:
+    """Everything that any stage gave up on, recordings refused at import included.
+
+    Stages that are not finished write no list: what they gave up on is read from the log.
+    """
+    documents = folder.files.children()
+    names = [name for pattern in QUARANTINES for name in fnmatch.filter(documents, pattern)]
+    rows = [QuarantineRow(**row) for name in names for row in folder.read_json(name)]
+    if folder.files.exists(RESULT_FILE) and not is_in_use(folder.root):
+        return rows
+    known = {(row.candidate_id, row.stage) for row in rows}
+    logged = quarantined_so_far(folder.events.path)
+    return rows + [row for row in logged if (row.candidate_id, row.stage) not in known]
+
+
+def rows_per_table(folder: RunFolder) -> dict[str, int]:
+    """Rows of every sealed table."""
+    return {table.name: folder.num_rows(table) for table in tables.TABLES if folder.has(table)}
+
+
+def lineage(folder: RunFolder) -> dict[str, Any]:
+    """What the run's results come from: seed, settings, sealed table versions, trained files, promoted adapters."""
+    sealed = {table.name: folder.tables.current(table.name) for table in tables.TABLES}
+    return {
+        "seed": folder.settings.run.seed,
+        "settings_hash": identity_hash(folder.settings),
+        "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
+        "models": {"sft": _found(folder, SFT_NETWORK), "train": _found(folder, ADAPTER)},
+        "promoted": folder.files.children("promoted"),
+    }
+
+
+def row_of(runs: Path, run_id: str) -> dict[str, Any]:
+    """The run's line of ``runs list``; a folder that cannot be read is listed with the reason."""
+    try:
+        folder = open_root(Path(runs).resolve() / run_id)
+        return {
+            "run_id": run_id,
+            "seed": folder.settings.run.seed,
+            "state": state(folder),
+            "pairs": folder.num_rows(tables.PAIRS) if folder.has(tables.PAIRS) else None,
+            "verdict": verdict(folder),
+        }
+    except (AvprefError, OSError) as error:
+        reason = error.found if isinstance(error, AvprefError) else str(error)
+        return {"run_id": run_id, "seed": None, "state": f"{UNREADABLE}: {reason}", "pairs": None, "verdict": None}
+
+
+def rows_of(runs: Path) -> list[dict[str, Any]]:
+    """The lines of ``runs list``, newest run first. Raises InputError where there is no such folder."""
+    if not runs.is_dir():
+        raise InputError(f"no folder {runs}", "a folder of runs", f"avpref retrain --runs {runs}")
+    return [row_of(runs, run_id) for run_id in list_runs(runs)]
+
+
+def _found(folder: RunFolder, pattern: str) -> list[str]:
+    """What matches of the run's folder, or else of the models that were published elsewhere."""
+    local = sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
+    return local or fnmatch.filter(folder.models.published(), pattern)
+
+
+def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> Result:
+    return name, folder.has(table), folder.num_rows(table) if folder.has(table) else None
+
+
+def _file_stage(folder: RunFolder, name: str, pattern: str) -> Result:
+    return name, bool(_found(folder, pattern)), None

@@ -1,0 +1,33 @@
+"""One stage of an existing run, started by hand: owns the run's folder for its length, then says what came out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avpref.cli.output import print_facts, print_json, print_table
+from avpref.cli.views.run_state import quarantine
+from avpref.errors import PartialResult
+from avpref.execution.pool import ray_session
+from avpref.flows.prefect import run_reporting as reporting
+from avpref.observability.run_status import watched, watched_stage
+from avpref.storage.run_folder import RunFolder
+
+
+def run_flow(folder: RunFolder, flow: Any) -> int:
+    """Run one stage's flow on ``folder``; returns its rows. Raises StorageError where another command owns the run."""
+    with folder.locked(), ray_session(), watched(folder), watched_stage(folder, flow.name):
+        return reporting.call(flow, str(folder.root))
+
+
+def present(folder: RunFolder, document: dict[str, Any], stages: set[str], as_json: bool) -> int:
+    """Print what a stage came to, with what ``stages`` of the run gave up on; exit code 5 where that is anything."""
+    lost = [vars(row) for row in quarantine(folder) if row.stage in stages]
+    whole = {"run_id": folder.run_id, **document, "quarantined": lost}
+    print_json(whole) if as_json else _print(whole)
+    return PartialResult.exit_code if lost else 0
+
+
+def _print(document: dict[str, Any]) -> None:
+    print_facts({name: value for name, value in document.items() if not isinstance(value, (dict, list))})
+    if document["quarantined"]:
+        print_table(document["quarantined"], ["candidate_id", "stage", "error", "message"])

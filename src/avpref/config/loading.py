@@ -1,0 +1,244 @@
+"""Configuration files: one whole YAML file, then ``AVPREF_SECTION__KEY`` of the environment, then ``--set a.b=c``.
+
+Every value knows where it came from, and an unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from avpref.config.schema import Settings
+from avpref.config.section import Section
+from avpref.errors import ConfigError
+from avpref.identity import digest
+
+ENVIRONMENT_PREFIX = "AVPREF_"
+NOT_SETTINGS = {"AVPREF_GOLDEN", "AVPREF_MEDIA"}
+"""Variables of the test-suite that share the prefix but are no configuration (no double underscore in any of them)."""
+
+UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
+"""Sections that take one of several forms, chosen by their key ``kind``."""
+
+Tree = dict[str, Any]
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A validated configuration and the origin of every value that was given (others are defaults)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[str, object, str]]:
+        """(dotted key, value, origin) for every leaf, in file order."""
+        for key, value in flatten(self.settings.model_dump(mode="json")):
+            yield key, value, self.origins.get(key, "default")
+
+
+def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Resolved:
+    """Read ``path``, apply environment and ``key=value`` overrides, validate.
+
+    Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value.
+    """
+    path = Path(path)
+    tree = _read_yaml(path)
+    origins = {key: str(path) for key, _ in flatten(tree)}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    return Resolved(_validate(tree, str(path), origins), origins)
+
+
+def load_section(
+    kind: type[SectionT], name: str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> SectionT:
+    """One section without a file: its defaults, then environment and ``key=value`` overrides as in :func:`load`.
+
+    Raises ConfigError for an unknown key (with the nearest known one) or a bad value.
+    """
+    tree: Tree = {}
+    origins: dict[str, str] = {}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    try:
+        return kind.model_validate(tree.get(name, {}))
+    except ValidationError as error:
+        lines = [_explain({**item, "loc": (name, *item["loc"])}, origins) for item in error.errors()]
+        raise ConfigError(
+            f"section {name}: " + "; ".join(lines),
+            "keys and values of docs/configuration.md",
+            f"--set {name}.KEY=VALUE",
+        ) from None
+
+
+def load_defaults(
+    schema: type[SectionT], overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> SectionT:
+    """Several sections (the fields of ``schema``) without a file: defaults, environment, ``key=value`` overrides.
+
+    Raises ConfigError for an unknown key (with the nearest known one) or a bad value.
+    """
+    tree: Tree = {}
+    origins: dict[str, str] = {}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item, origins) for item in error.errors()]
+        expected = f"sections {', '.join(schema.model_fields)} of docs/configuration.md"
+        raise ConfigError("; ".join(lines), expected, "--set section.KEY=VALUE") from None
+
+
+def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], environment: Mapping[str, str]) -> None:
+    for name, value in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name and name not in NOT_SETTINGS:
+            dotted = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            _assign(tree, origins, dotted, value, f"environment {name}")
+    for override in overrides:
+        dotted, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}", "--set section.key=value", f"--set {override}=VALUE")
+        _assign(tree, origins, dotted.strip(), value, f"--set {dotted.strip()}")
+
+
+def _validate(tree: Tree, source: str, origins: Mapping[str, str]) -> Settings:
+    """Settings from a tree of plain values. Raises ConfigError naming every wrong key at once, and what gave it."""
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(item, origins) for item in error.errors()]
+        raise ConfigError(
+            f"{source}: " + "; ".join(lines),
+            "keys and values of docs/configuration.md",
+            "avpref config show --config FILE",
+        ) from None
+
+
+NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
+"""Sections that say who does the work, where and how it is watched, but not what comes out."""
+
+
+def identity_hash(settings: Settings) -> str:
+    """Hash of everything that a run's results depend on: all sections but those of :data:`NOT_OF_IDENTITY`."""
+    return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+
+
+def to_yaml(settings: Settings) -> str:
+    """The resolved configuration as a whole file that :func:`load` reads back to equal settings."""
+    tree = settings.model_dump(mode="json")
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    if "\x85" in text:  # the one character that the writer leaves as it is and the reader takes for a line's end
+        return yaml.safe_dump(tree, sort_keys=False)
+    return text
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, leaf value) pairs of a nested mapping."""
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where plain YAML takes the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See :class:`yaml.SafeLoader`."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [item.name for item in path.parent.glob("*.yaml")], n=1)
+        hint = f"--config {path.parent / near[0]}" if near else "--config configs/toyworld.yaml"
+        raise ConfigError(f"no configuration file {path}", "an existing YAML file", hint) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}", "a YAML file of sections", f"correct {path}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}", "a mapping of sections", f"correct {path}")
+    return tree
+
+
+def _assign(tree: Tree, origins: dict[str, str], dotted: str, text: str, origin: str) -> None:
+    *sections, leaf = dotted.split(".")
+    node = tree
+    for name in sections:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{origin}: {name} is a value, not a section", "section.key=value", f"--set {name}=VALUE")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{origin}: {text!r} is not a YAML value: {error}", "a YAML value", f"{origin}='...'"
+        ) from None
+    node[leaf] = value
+    for replaced in [key for key in origins if key.startswith(f"{dotted}.")]:
+        del origins[replaced]
+    origins.update((key, origin) for key, _ in flatten({dotted: value}))
+
+
+def _explain(item: Any, origins: Mapping[str, str]) -> str:
+    location = [str(part) for part in item["loc"]]
+    kind = ""
+    if location[0] in UNION_SECTIONS and len(location) > 1:
+        kind = location.pop(1)  # the union's tag, which is no key of the file
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        names = _names_in_section(location[:-1]) or _known_names(Settings)
+        if kind and location[-1] in names:
+            hint = f"--set '{location[0]}={{kind: {kind}}}' replaces the whole section"
+            return f"{key} is no key of {location[0]}.kind {kind} ({hint}){_given_by(key, origins)}"
+        near = difflib.get_close_matches(location[-1], sorted(names), n=1)
+        hint = f" (did you mean {'.'.join([*location[:-1], near[0]])}?)" if near else ""
+        return f"unknown key {key}{hint}{_given_by(key, origins)}"
+    if item["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} = {item.get('input')!r}: {item['msg']}{_given_by(key, origins)}"
+
+
+def _given_by(key: str, origins: Mapping[str, str]) -> str:
+    """Where a value came from, unless it is the file that the message names anyway."""
+    origin = origins.get(key, "")
+    return f", given by {origin}" if origin.startswith(("environment ", "--set ")) else ""
+
+
+def _names_in_section(sections: Sequence[str]) -> set[str]:
+    models: list[type[BaseModel]] = [Settings]
+    for section in sections:
+        fields = [model.model_fields[section] for model in models if section in model.model_fields]
+        models = [inner for field in fields for inner in _models_in(field.annotation)]
+    return {name for model in models for name in model.model_fields}
+
+
+def _known_names(model: type[BaseModel]) -> set[str]:
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        names.add(name)
+        for candidate in _models_in(field.annotation):
+            names |= _known_names(candidate)
+    return names
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for argument in getattr(annotation, "__args__", ()):
+        found += _models_in(argument)
+    return found

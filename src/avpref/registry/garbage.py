@@ -1,0 +1,268 @@
+"""What of a run may go: everything that nothing refers to. Marking only; :mod:`avpref.registry.garbage_collection` removes.
+
+Live is what ``CURRENT`` names, what any record names (of adapters, decisions, aliases: any version that occurs in one of
+their documents, whatever the field is called), the units of the current plans, and the clips that any of these refer to.
+Marking is conservative: what cannot be told is kept, and a record that cannot be read stops the collection of its run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avpref.datasets import tables
+from avpref.errors import InputError, TableError
+from avpref.registry import id_index
+from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import TEMPORARY_PREFIX, Manifest, TableStore
+from avpref.storage.unit_plans import planned
+
+NOT_RECORDS = frozenset({"units", "tables", "clips", "latents", "embeddings", "models", "plots", id_index.FOLDER})
+"""Folders of a run without documents that name versions."""
+MEDIA = ("clips", "latents")
+EMBEDDINGS = "embeddings"
+SUMMARY_FILE = "summary.json"
+CHECKPOINTS = "checkpoints"
+
+
+class Sort(StrEnum):
+    """What may go, in the order in which it goes: what refers to something before what it refers to."""
+
+    UNIT = "superseded unit"
+    TABLE = "table version"
+    INDEX = "index"
+    EMBEDDING = "embedding"
+    MEDIA = "orphan media"
+    CHECKPOINT = "trainer checkpoint"
+    TEMPORARY = "temporary"
+    RUN = "whole run"
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A file or folder that may go, and why."""
+
+    path: Path
+    sort: Sort
+    reason: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time, and from which age on things count as old: ``grace_s`` for anything, ``keep_s`` for what was of use once."""
+
+    now_s: float
+    grace_s: float
+    keep_s: float
+
+    def is_settled(self, path: Path) -> bool:
+        """Whether the file is past the grace period."""
+        return self._age_s(path) >= self.grace_s
+
+    def is_expired(self, path: Path) -> bool:
+        """Whether the file is past grace period and retention time."""
+        return self._age_s(path) >= max(self.grace_s, self.keep_s)
+
+    def _age_s(self, path: Path) -> float:
+        return self.now_s - path.lstat().st_mtime
+
+
+def mentions(documents: Iterable[Path]) -> set[str]:
+    """Every text in the given JSON files, and the parts of those that are paths. Raises InputError for a broken file."""
+    found: set[str] = set()
+    for path in documents:
+        try:
+            texts = set(_texts(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError) as error:
+            fix = f"restore {path} from a copy, or delete it if nothing needs what it names"
+            raise InputError(f"{path}: {error}; what it refers to cannot be known", "a whole document", fix) from error
+        found |= texts | {part for text in texts if "/" in text for part in text.split("/")}
+    return found
+
+
+def records_in(root: Path) -> list[Path]:
+    """The documents of a run that may name table versions."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in NOT_RECORDS]
+    return [path for folder in (root, *folders) for path in sorted(folder.glob("*.json")) if _is_whole(path)]
+
+
+def doomed(root: Path, registered: set[str], clock: Clock) -> list[Doomed]:
+    """What of the run at ``root`` may go; ``registered`` is what documents beside the runs mention.
+
+    Raises InputError or TableError where it cannot be told what is live.
+    """
+    named = registered | mentions(records_in(root))
+    kept, gone = _versions(root, named, clock)
+    units, superseded = _units(root, kept, clock)
+    media = _media(root, kept, units)
+    return [
+        *superseded,
+        *gone,
+        *_indices(root, kept, clock),
+        *_embeddings(root, units, clock),
+        *_orphans(root, media, clock),
+        *_checkpoints(root, clock),
+        *temporaries(root, clock),
+    ]
+
+
+def temporaries(folder: Path, clock: Clock) -> list[Doomed]:
+    """What killed writers left behind."""
+    found = [path for path in _files(folder) if not _is_whole(path) and clock.is_settled(path)]
+    return [_one(path, Sort.TEMPORARY, "its writer is gone") for path in found]
+
+
+def live_versions(root: Path, named: set[str]) -> list[Manifest]:
+    """The versions of the run's tables that something refers to."""
+    store = TableStore(LocalFiles(root / "tables"))
+    found = []
+    for table in _folders(root / "tables"):
+        current = store.current(table.name)
+        names = {path.stem for path in table.glob("*.json")} & (named | ({current.version} if current else set()))
+        found += [store.version(table.name, name) for name in sorted(names)]
+    return found
+
+
+def _versions(root: Path, named: set[str], clock: Clock) -> tuple[list[Manifest], list[Doomed]]:
+    """Versions that stay (live or young), and the files of those that may go, manifests first."""
+    store = TableStore(LocalFiles(root / "tables"))
+    kept = {(each.table, each.version): each for each in live_versions(root, named)}
+    gone: list[Doomed] = []
+    for table in _folders(root / "tables"):
+        for path in sorted(table.glob("*.json")):
+            if (table.name, path.stem) in kept:
+                continue
+            if clock.is_settled(path):
+                gone.append(_one(path, Sort.TABLE, "neither CURRENT nor named by any record"))
+            else:
+                kept[table.name, path.stem] = store.version(table.name, path.stem)
+        files = {file.name for each in kept.values() if each.table == table.name for file in each.files}
+        strays = [path for path in sorted(table.glob("*.parquet")) if path.name not in files and clock.is_settled(path)]
+        gone += [_one(path, Sort.TABLE, "of no version that stays") for path in strays]
+    return list(kept.values()), gone
+
+
+def _units(root: Path, kept: Sequence[Manifest], clock: Clock) -> tuple[list[Path], list[Doomed]]:
+    """Unit files that stay, and those of superseded fingerprints past the retention time."""
+    evaluated = _values(root, kept, tables.EVALUATIONS.name, "candidate_id")
+    stay: list[Path] = []
+    gone: list[Doomed] = []
+    for stage in _folders(root / "units"):
+        plan = planned(stage)
+        for folder in _folders(stage):
+            files = sorted(folder.glob("*.parquet"))
+            if plan is None or folder.name in plan or not all(clock.is_expired(path) for path in files):
+                stay += files
+                continue
+            for path in files:
+                if evaluated & _column(path, "candidate_id", where="path"):
+                    stay.append(path)
+                else:
+                    gone.append(_one(path, Sort.UNIT, f"no plan of stage {stage.name} names {folder.name}"))
+    return stay, gone
+
+
+def _media(root: Path, kept: Sequence[Manifest], units: Sequence[Path]) -> set[str]:
+    """Relative paths of clips and latents that a version or a unit refers to."""
+    found: set[str] = set()
+    for column in ("path", "latents_path"):
+        found |= _values(root, kept, tables.CANDIDATES.name, column)
+        for path in units:
+            found |= _column(path, column, where="path")
+    return found
+
+
+def _orphans(root: Path, media: set[str], clock: Clock) -> Iterator[Doomed]:
+    for name in MEDIA:
+        for path in _files(root / name):
+            if path.relative_to(root).as_posix() not in media and _is_whole(path) and clock.is_settled(path):
+                yield _one(path, Sort.MEDIA, "no unit and no table version refers to it")
+
+
+def _embeddings(root: Path, units: Sequence[Path], clock: Clock) -> Iterator[Doomed]:
+    """Folders are named by scorer and fingerprint, files as the unit that they belong to."""
+    live = {(path.parent.name, path.stem) for path in units}
+    for path in _files(root / EMBEDDINGS):
+        owner = path.parent.name.rpartition("-")[2], path.stem
+        if owner not in live and _is_whole(path) and clock.is_settled(path):
+            yield _one(path, Sort.EMBEDDING, "the unit that it belongs to is gone")
+
+
+def _indices(root: Path, kept: Sequence[Manifest], clock: Clock) -> Iterator[Doomed]:
+    live = {Path(file.name).stem for each in kept for file in each.files}
+    for path in _files(root / id_index.FOLDER):
+        if path.stem not in live and _is_whole(path) and clock.is_settled(path):
+            yield _one(path, Sort.INDEX, "the file that it was made of is gone")
+
+
+def _checkpoints(root: Path, clock: Clock) -> Iterator[Doomed]:
+    """What training would go on from: of no use once the summary, which is written last, is there."""
+    for model in _folders(root / "models"):
+        if (model / SUMMARY_FILE).exists():
+            for folder in sorted(model.rglob(CHECKPOINTS)):
+                for path in _files(folder):
+                    if clock.is_settled(path):
+                        yield _one(path, Sort.CHECKPOINT, "the training is finished")
+
+
+def _values(root: Path, kept: Sequence[Manifest], table: str, column: str) -> set[str]:
+    paths = [path for each in kept if each.table == table for path in _paths(root, each)]
+    return {value for path in paths for value in _column(path, column, where=column)}
+
+
+def _paths(root: Path, manifest: Manifest) -> list[Path]:
+    return [root / "tables" / manifest.table / file.name for file in manifest.files]
+
+
+def _column(path: Path, column: str, where: str) -> set[str]:
+    """Values of a text column; none where the file has no column ``where``. Raises TableError for an unreadable file."""
+    try:
+        file = pq.ParquetFile(path)
+        if where not in file.schema_arrow.names:
+            return set()
+        return set(file.read(columns=[column])[column].to_pylist()) - {""}
+    except (OSError, pa.ArrowException) as error:
+        fix = f"delete {path} and run: avpref runs resume RUN"
+        raise TableError(f"{path}: {error}; what it refers to cannot be known", "a whole file", fix) from error
+
+
+def _texts(document: Any) -> Iterator[str]:
+    match document:
+        case str():
+            yield document
+        case dict():
+            for key, value in document.items():
+                yield key
+                yield from _texts(value)
+        case list():
+            for value in document:
+                yield from _texts(value)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below ``folder``; links to folders are not followed."""
+    for parent, names, files in os.walk(folder):
+        names.sort()
+        for name in sorted(files):
+            yield Path(parent) / name
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _is_whole(path: Path) -> bool:
+    return not path.name.startswith(TEMPORARY_PREFIX)
+
+
+def _one(path: Path, sort: Sort, reason: str) -> Doomed:
+    return Doomed(path, sort, reason, path.lstat().st_size)

@@ -1,0 +1,72 @@
+"""One command at a time on a folder: an advisory lock whose file says who holds it. It ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from avpref.errors import StorageError
+from avpref.observability.progress import say
+from avpref.storage.local_files import storage_errors
+
+LOCK_FILE = "lock"
+LONGEST_COMMAND = 160
+LONGEST_OWNER = 400
+LOOKS, LOOK_EVERY_S = 20, 0.05
+
+
+@contextlib.contextmanager
+def owned(root: Path, wait: bool = False) -> Iterator[None]:
+    """Own ``root`` for the length of the block.
+
+    Where another command owns it: raises StorageError that names the command, its process and host, and since when; with
+    ``wait`` says so on stderr and waits for that command to end, however long it takes.
+    """
+    path = root / LOCK_FILE
+    with storage_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _take(handle, root, wait)
+        with storage_errors(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, _myself().encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, root: Path, wait: bool) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        owner = _owner(handle)
+    if not wait:
+        fix = f"stop it, or wait for it: avpref runs resume {root.name} --runs {root.parent} --wait (retrain takes --wait too)"
+        raise StorageError(f"{root.name} is in use by {owner}", "one command at a time", fix) from None
+    say(f"{root.name} is in use by {owner}; waiting for it to end")
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _owner(handle: int) -> str:
+    """What the owner wrote; one that owns the folder since this instant is given a moment to write."""
+    for _ in range(LOOKS):
+        found = os.pread(handle, LONGEST_OWNER, 0).decode(errors="replace")
+        if found:
+            return found
+        time.sleep(LOOK_EVERY_S)
+    return "another command"
+
+
+def _myself() -> str:
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:LONGEST_COMMAND]
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}: {command}"

@@ -1,0 +1,155 @@
+"""The committed files of units: one Parquet file each, rows and quarantine together, under a derived name."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avpref.datasets import tables
+from avpref.datasets.rows import QuarantineRow
+from avpref.errors import TableError
+from avpref.execution.pool import Unit
+from avpref.storage.files import Files
+from avpref.storage.unit_plans import record_plan
+
+QUARANTINE_KEY = b"avpref.quarantine"
+
+
+class CommittedUnits(Protocol):
+    """What a stage asks of the files of its units. Implementations are picklable: workers carry them."""
+
+    @property
+    def place(self) -> Files:
+        """Where the units of all stages are."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """Where the units of all stages are, as a message shows it."""
+        ...
+
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """Say under which fingerprints pass ``name`` of a stage works on ``units``, of which there is one at least."""
+        ...
+
+    def exists(self, unit: Unit) -> bool:
+        """Whether the unit is done."""
+        ...
+
+    def finished(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of ``units`` that are done, in their order: one listing per folder instead of a question per unit."""
+        ...
+
+    def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
+        """Commit the unit's rows and what it gave up on; the first commit wins."""
+        ...
+
+    def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
+        """Commit a unit that was finished in pieces."""
+        ...
+
+    def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
+        """What ``units`` gave up on."""
+        ...
+
+
+@dataclass(frozen=True)
+class UnitFiles:
+    """Where the units of one table are committed. Picklable: workers carry it."""
+
+    files: Files
+    table: tables.Table
+
+    @property
+    def place(self) -> Files:
+        """Where the units of all stages are."""
+        return self.files
+
+    @property
+    def folder(self) -> str:
+        """The same, as a message shows it."""
+        return self.files.at("")
+
+    def name(self, unit: Unit) -> str:
+        """The unit's file: stage, stage fingerprint, then the unit's derived name."""
+        return f"{unit.stage}/{unit.fingerprint}/{unit.name}.parquet"
+
+    def record_plan(self, name: str, units: Sequence[Unit]) -> None:
+        """See :class:`CommittedUnits`; they are the units' own."""
+        record_plan(self.files, units[0].stage, name, {unit.fingerprint for unit in units})
+
+    def exists(self, unit: Unit) -> bool:
+        """Whether the unit is done."""
+        return self.files.exists(self.name(unit))
+
+    def finished(self, units: Sequence[Unit]) -> list[Unit]:
+        """Those of ``units`` that are done, in their order; every folder is listed once."""
+        folders = {name.rpartition("/")[0] for name in map(self.name, units)}
+        listed = {name for folder in folders for name in self.files.children(folder)}
+        return [unit for unit in units if self.name(unit) in listed]
+
+    def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
+        """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""
+        return self._commit(unit, tables.to_arrow(self.table, rows), quarantined)
+
+    def commit_rows(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
+        """Commit rows that were committed before, here or in another folder, under the unit's name. The first commit wins."""
+        return self._commit(unit, tables.conform(self.table, rows), quarantined)
+
+    def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
+        """Commit a unit that was finished in pieces."""
+        rows, quarantined = self.read(pieces)
+        return self._commit(unit, rows, quarantined)
+
+    def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
+        """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
+        parts, quarantined = [], []
+        for part, lost in self.each(units):
+            quarantined += lost
+            parts.append(part)
+        if not parts:
+            return tables.to_arrow(self.table, []), []
+        return pa.concat_tables(parts), quarantined
+
+    def each(self, units: Sequence[Unit]) -> Iterator[tuple[pa.Table, list[QuarantineRow]]]:
+        """Rows and quarantine of ``units`` one by one, in the plan's order. Raises as :meth:`read`."""
+        for part in self._parsed(units, lambda stream: pq.ParquetFile(stream).read()):
+            yield part.replace_schema_metadata(None), _quarantine_rows(part.schema)
+
+    def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
+        """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""
+        return [row for schema in self._parsed(units, pq.read_schema) for row in _quarantine_rows(schema)]
+
+    def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
+        metadata = {**(rows.schema.metadata or {}), QUARANTINE_KEY: json.dumps([asdict(row) for row in quarantined])}
+        buffer = io.BytesIO()
+        pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
+        return self.files.commit_once(self.name(unit), buffer.getvalue())
+
+    def _parsed(self, units: Sequence[Unit], parse: Callable[[BinaryIO], Any]) -> Iterator[Any]:
+        names = [self.name(unit) for unit in units]
+        streams = self.files.open_all(names)
+        for name in names:
+            with self._readable(name):
+                parsed = parse(next(streams))
+            yield parsed
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            place = self.files.at(name)
+            fix = f"delete {place} and run: avpref runs resume RUN"
+            raise TableError(f"{place} cannot be read: {error}", "a whole unit", fix) from error
+
+
+def _quarantine_rows(schema: pa.Schema) -> list[QuarantineRow]:
+    return [QuarantineRow(**row) for row in json.loads((schema.metadata or {}).get(QUARANTINE_KEY, b"[]"))]

@@ -1,0 +1,181 @@
+"""Good clips to validate scorers on: a folder of recordings or a CSV of them, cut into windows with the sound around each."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from avpref.errors import InputError, MediaError, TableError
+from avpref.identity import file_sha256
+from avpref.media.geometry import ClipShape, window_starts_s
+from avpref.media.reading import DecodedClip, probe, read_clip
+from avpref.rewards.negatives.cuts import Cut, Donor
+
+SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
+LIST_NAME = "clips.csv"
+COLUMNS = ("file", "text", "taxonomy")
+ONE_FRAME_PX = 16
+"""Side of the single frame that is read where only sound is wanted."""
+
+
+@dataclass(frozen=True)
+class GoodWindow:
+    """One window of a usable recording; ``recording`` is the hash of its bytes, ``name`` the file as listed and the start."""
+
+    name: str
+    file: str
+    path: Path
+    recording: str
+    text: str
+    start_s: float
+    recording_s: float
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A recording, or a window of one, that could not be used, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class GoodClips:
+    """What there is to validate on. ``unread_list`` is a CSV of texts beside the recordings that was not asked for."""
+
+    windows: tuple[GoodWindow, ...]
+    unusable: tuple[Unusable, ...]
+    unread_list: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Listed:
+    file: str
+    path: Path
+    text: str
+
+
+def good_clips(source: Path, window_s: float) -> GoodClips:
+    """Windows of ``window_s`` seconds of every recording of ``source``: a folder (searched to its depths), or a CSV with columns
+    ``file`` and, if there are any, ``text``.
+
+    Windows do not overlap and lie in the middle of their recording, so that a shifted sound finds some of it on both sides. A file is
+    unusable that cannot be read, lacks a track, is shorter than a window, or has the same bytes as an earlier one.
+    Raises InputError where there is no such source or no usable recording, TableError for a CSV that cannot be read or has other
+    columns.
+    """
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder", "a folder of recordings, or a CSV", "check the path")
+    listed = _in_folder(source) if source.is_dir() else _in_csv(source)
+    windows: list[GoodWindow] = []
+    unusable: list[Unusable] = []
+    known: dict[str, str] = {}
+    for row in listed:
+        found = row if isinstance(row, Unusable) else _windows(row, window_s, known)
+        if isinstance(found, Unusable):
+            unusable.append(found)
+        else:
+            windows += found
+    if not windows:
+        raise _nothing(source, window_s, unusable)
+    beside = source / LIST_NAME
+    return GoodClips(tuple(windows), tuple(unusable), beside if source.is_dir() and beside.is_file() else None)
+
+
+def read_cut(window: GoodWindow, window_s: float, margin_s: float) -> Cut:
+    """The window at the file's own size and rates, with up to ``margin_s`` of its sound before and after. Raises MediaError."""
+    clip = read_clip(window.path, start_s=window.start_s, duration_s=window_s)
+    rate_hz, num = clip.sample_rate_hz, _num_samples(clip)
+    before = round(min(margin_s, window.start_s) * rate_hz)
+    first_s = max(0.0, window.start_s - before / rate_hz)
+    end_s = min(window.recording_s, window.start_s + window_s + margin_s)
+    sound = _sound(window.path, rate_hz, first_s, max(end_s - first_s, (before + num) / rate_hz))
+    channels = sound[:, before : before + num]
+    heard = replace(clip, audio=channels.mean(axis=0), channels=channels)
+    return Cut(window.name, heard, sound, before)
+
+
+def read_donor(window: GoodWindow, like: DecodedClip) -> Donor:
+    """Another recording's window at the size and rates of ``like``. Raises MediaError."""
+    assert like.frames is not None
+    num_frames, height_px, width_px = like.frames.shape[:3]
+    shape = ClipShape(num_frames, height_px, width_px, like.fps_hz, like.sample_rate_hz)
+    return Donor(window.name, read_clip(window.path, shape, start_s=window.start_s))
+
+
+def _num_samples(clip: DecodedClip) -> int:
+    assert clip.audio is not None
+    return len(clip.audio)
+
+
+def _sound(path: Path, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
+    """Sound [C, S] of a stretch; of the picture one frame is decoded."""
+    shape = ClipShape(1, ONE_FRAME_PX, ONE_FRAME_PX, 1.0 / duration_s, rate_hz)
+    channels = read_clip(path, shape, start_s=start_s).channels
+    assert channels is not None
+    return channels
+
+
+def _in_folder(folder: Path) -> list[_Listed | Unusable]:
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return [_Listed(path.relative_to(folder).as_posix(), path, "") for path in sorted(paths)]
+
+
+def _in_csv(table: Path) -> list[_Listed | Unusable]:
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as stream:
+            return list(_rows(table, csv.reader(stream, strict=True)))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        expected = "a comma-separated table in UTF-8 with columns file,text"
+        raise TableError(f"{table}: {error}", expected, "write the CSV again, or give the folder itself") from error
+
+
+def _rows(table: Path, reader: Iterator[list[str]]) -> Iterator[_Listed | Unusable]:
+    names = next(reader, [])
+    if "file" not in names or not set(names) <= set(COLUMNS) or len(set(names)) < len(names):
+        found = f"{table}: columns {', '.join(names) or 'none'}"
+        raise TableError(found, "file, and if there are texts: text", "make the first line of the CSV: file,text")
+    for fields in filter(None, reader):
+        if len(fields) != len(names):
+            yield Unusable(fields[0], f"{len(fields)} fields where the header has {len(names)}")
+            continue
+        row = dict(zip(names, fields, strict=True))
+        yield _Listed(row["file"], (table.parent / row["file"]).resolve(), row.get("text", "").strip())
+
+
+def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[GoodWindow] | Unusable:
+    """The windows of one file; adds its hash to ``known`` (hash → file)."""
+    if not row.file.strip() or not row.path.is_file():
+        return Unusable(row.file, "no such file")
+    try:
+        info = probe(row.path)
+    except MediaError as error:
+        return Unusable(row.file, f"unreadable: {error.found}")
+    if info.video is None or info.audio is None:
+        return Unusable(row.file, "no picture" if info.video is None else "no sound")
+    sha256 = file_sha256(row.path)
+    if sha256 in known:
+        return Unusable(row.file, f"the same recording as {known[sha256]}")
+    known[sha256] = row.file
+    whole_s = min(info.duration_s, info.audio.duration_s)
+    starts_s = window_starts_s(whole_s, window_s)
+    if not starts_s:
+        return Unusable(row.file, f"{whole_s:.3f} s long, shorter than one window of {window_s:g} s")
+    room_s = max(0.0, whole_s - len(starts_s) * window_s) / 2
+    return [
+        GoodWindow(f"{row.file}@{start_s:.3f}", row.file, row.path, sha256, row.text, start_s, whole_s)
+        for start_s in (round(room_s + start_s, 3) for start_s in starts_s)
+    ]
+
+
+def _nothing(source: Path, window_s: float, unusable: Sequence[Unusable]) -> InputError:
+    reasons = "".join(f"\n  {row.file}: {row.reason}" for row in unusable)
+    return InputError(
+        found=f"{source}: no usable recording{reasons}",
+        expected=f"video files with sound, at least {window_s:g} s long ({', '.join(sorted(SUFFIXES))})",
+        fix="give a folder that holds such files, or a shorter window: --window-s 2",
+    )

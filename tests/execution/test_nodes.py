@@ -1,0 +1,241 @@
+"""A Ray cluster of several raylets on this machine stands in for nodes: they die in the middle of stages, and join late.
+
+The cluster lives in a process of its own (so that it does not meet the one that other tests share), with a token that
+it asks everyone for; the stages run in another, as a command would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from avpref.storage.run_folder import RunFolder
+
+PATIENCE_S = 400.0
+TOKEN = "0123456789abcdef0123456789abcdef"
+SOON = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "20000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_worker_niceness": "0",
+}
+"""A head that misses a dead node, whose port is closed, after two seconds instead of fifteen, and is patient with a slow one;
+workers that do not give way to everything else on a busy machine."""
+
+HOST = """
+import sys
+from ray.cluster_utils import Cluster
+
+small = dict(object_store_memory=80 * 2**20, include_dashboard=False)
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, temp_dir=sys.argv[1], **small))
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, wait=False)
+    print(node.node_id, node.all_processes["raylet"][0].process.pid, flush=True)
+cluster.shutdown()
+"""
+
+DRIVER = """
+import contextlib, os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from avpref import cluster
+from avpref.flows import stage
+from avpref.flows.stages.generate import generate
+from avpref.flows.stages.pair import pair
+from avpref.storage.run_folder import RunFolder, open_root
+from avpref.flows.stages.score import score
+from avpref.config.schema import RayExecutor
+from avpref.storage.local_files import commit_once
+
+root, notes = Path(sys.argv[1]), Path(sys.argv[2])
+
+@dataclass
+class Held:
+    "Workers that stand still in the middle of a stage until they are let go on."
+    spec: object
+    notes: Path
+    units: Path
+
+    def build(self):
+        return Held(self.spec.build(), self.notes, self.units)
+
+    def run(self, unit):
+        import ray
+        if (self.notes / f"hold-{unit.stage}").exists() and len(list(self.units.glob(f"{unit.stage}/*/*.parquet"))) >= 2:
+            node = ray.get_runtime_context().get_node_id()
+            commit_once(self.notes / f"held-{unit.stage}-{node}", f"{os.getpid()} {unit.name}".encode())
+            while (self.notes / f"hold-{unit.stage}").exists():
+                time.sleep(0.05)
+        return self.spec.run(unit)
+
+def held(settings, spec, files=None, open_pool=cluster.open_pool):
+    return open_pool(settings, Held(spec, notes, root / "units"), files)
+
+stage.open_pool = held
+folder = open_root(root)
+folder = RunFolder(root, folder.settings.model_copy(update={"executor": RayExecutor(num_actors=2, start_patience_s=300)}))
+with folder.locked(), cluster.ray_session():
+    for each in (generate, score, pair):
+        each.fn(str(root))
+    from ray._private.internal_api import memory_summary
+    print(memory_summary(stats_only=True))
+"""
+
+
+@dataclass
+class Nodes:
+    """The cluster's process, and what it told: its address and the raylets of its nodes."""
+
+    process: subprocess.Popen[str]
+    address: str
+    raylets: dict[str, int]
+
+    def add(self) -> str:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write("add\n")
+        self.process.stdin.flush()
+        node, raylet = self.process.stdout.readline().split()
+        self.raylets[node] = int(raylet)
+        return node
+
+    def kill(self, node: str, workers: list[int]) -> None:
+        """As if the machine were gone: the raylet, and the workers that would outlive it for a moment."""
+        for process in [self.raylets[node], *workers]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def environment(address: str = "", token: str = TOKEN) -> dict[str, str]:
+    known = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    found = {**known, **SOON, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    return found | ({"RAY_ADDRESS": address} if address else {})
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    folder = tempfile.mkdtemp(prefix="avp")  # sockets have short names
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOST, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield Nodes(process, process.stdout.readline().strip(), {})
+        process.communicate("", timeout=PATIENCE_S)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline, "the stages stand still"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_used(
+    nodes: Nodes,
+    tiny_run: RunFolder,
+    tiny_copy: Callable[..., RunFolder],
+    tmp_path: Path,
+    sealed: Callable[[RunFolder, str], list[bytes]],
+    timeless: Callable[[RunFolder], list[dict[str, object]]],
+) -> None:
+    """Of two nodes one dies while candidates are made: its actor's successor finds no room, and one actor goes on alone.
+    The other dies while they are scored: nobody is left, until a third node joins."""
+    folder, notes = tiny_copy("generate"), tmp_path / "notes"
+    notes.mkdir()
+    nodes.add()
+    nodes.add()
+    for stage in ("generate", "score"):
+        (notes / f"hold-{stage}").touch()
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(folder.root), str(notes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(nodes.address),
+        start_new_session=True,
+    )
+    lost = []
+    try:
+        for stage, num_held in (("generate", 2), ("score", 1)):
+            wait_until(lambda s=stage, n=num_held: len(list(notes.glob(f"held-{s}-*"))) >= n, driver)  # type: ignore[misc]
+            victim = sorted(notes.glob(f"held-{stage}-*"))[0]
+            process, unit = victim.read_text().split()
+            nodes.kill(victim.name.rpartition("-")[2], [int(process)])
+            lost.append((stage, unit))
+            (notes / f"hold-{stage}").unlink()
+        nodes.add()
+        stdout, stderr = driver.communicate(timeout=PATIENCE_S)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    assert driver.returncode == 0, stderr
+    for table in ("prompts", "norms", "rewards", "pairs", "skipped", "excluded"):
+        assert sealed(folder, table) == sealed(tiny_run, table), table
+    assert timeless(folder) == timeless(tiny_run)
+    for stage, unit in lost:  # what the dead nodes had in hand was made by others
+        assert list(folder.root.glob(f"units/{stage}/*/{unit}.parquet"))
+    events = [json.loads(line) for line in (folder.root / "events.jsonl").read_text().splitlines()]
+    assert not [event for event in events if event["event"] in ("unit_failed", "quarantined")]
+    assert " 0 objects" in stdout  # clips travel as paths and hashes
+
+
+REFUSED = """
+from avpref import cluster
+from avpref.errors import ClusterError
+from avpref.config.schema import RayExecutor
+try:
+    with cluster.open_pool(RayExecutor(num_gpus_per_actor=0.5, start_patience_s=2), None) as pool:
+        pool.submit(cluster.Unit("stage", 0, "f", ()))
+        pool.next_done()
+except ClusterError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        ("another" + TOKEN, ("no Ray cluster could be joined at", "RAY_AUTH_TOKEN")),
+        (TOKEN, ("no actor could be placed within 2 s: 2 actors with 1 CPU and 0.5 GPU each", "GPU 0 (0 free)")),
+    ],
+    ids=["wrong token", "no room"],
+)
+def test_a_cluster_that_refuses_or_has_no_room_is_said_to(nodes: Nodes, token: str, expected: tuple[str, ...]) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", REFUSED],
+        env=environment(nodes.address, token),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    for part in expected:
+        assert part in process.stdout, process.stdout + process.stderr

@@ -1,0 +1,155 @@
+"""Ray actors coming up: those that find no room hold nothing, and what can never work is said instead of awaited."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import avpref
+from avpref.config.schema import RayExecutor
+from avpref.errors import ClusterError, StorageError
+from avpref.execution import pool as cluster
+from avpref.execution import ray_pool
+from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_version
+from avpref.execution.pool import Receipt, Unit, open_pool
+from avpref.execution.ray_pool import MAX_STARTS, Probe, RayPool, Site
+from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import commit_once
+
+
+@dataclass(frozen=True)
+class Item:
+    item_id: str
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units are files of their names."""
+
+    folder: Path
+
+    @property
+    def place(self) -> LocalFiles:
+        return LocalFiles(self.folder)
+
+    def exists(self, unit: Unit) -> bool:
+        return self.place.exists(unit.name)
+
+
+@dataclass(frozen=True)
+class Spec:
+    folder: Path
+    dies: bool = False
+
+    def build(self) -> Worker:
+        commit_once(self.folder / f"built-{os.getpid()}-{time.time_ns()}", b"")
+        if self.dies:
+            os._exit(1)
+        return Worker(self.folder)
+
+
+@dataclass(frozen=True)
+class Worker:
+    folder: Path
+
+    def run(self, unit: Unit) -> Receipt:
+        commit_once(self.folder / unit.name, str(os.getpid()).encode())
+        return Receipt(len(unit.items), 0, 0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def by_value(ray_cluster: int) -> Iterator[None]:
+    """Actors get this module's classes with the work: they cannot import a test file."""
+    from ray import cloudpickle
+
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+def units(count: int) -> list[Unit]:
+    return [Unit("stage", 0, "f", (Item(f"i{ordinal}"),)) for ordinal in range(count)]
+
+
+def test_actors_that_find_no_room_hold_no_units(ray_cluster: int, tmp_path: Path) -> None:
+    plan = units(4 * ray_cluster)
+    with open_pool(RayExecutor(num_actors=2 * ray_cluster), Spec(tmp_path), Units(tmp_path)) as pool:
+        assert pool.capacity == 4 * ray_cluster
+        for unit in plan:
+            pool.submit(unit)
+        ended = [pool.next_done() for _ in plan]
+    assert all(outcome.receipt for outcome in ended)
+    assert {outcome.unit.name for outcome in ended} == {unit.name for unit in plan}
+    assert len(list(tmp_path.glob("built-*"))) <= ray_cluster
+    assert not list(tmp_path.glob(".partial-*"))  # probes are taken away
+
+
+def test_an_actor_with_other_code_is_refused_with_both_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = code_version()
+    monkeypatch.setattr(ray_pool, "code_version", lambda: "0.0.9+feedfeedfeed")
+    with open_pool(RayExecutor(num_actors=1), Spec(tmp_path), Units(tmp_path)) as pool:
+        pool.submit(units(1)[0])
+        with pytest.raises(ClusterError, match=f"runs avpref {there.replace('+', '.')}, this process 0.0.9") as caught:
+            pool.next_done()
+    assert "same version" in caught.value.fix
+
+
+def test_actors_that_die_before_they_are_up_are_not_started_for_ever(tmp_path: Path) -> None:
+    with open_pool(RayExecutor(num_actors=1), Spec(tmp_path, dies=True), Units(tmp_path)) as pool:
+        pool.submit(units(1)[0])
+        with pytest.raises(ClusterError, match=f"all 1 actors died {MAX_STARTS} times before they could take work"):
+            pool.next_done()
+    assert len(list(tmp_path.glob("built-*"))) == MAX_STARTS
+
+
+def test_an_actor_that_cannot_write_is_said_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with open_pool(RayExecutor(num_actors=1), Spec(tmp_path), Units(tmp_path / "file" / "units")) as pool:
+        pool.submit(units(1)[0])
+        with pytest.raises(StorageError, match=r"process \d+ on .* \(node .*\): cannot write"):
+            pool.next_done()
+
+
+@pytest.mark.parametrize("content", [None, "another node 1"])
+def test_what_an_actor_wrote_must_be_seen_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr(ray_pool, "PROBE_PATIENCE_S", 0.0)
+    if content is not None:
+        (tmp_path / "probe").write_text(content)
+    site = Site("abcdef0123456789", "far", 7, code_version())
+    with pytest.raises(StorageError, match=r"what process 7 on far \(node abcdef01\) commits to .* does not appear"):
+        ray_pool._require_seen(Probe(LocalFiles(tmp_path), "probe"), site)
+    (tmp_path / "probe").write_text("abcdef0123456789 7")
+    ray_pool._require_seen(Probe(LocalFiles(tmp_path), "probe"), site)
+    assert not (tmp_path / "probe").exists()
+
+
+def test_what_never_fits_on_a_ray_of_one_s_own_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ClusterError, match="no actor can be placed on this machine: 2 actors with 1 CPU and 512 GPU"):
+        RayPool(Spec(tmp_path), RayExecutor(num_gpus_per_actor=512.0))
+
+
+def test_the_ray_client_is_refused() -> None:
+    with pytest.raises(ClusterError, match="Ray client"):
+        cluster._join("ray://head:10001")
+
+
+def test_the_version_is_that_of_every_source_file() -> None:
+    package = Path(cluster.__file__).parent
+    version, _, sources = code_version().partition("+")
+    assert version == avpref.__version__ and len(sources) == HASH_IN_VERSION
+    found = {path.relative_to(package).as_posix() for path in _sources(package)}
+    assert {"cluster.py", "src/avpref/execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found

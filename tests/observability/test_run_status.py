@@ -1,0 +1,240 @@
+"""Watching a run: documents of stages and passes, what was spent over all executions, worker's words in the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from avpref.config import loading as config
+from avpref.config.observe_settings import ObserveSettings
+from avpref.datasets import tables
+from avpref.datasets.rows import QuarantineRow
+from avpref.errors import CircuitOpen
+from avpref.execution.plan import Shard
+from avpref.execution.pool import InProcessPool, Receipt, Unit
+from avpref.execution.run_units import run_stage
+from avpref.observability import run_status as watching
+from avpref.observability.cost import spending
+from avpref.observability.meters import StageMeter, Workers
+from avpref.observability.run_status import Spent, watched, watched_stage
+from avpref.storage.event_log import read_events
+from avpref.storage.run_folder import RunFolder, create
+from avpref.storage.unit_files import UnitFiles
+
+TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
+
+
+@dataclass(frozen=True)
+class Item:
+    item_id: str
+
+
+@dataclass(frozen=True)
+class Row:
+    prompt_id: str
+    reason: str = "made"
+    detail: str = ""
+
+
+@dataclass
+class Script:
+    """A worker that makes a row per item; ``poison`` items raise, ``lost`` ones are given up on by the worker itself."""
+
+    files: UnitFiles
+    poison: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+    words: Callable[[], None] = lambda: None
+    units: list[str] = field(default_factory=list)
+
+    def build(self) -> Script:
+        return self
+
+    def run(self, unit: Unit) -> Receipt:
+        self.units.append(unit.name)
+        self.words()
+        if self.poison & {item.item_id for item in unit.items}:
+            raise ValueError("cannot be made")
+        lost = [
+            QuarantineRow(item.item_id, unit.stage, "MediaError", "torn", 1)
+            for item in unit.items
+            if item.item_id in self.lost
+        ]
+        self.files.commit(unit, [Row(item.item_id) for item in unit.items if item.item_id not in self.lost], lost)
+        return Receipt(len(unit.items) - len(lost), len(lost), 0.0)
+
+
+def plan(num_shards: int, num_units: int, size: int, stage: str = "score") -> list[Shard]:
+    def unit(shard: int, number: int) -> Unit:
+        return Unit(stage, shard, "f", tuple(Item(f"i{shard}-{number}-{each}") for each in range(size)))
+
+    return [Shard(shard, tuple(unit(shard, number) for number in range(num_units))) for shard in range(num_shards)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return create(tmp_path, config.load(TINY).settings)
+
+
+@pytest.fixture
+def script(folder: RunFolder) -> Script:
+    return Script(folder.units(tables.SKIPPED))
+
+
+def work(folder: RunFolder, script: Script, shards: list[Shard], name: str = "score") -> None:
+    with watched(folder), watched_stage(folder, "score"):
+        run_stage(folder, name, script.files, shards, lambda: script, "clips")
+
+
+def document(folder: RunFolder, name: str) -> dict:
+    found = watching.read_document(folder.root / "progress" / name)
+    assert found is not None
+    return found
+
+
+def test_a_pass_says_what_was_planned_and_what_came_of_it(folder: RunFolder, script: Script) -> None:
+    script.lost = frozenset({"i1-0-2"})
+    work(folder, script, plan(3, 2, 4))
+    found = document(folder, "score.units.json")
+    measure = found["measure"]
+    assert (found["state"], found["stage"], measure["pool"]) == ("done", "score", "main")
+    assert [measure[name] for name in ("total", "done", "made", "quarantined")] == [24, 24, 24, 1]
+    assert [measure[name] for name in ("units_total", "units_done", "units_in_flight")] == [6, 6, 0]
+    assert (measure["shards_total"], measure["shards_done"]) == (3, 3)
+    assert measure["busy_s"] > 0 and measure["p50_ms"] <= measure["p95_ms"]
+
+
+def test_the_plan_is_told_before_the_first_unit_is_made(folder: RunFolder, script: Script) -> None:
+    seen: list[dict] = []
+    script.words = lambda: seen.append(document(folder, "score.units.json"))
+    work(folder, script, plan(2, 2, 3))
+    first = seen[0]
+    assert (first["state"], first["measure"]["units_total"], first["measure"]["done"]) == ("running", 4, 0)
+
+
+def test_a_pass_that_failed_says_so_and_its_stage_says_why(folder: RunFolder, script: Script) -> None:
+    shards = plan(2, 4, 4)
+    script.poison = frozenset(item.item_id for shard in shards for unit in shard.units for item in unit.items)
+    with pytest.raises(CircuitOpen):
+        work(folder, script, shards)
+    assert document(folder, "score.units.json")["state"] == "failed"
+    stage = document(folder, "score.stage.json")
+    assert stage["state"] == "failed" and stage["error"]["is_circuit_open"]
+    assert "cannot be made" in stage["error"]["found"] and "resume" in stage["error"]["fix"]
+    names = [event["event"] for event, _ in read_events(folder.events.path)]
+    assert names[-1] == "stage_failed" and "circuit_opened" in names
+
+
+def test_an_interrupted_stage_is_not_a_failed_one(folder: RunFolder) -> None:
+    with pytest.raises(KeyboardInterrupt), watched(folder), watched_stage(folder, "score"):
+        raise KeyboardInterrupt
+    assert document(folder, "score.stage.json")["state"] == "interrupted"
+
+
+def test_what_was_there_is_counted_as_present_and_costs_nothing(folder: RunFolder, script: Script) -> None:
+    shards = plan(2, 3, 4)
+    work(folder, script, shards)
+    before = document(folder, "score.units.json")["spent"]
+    work(folder, script, shards)
+    again = document(folder, "score.units.json")
+    assert (again["measure"]["present"], again["measure"]["made"], again["measure"]["units_done"]) == (24, 0, 6)
+    assert again["spent"] == before
+    assert len(script.units) == 6
+
+
+def test_executions_add_up_to_what_was_spent(folder: RunFolder, script: Script) -> None:
+    shards = plan(2, 3, 4)
+    work(folder, script, shards[:1])
+    first = document(folder, "score.units.json")["spent"]
+    work(folder, script, shards)
+    both = document(folder, "score.units.json")["spent"]
+    assert (first["made"], both["made"]) == (12, 24)
+    assert both["busy_s"] >= first["busy_s"] and both["seconds"] >= first["seconds"]
+
+
+def test_losses_of_an_earlier_execution_are_shown_again(folder: RunFolder, script: Script) -> None:
+    script.lost = frozenset({"i0-0-0", "i0-2-1"})
+    shards = plan(1, 3, 4)
+    for _ in range(2):
+        work(folder, script, shards)
+        assert document(folder, "score.units.json")["measure"]["quarantined"] == 2
+
+
+def test_events_say_run_stage_shard_and_unit_and_are_bounded_by_units(folder: RunFolder, script: Script) -> None:
+    shards = plan(2, 2, 50)
+    work(folder, script, shards)
+    found = [event for event, _ in read_events(folder.events.path)]
+    names = {unit.name: shard.ordinal for shard in shards for unit in shard.units}
+    for kind in ("unit_started", "unit_done"):
+        of_kind = [event for event in found if event["event"] == kind]
+        assert {event["unit"]: event["shard"] for event in of_kind} == names
+        assert {(event["run"], event["stage"], event["level"]) for event in of_kind} == {
+            (folder.run_id, "score", "info")
+        }
+    assert len(found) <= 2 * len(names) + 4
+    assert [event["seq"] for event in found] == list(range(1, len(found) + 1))
+
+
+def test_what_a_worker_logs_comes_back_with_its_unit(folder: RunFolder, script: Script) -> None:
+    script.words = lambda: logging.getLogger("some.model").warning("memory ran out at batch %d", 8)
+    work(folder, script, plan(1, 2, 3))
+    said = [event for event, _ in read_events(folder.events.path) if event["event"] == "worker_said"]
+    assert [(each["unit"], each["level"], each["logger"], each["message"]) for each in said] == [
+        (unit, "warning", "some.model", "memory ran out at batch 8") for unit in script.units
+    ]
+
+
+def test_a_worker_that_logs_without_end_is_cut_short(folder: RunFolder, script: Script) -> None:
+    script.words = lambda: [logging.getLogger("loud").warning("again") for _ in range(1000)] and None
+    (shard,) = plan(1, 1, 1)
+    pool = InProcessPool(script)
+    pool.submit(shard.units[0])
+    assert len(pool.next_done().work.notes) < 100
+
+
+def test_pools_of_one_stage_are_told_apart(folder: RunFolder, script: Script) -> None:
+    work(folder, script, plan(1, 1, 2), name="score-audiobox")
+    assert document(folder, "score-audiobox.units.json")["measure"]["pool"] == "audiobox"
+
+
+def test_a_document_of_another_release_is_no_document(folder: RunFolder) -> None:
+    path = folder.root / "progress" / "score.units.json"
+    path.parent.mkdir()
+    for text in ("", "no json", "[]", json.dumps({"schema_version": -1, "spent": {"made": 5}})):
+        path.write_text(text)
+        assert watching.spent_in(path) == Spent()
+
+
+def spend(folder: RunFolder, name: str, stage: str, gpu: float) -> None:
+    meter = StageMeter(name, 10, workers=Workers("main", 1, gpu))
+    meter.finish(10)
+    meter.take_back(7200.0)
+    watching.UnitsDocument(folder.root / "progress" / f"{name}.units.json", stage).write("done", meter.measure())
+
+
+@pytest.mark.parametrize("price", [0.0, 2.5])
+def test_a_kept_pair_costs_its_candidates_and_scores(folder: RunFolder, price: float) -> None:
+    spend(folder, "generate", "generate", 1.0)
+    spend(folder, "score-audiobox", "score", 0.5)
+    spend(folder, "train", "train", 1.0)
+    found = spending(folder.root, 8, ObserveSettings(price_per_gpu_hour=price, currency="EUR")).document()
+    assert found["gpu_s"] == 7200 * 2.5
+    assert found["gpu_s_per_kept_pair"] == 7200 * 1.5 / 8
+    assert found["cost"] == (5 * price if price else None)
+    assert found["cost_per_kept_pair"] == (3 * price / 8 if price else None)
+
+
+def test_without_a_gpu_seconds_of_workers_are_given_and_no_cost(folder: RunFolder) -> None:
+    spend(folder, "score", "score", 0.0)
+    found = spending(folder.root, 4, ObserveSettings(price_per_gpu_hour=2.5)).document()
+    assert (found["gpu_s"], found["cost_per_kept_pair"], found["busy_actor_s_per_kept_pair"]) == (0.0, None, 1800.0)
+
+
+def test_without_pairs_nothing_is_divided(folder: RunFolder) -> None:
+    spend(folder, "score", "score", 1.0)
+    found = spending(folder.root, 0, ObserveSettings(price_per_gpu_hour=2.5)).document()
+    assert (found["cost"], found["cost_per_kept_pair"], found["gpu_s_per_kept_pair"]) == (5.0, None, None)

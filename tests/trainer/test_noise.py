@@ -1,0 +1,180 @@
+"""Counter-based draws: independent of batch, order, rank and world size; shared within a pair."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avpref.config.schema import ClipSettings, TimestepSettings
+from avpref.errors import ConfigError
+from avpref.models.flow import LatentShapes, interpolate, velocity_target
+from avpref.trainer.batches import ClipSet, PairSet
+from avpref.trainer.noise import (
+    ClipSource,
+    DrawLaw,
+    FlowBatch,
+    PairSource,
+    Pick,
+    draw_sample,
+    picks_of_step,
+    resolve_shift,
+    share,
+)
+
+LAW = DrawLaw(seed=5, shift=3.0, caption_dropout=0.3, desync_share=0.5)
+
+
+def row(batch: FlowBatch, index: int) -> list[torch.Tensor]:
+    latents = [*batch.noisy, *batch.target, batch.t, batch.text, batch.text_mask]
+    return [tensor[index] for tensor in latents if tensor is not None]
+
+
+def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@given(st.integers(0, 99), st.integers(1, 17), st.integers(1, 5), st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_ranks_share_a_batch_out(seed: int, batch_size: int, world: int, step: int) -> None:
+    picks = picks_of_step(seed, step, batch_size, 7)
+    parts = [share(picks, rank, world) for rank in range(world)]
+    assert [pick for part in parts for pick in part] == picks
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_every_epoch_takes_every_sample_once(seed: int, batch_size: int, num_samples: int) -> None:
+    steps = 3 * num_samples
+    picks = [pick for step in range(steps) for pick in picks_of_step(seed, step, batch_size, num_samples)]
+    whole = picks[: len(picks) // num_samples * num_samples]
+    assert set(Counter(whole).values()) == {1}
+    assert Counter(pick.row for pick in whole) == dict.fromkeys(range(num_samples), len(whole) // num_samples)
+
+
+def test_epochs_have_orders_of_their_own() -> None:
+    orders = {tuple(pick.row for pick in picks_of_step(1, epoch, 20, 20)) for epoch in range(4)}
+    assert len(orders) == 4
+
+
+@given(st.permutations(range(10)), st.integers(1, 10), st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_a_row_depends_on_its_pick_alone(order: list[int], size: int, draw: int) -> None:
+    source = ClipSource(clips(), LAW)
+    picks = [Pick(index, draw) for index in order[:size]]
+    batch = source.batch(picks)
+    for position, pick in enumerate(picks):
+        assert equal(row(batch, position), row(source.batch([pick]), 0))
+
+
+def clips() -> ClipSet:
+    draw = torch.Generator().manual_seed(1)
+    return ClipSet(
+        tuple(f"clip{index}" for index in range(10)),
+        text=torch.randn(2, 3, 8, generator=draw),
+        text_mask=torch.ones(2, 3),
+        text_index=torch.arange(10) % 2,
+        video=torch.randn(10, 2, 3, 4, 4, generator=draw),
+        audio=torch.randn(10, 1, 6, 4, generator=draw),
+        negative_text=torch.zeros(1, 3, 8),
+        negative_mask=torch.zeros(1, 3),
+    )
+
+
+def test_the_id_counts_and_not_the_row() -> None:
+    data = clips()
+    turned = replace(
+        data,
+        ids=data.ids[::-1],
+        video=None if data.video is None else data.video.flip(0),
+        audio=None if data.audio is None else data.audio.flip(0),
+        text_index=data.text_index.flip(0),
+    )
+    one, other = ClipSource(data, LAW).batch([Pick(2, 1)]), ClipSource(turned, LAW).batch([Pick(7, 1)])
+    assert equal(row(one, 0), row(other, 0))
+
+
+def test_draws_and_seeds_differ() -> None:
+    shapes = LatentShapes((1, 1, 4, 4), (1, 4, 4))
+    times = {
+        float(draw_sample(replace(LAW, seed=s), i, k, shapes).t) for s in range(4) for i in "abcd" for k in range(4)
+    }
+    assert len(times) == 64
+
+
+def test_clip_batch_is_the_flow_of_its_data() -> None:
+    source, data = ClipSource(clips(), replace(LAW, caption_dropout=0.0)), clips()
+    batch = source.batch([Pick(3, 0), Pick(0, 2)])
+    assert data.video is not None and batch.target.video is not None and batch.noisy.video is not None
+    x0 = data.video[[3, 0]]
+    x1 = batch.target.video + x0
+    torch.testing.assert_close(batch.noisy.video, interpolate(x0, x1, batch.t))
+    torch.testing.assert_close(batch.target.video, velocity_target(x0, x1))
+    assert torch.equal(batch.text, data.text[[1, 0]])
+
+
+def test_chosen_and_rejected_share_noise_timestep_and_caption(make_pairs: Callable[..., PairSet]) -> None:
+    pairs = make_pairs(40)
+    source = PairSource(pairs, replace(LAW, desync_share=0.0))
+    batch = source.batch([Pick(index, 0) for index in range(40)])
+    assert pairs.chosen_video is not None and pairs.rejected_video is not None and batch.target.video is not None
+    for tensor in (batch.t, batch.text, batch.text_mask):
+        chosen, rejected = tensor.chunk(2)
+        assert torch.equal(chosen, rejected)
+    noise = batch.target.video + torch.cat([pairs.chosen_video, pairs.rejected_video])
+    chosen, rejected = noise.chunk(2)
+    torch.testing.assert_close(chosen, rejected)
+    dropped = (batch.text == pairs.negative_text).flatten(1).all(1)
+    assert 0 < int(dropped[:40].sum()) < 40
+
+
+def test_rule_made_rejected_clips_are_the_chosen_one_with_delayed_audio(make_pairs: Callable[..., PairSet]) -> None:
+    pairs = make_pairs(200, num_delays=3)
+    assert pairs.desync_audio is not None and pairs.chosen_audio is not None and pairs.rejected_audio is not None
+    batch = PairSource(pairs, LAW).batch([Pick(index, 0) for index in range(200)])
+    assert batch.target.video is not None and batch.target.audio is not None
+    video, audio = batch.target.video.chunk(2), batch.target.audio.chunk(2)
+    seen = Counter()
+    for index in range(200):
+        noise = audio[0][index] + pairs.chosen_audio[index]
+        rejected = noise - audio[1][index]
+        candidates = [*pairs.desync_audio[index], pairs.rejected_audio[index]]
+        which = min(range(4), key=lambda k: float((rejected - candidates[k]).abs().max()))
+        torch.testing.assert_close(rejected, candidates[which], atol=1e-5, rtol=1e-5)
+        assert torch.equal(video[0][index], video[1][index]) == (which < 3)
+        seen[which] += 1
+    assert 70 < seen[3] < 130
+    assert min(seen[delay] for delay in range(3)) > 10
+
+
+def test_what_is_drawn_later_does_not_change_with_the_shares(make_pairs: Callable[..., PairSet]) -> None:
+    pairs = make_pairs(6, num_delays=2)
+    picks = [Pick(index, 0) for index in range(6)]
+    plain = PairSource(pairs, DrawLaw(seed=5, shift=3.0)).batch(picks)
+    changed = PairSource(pairs, LAW).batch(picks)
+    assert torch.equal(plain.t, changed.t)
+    assert plain.target.video is not None and changed.target.video is not None
+    assert torch.equal(plain.target.video[:6], changed.target.video[:6])
+
+
+def test_laws_that_the_data_cannot_serve(
+    make_pairs: Callable[..., PairSet], make_clips: Callable[..., ClipSet]
+) -> None:
+    with pytest.raises(ConfigError, match="desync_share"):
+        PairSource(make_pairs(4), LAW)
+    with pytest.raises(ConfigError, match="caption_dropout"):
+        ClipSource(replace(make_clips(4), negative_text=None, negative_mask=None), LAW)
+
+
+def test_shift_of_settings() -> None:
+    clip = ClipSettings(num_frames=65, height_px=240, width_px=426, fps_hz=16)
+    assert resolve_shift(TimestepSettings(), clip) == pytest.approx(12.09361, rel=1e-6)
+    assert resolve_shift(TimestepSettings(shift=3.0), clip) == 3.0
+    with pytest.raises(ConfigError, match="timesteps"):
+        resolve_shift(TimestepSettings(), clip.model_copy(update={"num_frames": 16}))
