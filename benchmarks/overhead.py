@@ -131,7 +131,7 @@ def make_prompts(folder: RunFolder, count: int) -> None:
     """Seal ``count`` training prompts, some sentence long."""
     texts = (f"prompt {number}: " + "something happens somewhere and sounds like it, " * 3 for number in range(count))
     rows = [Prompt(prompt_id(text), text, Split.TRAIN) for text in texts]
-    folder.seal(tables.PROMPTS, "benchmark", tables.to_arrow(tables.PROMPTS, rows, "benchmark"))
+    folder.tables.seal(tables.PROMPTS, "benchmark", tables.to_arrow(tables.PROMPTS, rows, "benchmark"))
 
 
 def make_candidates(folder: RunFolder) -> list[Unit]:
@@ -229,8 +229,8 @@ def run_case(kind: str, root: Path, num_prompts: int) -> None:
                 "phases": case.phases,
                 "unit_files": files,
                 "events_mib": events.stat().st_size / MEBI if events.exists() else 0.0,
-                "pairs": folder.num_rows(tables.PAIRS),
-                "scores": folder.num_rows(tables.SCORES),
+                "pairs": folder.tables.num_rows(tables.PAIRS),
+                "scores": folder.tables.num_rows(tables.SCORES),
             }
         )
     )
@@ -240,12 +240,12 @@ def rounds(case: Case, folder: RunFolder, again: str) -> None:
     with case.phase("generate" + again):
         units = make_candidates(folder)
     with case.phase("seal candidates" + again):
-        folder.seal_units(tables.CANDIDATES, units)
+        folder.tables.seal_units(folder.units(tables.CANDIDATES), units)
     del units
     with case.phase("score" + again):
         units = make_scores(folder)
     with case.phase("seal scores" + again):
-        folder.seal_units(tables.SCORES, units)
+        folder.tables.seal_units(folder.units(tables.SCORES), units)
     del units
     with case.phase("pair" + again):
         pair.fn(str(folder.root))

@@ -139,7 +139,7 @@ def _changed_tables(folder: RunFolder) -> Iterator[str]:
         manifest = folder.tables.current(table.name)
         if manifest is not None:
             try:
-                folder.tables.verify(manifest)
+                folder.tables.store.verify(manifest)
             except TableError as error:
                 yield error.found
 
@@ -148,7 +148,7 @@ def _sources(folder: RunFolder, prompts: list[Prompt]) -> Iterator[_Source]:
     reference = sft_network(folder)
     recorded = {each.candidate_id: each for each in sealed_candidates(folder)}
     yield _Source(GENERATE, reference, recorded, plan_candidates(folder, GENERATE, prompts, reference))
-    if folder.has(tables.EVALUATIONS):
+    if folder.tables.has(tables.EVALUATIONS):
         held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], policy_network(folder)
         plan = plan_candidates(folder, EVALUATE, held_out, policy)
         units = [unit for shard in plan for unit in shard.units]
@@ -207,7 +207,7 @@ def _make(folder: RunFolder, bench: RunFolder, source: _Source, batches: Sequenc
     """Candidates of the source's batches, made again."""
     units = tuple(batch.unit for batch in batches if batch.source is source)
     files = bench.units(tables.CANDIDATES)
-    spec = GenerateSpec(bench.files, folder.models, folder.root.parent, bench.settings, files, source.network)
+    spec = GenerateSpec(bench.files, folder.models, folder.runs, bench.settings, files, source.network)
     shards = [Shard(0, units)] if units else []
     return read_candidates(bench, run_stage(bench, source.stage, files, shards, lambda: spec, "candidates"))
 
@@ -244,7 +244,7 @@ def _distance(one: np.ndarray | None, other: np.ndarray | None) -> tuple[float |
 
 def _selection(folder: RunFolder) -> tuple[Same | None, Same | None]:
     """Norm and pairs, measured and selected again from the sealed scores."""
-    if not folder.has(tables.PAIRS):
+    if not folder.tables.has(tables.PAIRS):
         return None, None
     try:
         again = select(folder)

@@ -70,12 +70,12 @@ def rescore(
 def _recorded(folder: RunFolder, names: set[str]) -> dict[Key, Answer]:
     """Sealed scores of these candidates: those of the score table, and of the policy's clips those of the evaluation."""
     found: dict[Key, Answer] = {}
-    if folder.has(tables.EVALUATIONS):
-        for row in folder.read(tables.EVALUATIONS).to_pylist():
+    if folder.tables.has(tables.EVALUATIONS):
+        for row in folder.tables.read(tables.EVALUATIONS).to_pylist():
             if row["candidate_id"] in names and row["kind"] == str(Kind.SCORE):
                 found[row["candidate_id"], row["name"]] = row["value"], row["status"]
-    if folder.has(tables.SCORES):
-        scores = folder.read(tables.SCORES).select(["candidate_id", "metric", "value", "status"])
+    if folder.tables.has(tables.SCORES):
+        scores = folder.tables.read(tables.SCORES).select(["candidate_id", "metric", "value", "status"])
         for name, metric, value, status in zip(*scores.to_pydict().values(), strict=True):
             if name in names:
                 found[name, metric] = value, status

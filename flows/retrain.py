@@ -87,7 +87,7 @@ def curate(
         seal_quarantine(folder)
         said = _conclude(folder, tallies, is_change=any(tally.is_change for tally in tallies))
     stages = [asdict(each) for each in times]
-    return {"run_id": folder.run_id, "stages": stages, "pairs": folder.num_rows(tables.PAIRS), **said}
+    return {"run_id": folder.run_id, "stages": stages, "pairs": folder.tables.num_rows(tables.PAIRS), **said}
 
 
 @deployable("evaluate_run", timeout_s=2 * DAY_S)
@@ -124,18 +124,18 @@ def run_loop(
         document |= _conclude(folder, tallies, is_change)
         if is_change:
             announce_verdict(folder, document)  # before the result: a run that is killed here says it again
-            folder.write_json(RESULT_FILE, document)
+            folder.documents.write(RESULT_FILE, document)
         document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
         if is_change:
             times.append(_timed(folder, "report", lambda: _report(folder))[0])
             document["stages"] = [asdict(each) for each in times]
-            folder.write_json(RESULT_FILE, document)
+            folder.documents.write(RESULT_FILE, document)
     return document
 
 
 def _is_written(folder: RunFolder, document: dict[str, Any]) -> bool:
     """Whether result and report of exactly this outcome are there; what one execution did and took is no outcome."""
-    written = folder.read_json(RESULT_FILE)
+    written = folder.documents.read(RESULT_FILE)
     if written is None or not (folder.root / REPORT_FILE).exists():
         return False
     has_report = any(stage["name"] == "report" for stage in written["stages"])  # or it was killed before the report
@@ -194,7 +194,7 @@ def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[Stage
 
 def spent_by(folder: RunFolder) -> Spending:
     """What the run has spent so far."""
-    return spending(folder.root, folder.num_rows(tables.PAIRS), folder.observe)
+    return spending(folder.root, folder.tables.num_rows(tables.PAIRS), folder.observe)
 
 
 def _report(folder: RunFolder) -> int:
@@ -212,20 +212,20 @@ def quarantined(folder: RunFolder) -> list[QuarantineRow]:
         "quarantine-score.json",
         "quarantine-evaluate.json",
     )
-    return [QuarantineRow(**row) for name in names for row in folder.read_json(name) or []]
+    return [QuarantineRow(**row) for name in names for row in folder.documents.read(name) or []]
 
 
 def seal_quarantine(folder: RunFolder) -> None:
     """Write the quarantine table, and show it where the run reports to a server."""
     lost = quarantined(folder)
-    folder.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
+    folder.tables.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
     reporting.table("quarantine", [asdict(row) for row in lost], f"{len(lost)} given up on, with the reason")
     announce_losses(folder, len(lost))
 
 
 def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
     """The result document of a finished run: what ``retrain --json`` prints."""
-    verdict = folder.read_json(VERDICT_FILE)
+    verdict = folder.documents.read(VERDICT_FILE)
     if verdict is None:
         raise InputError(
             f"run {folder.run_id} is not finished", "an evaluated run", f"avpref runs resume {folder.run_id}"
@@ -239,7 +239,7 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         "seed": folder.settings.run.seed,
         "stages": [asdict(each) for each in times],
         "scorers": scorers_of(folder),
-        "pairs": {"prompts": len(train), "kept": folder.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
+        "pairs": {"prompts": len(train), "kept": folder.tables.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
         "audit": {
             "action": folder.settings.audit.action,
             "flagged": [asdict(row) for row in read_audit(folder) if row.is_flagged],
@@ -258,7 +258,7 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
 
 
 def _strategy(folder: RunFolder) -> str:
-    rows = folder.read(tables.PAIRS)
+    rows = folder.tables.read(tables.PAIRS)
     return rows["strategy"][0].as_py() if rows.num_rows else folder.settings.pairs.strategy
 
 

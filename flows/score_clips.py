@@ -100,11 +100,11 @@ def _score(folder: ClipScores, listed: ClipList) -> list[QuarantineRow]:
     _refuse_toy(job)
     view = View(None, folder.window_s)
     units = score_items(folder, STAGE, ScoreWork(items, job.scoring, job.run, view))
-    lost = listed.refused + distinct(folder.seal_units(tables.SCORES, units))
+    lost = listed.refused + distinct(folder.tables.seal_units(folder.units(tables.SCORES), units))
     inputs = digest("clips", [candidate.candidate_id for candidate in listed.candidates])
     for table, rows in ((tables.PROMPTS, listed.prompts), (tables.CANDIDATES, listed.candidates)):
-        folder.seal(table, inputs, tables.to_arrow(table, rows, inputs))
-    folder.seal(tables.QUARANTINE, inputs, tables.to_arrow(tables.QUARANTINE, lost, inputs))
+        folder.tables.seal(table, inputs, tables.to_arrow(table, rows, inputs))
+    folder.tables.seal(tables.QUARANTINE, inputs, tables.to_arrow(tables.QUARANTINE, lost, inputs))
     return lost
 
 

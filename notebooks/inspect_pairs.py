@@ -69,7 +69,7 @@ def _(Path, list_runs, mo, os):
 @app.cell
 def _(TABLES, connect_locked, open_root, picked, runs):
     folder = open_root(runs / picked.value)
-    tables = {table.name: folder.read(table) for table in TABLES if folder.has(table)}
+    tables = {table.name: folder.tables.read(table) for table in TABLES if folder.tables.has(table)}
     connection = connect_locked(tables)
     return connection, folder, tables
 

@@ -129,7 +129,7 @@ def make_decided_run(
     ]
     import pandas as pd
 
-    folder.seal(tables.NORMS, "n0", tables.to_arrow(tables.NORMS, pd.concat(norm)))
+    folder.tables.seal(tables.NORMS, "n0", tables.to_arrow(tables.NORMS, pd.concat(norm)))
     inputs = Inputs(
         run_id=folder.run_id,
         product_version=__version__,
@@ -144,7 +144,7 @@ def make_decided_run(
         policy_hash=f"policy of {name}",
         adapter_hash=files[1]["sha256"],
         reference_hash=files[0]["sha256"],
-        evaluations=folder.seal(tables.EVALUATIONS, name, arrow).version,
+        evaluations=folder.tables.seal(tables.EVALUATIONS, name, arrow).version,
     )
     decision = take(inputs, scores_of(arrow.to_pandas(), prompts, [metric.name for metric in METRICS]))
     decisions.seal(folder, decision)

@@ -23,7 +23,7 @@ def announce_verdict(folder: RunFolder, document: dict[str, Any]) -> None:
 
 def announce_losses(folder: RunFolder, lost: int) -> None:
     """Tell the server where a larger share of candidates was given up than ``reporting.quarantined_share`` allows."""
-    kept = folder.num_rows(tables.CANDIDATES)
+    kept = folder.tables.num_rows(tables.CANDIDATES)
     share, bound = lost / max(1, kept + lost), folder.settings.reporting.quarantined_share
     if share > bound:
         _announce(folder, QUARANTINE_EXCEEDED, {"lost": lost, "share": round(share, 6), "bound": bound})

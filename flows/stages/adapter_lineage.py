@@ -43,7 +43,7 @@ def adapter_files(folder: RunFolder) -> list[dict[str, Any]]:
     summary = policy.adapter.parent / SUMMARY_FILE
     found = [(CHECKPOINT, policy.checkpoint), (SUMMARY, summary)]
     found += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
-    return [_file(role, path, folder.root.parent) for role, path in found]
+    return [_file(role, path, folder.runs) for role, path in found]
 
 
 def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
 
 def scorers_of(folder: RunFolder) -> list[dict[str, Any]]:
     """Who gave the run's scores, and what may be done with them: name, fingerprint, licence, commercial use, meaning."""
-    scores = folder.read(tables.SCORES)
+    scores = folder.tables.read(tables.SCORES)
     columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
     found = scores.group_by(columns).aggregate([]).sort_by([("scorer", "ascending"), ("fingerprint", "ascending")])
     return found.to_pylist()

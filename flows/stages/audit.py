@@ -44,7 +44,7 @@ def audit(run_dir: str) -> int:
     if folder.settings.audit.action == "off":
         return 0
     units = _measure(folder)
-    folder.seal_units(tables.CLIP_FACTS, units)
+    folder.tables.seal_units(folder.units(tables.CLIP_FACTS), units)
     rows = _seal(folder)
     found = shortcuts.flagged(rows)
     for row in found:
@@ -80,9 +80,9 @@ def _seal(folder: RunFolder) -> list[AuditRow]:
     sealed = [found.version if found else "" for found in (facts, prompts)]
     inputs = [*sealed, pairs_hash(folder), read_norm(folder).norm_id]
     fingerprint = folder.fingerprint(STAGE, inputs, settings.max_auroc, settings.confidence)
-    if not folder.is_sealed(tables.AUDITS, fingerprint):
-        rows = audit_rows(folder, folder.read(tables.PAIRS), folder.read(tables.SKIPPED))
-        folder.seal(tables.AUDITS, fingerprint, tables.to_arrow(tables.AUDITS, rows, fingerprint))
+    if not folder.tables.is_sealed(tables.AUDITS, fingerprint):
+        rows = audit_rows(folder, folder.tables.read(tables.PAIRS), folder.tables.read(tables.SKIPPED))
+        folder.tables.seal(tables.AUDITS, fingerprint, tables.to_arrow(tables.AUDITS, rows, fingerprint))
     return read_audit(folder)
 
 

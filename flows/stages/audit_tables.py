@@ -15,20 +15,20 @@ from avpref.storage.run_folder import RunFolder
 
 def audit_rows(folder: RunFolder, pairs: pa.Table, skipped: pa.Table) -> list[AuditRow]:
     """Audit a selection of pairs over the run's candidates. Raises InputError where the run has no facts."""
-    if not folder.has(tables.CLIP_FACTS):
+    if not folder.tables.has(tables.CLIP_FACTS):
         raise InputError(
             f"{folder.root.name} has no table clip_facts",
             "a run whose clips were measured: audit.action is not off, and stage audit has run",
             "avpref retrain with the same configuration and --set audit.action=flag",
         )
-    prompts = folder.read(tables.PROMPTS)
+    prompts = folder.tables.read(tables.PROMPTS)
     train = prompts.filter(pc.field("split") == str(Split.TRAIN))
     selected = Selected(
         pairs=pairs.to_pandas(),
         skipped=skipped.filter(pc.is_in(skipped["prompt_id"], train["prompt_id"].combine_chunks())).to_pandas(),
         prompts=train.to_pandas(),
-        candidates=folder.read(tables.CANDIDATES).to_pandas(),
-        facts=folder.read(tables.CLIP_FACTS).to_pandas(),
+        candidates=folder.tables.read(tables.CANDIDATES).to_pandas(),
+        facts=folder.tables.read(tables.CLIP_FACTS).to_pandas(),
     )
     settings = folder.settings.audit
     strategy, norm_id = (pairs[name][0].as_py() if pairs.num_rows else "" for name in ("strategy", "norm_id"))
@@ -37,6 +37,6 @@ def audit_rows(folder: RunFolder, pairs: pa.Table, skipped: pa.Table) -> list[Au
 
 def read_audit(folder: RunFolder) -> list[AuditRow]:
     """The run's sealed audit; empty where there is none."""
-    if not folder.has(tables.AUDITS):
+    if not folder.tables.has(tables.AUDITS):
         return []
-    return [AuditRow(**row) for row in folder.read(tables.AUDITS).to_pylist()]
+    return [AuditRow(**row) for row in folder.tables.read(tables.AUDITS).to_pylist()]

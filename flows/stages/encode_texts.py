@@ -76,4 +76,4 @@ def encode_texts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
         folder.settings.run,
     )
     files = folder.units(TEXTS)
-    run_stage(folder, STAGE, files, plan, lambda: TextSpec(folder.root.parent, folder.settings, files), "texts")
+    run_stage(folder, STAGE, files, plan, lambda: TextSpec(folder.runs, folder.settings, files), "texts")

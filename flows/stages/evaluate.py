@@ -76,7 +76,7 @@ def evaluate(run_dir: str) -> int:
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
         if decision.is_final:
             break
-    folder.write_json(QUARANTINE_FILE, [vars(row) for row in lost])
+    folder.documents.write(QUARANTINE_FILE, [vars(row) for row in lost])
     _write(folder, sides, decision)
     return len(prompts)
 
@@ -126,7 +126,7 @@ def _reference(folder: RunFolder, prompts: list[Prompt]) -> SideClips:
     wanted = {prompt.prompt_id for prompt in prompts}
     candidates = [candidate for candidate in sealed_candidates(folder) if candidate.prompt_id in wanted]
     ids = pa.array([candidate.candidate_id for candidate in candidates], pa.string())
-    scores = [rows.filter(pc.is_in(rows["candidate_id"], ids)) for rows in folder.batches(tables.SCORES)]
+    scores = [rows.filter(pc.is_in(rows["candidate_id"], ids)) for rows in folder.tables.batches(tables.SCORES)]
     return SideClips(candidates, pa.concat_tables(scores).to_pandas())
 
 
@@ -155,13 +155,13 @@ def _write(folder: RunFolder, sides: dict[Side, SideClips], decision: Decision) 
     rows = list(_rows(sides, rewards, inputs.norm_id))
     content = digest("evaluation", [[row.candidate_id, row.name, row.value] for row in rows])
     rows = [replace(row, evaluation_id="e" + content) for row in rows]
-    sealed = folder.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
+    sealed = folder.tables.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
     decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
     decisions.seal(folder, decision)
     decisions.record(folder, decision, lineage(folder), adapter_files(folder))
     document = decision.document()
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
-    folder.write_json(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
+    folder.documents.write(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
 
 
 def _rows(sides: dict[Side, SideClips], rewards: Mapping[Side, pd.DataFrame], norm_id: str) -> Iterator[EvaluationRow]:

@@ -31,9 +31,9 @@ def generate(run_dir: str) -> int:
     prompts = read_prompts(folder)
     encode_texts(folder, prompts)
     units = make_candidates(folder, STAGE, prompts, sft_network(folder))
-    quarantined = folder.seal_units(tables.CANDIDATES, units)
-    folder.write_json("quarantine-generate.json", [vars(row) for row in quarantined])
-    return folder.num_rows(tables.CANDIDATES)
+    quarantined = folder.tables.seal_units(folder.units(tables.CANDIDATES), units)
+    folder.documents.write("quarantine-generate.json", [vars(row) for row in quarantined])
+    return folder.tables.num_rows(tables.CANDIDATES)
 
 
 def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Unit]:
@@ -45,7 +45,7 @@ def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
         stage,
         files,
         plan,
-        lambda: GenerateSpec(folder.files, folder.models, folder.root.parent, folder.settings, files, network),
+        lambda: GenerateSpec(folder.files, folder.models, folder.runs, folder.settings, files, network),
         "candidates",
         reuse=_reuse(folder, stage),
     )

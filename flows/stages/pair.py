@@ -29,11 +29,11 @@ def pair(run_dir: str) -> int:
     """Select the pairs of the run in ``run_dir`` and seal norms, rewards, pairs and skipped; returns the number of pairs."""
     folder = open_root(Path(run_dir))
     fingerprint = _fingerprint(folder)
-    is_new = not all(folder.is_sealed(table, fingerprint) for table in SEALED)
+    is_new = not all(folder.tables.is_sealed(table, fingerprint) for table in SEALED)
     if is_new:
         _seal(folder, fingerprint, select(folder))
     _require_pairs(folder)
-    num_pairs = folder.num_rows(tables.PAIRS)
+    num_pairs = folder.tables.num_rows(tables.PAIRS)
     found = Tally("pair", "pairs", made=num_pairs) if is_new else Tally("pair", "pairs", present=num_pairs)
     record(folder.events, found)
     reporting.table("pairs", _reasons(folder), "prompts without a pair, by reason")
@@ -56,10 +56,10 @@ def select(folder: RunFolder) -> pairing.Selection:
 def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
     """DuckDB over prompts, candidates and scores of the training split alone, read from their files as they are needed."""
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
-        folder.require(table)
-    match folder.tables.files:
+        folder.tables.require(table)
+    match folder.tables.store.files:
         case LocalFiles():
-            con = folder.connect()
+            con = folder.tables.connect()
             con.execute(views.sql("training_views"))
             return con
         case _:
@@ -68,27 +68,27 @@ def training_tables(folder: RunFolder) -> duckdb.DuckDBPyConnection:
 
 def _training_rows(folder: RunFolder) -> duckdb.DuckDBPyConnection:
     """As :func:`training_tables`, of tables that are brought into memory."""
-    prompts = folder.read(tables.PROMPTS)
+    prompts = folder.tables.read(tables.PROMPTS)
     prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
-    candidates = folder.read(tables.CANDIDATES)
+    candidates = folder.tables.read(tables.CANDIDATES)
     candidates = candidates.filter(pc.is_in(candidates["prompt_id"], prompts["prompt_id"].combine_chunks()))
-    scores = folder.read(tables.SCORES)
+    scores = folder.tables.read(tables.SCORES)
     scores = scores.filter(pc.is_in(scores["candidate_id"], candidates["candidate_id"].combine_chunks()))
     return views.connect_tables({"prompts": prompts, "candidates": candidates, "scores": scores})
 
 
 def read_norm(folder: RunFolder) -> normalise.Norm:
     """The norm that the run's pairs were selected with. Raises InputError before the stage has run."""
-    saved = folder.read(tables.NORMS)
+    saved = folder.tables.read(tables.NORMS)
     return normalise.from_arrow(saved, saved["norm_id"][0].as_py())
 
 
 def saved_norm(folder: RunFolder, norm_id: str) -> normalise.Norm:
     """The norm of that id out of any run beside this one. Raises InputError where no run has it."""
-    runs = folder.root.parent
+    runs = folder.runs
     for run in list_runs(runs):
         other = open_root(runs / run)
-        saved = other.read(tables.NORMS) if other.has(tables.NORMS) else None
+        saved = other.tables.read(tables.NORMS) if other.tables.has(tables.NORMS) else None
         if saved is not None and norm_id in saved["norm_id"].to_pylist():
             return normalise.from_arrow(saved, norm_id)
     raise InputError(
@@ -105,15 +105,15 @@ def _fingerprint(folder: RunFolder) -> str:
 
 def _seal(folder: RunFolder, fingerprint: str, selection: pairing.Selection) -> None:
     """Pairs last: their seal says that the others are there."""
-    folder.seal(tables.NORMS, fingerprint, selection.norm.to_arrow())
-    folder.seal(tables.REWARDS, fingerprint, selection.rewards)
-    folder.seal(tables.SKIPPED, fingerprint, selection.skipped)
-    folder.seal(tables.EXCLUDED, fingerprint, selection.excluded)
-    folder.seal(tables.PAIRS, fingerprint, selection.pairs)
+    folder.tables.seal(tables.NORMS, fingerprint, selection.norm.to_arrow())
+    folder.tables.seal(tables.REWARDS, fingerprint, selection.rewards)
+    folder.tables.seal(tables.SKIPPED, fingerprint, selection.skipped)
+    folder.tables.seal(tables.EXCLUDED, fingerprint, selection.excluded)
+    folder.tables.seal(tables.PAIRS, fingerprint, selection.pairs)
 
 
 def _require_pairs(folder: RunFolder) -> None:
-    if folder.num_rows(tables.PAIRS):
+    if folder.tables.num_rows(tables.PAIRS):
         return
     reasons = ", ".join(f"{row['reason']}: {row['prompts']}" for row in _reasons(folder))
     fix = "sample more candidates (--set sampling.num_candidates=5), or relax pairs.strategy or pairs.min_margin"
@@ -121,7 +121,7 @@ def _require_pairs(folder: RunFolder) -> None:
 
 
 def _reasons(folder: RunFolder) -> list[dict[str, object]]:
-    counts = pc.value_counts(folder.read(tables.SKIPPED)["reason"]).to_pylist()
+    counts = pc.value_counts(folder.tables.read(tables.SKIPPED)["reason"]).to_pylist()
     return sorted(
         ({"reason": row["values"], "prompts": row["counts"]} for row in counts), key=lambda row: str(row["reason"])
     )
@@ -129,7 +129,7 @@ def _reasons(folder: RunFolder) -> list[dict[str, object]]:
 
 def pairs_hash(folder: RunFolder) -> str:
     """Content hash of the pair table: equal for equal pairs, margins and scores, in whatever run their norm was measured."""
-    return content_hash(folder.read(tables.PAIRS))
+    return content_hash(folder.tables.read(tables.PAIRS))
 
 
 def content_hash(pairs: pa.Table) -> str:

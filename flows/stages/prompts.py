@@ -24,15 +24,15 @@ def prompts(run_dir: str) -> int:
     """Seal the prompt table of the run in ``run_dir``; returns the number of prompts."""
     folder = open_root(Path(run_dir))
     fingerprint = _fingerprint(folder)
-    if folder.is_sealed(tables.PROMPTS, fingerprint):
-        num_prompts = folder.num_rows(tables.PROMPTS)
+    if folder.tables.is_sealed(tables.PROMPTS, fingerprint):
+        num_prompts = folder.tables.num_rows(tables.PROMPTS)
         record(folder.events, Tally(STAGE, STAGE, present=num_prompts, because=_because(folder, "unchanged")))
         return num_prompts
-    known = {prompt.prompt_id for prompt in read_prompts(folder)} if folder.has(tables.PROMPTS) else set()
+    known = {prompt.prompt_id for prompt in read_prompts(folder)} if folder.tables.has(tables.PROMPTS) else set()
     found = open_world(folder.settings).prompts()
     rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in found.refused]
-    folder.write_json(REFUSED_FILE, [vars(row) for row in rows])
-    folder.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, found.prompts, fingerprint))
+    folder.documents.write(REFUSED_FILE, [vars(row) for row in rows])
+    folder.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, found.prompts, fingerprint))
     num_new = sum(prompt.prompt_id not in known for prompt in found.prompts)
     present = len(found.prompts) - num_new
     record(folder.events, Tally(STAGE, STAGE, made=num_new, present=present, because=_because(folder, "read")))
@@ -41,12 +41,12 @@ def prompts(run_dir: str) -> int:
 
 def refused(folder: RunFolder) -> list[QuarantineRow]:
     """Recordings that were refused at import."""
-    return [QuarantineRow(**row) for row in folder.read_json(REFUSED_FILE) or []]
+    return [QuarantineRow(**row) for row in folder.documents.read(REFUSED_FILE) or []]
 
 
 def read_prompts(folder: RunFolder) -> list[Prompt]:
     """The sealed prompts, in order. Raises InputError before the stage has run."""
-    rows = folder.read(tables.PROMPTS).to_pylist()
+    rows = folder.tables.read(tables.PROMPTS).to_pylist()
     return [Prompt(**{**row, "split": Split(row["split"])}) for row in rows]
 
 

@@ -101,14 +101,16 @@ class ReportData:
 
 def collect(folder: RunFolder) -> ReportData:
     """Read a finished run. Raises InputError where a stage is missing, TableError for a damaged table."""
-    verdict = folder.read_json(evaluate.VERDICT_FILE)
+    verdict = folder.documents.read(evaluate.VERDICT_FILE)
     if verdict is None:
-        fix = f"avpref runs resume {folder.run_id} --runs {folder.root.parent}"
+        fix = f"avpref runs resume {folder.run_id} --runs {folder.runs}"
         raise InputError(f"run {folder.run_id} has not been evaluated", "a finished run", fix)
     prompts = read_prompts(folder)
     candidates = {found.candidate_id: found for found in sealed_candidates(folder) + _policy_candidates(folder)}
     quarantine = (
-        folder.read(tables.QUARANTINE) if folder.has(tables.QUARANTINE) else tables.to_arrow(tables.QUARANTINE, [])
+        folder.tables.read(tables.QUARANTINE)
+        if folder.tables.has(tables.QUARANTINE)
+        else tables.to_arrow(tables.QUARANTINE, [])
     )
     return ReportData(
         run_id=folder.run_id,
@@ -117,14 +119,14 @@ def collect(folder: RunFolder) -> ReportData:
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
         comparisons={dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()},
-        held_out=_held_out(folder.read(tables.EVALUATIONS).to_pandas()),
+        held_out=_held_out(folder.tables.read(tables.EVALUATIONS).to_pandas()),
         texts={prompt.prompt_id: prompt.text for prompt in prompts},
         num_train_prompts=sum(prompt.split == Split.TRAIN for prompt in prompts),
         candidates=candidates,
-        rewards=_with_origin(folder.read(tables.REWARDS).to_pandas(), candidates),
-        pairs=folder.read(tables.PAIRS).to_pandas(),
-        skipped=folder.read(tables.SKIPPED).to_pandas(),
-        excluded=folder.read(tables.EXCLUDED).to_pandas(),
+        rewards=_with_origin(folder.tables.read(tables.REWARDS).to_pandas(), candidates),
+        pairs=folder.tables.read(tables.PAIRS).to_pandas(),
+        skipped=folder.tables.read(tables.SKIPPED).to_pandas(),
+        excluded=folder.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
         audit=tuple(read_audit(folder)),
         curves=Curves(_curve(sft_network(folder).checkpoint.parent), _curve(training_job(folder).output)),
@@ -135,7 +137,7 @@ def collect(folder: RunFolder) -> ReportData:
 
 def _policy_candidates(folder: RunFolder) -> list[Candidate]:
     """The evaluation's own clips; they are in no sealed table, since no pair may be made of them."""
-    compared = set(folder.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
+    compared = set(folder.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     parts = [part for part in evaluate.held_out_parts(folder) if compared & {prompt.prompt_id for prompt in part}]
     plans = [plan_candidates(folder, evaluate.STAGE, part, policy_network(folder)) for part in parts]
     return read_candidates(folder, [unit for plan in plans for shard in plan for unit in shard.units])
@@ -161,7 +163,7 @@ def _curve(folder: Path) -> pd.DataFrame:
 
 
 def _stages(folder: RunFolder) -> tuple[StageTime, ...]:
-    document = folder.read_json(RESULT_FILE) or {"stages": []}
+    document = folder.documents.read(RESULT_FILE) or {"stages": []}
     return tuple(StageTime(stage["name"], stage["seconds"], stage["rows"]) for stage in document["stages"])
 
 
@@ -169,7 +171,7 @@ def _origin(folder: RunFolder) -> tuple[tuple[str, str], ...]:
     """(name, value) of every id and hash that the adapter came from, flat."""
     found: dict[str, Any] = lineage(folder)
     sealed: dict[str, str] = found.pop("tables")
-    scorers = folder.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
+    scorers = folder.tables.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
     return (
         *((name.replace("_", " "), str(value)) for name, value in found.items()),
         *((f"scorer {name}", fingerprint) for name, fingerprint in scorers),

@@ -49,14 +49,14 @@ def score(run_dir: str) -> int:
     """Score the candidates of the run in ``run_dir`` and seal the score table; returns the number of score rows."""
     folder = open_root(Path(run_dir))
     units = score_candidates(folder, STAGE, sealed_candidates(folder), read_prompts(folder))
-    quarantined = distinct(folder.seal_units(tables.SCORES, units))
-    folder.write_json("quarantine-score.json", [vars(row) for row in quarantined])
-    return folder.num_rows(tables.SCORES)
+    quarantined = distinct(folder.tables.seal_units(folder.units(tables.SCORES), units))
+    folder.documents.write("quarantine-score.json", [vars(row) for row in quarantined])
+    return folder.tables.num_rows(tables.SCORES)
 
 
 def sealed_candidates(folder: RunFolder) -> list[Candidate]:
     """The sealed candidates, in the plan's order. Raises InputError before they were made."""
-    return [each for rows in folder.batches(tables.CANDIDATES) for each in as_candidates(rows)]
+    return [each for rows in folder.tables.batches(tables.CANDIDATES) for each in as_candidates(rows)]
 
 
 class ScorePlace(Workplace, Protocol):

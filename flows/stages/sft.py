@@ -66,7 +66,7 @@ def _output(folder: RunFolder) -> Path:
     """Where the network is: in the run, or beside the runs where it is made of given weights, which runs share."""
     match folder.settings.sft:
         case SftWeights() as given:
-            return folder.root.parent / NETWORKS / _weights_hash(given, folder.settings.network)
+            return folder.runs / NETWORKS / _weights_hash(given, folder.settings.network)
         case SftSettings():
             return _training_output(folder)
 
@@ -150,9 +150,9 @@ def _render(folder: RunFolder) -> list[Unit]:
 
 def _write_data(folder: RunFolder, path: Path) -> None:
     rows, quarantined = folder.units(LATENTS).read(_render(folder))
-    folder.write_json("quarantine-sft.json", [vars(row) for row in quarantined])
+    folder.documents.write("quarantine-sft.json", [vars(row) for row in quarantined])
     if not path.exists():
-        save_clip_set(path, clip_set(read_latents(rows, folder.settings), Texts(folder.settings, folder.root.parent)))
+        save_clip_set(path, clip_set(read_latents(rows, folder.settings), Texts(folder.settings, folder.runs)))
 
 
 def _job(folder: RunFolder, given: SftSettings, output: Path) -> TrainingJob:

@@ -142,8 +142,8 @@ def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
 
 
 def _pair_set(folder: RunFolder) -> PairSet:
-    pairs = folder.read(tables.PAIRS)
-    clips, texts = _encode(folder, pairs), Texts(folder.settings, folder.root.parent)
+    pairs = folder.tables.read(tables.PAIRS)
+    clips, texts = _encode(folder, pairs), Texts(folder.settings, folder.runs)
     row = {sample.removesuffix(DELAYED): index for index, sample in enumerate(clips.ids)}
     chosen = [row[candidate] for candidate in pairs["chosen"].to_pylist()]
     rejected = [row[candidate] for candidate in pairs["rejected"].to_pylist()]

@@ -19,7 +19,7 @@ def take_over(folder: RunFolder, output: Path, files: Sequence[str], last: str) 
     as finished. Training curves are copied, because trainers append to them. Raises StorageError where ``output`` cannot be written.
     """
     for neighbour in folders_beside(folder.root):
-        source = folder.root.parent / neighbour.name / output.relative_to(folder.root)
+        source = folder.runs / neighbour.name / output.relative_to(folder.root)
         if not all((source / name).exists() for name in (*files, last)):
             continue
         try:

@@ -107,7 +107,7 @@ def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
 def content_hash(folder: RunFolder, path: Path) -> str:
     """Content hash of a trained file. Raises InputError where it does not exist yet."""
     if not folder.models.bring(path):
-        fix = f"avpref runs resume {folder.run_id} --runs {folder.root.parent}"
+        fix = f"avpref runs resume {folder.run_id} --runs {folder.runs}"
         raise InputError(
             f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
         )

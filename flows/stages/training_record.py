@@ -19,7 +19,6 @@ from avpref.flows.stages.pair import read_norm
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import digest
 from avpref.registry.adapter_records import TRAINED
-from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder
 
 TRAINED_ON = (
@@ -33,8 +32,7 @@ def record_trained(folder: RunFolder, policy: NetworkFiles, reference: NetworkFi
     """Record the adapter of ``policy``, trained against ``reference`` on the tables as they are; returns the record's file."""
     record = origin(folder, policy, reference, TRAINED_ON) | {"adapter_sha256": policy.adapter_hash}
     name = f"{TRAINED}/{policy.hash[:16]}-{digest('trained', record)}.json"
-    for files in {LocalFiles(folder.root), folder.files}:
-        files.commit_once(name, json.dumps(record, indent=1).encode())
+    folder.documents.commit_everywhere(name, json.dumps(record, indent=1).encode())
     return folder.root / name
 
 

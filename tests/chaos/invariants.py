@@ -93,10 +93,10 @@ def check_tables(folder: RunFolder) -> None:
         manifest = folder.tables.current(table.name)
         if manifest is None:
             continue
-        folder.tables.verify(manifest)
+        folder.tables.store.verify(manifest)
         key = ONE_ROW_EACH.get(table.name)
         if key:
-            rows = folder.read(table)
+            rows = folder.tables.read(table)
             assert rows.group_by(list(key)).aggregate([]).num_rows == rows.num_rows, f"rows twice in {table.name}"
 
 
@@ -121,21 +121,25 @@ def same_results(folder: RunFolder, reference: RunFolder) -> None:
         ]
         assert hashes[0] == hashes[1], pattern
     assert len(list(folder.root.glob(ADAPTER))) == 1
-    ends = [each.read_json("result.json") for each in (folder, reference)]
+    ends = [each.documents.read("result.json") for each in (folder, reference)]
     assert all(ends[0][key] == ends[1][key] for key in ("pairs", "training", "evaluation", "gate", "quarantined"))
 
 
 def _timeless(folder: RunFolder, table: tables.Table) -> list[object] | None:
     """Rows of a sealed table without what they took."""
-    if not folder.has(table):
+    if not folder.tables.has(table):
         return None
-    rows: pa.Table = folder.read(table)
+    rows: pa.Table = folder.tables.read(table)
     return list(rows.drop_columns([name for name in TIMES if name in rows.column_names]).to_pylist())
 
 
 def _sealed_bytes(folder: RunFolder, table: tables.Table) -> list[bytes]:
     manifest = folder.tables.current(table.name)
-    return [] if manifest is None else [folder.tables.files.read(name) for name in folder.tables.names(manifest)]
+    return (
+        []
+        if manifest is None
+        else [folder.tables.store.files.read(name) for name in folder.tables.store.names(manifest)]
+    )
 
 
 def twice(names: Iterable[str]) -> list[str]:

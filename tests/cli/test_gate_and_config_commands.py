@@ -19,7 +19,7 @@ NO = ["--set", "evaluation.gate.min_audio_delta_sd=1e9"]
 
 
 def test_the_decision_is_the_one_that_was_made(call, runs, tiny_run):
-    stored = tiny_run.read_json("evaluation.json")
+    stored = tiny_run.documents.read("evaluation.json")
     answer = call("gate", "check", "--runs", runs, "--json")
     document = answer.document
     assert document["verdict"] == stored["gate"]["verdict"]
@@ -36,7 +36,7 @@ def test_other_bounds_give_another_verdict_and_record_nothing(call, own_runs, ow
     assert (refused.code, refused.document["verdict"]) == (3, "refuse")
     assert any("audio" in reason for reason in refused.document["reasons"])
     assert {path: path.read_bytes() for path in own_run.root.glob("tables/gate_decisions/*")} == before
-    assert not list(own_run.root.glob("promoted/*")) or own_run.read_json("evaluation.json")["gate"]["verdict"]
+    assert not list(own_run.root.glob("promoted/*")) or own_run.documents.read("evaluation.json")["gate"]["verdict"]
 
 
 def test_a_refusal_reads_well(call, runs):
@@ -46,10 +46,10 @@ def test_a_refusal_reads_well(call, runs):
 
 
 def test_an_evaluation_of_other_pairs_is_stale(call, own_runs, own_run):
-    rows = own_run.read(tables.NORMS).to_pylist()
+    rows = own_run.tables.read(tables.NORMS).to_pylist()
     other = [{**row, "norm_id": "n0"} for row in rows]
     own_run.seal(
-        tables.NORMS, "other", tables.conform(tables.NORMS, type(own_run.read(tables.NORMS)).from_pylist(other))
+        tables.NORMS, "other", tables.conform(tables.NORMS, type(own_run.tables.read(tables.NORMS)).from_pylist(other))
     )
     answer = call("gate", "check", "--runs", own_runs)
     assert answer.code == 4

@@ -83,8 +83,8 @@ def test_a_replay_agrees_and_a_forged_decision_does_not(call, decided_run, tmp_p
 def test_a_replay_of_a_real_run_agrees(call, runs, tiny_run):
     answer = call("gate", "check", "--replay", "--runs", runs, "--json")
     assert answer.document["agrees"] and answer.document["changed_inputs"] == []
-    assert answer.document["verdict"] == tiny_run.read_json("evaluation.json")["gate"]["verdict"]
-    assert answer.document["evaluation"] == tiny_run.read_json("evaluation.json")["evaluation"]
+    assert answer.document["verdict"] == tiny_run.documents.read("evaluation.json")["gate"]["verdict"]
+    assert answer.document["evaluation"] == tiny_run.documents.read("evaluation.json")["evaluation"]
 
 
 def test_a_tampered_table_is_named_with_its_hash(call, decided_run, tmp_path):

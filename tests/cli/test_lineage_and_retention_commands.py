@@ -23,7 +23,7 @@ def test_lineage_goes_down_and_up(call, runs: Path, tiny_run: RunFolder) -> None
     up = call("lineage", "show", chosen["sha256"], "--runs", runs, "--json").document
     assert [(each["policy_hash"], each["role"]) for each in up["adapters"]] == [(down.document["id"], "chosen")]
     everything = call("lineage", "show", tiny_run.run_id, "--runs", runs, "--all", "--json").document
-    assert len(everything["pairs"]) == tiny_run.num_rows(tables.PAIRS)
+    assert len(everything["pairs"]) == tiny_run.tables.num_rows(tables.PAIRS)
 
 
 def test_lineage_is_a_tree_for_people(call, runs: Path, tiny_run: RunFolder) -> None:
@@ -49,7 +49,7 @@ def test_lineage_loads_neither_torch_nor_prefect_nor_pandas(runs: Path, tiny_run
 def test_reproduce_says_whether_and_what(call, own_runs: Path, own_run: RunFolder) -> None:
     whole = call("runs", "reproduce", "--runs", own_runs, "--num", 3, "--json")
     assert whole.code == 0 and whole.document["is_same"] and whole.document["clips"] >= 3
-    path = own_run.root / own_run.read(tables.CANDIDATES)["path"][0].as_py()
+    path = own_run.root / own_run.tables.read(tables.CANDIDATES)["path"][0].as_py()
     path.write_bytes(path.read_bytes()[:-1])
     broken = call("runs", "reproduce", "--runs", own_runs, "--share", 1.0)
     assert broken.code == 1 and "not reproduced" in broken.out and path.stem.split("-")[0] in broken.out

@@ -22,8 +22,8 @@ MARGINS = {"video", "audio", "av", "total"}
 
 def rewritten(folder, table, change):
     """Seal a changed version of a table in the run's folder."""
-    rows = change(folder.read(table))
-    folder.seal(table, "changed", tables.conform(table, rows, "changed"))
+    rows = change(folder.tables.read(table))
+    folder.tables.seal(table, "changed", tables.conform(table, rows, "changed"))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def other_run(own_run):
 def test_show_prints_the_whole_pair_table(call, runs, tiny_run):
     document = call("pairs", "show", "--runs", runs, "--json").document
     assert set(document) == {"schema_version", "pairs"}
-    by_id = {row["pair_id"]: row for row in tiny_run.read(tables.PAIRS).to_pylist()}
+    by_id = {row["pair_id"]: row for row in tiny_run.tables.read(tables.PAIRS).to_pylist()}
     assert len(document["pairs"]) == len(by_id)
     for shown in document["pairs"]:
         row = by_id[shown["pair_id"]]
@@ -65,7 +65,9 @@ def test_show_is_the_same_wherever_the_run_lies(call, runs, own_runs, tiny_run):
 
 
 def test_show_is_in_the_order_of_the_prompts(call, runs, tiny_run):
-    place = {prompt: ordinal for ordinal, prompt in enumerate(tiny_run.read(tables.PROMPTS)["prompt_id"].to_pylist())}
+    place = {
+        prompt: ordinal for ordinal, prompt in enumerate(tiny_run.tables.read(tables.PROMPTS)["prompt_id"].to_pylist())
+    }
     shown = call("pairs", "show", "--runs", runs, "--json").document["pairs"]
     keys = [(place[pair["prompt_id"]], pair["rank"]) for pair in shown]
     assert keys == sorted(keys)
@@ -86,7 +88,7 @@ def test_show_of_an_unknown_prompt_suggests_others(call, runs):
 
 
 def test_a_changed_table_is_refused(call, own_runs, own_run):
-    (name,) = own_run.tables.names(own_run.tables.current("pairs"))
+    (name,) = own_run.tables.store.names(own_run.tables.current("pairs"))
     path = own_run.root / "tables" / name
     path.write_bytes(path.read_bytes()[:-1] + b"X")
     answer = call("pairs", "show", "--runs", own_runs)
@@ -145,7 +147,7 @@ def test_select_names_the_nearest_key(call, runs):
 
 
 def test_select_leaves_out_candidates_without_a_number(call, own_runs, own_run):
-    victim = own_run.read(tables.PAIRS)["chosen"][0].as_py()
+    victim = own_run.tables.read(tables.PAIRS)["chosen"][0].as_py()
 
     def lose(rows):
         found = rows.to_pylist()
@@ -190,9 +192,9 @@ def test_the_leaderboard_has_every_strategy_and_their_agreement(call, runs, tiny
     document = call("pairs", "leaderboard", "--runs", runs, "--json").document
     assert len(document["leaderboard"]) == len(STRATEGIES)
     assert len(document["overlaps"]) == len(STRATEGIES) ** 2
-    own = tiny_run.read(tables.PAIRS)["strategy"][0].as_py()
+    own = tiny_run.tables.read(tables.PAIRS)["strategy"][0].as_py()
     (row,) = [row for row in document["leaderboard"] if row["strategy"] == own]
-    assert row["pairs"] == tiny_run.num_rows(tables.PAIRS)
+    assert row["pairs"] == tiny_run.tables.num_rows(tables.PAIRS)
 
 
 def test_environment_does_not_change_a_runs_own_settings(call, runs, monkeypatch):
@@ -204,7 +206,7 @@ def test_environment_does_not_change_a_runs_own_settings(call, runs, monkeypatch
 
 def test_audit_shows_every_fact_of_the_run_s_pairs(call, runs, tiny_run):
     document = call("pairs", "audit", "--runs", runs, "--json").document
-    sealed = tiny_run.read(tables.AUDITS).to_pylist()
+    sealed = tiny_run.tables.read(tables.AUDITS).to_pylist()
     assert document["audit"] == sealed
     assert (document["run_id"], document["action"]) == (tiny_run.run_id, "flag")
     text = call("pairs", "audit", "--runs", runs).out

@@ -24,8 +24,8 @@ def test_list_says_what_each_run_is(call, own_runs, own_run):
         "run_id": own_run.run_id,
         "seed": own_run.settings.run.seed,
         "state": "finished",
-        "pairs": own_run.num_rows(tables.PAIRS),
-        "verdict": own_run.read_json("result.json")["gate"]["verdict"],
+        "pairs": own_run.tables.num_rows(tables.PAIRS),
+        "verdict": own_run.documents.read("result.json")["gate"]["verdict"],
     }
 
 
@@ -103,8 +103,8 @@ def test_the_beginning_of_an_id_is_enough(call, runs, tiny_run):
 def test_show_has_every_stage_and_table_of_a_finished_run(call, runs, tiny_run):
     document = call("runs", "show", "--runs", runs, "--json").document
     assert all(stage["is_done"] for stage in document["stages"])
-    assert document["tables"]["scores"] == tiny_run.num_rows(tables.SCORES)
-    assert document["result"] == tiny_run.read_json("result.json")
+    assert document["tables"]["scores"] == tiny_run.tables.num_rows(tables.SCORES)
+    assert document["result"] == tiny_run.documents.read("result.json")
     assert document["lineage"]["tables"]["pairs"] == tiny_run.tables.current("pairs").version
     assert document["lineage"]["models"]["sft"] and document["lineage"]["models"]["train"]
 
@@ -120,14 +120,14 @@ def test_what_stages_leave_is_found_under_its_real_name(tiny_run):
 
 def test_show_lists_the_quarantine_with_reasons(call, own_runs, own_run):
     row = QuarantineRow("c1", "score", "MediaError", "no picture", 1)
-    own_run.write_json("quarantine-score.json", [vars(row)])
+    own_run.documents.write("quarantine-score.json", [vars(row)])
     answer = call("runs", "show", "--runs", own_runs, "--json")
     assert answer.document["quarantine"] == [vars(row)]
     assert "no picture" in call("runs", "show", "--runs", own_runs).out
 
 
 def test_resume_of_a_finished_run_recomputes_nothing_and_gives_the_same_answer(call, own_runs, own_run):
-    before = own_run.read_json("result.json")
+    before = own_run.documents.read("result.json")
     units = {path: path.stat().st_mtime_ns for path in (own_run.root / "units").rglob("*.parquet")}
     answer = call("runs", "resume", own_run.run_id, "--runs", own_runs, "--json")
     assert answer.code == (0 if before["gate"]["verdict"] == "promote" else 3)
@@ -152,12 +152,12 @@ def test_a_finished_stage_is_not_run_again(call, own_runs, own_run, command):
 
 def test_stage_commands_report_what_the_run_has(call, own_runs, own_run):
     sampled = call("candidates", "sample", "--runs", own_runs, "--json").document
-    assert sampled["candidates"] == own_run.num_rows(tables.CANDIDATES)
+    assert sampled["candidates"] == own_run.tables.num_rows(tables.CANDIDATES)
     trained = call("train", "run", "--runs", own_runs, "--json").document
     assert trained["steps"] == own_run.settings.dpo.loop.steps
     assert (own_run.root / trained["adapter"]).is_dir()
     evaluated = call("eval", "run", "--runs", own_runs, "--json").document
-    assert evaluated["evaluation"] == own_run.read_json("evaluation.json")["evaluation"]
+    assert evaluated["evaluation"] == own_run.documents.read("evaluation.json")["evaluation"]
     assert "gate" in call("eval", "run", "--runs", own_runs).out
 
 
@@ -211,7 +211,7 @@ def test_a_run_of_another_version_is_resumed_only_when_it_is_adopted(call, own_r
 
 def test_a_table_that_was_changed_is_missing_input_with_both_hashes(call, own_runs, own_run):
     manifest = own_run.tables.current("pairs")
-    (path,) = (own_run.root / "tables" / name for name in own_run.tables.names(manifest))
+    (path,) = (own_run.root / "tables" / name for name in own_run.tables.store.names(manifest))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     for command in (["pairs", "show"], ["runs", "resume"]):
         answer = call(*command, "--runs", own_runs)

@@ -128,11 +128,11 @@ def test_what_a_running_stage_gave_up_on_is_told_before_it_ends(call, folder):
 def test_a_finished_run_is_done_and_says_what_it_spent(call, runs, tiny_run):
     document = call("runs", "show", "--runs", runs, "--json").document
     assert {state for state, _ in states(document).values()} == {"done"}
-    assert document["spent"] == tiny_run.read_json("result.json")["spent"]
-    assert document["spent"]["kept_pairs"] == tiny_run.num_rows(tables.PAIRS)
+    assert document["spent"] == tiny_run.documents.read("result.json")["spent"]
+    assert document["spent"]["kept_pairs"] == tiny_run.tables.num_rows(tables.PAIRS)
     assert document["spent"]["busy_actor_s"] > 0
     made = {each["name"]: each["made"] for each in document["spent"]["stages"]}
-    assert made["generate"] == tiny_run.num_rows(tables.CANDIDATES)
+    assert made["generate"] == tiny_run.tables.num_rows(tables.CANDIDATES)
     assert made["train"] == tiny_run.settings.dpo.loop.steps
 
 

@@ -107,7 +107,7 @@ def outcome_of(folder: RunFolder, sealed: Sequence[tables.Table]) -> dict[str, l
     """Rows of sealed tables without what depends on the clock."""
     found = {}
     for table in sealed:
-        rows = folder.read(table)
+        rows = folder.tables.read(table)
         found[table.name] = rows.drop_columns([name for name in CLOCK if name in rows.column_names]).to_pylist()
     return found
 
@@ -142,7 +142,7 @@ def beside(base: RunFolder, tmp_path: Path) -> Callable[..., RunFolder]:
 
 
 def ids(folder: RunFolder) -> set[str]:
-    return set(folder.read(tables.CANDIDATES)["candidate_id"].to_pylist())
+    return set(folder.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist())
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -174,7 +174,7 @@ def test_everything_that_was_taken_over_is_there_a_second_time(
     assert not any(tally.is_change for tally in finished(folder, STAGES[:4]))
     assert not work.items
     assert names == sorted(path.relative_to(folder.root) for path in (folder.root / "units").rglob("*.parquet"))
-    for row in folder.read(tables.CANDIDATES).to_pylist():
+    for row in folder.tables.read(tables.CANDIDATES).to_pylist():
         assert file_sha256(folder.root / row["path"]) == row["sha256"]
 
 
@@ -198,14 +198,14 @@ def test_a_clip_that_is_not_what_its_row_says_is_made_again(
     base: RunFolder, beside: Callable[..., RunFolder], work: Work
 ) -> None:
     folder = beside("evaluation.gate.min_av_ci_low_sd=-9")
-    rows = base.read(tables.CANDIDATES).to_pylist()
+    rows = base.tables.read(tables.CANDIDATES).to_pylist()
     tampered, gone = rows[1], rows[5]
     neighbour = folder.root.parent / base.run_id
     new_bytes(neighbour / tampered["path"], b"not the clip that was committed")
     (neighbour / gone["path"]).unlink()
     finished(folder, STAGES[:3])
     assert sorted(work.items["generate"]) == sorted([tampered["candidate_id"], gone["candidate_id"]])
-    for row in folder.read(tables.CANDIDATES).to_pylist():
+    for row in folder.tables.read(tables.CANDIDATES).to_pylist():
         assert file_sha256(folder.root / row["path"]) == row["sha256"]
 
 
@@ -224,7 +224,7 @@ def test_what_a_neighbour_gave_up_on_is_tried_again(
     new_bytes(path, buffer.getvalue())
     finished(folder, STAGES[:3])
     assert work.items["generate"] == [lost]
-    assert lost in ids(folder) and folder.read_json("quarantine-generate.json") == []
+    assert lost in ids(folder) and folder.documents.read("quarantine-generate.json") == []
 
 
 def test_a_neighbour_that_is_being_written_to_or_broken_is_passed_over(
@@ -362,7 +362,7 @@ def test_a_new_checkpoint_reuses_the_ground_truth_and_its_scores_alone(
     other = beside("sft.loop.steps=3")
     tallies = {tally.stage: tally for tally in finished(other, STAGES[:4])}
     assert work.trainings == Counter({"sft": 1}) and not work.count("sft_clips")
-    rows = other.read(tables.CANDIDATES).to_pylist()
+    rows = other.tables.read(tables.CANDIDATES).to_pylist()
     truth = {row["candidate_id"] for row in rows if row["origin"] == Origin.GROUND_TRUTH}
     assert truth and truth == ids(other) & ids(base)
     assert set(work.items["generate"]) == set(work.items["score"]) == ids(other) - truth

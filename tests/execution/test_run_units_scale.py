@@ -96,8 +96,10 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder, task
     assert sum(1 for _ in (folder.root / "units").rglob("*.parquet")) == num_units * NUM_SCORERS
     kinds = Counter(event["event"].startswith("unit_") for event, _ in read_events(folder.events.path))
     assert kinds[True] == 2 * num_units and kinds[False] <= 8  # as many for two candidates as for two thousand
-    lost = folder.seal_units(tables.SKIPPED, [part for unit in units for part in files.parts(unit)])
-    assert (lost, folder.num_rows(tables.SKIPPED)) == ([], len(names) * NUM_SCORERS)
+    lost = folder.tables.seal_units(
+        folder.units(tables.SKIPPED), [part for unit in units for part in files.parts(unit)]
+    )
+    assert (lost, folder.tables.num_rows(tables.SKIPPED)) == ([], len(names) * NUM_SCORERS)
 
 
 @pytest.mark.parametrize("rows_per_group", [1, 7, 64, 10_000])

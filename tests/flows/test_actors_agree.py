@@ -68,7 +68,7 @@ def test_three_actors_make_the_same_clips_and_the_same_pairs(
     assert timeless(folder) == timeless(tiny_run)
     clips = contents(folder, "clips/**/*.mp4")
     assert clips.items() <= contents(tiny_run, "clips/**/*.mp4").items()
-    assert len(clips) == folder.num_rows(CANDIDATES)
+    assert len(clips) == folder.tables.num_rows(CANDIDATES)
 
 
 def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(tiny_run: RunFolder) -> None:

@@ -20,11 +20,11 @@ def stages(tiny_run):
 
 
 def test_counts_are_those_of_the_run(stages, tiny_run):
-    assert stages["prompts"]["items"] == tiny_run.num_rows(tables.PROMPTS)
-    assert stages["generate"]["items"] == tiny_run.num_rows(tables.CANDIDATES)
-    assert stages["score"]["items"] == tiny_run.num_rows(tables.SCORES)
+    assert stages["prompts"]["items"] == tiny_run.tables.num_rows(tables.PROMPTS)
+    assert stages["generate"]["items"] == tiny_run.tables.num_rows(tables.CANDIDATES)
+    assert stages["score"]["items"] == tiny_run.tables.num_rows(tables.SCORES)
     assert stages["train"]["items"] == tiny_run.settings.dpo.loop.steps
-    assert stages["encode"]["items"] >= 2 * tiny_run.num_rows(tables.PAIRS)
+    assert stages["encode"]["items"] >= 2 * tiny_run.tables.num_rows(tables.PAIRS)
 
 
 def test_clips_take_no_more_than_was_said(stages, tiny_run):

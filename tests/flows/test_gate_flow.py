@@ -33,7 +33,7 @@ def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
     folder = with_settings(copy, f"evaluation.procedure={LOOKS}", "evaluation.gate.min_audio_delta_sd=1e9")
     assert [len(part) for part in held_out_parts(folder)] == [3, 5]
     assert evaluate.fn(str(folder.root)) == 3
-    seen = set(folder.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
+    seen = set(folder.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     assert seen == {prompt.prompt_id for prompt in held_out_parts(folder)[0]}
     document = decisions.read(folder)
     assert document["verdict"] == "refuse" and document["inputs"]["num_held_out"] == 8
@@ -58,7 +58,7 @@ def test_a_finished_run_moves_the_alias_where_it_is_told_to_and_only_once(tiny_c
     move = aliases.current(runs)
     assert run_loop(folder)["promotion"]["state"] == "serving"
     assert aliases.current(runs) == move
-    assert folder.read_json("result.json")["promotion"]["state"] == "serving"
+    assert folder.documents.read("result.json")["promotion"]["state"] == "serving"
     (weights,) = Path(promotion.serving(runs).adapter_path).glob("*.safetensors")
     assert weights.read_bytes() == next(folder.root.glob("models/dpo-*/adapter/*.safetensors")).read_bytes()
     _documented_loading_works(runs)

@@ -38,7 +38,7 @@ def test_the_result_document_says_what_came_out(tiny_run: RunFolder) -> None:
     assert (document["run_id"], document["seed"]) == (tiny_run.run_id, tiny_run.settings.run.seed)
     assert [each["name"] for each in document["stages"]] == [*[each.name for each in STAGES], "report"]
     assert document["pairs"]["prompts"] == tiny_run.settings.prompts.num_prompts  # type: ignore[union-attr]
-    assert document["pairs"]["kept"] == tiny_run.num_rows(tables.PAIRS) > 0
+    assert document["pairs"]["kept"] == tiny_run.tables.num_rows(tables.PAIRS) > 0
     assert set(document["evaluation"]) == {"video", "audio", "sync"}
     assert document["gate"]["verdict"] in ("promote", "refuse")
     assert document["quarantined"] == 0
@@ -51,7 +51,7 @@ def test_every_sealed_file_has_the_hash_that_its_manifest_says(tiny_run: RunFold
         manifest.table for manifest in sealed
     }
     for manifest in sealed:
-        tiny_run.tables.verify(manifest)
+        tiny_run.tables.store.verify(manifest)
 
 
 def test_nothing_temporary_is_left(tiny_run: RunFolder) -> None:
@@ -59,11 +59,11 @@ def test_nothing_temporary_is_left(tiny_run: RunFolder) -> None:
 
 
 def test_every_table_reads_back_under_its_schema_and_joins(tiny_run: RunFolder) -> None:
-    candidates = set(tiny_run.read(tables.CANDIDATES)["candidate_id"].to_pylist())
-    pairs = tiny_run.read(tables.PAIRS)
+    candidates = set(tiny_run.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist())
+    pairs = tiny_run.tables.read(tables.PAIRS)
     assert set(pairs["chosen"].to_pylist()) | set(pairs["rejected"].to_pylist()) <= candidates
-    assert set(tiny_run.read(tables.SCORES)["candidate_id"].to_pylist()) == candidates
-    for row in tiny_run.read(tables.CANDIDATES).to_pylist():
+    assert set(tiny_run.tables.read(tables.SCORES)["candidate_id"].to_pylist()) == candidates
+    for row in tiny_run.tables.read(tables.CANDIDATES).to_pylist():
         assert (tiny_run.root / row["path"]).exists() and row["sha256"][:8] in row["path"]
 
 
@@ -79,7 +79,7 @@ def test_an_unchanged_second_run_does_nothing(
     assert shown == [(folder.root / name).stat().st_mtime_ns for name in (RESULT_FILE, "report.html")]
     assert document["changed"] and not again["changed"]
     assert all(stage["made"] == stage["reused"] == 0 for stage in again["stages"])
-    num_candidates = folder.num_rows(tables.CANDIDATES)
+    num_candidates = folder.tables.num_rows(tables.CANDIDATES)
     assert f"generate: {num_candidates} of {num_candidates} candidates present" in again["why"]
     changing = OF_ONE_EXECUTION
     assert {k: v for k, v in again.items() if k not in changing} == {

@@ -25,24 +25,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_the_seven_columns_are_filled_and_enter_rewards(run: RunFolder) -> None:
-    norms = run.read(tables.NORMS).to_pandas()
+    norms = run.tables.read(tables.NORMS).to_pandas()
     assert set(norms.metric) == {
         *("visual_quality", "motion_quality", "text_video", "audio_quality", "text_audio", "audio_video", "desync")
     }
-    scores = run.read(tables.SCORES).to_pandas()
+    scores = run.tables.read(tables.SCORES).to_pandas()
     assert {"audiobox_pq", "text_alignment", "desync_expected"} <= set(scores.metric)
-    assert run.num_rows(tables.PAIRS) > 0
+    assert run.tables.num_rows(tables.PAIRS) > 0
 
 
 def test_random_weights_promote_nothing_whatever_the_numbers(run: RunFolder) -> None:
-    document = run.read_json("result.json")
+    document = run.documents.read("result.json")
     assert document["gate"]["verdict"] == "refuse"
     assert len([reason for reason in document["gate"]["reasons"] if "mean nothing" in reason]) == len(MODELS.split(","))
     assert not (run.root / "promoted").exists()
 
 
 def test_terms_are_in_the_result_and_the_report(run: RunFolder) -> None:
-    scorers = run.read_json("result.json")["scorers"]
+    scorers = run.documents.read("result.json")["scorers"]
     assert len(scorers) == 4 and not any(one["is_meaningful"] for one in scorers)
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert "their weights are random" in page

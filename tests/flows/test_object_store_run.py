@@ -66,7 +66,7 @@ def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
     assert folder.run_id == tiny_run.run_id
     assert without_times(document) == without_times(json.loads((tiny_run.root / RESULT_FILE).read_text()))
     for table in (tables.PROMPTS, tables.PAIRS, tables.REWARDS, tables.NORMS, tables.EVALUATIONS):
-        assert folder.read(table).equals(tiny_run.read(table)), table.name
+        assert folder.tables.read(table).equals(tiny_run.tables.read(table)), table.name
     clips = sorted(str(path.relative_to(tiny_run.root)) for path in (tiny_run.root / "clips").rglob("*.mp4"))
     assert folder.files.names("clips") == clips
 
@@ -87,13 +87,13 @@ def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
     for table in tables.TABLES:
         manifest = folder.tables.current(table.name)
         if manifest is not None:
-            folder.tables.verify(manifest)
+            folder.tables.store.verify(manifest)
 
     # SQL over the sealed tables, and the commands that look
-    con = folder.connect()
-    assert con.execute("SELECT count(*) FROM pairs").fetchall() == [(folder.num_rows(tables.PAIRS),)]
+    con = folder.tables.connect()
+    assert con.execute("SELECT count(*) FROM pairs").fetchall() == [(folder.tables.num_rows(tables.PAIRS),)]
     joined = "SELECT count(*) FROM scores JOIN candidates USING (candidate_id)"
-    assert con.execute(joined).fetchall() == [(folder.num_rows(tables.SCORES),)]
+    assert con.execute(joined).fetchall() == [(folder.tables.num_rows(tables.SCORES),)]
     assert rows_of(tmp_path / "here")[0]["state"] == state(folder) == "finished"
     assert all(stage.is_done for stage in stages(folder)) and quarantine(folder) == []
 
@@ -137,7 +137,7 @@ def test_a_run_that_stopped_between_two_puts_goes_on(
     folder = create(tmp_path / "last", settings(bucket))
     document = run_loop(folder)
     assert without_times(document) == without_times(json.loads((tiny_run.root / RESULT_FILE).read_text()))
-    assert folder.read(tables.PAIRS).equals(tiny_run.read(tables.PAIRS))
+    assert folder.tables.read(tables.PAIRS).equals(tiny_run.tables.read(tables.PAIRS))
 
 
 DRIVER = """
@@ -165,11 +165,11 @@ def test_two_drivers_on_one_bucket_end_with_equal_tables(bucket: ObjectStorage, 
         manifest = one.tables.current(table.name)
         assert manifest == other.tables.current(table.name)
         if manifest is not None:
-            one.tables.verify(manifest)
-    candidates = one.read(tables.CANDIDATES)["candidate_id"].to_pylist()
+            one.tables.store.verify(manifest)
+    candidates = one.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist()
     assert len(candidates) == len(set(candidates))
     clips = set(one.files.names("clips"))
-    assert set(one.read(tables.CANDIDATES)["path"].to_pylist()) <= clips
+    assert set(one.tables.read(tables.CANDIDATES)["path"].to_pylist()) <= clips
     adapters = [sorted((tmp_path / name).glob("*/models/dpo-*/adapter/*.safetensors")) for name in ("one", "other")]
     assert len({bytes_sha256(path.read_bytes()) for paths in adapters for path in paths}) == 1
     (published,) = [name for name in one.files.names("models") if "dpo-" in name and name.endswith("published.json")]
@@ -182,7 +182,7 @@ def test_actors_read_and_write_the_bucket(
 ) -> None:
     folder = create(tmp_path, settings(bucket, "executor={kind: ray, num_actors: 2}"))
     run_loop(folder)
-    assert folder.read(tables.PAIRS).equals(tiny_run.read(tables.PAIRS))
+    assert folder.tables.read(tables.PAIRS).equals(tiny_run.tables.read(tables.PAIRS))
 
 
 # runs that cannot be
@@ -215,12 +215,12 @@ def test_a_bucket_of_another_schema_is_refused(bucket: ObjectStorage, tmp_path: 
 
 def test_a_table_that_was_tampered_with_is_named_with_its_url(bucket: ObjectStorage, tmp_path: Path) -> None:
     folder = create(tmp_path, settings(bucket))
-    folder.seal(tables.SKIPPED, "f", tables.to_arrow(tables.SKIPPED, []))
+    folder.tables.seal(tables.SKIPPED, "f", tables.to_arrow(tables.SKIPPED, []))
     manifest = folder.tables.current("skipped")
-    assert manifest is not None and folder.read(tables.SKIPPED).num_rows == 0
-    folder.tables.files.replace(folder.tables.names(manifest)[0], b"PAR1")
+    assert manifest is not None and folder.tables.read(tables.SKIPPED).num_rows == 0
+    folder.tables.store.files.replace(folder.tables.store.names(manifest)[0], b"PAR1")
     with pytest.raises(InputError, match=f"s3://.*{folder.run_id}/tables/skipped"):
-        folder.read(tables.SKIPPED)
+        folder.tables.read(tables.SKIPPED)
 
 
 def test_settings_of_a_run_hold_no_credentials(bucket: ObjectStorage, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ Copy = Callable[..., RunFolder]
 def clip_paths(folder: RunFolder, split: Split = Split.TRAIN) -> list[str]:
     """Paths of the sealed candidates of one split, in the plan's order."""
     wanted = {prompt.prompt_id for prompt in read_prompts(folder) if prompt.split == split}
-    return [row["path"] for row in folder.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in wanted]
+    return [row["path"] for row in folder.tables.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in wanted]
 
 
 def candidate_of(path: str) -> str:
@@ -51,7 +51,7 @@ def flip(path: Path) -> None:
 
 
 def pair_members(folder: RunFolder) -> set[str]:
-    pairs = folder.read(tables.PAIRS)
+    pairs = folder.tables.read(tables.PAIRS)
     return set(pairs["chosen"].to_pylist()) | set(pairs["rejected"].to_pylist())
 
 
@@ -63,7 +63,7 @@ def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_
         damage(folder.root / path)
     document = run_loop(folder)
     assert document["quarantined"] == 3
-    rows = {row["candidate_id"]: row for row in folder.read(tables.QUARANTINE).to_pylist()}
+    rows = {row["candidate_id"]: row for row in folder.tables.read(tables.QUARANTINE).to_pylist()}
     assert set(rows) == {candidate_of(path) for path in damaged}
     for path in damaged:
         row = rows[candidate_of(path)]
@@ -73,9 +73,11 @@ def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_
         "missing" in rows[candidate_of(paths[40])]["message"] and "sha-256" in rows[candidate_of(paths[1])]["message"]
     )
     assert not pair_members(folder) & set(rows)
-    assert not set(folder.read(tables.SCORES)["candidate_id"].to_pylist()) & set(rows)
-    assert folder.num_rows(tables.SCORES) == 7 * (folder.num_rows(tables.CANDIDATES) - 3)
-    assert run_loop(folder)["quarantined"] == folder.num_rows(tables.QUARANTINE) == 3  # nor does a second run forget
+    assert not set(folder.tables.read(tables.SCORES)["candidate_id"].to_pylist()) & set(rows)
+    assert folder.tables.num_rows(tables.SCORES) == 7 * (folder.tables.num_rows(tables.CANDIDATES) - 3)
+    assert (
+        run_loop(folder)["quarantined"] == folder.tables.num_rows(tables.QUARANTINE) == 3
+    )  # nor does a second run forget
 
 
 def test_too_many_bad_clips_stop_the_run_until_the_cause_is_gone(
@@ -84,7 +86,7 @@ def test_too_many_bad_clips_stop_the_run_until_the_cause_is_gone(
     """Again and again, for every execution that finds them; once they are restored the run ends as if nothing had been."""
     folder = tiny_copy("score")
     paths = clip_paths(folder)
-    allowed = round(folder.settings.run.max_quarantined_share * folder.num_rows(tables.CANDIDATES))
+    allowed = round(folder.settings.run.max_quarantined_share * folder.tables.num_rows(tables.CANDIDATES))
     for path in paths[: allowed + 1]:
         truncate(folder.root / path)
     for _ in range(2):
@@ -93,7 +95,7 @@ def test_too_many_bad_clips_stop_the_run_until_the_cause_is_gone(
         assert f"{allowed + 1} candidates are quarantined, {allowed} were allowed" in caught.value.found
         assert "MediaError" in caught.value.found and "sha-256" in caught.value.found
         assert str(folder.root / "units") in caught.value.fix
-        assert not folder.has(tables.SCORES)
+        assert not folder.tables.has(tables.SCORES)
     shutil.rmtree(folder.root / "units" / "score")
     for path in paths:
         shutil.copy2(tiny_run.root / path, folder.root / path)
@@ -105,7 +107,7 @@ def test_a_circuit_opened_by_the_very_last_unit_does_not_let_the_next_execution_
     folder = tiny_copy("score")
     held_out = clip_paths(folder, Split.HELD_OUT)
     train = clip_paths(folder)
-    allowed = round(folder.settings.run.max_quarantined_share * folder.num_rows(tables.CANDIDATES))
+    allowed = round(folder.settings.run.max_quarantined_share * folder.tables.num_rows(tables.CANDIDATES))
     for path in [*train[: allowed + 1 - len(held_out)], *held_out]:
         truncate(folder.root / path)
     for _ in range(2):
@@ -175,7 +177,7 @@ def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
         stage.fn(str(folder.root))
     assert muted and not pair_members(folder) & muted
     assert quarantined(folder) == []
-    rows = [row for row in folder.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]
+    rows = [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]
     spoken = {"audio_quality", "text_audio", "audio_video", "desync"}
     for row in rows:
         if row["metric"] in spoken:
@@ -212,7 +214,7 @@ def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, m
     monkeypatch.setattr(generating.GenerateWorker, "_ground_truth", ground_truth)
     generate.fn(str(folder.root))
     assert quarantined(folder) == [QuarantineRow(calls[0], "generate", "ZeroDivisionError", "no such clip", 2)]
-    assert calls[0] not in folder.read(tables.CANDIDATES)["candidate_id"].to_pylist()
+    assert calls[0] not in folder.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist()
     events = [json.loads(line) for line in (folder.root / "events.jsonl").read_text().splitlines()]
     assert [e["candidate_id"] for e in events if e["event"] == "quarantined"] == [calls[0]]
 

@@ -29,7 +29,7 @@ def looks(root: Path) -> dict[Path, tuple[int, int, int]]:
 
 
 def reseal(folder: RunFolder, table: tables.Table, rows: pa.Table) -> None:
-    folder.seal(table, "changed", tables.conform(table, rows))
+    folder.tables.seal(table, "changed", tables.conform(table, rows))
 
 
 def changed(rows: pa.Table, column: str, place: int, value: object) -> pa.Table:
@@ -53,10 +53,10 @@ def test_a_share_comes_out_as_it_was_and_the_run_is_not_written_to(tiny_copy: Co
 
 def test_the_policys_clips_are_made_again_with_the_adapter(tiny_copy: Copy) -> None:
     folder = tiny_copy()
-    evaluated = folder.read(tables.EVALUATIONS).to_pylist()
+    evaluated = folder.tables.read(tables.EVALUATIONS).to_pylist()
     policy = {row["candidate_id"] for row in evaluated if row["side"] == "policy"}
     found = reproduce(folder, 1.0, None, seed=0)
-    assert found.is_same and found.clips == found.candidates == folder.num_rows(tables.CANDIDATES) + len(policy)
+    assert found.is_same and found.clips == found.candidates == folder.tables.num_rows(tables.CANDIDATES) + len(policy)
 
 
 def test_another_seed_takes_other_clips(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_a_clip_that_was_changed_on_the_disk_is_named(tiny_copy: Copy) -> None:
 def test_a_clip_that_was_made_otherwise_is_measured(tiny_copy: Copy) -> None:
     """Its record and its file agree, but neither is what the checkpoint makes of the seed."""
     folder = tiny_copy()
-    rows = folder.read(tables.CANDIDATES)
+    rows = folder.tables.read(tables.CANDIDATES)
     place, other = _two(rows)
     source = folder.root / rows["path"][other].as_py()
     target = folder.root / rows["path"][place].as_py()
@@ -110,8 +110,8 @@ def _two(rows: pa.Table) -> tuple[int, int]:
 
 def test_a_score_that_was_changed_changes_norm_and_pairs_too(tiny_copy: Copy) -> None:
     folder = tiny_copy()
-    rows = folder.read(tables.SCORES)
-    chosen = folder.read(tables.PAIRS)["chosen"][0].as_py()
+    rows = folder.tables.read(tables.SCORES)
+    chosen = folder.tables.read(tables.PAIRS)["chosen"][0].as_py()
     place = rows["candidate_id"].to_pylist().index(chosen)
     reseal(folder, tables.SCORES, changed(rows, "value", place, -7.5))
     found = reproduce(folder, 1.0, None, seed=0)
@@ -126,7 +126,7 @@ def test_a_table_that_was_changed_on_the_disk_is_named(tiny_copy: Copy) -> None:
     folder = tiny_copy()
     manifest = folder.tables.current("rewards")
     assert manifest is not None
-    (name,) = folder.tables.names(manifest)
+    (name,) = folder.tables.store.names(manifest)
     path = folder.root / "tables" / name
     path.write_bytes(path.read_bytes() + b" ")
     found = reproduce(folder, 0.05, None, seed=0)
@@ -139,7 +139,7 @@ def test_candidates_of_other_settings_are_not_taken_for_these(tiny_copy: Copy) -
     found = reproduce(
         replace(folder, settings=folder.settings.model_copy(update={"sampling": sampling})), 0.05, None, seed=0
     )
-    assert found.clips == 0 and len(found.clip_differences) == folder.num_rows(tables.CANDIDATES)
+    assert found.clips == 0 and len(found.clip_differences) == folder.tables.num_rows(tables.CANDIDATES)
     assert all("another id" in each.reason for each in found.clip_differences)
 
 

@@ -35,7 +35,7 @@ def tamper(folder: RunFolder, table: tables.Table) -> tuple[Path, str]:
     """Change one byte of a table's file, keep its size and time; returns the file and the hash that it has to have."""
     manifest = folder.tables.current(table.name)
     assert manifest is not None
-    (path,) = (folder.root / "tables" / name for name in folder.tables.names(manifest))
+    (path,) = (folder.root / "tables" / name for name in folder.tables.store.names(manifest))
     stat, data = path.stat(), bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -80,16 +80,16 @@ def test_a_changed_manifest_is_named(tiny_copy: Callable[..., RunFolder]) -> Non
     document["files"][0]["rows"] += 1
     path.write_text(json.dumps(document))
     with pytest.raises(TableError, match=re.escape(str(path))):
-        folder.read(tables.PAIRS)
+        folder.tables.read(tables.PAIRS)
 
 
 def test_what_was_verified_is_verified_again_once_it_has_changed(tiny_copy: Callable[..., RunFolder]) -> None:
     """Within one process too: a rewritten file has another inode or time."""
     folder = tiny_copy()
-    folder.read(tables.PAIRS)
-    folder.connect().close()
+    folder.tables.read(tables.PAIRS)
+    folder.tables.connect().close()
     path, _ = tamper(folder, tables.PAIRS)
     os.utime(path)
-    for read in (lambda: folder.read(tables.PAIRS), folder.connect):
+    for read in (lambda: folder.tables.read(tables.PAIRS), folder.connect):
         with pytest.raises(TableError):
             read()

@@ -49,7 +49,7 @@ def test_it_shows_the_run_and_changes_nothing(tiny_run: RunFolder, monkeypatch: 
     monkeypatch.setenv("AVPREF_RUN", str(tiny_run.root))
     found = run_notebook()
     assert found["picked"].value == tiny_run.run_id
-    assert len(found["pairs"]) == tiny_run.num_rows(tables.PAIRS)
+    assert len(found["pairs"]) == tiny_run.tables.num_rows(tables.PAIRS)
     assert snapshot(tiny_run.root) == before
 
 

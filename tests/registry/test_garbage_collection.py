@@ -76,12 +76,12 @@ class Workshop:
     def generate(self, folder: RunFolder, count: int = 2) -> None:
         made = self.clips(folder, "generate", count)
         prompts = [Prompt(each.prompt_id, each.prompt_id, Split.TRAIN) for each in made]
-        folder.seal(tables.PROMPTS, digest(next(self.serial)), tables.to_arrow(tables.PROMPTS, prompts))
-        folder.seal(tables.CANDIDATES, digest(next(self.serial)), tables.to_arrow(tables.CANDIDATES, made))
+        folder.tables.seal(tables.PROMPTS, digest(next(self.serial)), tables.to_arrow(tables.PROMPTS, prompts))
+        folder.tables.seal(tables.CANDIDATES, digest(next(self.serial)), tables.to_arrow(tables.CANDIDATES, made))
 
     def pair(self, folder: RunFolder) -> None:
         for table in (tables.NORMS, tables.PAIRS):
-            folder.seal(table, digest(next(self.serial)), tables.to_arrow(table, []))
+            folder.tables.seal(table, digest(next(self.serial)), tables.to_arrow(table, []))
 
     def train(self, folder: RunFolder) -> Path:
         """An adapter with its record, and a checkpoint that nobody needs any more."""
@@ -106,7 +106,7 @@ class Workshop:
             for each in self.clips(folder, "evaluate", 2)
         ]
         sealed = tables.to_arrow(tables.EVALUATIONS, rows)
-        return folder.seal(tables.EVALUATIONS, digest(next(self.serial)), sealed).version
+        return folder.tables.seal(tables.EVALUATIONS, digest(next(self.serial)), sealed).version
 
     def promote(self, folder: RunFolder, record: Path, evaluation: str = "") -> None:
         """The registry names the run, the adapter's record and the tables of a decision, in a layout of its own."""
@@ -195,7 +195,7 @@ def test_a_finished_run_loses_its_checkpoints_and_nothing_that_a_second_executio
     run_loop(folder)
     for table in tables.TABLES:
         if manifest := folder.tables.current(table.name):
-            folder.tables.verify(manifest)
+            folder.tables.store.verify(manifest)
 
 
 def _refuse(*arguments: object, **keywords: object) -> None:
@@ -214,7 +214,7 @@ def test_versions_that_a_record_names_stay_and_others_go(workshop: Workshop) -> 
     workshop.age(LATELY_S)
     collection = gc(workshop)
     assert {Sort.TABLE, Sort.CHECKPOINT} == sorts(collection)
-    assert trained_on and forgotten and folder.tables.version("pairs", trained_on.version) == trained_on
+    assert trained_on and forgotten and folder.tables.store.version("pairs", trained_on.version) == trained_on
     assert not (folder.root / "tables" / "pairs" / f"{forgotten.version}.json").exists()
     assert not any((folder.root / "tables" / "pairs" / file.name).exists() for file in forgotten.files)
 
@@ -224,9 +224,9 @@ def test_units_of_superseded_fingerprints_go_after_the_retention_time_and_their_
 ) -> None:
     folder = workshop.new_run()
     workshop.generate(folder)
-    first = folder.read(tables.CANDIDATES)["path"].to_pylist()
+    first = folder.tables.read(tables.CANDIDATES)["path"].to_pylist()
     workshop.generate(folder)
-    second = folder.read(tables.CANDIDATES)["path"].to_pylist()
+    second = folder.tables.read(tables.CANDIDATES)["path"].to_pylist()
     workshop.age(LATELY_S)
     assert not {Sort.UNIT, Sort.MEDIA} & sorts(gc(workshop))
     workshop.age(LONG_AGO_S)

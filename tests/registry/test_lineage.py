@@ -36,12 +36,14 @@ def runs(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(tiny_run.root, folder / tiny_run.run_id)
     shutil.copytree(tiny_run.root, folder / OTHER)
     other = open_root(folder / OTHER)
-    pairs = other.read(tables.PAIRS)
+    pairs = other.tables.read(tables.PAIRS)
     half = pairs.slice(0, pairs.num_rows // 2)
     names = half.column_names
     turned = {name: half[_other_side(name)] for name in names}
     ids = [pair_id(*sides) for sides in zip(turned["chosen"].to_pylist(), turned["rejected"].to_pylist(), strict=True)]
-    manifest = other.seal(tables.PAIRS, "turned", tables.conform(tables.PAIRS, pa.table(turned | {"pair_id": ids})))
+    manifest = other.tables.seal(
+        tables.PAIRS, "turned", tables.conform(tables.PAIRS, pa.table(turned | {"pair_id": ids}))
+    )
     old = record_of(other)
     shutil.rmtree(other.root / "adapters")
     versions = dict(old["tables"]) | {"pairs": manifest.version}  # type: ignore[call-overload]
@@ -74,8 +76,8 @@ def archive(runs: Path) -> Archive:
 
 def roles(folder: RunFolder) -> dict[str, Role]:
     """What each candidate is to the adapter of its run, from the whole tables."""
-    found = dict.fromkeys(folder.read(tables.CANDIDATES)["candidate_id"].to_pylist(), Role.CANDIDATE)
-    pairs = folder.read(tables.PAIRS)
+    found = dict.fromkeys(folder.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist(), Role.CANDIDATE)
+    pairs = folder.tables.read(tables.PAIRS)
     found |= dict.fromkeys(pairs["rejected"].to_pylist(), Role.REJECTED)
     return found | dict.fromkeys(pairs["chosen"].to_pylist(), Role.CHOSEN)
 
@@ -92,9 +94,9 @@ def test_every_clip_touched_what_the_tables_say(archive: Archive, runs: Path) ->
 
 def test_an_adapter_leads_down_to_both_clips_of_each_pair(runs: Path, archive: Archive) -> None:
     folder = open_root(runs / OTHER)
-    pairs, clips = folder.read(tables.PAIRS).to_pylist(), folder.read(tables.CANDIDATES).to_pylist()
+    pairs, clips = folder.tables.read(tables.PAIRS).to_pylist(), folder.tables.read(tables.CANDIDATES).to_pylist()
     of = {row["candidate_id"]: row for row in clips}
-    texts = {row["prompt_id"]: row["text"] for row in folder.read(tables.PROMPTS).to_pylist()}
+    texts = {row["prompt_id"]: row["text"] for row in folder.tables.read(tables.PROMPTS).to_pylist()}
     found = document(archive, OTHER, None)
     assert found["kind"] == "adapter" and found["run_id"] == OTHER
     assert [each["pair_id"] for each in found["pairs"]] == [row["pair_id"] for row in pairs]
@@ -108,7 +110,7 @@ def test_an_adapter_leads_down_to_both_clips_of_each_pair(runs: Path, archive: A
             assert each[side]["scores"] == {metric.name: row[f"{side}_{metric.name}"] for metric in METRICS}
     for name, table in found["tables"].items():
         assert table["version"] == folder.tables.current(name).version  # type: ignore[union-attr]
-    assert found["norm"]["norm_id"] == folder.read(tables.NORMS)["norm_id"][0].as_py()
+    assert found["norm"]["norm_id"] == folder.tables.read(tables.NORMS)["norm_id"][0].as_py()
     assert found["counts"]["pairs"] == len(pairs) and found["counts"]["all_candidates"] == len(clips)
     assert found["counts"]["clips"] == len({row[side] for row in pairs for side in ("chosen", "rejected")})
     assert found["product_version"] and found["settings_hash"] and found["seed"] == folder.settings.run.seed
@@ -138,9 +140,11 @@ def test_run_record_alias_and_hash_all_name_the_adapter(archive: Archive, runs: 
 
 def test_every_sort_of_id_is_known_by_its_beginning(archive: Archive, runs: Path, tiny_run: RunFolder) -> None:
     draw = random.Random(5)
-    pair = draw.choice(tiny_run.read(tables.PAIRS).to_pylist())
-    clip = next(row for row in tiny_run.read(tables.CANDIDATES).to_pylist() if row["candidate_id"] == pair["rejected"])
-    decision = tiny_run.read(tables.GATE_DECISIONS)["gate_id"][0].as_py()
+    pair = draw.choice(tiny_run.tables.read(tables.PAIRS).to_pylist())
+    clip = next(
+        row for row in tiny_run.tables.read(tables.CANDIDATES).to_pylist() if row["candidate_id"] == pair["rejected"]
+    )
+    decision = tiny_run.tables.read(tables.GATE_DECISIONS)["gate_id"][0].as_py()
     expected = {
         pair["pair_id"]: Kind.PAIR,
         pair["prompt_id"]: Kind.PROMPT,
@@ -148,7 +152,7 @@ def test_every_sort_of_id_is_known_by_its_beginning(archive: Archive, runs: Path
         clip["candidate_id"]: Kind.CANDIDATE,
         clip["sha256"]: Kind.CLIP,
         decision: Kind.DECISION,
-        tiny_run.read(tables.CANDIDATES)["checkpoint_hash"].to_pylist()[1]: Kind.CHECKPOINT,
+        tiny_run.tables.read(tables.CANDIDATES)["checkpoint_hash"].to_pylist()[1]: Kind.CHECKPOINT,
     }
     for name, kind in expected.items():
         for given in (name, name[:14]):
@@ -159,7 +163,7 @@ def test_every_sort_of_id_is_known_by_its_beginning(archive: Archive, runs: Path
 
 
 def test_a_clip_of_the_policy_is_known_from_the_evaluation(archive: Archive, tiny_run: RunFolder) -> None:
-    rows = tiny_run.read(tables.EVALUATIONS).to_pylist()
+    rows = tiny_run.tables.read(tables.EVALUATIONS).to_pylist()
     policy = next(row for row in rows if row["side"] == "policy")
     found = document(archive, policy["candidate_id"], 1)
     assert found["kind"] == "candidate" and not found["adapters"]
@@ -182,7 +186,7 @@ def test_a_beginning_that_may_mean_two_things_is_refused(archive: Archive) -> No
 
 def test_the_index_is_made_once_and_another_version_has_another(runs: Path, tiny_run: RunFolder) -> None:
     root = runs / tiny_run.run_id
-    candidate = tiny_run.read(tables.CANDIDATES)["candidate_id"][0].as_py()
+    candidate = tiny_run.tables.read(tables.CANDIDATES)["candidate_id"][0].as_py()
     shutil.rmtree(root / "index", ignore_errors=True)
     assert document(open_archive(runs), candidate, 1)["id"] == candidate
     (path,) = (root / "index").iterdir()

@@ -346,8 +346,8 @@ def test_a_replay_names_inputs_that_are_others_today_and_still_agrees(decided_ru
 
     run = decided_run(tmp_path, "one")
     assert decisions.replay(run).changed == ()
-    rows = run.read(tables.EVALUATIONS).slice(0, 14)
-    run.seal(tables.EVALUATIONS, "fewer", rows)
+    rows = run.tables.read(tables.EVALUATIONS).slice(0, 14)
+    run.tables.seal(tables.EVALUATIONS, "fewer", rows)
     (run.root / "config.yaml").write_text(
         config.to_yaml(
             run.settings.model_copy(

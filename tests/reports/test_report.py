@@ -122,7 +122,7 @@ def test_it_says_what_the_run_found(written: Page, tiny_run: RunFolder, data: Re
     for one in data.comparisons.values():
         assert signed(one.delta_sd, 3) in written.words
         assert f"{signed(one.ci_low, 3)} to {signed(one.ci_high, 3)}" in written.words
-    for reason in set(tiny_run.read(tables.SKIPPED)["reason"].to_pylist()):
+    for reason in set(tiny_run.tables.read(tables.SKIPPED)["reason"].to_pylist()):
         assert reason in written.words
     found = lineage(tiny_run)
     for value in (found["run_id"], found["settings_hash"], found["policy_hash"], *found["tables"].values()):
@@ -143,7 +143,7 @@ def test_the_clips_are_the_committed_ones_and_decode(written: Page, tiny_run: Ru
 
 
 def test_before_and_after_are_the_two_sides_of_one_prompt(tiny_run: RunFolder, data: ReportData) -> None:
-    rows = tiny_run.read(tables.EVALUATIONS).to_pandas()
+    rows = tiny_run.tables.read(tables.EVALUATIONS).to_pandas()
     for prompt, clips in data.held_out.clips.iterrows():
         for side in Side:
             own = rows[(rows.prompt_id == prompt) & (rows.side == side)]

@@ -135,7 +135,7 @@ def test_a_run_of_another_version_is_refused_with_both_versions_and_not_touched(
 def test_a_run_of_another_version_can_be_looked_at(tiny_copy: Callable[..., RunFolder]) -> None:
     folder = tiny_copy()
     of_version(folder, "0.0.9")
-    assert open_root(folder.root).read_json("result.json")
+    assert open_root(folder.root).documents.read("result.json")
 
 
 def test_an_adopted_run_goes_on_and_remembers_who_began_it(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def seal(folder: RunFolder, decision: Decision) -> None:
     """Make ``decision`` the run's current one: its rules as rows of the table of gate decisions."""
     inputs_hash = decision.inputs.hash
     rows = tables.to_arrow(tables.GATE_DECISIONS, gate.rows(decision.verdict, inputs_hash), inputs_hash)
-    folder.seal(tables.GATE_DECISIONS, decision.decision_id, rows)
+    folder.tables.seal(tables.GATE_DECISIONS, decision.decision_id, rows)
 
 
 def record(
@@ -75,7 +75,7 @@ def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
     wanted, known = _plain(decision or _last(folder)), decision_ids(folder)
     found = [each for each in known if each.startswith(wanted)]
     if len(found) != 1:
-        fix = f"avpref eval run --run {folder.run_id} --runs {folder.root.parent}"
+        fix = f"avpref eval run --run {folder.run_id} --runs {folder.runs}"
         expected = f"one of: {', '.join(known) or '(none)'}"
         raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", expected, fix)
     name = f"{FOLDER}/{found[0]}.json"
@@ -101,9 +101,9 @@ def parsed(place: str, data: bytes) -> dict[str, Any]:
 
 def scores(folder: RunFolder, inputs: Inputs) -> pd.DataFrame:
     """Rows of the evaluations version that the inputs name. Raises TableError where it is gone or was changed."""
-    manifest = folder.tables.version(tables.EVALUATIONS.name, inputs.evaluations)
-    folder.tables.verify(manifest)
-    return folder.read_version(tables.EVALUATIONS, manifest).to_pandas()
+    manifest = folder.tables.store.version(tables.EVALUATIONS.name, inputs.evaluations)
+    folder.tables.store.verify(manifest)
+    return folder.tables.read_version(tables.EVALUATIONS, manifest).to_pandas()
 
 
 def again(folder: RunFolder, inputs: Inputs) -> Decision:
@@ -132,7 +132,7 @@ def _plain(decision: str) -> str:
 
 
 def _last(folder: RunFolder) -> str:
-    return str(folder.read(tables.GATE_DECISIONS)["gate_id"][0].as_py())
+    return str(folder.tables.read(tables.GATE_DECISIONS)["gate_id"][0].as_py())
 
 
 def _wrong(document: Mapping[str, Any], taken: Decision) -> Iterator[Difference]:
@@ -179,14 +179,14 @@ def _changed(folder: RunFolder, document: Mapping[str, Any], inputs: Inputs) -> 
     now = {
         "product version": (inputs.product_version, __version__),
         "evaluations": (inputs.evaluations, manifest.version if manifest else "none"),
-        "norm": (inputs.norm_id, ", ".join(sorted(set(folder.read(tables.NORMS)["norm_id"].to_pylist())))),
+        "norm": (inputs.norm_id, ", ".join(sorted(set(folder.tables.read(tables.NORMS)["norm_id"].to_pylist())))),
     }
     yield from (Difference(what, then, found) for what, (then, found) in now.items() if then != found)
     then, settings = inputs.settings.model_dump(mode="json"), folder.settings.evaluation.model_dump(mode="json")
     for key in then:
         if then[key] != settings[key]:
             yield Difference(f"evaluation.{key}", str(then[key]), str(settings[key]))
-    yield from _files(folder.root.parent, document)
+    yield from _files(folder.runs, document)
 
 
 def _files(runs: Path, document: Mapping[str, Any]) -> Iterator[Difference]:

@@ -169,7 +169,7 @@ def _marks(root: Path) -> list[Path]:
 
 def _is_stood_on(folder: RunFolder, others: Sequence[Path]) -> bool:
     """Whether the configuration of another run names this one, a file in it, or a norm that it measured."""
-    norms = folder.read(tables.NORMS)["norm_id"].to_pylist() if folder.has(tables.NORMS) else []
+    norms = folder.tables.read(tables.NORMS)["norm_id"].to_pylist() if folder.tables.has(tables.NORMS) else []
     paths = [root / CONFIG_FILE for root in others]
     texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
     return any(name in text for text in texts for name in (folder.run_id, *set(norms)))

@@ -153,7 +153,7 @@ def serving(runs: Path, alias: str = SERVING) -> Serving:
 
 def state(folder: RunFolder, alias: str = "") -> State:
     """How far the run's adapter has got under ``alias`` (that of its configuration without one)."""
-    runs, settings = folder.root.parent, folder.settings.promotion
+    runs, settings = folder.runs, folder.settings.promotion
     if not decisions.decision_ids(folder):
         return State.UNDECIDED
     document, alias = decisions.read(folder), alias or settings.alias
@@ -177,7 +177,7 @@ def promote_automatically(folder: RunFolder) -> State:
     settings = folder.settings.promotion
     found = state(folder)
     if settings.automatic and found is State.ALLOWED:
-        promote(folder.root.parent, folder.root.name, settings.alias, reason="the gate promoted it")
+        promote(folder.runs, folder.root.name, settings.alias, reason="the gate promoted it")
         return state(folder)
     return found
 
@@ -207,7 +207,7 @@ class _Word:
 
 
 def _move(folder: RunFolder, document: dict[str, Any], before: AliasMove | None, word: _Word) -> AliasMove:
-    runs = folder.root.parent
+    runs = folder.runs
     _verify(folder, document)
     adapter = aliases.record_adapter(runs, document)
     if before is not None and before.adapter == adapter:
@@ -230,11 +230,11 @@ def _move(folder: RunFolder, document: dict[str, Any], before: AliasMove | None,
 
 def _refuse(folder: RunFolder, document: Mapping[str, Any], alias: str) -> None:
     _refuse_verdict(folder, document)
-    word = approval(folder.root.parent, alias, document["decision_id"])
+    word = approval(folder.runs, alias, document["decision_id"])
     if word is not None and not word.is_granted:
         raise _rejected(word)
     if word is None and folder.settings.promotion.approval == "required":
-        fix = f"avpref gate approve {folder.run_id} --by NAME --alias {alias} --runs {folder.root.parent}"
+        fix = f"avpref gate approve {folder.run_id} --by NAME --alias {alias} --runs {folder.runs}"
         raise GateRefused(f"run {folder.run_id} is awaiting approval", "promotion.approval is required", fix)
 
 
@@ -253,12 +253,12 @@ def _rejected(word: Approval) -> GateRefused:
 
 def _verify(folder: RunFolder, document: Mapping[str, Any]) -> None:
     """Raises TableError where the adapter's files or the decision are not what they were."""
-    _verify_files(folder.root.parent, document)
+    _verify_files(folder.runs, document)
     played = decisions.replay(folder, document["decision_id"])
     if not played.agrees:
         first = played.wrong[0]
         found = f"decision {document['decision_id']} says {first.what} = {first.then}, and taken again {first.now}"
-        fix = f"avpref eval run --run {folder.run_id} --runs {folder.root.parent}"
+        fix = f"avpref eval run --run {folder.run_id} --runs {folder.runs}"
         raise TableError(found, "the same verdict and numbers", fix)
 
 
@@ -303,8 +303,8 @@ def _roles(record: Mapping[str, Any]) -> set[str]:
 def _say(folder: RunFolder, document: Mapping[str, Any], alias: str, word: Approval) -> Approval:
     name = _approval_file(aliases.checked_name(alias), document["decision_id"])
     data = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(word)}, indent=1).encode()
-    aliases.registry(folder.root.parent).commit_once(name, data)
-    found = approval(folder.root.parent, alias, document["decision_id"])
+    aliases.registry(folder.runs).commit_once(name, data)
+    found = approval(folder.runs, alias, document["decision_id"])
     assert found is not None
     return found
 

@@ -15,7 +15,6 @@ then scratch of the trainer and a cache of finished models.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +99,7 @@ class RunFolder(WorkFolder):
         """
         _refuse_other_version(self)
         text = config.to_yaml(self.settings).encode()
-        for files in {LocalFiles(self.root), self.files}:
-            if files.read(CONFIG_FILE) != text:
-                files.replace(CONFIG_FILE, text)
+        self.documents.replace_everywhere(CONFIG_FILE, text)
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ def _storage_of(folder: RunFolder) -> _Storage:
     match folder.settings.storage:
         case FolderStorage():
             own = LocalFiles(folder.root)
-            return _Storage(own, own.within("units"), LocalFiles(folder.root.parent), KeptModels())
+            return _Storage(own, own.within("units"), LocalFiles(folder.runs), KeptModels())
         case ObjectStorage() as given:
             shared = ObjectFiles(given, given.prefix)
             files = shared.within(folder.run_id)
@@ -150,9 +147,8 @@ def create(runs: Path, settings: Settings) -> RunFolder:
     if isinstance(folder.files, ObjectFiles):
         check_commit_rule(folder.files, RUN_FILE, identity)
         _check_schema(folder.files)
-    for files in (folder.files, LocalFiles(root)):
-        files.commit_once(CONFIG_FILE, text)
-        files.commit_once(RUN_FILE, identity)
+    folder.documents.commit_everywhere(CONFIG_FILE, text)
+    folder.documents.commit_everywhere(RUN_FILE, identity)
     return folder
 
 
@@ -225,21 +221,15 @@ def adopt_version(folder: RunFolder, wait: bool = False) -> None:
         if found == __version__:
             return
         document |= {"version": __version__, "earlier_versions": [*document.get("earlier_versions", []), found]}
-        for files in {LocalFiles(folder.root), folder.files}:
-            files.replace(RUN_FILE, json.dumps(document, indent=1).encode())
+        folder.documents.replace_everywhere(RUN_FILE, json.dumps(document, indent=1).encode())
 
 
 def _refuse_other_version(folder: RunFolder) -> None:
     found = json.loads(folder.files.read(RUN_FILE)).get("version")
     if found != __version__:
-        again = f"avpref runs resume {folder.run_id} --runs {folder.root.parent} --adopt-version"
+        again = f"avpref runs resume {folder.run_id} --runs {folder.runs} --adopt-version"
         raise ProductVersionError(
             f"run {folder.run_id} was begun by avpref {found}, and this is avpref {__version__}",
             f"avpref {found}: under another version every stage counts as missing and is done again",
             f"pip install avpref=={found}; or, to have it all done again: {again}",
         )
-
-
-def free_space_bytes(path: Path) -> int:
-    """Free bytes on the file system of ``path``."""
-    return shutil.disk_usage(path).free

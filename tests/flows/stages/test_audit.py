@@ -35,7 +35,7 @@ def asked(folder: RunFolder, **audit_settings: object) -> RunFolder:
 
 def louder_where_chosen(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on every chosen clip is measured 30 dB louder than it is."""
-    chosen, real = set(folder.read(tables.PAIRS)["chosen"].to_pylist()), audit_module.measure
+    chosen, real = set(folder.tables.read(tables.PAIRS)["chosen"].to_pylist()), audit_module.measure
 
     def measure(candidate_id: str, *arguments: object) -> object:
         facts = real(candidate_id, *arguments)  # type: ignore[arg-type]
@@ -48,15 +48,15 @@ def louder_where_chosen(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_training_candidate_has_facts_and_every_fact_a_row(tiny_run: RunFolder) -> None:
     train = {prompt.prompt_id for prompt in read_prompts(tiny_run) if prompt.split == Split.TRAIN}
-    candidates = [row for row in tiny_run.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in train]
-    facts = tiny_run.read(tables.CLIP_FACTS).to_pylist()
+    candidates = [row for row in tiny_run.tables.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in train]
+    facts = tiny_run.tables.read(tables.CLIP_FACTS).to_pylist()
     assert [row["candidate_id"] for row in facts] == [row["candidate_id"] for row in candidates]
     for row, candidate in zip(facts, candidates, strict=True):
         size = (tiny_run.root / candidate["path"]).stat().st_size
         assert row["bit_rate_bps"] == pytest.approx(8 * size / row["duration_s"])
         assert row["loudness_db"] <= row["peak_db"] and row["reason"] == ""
     rows = read_audit(tiny_run)
-    assert {row.strategy for row in rows} == set(tiny_run.read(tables.PAIRS)["strategy"].to_pylist())
+    assert {row.strategy for row in rows} == set(tiny_run.tables.read(tables.PAIRS)["strategy"].to_pylist())
     document = json.loads((tiny_run.root / "result.json").read_text())
     assert document["audit"]["action"] == "flag"
     assert [row["fact"] for row in document["audit"]["flagged"]] == [row.fact for row in rows if row.is_flagged]
@@ -110,7 +110,7 @@ def test_a_bound_that_allows_everything_refuses_nothing(tiny_copy: Copy, monkeyp
 def test_off_measures_nothing(tiny_copy: Copy) -> None:
     folder = asked(tiny_copy("audit"), action="off")
     assert audit.fn(str(folder.root)) == 0
-    assert not folder.has(tables.CLIP_FACTS) and not folder.has(tables.AUDITS)
+    assert not folder.tables.has(tables.CLIP_FACTS) and not folder.tables.has(tables.AUDITS)
 
 
 def test_off_may_be_written_as_yaml_reads_it_and_other_words_are_refused() -> None:
@@ -125,11 +125,11 @@ def test_off_may_be_written_as_yaml_reads_it_and_other_words_are_refused() -> No
 
 def test_a_clip_that_is_not_the_one_that_was_committed_has_no_facts_but_a_reason(tiny_copy: Copy) -> None:
     folder = tiny_copy("audit")
-    victims = folder.read(tables.CANDIDATES).slice(0, 2).to_pylist()
+    victims = folder.tables.read(tables.CANDIDATES).slice(0, 2).to_pylist()
     (folder.root / victims[0]["path"]).write_bytes(b"torn")
     (folder.root / victims[1]["path"]).unlink()
     audit.fn(str(folder.root))
-    facts = {row["candidate_id"]: row for row in folder.read(tables.CLIP_FACTS).to_pylist()}
+    facts = {row["candidate_id"]: row for row in folder.tables.read(tables.CLIP_FACTS).to_pylist()}
     for victim in victims:
         row = facts[victim["candidate_id"]]
         assert victim["path"] in row["reason"] and row["loudness_db"] is None and row["bit_rate_bps"] is None

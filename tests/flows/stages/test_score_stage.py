@@ -56,7 +56,7 @@ def job(*scorers: str, executor: InProcessExecutor | RayExecutor | None = None, 
 def frame(root: Path, clips: Path, of: ScoreJob) -> pd.DataFrame:
     """Scores without what depends on the clock."""
     folder, _ = score_clip_list(clips, of, root)
-    return folder.read(tables.SCORES).to_pandas().drop(columns=["elapsed_ms", "gpu_s"])
+    return folder.tables.read(tables.SCORES).to_pandas().drop(columns=["elapsed_ms", "gpu_s"])
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_units_of_another_size_change_no_number(together: pd.DataFrame, clips: P
 def test_what_cannot_be_opened_is_lost_once_with_its_reason(clips: Path, tmp_path: Path) -> None:
     folder, lost = score_clip_list(clips, job("audiobox", "synchformer"), tmp_path)
     assert len(lost) == 1 and "broken.mp4" in lost[0].candidate_id and lost[0].message
-    assert folder.read(tables.QUARANTINE).num_rows == 1
+    assert folder.tables.read(tables.QUARANTINE).num_rows == 1
 
 
 def test_a_clip_that_breaks_while_it_is_read_is_lost_once_and_the_others_are_scored(
@@ -121,7 +121,7 @@ def test_a_clip_that_breaks_while_it_is_read_is_lost_once_and_the_others_are_sco
     monkeypatch.setattr(ScoreWorker, "_committed", poisoned)
     folder, lost = score_clip_list(clips, job("audiobox", "synchformer"), tmp_path)
     assert len(lost) == 2
-    assert folder.read(tables.SCORES).to_pandas().candidate_id.nunique() == NUM_CLIPS - 1
+    assert folder.tables.read(tables.SCORES).to_pandas().candidate_id.nunique() == NUM_CLIPS - 1
 
 
 def test_the_same_command_again_scores_nothing(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_embeddings_are_kept_on_request_and_give_the_scores(clips: Path, tmp_pat
     kept = {
         name: each for path in folder.root.glob("embeddings/*/*.safetensors") for name, each in load_file(path).items()
     }
-    scores = folder.read(tables.SCORES).to_pandas()
+    scores = folder.tables.read(tables.SCORES).to_pandas()
     found = scores[scores.metric == "audio_video"]
     assert len(found) == NUM_CLIPS and len(kept) == 3 * NUM_CLIPS
     for row in found.itertuples():

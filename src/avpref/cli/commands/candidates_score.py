@@ -47,10 +47,10 @@ def _scorer(source: Any) -> dict[str, Any]:
 
 def _clips(folder: ClipScores) -> list[dict[str, Any]]:
     """One document per clip: values by metric, reasons by metric where there is none, milliseconds in all."""
-    scores = folder.read(tables.SCORES).to_pylist()
-    text = {row["prompt_id"]: row["text"] for row in folder.read(tables.PROMPTS).to_pylist()}
+    scores = folder.tables.read(tables.SCORES).to_pylist()
+    text = {row["prompt_id"]: row["text"] for row in folder.tables.read(tables.PROMPTS).to_pylist()}
     found = {}
-    for row in folder.read(tables.CANDIDATES).to_pylist():
+    for row in folder.tables.read(tables.CANDIDATES).to_pylist():
         found[row["candidate_id"]] = {
             "candidate_id": row["candidate_id"],
             "file": row["path"],

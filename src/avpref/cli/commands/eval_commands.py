@@ -26,6 +26,6 @@ def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> in
 
     clips = run_flow(folder, evaluate)
     lost = [vars(row) for row in quarantine(folder) if row.stage.startswith("evaluate")]
-    document = {"run_id": folder.run_id, "clips": clips, **folder.read_json(VERDICT_FILE), "quarantined": lost}
+    document = {"run_id": folder.run_id, "clips": clips, **folder.documents.read(VERDICT_FILE), "quarantined": lost}
     print_json(document) if json else print_verdict(document)
     return PartialResult.exit_code if lost else 0

@@ -77,7 +77,7 @@ def show(
     from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
-    documents = first(run_rows.pairs(folder, folder.read(PAIRS), prompt), limit)
+    documents = first(run_rows.pairs(folder, folder.tables.read(PAIRS), prompt), limit)
     print_json({"pairs": documents}) if json else _print_pairs(documents)
     return 0
 

@@ -72,7 +72,7 @@ def list_(*, runs: Runs = DEFAULT_RUNS, run: Run = "", limit: Limit = None, json
     from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
-    rows = first(folder.read(PROMPTS).to_pylist(), limit)
+    rows = first(folder.tables.read(PROMPTS).to_pylist(), limit)
     columns = ["prompt_id", "split", "source", "text"]
     print_json({"run_id": folder.run_id, "prompts": rows}) if json else print_table(rows, columns)
     return 0

@@ -50,7 +50,7 @@ def show(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) ->
         "spent": spending(folder.root, pairs, folder.observe).document(),
         "tables": run_state.rows_per_table(folder),
         "quarantine": [vars(row) for row in run_state.quarantine(folder)],
-        "result": folder.read_json(RESULT_FILE),
+        "result": folder.documents.read(RESULT_FILE),
         "lineage": run_state.lineage(folder),
     }
     print_json(document) if json else _print_run(document)

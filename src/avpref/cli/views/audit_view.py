@@ -12,7 +12,7 @@ from avpref.storage.run_folder import RunFolder
 
 def document_of(folder: RunFolder, strategy: str | None) -> dict[str, Any]:
     """Strategy, action, and all rows of the audit. Raises InputError where the run has no pairs or no facts."""
-    pairs, skipped = folder.read(tables.PAIRS), folder.read(tables.SKIPPED)
+    pairs, skipped = folder.tables.read(tables.PAIRS), folder.tables.read(tables.SKIPPED)
     if strategy is not None:
         from avpref.cli.views.pair_selection import from_run
 

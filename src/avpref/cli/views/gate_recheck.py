@@ -26,7 +26,7 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
     if others:
         raise ConfigError(f"--set {others[0]}", f"{SECTION}KEY=VALUE", "avpref config show")
     settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
-    folder.require(tables.EVALUATIONS)
+    folder.tables.require(tables.EVALUATIONS)
     stored = decisions.read(folder)
     inputs = inputs_of(stored)
     _refuse_stale(folder, inputs)
@@ -54,7 +54,7 @@ def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
 
 def not_what_serves(folder: RunFolder, inputs: Inputs) -> str:
     """Why a yes would not mean "better than what serves"; empty where nothing else serves."""
-    runs, alias = folder.root.parent, folder.settings.promotion.alias
+    runs, alias = folder.runs, folder.settings.promotion.alias
     move = aliases.current(runs, alias)
     if move is None:
         return ""
@@ -69,10 +69,10 @@ def not_what_serves(folder: RunFolder, inputs: Inputs) -> str:
 
 
 def _refuse_stale(folder: RunFolder, inputs: Inputs) -> None:
-    known = set(folder.read(tables.NORMS)["norm_id"].to_pylist())
+    known = set(folder.tables.read(tables.NORMS)["norm_id"].to_pylist())
     if inputs.norm_id not in known:
         raise InputError(
             f"the evaluation of run {folder.run_id} is on norm {inputs.norm_id}",
             f"the norm of its pairs, {', '.join(sorted(known))}",
-            f"avpref eval run --run {folder.run_id} --runs {folder.root.parent}",
+            f"avpref eval run --run {folder.run_id} --runs {folder.runs}",
         )

@@ -39,7 +39,7 @@ def from_run(folder: RunFolder, given: Sequence[str]) -> tuple[Document, Selecti
     """
     _refuse_others(given)
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
-        folder.require(table)
+        folder.tables.require(table)
     settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
     selection = select(replace(folder, settings=settings))
     documents = pairs(folder, selection.pairs)
@@ -79,14 +79,14 @@ def snapshot(folder: RunFolder) -> Snapshot:
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
     settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
     return Snapshot(
-        folder.read(tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
+        folder.tables.read(tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
     )
 
 
 def board_of(folder: RunFolder) -> Leaderboard:
     """What every strategy would select over the run's scores; on the run's norm where it has one."""
     con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
-    norm = read_norm(folder) if folder.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
+    norm = read_norm(folder) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
     return leaderboard(con, metrics, norm)
 
 

@@ -24,7 +24,7 @@ CANDIDATE_COLUMNS = (
 
 def candidates(folder: RunFolder, prompt: str = "") -> list[Document]:
     """Candidates in the plan's order, those of the prompts whose id begins with ``prompt``."""
-    rows = folder.read(tables.CANDIDATES).to_pylist()
+    rows = folder.tables.read(tables.CANDIDATES).to_pylist()
     found = [row for row in rows if row["prompt_id"].startswith(prompt)]
     if not found and prompt:
         _refuse(f"no prompt {prompt} with candidates", prompt, {row["prompt_id"] for row in rows}, "prompts list")
@@ -42,22 +42,22 @@ def candidate(folder: RunFolder, candidate_id: str) -> Document:
         what = f"no candidate {candidate_id!r}" if not found else f"{candidate_id!r} may mean {len(found)} candidates"
         _refuse(what, candidate_id, {row["candidate_id"] for row in found or rows}, "candidates list")
     row = found[0]
-    text = {prompt["prompt_id"]: prompt["text"] for prompt in folder.read(tables.PROMPTS).to_pylist()}
+    text = {prompt["prompt_id"]: prompt["text"] for prompt in folder.tables.read(tables.PROMPTS).to_pylist()}
     return {**row, "prompt": text[row["prompt_id"]], "scores": scores_of(folder, row["candidate_id"])}
 
 
 def scores_of(folder: RunFolder, candidate_id: str) -> list[Document]:
     """Score rows of one candidate; none before the candidates were scored."""
-    if not folder.has(tables.SCORES):
+    if not folder.tables.has(tables.SCORES):
         return []
-    return [row for row in folder.read(tables.SCORES).to_pylist() if row["candidate_id"] == candidate_id]
+    return [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] == candidate_id]
 
 
 def wide_scores(folder: RunFolder, prompt: str = "") -> list[Document]:
     """One row per candidate: :data:`CANDIDATE_COLUMNS`, and ``reasons``, metric → why it has no number."""
     values: dict[str, dict[str, float]] = {}
     reasons: dict[str, dict[str, str]] = {}
-    for row in folder.read(tables.SCORES).to_pylist():
+    for row in folder.tables.read(tables.SCORES).to_pylist():
         if row["status"] == ScoreStatus.OK:
             values.setdefault(row["candidate_id"], {})[row["metric"]] = row["value"]
         else:
@@ -84,7 +84,7 @@ def wide_table(rows: Sequence[Document]) -> pa.Table:
 
 def pairs(folder: RunFolder, rows: pa.Table, prompt: str = "") -> list[Document]:
     """Pairs of the run as documents, in the order of the prompts and then of rank; paths relative to the run's folder."""
-    prompts = folder.read(tables.PROMPTS).to_pylist()
+    prompts = folder.tables.read(tables.PROMPTS).to_pylist()
     place = {row["prompt_id"]: ordinal for ordinal, row in enumerate(prompts)}
     text = {row["prompt_id"]: row["text"] for row in prompts}
     path = {row["candidate_id"]: row["path"] for row in candidates(folder)}

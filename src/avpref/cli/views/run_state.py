@@ -79,7 +79,7 @@ def is_in_use(root: Path) -> bool:
 
 def verdict(folder: RunFolder) -> str | None:
     """The gate's verdict, None before evaluation."""
-    document = folder.read_json(VERDICT_FILE)
+    document = folder.documents.read(VERDICT_FILE)
     return document["gate"]["verdict"] if document else None
 
 
@@ -90,7 +90,7 @@ def quarantine(folder: RunFolder) -> list[QuarantineRow]:
     """
     documents = folder.files.children()
     names = [name for pattern in QUARANTINES for name in fnmatch.filter(documents, pattern)]
-    rows = [QuarantineRow(**row) for name in names for row in folder.read_json(name)]
+    rows = [QuarantineRow(**row) for name in names for row in folder.documents.read(name)]
     if folder.files.exists(RESULT_FILE) and not is_in_use(folder.root):
         return rows
     known = {(row.candidate_id, row.stage) for row in rows}
@@ -100,7 +100,7 @@ def quarantine(folder: RunFolder) -> list[QuarantineRow]:
 
 def rows_per_table(folder: RunFolder) -> dict[str, int]:
     """Rows of every sealed table."""
-    return {table.name: folder.num_rows(table) for table in tables.TABLES if folder.has(table)}
+    return {table.name: folder.tables.num_rows(table) for table in tables.TABLES if folder.tables.has(table)}
 
 
 def lineage(folder: RunFolder) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def row_of(runs: Path, run_id: str) -> dict[str, Any]:
             "run_id": run_id,
             "seed": folder.settings.run.seed,
             "state": state(folder),
-            "pairs": folder.num_rows(tables.PAIRS) if folder.has(tables.PAIRS) else None,
+            "pairs": folder.tables.num_rows(tables.PAIRS) if folder.tables.has(tables.PAIRS) else None,
             "verdict": verdict(folder),
         }
     except (AvprefError, OSError) as error:
@@ -145,7 +145,7 @@ def _found(folder: RunFolder, pattern: str) -> list[str]:
 
 
 def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> Result:
-    return name, folder.has(table), folder.num_rows(table) if folder.has(table) else None
+    return name, folder.tables.has(table), folder.tables.num_rows(table) if folder.tables.has(table) else None
 
 
 def _file_stage(folder: RunFolder, name: str, pattern: str) -> Result:

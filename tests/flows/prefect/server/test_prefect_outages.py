@@ -28,7 +28,7 @@ def server(make_server: Callable[..., Any]) -> Any:
 
 
 def is_finished(runs: Path) -> bool:
-    return bool(list_runs(runs)) and open_run(runs).read_json(RESULT_FILE) is not None
+    return bool(list_runs(runs)) and open_run(runs).documents.read(RESULT_FILE) is not None
 
 
 def kill_within(server: Any, parent: Callable[[], dict[str, Any]], stage: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_a_deployed_retraining_leaves_its_result_in_the_run_folder(retrained: tu
     assert run["state_name"] == "Completed" and run["work_pool_name"] == POOL
     folder = open_run(runs)
     assert folder.settings.run.shard_prompts == PROMPTS_PER_SHARD
-    assert folder.read_json(RESULT_FILE)["gate"]["verdict"] in ("promote", "refuse")
+    assert folder.documents.read(RESULT_FILE)["gate"]["verdict"] in ("promote", "refuse")
     assert (folder.root / "report.html").exists()
 
 
@@ -95,13 +95,13 @@ def test_each_stage_is_a_subflow_and_each_shard_a_task(server: Any, retrained: t
     assert {server.flow_name(each) for each in stages} == {stage.name for stage in STAGES}
     assert {each["state_name"] for each in stages} == {"Completed"}
     folder = open_run(runs)
-    settings, pairs = folder.settings, folder.read(tables.PAIRS).to_pylist()
-    num_prompts, num_held_out = folder.num_rows(tables.PROMPTS), settings.prompts.num_evaluation_clips
+    settings, pairs = folder.settings, folder.tables.read(tables.PAIRS).to_pylist()
+    num_prompts, num_held_out = folder.tables.num_rows(tables.PROMPTS), settings.prompts.num_evaluation_clips
     shards = {
         "sft_clips": settings.prompts.num_sft_clips,  # type: ignore[union-attr]
         "generate": num_prompts,
         "score": num_prompts,
-        "audit": folder.read(tables.PROMPTS)["split"].to_pylist().count(Split.TRAIN),
+        "audit": folder.tables.read(tables.PROMPTS)["split"].to_pylist().count(Split.TRAIN),
         "encode": len({row[side] for row in pairs for side in ("chosen", "rejected")}),
         "evaluate": num_held_out,
         "evaluate_score": num_held_out,
@@ -133,8 +133,8 @@ def test_progress_and_tables_are_artifacts(server: Any, retrained: tuple[dict[st
     assert {found[key]["data"] for key in progress} == {100.0}
     folder = open_run(runs)
     rows = json.loads(found["avpref-generate-shards"]["data"])
-    assert sum(row["items"] for row in rows) == folder.num_rows(tables.CANDIDATES)
-    assert len(json.loads(found["avpref-quarantine"]["data"])) == folder.num_rows(tables.QUARANTINE)
+    assert sum(row["items"] for row in rows) == folder.tables.num_rows(tables.CANDIDATES)
+    assert len(json.loads(found["avpref-quarantine"]["data"])) == folder.tables.num_rows(tables.QUARANTINE)
 
 
 def test_the_plain_command_reports_to_a_configured_server(server: Any, retrained: tuple[dict[str, Any], Path]) -> None:
