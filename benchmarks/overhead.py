@@ -39,16 +39,16 @@ from avpref.execution.plan import grouped, shards
 from avpref.execution.ray_session import ray_session
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import plan_candidates, sampler_hash, sampler_parts
 from avpref.flows.stages.pair import pair
-from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score import sealed_candidates
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.flows.workers.score_worker import ScoreItem
 from avpref.identity import derive_seed, digest
 from avpref.observability.run_status import watched
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.score_files import ScoreFiles
+from avpref.storage.table_readers import read_candidates, read_prompts
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
@@ -137,17 +137,17 @@ def make_prompts(folder: RunFolder, count: int) -> None:
 def make_candidates(folder: RunFolder) -> list[Unit]:
     """Stage ``generate``."""
     network = NetworkFiles(Path("network.safetensors"), "0" * 64)
-    plan = plan_candidates(folder, "generate", read_prompts(folder), network)
+    plan = plan_candidates(folder, "generate", read_prompts(folder.tables), network)
     files = folder.units(tables.CANDIDATES)
     settings = folder.settings
     spec = CandidateSpec(files, sampler_hash(settings), json.dumps(sampler_parts(settings), sort_keys=True))
-    return run_stage(folder, "generate", files, plan, lambda: spec, "candidates")
+    return run_stage(folder, "generate", files, plan, lambda: spec, "candidates").units
 
 
 def make_scores(folder: RunFolder) -> list[Unit]:
     """Stage ``score`` in four waves, as :func:`avpref.flows.stages.score.score_items` runs them."""
-    text = {prompt.prompt_id: prompt.text for prompt in read_prompts(folder)}
-    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in sealed_candidates(folder)]
+    text = {prompt.prompt_id: prompt.text for prompt in read_prompts(folder.tables)}
+    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in read_candidates(folder.tables)]
     fingerprints = [folder.fingerprint("score", number) for number in range(len(SCORERS))]
     groups = grouped(items, [item.candidate.prompt_id for item in items])
     plan = shards("score", folder.fingerprint("score", fingerprints), groups, folder.settings.run)
@@ -248,7 +248,7 @@ def rounds(case: Case, folder: RunFolder, again: str) -> None:
         folder.tables.seal_units(folder.units(tables.SCORES), units)
     del units
     with case.phase("pair" + again):
-        pair.fn(str(folder.root))
+        pair.fn(Run.of(folder))
 
 
 @dataclass

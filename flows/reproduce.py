@@ -22,20 +22,19 @@ from avpref.errors import InputError, TableError
 from avpref.execution.plan import Shard
 from avpref.execution.run_units import run_stage
 from avpref.flows.rescore import ScoreDifference, rescore
+from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import plan_candidates
-from avpref.flows.stages.candidate_rows import read_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
-from avpref.flows.stages.pair import content_hash, pairs_hash, read_norm, select
-from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score import sealed_candidates
-from avpref.flows.stages.sft import sft_network
-from avpref.flows.stages.train import policy_network
+from avpref.flows.stages.generate import candidates_of
+from avpref.flows.stages.pair import select
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
 from avpref.media.reading import read_clip
 from avpref.storage.run_folder import RunFolder
+from avpref.storage.table_readers import hash_of_pairs as content_hash
+from avpref.storage.table_readers import read_candidates
 from avpref.storage.unit import Unit
 
 FINGERPRINT = "reproduce"
@@ -110,56 +109,57 @@ class _Batch:
 
 
 def reproduce(folder: RunFolder, share: float, num: int | None, seed: int, work: Path | None = None) -> Reproduction:
-    """Make at least ``share`` of the run's candidates again (or ``num``), whole batches chosen by ``seed``, in a folder under ``work``.
+    """Make at least ``share`` of the run's candidates again (or ``num``), whole batches chosen by ``seed``, in a run under ``work``.
 
     Raises InputError before candidates were made or where weights are absent; the stages' errors.
     """
-    changed = tuple(_changed_tables(folder))
-    prompts = read_prompts(folder)
-    sources = list(_sources(folder, prompts))
+    run = Run.of(folder)
+    changed = tuple(_changed_tables(run))
+    prompts = run.prompts
+    sources = list(_sources(run, prompts))
     total = sum(len(source.recorded) for source in sources)
-    batches = _chosen(folder, sources, num or math.ceil(share * total), seed)
+    batches = _chosen(run, sources, num or math.ceil(share * total), seed)
     with tempfile.TemporaryDirectory(prefix="avpref-reproduce-", dir=work) as name:
-        bench = _bench(folder, Path(name), "made")
-        made = {each.candidate_id: each for source in sources for each in _make(folder, bench, source, batches)}
+        bench = _bench(run, Path(name), "made")
+        made = {each.candidate_id: each for source in sources for each in _make(run, bench, source, batches)}
         recorded = _recorded(batches)
-        clips = [found for each in recorded for found in _compare(folder, bench, each, made.get(each.candidate_id))]
+        clips = [found for each in recorded for found in _compare(run, bench, each, made.get(each.candidate_id))]
         clips += _misnamed(sources)
         otherwise = [made[each.candidate_id] for each in clips if each.candidate_id in made]
-        rescored = rescore(folder, _bench(folder, Path(name), "kept"), bench, recorded, otherwise, prompts)
-    norm, pairs = _selection(folder)
+        rescored = rescore(run, _bench(run, Path(name), "kept"), bench, recorded, otherwise, prompts)
+    norm, pairs = _selection(run)
     return Reproduction(
-        *(folder.run_id, seed, total, len(recorded), tuple(clips)),
+        *(run.run_id, seed, total, len(recorded), tuple(clips)),
         *(rescored.compared, rescored.differences, changed, norm, pairs),
     )
 
 
-def _changed_tables(folder: RunFolder) -> Iterator[str]:
+def _changed_tables(run: Run) -> Iterator[str]:
     for table in tables.TABLES:
-        manifest = folder.tables.current(table.name)
+        manifest = run.tables.current(table.name)
         if manifest is not None:
             try:
-                folder.tables.store.verify(manifest)
+                run.tables.store.verify(manifest)
             except TableError as error:
                 yield error.found
 
 
-def _sources(folder: RunFolder, prompts: list[Prompt]) -> Iterator[_Source]:
-    reference = sft_network(folder)
-    recorded = {each.candidate_id: each for each in sealed_candidates(folder)}
-    yield _Source(GENERATE, reference, recorded, plan_candidates(folder, GENERATE, prompts, reference))
-    if folder.tables.has(tables.EVALUATIONS):
-        held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], policy_network(folder)
-        plan = plan_candidates(folder, EVALUATE, held_out, policy)
+def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_Source]:
+    reference = run.sft
+    recorded = {each.candidate_id: each for each in read_candidates(run.tables)}
+    yield _Source(GENERATE, reference, recorded, plan_candidates(run, GENERATE, prompts, reference))
+    if run.tables.has(tables.EVALUATIONS):
+        held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], run.policy
+        plan = plan_candidates(run, EVALUATE, held_out, policy)
         units = [unit for shard in plan for unit in shard.units]
-        if all(folder.units(tables.CANDIDATES).exists(unit) for unit in units):
-            made = {each.candidate_id: each for each in read_candidates(folder, units)}
+        if all(run.units(tables.CANDIDATES).exists(unit) for unit in units):
+            made = {each.candidate_id: each for each in candidates_of(run, units)}
             yield _Source(EVALUATE, policy, made, plan)
 
 
-def _chosen(folder: RunFolder, sources: Sequence[_Source], wanted: int, seed: int) -> list[_Batch]:
+def _chosen(run: Run, sources: Sequence[_Source], wanted: int, seed: int) -> list[_Batch]:
     """Batches in an order that ``seed`` derives, until they hold so many committed candidates."""
-    size = folder.settings.sampling.batch_candidates
+    size = run.settings.sampling.batch_candidates
     batches = [batch for source in sources for batch in _batches(source, size)]
     batches.sort(key=lambda batch: derive_seed("reproduce", seed, batch.unit.items[0].item_id))
     chosen, count = [], 0
@@ -195,27 +195,27 @@ def _misnamed(sources: Sequence[_Source]) -> Iterator[ClipDifference]:
             yield ClipDifference(name, "settings, weights and code of now give it another id")
 
 
-def _bench(folder: RunFolder, work: Path, name: str) -> RunFolder:
-    """A folder to work in that is set up like the run."""
-    run = folder.settings.run.model_copy(update={"max_quarantined_share": 1.0})
-    root = work / name / folder.run_id
+def _bench(source: Run, work: Path, name: str) -> Run:
+    """A run to work in that is set up like the run."""
+    run_settings = source.settings.run.model_copy(update={"max_quarantined_share": 1.0})
+    root = work / name / source.run_id
     root.mkdir(parents=True)
-    return RunFolder(root, folder.settings.model_copy(update={"run": run, "storage": FolderStorage()}))
+    return Run(root, source.settings.model_copy(update={"run": run_settings, "storage": FolderStorage()}))
 
 
-def _make(folder: RunFolder, bench: RunFolder, source: _Source, batches: Sequence[_Batch]) -> list[Candidate]:
+def _make(run: Run, bench: Run, source: _Source, batches: Sequence[_Batch]) -> list[Candidate]:
     """Candidates of the source's batches, made again."""
     units = tuple(batch.unit for batch in batches if batch.source is source)
     files = bench.units(tables.CANDIDATES)
-    spec = GenerateSpec(bench.files, folder.models, folder.runs, bench.settings, files, source.network)
+    spec = GenerateSpec(bench.files, run.models, run.runs, bench.settings, files, source.network)
     shards = [Shard(0, units)] if units else []
-    return read_candidates(bench, run_stage(bench, source.stage, files, shards, lambda: spec, "candidates"))
+    return candidates_of(bench, run_stage(bench, source.stage, files, shards, lambda: spec, "candidates").units)
 
 
-def _compare(folder: RunFolder, bench: RunFolder, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:
+def _compare(run: Run, bench: Run, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:
     """How a clip differs: from its record on the disk, and when it is made again."""
     try:
-        data = folder.media.read(kept.path)
+        data = run.media.read(kept.path)
     except FileNotFoundError:
         yield ClipDifference(kept.candidate_id, f"{kept.path} is missing")
         return
@@ -242,13 +242,13 @@ def _distance(one: np.ndarray | None, other: np.ndarray | None) -> tuple[float |
     return float(apart.max(initial=0.0)), float(apart.mean()) if apart.size else 0.0
 
 
-def _selection(folder: RunFolder) -> tuple[Same | None, Same | None]:
+def _selection(run: Run) -> tuple[Same | None, Same | None]:
     """Norm and pairs, measured and selected again from the sealed scores."""
-    if not folder.tables.has(tables.PAIRS):
+    if not run.tables.has(tables.PAIRS):
         return None, None
     try:
-        again = select(folder)
+        again = select(run)
     except InputError as error:
-        return Same(read_norm(folder).norm_id, error.found), Same(pairs_hash(folder), error.found)
+        return Same(run.norm.norm_id, error.found), Same(run.pairs_hash, error.found)
     now = content_hash(again.pairs)
-    return Same(read_norm(folder).norm_id, again.norm.norm_id), Same(pairs_hash(folder), now)
+    return Same(run.norm.norm_id, again.norm.norm_id), Same(run.pairs_hash, now)

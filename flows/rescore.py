@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from avpref.datasets import tables
 from avpref.datasets.rows import Kind
 from avpref.domain import Candidate, Prompt
+from avpref.flows.run import Run
 from avpref.flows.stages.score import score_candidates
 from avpref.flows.workers.scorers import sources
-from avpref.storage.run_folder import RunFolder
 
 STAGE = "reproduce_score"
 NETWORK_TOLERANCE = 1e-3
@@ -44,57 +44,57 @@ class Rescored:
 
 
 def rescore(
-    folder: RunFolder,
-    kept_bench: RunFolder,
-    made_bench: RunFolder,
+    run: Run,
+    kept_bench: Run,
+    made_bench: Run,
     kept: Sequence[Candidate],
     made: Sequence[Candidate],
     prompts: list[Prompt],
 ) -> Rescored:
     """Score the committed clips ``kept`` again in ``kept_bench``, and clips ``made`` otherwise in ``made_bench``."""
-    recorded = _recorded(folder, {each.candidate_id for each in kept})
+    recorded = _recorded(run, {each.candidate_id for each in kept})
     scored = [each for each in kept if any(name == each.candidate_id for name, _ in recorded)]
     for each in scored:
         with suppress(FileNotFoundError):  # then it has no score
-            kept_bench.files.commit_once(each.path, folder.media.read(each.path))
+            kept_bench.files.commit_once(each.path, run.media.read(each.path))
     again = _scores(kept_bench, scored, prompts)
-    differences = [*_differences(folder, recorded, again, "committed")]
+    differences = [*_differences(run, recorded, again, "committed")]
     otherwise = _scores(
         made_bench, [each for each in made if each.candidate_id in {c.candidate_id for c in scored}], prompts
     )
     of_those = {key: answer for key, answer in recorded.items() if key in otherwise}
-    differences += _differences(folder, of_those, otherwise, "made again")
+    differences += _differences(run, of_those, otherwise, "made again")
     return Rescored(len(recorded), tuple(differences))
 
 
-def _recorded(folder: RunFolder, names: set[str]) -> dict[Key, Answer]:
+def _recorded(run: Run, names: set[str]) -> dict[Key, Answer]:
     """Sealed scores of these candidates: those of the score table, and of the policy's clips those of the evaluation."""
     found: dict[Key, Answer] = {}
-    if folder.tables.has(tables.EVALUATIONS):
-        for row in folder.tables.read(tables.EVALUATIONS).to_pylist():
+    if run.tables.has(tables.EVALUATIONS):
+        for row in run.tables.read(tables.EVALUATIONS).to_pylist():
             if row["candidate_id"] in names and row["kind"] == str(Kind.SCORE):
                 found[row["candidate_id"], row["name"]] = row["value"], row["status"]
-    if folder.tables.has(tables.SCORES):
-        scores = folder.tables.read(tables.SCORES).select(["candidate_id", "metric", "value", "status"])
+    if run.tables.has(tables.SCORES):
+        scores = run.tables.read(tables.SCORES).select(["candidate_id", "metric", "value", "status"])
         for name, metric, value, status in zip(*scores.to_pydict().values(), strict=True):
             if name in names:
                 found[name, metric] = value, status
     return found
 
 
-def _scores(bench: RunFolder, candidates: Sequence[Candidate], prompts: list[Prompt]) -> dict[Key, Answer]:
+def _scores(bench: Run, candidates: Sequence[Candidate], prompts: list[Prompt]) -> dict[Key, Answer]:
     if not candidates:
         return {}
-    units = score_candidates(bench, STAGE, list(candidates), prompts)
-    rows = bench.units(tables.SCORES).read(units)[0].to_pylist()
+    scored = score_candidates(bench, STAGE, list(candidates), prompts)
+    rows = bench.units(tables.SCORES).read(scored.units)[0].to_pylist()
     return {(row["candidate_id"], row["metric"]): (row["value"], row["status"]) for row in rows}
 
 
 def _differences(
-    folder: RunFolder, recorded: Mapping[Key, Answer], again: Mapping[Key, Answer], clip: str
+    run: Run, recorded: Mapping[Key, Answer], again: Mapping[Key, Answer], clip: str
 ) -> Iterator[ScoreDifference]:
-    has_networks = any(source.is_network for source in sources(folder.settings.scoring))
-    tolerance = (folder.settings.scoring.canary_tolerance or NETWORK_TOLERANCE) if has_networks else 0.0
+    has_networks = any(source.is_network for source in sources(run.settings.scoring))
+    tolerance = (run.settings.scoring.canary_tolerance or NETWORK_TOLERANCE) if has_networks else 0.0
     for (name, metric), (value, status) in recorded.items():
         now, status_now = again.get((name, metric), (None, "no score"))
         if status != status_now:

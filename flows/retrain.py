@@ -16,21 +16,22 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import SCHEMA_VERSION, Split
 from avpref.errors import InputError
-from avpref.execution.item_counts import Tally, collected
+from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.execution.ray_session import ray_session
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
 from avpref.flows.prefect.run_events import announce_losses, announce_verdict
+from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import record_adapter, scorers_of
 from avpref.flows.stages.audit import audit
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
-from avpref.flows.stages.prompts import prompts, read_prompts
+from avpref.flows.stages.prompts import prompts
 from avpref.flows.stages.score import score
 from avpref.flows.stages.sft import sft
-from avpref.flows.stages.train import dpo, training_summary
+from avpref.flows.stages.train import train
 from avpref.observability.cost import Spending, spending
 from avpref.observability.run_status import tell_pairs, watched, watched_stage
 from avpref.registry.promotion import promote_automatically
@@ -39,8 +40,8 @@ from avpref.storage.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, creat
 
 DAY_S = 24 * 3600
 CURATION = (prompts, sft, generate, score, pair, audit)
-"""From prompts to audited pairs, in order; each takes the run's folder and returns a row count."""
-STAGES = (*CURATION, dpo, evaluate)
+"""From prompts to audited pairs, in order; each takes the :class:`Run` and returns its counts."""
+STAGES = (*CURATION, train, evaluate)
 """The whole loop, in order."""
 OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
 """Keys of the result document that say what one execution did, not what came out."""
@@ -80,14 +81,14 @@ def curate(
     config_path: str, runs: str = "runs", seed: int | None = None, overrides: list[str] | None = None
 ) -> dict[str, Any]:
     """Prompts to pairs, for a schedule: only what is missing is done. Returns stages and the number of pairs."""
-    folder = _folder(config_path, runs, seed, overrides)
+    run = Run.of(_folder(config_path, runs, seed, overrides))
     given = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides}
-    with reporting.execution("curate", given, folder.settings.reporting), _owned(folder):
-        times, tallies = _run(folder, CURATION)
-        seal_quarantine(folder)
-        said = _conclude(folder, tallies, is_change=any(tally.is_change for tally in tallies))
+    with reporting.execution("curate", given, run.settings.reporting), _owned(run):
+        times, items = _run_stages(run, CURATION)
+        seal_quarantine(run)
+        said = _conclude(run, items, is_change=any(counts.is_change for counts in items))
     stages = [asdict(each) for each in times]
-    return {"run_id": folder.run_id, "stages": stages, "pairs": folder.tables.num_rows(tables.PAIRS), **said}
+    return {"run_id": run.run_id, "stages": stages, "pairs": run.tables.num_rows(tables.PAIRS), **said}
 
 
 @deployable("evaluate_run", timeout_s=2 * DAY_S)
@@ -105,38 +106,39 @@ def evaluate_run(runs: str = "runs", run: str = "", overrides: list[str] | None 
 def run_loop(
     folder: RunFolder, parameters: Mapping[str, Any] | None = None, name: str = "retrain", wait: bool = False
 ) -> dict[str, Any]:
-    """Every stage of ``folder``'s run, each doing only what is missing; returns the result document.
+    """Every stage of the run in ``folder``, each doing only what is missing; returns the result document.
 
     A server is told of it as a flow run of ``name`` with ``parameters``. With ``wait`` another command that owns the run is
-    waited for. Where nothing changed, result and report stay as
-    they are, and the document says why. Raises the stages' errors; what was finished stays finished.
+    waited for. Where nothing changed, result and report stay as they are, and the document says why. Raises the stages'
+    errors; what was finished stays finished.
     """
+    run = Run.of(folder)
     with (
-        reporting.execution(name, parameters or {"run_dir": str(folder.root)}, folder.settings.reporting),
-        _owned(folder, wait),
+        reporting.execution(name, parameters or {"run_dir": str(run.root)}, run.settings.reporting),
+        _owned(run, wait),
     ):
-        times, tallies = _run(folder, STAGES)
-        seal_quarantine(folder)
-        document = result(folder, times)
-        record_adapter(folder, document)
+        times, items = _run_stages(run, STAGES)
+        seal_quarantine(run)
+        document = result(run, times)
+        record_adapter(run, document)
         reached(Moment.RESULT_DUE)
-        is_change = any(tally.is_change for tally in tallies) or not _is_written(folder, document)
-        document |= _conclude(folder, tallies, is_change)
+        is_change = any(counts.is_change for counts in items) or not _is_written(run, document)
+        document |= _conclude(run, items, is_change)
         if is_change:
-            announce_verdict(folder, document)  # before the result: a run that is killed here says it again
-            folder.documents.write(RESULT_FILE, document)
-        document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
+            announce_verdict(run, document)  # before the result: a run that is killed here says it again
+            run.documents.write(RESULT_FILE, document)
+        document["promotion"] = {"alias": run.settings.promotion.alias, "state": promote_automatically(run)}
         if is_change:
-            times.append(_timed(folder, "report", lambda: _report(folder))[0])
+            times.append(_timed(run, "report", partial(_report, run))[0])
             document["stages"] = [asdict(each) for each in times]
-            folder.documents.write(RESULT_FILE, document)
+            run.documents.write(RESULT_FILE, document)
     return document
 
 
-def _is_written(folder: RunFolder, document: dict[str, Any]) -> bool:
+def _is_written(run: Run, document: dict[str, Any]) -> bool:
     """Whether result and report of exactly this outcome are there; what one execution did and took is no outcome."""
-    written = folder.documents.read(RESULT_FILE)
-    if written is None or not (folder.root / REPORT_FILE).exists():
+    written = run.documents.read(RESULT_FILE)
+    if written is None or not (run.root / REPORT_FILE).exists():
         return False
     has_report = any(stage["name"] == "report" for stage in written["stages"])  # or it was killed before the report
     return has_report and _outcome(written) == _outcome(json.loads(json.dumps(document)))
@@ -146,12 +148,12 @@ def _outcome(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in OF_ONE_EXECUTION}
 
 
-def _conclude(folder: RunFolder, tallies: Sequence[Tally], is_change: bool) -> dict[str, Any]:
+def _conclude(run: Run, items: Sequence[ItemCounts], is_change: bool) -> dict[str, Any]:
     """Whether anything changed, and why: one sentence per stage and kind of item; said aloud where there was nothing to do."""
-    why = [tally.sentence for tally in tallies]
+    why = [counts.sentence for counts in items]
     if not is_change:
         reporting.note(f"nothing to do: {'; '.join(why)}")
-        folder.events.write("nothing_to_do", why=why)
+        run.events.write("nothing_to_do", why=why)
     return {"changed": is_change, "why": why}
 
 
@@ -161,49 +163,50 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 
 
 @contextmanager
-def _owned(folder: RunFolder, wait: bool = False) -> Iterator[None]:
-    """Own the run's folder and whatever Ray session is started, and log beginning and end."""
+def _owned(run: Run, wait: bool = False) -> Iterator[None]:
+    """Own the run's run and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
-    with folder.locked(wait), ray_session(), watched(folder):
-        folder.events.write("started")
+    with run.locked(wait), ray_session(), watched(run):
+        run.events.write("started")
         yield
-        folder.events.write("finished", seconds=round(time.monotonic() - started, 3))
+        run.events.write("finished", seconds=round(time.monotonic() - started, 3))
 
 
-def _run(folder: RunFolder, stages: Sequence[reporting.Stage]) -> tuple[list[StageTime], list[Tally]]:
-    done = [_timed(folder, stage.name, partial(stage, str(folder.root))) for stage in stages]
-    return [took for took, _ in done], [tally for _, tallies in done for tally in tallies]
+def _run_stages(run: Run, stages: Sequence[reporting.Stage]) -> tuple[list[StageTime], list[ItemCounts]]:
+    """Run the stages one after another; returns their times, and the counts of all their items."""
+    done = [_timed(run, stage.name, partial(stage, run)) for stage in stages]
+    return [time_taken for time_taken, _ in done], [items for _, counts in done for items in counts.items]
 
 
-def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[StageTime, list[Tally]]:
-    """Run a stage; returns its time and what it came to. Waves of a stage (``score-imagebind``) are counted as the stage."""
+def _timed(run: Run, name: str, work: Callable[[], StageCounts]) -> tuple[StageTime, StageCounts]:
+    """Run a stage and log its time and counts."""
     started = time.monotonic()
-    with watched_stage(folder, name), collected() as tallies:
-        rows = work()
-    own = [tally for tally in tallies if tally.stage == name or tally.stage.startswith(f"{name}-")]
-    counts = (sum(t.made for t in own), sum(t.present for t in own), sum(t.num_reused for t in own))
-    took = StageTime(name, round(time.monotonic() - started, 3), rows, *counts)
-    folder.events.write(
-        "stage_finished", **{("stage" if key == "name" else key): each for key, each in vars(took).items()}
+    with watched_stage(run, name):
+        counts = work()
+    own = counts.of(name)
+    sums = (sum(c.made for c in own), sum(c.present for c in own), sum(c.num_reused for c in own))
+    stage_time = StageTime(name, round(time.monotonic() - started, 3), counts.rows, *sums)
+    run.events.write(
+        "stage_finished", **{("stage" if key == "name" else key): value for key, value in vars(stage_time).items()}
     )
-    reporting.note(f"{name}: {rows} rows, {took.seconds:.1f} s")
-    spent = spent_by(folder)
-    tell_pairs(spent.kept_pairs, folder.observe.currency, spent.cost_per_kept_pair)
-    return took, tallies
+    reporting.note(f"{name}: {counts.rows} rows, {stage_time.seconds:.1f} s")
+    spent = spent_by(run)
+    tell_pairs(spent.kept_pairs, run.observe.currency, spent.cost_per_kept_pair)
+    return stage_time, counts
 
 
-def spent_by(folder: RunFolder) -> Spending:
+def spent_by(run: RunFolder) -> Spending:
     """What the run has spent so far."""
-    return spending(folder.root, folder.tables.num_rows(tables.PAIRS), folder.observe)
+    return spending(run.root, run.tables.num_rows(tables.PAIRS), run.observe)
 
 
-def _report(folder: RunFolder) -> int:
+def _report(run: Run) -> StageCounts:
     from avpref.flows.stages.report import write_report
 
-    return write_report(folder)
+    return StageCounts(write_report(run))
 
 
-def quarantined(folder: RunFolder) -> list[QuarantineRow]:
+def quarantined(run: RunFolder) -> list[QuarantineRow]:
     """Everything that any stage gave up on so far."""
     names = (
         "refused.json",
@@ -212,37 +215,35 @@ def quarantined(folder: RunFolder) -> list[QuarantineRow]:
         "quarantine-score.json",
         "quarantine-evaluate.json",
     )
-    return [QuarantineRow(**row) for name in names for row in folder.documents.read(name) or []]
+    return [QuarantineRow(**row) for name in names for row in run.documents.read(name) or []]
 
 
-def seal_quarantine(folder: RunFolder) -> None:
+def seal_quarantine(run: Run) -> None:
     """Write the quarantine table, and show it where the run reports to a server."""
-    lost = quarantined(folder)
-    folder.tables.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
+    lost = quarantined(run)
+    run.tables.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
     reporting.table("quarantine", [asdict(row) for row in lost], f"{len(lost)} given up on, with the reason")
-    announce_losses(folder, len(lost))
+    announce_losses(run, len(lost))
 
 
-def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
+def result(run: Run, times: list[StageTime]) -> dict[str, Any]:
     """The result document of a finished run: what ``retrain --json`` prints."""
-    verdict = folder.documents.read(VERDICT_FILE)
+    verdict = run.documents.read(VERDICT_FILE)
     if verdict is None:
-        raise InputError(
-            f"run {folder.run_id} is not finished", "an evaluated run", f"avpref runs resume {folder.run_id}"
-        )
-    summary = training_summary(folder)
-    train = [prompt for prompt in read_prompts(folder) if prompt.split == Split.TRAIN]
+        raise InputError(f"run {run.run_id} is not finished", "an evaluated run", f"avpref runs resume {run.run_id}")
+    summary = run.training_summary
+    train_prompts = run.prompts_of(Split.TRAIN)
     return {
         "schema_version": SCHEMA_VERSION,
-        "run_id": folder.run_id,
-        "run_dir": str(folder.root),
-        "seed": folder.settings.run.seed,
+        "run_id": run.run_id,
+        "run_dir": str(run.root),
+        "seed": run.settings.run.seed,
         "stages": [asdict(each) for each in times],
-        "scorers": scorers_of(folder),
-        "pairs": {"prompts": len(train), "kept": folder.tables.num_rows(tables.PAIRS), "strategy": _strategy(folder)},
+        "scorers": scorers_of(run),
+        "pairs": {"prompts": len(train_prompts), "kept": run.tables.num_rows(tables.PAIRS), "strategy": _strategy(run)},
         "audit": {
-            "action": folder.settings.audit.action,
-            "flagged": [asdict(row) for row in read_audit(folder) if row.is_flagged],
+            "action": run.settings.audit.action,
+            "flagged": [asdict(row) for row in read_audit(run) if row.is_flagged],
         },
         "training": {
             "steps": summary.steps,
@@ -252,16 +253,16 @@ def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:
         },
         "evaluation": verdict["evaluation"],
         "gate": {"verdict": verdict["gate"]["verdict"], "reasons": verdict["gate"]["reasons"]},
-        "quarantined": len(quarantined(folder)),
-        "spent": spent_by(folder).document(),
+        "quarantined": len(quarantined(run)),
+        "spent": spent_by(run).document(),
     }
 
 
-def _strategy(folder: RunFolder) -> str:
-    rows = folder.tables.read(tables.PAIRS)
-    return rows["strategy"][0].as_py() if rows.num_rows else folder.settings.pairs.strategy
+def _strategy(run: Run) -> str:
+    rows = run.tables.read(tables.PAIRS)
+    return rows["strategy"][0].as_py() if rows.num_rows else run.settings.pairs.strategy
 
 
 def resume(runs: Path, run: str, wait: bool = False) -> dict[str, Any]:
-    """Go on with a run as its folder says."""
+    """Go on with a run as its run says."""
     return run_loop(open_run(runs, run), {"runs": str(runs), "run": run}, wait=wait)

@@ -99,8 +99,8 @@ def _score(folder: ClipScores, listed: ClipList) -> list[QuarantineRow]:
     job = folder.job
     _refuse_toy(job)
     view = View(None, folder.window_s)
-    units = score_items(folder, STAGE, ScoreWork(items, job.scoring, job.run, view))
-    lost = listed.refused + distinct(folder.tables.seal_units(folder.units(tables.SCORES), units))
+    scored = score_items(folder, STAGE, ScoreWork(items, job.scoring, job.run, view))
+    lost = listed.refused + distinct(folder.tables.seal_units(folder.units(tables.SCORES), scored.units))
     inputs = digest("clips", [candidate.candidate_id for candidate in listed.candidates])
     for table, rows in ((tables.PROMPTS, listed.prompts), (tables.CANDIDATES, listed.candidates)):
         folder.tables.seal(table, inputs, tables.to_arrow(table, rows, inputs))

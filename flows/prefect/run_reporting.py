@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prefect import Flow
 from prefect.client.orchestration import get_client
@@ -60,24 +60,33 @@ class _Place:
 _PLACE: ContextVar[_Place | None] = ContextVar("avpref_reporting_place", default=None)
 
 
+class HasRoot(Protocol):
+    """A run, of which a server is told the folder."""
+
+    @property
+    def root(self) -> Path:
+        """The run's folder."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run: a plain function of the run's folder, reported as a flow run of its own where there is a server."""
+    """A stage of a run: a plain function of the run, reported as a flow run of its own where there is a server."""
 
     name: str
-    fn: Callable[[str], int]
+    fn: Callable[[Any], Any]
 
-    def __call__(self, run_dir: str) -> int:
-        """Run the stage on the folder ``run_dir``; returns its rows. Raises AvprefError for a server that is not there."""
-        place, parameters = _PLACE.get(), {"run_dir": run_dir}
+    def __call__(self, run: HasRoot) -> Any:
+        """Run the stage on ``run``; returns its counts. Raises AvprefError for a server that is not there."""
+        place, parameters = _PLACE.get(), {"run_dir": str(run.root)}
         if place is None:
             with execution(self.name, parameters):
-                return self.fn(run_dir)
+                return self.fn(run)
         with _flow_run(place.outbox, FlowStarted(_new_key(), self.name, place.run, parameters, (STAGE_TAG,))):
-            return self.fn(run_dir)
+            return self.fn(run)
 
 
-def stage(name: str) -> Callable[[Callable[[str], int]], Stage]:
+def stage(name: str) -> Callable[[Callable[[Any], Any]], Stage]:
     """Decorator that makes a :class:`Stage` of a function."""
     return lambda function: Stage(name, function)
 
@@ -87,9 +96,9 @@ def has_server() -> bool:
     return bool(PREFECT_API_URL.value())
 
 
-def call(work: Stage | Flow[..., Any], *arguments: Any) -> Any:
-    """Run a stage, or a deployable flow as the function that it is: what it does reports itself."""
-    return work.fn(*arguments) if isinstance(work, Flow) else work(*arguments)
+def call(flow: Flow[..., Any], *arguments: Any) -> Any:
+    """Call a deployable flow as the function that it is: what it does reports itself."""
+    return flow.fn(*arguments)
 
 
 @contextmanager

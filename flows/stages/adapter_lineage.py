@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from avpref.datasets import tables
-from avpref.flows.stages.pair import pairs_hash
-from avpref.flows.stages.sft import sft_network
-from avpref.flows.stages.train import policy_network
+from avpref.flows.run import Run
 from avpref.flows.stages.training_record import origin
 from avpref.registry.decisions import ADAPTER, CHECKPOINT, SUMMARY
 from avpref.storage.file_hashes import sha256_of
-from avpref.storage.run_folder import RunFolder
 from avpref.trainer.run_job import SUMMARY_FILE
 
 FOLDER = "promoted"
@@ -29,21 +26,20 @@ SEALED = (
 )
 
 
-def lineage(folder: RunFolder) -> dict[str, Any]:
+def lineage(run: Run) -> dict[str, Any]:
     """Everything that the run's adapter came from: network, tables, norm, pairs, settings, versions."""
-    policy, reference = policy_network(folder), sft_network(folder)
-    own = {"pairs_hash": pairs_hash(folder), "scorers": scorers_of(folder)}
-    return origin(folder, policy, reference, SEALED) | own
+    own = {"pairs_hash": run.pairs_hash, "scorers": scorers_of(run)}
+    return origin(run, SEALED) | own
 
 
-def adapter_files(folder: RunFolder) -> list[dict[str, Any]]:
+def adapter_files(run: Run) -> list[dict[str, Any]]:
     """The files that serving needs and those that the gate believed: role, path relative to the runs, hash, bytes."""
-    policy = policy_network(folder)
+    policy = run.policy
     assert policy.adapter is not None
     summary = policy.adapter.parent / SUMMARY_FILE
     found = [(CHECKPOINT, policy.checkpoint), (SUMMARY, summary)]
     found += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
-    return [_file(role, path, folder.runs) for role, path in found]
+    return [_file(role, path, run.runs) for role, path in found]
 
 
 def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
@@ -51,18 +47,18 @@ def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
     return {"role": role, "path": os.path.relpath(path, runs), "sha256": sha256_of(path), "num_bytes": num_bytes}
 
 
-def scorers_of(folder: RunFolder) -> list[dict[str, Any]]:
+def scorers_of(run: Run) -> list[dict[str, Any]]:
     """Who gave the run's scores, and what may be done with them: name, fingerprint, licence, commercial use, meaning."""
-    scores = folder.tables.read(tables.SCORES)
+    scores = run.tables.read(tables.SCORES)
     columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
     found = scores.group_by(columns).aggregate([]).sort_by([("scorer", "ascending"), ("fingerprint", "ascending")])
     return found.to_pylist()
 
 
-def record_adapter(folder: RunFolder, document: dict[str, Any]) -> None:
+def record_adapter(run: Run, document: dict[str, Any]) -> None:
     """Record the adapter if the gate promoted it."""
     if document["gate"]["verdict"] != "promote":
         return
-    record = lineage(folder) | {"evaluation": document["evaluation"], "gate": document["gate"]}
+    record = lineage(run) | {"evaluation": document["evaluation"], "gate": document["gate"]}
     name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
-    folder.files.commit_once(f"{FOLDER}/{name}", json.dumps(record, indent=1).encode())
+    run.files.commit_once(f"{FOLDER}/{name}", json.dumps(record, indent=1).encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from avpref.console import say
 from avpref.datasets import tables
@@ -15,19 +14,18 @@ from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.domain import Candidate, Split
 from avpref.errors import AuditRefused, MediaError
 from avpref.execution.contract import Receipt
+from avpref.execution.item_counts import StageCounts
 from avpref.execution.plan import grouped, shards
 from avpref.execution.reuse import Reuse
-from avpref.execution.run_units import run_stage
+from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.run import Run
 from avpref.flows.stages.audit_tables import audit_rows, read_audit
-from avpref.flows.stages.pair import pairs_hash, read_norm
-from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score import sealed_candidates
 from avpref.flows.workers.committed_clips import open_clip
 from avpref.identity import bytes_sha256
 from avpref.media.reading import read_clip
 from avpref.storage.files import Files
-from avpref.storage.run_folder import RunFolder, open_root
+from avpref.storage.table_readers import read_candidates
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
@@ -35,24 +33,23 @@ STAGE = "audit"
 
 
 @reporting.stage("audit")
-def audit(run_dir: str) -> int:
-    """Audit the pairs of the run in ``run_dir``; returns the number of rows of table ``audits``.
+def audit(run: Run) -> StageCounts:
+    """Audit the pairs of the run; the rows are those of table ``audits``.
 
     Raises AuditRefused where a fact tells more than it may and ``audit.action`` is ``refuse``.
     """
-    folder = open_root(Path(run_dir))
-    if folder.settings.audit.action == "off":
-        return 0
-    units = _measure(folder)
-    folder.tables.seal_units(folder.units(tables.CLIP_FACTS), units)
-    rows = _seal(folder)
+    if run.settings.audit.action == "off":
+        return StageCounts(0)
+    units, counts = _measure(run)
+    run.tables.seal_units(run.units(tables.CLIP_FACTS), units)
+    rows = _seal(run)
     found = shortcuts.flagged(rows)
     for row in found:
         say(f"audit: {told(row)}")
     reporting.table("audits", [asdict(row) for row in rows], "how well single facts tell chosen from rejected")
-    if found and folder.settings.audit.action == "refuse":
-        raise _refusal(folder, found[0])
-    return len(rows)
+    if found and run.settings.audit.action == "refuse":
+        raise _refusal(run, found[0])
+    return StageCounts(len(rows), (counts,))
 
 
 def told(row: AuditRow) -> str:
@@ -64,8 +61,8 @@ def told(row: AuditRow) -> str:
     )
 
 
-def _refusal(folder: RunFolder, row: AuditRow) -> AuditRefused:
-    bound = folder.settings.audit.max_auroc
+def _refusal(run: Run, row: AuditRow) -> AuditRefused:
+    bound = run.settings.audit.max_auroc
     return AuditRefused(
         f"{row.strategy}: {told(row)}",
         f"pairs that no single fact tells apart better than {bound:g} (audit.max_auroc); nothing was trained",
@@ -74,28 +71,28 @@ def _refusal(folder: RunFolder, row: AuditRow) -> AuditRefused:
     )
 
 
-def _seal(folder: RunFolder) -> list[AuditRow]:
-    settings = folder.settings.audit
-    facts, prompts = (folder.tables.current(table.name) for table in (tables.CLIP_FACTS, tables.PROMPTS))
+def _seal(run: Run) -> list[AuditRow]:
+    settings = run.settings.audit
+    facts, prompts = (run.tables.current(table.name) for table in (tables.CLIP_FACTS, tables.PROMPTS))
     sealed = [found.version if found else "" for found in (facts, prompts)]
-    inputs = [*sealed, pairs_hash(folder), read_norm(folder).norm_id]
-    fingerprint = folder.fingerprint(STAGE, inputs, settings.max_auroc, settings.confidence)
-    if not folder.tables.is_sealed(tables.AUDITS, fingerprint):
-        rows = audit_rows(folder, folder.tables.read(tables.PAIRS), folder.tables.read(tables.SKIPPED))
-        folder.tables.seal(tables.AUDITS, fingerprint, tables.to_arrow(tables.AUDITS, rows, fingerprint))
-    return read_audit(folder)
+    inputs = [*sealed, run.pairs_hash, run.norm.norm_id]
+    fingerprint = run.fingerprint(STAGE, inputs, settings.max_auroc, settings.confidence)
+    if not run.tables.is_sealed(tables.AUDITS, fingerprint):
+        rows = audit_rows(run, run.tables.read(tables.PAIRS), run.tables.read(tables.SKIPPED))
+        run.tables.seal(tables.AUDITS, fingerprint, tables.to_arrow(tables.AUDITS, rows, fingerprint))
+    return read_audit(run)
 
 
-def _measure(folder: RunFolder) -> list[Unit]:
+def _measure(run: Run) -> FinishedUnits:
     """The units that hold the facts of every training candidate, measured where they are missing."""
-    train = {prompt.prompt_id for prompt in read_prompts(folder) if prompt.split == Split.TRAIN}
-    found = [candidate for candidate in sealed_candidates(folder) if candidate.prompt_id in train]
+    train = {prompt.prompt_id for prompt in run.prompts_of(Split.TRAIN)}
+    found = [candidate for candidate in read_candidates(run.tables) if candidate.prompt_id in train]
     items = [FactItem(candidate) for candidate in found]
     groups = grouped(items, [candidate.prompt_id for candidate in found])
-    plan = shards(STAGE, folder.fingerprint("clip_facts"), groups, folder.settings.run)
-    files = folder.units(tables.CLIP_FACTS)
-    reuse = Reuse(files, folder.files, folder.neighbours, "candidate_id")
-    return run_stage(folder, STAGE, files, plan, lambda: FactSpec(folder.media, files), "candidates", reuse=reuse)
+    plan = shards(STAGE, run.fingerprint("clip_facts"), groups, run.settings.run)
+    files = run.units(tables.CLIP_FACTS)
+    reuse = Reuse(files, run.files, run.neighbours, "candidate_id")
+    return run_stage(run, STAGE, files, plan, lambda: FactSpec(run.media, files), "candidates", reuse=reuse)
 
 
 @dataclass(frozen=True)

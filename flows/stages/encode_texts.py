@@ -13,12 +13,13 @@ from avpref.config.schema import Settings, WordText
 from avpref.datasets.tables import TEXTS
 from avpref.domain import Prompt
 from avpref.execution.contract import Receipt
+from avpref.execution.item_counts import ItemCounts
 from avpref.execution.plan import shards
 from avpref.execution.run_units import run_stage
+from avpref.flows.run import Run
 from avpref.flows.workers.generator import device_of, open_text, text_identity
 from avpref.identity import digest
 from avpref.models.text import TextEncoder
-from avpref.storage.run_folder import RunFolder
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
@@ -49,7 +50,7 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class TextWorker:
-    """Encodes units of texts. The states go into the encoder's own folder, which runs share."""
+    """Encodes units of texts. The states go into the encoder's own run, which runs share."""
 
     encoder: TextEncoder
     files: UnitFiles
@@ -63,17 +64,18 @@ class TextWorker:
         return Receipt(len(unit.items), 0, time.perf_counter() - started)
 
 
-def encode_texts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
+def encode_texts(run: Run, prompts: Sequence[Prompt]) -> tuple[ItemCounts, ...]:
     """Make the states of all prompts' texts and of the negative prompt; nothing where the encoder has no weights."""
-    if isinstance(folder.settings.text, WordText):
-        return
-    texts = dict.fromkeys([folder.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])
+    if isinstance(run.settings.text, WordText):
+        return ()
+    texts = dict.fromkeys([run.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])
     items = [TextItem("t" + digest("text", text), text) for text in texts]
     plan = shards(
         STAGE,
-        folder.fingerprint(STAGE, text_identity(folder.settings)),
+        run.fingerprint(STAGE, text_identity(run.settings)),
         [[item] for item in items],
-        folder.settings.run,
+        run.settings.run,
     )
-    files = folder.units(TEXTS)
-    run_stage(folder, STAGE, files, plan, lambda: TextSpec(folder.runs, folder.settings, files), "texts")
+    files = run.units(TEXTS)
+    finished = run_stage(run, STAGE, files, plan, lambda: TextSpec(run.runs, run.settings, files), "texts")
+    return (finished.counts,)

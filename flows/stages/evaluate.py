@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -19,20 +18,17 @@ from avpref.datasets.evidence import sequential as looks
 from avpref.datasets.evidence.decision import Decision, Inputs, MetricScale, rewards_of, take
 from avpref.datasets.rows import EvaluationRow, Kind, QuarantineRow, Side
 from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
+from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
-from avpref.flows.stages.candidate_rows import read_candidates
-from avpref.flows.stages.generate import make_candidates
-from avpref.flows.stages.pair import read_norm
-from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score import score_candidates, sealed_candidates
-from avpref.flows.stages.sft import sft_network
-from avpref.flows.stages.train import policy_network, training_summary
+from avpref.flows.stages.generate import candidates_of, make_candidates
+from avpref.flows.stages.score import score_candidates
 from avpref.flows.workers.scorers import metrics_of, sources
 from avpref.identity import derive_seed, digest
 from avpref.registry import decisions
-from avpref.storage.run_folder import RunFolder, open_root
 from avpref.storage.score_files import distinct
+from avpref.storage.table_readers import read_candidates
 
 STAGE = "evaluate"
 VERDICT_FILE = "evaluation.json"
@@ -54,40 +50,41 @@ class SideClips:
 
 
 @reporting.stage("evaluate")
-def evaluate(run_dir: str) -> int:
-    """Compare policy and reference of the run in ``run_dir`` and decide; returns the number of held-out prompts compared.
+def evaluate(run: Run) -> StageCounts:
+    """Compare policy and reference of the run and decide; the rows are the held-out prompts compared.
 
     A sequential procedure stops at the first look that decides; what it did not look at is not made.
     """
-    folder = open_root(Path(run_dir))
-    parts = held_out_parts(folder)
+    parts = held_out_parts(run)
     sides = {side: SideClips([], NO_SCORES) for side in Side}
     prompts: list[Prompt] = []
     lost: list[QuarantineRow] = []
+    counts: list[ItemCounts] = []
     for part in parts:
-        policy, given_up = _policy(folder, part)
+        policy, given_up, made = _policy(run, part)
+        counts += made
         sides = {
-            Side.REFERENCE: sides[Side.REFERENCE].joined(_reference(folder, part)),
+            Side.REFERENCE: sides[Side.REFERENCE].joined(_reference(run, part)),
             Side.POLICY: sides[Side.POLICY].joined(policy),
         }
         prompts, lost = prompts + part, lost + given_up
-        inputs = _inputs(folder, prompts, sum(map(len, parts)))
+        inputs = _inputs(run, prompts, sum(map(len, parts)))
         decision = take(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
         if decision.is_final:
             break
-    folder.documents.write(QUARANTINE_FILE, [vars(row) for row in lost])
-    _write(folder, sides, decision)
-    return len(prompts)
+    run.documents.write(QUARANTINE_FILE, [vars(row) for row in lost])
+    _write(run, sides, decision)
+    return StageCounts(len(prompts), tuple(counts))
 
 
-def held_out_parts(folder: RunFolder) -> list[list[Prompt]]:
+def held_out_parts(run: Run) -> list[list[Prompt]]:
     """Held-out prompts in the portions in which they are looked at: all at once, or a look's worth in a hashed order.
 
     The order is drawn from the run's seed, so that an early look is no worse a sample of the prompts than the whole.
     """
-    settings = folder.settings
-    held_out = [prompt for prompt in read_prompts(folder) if prompt.split == Split.HELD_OUT]
+    settings = run.settings
+    held_out = run.prompts_of(Split.HELD_OUT)
     match settings.evaluation.procedure:
         case BootstrapProcedure():
             return [held_out]
@@ -98,45 +95,45 @@ def held_out_parts(folder: RunFolder) -> list[list[Prompt]]:
             return [ordered[start:end] for start, end in pairwise(ends)]
 
 
-def _inputs(folder: RunFolder, prompts: list[Prompt], num_held_out: int) -> Inputs:
-    norm, policy = read_norm(folder), policy_network(folder)
+def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> Inputs:
+    norm, policy = run.norm, run.policy
     scale = {found.metric: found for found in norm.metrics}
     return Inputs(
-        run_id=folder.run_id,
+        run_id=run.run_id,
         product_version=__version__,
-        settings=folder.settings.evaluation,
-        bootstrap_seed=folder.settings.run.seed,
+        settings=run.settings.evaluation,
+        bootstrap_seed=run.settings.run.seed,
         norm_id=norm.norm_id,
         metrics=tuple(
             MetricScale(m.name, m.dimension, m.higher_is_better, scale[m.name].mean, scale[m.name].std)
-            for m in metrics_of(folder.settings.scoring)
+            for m in metrics_of(run.settings.scoring)
         ),
         prompts=tuple(prompt.prompt_id for prompt in prompts),
         num_held_out=num_held_out,
-        displacement=vars(training_summary(folder).displacement),
-        meaningless=tuple(found.name for found in sources(folder.settings.scoring) if not found.terms.is_meaningful),
+        displacement=vars(run.training_summary.displacement),
+        meaningless=tuple(found.name for found in sources(run.settings.scoring) if not found.terms.is_meaningful),
         policy_hash=policy.hash,
         adapter_hash=policy.adapter_hash,
-        reference_hash=sft_network(folder).hash,
+        reference_hash=run.sft.hash,
     )
 
 
-def _reference(folder: RunFolder, prompts: list[Prompt]) -> SideClips:
+def _reference(run: Run, prompts: list[Prompt]) -> SideClips:
     """The reference's clips were made and scored with the candidates."""
     wanted = {prompt.prompt_id for prompt in prompts}
-    candidates = [candidate for candidate in sealed_candidates(folder) if candidate.prompt_id in wanted]
+    candidates = [candidate for candidate in read_candidates(run.tables) if candidate.prompt_id in wanted]
     ids = pa.array([candidate.candidate_id for candidate in candidates], pa.string())
-    scores = [rows.filter(pc.is_in(rows["candidate_id"], ids)) for rows in folder.tables.batches(tables.SCORES)]
+    scores = [rows.filter(pc.is_in(rows["candidate_id"], ids)) for rows in run.tables.batches(tables.SCORES)]
     return SideClips(candidates, pa.concat_tables(scores).to_pandas())
 
 
-def _policy(folder: RunFolder, prompts: list[Prompt]) -> tuple[SideClips, list[QuarantineRow]]:
-    units = make_candidates(folder, STAGE, prompts, policy_network(folder))
-    candidates = read_candidates(folder, units)
-    scored = score_candidates(folder, "evaluate_score", candidates, prompts)
-    rows, quarantined = folder.units(tables.SCORES).read(scored)
-    lost = folder.units(tables.CANDIDATES).read(units)[1] + distinct(quarantined)
-    return SideClips(candidates, rows.to_pandas()), lost
+def _policy(run: Run, prompts: list[Prompt]) -> tuple[SideClips, list[QuarantineRow], list[ItemCounts]]:
+    units, made = make_candidates(run, STAGE, prompts, run.policy)
+    candidates = candidates_of(run, units)
+    scored = score_candidates(run, "evaluate_score", candidates, prompts)
+    rows, quarantined = run.units(tables.SCORES).read(scored.units)
+    lost = run.units(tables.CANDIDATES).read(units)[1] + distinct(quarantined)
+    return SideClips(candidates, rows.to_pandas()), lost, [made, *scored.counts]
 
 
 def _wide(side: SideClips, inputs: Inputs) -> pd.DataFrame:
@@ -149,19 +146,19 @@ def _wide(side: SideClips, inputs: Inputs) -> pd.DataFrame:
     return table.reindex(index=list(inputs.prompts), columns=[metric.name for metric in inputs.metrics]).astype(float)
 
 
-def _write(folder: RunFolder, sides: dict[Side, SideClips], decision: Decision) -> None:
+def _write(run: Run, sides: dict[Side, SideClips], decision: Decision) -> None:
     inputs = decision.inputs
     rewards = rewards_of(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
     rows = list(_rows(sides, rewards, inputs.norm_id))
     content = digest("evaluation", [[row.candidate_id, row.name, row.value] for row in rows])
     rows = [replace(row, evaluation_id="e" + content) for row in rows]
-    sealed = folder.tables.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
+    sealed = run.tables.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
     decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
-    decisions.seal(folder, decision)
-    decisions.record(folder, decision, lineage(folder), adapter_files(folder))
+    decisions.seal(run, decision)
+    decisions.record(run, decision, lineage(run), adapter_files(run))
     document = decision.document()
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
-    folder.documents.write(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
+    run.documents.write(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
 
 
 def _rows(sides: dict[Side, SideClips], rewards: Mapping[Side, pd.DataFrame], norm_id: str) -> Iterator[EvaluationRow]:

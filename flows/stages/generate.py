@@ -3,60 +3,62 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from avpref.datasets import tables
-from avpref.domain import Prompt
+from avpref.domain import Candidate, Prompt
+from avpref.execution.item_counts import StageCounts
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import BringClips, GroundTruthElsewhere
-from avpref.execution.run_units import run_stage
+from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import plan_candidates, sampler_hash, stage_fingerprint
 from avpref.flows.stages.encode_texts import encode_texts
-from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.sft import sft_network
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
-from avpref.storage.run_folder import RunFolder, open_root
 from avpref.storage.sibling_runs import here_and_beside
+from avpref.storage.table_readers import as_candidates
 from avpref.storage.unit import Unit
 
 STAGE = "generate"
 
 
 @reporting.stage("generate")
-def generate(run_dir: str) -> int:
-    """Make the candidates of the run in ``run_dir`` and seal their table; returns how many there are."""
-    folder = open_root(Path(run_dir))
-    prompts = read_prompts(folder)
-    encode_texts(folder, prompts)
-    units = make_candidates(folder, STAGE, prompts, sft_network(folder))
-    quarantined = folder.tables.seal_units(folder.units(tables.CANDIDATES), units)
-    folder.documents.write("quarantine-generate.json", [vars(row) for row in quarantined])
-    return folder.tables.num_rows(tables.CANDIDATES)
+def generate(run: Run) -> StageCounts:
+    """Make the candidates of the run and seal their table; the rows are candidates."""
+    texts = encode_texts(run, run.prompts)
+    units, counts = make_candidates(run, STAGE, run.prompts, run.sft)
+    quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), units)
+    run.documents.write("quarantine-generate.json", [vars(row) for row in quarantined])
+    return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, counts))
 
 
-def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Unit]:
-    """Make what is missing and nobody beside this run has made; returns the units that hold all of them."""
-    plan = plan_candidates(folder, stage, prompts, network)
-    files = folder.units(tables.CANDIDATES)
+def make_candidates(run: Run, stage: str, prompts: list[Prompt], network: NetworkFiles) -> FinishedUnits:
+    """Make what is missing and no run beside this one has made; returns the units that hold all candidates."""
+    plan = plan_candidates(run, stage, prompts, network)
+    files = run.units(tables.CANDIDATES)
     return run_stage(
-        folder,
+        run,
         stage,
         files,
         plan,
-        lambda: GenerateSpec(folder.files, folder.models, folder.runs, folder.settings, files, network),
+        lambda: GenerateSpec(run.files, run.models, run.runs, run.settings, files, network),
         "candidates",
-        reuse=_reuse(folder, stage),
+        reuse=_reuse(run, stage),
     )
 
 
-def _reuse(folder: RunFolder, stage: str) -> Reuse:
-    sampling = folder.settings.sampling
-    bring = BringClips(folder.files, sampling.store_latents, sampling.ground_truth_through_codec)
-    of_network = partial(stage_fingerprint, folder, stage)
+def _reuse(run: Run, stage: str) -> Reuse:
+    sampling = run.settings.sampling
+    bring = BringClips(run.files, sampling.store_latents, sampling.ground_truth_through_codec)
+    of_network = partial(stage_fingerprint, run, stage)
     elsewhere = GroundTruthElsewhere(
-        partial(here_and_beside, folder.files, folder.neighbours), sampler_hash(folder.settings), of_network
+        partial(here_and_beside, run.files, run.neighbours), sampler_hash(run.settings), of_network
     )
-    files = folder.units(tables.CANDIDATES)
-    return Reuse(files, folder.files, folder.neighbours, "candidate_id", bring=bring, elsewhere=elsewhere)
+    files = run.units(tables.CANDIDATES)
+    return Reuse(files, run.files, run.neighbours, "candidate_id", bring=bring, elsewhere=elsewhere)
+
+
+def candidates_of(run: Run, units: list[Unit]) -> list[Candidate]:
+    """Candidates of finished units, in the plan's order."""
+    return as_candidates(run.units(tables.CANDIDATES).read(units)[0])

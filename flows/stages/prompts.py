@@ -7,12 +7,13 @@ from pathlib import Path
 from avpref.config.schema import ClipPrompts, TextPrompts, ToyWorldPrompts
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
-from avpref.domain import Prompt, Split
-from avpref.execution.item_counts import Tally, record
+from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.run import Run
 from avpref.flows.workers.prompt_sources import open_world
 from avpref.identity import digest, file_sha256
-from avpref.storage.run_folder import RunFolder, open_root
+from avpref.storage.run_folder import RunFolder
+from avpref.storage.table_readers import read_prompts
 
 STAGE = "prompts"
 REFUSED_FILE = "refused.json"
@@ -20,46 +21,39 @@ HASH_SHOWN = 12
 
 
 @reporting.stage("prompts")
-def prompts(run_dir: str) -> int:
-    """Seal the prompt table of the run in ``run_dir``; returns the number of prompts."""
-    folder = open_root(Path(run_dir))
-    fingerprint = _fingerprint(folder)
-    if folder.tables.is_sealed(tables.PROMPTS, fingerprint):
-        num_prompts = folder.tables.num_rows(tables.PROMPTS)
-        record(folder.events, Tally(STAGE, STAGE, present=num_prompts, because=_because(folder, "unchanged")))
-        return num_prompts
-    known = {prompt.prompt_id for prompt in read_prompts(folder)} if folder.tables.has(tables.PROMPTS) else set()
-    found = open_world(folder.settings).prompts()
+def prompts(run: Run) -> StageCounts:
+    """Seal the prompt table of the run; the rows are prompts."""
+    fingerprint = _fingerprint(run)
+    if run.tables.is_sealed(tables.PROMPTS, fingerprint):
+        num_prompts = run.tables.num_rows(tables.PROMPTS)
+        counts = ItemCounts(STAGE, STAGE, present=num_prompts, because=_because(run, "unchanged"))
+        return StageCounts(num_prompts, (log_counts(run.events, counts),))
+    known = {prompt.prompt_id for prompt in read_prompts(run.tables)} if run.tables.has(tables.PROMPTS) else set()
+    found = open_world(run.settings).prompts()
     rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in found.refused]
-    folder.documents.write(REFUSED_FILE, [vars(row) for row in rows])
-    folder.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, found.prompts, fingerprint))
+    run.documents.write(REFUSED_FILE, [vars(row) for row in rows])
+    run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, found.prompts, fingerprint))
     num_new = sum(prompt.prompt_id not in known for prompt in found.prompts)
     present = len(found.prompts) - num_new
-    record(folder.events, Tally(STAGE, STAGE, made=num_new, present=present, because=_because(folder, "read")))
-    return len(found.prompts)
+    counts = ItemCounts(STAGE, STAGE, made=num_new, present=present, because=_because(run, "read"))
+    return StageCounts(len(found.prompts), (log_counts(run.events, counts),))
 
 
-def refused(folder: RunFolder) -> list[QuarantineRow]:
+def refused(run: RunFolder) -> list[QuarantineRow]:
     """Recordings that were refused at import."""
-    return [QuarantineRow(**row) for row in folder.documents.read(REFUSED_FILE) or []]
+    return [QuarantineRow(**row) for row in run.documents.read(REFUSED_FILE) or []]
 
 
-def read_prompts(folder: RunFolder) -> list[Prompt]:
-    """The sealed prompts, in order. Raises InputError before the stage has run."""
-    rows = folder.tables.read(tables.PROMPTS).to_pylist()
-    return [Prompt(**{**row, "split": Split(row["split"])}) for row in rows]
-
-
-def _fingerprint(folder: RunFolder) -> str:
-    settings, path = folder.settings, _csv(folder)
+def _fingerprint(run: Run) -> str:
+    settings, path = run.settings, _csv(run)
     source = "" if path is None else file_sha256(path) if path.is_file() else "absent"
     parts = settings.prompts.model_dump(mode="json"), settings.clip.model_dump(mode="json"), settings.run.seed
-    return folder.fingerprint("prompts", digest(*parts), source)
+    return run.fingerprint("prompts", digest(*parts), source)
 
 
-def _csv(folder: RunFolder) -> Path | None:
+def _csv(run: Run) -> Path | None:
     """The file that the prompts come from, if they come from one."""
-    match folder.settings.prompts:
+    match run.settings.prompts:
         case ClipPrompts() as given:
             return Path(given.clips)
         case TextPrompts() as given:
@@ -68,8 +62,8 @@ def _csv(folder: RunFolder) -> Path | None:
             return None
 
 
-def _because(folder: RunFolder, verb: str) -> str:
-    path = _csv(folder)
+def _because(run: Run, verb: str) -> str:
+    path = _csv(run)
     if path is None:
         return "derived from the settings"
     return (

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from avpref.flows.run import Run
 from avpref.flows.stages.report_data import collect
 from avpref.reports.figures import figures
 from avpref.reports.plots import png
 from avpref.reports.report_page import render
 from avpref.storage.local_files import replace
-from avpref.storage.run_folder import RunFolder
 
 REPORT_FILE = "report.html"
 PLOTS = "plots"
 
 
-def write_report(folder: RunFolder) -> int:
+def write_report(folder: Run) -> int:
     """Write ``report.html`` and ``plots/*.png`` over what was there; returns the number of sections and pictures.
 
     Equal runs give equal files, but for the times of the stages. Raises InputError where a stage of the run is missing.

@@ -18,17 +18,15 @@ from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.datasets.rows import Kind, Side
 from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Split
 from avpref.errors import InputError
+from avpref.flows.run import Run
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
-from avpref.flows.stages.candidate_rows import read_candidates
-from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score import sealed_candidates
-from avpref.flows.stages.sft import sft_network
-from avpref.flows.stages.train import policy_network, training_job
+from avpref.flows.stages.generate import candidates_of
 from avpref.flows.workers.scorers import metrics_of
-from avpref.storage.run_folder import RESULT_FILE, RunFolder
+from avpref.storage.run_folder import RESULT_FILE
+from avpref.storage.table_readers import read_candidates
 from avpref.trainer.metrics import METRICS_FILE
 
 
@@ -99,14 +97,14 @@ class ReportData:
         return self.verdict == PROMOTE
 
 
-def collect(folder: RunFolder) -> ReportData:
+def collect(folder: Run) -> ReportData:
     """Read a finished run. Raises InputError where a stage is missing, TableError for a damaged table."""
     verdict = folder.documents.read(evaluate.VERDICT_FILE)
     if verdict is None:
         fix = f"avpref runs resume {folder.run_id} --runs {folder.runs}"
         raise InputError(f"run {folder.run_id} has not been evaluated", "a finished run", fix)
-    prompts = read_prompts(folder)
-    candidates = {found.candidate_id: found for found in sealed_candidates(folder) + _policy_candidates(folder)}
+    prompts = folder.prompts
+    candidates = {found.candidate_id: found for found in read_candidates(folder.tables) + _policy_candidates(folder)}
     quarantine = (
         folder.tables.read(tables.QUARANTINE)
         if folder.tables.has(tables.QUARANTINE)
@@ -129,18 +127,18 @@ def collect(folder: RunFolder) -> ReportData:
         excluded=folder.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
         audit=tuple(read_audit(folder)),
-        curves=Curves(_curve(sft_network(folder).checkpoint.parent), _curve(training_job(folder).output)),
+        curves=Curves(_curve(folder.sft.checkpoint.parent), _curve(folder.training_job.output)),
         stages=_stages(folder),
         origin=_origin(folder),
     )
 
 
-def _policy_candidates(folder: RunFolder) -> list[Candidate]:
+def _policy_candidates(folder: Run) -> list[Candidate]:
     """The evaluation's own clips; they are in no sealed table, since no pair may be made of them."""
     compared = set(folder.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     parts = [part for part in evaluate.held_out_parts(folder) if compared & {prompt.prompt_id for prompt in part}]
-    plans = [plan_candidates(folder, evaluate.STAGE, part, policy_network(folder)) for part in parts]
-    return read_candidates(folder, [unit for plan in plans for shard in plan for unit in shard.units])
+    plans = [plan_candidates(folder, evaluate.STAGE, part, folder.policy) for part in parts]
+    return candidates_of(folder, [unit for plan in plans for shard in plan for unit in shard.units])
 
 
 def _held_out(rows: pd.DataFrame) -> HeldOut:
@@ -162,12 +160,12 @@ def _curve(folder: Path) -> pd.DataFrame:
     return pd.DataFrame([json.loads(line) for line in lines])
 
 
-def _stages(folder: RunFolder) -> tuple[StageTime, ...]:
+def _stages(folder: Run) -> tuple[StageTime, ...]:
     document = folder.documents.read(RESULT_FILE) or {"stages": []}
     return tuple(StageTime(stage["name"], stage["seconds"], stage["rows"]) for stage in document["stages"])
 
 
-def _origin(folder: RunFolder) -> tuple[tuple[str, str], ...]:
+def _origin(folder: Run) -> tuple[tuple[str, str], ...]:
     """(name, value) of every id and hash that the adapter came from, flat."""
     found: dict[str, Any] = lineage(folder)
     sealed: dict[str, str] = found.pop("tables")

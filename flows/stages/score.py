@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import compress
-from pathlib import Path
 from typing import Protocol
 
 from avpref.config.schema import Executor, InProcessExecutor, PoolSettings, RayExecutor, RunSettings
@@ -22,21 +21,21 @@ from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets import tables
 from avpref.datasets.tables import Table
 from avpref.domain import Candidate, Prompt
+from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.execution.plan import Shard, grouped, shards
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import Workplace, run_stage
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.stages.candidate_rows import as_candidates
-from avpref.flows.stages.prompts import read_prompts
+from avpref.flows.run import Run
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.flows.workers.score_worker import ScoreItem, ScoreSpec, View
 from avpref.flows.workers.scorers import ScorerSource, sources
 from avpref.storage.files import Files
-from avpref.storage.run_folder import RunFolder, open_root
 from avpref.storage.score_files import ScoreFiles, distinct
 from avpref.storage.sibling_runs import Neighbour
+from avpref.storage.table_readers import read_candidates
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
@@ -45,22 +44,16 @@ CANARIES = "canaries"
 
 
 @reporting.stage("score")
-def score(run_dir: str) -> int:
-    """Score the candidates of the run in ``run_dir`` and seal the score table; returns the number of score rows."""
-    folder = open_root(Path(run_dir))
-    units = score_candidates(folder, STAGE, sealed_candidates(folder), read_prompts(folder))
-    quarantined = distinct(folder.tables.seal_units(folder.units(tables.SCORES), units))
-    folder.documents.write("quarantine-score.json", [vars(row) for row in quarantined])
-    return folder.tables.num_rows(tables.SCORES)
-
-
-def sealed_candidates(folder: RunFolder) -> list[Candidate]:
-    """The sealed candidates, in the plan's order. Raises InputError before they were made."""
-    return [each for rows in folder.tables.batches(tables.CANDIDATES) for each in as_candidates(rows)]
+def score(run: Run) -> StageCounts:
+    """Score the candidates of the run and seal the score table; the rows are scores."""
+    scored = score_candidates(run, STAGE, read_candidates(run.tables), run.prompts)
+    quarantined = distinct(run.tables.seal_units(run.units(tables.SCORES), scored.units))
+    run.documents.write("quarantine-score.json", [vars(row) for row in quarantined])
+    return StageCounts(run.tables.num_rows(tables.SCORES), scored.counts)
 
 
 class ScorePlace(Workplace, Protocol):
-    """A folder whose candidates are scored: a run's, or that of a list of clips."""
+    """A run whose candidates are scored: a run's, or that of a list of clips."""
 
     @property
     def files(self) -> Files:
@@ -91,6 +84,14 @@ class ScorePlace(Workplace, Protocol):
 
 
 @dataclass(frozen=True)
+class ScoredUnits:
+    """The units that hold all score rows, scorer by scorer in the order of the plan, and the counts of every pass."""
+
+    units: list[Unit]
+    counts: tuple[ItemCounts, ...]
+
+
+@dataclass(frozen=True)
 class ScoreWork:
     """What is to be scored, by what, and what of it the scorers see."""
 
@@ -100,16 +101,16 @@ class ScoreWork:
     view: View
 
 
-def score_candidates(folder: RunFolder, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> list[Unit]:
+def score_candidates(run: Run, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> ScoredUnits:
     """Score those of a run's candidates that have no scores yet; returns the units that hold all score rows."""
     text = {prompt.prompt_id: prompt.text for prompt in prompts}
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
-    scoring, shape = folder.settings.scoring, clip_shape(folder.settings)
+    scoring, shape = run.settings.scoring, clip_shape(run.settings)
     view = View(shape, scoring.window_s or shape.duration_s)
-    return score_items(folder, stage, ScoreWork(items, scoring, folder.settings.run, view))
+    return score_items(run, stage, ScoreWork(items, scoring, run.settings.run, view))
 
 
-def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> list[Unit]:
+def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> ScoredUnits:
     """Score what has no scores yet; returns the units that hold all rows: scorer by scorer, in the plan's order.
 
     Raises InputError where weights are absent or a canary drifts, CircuitOpen where too much fails.
@@ -119,9 +120,10 @@ def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> list[Unit]:
     groups = grouped(work.items, [item.candidate.prompt_id for item in work.items])
     plan = shards(stage, place.fingerprint(stage, fingerprints), groups, work.run)
     waves = [_Wave(place, stage, work, plan, part) for part in _parts(place.executor, found, fingerprints)]
-    _run(waves, is_parallel=isinstance(place.executor, RayExecutor) and place.executor.scoring == "pools")
+    counts = _run(waves, is_parallel=isinstance(place.executor, RayExecutor) and place.executor.scoring == "pools")
     units = [unit for shard in plan for unit in shard.units]
-    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+    finished = [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+    return ScoredUnits(finished, tuple(counts))
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class _Wave:
     plan: Sequence[Shard]
     part: _Part
 
-    def run(self) -> None:
+    def run(self) -> ItemCounts:
         """Finish every unit for the part's scorers."""
         part, place = self.part, self.place
         files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
@@ -159,7 +161,7 @@ class _Wave:
             return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
 
         name, reuse = self.stage + part.label, self._reuse(files)
-        run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse)
+        return run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse).counts
 
     def _is_left(self, files: ScoreFiles) -> list[bool]:
         """For each scorer of the part whether a planned unit lacks it."""
@@ -176,14 +178,13 @@ class _Wave:
         return Reuse(files.files, place.files, place.neighbours, "candidate_id", files.parts, bring, counted="scores")
 
 
-def _run(waves: Sequence[_Wave], is_parallel: bool) -> None:
+def _run(waves: Sequence[_Wave], is_parallel: bool) -> list[ItemCounts]:
+    """Run the waves; returns their counts in the order of the waves."""
     if not is_parallel:
-        for wave in waves:
-            wave.run()
-        return
+        return [wave.run() for wave in waves]
     with ThreadPoolExecutor(len(waves)) as threads:
-        for done in [threads.submit(contextvars.copy_context().run, wave.run) for wave in waves]:
-            done.result()
+        running = [threads.submit(contextvars.copy_context().run, wave.run) for wave in waves]
+        return [future.result() for future in running]
 
 
 def _parts(executor: Executor, found: Sequence[ScorerSource], fingerprints: Sequence[str]) -> list[_Part]:

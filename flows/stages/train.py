@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -12,33 +10,27 @@ from avpref.config.schema import DpoSettings
 from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS
 from avpref.domain import Candidate
-from avpref.execution.item_counts import Tally, record
+from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.execution.plan import shards
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.stages.pair import pairs_hash
-from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score import sealed_candidates
-from avpref.flows.stages.sft import sft_network
+from avpref.flows.run import Run
 from avpref.flows.stages.trained_models import take_over
-from avpref.flows.stages.training_data import EncodedClips, Texts, content_hash, progress_of, read_latents
+from avpref.flows.stages.training_data import EncodedClips, Texts, progress_of, read_latents
 from avpref.flows.stages.training_record import record_trained
 from avpref.flows.workers.encode_worker import EncodeItem, EncodeSpec
-from avpref.flows.workers.generator import NetworkFiles, codec_identity
-from avpref.identity import digest
-from avpref.storage.run_folder import RunFolder, open_root
-from avpref.storage.unit import Unit
+from avpref.flows.workers.generator import codec_identity
+from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.launch import launch, read_summary
-from avpref.trainer.metrics import METRICS_FILE, TrainingSummary
+from avpref.trainer.launch import launch
+from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
-DATA_FILE = "pairs.safetensors"
 NUM_DELAYS = 6
 ADAPTERS = "adapters"
 DELAYED = "-delayed"
@@ -46,62 +38,32 @@ DELAYED = "-delayed"
 
 
 @reporting.stage("train")
-def dpo(run_dir: str) -> int:
-    """Train the adapter of the run in ``run_dir`` if it is not there yet; returns the number of steps."""
-    folder = open_root(Path(run_dir))
-    job = training_job(folder)
-    steps = folder.settings.dpo.loop.steps
-    record(folder.events, _finish(folder, job))
+def train(run: Run) -> StageCounts:
+    """Train the adapter of the run if it is not there yet; the rows are training steps."""
+    job = run.training_job
+    encoded, counts = _train(run, job)
+    log_counts(run.events, counts)
     adapter = (f"{ADAPTER_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
-    folder.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
-    record_trained(folder, policy_network(folder), sft_network(folder))
-    return steps
+    run.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
+    record_trained(run)
+    return StageCounts(run.settings.dpo.loop.steps, (*encoded, counts))
 
 
-def _finish(folder: RunFolder, job: TrainingJob) -> Tally:
-    """Take the adapter over from another run, or train it, unless it is there."""
-    if folder.models.bring(job.output / SUMMARY_FILE):  # the trainer writes it last
-        return Tally("train", ADAPTERS, present=1)
-    found = take_over(folder, job.output, [ADAPTER_FOLDER], SUMMARY_FILE)
-    if found:
-        return Tally("train", ADAPTERS, reused={found: 1})
+def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCounts]:
+    """Take the adapter over from another run, or train it, unless it is there; returns the counts of clips and of adapters."""
+    encoded: tuple[ItemCounts, ...] = ()
+    if run.models.bring(job.output / SUMMARY_FILE):  # the trainer writes it last
+        return encoded, ItemCounts("train", ADAPTERS, present=1)
+    if source := take_over(run, job.output, [ADAPTER_FOLDER], SUMMARY_FILE):
+        return encoded, ItemCounts("train", ADAPTERS, reused={source: 1})
     if not job.data.exists():
-        save_pair_set(job.data, _pair_set(folder))
+        pairs = run.tables.read(tables.PAIRS)
+        clips, clip_counts = _encode(run, pairs)
+        save_pair_set(job.data, _pair_set(run, pairs, clips))
+        encoded = (clip_counts,)
     with progress_of("train", job) as report:
         launch(job, report)
-    return Tally("train", ADAPTERS, made=1)
-
-
-def policy_network(folder: RunFolder) -> NetworkFiles:
-    """The SFT network with the trained adapter. Raises InputError before the stage has run."""
-    reference, adapter = sft_network(folder), training_job(folder).output / ADAPTER_FOLDER
-    own = content_hash(folder, adapter / WEIGHTS_FILE)
-    return NetworkFiles(reference.checkpoint, digest("policy", reference.hash, own, size=64), adapter, own)
-
-
-def training_summary(folder: RunFolder) -> TrainingSummary:
-    """What the training run said of itself. Raises InputError before it has run."""
-    job = training_job(folder)
-    content_hash(folder, job.output / SUMMARY_FILE)
-    return read_summary(job)
-
-
-def training_job(folder: RunFolder) -> TrainingJob:
-    """The AV-DPO job of the run; its output folder is named by everything that it depends on."""
-    settings, reference = folder.settings, sft_network(folder)
-    fingerprint = folder.fingerprint(
-        "dpo", reference.hash, pairs_hash(folder), settings.dpo.model_dump(mode="json"), settings.run.seed
-    )
-    output = folder.model_folder("dpo", fingerprint)
-    return TrainingJob(
-        settings=settings.dpo,
-        network=settings.network,
-        clip=settings.clip,
-        data=output / DATA_FILE,
-        output=output,
-        seed=settings.run.seed,
-        weights=reference.checkpoint,
-    )
+    return encoded, ItemCounts("train", ADAPTERS, made=1)
 
 
 def delays_s(settings: DpoSettings) -> tuple[float, ...]:
@@ -117,12 +79,12 @@ def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     return tuple(float(delay) for delay in (*late, *early))
 
 
-def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
+def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
     """Latents of every clip that a pair uses, delayed versions for the chosen ones."""
-    text = {prompt.prompt_id: prompt.text for prompt in read_prompts(folder)}
+    text = {prompt.prompt_id: prompt.text for prompt in run.prompts}
     chosen = set(pairs["chosen"].to_pylist())
     used = chosen | set(pairs["rejected"].to_pylist())
-    delays = delays_s(folder.settings.dpo)
+    delays = delays_s(run.settings.dpo)
 
     def item(candidate: Candidate) -> EncodeItem:
         is_chosen = candidate.candidate_id in chosen
@@ -130,20 +92,19 @@ def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
         identity = candidate.candidate_id + (DELAYED if late else "")
         return EncodeItem(identity, candidate.path, text[candidate.prompt_id], late)
 
-    items = [item(candidate) for candidate in sealed_candidates(folder) if candidate.candidate_id in used]
-    fingerprint = folder.fingerprint(ENCODE, delays, codec_identity(folder.settings))
-    plan = shards(ENCODE, fingerprint, [[each] for each in items], folder.settings.run)
-    files = folder.units(LATENTS)
-    spec = EncodeSpec(folder.media, folder.settings, files)
-    bring = SameClips(folder.files, "sample_id", {item.item_id: item.path for item in items})
-    reuse = Reuse(files, folder.files, folder.neighbours, "sample_id", bring=bring)
-    units: list[Unit] = run_stage(folder, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse)
-    return read_latents(files.read(units)[0], folder.settings)
+    items = [item(candidate) for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
+    fingerprint = run.fingerprint(ENCODE, delays, codec_identity(run.settings))
+    plan = shards(ENCODE, fingerprint, [[each] for each in items], run.settings.run)
+    files = run.units(LATENTS)
+    spec = EncodeSpec(run.media, run.settings, files)
+    bring = SameClips(run.files, "sample_id", {item.item_id: item.path for item in items})
+    reuse = Reuse(files, run.files, run.neighbours, "sample_id", bring=bring)
+    units, counts = run_stage(run, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse)
+    return read_latents(files.read(units)[0], run.settings), counts
 
 
-def _pair_set(folder: RunFolder) -> PairSet:
-    pairs = folder.tables.read(tables.PAIRS)
-    clips, texts = _encode(folder, pairs), Texts(folder.settings, folder.runs)
+def _pair_set(run: Run, pairs: pa.Table, clips: EncodedClips) -> PairSet:
+    texts = Texts(run.settings, run.runs)
     row = {sample.removesuffix(DELAYED): index for index, sample in enumerate(clips.ids)}
     chosen = [row[candidate] for candidate in pairs["chosen"].to_pylist()]
     rejected = [row[candidate] for candidate in pairs["rejected"].to_pylist()]

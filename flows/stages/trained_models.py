@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from avpref.flows.run import Run
 from avpref.storage.links import link_all
 from avpref.storage.local_files import TEMPORARY_PREFIX, replace
-from avpref.storage.run_folder import RunFolder
 from avpref.storage.sibling_runs import folders_beside
 from avpref.trainer.metrics import METRICS_FILE
 
 
-def take_over(folder: RunFolder, output: Path, files: Sequence[str], last: str) -> str:
+def take_over(run: Run, output: Path, files: Sequence[str], last: str) -> str:
     """Link a finished model of another run into ``output``; returns the run's name, empty where nobody has finished it.
 
     ``files`` are files or folders of the model, ``last`` is written last by the trainer and linked last here: with it the model counts
     as finished. Training curves are copied, because trainers append to them. Raises StorageError where ``output`` cannot be written.
     """
-    for neighbour in folders_beside(folder.root):
-        source = folder.runs / neighbour.name / output.relative_to(folder.root)
+    for neighbour in folders_beside(run.root):
+        source = run.runs / neighbour.name / output.relative_to(run.root)
         if not all((source / name).exists() for name in (*files, last)):
             continue
         try:

@@ -14,15 +14,12 @@ from torch import Tensor
 
 from avpref.config.schema import Settings
 from avpref.datasets.latents import unpacked
-from avpref.errors import InputError
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.workers.generator import negative_text, open_codec, open_text
 from avpref.models.text import TextBatch
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
 from avpref.observability.run_status import audience, told
-from avpref.storage.file_hashes import sha256_of
-from avpref.storage.run_folder import RunFolder
 from avpref.trainer.batches import ClipSet
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.parallel import Report
@@ -102,13 +99,3 @@ def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
 
         yield report
         meter.be_busy()
-
-
-def content_hash(folder: RunFolder, path: Path) -> str:
-    """Content hash of a trained file. Raises InputError where it does not exist yet."""
-    if not folder.models.bring(path):
-        fix = f"avpref runs resume {folder.run_id} --runs {folder.runs}"
-        raise InputError(
-            f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
-        )
-    return sha256_of(path)

@@ -12,6 +12,7 @@ from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.selection.leaderboard import STRATEGIES
 from avpref.domain import METRICS
+from avpref.flows.run import Run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = str(CONFIGS / "tiny.yaml")
@@ -38,7 +39,7 @@ def other_run(own_run):
     other = create(own_run.root.parent, settings)
     for name in ("prompts", "candidates", "scores"):
         shutil.copytree(own_run.root / "tables" / name, other.root / "tables" / name)
-    pair.fn(str(other.root))
+    pair.fn(Run.of(other))
     return other
 
 

@@ -20,6 +20,7 @@ from avpref.datasets import tables
 from avpref.execution.contract import Receipt
 from avpref.execution.pool import InProcessPool, open_pool
 from avpref.execution.retry import ATTEMPTS, Ladder
+from avpref.flows.run import Run
 from avpref.identity import derive_seed
 from avpref.storage.event_log import EventLog
 from avpref.storage.local_files import LocalFiles, commit_once
@@ -202,7 +203,7 @@ def test_what_travels_to_and_from_actors_is_small(ray_cluster: int, tiny_run: ob
     with pytest.MonkeyPatch.context() as patch, folder.locked():
         patch.setattr(stage_module, "open_pool", weighed)
         for stage in STAGES:
-            stage.fn(str(folder.root))
+            stage.fn(Run.of(folder))
     assert {"generate", "score", "audit", "encode", "evaluate"} <= set(sizes)
     clip = min(path.stat().st_size for path in folder.root.glob("clips/*/*.mp4"))
     assert max(sizes.values()) < min(3000, clip)

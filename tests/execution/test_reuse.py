@@ -21,19 +21,20 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import METRICS, Origin, Prompt, Split
 from avpref.execution import pool
 from avpref.execution.contract import Outcome
-from avpref.execution.item_counts import Tally, collected
+from avpref.execution.item_counts import ItemCounts
 from avpref.flows.retrain import STAGES
+from avpref.flows.run import Run
 from avpref.flows.stages import score as score_stage
 from avpref.flows.stages import sft as sft_module
 from avpref.flows.stages import train as dpo_module
 from avpref.flows.stages.candidate_plan import ground_truth_source, plan_candidates
-from avpref.flows.stages.prompts import read_prompts
 from avpref.flows.workers.scorers import Weightless
 from avpref.identity import file_sha256
 from avpref.rewards.fake import FakeScorer
 from avpref.rewards.protocol import Scorer
 from avpref.storage.local_files import TEMPORARY_PREFIX
 from avpref.storage.run_folder import RunFolder, create
+from avpref.storage.table_readers import read_prompts
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import QUARANTINE_KEY, UnitFiles
 
@@ -92,11 +93,9 @@ def opened(runs: Path, *changes: str) -> RunFolder:
     return create(runs, config.load(TINY, [*SMALL, *changes], environment={}).settings)
 
 
-def finished(folder: RunFolder, stages: Sequence[object] = STAGES) -> list[Tally]:
-    with collected() as tallies:
-        for stage in stages:
-            stage.fn(str(folder.root))  # type: ignore[attr-defined]
-    return tallies
+def finished(folder: RunFolder, stages: Sequence[object] = STAGES) -> list[ItemCounts]:
+    run = Run.of(folder)
+    return [counts for stage in stages for counts in stage.fn(run).items]  # type: ignore[attr-defined]
 
 
 def outcome(folder: RunFolder) -> dict[str, list[dict[str, object]]]:
@@ -184,7 +183,7 @@ def test_a_run_alone_has_the_files_of_its_plan_and_no_others(base: RunFolder) ->
 
 
 def make_plan(folder: RunFolder) -> set[str]:
-    plan = plan_candidates(folder, "generate", read_prompts(folder), sft_module.sft_network(folder))
+    plan = plan_candidates(folder, "generate", read_prompts(folder.tables), Run.of(folder).sft)
     return {unit.name for shard in plan for unit in shard.units}
 
 
@@ -326,13 +325,13 @@ NUM_FIRST = 8
 
 
 def test_a_list_that_grows_adds_its_new_prompts_to_the_same_run(base: RunFolder, tmp_path: Path, work: Work) -> None:
-    network = sft_module.sft_network(base).checkpoint
+    network = Run.of(base).sft.checkpoint
     csv = listed(tmp_path / "prompts.csv", TEXTS[:NUM_FIRST])
     weights = f"sft={{kind: weights, network: {network}, dtype: float32}}"
     given = (weights, f"prompts={{kind: texts, prompts: {csv}, held_out_share: 0.5}}")
     folder = grown = texts_run(tmp_path / "runs", *given)
     finished(folder, STAGES[:4])
-    before, splits = ids(folder), {prompt.text: prompt.split for prompt in read_prompts(folder)}
+    before, splits = ids(folder), {prompt.text: prompt.split for prompt in read_prompts(folder.tables)}
     assert Split.HELD_OUT in splits.values()
     work.items.clear()
     listed(csv, ["a blue ball", *TEXTS])
@@ -341,7 +340,7 @@ def test_a_list_that_grows_adds_its_new_prompts_to_the_same_run(base: RunFolder,
     tallies = {tally.stage: tally for tally in finished(grown, STAGES[:4])}
     assert before < ids(grown)
     assert sorted(work.items["generate"]) == sorted(work.items["score"]) == sorted(ids(grown) - before)
-    assert splits.items() <= {prompt.text: prompt.split for prompt in read_prompts(grown)}.items()
+    assert splits.items() <= {prompt.text: prompt.split for prompt in read_prompts(grown.tables)}.items()
     assert (tallies["prompts"].made, tallies["prompts"].present) == (len(TEXTS) - NUM_FIRST + 1, NUM_FIRST)
     assert file_sha256(csv)[:12] in tallies["prompts"].because
     elsewhere = texts_run(tmp_path / "others", *given)

@@ -89,7 +89,7 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder, task
     num_units = sum(math.ceil(size / UNIT) for size in sizes)
     for _ in range(2):
         with watched(folder):
-            units = run_stage(folder, "score", files, plan, lambda: stub, "candidates")
+            units = run_stage(folder, "score", files, plan, lambda: stub, "candidates").units
         assert [item.item_id for unit in units for item in unit.items] == names
     assert tasks == [run_shard.__name__] * 2 * num_shards
     assert stub.calls == num_units == len(units)

@@ -12,10 +12,10 @@ from avpref.config import loading as config
 from avpref.datasets.latents import LATENTS
 from avpref.datasets.tables import CANDIDATES
 from avpref.flows.retrain import CURATION
+from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.score import score
-from avpref.flows.stages.sft import sft_network
 from avpref.flows.workers.encode_worker import EncodeSpec, RenderSpec
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.storage.run_folder import RunFolder, create
@@ -45,7 +45,7 @@ def test_one_actor_makes_the_same_pairs_from_the_beginning(
     folder = with_actors(1, tmp_path)
     with folder.locked():
         for stage in CURATION:
-            stage.fn(str(folder.root))
+            stage.fn(Run.of(folder))
     assert folder.run_id == tiny_run.run_id
     assert folder.settings.executor != tiny_run.settings.executor
     for table in CURATED:
@@ -62,7 +62,7 @@ def test_three_actors_make_the_same_clips_and_the_same_pairs(
     folder = with_actors(3, tiny_copy("generate").root.parent)
     with folder.locked():
         for stage in (generate, score, pair):
-            stage.fn(str(folder.root))
+            stage.fn(Run.of(folder))
     for table in CURATED:
         assert sealed(folder, table) == sealed(tiny_run, table), table
     assert timeless(folder) == timeless(tiny_run)
@@ -78,7 +78,7 @@ def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(
         RenderSpec(settings, tiny_run.units(LATENTS)),
         EncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
         GenerateSpec(
-            tiny_run.files, tiny_run.models, root.parent, settings, tiny_run.units(CANDIDATES), sft_network(tiny_run)
+            tiny_run.files, tiny_run.models, root.parent, settings, tiny_run.units(CANDIDATES), Run.of(tiny_run).sft
         ),
     ]
     for spec in specs:

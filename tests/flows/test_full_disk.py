@@ -20,6 +20,7 @@ from avpref.errors import StorageError
 from avpref.execution.contract import Receipt
 from avpref.execution.pool import InProcessPool
 from avpref.flows.retrain import run_loop
+from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.storage.failpoints import Moment
 from avpref.storage.run_folder import RunFolder, create, open_root
@@ -124,7 +125,7 @@ def test_actors_on_a_full_disk_stop_the_run_and_no_candidate_is_given_up(
 ) -> None:
     folder = on_disk(disk, tiny_copy, RayExecutor(num_actors=2))
     with pytest.raises(StorageError, match="no space left while writing"):
-        generate.fn(str(folder.root))
+        generate.fn(Run.of(folder))
     events = (folder.root / "events.jsonl").read_text()
     assert '"event": "quarantined"' not in events and '"OSError"' not in events
     kept = finished(folder.root)

@@ -9,6 +9,7 @@ from pathlib import Path
 from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
+from avpref.flows.run import Run
 from avpref.flows.stages import report_data
 from avpref.flows.stages.evaluate import evaluate, held_out_parts
 from avpref.registry import aliases, decisions, promotion
@@ -32,18 +33,18 @@ def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
     copy = tiny_copy("evaluate")
     folder = with_settings(copy, f"evaluation.procedure={LOOKS}", "evaluation.gate.min_audio_delta_sd=1e9")
     assert [len(part) for part in held_out_parts(folder)] == [3, 5]
-    assert evaluate.fn(str(folder.root)) == 3
+    assert evaluate.fn(Run.of(folder)).rows == 3
     seen = set(folder.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     assert seen == {prompt.prompt_id for prompt in held_out_parts(folder)[0]}
     document = decisions.read(folder)
     assert document["verdict"] == "refuse" and document["inputs"]["num_held_out"] == 8
     assert set(document["inputs"]["prompts"]) == seen
     assert decisions.replay(folder).agrees
-    data = report_data.collect(folder)
+    data = report_data.collect(Run.of(folder))
     assert len(data.held_out.clips) == 3 and set(data.held_out.clips["policy"]) <= set(data.candidates)
     before = finished_marks(folder.root)
     folder = with_settings(folder, f"evaluation.gate={{{EASY}}}")
-    assert evaluate.fn(str(folder.root)) == 8  # three pairs show nothing at the first look's level
+    assert evaluate.fn(Run.of(folder)).rows == 8  # three pairs show nothing at the first look's level
     assert before.items() <= finished_marks(folder.root).items()
     assert decisions.read(folder)["verdict"] == "promote" and decisions.replay(folder).agrees
     assert len(list((folder.root / "decisions").iterdir())) == 2

@@ -13,8 +13,9 @@ from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.execution import run_units as stage_module
 from avpref.flows.retrain import OF_ONE_EXECUTION, STAGES, run_loop
+from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
-from avpref.flows.stages.train import dpo
+from avpref.flows.stages.train import train
 from avpref.storage.local_files import TEMPORARY_PREFIX
 from avpref.storage.run_folder import RESULT_FILE, RunFolder
 
@@ -106,7 +107,7 @@ def test_a_lost_unit_is_made_again_alone_and_with_the_same_rows(
     content = pq.read_table(lost).drop_columns("elapsed_s")  # the one column that depends on the clock
     lost.unlink()
     before = finished_marks(folder.root)
-    generate.fn(str(folder.root))
+    generate.fn(Run.of(folder))
     assert pq.read_table(lost).drop_columns("elapsed_s").equals(content)
     after = finished_marks(folder.root)
     del after[str(lost.relative_to(folder.root))]
@@ -125,6 +126,6 @@ def test_a_training_without_a_summary_is_not_finished_and_ends_with_the_same_byt
     summary.unlink()
     if not has_weights:
         adapter.unlink()
-    dpo.fn(str(folder.root))
+    train.fn(Run.of(folder))
     assert adapter.read_bytes() == weights
     assert json.loads(summary.read_text()) == said

@@ -18,21 +18,22 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Origin, Split
 from avpref.errors import CircuitOpen, InputError, MediaError
 from avpref.flows.retrain import quarantined, run_loop
+from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
-from avpref.flows.stages.prompts import read_prompts
 from avpref.flows.stages.score import score
 from avpref.flows.workers import generate_worker as generating
 from avpref.flows.workers import generator as components
 from avpref.media.geometry import ClipShape
 from avpref.storage.run_folder import RunFolder
+from avpref.storage.table_readers import read_prompts
 
 Copy = Callable[..., RunFolder]
 
 
 def clip_paths(folder: RunFolder, split: Split = Split.TRAIN) -> list[str]:
     """Paths of the sealed candidates of one split, in the plan's order."""
-    wanted = {prompt.prompt_id for prompt in read_prompts(folder) if prompt.split == split}
+    wanted = {prompt.prompt_id for prompt in read_prompts(folder.tables) if prompt.split == split}
     return [row["path"] for row in folder.tables.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in wanted]
 
 
@@ -112,7 +113,7 @@ def test_a_circuit_opened_by_the_very_last_unit_does_not_let_the_next_execution_
         truncate(folder.root / path)
     for _ in range(2):
         with pytest.raises(CircuitOpen):
-            score.fn(str(folder.root))
+            score.fn(Run.of(folder))
 
 
 def test_a_pair_s_clip_that_goes_bad_later_stops_the_run_and_nothing_is_lost_by_restoring_it(
@@ -174,7 +175,7 @@ def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
     folder = tiny_copy("generate")
     muted = mute(monkeypatch, lambda item: item.item_id in before and item.origin == Origin.GENERATED)
     for stage in (generate, score, pair):
-        stage.fn(str(folder.root))
+        stage.fn(Run.of(folder))
     assert muted and not pair_members(folder) & muted
     assert quarantined(folder) == []
     rows = [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]
@@ -191,7 +192,7 @@ def test_a_policy_that_makes_clips_without_sound_is_refused(tiny_copy: Copy, mon
     folder = tiny_copy("evaluate")
     muted = mute(monkeypatch, lambda item: True)
     document = run_loop(folder)
-    assert len(muted) == sum(prompt.split == Split.HELD_OUT for prompt in read_prompts(folder))
+    assert len(muted) == sum(prompt.split == Split.HELD_OUT for prompt in read_prompts(folder.tables))
     for dimension in ("audio", "sync"):
         compared = document["evaluation"][dimension]
         assert compared["delta_sd"] < 0 and compared["win_rate"] < 0.5
@@ -202,7 +203,7 @@ def test_a_policy_that_makes_clips_without_sound_is_refused(tiny_copy: Copy, mon
 def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a MediaError but any error: tried again, cut out of its unit, written down."""
     folder = tiny_copy("generate")
-    victim = [prompt for prompt in read_prompts(folder) if prompt.split == Split.TRAIN][4]
+    victim = [prompt for prompt in read_prompts(folder.tables) if prompt.split == Split.TRAIN][4]
     real, calls = generating.GenerateWorker._ground_truth, []
 
     def ground_truth(self: generating.GenerateWorker, item: generating.CandidateRequest) -> object:
@@ -212,7 +213,7 @@ def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, m
         return real(self, item)
 
     monkeypatch.setattr(generating.GenerateWorker, "_ground_truth", ground_truth)
-    generate.fn(str(folder.root))
+    generate.fn(Run.of(folder))
     assert quarantined(folder) == [QuarantineRow(calls[0], "generate", "ZeroDivisionError", "no such clip", 2)]
     assert calls[0] not in folder.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist()
     events = [json.loads(line) for line in (folder.root / "events.jsonl").read_text().splitlines()]

@@ -14,9 +14,9 @@ from avpref.datasets import tables
 from avpref.domain import Candidate, Origin
 from avpref.errors import InputError
 from avpref.flows.reproduce import reproduce
-from avpref.flows.stages.score import sealed_candidates
 from avpref.identity import file_sha256
 from avpref.storage.run_folder import RunFolder
+from avpref.storage.table_readers import read_candidates
 
 Copy = Callable[..., RunFolder]
 LEDGER = ".avpref-hashes.json"
@@ -75,7 +75,7 @@ def test_another_seed_takes_other_clips(tiny_copy: Copy, monkeypatch: pytest.Mon
 
 def test_a_clip_that_was_changed_on_the_disk_is_named(tiny_copy: Copy) -> None:
     folder = tiny_copy()
-    clip = next(each for each in sealed_candidates(folder) if each.origin == Origin.GENERATED)
+    clip = next(each for each in read_candidates(folder.tables) if each.origin == Origin.GENERATED)
     with open(folder.root / clip.path, "ab") as stream:
         stream.write(b"tampered")
     found = reproduce(folder, 1.0, None, seed=0)

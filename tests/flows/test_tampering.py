@@ -15,6 +15,7 @@ from invariants import same_end
 from avpref.datasets import tables
 from avpref.errors import TableError
 from avpref.flows.retrain import run_loop
+from avpref.flows.run import Run
 from avpref.flows.stages.evaluate import evaluate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.score import score
@@ -51,7 +52,7 @@ def test_the_stage_that_reads_a_changed_table_names_file_and_hashes(
     folder = tiny_copy(before)
     path, expected = tamper(folder, table)
     with pytest.raises(TableError) as caught:
-        stage.fn(str(folder.root))
+        stage.fn(Run.of(folder))
     assert caught.value.found == f"{path}: sha-256 {file_sha256(path)}"
     assert caught.value.expected == f"sha-256 {expected}"
 
@@ -90,6 +91,6 @@ def test_what_was_verified_is_verified_again_once_it_has_changed(tiny_copy: Call
     folder.tables.connect().close()
     path, _ = tamper(folder, tables.PAIRS)
     os.utime(path)
-    for read in (lambda: folder.tables.read(tables.PAIRS), folder.connect):
+    for read in (lambda: folder.tables.read(tables.PAIRS), folder.tables.connect):
         with pytest.raises(TableError):
             read()

@@ -28,7 +28,7 @@ from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles, commit_once
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.sealed_tables import Manifest, TableStore
 from avpref.storage.unit import Unit
-from avpref.storage.unit_plans import record_plan
+from avpref.storage.unit_files import record_plan
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 NOW = time.time()

@@ -23,6 +23,7 @@ from avpref.datasets.evidence.gate import PROMOTE
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension
 from avpref.errors import InputError
+from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.report import write_report
 from avpref.flows.stages.report_data import Curves, ReportData, collect
@@ -77,7 +78,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def data(tiny_run: RunFolder) -> ReportData:
-    return collect(tiny_run)
+    return collect(Run.of(tiny_run))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_it_says_what_the_run_found(written: Page, tiny_run: RunFolder, data: Re
         assert f"{signed(one.ci_low, 3)} to {signed(one.ci_high, 3)}" in written.words
     for reason in set(tiny_run.tables.read(tables.SKIPPED)["reason"].to_pylist()):
         assert reason in written.words
-    found = lineage(tiny_run)
+    found = lineage(Run.of(tiny_run))
     for value in (found["run_id"], found["settings_hash"], found["policy_hash"], *found["tables"].values()):
         assert value in written.words
     assert all(stage.name in written.words for stage in data.stages) and data.stages
@@ -169,9 +170,9 @@ def test_equal_runs_give_equal_files(tiny_run: RunFolder, tmp_path: Path) -> Non
     assert set(kept) == {"evaluation.png", "margins.png", "rewards.png", "training.png"}
     shutil.rmtree(copy.root / "plots")
     (copy.root / "report.html").unlink()
-    assert write_report(copy) == 9 + len(kept)
+    assert write_report(Run.of(copy)) == 9 + len(kept)
     first = (copy.root / "report.html").read_bytes()
-    assert write_report(copy) == 9 + len(kept)
+    assert write_report(Run.of(copy)) == 9 + len(kept)
     assert (copy.root / "report.html").read_bytes() == first
     assert {path.name: path.read_bytes() for path in (copy.root / "plots").glob("*.png")} == kept
 
@@ -226,7 +227,7 @@ def test_a_run_without_evaluation_is_refused_with_the_command_that_helps(tiny_ru
     copy = open_root(Path(shutil.copytree(tiny_run.root, tmp_path / tiny_run.run_id)))
     (copy.root / "evaluation.json").unlink()
     with pytest.raises(InputError, match="has not been evaluated") as caught:
-        collect(copy)
+        collect(Run.of(copy))
     assert caught.value.fix.startswith(f"avpref runs resume {copy.run_id}")
 
 

@@ -1,10 +1,8 @@
-"""What a stage came to, in items: made now, there before, taken over from which runs. One line, one event, one entry each."""
+"""Item counts of a finished stage: computed, already present, reused (by source run)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from avpref.console import say
@@ -12,10 +10,10 @@ from avpref.storage.event_log import EventLog
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Items of one stage: ``made`` now (``quarantined`` of them given up), ``present`` before, ``reused`` by the run they came from.
+class ItemCounts:
+    """Items of one kind: ``made`` now (``quarantined`` of them given up), ``present`` before, ``reused`` by their source run.
 
-    Scores count once per candidate and scorer. ``because`` says what shows that nothing changed, where that is more than files.
+    Scores count once per candidate and scorer. ``because`` says why nothing changed, where that takes more than files to show.
     """
 
     stage: str
@@ -44,33 +42,29 @@ class Tally:
         if not self.is_change:
             return f"{self.stage}: {self.present} of {total} {self._named(total)} present{because}"
         lost = f" ({self.quarantined} given up)" if self.quarantined else ""
-        found = [f"{self.made} {self._named(self.made)} made{lost}"]
-        found += [f"{self.present} were here"] if self.present else []
-        found += [f"{count} taken over from {run}" for run, count in sorted(self.reused.items())]
-        return f"{self.stage}: {', '.join(found)}{because}"
+        parts = [f"{self.made} {self._named(self.made)} made{lost}"]
+        parts += [f"{self.present} were here"] if self.present else []
+        parts += [f"{count} taken over from {run}" for run, count in sorted(self.reused.items())]
+        return f"{self.stage}: {', '.join(parts)}{because}"
 
     def _named(self, count: int) -> str:
         return self.items.removesuffix("s") if count == 1 else self.items
 
 
-_COLLECTED: ContextVar[list[Tally] | None] = ContextVar("collected", default=None)
+@dataclass(frozen=True)
+class StageCounts:
+    """A finished stage: ``rows`` of its result (steps of a training), and the items of every kind that it handled."""
+
+    rows: int
+    items: tuple[ItemCounts, ...] = ()
+
+    def of(self, stage: str) -> tuple[ItemCounts, ...]:
+        """The items of ``stage`` itself and of its passes (``score-imagebind``), without those it prepared for others."""
+        return tuple(counts for counts in self.items if (counts.stage + "-").startswith(f"{stage}-"))
 
 
-@contextmanager
-def collected() -> Iterator[list[Tally]]:
-    """Whatever is recorded in the block, threads with this context included, in the order of recording."""
-    found: list[Tally] = []
-    token = _COLLECTED.set(found)
-    try:
-        yield found
-    finally:
-        _COLLECTED.reset(token)
-
-
-def record(events: EventLog, tally: Tally) -> None:
-    """Tell the person, the event log, and whoever collects."""
-    say(tally.sentence)
-    events.write("stage_items", **asdict(tally))
-    found = _COLLECTED.get()
-    if found is not None:
-        found.append(tally)
+def log_counts(events: EventLog, counts: ItemCounts) -> ItemCounts:
+    """Tell the person and the event log; returns ``counts``."""
+    say(counts.sentence)
+    events.write("stage_items", **asdict(counts))
+    return counts

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from avpref.config.schema import Executor, InProcessExecutor, RayExecutor
 from avpref.devices import resolved
 from avpref.execution.contract import WorkerSpec
-from avpref.execution.item_counts import Tally, record
+from avpref.execution.item_counts import ItemCounts, log_counts
 from avpref.execution.plan import Shard
 from avpref.execution.pool import open_pool
 from avpref.execution.retry import Ladder
@@ -115,6 +115,13 @@ def _run_shards(stage: Stage, shards: Sequence[Shard], taken: Taken) -> list[Sha
     return done
 
 
+class FinishedUnits(NamedTuple):
+    """The finished units of a stage, in the plan's order, and the counts of their items."""
+
+    units: list[Unit]
+    counts: ItemCounts
+
+
 @contextmanager
 def _no_pool() -> Iterator[Any]:
     yield None
@@ -129,11 +136,12 @@ def run_stage(
     unit: str,
     executor: Executor | None = None,
     reuse: Reuse | None = None,
-) -> list[Unit]:
-    """Finish every unit of ``shards`` and return them in the plan's order. No pool is opened where nothing is missing.
+) -> FinishedUnits:
+    """Finish every unit of ``shards``; returns them in the plan's order, with the counts of their items.
 
-    ``executor`` is the workplace's unless the stage has one of its own. With ``reuse`` items of a missing unit are first looked
-    for in other files; ``spec`` is asked for its workers after that, and only where something is left to do.
+    No pool is opened where nothing is missing. ``executor`` is the workplace's unless the stage has one of its own. With
+    ``reuse`` items of a missing unit are first looked for in other files; ``spec`` is asked for its workers after that, and
+    only where something is left to do.
     """
     executor = executor or place.executor
     units = [each for shard in shards for each in shard.units]
@@ -157,9 +165,10 @@ def run_stage(
     place.events.write("units_finished", stage=name, **_told(meter))
     items = reuse.counted or unit if reuse else unit
     lost_now = len(ladder.quarantined) - len(before)
-    record(place.events, Tally(name, items, taken.missing, taken.present, dict(taken.reused), lost_now))
+    counts = ItemCounts(name, items, taken.missing, taken.present, dict(taken.reused), lost_now)
+    log_counts(place.events, counts)
     reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
-    return units
+    return FinishedUnits(units, counts)
 
 
 def _meter(

@@ -24,7 +24,7 @@ from avpref.registry import id_index
 from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles
 from avpref.storage.score_files import EMBEDDINGS
 from avpref.storage.sealed_tables import Manifest, TableStore
-from avpref.storage.unit_plans import planned
+from avpref.storage.unit_files import planned
 
 NOT_RECORDS = frozenset({"units", "tables", "clips", "latents", "embeddings", "models", "plots", id_index.FOLDER})
 """Folders of a run without documents that name versions."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
@@ -14,11 +15,15 @@ import pyarrow.parquet as pq
 
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
-from avpref.errors import TableError
+from avpref.errors import InputError, TableError
 from avpref.storage.files import Files
 from avpref.storage.unit import Unit
-from avpref.storage.unit_plans import record_plan
 
+PLAN_PREFIX = "plan-"
+"""Begins the names of the files beside a stage's units that say which fingerprints the stage works under.
+
+Garbage collection reads them to learn which units no plan names any more; nothing is skipped or repeated because of them.
+"""
 QUARANTINE_KEY = b"avpref.quarantine"
 
 
@@ -153,3 +158,31 @@ class UnitFiles:
 
 def _quarantine_rows(schema: pa.Schema) -> list[QuarantineRow]:
     return [QuarantineRow(**row) for row in json.loads((schema.metadata or {}).get(QUARANTINE_KEY, b"[]"))]
+
+
+def record_plan(units: Files, stage: str, name: str, fingerprints: Iterable[str]) -> None:
+    """Say that pass ``name`` of ``stage`` works under ``fingerprints``; ``units`` is the place of all stages' units."""
+    file = f"{stage}/{PLAN_PREFIX}{name}.json"
+    data = json.dumps({"fingerprints": sorted(set(fingerprints))}).encode()
+    try:
+        is_known = units.read(file) == data
+    except FileNotFoundError:
+        is_known = False
+    if not is_known:
+        units.replace(file, data)
+
+
+def planned(stage: Path) -> frozenset[str] | None:
+    """The fingerprints that the stage in ``stage`` works under; None where nobody said so.
+
+    Raises InputError for a file that cannot be read.
+    """
+    files = sorted(stage.glob(f"{PLAN_PREFIX}*.json"))
+    found: set[str] = set()
+    for path in files:
+        try:
+            found |= set(json.loads(path.read_text())["fingerprints"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            fix = f"delete {path} and run: avpref runs resume RUN"
+            raise InputError(f"{path}: {error}", "a plan written by this product", fix) from error
+    return frozenset(found) if files else None

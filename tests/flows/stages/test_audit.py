@@ -15,11 +15,12 @@ from avpref.datasets import tables
 from avpref.domain import Split
 from avpref.errors import AuditRefused, ConfigError
 from avpref.flows import retrain
+from avpref.flows.run import Run
 from avpref.flows.stages import audit as audit_module
 from avpref.flows.stages.audit import audit
 from avpref.flows.stages.audit_tables import read_audit
-from avpref.flows.stages.prompts import read_prompts
 from avpref.storage.run_folder import RunFolder
+from avpref.storage.table_readers import read_prompts
 
 Copy = Callable[..., RunFolder]
 
@@ -47,7 +48,7 @@ def louder_where_chosen(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_every_training_candidate_has_facts_and_every_fact_a_row(tiny_run: RunFolder) -> None:
-    train = {prompt.prompt_id for prompt in read_prompts(tiny_run) if prompt.split == Split.TRAIN}
+    train = {prompt.prompt_id for prompt in read_prompts(tiny_run.tables) if prompt.split == Split.TRAIN}
     candidates = [row for row in tiny_run.tables.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in train]
     facts = tiny_run.tables.read(tables.CLIP_FACTS).to_pylist()
     assert [row["candidate_id"] for row in facts] == [row["candidate_id"] for row in candidates]
@@ -67,7 +68,7 @@ def test_a_second_audit_measures_nothing_and_seals_nothing(tiny_copy: Copy, monk
     folder = tiny_copy()
     before = [folder.tables.current(table) for table in ("clip_facts", "audits")]
     monkeypatch.setattr(audit_module, "measure", None)
-    assert audit.fn(str(folder.root)) == len(read_audit(folder))
+    assert audit.fn(Run.of(folder)).rows == len(read_audit(folder))
     assert [folder.tables.current(table) for table in ("clip_facts", "audits")] == before
 
 
@@ -104,12 +105,12 @@ def test_a_shortcut_that_is_refused_stops_the_run_before_training_until_it_is_al
 def test_a_bound_that_allows_everything_refuses_nothing(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = asked(tiny_copy("audit"), action="refuse", max_auroc=1.0)
     louder_where_chosen(folder, monkeypatch)
-    assert audit.fn(str(folder.root)) > 0
+    assert audit.fn(Run.of(folder)).rows > 0
 
 
 def test_off_measures_nothing(tiny_copy: Copy) -> None:
     folder = asked(tiny_copy("audit"), action="off")
-    assert audit.fn(str(folder.root)) == 0
+    assert audit.fn(Run.of(folder)).rows == 0
     assert not folder.tables.has(tables.CLIP_FACTS) and not folder.tables.has(tables.AUDITS)
 
 
@@ -128,7 +129,7 @@ def test_a_clip_that_is_not_the_one_that_was_committed_has_no_facts_but_a_reason
     victims = folder.tables.read(tables.CANDIDATES).slice(0, 2).to_pylist()
     (folder.root / victims[0]["path"]).write_bytes(b"torn")
     (folder.root / victims[1]["path"]).unlink()
-    audit.fn(str(folder.root))
+    audit.fn(Run.of(folder))
     facts = {row["candidate_id"]: row for row in folder.tables.read(tables.CLIP_FACTS).to_pylist()}
     for victim in victims:
         row = facts[victim["candidate_id"]]

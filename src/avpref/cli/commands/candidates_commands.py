@@ -93,10 +93,10 @@ def sample(
     from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
-    from avpref.cli.views.stage_runs import present, run_flow
+    from avpref.cli.views.stage_runs import present, run_stage
     from avpref.flows.stages.generate import generate
 
-    rows = run_flow(folder, generate)
+    rows = run_stage(folder, generate)
     return present(folder, {"stage": "generate", "candidates": rows}, {"generate"}, json)
 
 
@@ -125,10 +125,10 @@ def score(
     from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
-    from avpref.cli.views.stage_runs import present, run_flow
+    from avpref.cli.views.stage_runs import present, run_stage
     from avpref.flows.stages.score import score as flow
 
-    rows = run_flow(folder, flow)
+    rows = run_stage(folder, flow)
     return present(folder, {"stage": "score", "scores": rows}, {"score"}, json)
 
 

@@ -15,7 +15,7 @@ from avpref.config.schema import Settings, TextPrompts
 from avpref.errors import ConfigError
 from avpref.execution.ray_session import ray_session
 from avpref.flows.flops import effort
-from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.prompts import prompts as prompts_flow
 from avpref.flows.stages.sft import sft
@@ -41,11 +41,12 @@ def sample_prompts(
     for check in (open_codec, sampler_settings, codec_identity, text_identity):
         check(settings)  # what cannot work is said before anything is made
     folder = create(runs, settings)
+    run = Run.of(folder)
     started = time.monotonic()
     with folder.locked(), ray_session(), watched(folder):
-        for flow in (prompts_flow, sft, generate):
-            with watched_stage(folder, flow.name):
-                rows = reporting.call(flow, str(folder.root))
+        for stage in (prompts_flow, sft, generate):
+            with watched_stage(run, stage.name):
+                rows = stage(run).rows
     hours = (time.monotonic() - started) / S_PER_H
     made = {
         "stage": "generate",

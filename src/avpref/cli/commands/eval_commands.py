@@ -21,10 +21,10 @@ def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> in
 
     folder = open_run(runs, run)
     from avpref.cli.views.run_state import VERDICT_FILE, quarantine
-    from avpref.cli.views.stage_runs import run_flow
+    from avpref.cli.views.stage_runs import run_stage
     from avpref.flows.stages.evaluate import evaluate
 
-    clips = run_flow(folder, evaluate)
+    clips = run_stage(folder, evaluate)
     lost = [vars(row) for row in quarantine(folder) if row.stage.startswith("evaluate")]
     document = {"run_id": folder.run_id, "clips": clips, **folder.documents.read(VERDICT_FILE), "quarantined": lost}
     print_json(document) if json else print_verdict(document)

@@ -47,12 +47,12 @@ def import_(
     Rows that cannot be used are listed with the reason. Exit code 5: some were refused; 4: too few are usable.
     """
     settings = _settings(clips, config, overrides(set_, seed))
-    from avpref.cli.views.stage_runs import run_flow
+    from avpref.cli.views.stage_runs import run_stage
     from avpref.flows.stages.prompts import prompts, refused
     from avpref.storage.run_folder import create
 
     folder = create(runs, settings)
-    run_flow(folder, prompts)
+    run_stage(folder, prompts)
     lost = [{"file": row.candidate_id, "reason": row.message} for row in refused(folder)]
     document = {
         "run_id": folder.run_id,
@@ -95,9 +95,9 @@ def _settings(clips: Path, config: Path, given: Sequence[str]) -> Settings:
 def _counts(folder: RunFolder) -> dict[str, Any]:
     from avpref.datasets.prompts.clips import recording_of
     from avpref.domain import Split
-    from avpref.flows.stages.prompts import read_prompts
+    from avpref.storage.table_readers import read_prompts
 
-    found = {split: [prompt for prompt in read_prompts(folder) if prompt.split == split] for split in Split}
+    found = {split: [prompt for prompt in read_prompts(folder.tables) if prompt.split == split] for split in Split}
     train, held_out = found[Split.TRAIN], found[Split.HELD_OUT]
     return {
         "recordings": len({recording_of(prompt) for prompt in train + held_out}),

@@ -18,11 +18,13 @@ def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> in
     from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
-    from avpref.cli.views.stage_runs import run_flow
-    from avpref.flows.stages.train import dpo, policy_network, training_summary
+    from avpref.cli.views.stage_runs import run_stage
+    from avpref.flows.run import Run as OpenedRun
+    from avpref.flows.stages.train import train
 
-    steps = run_flow(folder, dpo)
-    summary, policy = training_summary(folder), policy_network(folder)
+    steps = run_stage(folder, train)
+    opened = OpenedRun.of(folder)
+    summary, policy = opened.training_summary, opened.policy
     assert policy.adapter is not None
     document = {
         "run_id": folder.run_id,

@@ -23,9 +23,10 @@ from avpref.datasets.selection.score_table_import import read_scores
 from avpref.datasets.views import connect_tables
 from avpref.domain import METRIC_BY_NAME, METRICS, Metric
 from avpref.errors import ConfigError, PartialResult
-from avpref.flows.stages.pair import read_norm, select, training_tables
+from avpref.flows.stages.pair import select, training_tables
 from avpref.flows.workers.scorers import metrics_of
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
+from avpref.storage.table_readers import read_norm
 
 Document = dict[str, Any]
 
@@ -79,14 +80,17 @@ def snapshot(folder: RunFolder) -> Snapshot:
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
     settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
     return Snapshot(
-        folder.tables.read(tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
+        folder.tables.read(tables.PAIRS),
+        Inputs(**read, norm=read_norm(folder.tables), settings=settings, metrics=metrics),
     )
 
 
 def board_of(folder: RunFolder) -> Leaderboard:
     """What every strategy would select over the run's scores; on the run's norm where it has one."""
     con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
-    norm = read_norm(folder) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
+    norm = (
+        read_norm(folder.tables) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
+    )
     return leaderboard(con, metrics, norm)
 
 

@@ -8,15 +8,17 @@ from avpref.cli.output import print_facts, print_json, print_table
 from avpref.cli.views.run_state import quarantine
 from avpref.errors import PartialResult
 from avpref.execution.ray_session import ray_session
-from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.prefect.run_reporting import Stage
+from avpref.flows.run import Run
 from avpref.observability.run_status import watched, watched_stage
 from avpref.storage.run_folder import RunFolder
 
 
-def run_flow(folder: RunFolder, flow: Any) -> int:
-    """Run one stage's flow on ``folder``; returns its rows. Raises StorageError where another command owns the run."""
-    with folder.locked(), ray_session(), watched(folder), watched_stage(folder, flow.name):
-        return reporting.call(flow, str(folder.root))
+def run_stage(folder: RunFolder, stage: Stage) -> int:
+    """Run one stage of the run in ``folder``; returns its rows. Raises StorageError where another command owns the run."""
+    run = Run.of(folder)
+    with run.locked(), ray_session(), watched(run), watched_stage(run, stage.name):
+        return stage(run).rows
 
 
 def present(folder: RunFolder, document: dict[str, Any], stages: set[str], as_json: bool) -> int:

@@ -1,0 +1,142 @@
+"""One execution of a run: its folder and settings, and everything that stages derive from them, each derived once.
+
+A :class:`Run` is opened once per command and passed from stage to stage. Derived facts are computed when they are first
+asked for and kept: read ``prompts`` only after stage ``prompts``, ``norm`` and ``pairs_hash`` after stage ``pair``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from avpref.config.schema import NetworkSettings, SftSettings, SftWeights
+from avpref.datasets.selection.normalise import Norm
+from avpref.domain import Prompt, Split
+from avpref.errors import ConfigError, InputError
+from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
+from avpref.flows.workers.prompt_sources import SftItem, open_world
+from avpref.identity import digest
+from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
+from avpref.storage.file_hashes import sha256_of
+from avpref.storage.run_folder import RunFolder
+from avpref.storage.table_readers import pairs_hash, read_norm, read_prompts
+from avpref.trainer.adapter_files import WEIGHTS_FILE
+from avpref.trainer.job import TrainingJob
+from avpref.trainer.launch import read_summary
+from avpref.trainer.metrics import TrainingSummary
+from avpref.trainer.run_job import ADAPTER_FOLDER, NETWORK_FILE, SUMMARY_FILE
+
+NETWORKS = "networks"
+"""Folder beside the runs of networks that were made from given weights."""
+PAIR_DATA_FILE = "pairs.safetensors"
+
+
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """A run that is being executed. Build with :meth:`of`."""
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> Run:
+        """The run in ``folder``, with nothing derived yet."""
+        return cls(folder.root, folder.settings)
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The sealed prompts of both splits, in order. Raises InputError before stage ``prompts`` has run."""
+        return read_prompts(self.tables)
+
+    def prompts_of(self, split: Split) -> list[Prompt]:
+        """The prompts of one split. Raises as :attr:`prompts`."""
+        return [prompt for prompt in self.prompts if prompt.split == split]
+
+    @cached_property
+    def sft_items(self) -> list[SftItem]:
+        """The clips that the SFT network is trained on. Raises as :attr:`prompts`."""
+        return open_world(self.settings).sft_items(self.prompts)
+
+    @cached_property
+    def sft_output(self) -> Path:
+        """Folder of the SFT network: in the run where it is trained, beside the runs where it is made of given weights."""
+        match self.settings.sft:
+            case SftWeights() as weights:
+                return self.runs / NETWORKS / _weights_hash(weights, self.settings.network)
+            case SftSettings():
+                return self.model_folder("sft", self._sft_fingerprint())
+
+    @cached_property
+    def sft(self) -> NetworkFiles:
+        """The SFT network's file and content hash. Raises InputError before stage ``sft`` has run."""
+        path = self.sft_output / NETWORK_FILE
+        return NetworkFiles(path, trained_hash(self, path))
+
+    @cached_property
+    def norm(self) -> Norm:
+        """The norm that the pairs were selected with. Raises InputError before stage ``pair`` has run."""
+        return read_norm(self.tables)
+
+    @cached_property
+    def pairs_hash(self) -> str:
+        """Content hash of the pair table. Raises InputError before stage ``pair`` has run."""
+        return pairs_hash(self.tables)
+
+    @cached_property
+    def training_job(self) -> TrainingJob:
+        """The AV-DPO job; its output folder is named by everything that it depends on."""
+        settings = self.settings
+        depends_on = self.sft.hash, self.pairs_hash, settings.dpo.model_dump(mode="json"), settings.run.seed
+        output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
+        return TrainingJob(
+            settings=settings.dpo,
+            network=settings.network,
+            clip=settings.clip,
+            data=output / PAIR_DATA_FILE,
+            output=output,
+            seed=settings.run.seed,
+            weights=self.sft.checkpoint,
+        )
+
+    @cached_property
+    def policy(self) -> NetworkFiles:
+        """The SFT network with the trained adapter. Raises InputError before stage ``train`` has run."""
+        adapter = self.training_job.output / ADAPTER_FOLDER
+        adapter_hash = trained_hash(self, adapter / WEIGHTS_FILE)
+        policy_hash = digest("policy", self.sft.hash, adapter_hash, size=64)
+        return NetworkFiles(self.sft.checkpoint, policy_hash, adapter, adapter_hash)
+
+    @cached_property
+    def training_summary(self) -> TrainingSummary:
+        """The numbers that the AV-DPO training wrote at its end. Raises InputError before stage ``train`` has run."""
+        trained_hash(self, self.training_job.output / SUMMARY_FILE)
+        return read_summary(self.training_job)
+
+    def _sft_fingerprint(self) -> str:
+        """Hash of everything that SFT training depends on: of the prompts the SFT set alone."""
+        settings = self.settings
+        parts = {name: getattr(settings, name).model_dump(mode="json") for name in ("clip", "network", "sft")}
+        parts["set"] = digest("sft set", settings.prompts.kind, [item.item_id for item in self.sft_items])
+        parts["codec"], parts["text"] = codec_identity(settings), text_identity(settings)
+        parts["negative"] = settings.sampling.negative_prompt
+        return self.fingerprint("sft", parts, settings.run.seed)
+
+
+def trained_hash(folder: RunFolder, path: Path) -> str:
+    """Content hash of a trained file. Raises InputError where it does not exist yet."""
+    if not folder.models.bring(path):
+        fix = f"avpref runs resume {folder.run_id} --runs {folder.runs}"
+        raise InputError(
+            f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
+        )
+    return sha256_of(path)
+
+
+def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:
+    if not weights.network:
+        raise ConfigError(
+            "sft.network is empty",
+            "a file or folder of a trained network",
+            "--set sft.network=checkpoints/JavisDiT-v1.0",
+        )
+    lora = checkpoint_hash(Path(weights.lora)) if weights.lora else ""
+    identity = network.model_dump(mode="json")
+    return digest("network", checkpoint_hash(Path(weights.network)), lora, weights.dtype, identity)
