@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avpref.flows.stages.report_data import collect
+from avpref.flows.stages.collect_report import collect
 from avpref.reports.figures import figures
 from avpref.reports.plots import png
 from avpref.reports.report_page import render

@@ -25,11 +25,11 @@ from avpref.domain import Dimension
 from avpref.errors import InputError
 from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.report import write_report
-from avpref.flows.stages.report_data import Curves, ReportData, collect
+from avpref.flows.stages.collect_report import Curves, ReportData, collect
 from avpref.media.reading import read_clip
 from avpref.reports import report_page
 from avpref.reports.figures import figures, training_panels
-from avpref.reports.html import signed
+from avpref.reports.formatting import signed
 from avpref.reports.plots import svg
 from avpref.reports.report_clips import Shelf, spread
 from avpref.storage.files import LocalFiles

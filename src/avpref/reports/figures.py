@@ -13,13 +13,13 @@ import pandas as pd
 from avpref.datasets.evidence.evaluation import Comparison
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension, Origin
-from avpref.reports.html import signed
+from avpref.reports.formatting import signed
 from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from avpref.flows.stages.report_data import ReportData
+    from avpref.flows.stages.collect_report import ReportData
 
 NAME = {Dimension.VIDEO: "Video", Dimension.AUDIO: "Audio", Dimension.AV: "Sync"}
 """The dimensions as people read them; sync is the agreement of sound and picture."""

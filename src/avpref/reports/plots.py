@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from avpref.reports.html import Html
+from avpref.reports.formatting import Html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

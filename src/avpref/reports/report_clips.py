@@ -9,9 +9,9 @@ import pandas as pd
 
 from avpref.datasets.rows import Side
 from avpref.domain import Candidate, Dimension, Metric
-from avpref.flows.stages.report_data import ReportData
+from avpref.flows.stages.collect_report import ReportData
 from avpref.reports.figures import NAME
-from avpref.reports.html import Content, Html, data_url, element, join, signed, table
+from avpref.reports.formatting import Content, Html, data_url, element, join, signed, table
 from avpref.storage.files import Files
 
 EACH = 2

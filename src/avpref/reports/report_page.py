@@ -11,14 +11,14 @@ from avpref import __version__
 from avpref.config.gate_settings import BootstrapProcedure, SequentialProcedure
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets.evidence.gate import RuleOutcome
-from avpref.flows.stages.report_data import ReportData
+from avpref.flows.stages.collect_report import ReportData
 from avpref.flows.workers.scorers import sources
 from avpref.reports import html as markup
 from avpref.reports.figures import NAME
-from avpref.reports.html import Content, Html, element, signed, table
+from avpref.reports.formatting import Content, Html, element, signed, table
 from avpref.reports.plots import Panel, svg
 from avpref.reports.report_clips import Shelf, before_and_after, pair_examples
-from avpref.reports.report_shortcuts import audit_table
+from avpref.reports.shortcut_rows import audit_table
 from avpref.storage.files import Files
 
 STYLE = Path(__file__).with_name("report.css")

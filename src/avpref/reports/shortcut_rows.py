@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avpref.datasets.evidence.shortcuts import AuditRow
-from avpref.reports.html import Content, Html, element, table
+from avpref.reports.formatting import Content, Html, element, table
 
 KIND = {
     "pairs": "",

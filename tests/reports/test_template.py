@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpref.reports.html import Html, element, page, signed, table
+from avpref.reports.formatting import Html, element, page, signed, table
 
 TEXTS = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=40)
 
