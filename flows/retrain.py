@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ from avpref.flows.stages.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.prompts import prompts, read_prompts
+from avpref.flows.stages.report import REPORT_FILE, report
 from avpref.flows.stages.score import score
 from avpref.flows.stages.sft import sft
 from avpref.flows.stages.train import dpo, training_summary
 from avpref.observability.cost import Spending, spending
 from avpref.observability.run_status import tell_pairs, watched, watched_stage
 from avpref.registry.promotion import promote_automatically
+from avpref.reports.report_data import StageTime
 from avpref.storage.failpoints import Moment, reached
 from avpref.storage.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, create, open_run
 
@@ -44,19 +46,6 @@ STAGES = (*CURATION, dpo, evaluate)
 """The whole loop, in order."""
 OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
 """Keys of the result document that say what one execution did, not what came out."""
-REPORT_FILE = "report.html"
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """How long a stage took in this execution, how many rows its result has, and how many items were made, there, taken over."""
-
-    name: str
-    seconds: float
-    rows: int
-    made: int = 0
-    present: int = 0
-    reused: int = 0
 
 
 @deployable("retrain", timeout_s=14 * DAY_S)
@@ -127,7 +116,7 @@ def run_loop(
             folder.write_json(RESULT_FILE, document)
         document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
         if is_change:
-            times.append(_timed(folder, "report", lambda: _report(folder))[0])
+            times.append(_timed(folder, report.name, partial(report, str(folder.root)))[0])
             document["stages"] = [asdict(each) for each in times]
             folder.write_json(RESULT_FILE, document)
     return document
@@ -195,12 +184,6 @@ def _timed(folder: RunFolder, name: str, work: Callable[[], int]) -> tuple[Stage
 def spent_by(folder: RunFolder) -> Spending:
     """What the run has spent so far."""
     return spending(folder.root, folder.num_rows(tables.PAIRS), folder.observe)
-
-
-def _report(folder: RunFolder) -> int:
-    from avpref.flows.stages.report import write_report
-
-    return write_report(folder)
 
 
 def quarantined(folder: RunFolder) -> list[QuarantineRow]:

@@ -1,22 +1,19 @@
-"""What a report says of a run, read once: the verdict, the numbers behind it, and where it all came from."""
+"""Read a finished run into :class:`~avpref.reports.report_data.ReportData`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from avpref.config.schema import Settings
 from avpref.datasets import tables
 from avpref.datasets.evidence.evaluation import Comparison
-from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
-from avpref.datasets.evidence.shortcuts import AuditRow
-from avpref.datasets.rows import Kind, Side
-from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Split
+from avpref.datasets.evidence.gate import RuleOutcome
+from avpref.datasets.rows import Kind
+from avpref.domain import PUBLIC_NAME, Candidate, Split
 from avpref.errors import InputError
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
@@ -26,76 +23,10 @@ from avpref.flows.stages.prompts import read_prompts
 from avpref.flows.stages.score import sealed_candidates
 from avpref.flows.stages.sft import sft_network
 from avpref.flows.stages.train import policy_network, training_job
-from avpref.flows.workers.scorers import metrics_of
+from avpref.flows.workers.scorers import metrics_of, sources
+from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
 from avpref.storage.run_folder import RESULT_FILE, RunFolder
 from avpref.trainer.metrics import METRICS_FILE
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """How long a stage took in the execution that the report follows, and how many rows its result has."""
-
-    name: str
-    seconds: float
-    rows: int
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Reference and policy on the same held-out prompts and noise.
-
-    ``clips``: candidate ids, index ``prompt_id``, columns :class:`Side`. ``rewards`` and ``scores``: values, index
-    ``prompt_id``, columns (side, dimension) and (side, metric); NaN where a clip has no valid number.
-    """
-
-    clips: pd.DataFrame
-    rewards: pd.DataFrame
-    scores: pd.DataFrame
-
-    @property
-    def gain(self) -> pd.Series:
-        """Sum over the dimensions of policy − reference, best first; prompts without all six rewards are left out."""
-        deltas = self.rewards[Side.POLICY] - self.rewards[Side.REFERENCE]
-        total = deltas.sum(axis=1, skipna=False).dropna().rename("gain").reset_index()
-        return total.sort_values(["gain", "prompt_id"], ascending=[False, True]).set_index("prompt_id")["gain"]
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """Metric rows of the two trainings, one row per optimiser step, in order."""
-
-    sft: pd.DataFrame
-    dpo: pd.DataFrame
-
-
-@dataclass(frozen=True, eq=False)
-class ReportData:
-    """Everything that the report shows. Frames have the columns of their tables; ``rewards`` adds ``origin``."""
-
-    run_id: str
-    settings: Settings
-    metrics: tuple[Metric, ...]
-    verdict: str
-    rules: tuple[RuleOutcome, ...]
-    comparisons: Mapping[Dimension, Comparison]
-    held_out: HeldOut
-    texts: Mapping[str, str]
-    num_train_prompts: int
-    candidates: Mapping[str, Candidate]
-    rewards: pd.DataFrame
-    pairs: pd.DataFrame
-    skipped: pd.DataFrame
-    excluded: pd.DataFrame
-    quarantine: pd.DataFrame
-    audit: tuple[AuditRow, ...]
-    curves: Curves
-    stages: tuple[StageTime, ...]
-    origin: tuple[tuple[str, str], ...]
-
-    @property
-    def is_promoted(self) -> bool:
-        """Whether the gate said yes."""
-        return self.verdict == PROMOTE
 
 
 def collect(folder: RunFolder) -> ReportData:
@@ -112,7 +43,11 @@ def collect(folder: RunFolder) -> ReportData:
     return ReportData(
         run_id=folder.run_id,
         settings=folder.settings,
+        media=folder.media,
         metrics=tuple(metrics_of(folder.settings.scoring)),
+        reward_models=tuple(
+            RewardModel(source.name, source.terms) for source in sources(folder.settings.scoring) if source.is_network
+        ),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
         comparisons={dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()},
@@ -161,7 +96,7 @@ def _curve(folder: Path) -> pd.DataFrame:
 
 def _stages(folder: RunFolder) -> tuple[StageTime, ...]:
     document = folder.read_json(RESULT_FILE) or {"stages": []}
-    return tuple(StageTime(stage["name"], stage["seconds"], stage["rows"]) for stage in document["stages"])
+    return tuple(StageTime(**stage) for stage in document["stages"])
 
 
 def _origin(folder: RunFolder) -> tuple[tuple[str, str], ...]:

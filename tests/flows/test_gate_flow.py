@@ -9,7 +9,7 @@ from pathlib import Path
 from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
-from avpref.flows.stages import report_data
+from avpref.flows.stages.collect_report import collect
 from avpref.flows.stages.evaluate import evaluate, held_out_parts
 from avpref.registry import aliases, decisions, promotion
 from avpref.storage.run_folder import RunFolder, open_root
@@ -39,7 +39,7 @@ def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
     assert document["verdict"] == "refuse" and document["inputs"]["num_held_out"] == 8
     assert set(document["inputs"]["prompts"]) == seen
     assert decisions.replay(folder).agrees
-    data = report_data.collect(folder)
+    data = collect(folder)
     assert len(data.held_out.clips) == 3 and set(data.held_out.clips["policy"]) <= set(data.candidates)
     before = finished_marks(folder.root)
     folder = with_settings(folder, f"evaluation.gate={{{EASY}}}")

@@ -14,12 +14,11 @@ from avpref.datasets.evidence.evaluation import Comparison
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension, Origin
 from avpref.reports.formatting import signed
-from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel
+from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel, Plot
+from avpref.reports.report_data import ReportData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from avpref.flows.stages.collect_report import ReportData
 
 NAME = {Dimension.VIDEO: "Video", Dimension.AUDIO: "Audio", Dimension.AV: "Sync"}
 """The dimensions as people read them; sync is the agreement of sound and picture."""
@@ -36,14 +35,14 @@ NORMALISED, RAW = "sd of the scored candidates", "scorers' own units"
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class NamedValues:
     """Finite numbers and what they are called."""
 
     name: str
     values: np.ndarray
 
     @property
-    def words(self) -> str:
+    def alt_text(self) -> str:
         """Name, mean and count."""
         return f"{self.label}, n = {len(self.values)}"
 
@@ -80,8 +79,8 @@ def held_out_panels(data: ReportData) -> list[Panel]:
     return [
         distribution(
             f"{NAME[dimension]} on held-out prompts",
-            Sample("reference", _finite(rewards[Side.REFERENCE, dimension])),
-            Sample("policy", _finite(rewards[Side.POLICY, dimension])),
+            NamedValues("reference", _finite(rewards[Side.REFERENCE, dimension])),
+            NamedValues("policy", _finite(rewards[Side.POLICY, dimension])),
             dimension,
             NORMALISED,
         )
@@ -95,8 +94,8 @@ def origin_panels(rewards: pd.DataFrame, unit: str) -> list[Panel]:
     return [
         distribution(
             f"{NAME[dimension]} of training candidates",
-            Sample("generated", _finite(values[Origin.GENERATED][dimension])),
-            Sample("ground truth", _finite(values[Origin.GROUND_TRUTH][dimension])),
+            NamedValues("generated", _finite(values[Origin.GENERATED][dimension])),
+            NamedValues("ground truth", _finite(values[Origin.GROUND_TRUTH][dimension])),
             dimension,
             unit,
         )
@@ -108,10 +107,10 @@ def margin_panels(pairs: pd.DataFrame, unit: str) -> list[Panel]:
     """Margins of the pairs per dimension; ``pairs`` has the columns of the pair table."""
     found = []
     for dimension in Dimension:
-        sample = Sample("pairs", _finite(pairs[f"margin_{dimension}"]))
+        sample = NamedValues("pairs", _finite(pairs[f"margin_{dimension}"]))
         title = f"{NAME[dimension]} margin"
         draw = partial(_margins, values=sample.values, dimension=dimension, unit=unit)
-        found.append(Panel(title, f"{title}, chosen − rejected: {sample.words}", draw))
+        found.append(Panel(title, f"{title}, chosen − rejected: {sample.alt_text}", draw))
     return found
 
 
@@ -131,10 +130,10 @@ def training_panels(data: ReportData) -> list[Panel]:
     return [_curves(*curve) for curve in curves if curve[2]]
 
 
-def distribution(title: str, baseline: Sample, compared: Sample, dimension: Dimension, unit: str) -> Panel:
+def distribution(title: str, baseline: NamedValues, compared: NamedValues, dimension: Dimension, unit: str) -> Panel:
     """Two samples on one scale: the baseline as a grey area, the other as a line in the dimension's colour."""
-    words = f"{title}: {baseline.words}; {compared.words}"
-    return Panel(title, words, partial(_two, baseline=baseline, compared=compared, dimension=dimension, unit=unit))
+    alt_text = f"{title}: {baseline.alt_text}; {compared.alt_text}"
+    return Panel(title, alt_text, partial(_two, baseline=baseline, compared=compared, dimension=dimension, unit=unit))
 
 
 def interval(one: Comparison) -> str:
@@ -171,12 +170,12 @@ def _wins(axes: Axes, found: Mapping[Dimension, Comparison]) -> None:
     bars = axes.barh(names[::-1], values[::-1], color=[COLOUR[each] for each in found][::-1], height=0.5)
     axes.bar_label(bars, fmt="%.1f %%", padding=4, fontsize=8)
     axes.axvline(50, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-    axes.set_xlim(0, 108)
+    axes.set_xlim(0, 114)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("prompts on which the policy wins (%), ties half")
 
 
-def _two(axes: Axes, baseline: Sample, compared: Sample, dimension: Dimension, unit: str) -> None:
+def _two(axes: Axes, baseline: NamedValues, compared: NamedValues, dimension: Dimension, unit: str) -> None:
     both = np.concatenate([baseline.values, compared.values])
     edges = _edges(both, min(len(each.values) or len(both) for each in (baseline, compared)))
     _shares(axes, baseline, edges, color=BASELINE, histtype="stepfilled", alpha=0.55)
@@ -187,7 +186,7 @@ def _two(axes: Axes, baseline: Sample, compared: Sample, dimension: Dimension, u
     axes.set_ylabel("clips (%)")
 
 
-def _shares(axes: Axes, sample: Sample, edges: list[float], **look: Any) -> None:
+def _shares(axes: Axes, sample: NamedValues, edges: list[float], **look: Any) -> None:
     """A histogram whose bars add up to 100; nothing where the sample is empty."""
     if len(sample.values):
         weights = np.full(len(sample.values), 100 / len(sample.values))
@@ -233,8 +232,8 @@ UNCHANGED = Level(0.0)
 
 def _curves(title: str, rows: pd.DataFrame, columns: Mapping[str, str], unit: str, levels: Sequence[Level]) -> Panel:
     last = [f"{name.replace('_', ' ')} {rows[name].iloc[-1]:.3g}" for name in columns if len(rows)]
-    words = f"{title} over {len(rows)} steps, at the end: " + "; ".join(last)
-    return Panel(title, words, partial(_lines, rows=rows, columns=columns, unit=unit, levels=levels))
+    alt_text = f"{title} over {len(rows)} steps, at the end: " + "; ".join(last)
+    return Panel(title, alt_text, partial(_lines, rows=rows, columns=columns, unit=unit, levels=levels))
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, columns: Mapping[str, str], unit: str, levels: Sequence[Level]) -> None:
@@ -268,12 +267,12 @@ def _power(sizes: Sequence[float]) -> int:
     )
 
 
-def figures(data: ReportData) -> dict[str, tuple[Sequence[Panel], int]]:
-    """The pictures of a run: file name without ending → panels and columns."""
+def figures(data: ReportData) -> dict[str, Plot]:
+    """The plots of a run by name; the name is that of the PNG file."""
     unit = NORMALISED if data.settings.pairs.normalise else RAW
     return {
-        "evaluation": (evaluation_panels(data), 2),
-        "rewards": ([*held_out_panels(data), *origin_panels(data.rewards, unit)], 3),
-        "margins": (margin_panels(data.pairs, unit), 3),
-        "training": (training_panels(data), 3),
+        "evaluation": Plot(evaluation_panels(data), 2),
+        "rewards": Plot([*held_out_panels(data), *origin_panels(data.rewards, unit)], 3),
+        "margins": Plot(margin_panels(data.pairs, unit), 3),
+        "training": Plot(training_panels(data), 3),
     }
