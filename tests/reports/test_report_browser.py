@@ -119,11 +119,12 @@ def test_clips_play_and_the_policy_refuses_nothing(tiny_run: RunFolder, tmp_path
 def test_drawings_follow_light_and_dark_mode(tiny_run: RunFolder, tmp_path: Path) -> None:
     with browser(tmp_path / "profile") as tab:
         tab.call("Page.enable")
-        tab.call("Page.navigate", url=(tiny_run.root / "report.html").as_uri())
-        tab.wait_for("Page.loadEventFired")
         sources = {}
         for theme in ("light", "dark"):
             tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+            tab.events.clear()
+            tab.call("Page.navigate", url=(tiny_run.root / "report.html").as_uri())
+            tab.wait_for("Page.loadEventFired")
             drawn = tab.evaluate(DRAWN)
             assert drawn and all(width > 0 for width, _ in drawn)
             sources[theme] = [base64.b64decode(source.partition(",")[2]) for _, source in drawn]
