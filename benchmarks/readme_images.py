@@ -48,7 +48,7 @@ SWITCHES = (
 )
 NUM_FRAMES = 6
 NUM_BINS = 400
-"""Columns of a waveform; each shows the least and the largest sample of its part."""
+"""Columns of a waveform; each shows the smallest and the largest sample of its part."""
 PAIR_INCHES = (12.0, 3.4)
 PAIR_DPI = 150
 MAX_COLOURS = 256
@@ -81,12 +81,12 @@ def _pair(data: ReportData) -> Image.Image:
     rewards = data.rewards.set_index("candidate_id")
     with rc_context({**STYLE, "font.size": 10}):
         drawing = Figure(figsize=PAIR_INCHES, dpi=PAIR_DPI)
-        drawing.suptitle(f"“{data.texts[pair.prompt_id]}”", x=0.5, y=0.985, fontsize=11)
+        drawing.suptitle(f"“{data.texts[pair.prompt_id]}”", x=0.5, y=0.97, fontsize=11)
         for index, side in enumerate(("chosen", "rejected")):
             clip = data.candidates[pair[side]]
             values = [f"{NAME[name].lower()} {signed(rewards.at[clip.candidate_id, name])}" for name in Dimension]
             title = f"{side.capitalize()}: " + ", ".join(values)
-            area = (0.012 + 0.5 * index, 0.476)
+            area = (0.014 + 0.5 * index, 0.472)
             _clip(drawing, area, _read(data.media, clip), title)
         buffer = io.BytesIO()
         drawing.savefig(buffer, format="png", facecolor="white")
@@ -122,6 +122,7 @@ def _waveform(axes: Axes, audio: np.ndarray, duration_s: float) -> None:
     axes.set_xlim(0.0, duration_s)
     axes.set_ylim(-1.0, 1.0)
     axes.set_yticks([])
+    axes.locator_params(axis="x", nbins=4)
     axes.spines["left"].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.set_xlabel("time (s)")

@@ -26,12 +26,12 @@ RULE_KINDS = (
     RuleKind("audio_gain", "Audio improved: mean change", "at least", names_dimension=True),
     RuleKind("sync_gain", "Sync improved: lower end of the interval", names_dimension=True),
     RuleKind("video_kept", "Video kept: lower end of the interval", names_dimension=True),
-    RuleKind("displacement", "Chosen clips kept: rise of their training error", "below", unit="", digits=5),
-    RuleKind("meaningful_scores", "Scores mean something", "at least", unit="", digits=0, names_dimension=True),
+    RuleKind("displacement", "Displacement: rise of the chosen clips' training error", "below", unit="", digits=5),
+    RuleKind("meaningful_scores", "Scores are meaningful", "at least", unit="", digits=0, names_dimension=True),
     RuleKind("superiority", "Improved: lower end of the interval"),
     RuleKind("minimum_effect", "Improved: mean change", "at least"),
     RuleKind("non_inferiority", "Kept: lower end of the interval"),
-    RuleKind("validity", "Rise of the share of clips that no scorer could judge", "at most", unit=""),
+    RuleKind("validity", "Rise of the share of clips without a valid score", "at most", unit=""),
     RuleKind("enough_pairs", "Enough comparable pairs", "at least", unit="", digits=0),
 )
 _BY_NAME = {kind.name: kind for kind in RULE_KINDS}

@@ -36,7 +36,7 @@ def collect(folder: RunFolder) -> ReportData:
         fix = f"avpref runs resume {folder.run_id} --runs {folder.root.parent}"
         raise InputError(f"run {folder.run_id} has not been evaluated", "a finished run", fix)
     prompts = read_prompts(folder)
-    candidates = {found.candidate_id: found for found in sealed_candidates(folder) + _policy_candidates(folder)}
+    candidates = {clip.candidate_id: clip for clip in sealed_candidates(folder) + _policy_candidates(folder)}
     quarantine = (
         folder.read(tables.QUARANTINE) if folder.has(tables.QUARANTINE) else tables.to_arrow(tables.QUARANTINE, [])
     )
@@ -79,14 +79,14 @@ def _held_out(rows: pd.DataFrame) -> HeldOut:
     clips = rows.drop_duplicates(["prompt_id", "side"]).pivot(index="prompt_id", columns="side", values="candidate_id")
     numbers = {kind: rows[rows.kind == kind] for kind in Kind}
     wide = {
-        kind: found.pivot(index="prompt_id", columns=["side", "name"], values="value").astype(float)
-        for kind, found in numbers.items()
+        kind: values.pivot(index="prompt_id", columns=["side", "name"], values="value").astype(float)
+        for kind, values in numbers.items()
     }
     return HeldOut(clips, wide[Kind.REWARD], wide[Kind.SCORE])
 
 
 def _with_origin(rewards: pd.DataFrame, candidates: Mapping[str, Candidate]) -> pd.DataFrame:
-    return rewards.assign(origin=[str(candidates[found].origin) for found in rewards.candidate_id])
+    return rewards.assign(origin=[str(candidates[candidate].origin) for candidate in rewards.candidate_id])
 
 
 def _curve(folder: Path) -> pd.DataFrame:
@@ -100,12 +100,12 @@ def _stages(folder: RunFolder) -> tuple[StageTime, ...]:
 
 
 def _origin(folder: RunFolder) -> tuple[tuple[str, str], ...]:
-    """(name, value) of every id and hash that the adapter came from, flat."""
-    found: dict[str, Any] = lineage(folder)
-    sealed: dict[str, str] = found.pop("tables")
+    """(name, value) of every id and hash that the adapter was made from."""
+    document: dict[str, Any] = lineage(folder)
+    sealed: dict[str, str] = document.pop("tables")
     scorers = folder.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
     return (
-        *((name.replace("_", " "), str(value)) for name, value in found.items()),
+        *((name.replace("_", " "), str(value)) for name, value in document.items()),
         *((f"scorer {name}", fingerprint) for name, fingerprint in scorers),
         *((f"table {name}", version) for name, version in sealed.items()),
     )

@@ -237,7 +237,7 @@ def test_rules_read_as_they_are_declared(data: ReportData) -> None:
     assert texts == [
         "✓ passed Improved: lower end of the interval (audio) +0.250 sd above +0.100 sd",
         "✕ refused Audio improved: mean change −0.500 sd at least +0.500 sd",
-        "✕ refused Rise of the share of clips that no scorer could judge +1.000 at most +0.010",
+        "✕ refused Rise of the share of clips without a valid score +1.000 at most +0.010",
         "✓ passed rule_of_another_version (av) +0.250 sd above +0.100 sd",
     ]
     assert "3 of 4 rules refused" not in page.words and "2 of 4 rules refused" in page.words

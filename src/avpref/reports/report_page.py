@@ -20,11 +20,11 @@ SECTIONS = {
     "clips": "Before and after",
     "pairs": "Chosen and rejected",
     "rewards": "Rewards",
-    "left-out": "What was left out",
+    "left-out": "Left out",
     "training": "Training",
     "stages": "Stages",
     "origin": "Origin",
-    "next": "Look further",
+    "next": "Next steps",
 }
 """Titles of the page's sections by their anchors, in order."""
 MAX_ROWS = 20
@@ -33,7 +33,7 @@ MAX_ROWS = 20
 
 @dataclass(frozen=True)
 class LossGroup:
-    """Prompts or candidates that were left out for one reason, and the detail of one of them."""
+    """Prompts or candidates that were left out for one reason; ``example`` is the detail of one of them."""
 
     keys: Sequence[str]
     count: int
