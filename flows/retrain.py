@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ from avpref.flows.stages.evaluate import VERDICT_FILE, evaluate
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.prompts import prompts
+from avpref.flows.stages.report import REPORT_FILE, report
 from avpref.flows.stages.score import score
 from avpref.flows.stages.sft import sft
 from avpref.flows.stages.train import train
 from avpref.observability.cost import Spending, spending
 from avpref.observability.run_status import tell_pairs, watched, watched_stage
 from avpref.registry.promotion import promote_automatically
+from avpref.reports.report_data import StageTime
 from avpref.storage.failpoints import Moment, reached
 from avpref.storage.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, create, open_run
 
@@ -45,19 +47,6 @@ STAGES = (*CURATION, train, evaluate)
 """The whole loop, in order."""
 OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
 """Keys of the result document that say what one execution did, not what came out."""
-REPORT_FILE = "report.html"
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """How long a stage took in this execution, how many rows its result has, and how many items were made, there, taken over."""
-
-    name: str
-    seconds: float
-    rows: int
-    made: int = 0
-    present: int = 0
-    reused: int = 0
 
 
 @deployable("retrain", timeout_s=14 * DAY_S)
@@ -129,7 +118,7 @@ def run_loop(
             run.documents.write(RESULT_FILE, document)
         document["promotion"] = {"alias": run.settings.promotion.alias, "state": promote_automatically(run)}
         if is_change:
-            times.append(_timed(run, "report", partial(_report, run))[0])
+            times.append(_timed(run, report.name, partial(report, run))[0])
             document["stages"] = [asdict(each) for each in times]
             run.documents.write(RESULT_FILE, document)
     return document
@@ -164,7 +153,7 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 
 @contextmanager
 def _owned(run: Run, wait: bool = False) -> Iterator[None]:
-    """Own the run's run and whatever Ray session is started, and log beginning and end."""
+    """Own the run's folder and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
     with run.locked(wait), ray_session(), watched(run):
         run.events.write("started")
@@ -198,12 +187,6 @@ def _timed(run: Run, name: str, work: Callable[[], StageCounts]) -> tuple[StageT
 def spent_by(run: RunFolder) -> Spending:
     """What the run has spent so far."""
     return spending(run.root, run.tables.num_rows(tables.PAIRS), run.observe)
-
-
-def _report(run: Run) -> StageCounts:
-    from avpref.flows.stages.report import write_report
-
-    return StageCounts(write_report(run))
 
 
 def quarantined(run: RunFolder) -> list[QuarantineRow]:

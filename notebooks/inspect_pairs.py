@@ -23,7 +23,7 @@ def _():
     from avpref.datasets.views import connect_locked
     from avpref.domain import METRICS, Dimension
     from avpref.reports.figures import NAME, NORMALISED, RAW, margin_panels, origin_panels
-    from avpref.reports.plots import svg
+    from avpref.reports.templates import drawing
     from avpref.storage.run_folder import list_runs, open_root
 
     return (
@@ -35,6 +35,7 @@ def _():
         RAW,
         TABLES,
         connect_locked,
+        drawing,
         duckdb,
         list_runs,
         margin_panels,
@@ -42,7 +43,6 @@ def _():
         open_root,
         origin_panels,
         os,
-        svg,
     )
 
 
@@ -185,11 +185,17 @@ def _(Dimension, METRICS, NAME, mo, pair):
 
 
 @app.cell
-def _(NORMALISED, RAW, connection, folder, margin_panels, mo, origin_panels, svg):
+def _(NORMALISED, RAW, connection, drawing, folder, margin_panels, mo, origin_panels):
     unit = NORMALISED if folder.settings.pairs.normalise else RAW
     rewards = connection.execute("SELECT rewards.*, origin FROM rewards JOIN candidates USING (candidate_id)").df()
     drawn = [*origin_panels(rewards, unit), *margin_panels(connection.execute("FROM pairs").df(), unit)]
-    cells = [mo.vstack([mo.md(f"**{panel.title}**"), mo.Html(str(svg(panel)))]) for panel in drawn]
+
+    def picture(panel):
+        """The panel's drawing for the notebook's theme."""
+        light, dark = drawing(panel)
+        return mo.image(dark if mo.app_meta().theme == "dark" else light, alt=panel.alt_text)
+
+    cells = [mo.vstack([mo.md(f"**{panel.title}**"), picture(panel)]) for panel in drawn]
     mo.vstack([mo.md("## Distributions"), *(mo.hstack(cells[row : row + 3], widths="equal") for row in (0, 3))])
     return
 

@@ -22,6 +22,7 @@ from avpref.config.gate_settings import (
     ValidityRule,
 )
 from avpref.datasets.evidence.evaluation import Comparison, Unscorable
+from avpref.datasets.evidence.rule_kinds import RuleKind, rule_kind
 from avpref.datasets.rows import GateRow
 from avpref.domain import Dimension
 from avpref.identity import digest
@@ -39,6 +40,11 @@ class RuleOutcome:
     bound: float
     passed: bool
     detail: str
+
+    @property
+    def kind(self) -> RuleKind:
+        """Label, unit and relation of the rule, for reports; tables and documents hold its name alone."""
+        return rule_kind(self.rule)
 
 
 @dataclass(frozen=True)

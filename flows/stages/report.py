@@ -1,27 +1,30 @@
-"""The report of a finished run: ``report.html``, which needs nothing from outside, and pictures under ``plots/``."""
+"""Stage ``report``: ``report.html``, which needs nothing from outside, and PNG plots under ``plots/``."""
 
 from __future__ import annotations
 
+from avpref.execution.item_counts import StageCounts
+from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.stages.report_data import collect
+from avpref.flows.stages.collect_report import collect
 from avpref.reports.figures import figures
 from avpref.reports.plots import png
-from avpref.reports.report_page import render
+from avpref.reports.report_page import SECTIONS, render
 from avpref.storage.local_files import replace
 
 REPORT_FILE = "report.html"
 PLOTS = "plots"
 
 
-def write_report(folder: Run) -> int:
-    """Write ``report.html`` and ``plots/*.png`` over what was there; returns the number of sections and pictures.
+@reporting.stage("report")
+def report(run: Run) -> StageCounts:
+    """Write ``report.html`` and ``plots/*.png`` of the run; the rows are sections and plots.
 
-    Equal runs give equal files, but for the times of the stages. Raises InputError where a stage of the run is missing.
+    Existing files are replaced. Equal runs give equal files, except for the times of the stages. Raises InputError where a
+    stage of the run is missing.
     """
-    data = collect(folder)
-    drawn = figures(data)
-    for name, (panels, columns) in drawn.items():
-        replace(folder.root / PLOTS / f"{name}.png", png(panels, columns))
-    page, num_sections = render(data, {name: panels for name, (panels, _) in drawn.items()}, folder.media)
-    replace(folder.root / REPORT_FILE, page.encode())
-    return num_sections + len(drawn)
+    data = collect(run)
+    plots = figures(data)
+    for name, plot in plots.items():
+        replace(run.root / PLOTS / f"{name}.png", png(plot.panels, plot.columns))
+    replace(run.root / REPORT_FILE, render(data, plots))
+    return StageCounts(len(SECTIONS) + len(plots))

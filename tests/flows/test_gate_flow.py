@@ -10,7 +10,7 @@ from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
-from avpref.flows.stages import report_data
+from avpref.flows.stages.collect_report import collect
 from avpref.flows.stages.evaluate import evaluate, held_out_parts
 from avpref.registry import aliases, decisions, promotion
 from avpref.storage.run_folder import RunFolder, open_root
@@ -32,15 +32,15 @@ def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
 ) -> None:
     copy = tiny_copy("evaluate")
     folder = with_settings(copy, f"evaluation.procedure={LOOKS}", "evaluation.gate.min_audio_delta_sd=1e9")
-    assert [len(part) for part in held_out_parts(folder)] == [3, 5]
+    assert [len(part) for part in held_out_parts(Run.of(folder))] == [3, 5]
     assert evaluate.fn(Run.of(folder)).rows == 3
     seen = set(folder.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
-    assert seen == {prompt.prompt_id for prompt in held_out_parts(folder)[0]}
+    assert seen == {prompt.prompt_id for prompt in held_out_parts(Run.of(folder))[0]}
     document = decisions.read(folder)
     assert document["verdict"] == "refuse" and document["inputs"]["num_held_out"] == 8
     assert set(document["inputs"]["prompts"]) == seen
     assert decisions.replay(folder).agrees
-    data = report_data.collect(Run.of(folder))
+    data = collect(Run.of(folder))
     assert len(data.held_out.clips) == 3 and set(data.held_out.clips["policy"]) <= set(data.candidates)
     before = finished_marks(folder.root)
     folder = with_settings(folder, f"evaluation.gate={{{EASY}}}")
@@ -53,7 +53,7 @@ def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
 def test_a_finished_run_moves_the_alias_where_it_is_told_to_and_only_once(tiny_copy: Callable[..., RunFolder]) -> None:
     copy = tiny_copy("evaluate")
     folder = with_settings(copy, f"evaluation.gate={{{EASY}}}", "promotion.automatic=true")
-    runs = folder.root.parent
+    runs = folder.runs
     assert run_loop(folder)["promotion"] == {"alias": "serving", "state": "serving"}
     assert promotion.serving(runs).run_id == folder.run_id
     move = aliases.current(runs)

@@ -90,7 +90,12 @@ def test_the_wheel_holds_every_file_of_every_room(built: Built) -> None:
     inside = built.wheel_files()
     assert shipped() - inside == set()
     assert {name for name in inside if not name.startswith("avpref-")} - shipped() == set()
-    for needed in ("avpref/src/avpref/reports/report.css", "avpref/datasets/queries/pairs.sql", "avpref/py.typed"):
+    for needed in (
+        "avpref/reports/report.css",
+        "avpref/reports/report.html.j2",
+        "avpref/datasets/queries/pairs.sql",
+        "avpref/py.typed",
+    ):
         assert needed in inside
 
 

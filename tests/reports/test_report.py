@@ -19,25 +19,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avpref.datasets import tables
-from avpref.datasets.evidence.gate import PROMOTE
+from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.rows import Side
-from avpref.domain import Dimension
+from avpref.domain import Dimension, Terms
 from avpref.errors import InputError
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import lineage
-from avpref.flows.stages.report import write_report
-from avpref.flows.stages.report_data import Curves, ReportData, collect
+from avpref.flows.stages.collect_report import collect
+from avpref.flows.stages.report import report
 from avpref.media.reading import read_clip
-from avpref.reports import report_page
 from avpref.reports.figures import figures, training_panels
-from avpref.reports.html import signed
+from avpref.reports.formatting import signed
 from avpref.reports.plots import svg
-from avpref.reports.report_clips import Shelf, spread
-from avpref.storage.local_files import LocalFiles
+from avpref.reports.report_clips import MediaBudget, spread
+from avpref.reports.report_data import Curves, ReportData, RewardModel
+from avpref.reports.report_page import SECTIONS, render
+from avpref.reports.templates import content_policy
 from avpref.storage.run_folder import RunFolder, open_root
 
 HOSTILE = "</p><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\""
-VOID = {"meta", "link", "br", "use", "path", "rect"}
+VOID = {"meta", "link", "br", "source", "img"}
+SVG = "data:image/svg+xml;base64,"
 
 
 class Page(HTMLParser):
@@ -86,10 +88,8 @@ def written(tiny_run: RunFolder) -> Page:
     return Page((tiny_run.root / "report.html").read_text(encoding="utf-8"))
 
 
-def rendered(data: ReportData, root: Path) -> Page:
-    return Page(
-        report_page.render(data, {name: panels for name, (panels, _) in figures(data).items()}, LocalFiles(root))[0]
-    )
+def rendered(data: ReportData) -> Page:
+    return Page(render(data, figures(data)).decode())
 
 
 def attributes(page: Page) -> Iterator[tuple[str, str, str]]:
@@ -105,6 +105,20 @@ def test_nothing_comes_from_outside(written: Page) -> None:
     assert "@import" not in written.source and not re.search(r"url\((?!#)", written.source)
     policy = next(attrs["content"] for attrs in written.all("meta") if "http-equiv" in attrs)
     assert "default-src 'none'" in policy and "unsafe" not in policy
+    (style,) = re.findall("<style>(.*?)</style>", written.source, re.DOTALL)
+    assert policy == content_policy(style)
+
+
+def test_every_drawing_has_a_light_and_a_dark_copy(written: Page, data: ReportData) -> None:
+    panels = [panel for plot in figures(data).values() for panel in plot.panels]
+    by_text = {attrs["alt"]: attrs["src"] for attrs in written.all("img")}
+    assert len(written.all("img")) == len(written.all("source")) == len(written.all("picture")) == len(panels)
+    darks = [attrs["srcset"] for attrs in written.all("source")]
+    assert {attrs["media"] for attrs in written.all("source")} == {"(prefers-color-scheme: dark)"}
+    for panel in panels:
+        drawings = svg(panel)
+        assert base64.b64decode(by_text[panel.alt_text].removeprefix(SVG)) == drawings.light
+        assert SVG + base64.b64encode(drawings.dark).decode() in darks
 
 
 def test_it_can_be_read_without_seeing_it(written: Page) -> None:
@@ -113,7 +127,8 @@ def test_it_can_be_read_without_seeing_it(written: Page) -> None:
     assert len(ids) == len(set(ids))
     assert all(attrs["aria-labelledby"] in ids for attrs in written.all("section"))
     assert {attrs["href"][1:] for attrs in written.all("a")} == {attrs["id"] for attrs in written.all("section")}
-    assert all(attrs.get("aria-label") for tag in ("svg", "video") for attrs in written.all(tag))
+    assert written.all("video") and all(attrs.get("aria-label") for attrs in written.all("video"))
+    assert written.all("img") and all(attrs.get("alt") for attrs in written.all("img"))
     assert len(written.all("caption")) == len(written.all("table"))
 
 
@@ -170,29 +185,29 @@ def test_equal_runs_give_equal_files(tiny_run: RunFolder, tmp_path: Path) -> Non
     assert set(kept) == {"evaluation.png", "margins.png", "rewards.png", "training.png"}
     shutil.rmtree(copy.root / "plots")
     (copy.root / "report.html").unlink()
-    assert write_report(Run.of(copy)) == 9 + len(kept)
+    assert report.fn(Run.of(copy)).rows == len(SECTIONS) + len(kept)
     first = (copy.root / "report.html").read_bytes()
-    assert write_report(Run.of(copy)) == 9 + len(kept)
+    assert report.fn(Run.of(copy)).rows == len(SECTIONS) + len(kept)
     assert (copy.root / "report.html").read_bytes() == first
     assert {path.name: path.read_bytes() for path in (copy.root / "plots").glob("*.png")} == kept
 
 
-def test_hostile_texts_stay_texts(tiny_run: RunFolder, data: ReportData) -> None:
+def test_hostile_texts_stay_texts(data: ReportData) -> None:
     failed = pd.DataFrame([[f"c{n}", "score", HOSTILE, HOSTILE, 2] for n in range(25)], columns=data.quarantine.columns)
     skipped = data.skipped.assign(detail=HOSTILE)
     page = rendered(
-        replace(data, texts=dict.fromkeys(data.texts, HOSTILE), quarantine=failed, skipped=skipped, run_id=HOSTILE),
-        tiny_run.root,
+        replace(data, texts=dict.fromkeys(data.texts, HOSTILE), quarantine=failed, skipped=skipped, run_id=HOSTILE)
     )
-    assert not page.all("script") and not page.all("img")
+    assert not page.all("script") and not [attrs for attrs in page.all("img") if not attrs["src"].startswith(SVG)]
+    assert not [name for _, name, _ in attributes(page) if name.startswith("on")]
     assert page.words.count(HOSTILE) > 20
     assert HOSTILE in page.all("video")[0]["aria-label"]
     assert "25 failed; the first 20 are shown" in page.words
 
 
-def test_the_other_verdict(tiny_run: RunFolder, data: ReportData) -> None:
+def test_the_other_verdict(data: ReportData) -> None:
     rules = tuple(replace(rule, passed=True) for rule in data.rules)
-    page = rendered(replace(data, verdict=PROMOTE, rules=rules), tiny_run.root)
+    page = rendered(replace(data, verdict=PROMOTE, rules=rules))
     assert f"all {len(rules)} rules passed" in page.words and "✕" not in page.words
     assert page.all("header")[0]["class"] == "promoted"
 
@@ -200,11 +215,39 @@ def test_the_other_verdict(tiny_run: RunFolder, data: ReportData) -> None:
 def test_large_or_lost_clips_are_named_not_embedded(tiny_run: RunFolder, data: ReportData) -> None:
     clip = next(iter(data.candidates.values()))
     size = (tiny_run.root / clip.path).stat().st_size
-    shelf = Shelf(tiny_run.media, left_bytes=size)
-    assert "<video" in str(shelf.player(clip, "one")) and shelf.left_bytes == 0
-    refused = str(shelf.player(clip, "two"))
-    assert "not embedded" in refused and clip.path in refused
-    assert "missing" in str(shelf.player(replace(clip, path="clips/none.mp4"), "three"))
+    budget = MediaBudget(tiny_run.media, remaining_bytes=size)
+    assert budget.player(clip, "first", "x").source and budget.remaining_bytes == 0
+    assert "not embedded" in budget.player(clip, "second", "x").absence
+    lost = {name: replace(each, path=f"clips/none-{name}.mp4") for name, each in data.candidates.items()}
+    page = rendered(replace(data, candidates=lost))
+    assert not page.all("video") and "the file is missing" in page.words and "clips/none-" in page.words
+
+
+def test_rules_read_as_they_are_declared(data: ReportData) -> None:
+    rules = (
+        RuleOutcome("superiority", "audio", 0.25, 0.1, True, ""),
+        RuleOutcome("audio_gain", "audio", -0.5, 0.5, False, ""),
+        RuleOutcome("validity", "", 1.0, 0.01, False, ""),
+        RuleOutcome("rule_of_another_version", "av", 0.25, 0.1, True, ""),
+    )
+    page = rendered(replace(data, rules=rules))
+    rows = [
+        " ".join(row.split()) for row in re.findall(r"<tr>(.*?)</tr>", page.source.split("</header>")[0], re.DOTALL)
+    ]
+    texts = [" ".join(re.sub("<.*?>", " ", row).replace("\N{NO-BREAK SPACE}", " ").split()) for row in rows[1:]]
+    assert texts == [
+        "✓ passed Improved: lower end of the interval (audio) +0.250 sd above +0.100 sd",
+        "✕ refused Audio improved: mean change −0.500 sd at least +0.500 sd",
+        "✕ refused Rise of the share of clips without a valid score +1.000 at most +0.010",
+        "✓ passed rule_of_another_version (av) +0.250 sd above +0.100 sd",
+    ]
+    assert "3 of 4 rules refused" not in page.words and "2 of 4 rules refused" in page.words
+
+
+def test_the_licence_of_every_reward_model_is_named(data: ReportData) -> None:
+    models = (RewardModel("One", Terms("MIT", True)), RewardModel("Two", Terms("CC BY-NC 4.0", False)))
+    words = rendered(replace(data, reward_models=models)).words
+    assert "One: MIT." in words and "Two: CC BY-NC 4.0, not for commercial use." in words
 
 
 @given(st.integers(0, 40), st.integers(1, 4))
@@ -220,7 +263,7 @@ def test_examples_are_spread_over_the_ranking(count: int, each: int) -> None:
 def test_a_joint_loss_has_one_curve(data: ReportData) -> None:
     columns = [name for name in data.curves.dpo if not name.startswith(("preference_", "drift_"))]
     panels = training_panels(replace(data, curves=Curves(data.curves.sft, data.curves.dpo[columns])))
-    assert "preference" in panels[1].words and [str(svg(panel)) for panel in panels]
+    assert "preference" in panels[1].alt_text and all(svg(panel).light for panel in panels)
 
 
 def test_a_run_without_evaluation_is_refused_with_the_command_that_helps(tiny_run: RunFolder, tmp_path: Path) -> None:
@@ -231,10 +274,12 @@ def test_a_run_without_evaluation_is_refused_with_the_command_that_helps(tiny_ru
     assert caught.value.fix.startswith(f"avpref runs resume {copy.run_id}")
 
 
-@pytest.mark.parametrize("command", [command("RUN") for _, command in report_page.COMMANDS])
-def test_the_commands_exist(command: str) -> None:
+def test_the_commands_exist(written: Page, tiny_run: RunFolder) -> None:
     from avpref.cli.main import app
 
-    first, *rest = shlex.split(command)
-    if first == "avpref":
-        app.parse_args(rest, exit_on_error=False, print_error=False)
+    commands = re.findall("<dd><code>(.*?)</code></dd>", written.source)
+    assert all(tiny_run.run_id in command for command in commands)
+    own = [shlex.split(command)[1:] for command in commands if command.startswith("avpref ")]
+    assert len(own) == 3 and len(commands) == 5
+    for arguments in own:
+        app.parse_args(arguments, exit_on_error=False, print_error=False)

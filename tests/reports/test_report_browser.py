@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from avpref.reports.plots import INK, LIGHT_INK
 from avpref.storage.run_folder import RunFolder
 
 pytestmark = pytest.mark.browser
@@ -25,6 +27,12 @@ PLAY_ALL = """(async () => {
   for (const clip of clips) { clip.muted = true; await clip.play(); }
   const moved = clip => new Promise(done => clip.addEventListener('timeupdate', () => clip.currentTime > 0 && done(true)));
   return Promise.all(clips.map(moved));
+})()"""
+
+DRAWN = """(async () => {
+  const drawings = [...document.images];
+  await Promise.all(drawings.map(drawing => drawing.decode()));
+  return drawings.map(drawing => [drawing.naturalWidth, drawing.currentSrc]);
 })()"""
 
 
@@ -106,3 +114,19 @@ def test_clips_play_and_the_policy_refuses_nothing(tiny_run: RunFolder, tmp_path
         styled = tab.evaluate("getComputedStyle(document.querySelector('header')).borderLeftStyle")
         assert styled == "solid"
         assert not [event for event in tab.events if event.get("method") == "Log.entryAdded"]
+
+
+def test_drawings_follow_light_and_dark_mode(tiny_run: RunFolder, tmp_path: Path) -> None:
+    with browser(tmp_path / "profile") as tab:
+        tab.call("Page.enable")
+        sources = {}
+        for theme in ("light", "dark"):
+            tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+            tab.events.clear()
+            tab.call("Page.navigate", url=(tiny_run.root / "report.html").as_uri())
+            tab.wait_for("Page.loadEventFired")
+            drawn = tab.evaluate(DRAWN)
+            assert drawn and all(width > 0 for width, _ in drawn)
+            sources[theme] = [base64.b64decode(source.partition(",")[2]) for _, source in drawn]
+        assert all(INK.encode() in drawing for drawing in sources["light"])
+        assert all(LIGHT_INK.encode() in drawing and INK.encode() not in drawing for drawing in sources["dark"])

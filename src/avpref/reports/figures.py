@@ -1,4 +1,4 @@
-"""What the pictures of a run show: held-out deltas, reward distributions, margins, training curves."""
+"""Figures of a run: held-out deltas, reward distributions, margins, training curves."""
 
 from __future__ import annotations
 
@@ -13,37 +13,36 @@ import pandas as pd
 from avpref.datasets.evidence.evaluation import Comparison
 from avpref.datasets.rows import Side
 from avpref.domain import Dimension, Origin
-from avpref.reports.html import signed
-from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel
+from avpref.reports.formatting import signed
+from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel, Plot
+from avpref.reports.report_data import ReportData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from avpref.flows.stages.report_data import ReportData
-
 NAME = {Dimension.VIDEO: "Video", Dimension.AUDIO: "Audio", Dimension.AV: "Sync"}
-"""The dimensions as people read them; sync is the agreement of sound and picture."""
+"""Names of the dimensions for readers; sync is the agreement of sound and picture."""
 MIN_BINS, NUM_BINS = 6, 24
 SMOOTHED_PARTS = 25
-"""Curves are averaged over a window of one part in so many of the training."""
+"""Running means use a window of the training's steps divided by this number."""
 LINE = {"video": COLOUR["video"], "audio": COLOUR["audio"], "both": BASELINE}
 DASHES = {"video": "-", "audio": (0, (4, 1.5)), "both": "-"}
 ORDINARY = (0.05, 1e4)
-"""Sizes whose tick labels are short as they are; others are written in powers of a thousand."""
+"""Range of values with short tick labels; values outside it are written in powers of a thousand."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 NORMALISED, RAW = "sd of the scored candidates", "scorers' own units"
-"""What rewards are measured in, with and without normalisation."""
+"""Units of rewards, with and without normalisation."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """Finite numbers and what they are called."""
+class NamedValues:
+    """Finite numbers [N] of one group, and the group's name."""
 
     name: str
     values: np.ndarray
 
     @property
-    def words(self) -> str:
+    def alt_text(self) -> str:
         """Name, mean and count."""
         return f"{self.label}, n = {len(self.values)}"
 
@@ -55,21 +54,21 @@ class Sample:
 
 def evaluation_panels(data: ReportData) -> list[Panel]:
     """Deltas with intervals, and win rates."""
-    found = data.comparisons
     share = f"{100 * data.settings.evaluation.confidence:g} %"
-    deltas = [f"{NAME[each]} {signed(one.delta_sd)} {interval(one)}" for each, one in found.items()]
-    wins = [f"{NAME[each]} {100 * one.win_rate:.1f} %" for each, one in found.items()]
+    comparisons = {NAME[dimension]: comparison for dimension, comparison in data.comparisons.items()}
+    deltas = [f"{name} {signed(change.delta_sd)} {interval(change)}" for name, change in comparisons.items()]
+    wins = [f"{name} {100 * change.win_rate:.1f} %" for name, change in comparisons.items()]
     unit = "in standard deviations of the reference"
     return [
         Panel(
             "Policy against reference",
             f"Held-out change with {share} interval {unit}: " + "; ".join(deltas),
-            partial(_forest, found=found, label=f"change, {share} interval (sd of the reference)"),
+            partial(_forest, comparisons=data.comparisons, label=f"change, {share} interval (sd of the reference)"),
         ),
         Panel(
             "Win rate",
             "Share of held-out prompts on which the policy's clip is better: " + "; ".join(wins),
-            partial(_wins, found=found),
+            partial(_wins, comparisons=data.comparisons),
         ),
     ]
 
@@ -80,8 +79,8 @@ def held_out_panels(data: ReportData) -> list[Panel]:
     return [
         distribution(
             f"{NAME[dimension]} on held-out prompts",
-            Sample("reference", _finite(rewards[Side.REFERENCE, dimension])),
-            Sample("policy", _finite(rewards[Side.POLICY, dimension])),
+            NamedValues("reference", _finite(rewards[Side.REFERENCE, dimension])),
+            NamedValues("policy", _finite(rewards[Side.POLICY, dimension])),
             dimension,
             NORMALISED,
         )
@@ -95,8 +94,8 @@ def origin_panels(rewards: pd.DataFrame, unit: str) -> list[Panel]:
     return [
         distribution(
             f"{NAME[dimension]} of training candidates",
-            Sample("generated", _finite(values[Origin.GENERATED][dimension])),
-            Sample("ground truth", _finite(values[Origin.GROUND_TRUTH][dimension])),
+            NamedValues("generated", _finite(values[Origin.GENERATED][dimension])),
+            NamedValues("ground truth", _finite(values[Origin.GROUND_TRUTH][dimension])),
             dimension,
             unit,
         )
@@ -106,17 +105,17 @@ def origin_panels(rewards: pd.DataFrame, unit: str) -> list[Panel]:
 
 def margin_panels(pairs: pd.DataFrame, unit: str) -> list[Panel]:
     """Margins of the pairs per dimension; ``pairs`` has the columns of the pair table."""
-    found = []
+    panels = []
     for dimension in Dimension:
-        sample = Sample("pairs", _finite(pairs[f"margin_{dimension}"]))
+        margins = NamedValues("pairs", _finite(pairs[f"margin_{dimension}"]))
         title = f"{NAME[dimension]} margin"
-        draw = partial(_margins, values=sample.values, dimension=dimension, unit=unit)
-        found.append(Panel(title, f"{title}, chosen − rejected: {sample.words}", draw))
-    return found
+        draw = partial(_margins, values=margins.values, dimension=dimension, unit=unit)
+        panels.append(Panel(title, f"{title}, chosen − rejected: {margins.alt_text}", draw))
+    return panels
 
 
 def training_panels(data: ReportData) -> list[Panel]:
-    """Losses, implicit accuracy, displacement, drift and gradient norm; what a training did not measure has no panel."""
+    """Losses, implicit accuracy, displacement, drift and gradient norm; a value that was not measured has no panel."""
     sft, dpo, alarm = data.curves.sft, data.curves.dpo, data.settings.dpo.displacement_alarm
     both = partial(_per_modality, dpo)
     alarmed = [UNCHANGED, Level(alarm, f"alarm {alarm:g}", ALARM)]
@@ -131,15 +130,15 @@ def training_panels(data: ReportData) -> list[Panel]:
     return [_curves(*curve) for curve in curves if curve[2]]
 
 
-def distribution(title: str, baseline: Sample, compared: Sample, dimension: Dimension, unit: str) -> Panel:
-    """Two samples on one scale: the baseline as a grey area, the other as a line in the dimension's colour."""
-    words = f"{title}: {baseline.words}; {compared.words}"
-    return Panel(title, words, partial(_two, baseline=baseline, compared=compared, dimension=dimension, unit=unit))
+def distribution(title: str, baseline: NamedValues, compared: NamedValues, dimension: Dimension, unit: str) -> Panel:
+    """Two histograms on one scale: the baseline as a grey area, the other as a line in the dimension's colour."""
+    alt_text = f"{title}: {baseline.alt_text}; {compared.alt_text}"
+    return Panel(title, alt_text, partial(_two, baseline=baseline, compared=compared, dimension=dimension, unit=unit))
 
 
-def interval(one: Comparison) -> str:
+def interval(change: Comparison) -> str:
     """The interval of a delta as text."""
-    return f"[{signed(one.ci_low)}, {signed(one.ci_high)}]"
+    return f"[{signed(change.ci_low)}, {signed(change.ci_high)}]"
 
 
 def _finite(values: pd.Series) -> np.ndarray:
@@ -147,38 +146,41 @@ def _finite(values: pd.Series) -> np.ndarray:
 
 
 def _per_modality(rows: pd.DataFrame, name: str) -> dict[str, str]:
-    return {f"{name}_{each}": each for each in ("video", "audio") if f"{name}_{each}" in rows}
+    return {f"{name}_{modality}": modality for modality in ("video", "audio") if f"{name}_{modality}" in rows}
 
 
-def _forest(axes: Axes, found: Mapping[Dimension, Comparison], label: str) -> None:
-    places = range(len(found), 0, -1)
-    for place, (dimension, one) in zip(places, found.items(), strict=True):
+def _forest(axes: Axes, comparisons: Mapping[Dimension, Comparison], label: str) -> None:
+    heights = range(len(comparisons), 0, -1)
+    for height, (dimension, change) in zip(heights, comparisons.items(), strict=True):
         colour = COLOUR[dimension]
-        axes.plot([one.ci_low, one.ci_high], [place, place], color=colour, linewidth=3, solid_capstyle="butt")
-        axes.plot([one.delta_sd], [place], "o", color=colour, markersize=8)
-        text = f"{signed(one.delta_sd)}  {interval(one)}"
-        axes.annotate(text, (one.delta_sd, place), (0, 9), textcoords="offset points", ha="center", fontsize=8)
+        axes.plot([change.ci_low, change.ci_high], [height, height], color=colour, linewidth=3, solid_capstyle="butt")
+        axes.plot([change.delta_sd], [height], "o", color=colour, markersize=8)
+        text = f"{signed(change.delta_sd)}  {interval(change)}"
+        axes.annotate(text, (change.delta_sd, height), (0, 9), textcoords="offset points", ha="center", fontsize=8)
     axes.axvline(0, color=INK, linewidth=1, alpha=0.5, zorder=1)
-    axes.set_yticks(list(places), [NAME[each] for each in found])
-    axes.set_ylim(0.5, len(found) + 0.6)
+    axes.set_yticks(list(heights), [NAME[dimension] for dimension in comparisons])
+    axes.set_ylim(0.5, len(comparisons) + 0.6)
     axes.margins(x=0.15)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
 
 
-def _wins(axes: Axes, found: Mapping[Dimension, Comparison]) -> None:
-    names, values = [NAME[each] for each in found], [100 * one.win_rate for one in found.values()]
-    bars = axes.barh(names[::-1], values[::-1], color=[COLOUR[each] for each in found][::-1], height=0.5)
+def _wins(axes: Axes, comparisons: Mapping[Dimension, Comparison]) -> None:
+    dimensions = list(comparisons)[::-1]
+    names, colours = [NAME[dimension] for dimension in dimensions], [COLOUR[dimension] for dimension in dimensions]
+    bars = axes.barh(
+        names, [100 * comparisons[dimension].win_rate for dimension in dimensions], color=colours, height=0.5
+    )
     axes.bar_label(bars, fmt="%.1f %%", padding=4, fontsize=8)
     axes.axvline(50, color=INK, linewidth=1, linestyle=(0, (4, 2)))
-    axes.set_xlim(0, 108)
+    axes.set_xlim(0, 114)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("prompts on which the policy wins (%), ties half")
 
 
-def _two(axes: Axes, baseline: Sample, compared: Sample, dimension: Dimension, unit: str) -> None:
+def _two(axes: Axes, baseline: NamedValues, compared: NamedValues, dimension: Dimension, unit: str) -> None:
     both = np.concatenate([baseline.values, compared.values])
-    edges = _edges(both, min(len(each.values) or len(both) for each in (baseline, compared)))
+    edges = _edges(both, min(len(group.values) or len(both) for group in (baseline, compared)))
     _shares(axes, baseline, edges, color=BASELINE, histtype="stepfilled", alpha=0.55)
     _shares(axes, compared, edges, color=COLOUR[dimension], histtype="step", linewidth=1.8)
     if len(both):
@@ -187,11 +189,11 @@ def _two(axes: Axes, baseline: Sample, compared: Sample, dimension: Dimension, u
     axes.set_ylabel("clips (%)")
 
 
-def _shares(axes: Axes, sample: Sample, edges: list[float], **look: Any) -> None:
-    """A histogram whose bars add up to 100; nothing where the sample is empty."""
-    if len(sample.values):
-        weights = np.full(len(sample.values), 100 / len(sample.values))
-        axes.hist(sample.values, edges, weights=weights, label=sample.label, **look)
+def _shares(axes: Axes, group: NamedValues, edges: list[float], **line_style: Any) -> None:
+    """A histogram whose bars add up to 100; nothing for an empty group."""
+    if len(group.values):
+        weights = np.full(len(group.values), 100 / len(group.values))
+        axes.hist(group.values, edges, weights=weights, label=group.label, **line_style)
 
 
 def _margins(axes: Axes, values: np.ndarray, dimension: Dimension, unit: str) -> None:
@@ -205,14 +207,14 @@ def _margins(axes: Axes, values: np.ndarray, dimension: Dimension, unit: str) ->
 
 
 def _edges(values: np.ndarray, smallest: int) -> list[float]:
-    """Edges of bins over ``values``: as many as the smallest sample can fill."""
+    """Edges of bins over ``values``; ``smallest`` is the size of the smallest group."""
     if not len(values):
         return [0.0, 1.0]
     return np.histogram_bin_edges(values, min(NUM_BINS, max(MIN_BINS, smallest // 4))).tolist()
 
 
 def _legend(axes: Axes) -> None:
-    """Above the axes, where it hides no data."""
+    """A legend above the axes, where it covers no data."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0, handlelength=1.6, columnspacing=1
     )
@@ -220,7 +222,7 @@ def _legend(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class Level:
-    """A horizontal line to compare curves with."""
+    """A horizontal line that curves are compared with."""
 
     at: float
     name: str = ""
@@ -233,20 +235,20 @@ UNCHANGED = Level(0.0)
 
 def _curves(title: str, rows: pd.DataFrame, columns: Mapping[str, str], unit: str, levels: Sequence[Level]) -> Panel:
     last = [f"{name.replace('_', ' ')} {rows[name].iloc[-1]:.3g}" for name in columns if len(rows)]
-    words = f"{title} over {len(rows)} steps, at the end: " + "; ".join(last)
-    return Panel(title, words, partial(_lines, rows=rows, columns=columns, unit=unit, levels=levels))
+    alt_text = f"{title} over {len(rows)} steps, at the end: " + "; ".join(last)
+    return Panel(title, alt_text, partial(_lines, rows=rows, columns=columns, unit=unit, levels=levels))
 
 
 def _lines(axes: Axes, rows: pd.DataFrame, columns: Mapping[str, str], unit: str, levels: Sequence[Level]) -> None:
     window = max(1, len(rows) // SMOOTHED_PARTS)
     power = _power([*rows[list(columns)].abs().max(), *(abs(level.at) for level in levels)])
-    for name, look in columns.items():
+    for name, line in columns.items():
         values = rows[name] / 10.0**power
         if window > 1:
-            axes.plot(rows["step"], values, color=LINE[look], alpha=0.25, linewidth=0.8)
+            axes.plot(rows["step"], values, color=LINE[line], alpha=0.25, linewidth=0.8)
         smooth = values.rolling(window, min_periods=1, center=True).mean()
-        label = look if name.endswith(look) else None
-        axes.plot(rows["step"], smooth, color=LINE[look], linestyle=DASHES[look], label=label)
+        label = line if name.endswith(line) else None
+        axes.plot(rows["step"], smooth, color=LINE[line], linestyle=DASHES[line], label=label)
     for level in levels:
         dashes = (0, (4, 2)) if level.at else "-"
         axes.axhline(
@@ -268,12 +270,12 @@ def _power(sizes: Sequence[float]) -> int:
     )
 
 
-def figures(data: ReportData) -> dict[str, tuple[Sequence[Panel], int]]:
-    """The pictures of a run: file name without ending → panels and columns."""
+def figures(data: ReportData) -> dict[str, Plot]:
+    """The plots of a run by name; the name is that of the PNG file."""
     unit = NORMALISED if data.settings.pairs.normalise else RAW
     return {
-        "evaluation": (evaluation_panels(data), 2),
-        "rewards": ([*held_out_panels(data), *origin_panels(data.rewards, unit)], 3),
-        "margins": (margin_panels(data.pairs, unit), 3),
-        "training": (training_panels(data), 3),
+        "evaluation": Plot(evaluation_panels(data), 2),
+        "rewards": Plot([*held_out_panels(data), *origin_panels(data.rewards, unit)], 3),
+        "margins": Plot(margin_panels(data.pairs, unit), 3),
+        "training": Plot(training_panels(data), 3),
     }

@@ -1,4 +1,4 @@
-"""From panels to pictures: PNG files of several panels, and inline SVG of one that takes the colours of its page.
+"""From panels to pictures: PNG files of several panels, and SVG of one panel for a light and a dark page.
 
 Colours differ in lightness as well as in hue (after Okabe and Ito), and a baseline is always a filled grey area, so that
 nothing depends on telling hues apart. Matplotlib is imported when the first picture is drawn.
@@ -7,17 +7,15 @@ nothing depends on telling hues apart. Matplotlib is imported when the first pic
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from avpref.reports.html import Html
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK = "#1c2128"
+INK, LIGHT_INK = "#1c2128", "#e4e8ed"
+"""Text and lines on a light and on a dark page; drawings use this ``INK`` for nothing else."""
 BASELINE = "#8a929c"
 ALARM = "#a3336a"
 COLOUR = {"video": "#2f7fd1", "audio": "#d55e00", "av": "#0f9d77"}
@@ -25,11 +23,12 @@ COLOUR = {"video": "#2f7fd1", "audio": "#d55e00", "av": "#0f9d77"}
 
 PANEL_INCHES = (4.4, 2.7)
 AXES_INCHES = {"left": 0.74, "right": 0.12, "bottom": 0.52, "top": 0.3}
-"""Room around the axes of a panel; a fixed room draws twice as fast as one that is measured."""
+"""Margins around the axes of a panel; fixed margins draw twice as fast as measured ones."""
 TITLE_INCHES = 0.26
 PNG_DPI = 150
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.labelsize": 8.5,
     "axes.titlesize": 10,
@@ -58,11 +57,27 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: what it shows, the same in words for who cannot see it, and how to draw it."""
+    """One pair of axes: title, text alternative for readers who cannot see it, and the function that draws it."""
 
     title: str
-    words: str
+    alt_text: str
     draw: Callable[[Axes], None]
+
+
+@dataclass(frozen=True)
+class SvgDrawings:
+    """One drawing with dark ink for a light page, and with light ink for a dark page."""
+
+    light: bytes
+    dark: bytes
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Panels that belong together, and how many stand in one row of a PNG file."""
+
+    panels: Sequence[Panel]
+    columns: int
 
 
 def png(panels: Sequence[Panel], columns: int) -> bytes:
@@ -70,14 +85,10 @@ def png(panels: Sequence[Panel], columns: int) -> bytes:
     return _drawn(panels, columns, TITLE_INCHES, "png", metadata={"Software": None}, dpi=PNG_DPI)
 
 
-def svg(panel: Panel) -> Html:
-    """One panel without its title as an ``<svg>`` element that follows the page's text colour.
-
-    It carries neither style attributes nor ids that could meet another drawing's, so a strict content policy lets it pass.
-    """
-    metadata = {"Date": None, "Creator": None}
-    document = _drawn([panel], 1, 0.0, "svg", metadata=metadata, transparent=True).decode()
-    return Html(inlined(document, panel.words))
+def svg(panel: Panel) -> SvgDrawings:
+    """One panel without its title as two SVG documents on a transparent ground. Equal panels give equal bytes."""
+    document = _drawn([panel], 1, 0.0, "svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return SvgDrawings(document, document.replace(INK.encode(), LIGHT_INK.encode()))
 
 
 def _drawn(panels: Sequence[Panel], columns: int, title_inches: float, kind: str, **options: Any) -> bytes:
@@ -106,41 +117,3 @@ def _place(row: int, column: int, rows: int, columns: int, height: float) -> tup
     bottom = ((rows - row - 1) * height + room["bottom"]) / (rows * height)
     inner = PANEL_INCHES[1] - room["bottom"] - room["top"]
     return left, bottom, (width - room["left"] - room["right"]) / (columns * width), inner / (rows * height)
-
-
-def inlined(document: str, words: str) -> str:
-    """Matplotlib's SVG ``document`` as an element of a page: styles become attributes, the ink becomes ``currentColor``."""
-    from html import escape
-
-    body = document[document.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r' style="([^"]*)"', lambda match: _as_attributes(match[1]), body)
-    body = body.replace(INK, "currentColor")
-    box = re.search(r'viewBox="[^"]*"', body)
-    assert box is not None, "matplotlib writes a view box"
-    body = _with_own_ids(body[body.index(">") + 1 :], escape(words))
-    return f'<svg {box[0]} role="img" aria-label="{escape(words)}">{body.strip()}'
-
-
-def _as_attributes(style: str) -> str:
-    """CSS declarations as presentation attributes; the font's size stays, its family is the page's."""
-    found = []
-    for declaration in filter(None, (part.strip() for part in style.split(";"))):
-        name, _, value = (piece.strip() for piece in declaration.partition(":"))
-        size = re.search(r"(?:(bold|\d{3})\s+)?([\d.]+)px", value)
-        if name == "font" and size is not None:
-            found.append(("font-size", size[2]))
-        else:
-            found.append((name, value.replace("'", "")))
-    return "".join(f' {name}="{value}"' for name, value in found)
-
-
-def _with_own_ids(body: str, words: str) -> str:
-    """Keep the ids that are referred to, under names of this drawing; drop the others."""
-    from avpref.identity import digest
-
-    prefix = "d" + digest("drawing", words, body, size=8)
-    used = set(re.findall(r'(?:xlink:)?href="#([^"]+)"', body)) | set(re.findall(r"url\(#([^)]+)\)", body))
-    body = re.sub(r' id="([^"]+)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else "", body)
-    body = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
-    return re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)

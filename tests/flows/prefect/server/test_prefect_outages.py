@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from avpref.flows.retrain import STAGES
+from avpref.flows.stages.report import report
 from avpref.storage.run_folder import RESULT_FILE, list_runs, open_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 TINY = "configs/tiny.yaml"
 LARGER = ["prompts.num_prompts=48", "prompts.num_sft_clips=24"]
 OUTAGE_S = 130.0
-ALL_STAGES = {stage.name for stage in STAGES}
+ALL_STAGES = {stage.name for stage in (*STAGES, report)}
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,15 @@ from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.domain import Split
 from avpref.flows.retrain import STAGES
+from avpref.flows.stages.report import report
 from avpref.storage.run_folder import RESULT_FILE, list_runs, open_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[4]
 TINY = "configs/tiny.yaml"
+REPORTED = (*STAGES, report)
+"""Stages that a whole execution reports as subflows."""
 POOL = "avpref"
 SETTINGS = config.load(ROOT / TINY, environment={}).settings
 PROMPTS_PER_SHARD = SETTINGS.run.shard_prompts - 1
@@ -91,8 +94,10 @@ def test_a_deployed_retraining_leaves_its_result_in_the_run_folder(retrained: tu
 
 def test_each_stage_is_a_subflow_and_each_shard_a_task(server: Any, retrained: tuple[dict[str, Any], Path]) -> None:
     run, runs = retrained
-    stages = server.until("all subflows", lambda: found if len(found := server.children(run)) == len(STAGES) else None)
-    assert {server.flow_name(each) for each in stages} == {stage.name for stage in STAGES}
+    stages = server.until(
+        "all subflows", lambda: found if len(found := server.children(run)) == len(REPORTED) else None
+    )
+    assert {server.flow_name(each) for each in stages} == {stage.name for stage in REPORTED}
     assert {each["state_name"] for each in stages} == {"Completed"}
     folder = open_run(runs)
     settings, pairs = folder.settings, folder.tables.read(tables.PAIRS).to_pylist()
@@ -144,7 +149,9 @@ def test_the_plain_command_reports_to_a_configured_server(server: Any, retrained
     assert done.returncode == (0 if document["gate"]["verdict"] == "promote" else 3), done.stderr
     (run,) = server.flow_runs(runs=runs)
     assert server.flow_name(run) == "retrain" and run["state_name"] == "Completed"
-    stages = server.until("all subflows", lambda: found if len(found := server.children(run)) == len(STAGES) else None)
+    stages = server.until(
+        "all subflows", lambda: found if len(found := server.children(run)) == len(REPORTED) else None
+    )
     assert {each["parameters"]["run_dir"] for each in stages} == {document["run_dir"]}
 
 

@@ -1,0 +1,112 @@
+"""Read a finished run into :class:`~avpref.reports.report_data.ReportData`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from avpref.datasets import tables
+from avpref.datasets.evidence.evaluation import Comparison
+from avpref.datasets.evidence.gate import RuleOutcome
+from avpref.datasets.rows import Kind
+from avpref.domain import PUBLIC_NAME, Candidate, Split
+from avpref.errors import InputError
+from avpref.flows.run import Run
+from avpref.flows.stages import evaluate
+from avpref.flows.stages.adapter_lineage import lineage
+from avpref.flows.stages.audit_tables import read_audit
+from avpref.flows.stages.candidate_plan import plan_candidates
+from avpref.flows.stages.generate import candidates_of
+from avpref.flows.workers.scorers import metrics_of, sources
+from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
+from avpref.storage.run_folder import RESULT_FILE
+from avpref.storage.table_readers import read_candidates
+from avpref.trainer.metrics import METRICS_FILE
+
+
+def collect(run: Run) -> ReportData:
+    """Read a finished run. Raises InputError where a stage is missing, TableError for a damaged table."""
+    verdict = run.documents.read(evaluate.VERDICT_FILE)
+    if verdict is None:
+        fix = f"avpref runs resume {run.run_id} --runs {run.runs}"
+        raise InputError(f"run {run.run_id} has not been evaluated", "a finished run", fix)
+    prompts = run.prompts
+    candidates = {clip.candidate_id: clip for clip in read_candidates(run.tables) + _policy_candidates(run)}
+    quarantine = (
+        run.tables.read(tables.QUARANTINE)
+        if run.tables.has(tables.QUARANTINE)
+        else tables.to_arrow(tables.QUARANTINE, [])
+    )
+    return ReportData(
+        run_id=run.run_id,
+        settings=run.settings,
+        media=run.media,
+        metrics=tuple(metrics_of(run.settings.scoring)),
+        reward_models=tuple(
+            RewardModel(source.name, source.terms) for source in sources(run.settings.scoring) if source.is_network
+        ),
+        verdict=verdict["gate"]["verdict"],
+        rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
+        comparisons={dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()},
+        held_out=_held_out(run.tables.read(tables.EVALUATIONS).to_pandas()),
+        texts={prompt.prompt_id: prompt.text for prompt in prompts},
+        num_train_prompts=len(run.prompts_of(Split.TRAIN)),
+        candidates=candidates,
+        rewards=_with_origin(run.tables.read(tables.REWARDS).to_pandas(), candidates),
+        pairs=run.tables.read(tables.PAIRS).to_pandas(),
+        skipped=run.tables.read(tables.SKIPPED).to_pandas(),
+        excluded=run.tables.read(tables.EXCLUDED).to_pandas(),
+        quarantine=quarantine.to_pandas(),
+        audit=tuple(read_audit(run)),
+        curves=Curves(_curve(run.sft.checkpoint.parent), _curve(run.training_job.output)),
+        stages=_stages(run),
+        origin=_origin(run),
+    )
+
+
+def _policy_candidates(run: Run) -> list[Candidate]:
+    """The evaluation's own clips; they are in no sealed table, since no pair may be made of them."""
+    compared = set(run.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
+    parts = [part for part in evaluate.held_out_parts(run) if compared & {prompt.prompt_id for prompt in part}]
+    plans = [plan_candidates(run, evaluate.STAGE, part, run.policy) for part in parts]
+    return candidates_of(run, [unit for plan in plans for shard in plan for unit in shard.units])
+
+
+def _held_out(rows: pd.DataFrame) -> HeldOut:
+    clips = rows.drop_duplicates(["prompt_id", "side"]).pivot(index="prompt_id", columns="side", values="candidate_id")
+    numbers = {kind: rows[rows.kind == kind] for kind in Kind}
+    wide = {
+        kind: values.pivot(index="prompt_id", columns=["side", "name"], values="value").astype(float)
+        for kind, values in numbers.items()
+    }
+    return HeldOut(clips, wide[Kind.REWARD], wide[Kind.SCORE])
+
+
+def _with_origin(rewards: pd.DataFrame, candidates: Mapping[str, Candidate]) -> pd.DataFrame:
+    return rewards.assign(origin=[str(candidates[candidate].origin) for candidate in rewards.candidate_id])
+
+
+def _curve(folder: Path) -> pd.DataFrame:
+    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    return pd.DataFrame([json.loads(line) for line in lines])
+
+
+def _stages(run: Run) -> tuple[StageTime, ...]:
+    document = run.documents.read(RESULT_FILE) or {"stages": []}
+    return tuple(StageTime(**stage) for stage in document["stages"])
+
+
+def _origin(run: Run) -> tuple[tuple[str, str], ...]:
+    """(name, value) of every id and hash that the adapter was made from."""
+    document: dict[str, Any] = lineage(run)
+    sealed: dict[str, str] = document.pop("tables")
+    scorers = run.tables.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
+    return (
+        *((name.replace("_", " "), str(value)) for name, value in document.items()),
+        *((f"scorer {name}", fingerprint) for name, fingerprint in scorers),
+        *((f"table {name}", version) for name, version in sealed.items()),
+    )
