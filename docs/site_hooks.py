@@ -92,7 +92,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         start = posixpath.dirname(page.file.src_uri) or "."
         return f"{match['before']}{posixpath.relpath(site_path(target), start)}{match['anchor'] or ''})"
 
-    return LINK.sub(rewritten, markdown)
+    return LINK.sub(rewritten, _with_status(markdown, page))
+
+
+def _with_status(markdown: str, page: Page) -> str:
+    """Decision records show the status and date of their header below the title."""
+    status, date = page.meta.pop("status", ""), page.meta.get("date", "")
+    if not status:
+        return markdown
+    by = ", ".join(f"decision {number}" for number in page.meta.get("superseded-by", []))
+    title, _, body = markdown.lstrip().partition("\n")
+    return f"{title}\n\n*{status}{' by ' + by if by else ''}, {date}*\n{body}"
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
