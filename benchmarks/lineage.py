@@ -30,8 +30,8 @@ from avpref.domain import METRICS
 from avpref.identity import derive_seed
 from avpref.registry.catalog import open_archive
 from avpref.registry.lineage_view import document
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import TableStore, commit_once
+from avpref.storage.local_files import LocalFiles, commit_once
+from avpref.storage.sealed_tables import TableStore
 
 NUM_RUNS, SHARING = 10, 5
 PROMPTS, PER_PROMPT, PAIRS = 30_000, 4, 22_000

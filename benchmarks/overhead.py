@@ -34,20 +34,22 @@ from avpref.datasets import tables
 from avpref.datasets.rows import ScoreRow
 from avpref.domain import METRICS, Candidate, Prompt, ScoreStatus, Split, prompt_id
 from avpref.execution import run_units as stage
-from avpref.execution.plan import grouped, sampler_hash, sampler_parts, shards
-from avpref.execution.pool import Receipt, Unit, ray_session
+from avpref.execution.contract import Receipt
+from avpref.execution.plan import grouped, shards
+from avpref.execution.ray_session import ray_session
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.stages.candidates import plan_candidates
+from avpref.flows.stages.candidate_plan import plan_candidates, sampler_hash, sampler_parts
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.prompts import read_prompts
 from avpref.flows.stages.score import sealed_candidates
-from avpref.flows.workers.networks import NetworkFiles
+from avpref.flows.workers.generator import NetworkFiles
 from avpref.flows.workers.score_worker import ScoreItem
 from avpref.identity import derive_seed, digest
 from avpref.observability.run_status import watched
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.score_files import ScoreFiles
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
@@ -143,7 +145,7 @@ def make_candidates(folder: RunFolder) -> list[Unit]:
 
 
 def make_scores(folder: RunFolder) -> list[Unit]:
-    """Stage ``score`` in four waves, as :func:`avpref.flows.stages.score_stage.score_items` runs them."""
+    """Stage ``score`` in four waves, as :func:`avpref.flows.stages.score.score_items` runs them."""
     text = {prompt.prompt_id: prompt.text for prompt in read_prompts(folder)}
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in sealed_candidates(folder)]
     fingerprints = [folder.fingerprint("score", number) for number in range(len(SCORERS))]

@@ -20,10 +20,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from avpref.datasets.tables import TEXTS, to_arrow
-from avpref.execution.pool import Unit
 from avpref.flows.stages.encode_texts import TextItem
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
 from avpref.storage.sibling_runs import find, folders_beside, here_and_beside, unit_files
+from avpref.storage.unit import Unit
 
 NUM_UNITS, UNIT_ITEMS, NUM_UNRELATED = 2000, 64, 50
 RESULT = Path(__file__).with_suffix(".md")

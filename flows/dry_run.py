@@ -15,7 +15,7 @@ import torch
 from avpref.config.schema import LoopSettings, Settings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.domain import Prompt, Split
-from avpref.execution.plan import wanted
+from avpref.flows.stages.candidate_plan import wanted
 from avpref.flows.stages.train import delays_s
 from avpref.flows.workers.encode_worker import mp4
 from avpref.flows.workers.generator import open_codec

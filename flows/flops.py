@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from avpref.config.schema import NetworkSettings, Settings
 from avpref.domain import Origin
-from avpref.execution.plan import wanted
+from avpref.flows.stages.candidate_plan import wanted
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prompt_sources import open_world
 from avpref.models.flow import LatentShapes

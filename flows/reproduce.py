@@ -20,10 +20,10 @@ from avpref.datasets import tables
 from avpref.domain import Candidate, Origin, Prompt, Split
 from avpref.errors import InputError, TableError
 from avpref.execution.plan import Shard
-from avpref.execution.pool import Unit
 from avpref.execution.run_units import run_stage
 from avpref.flows.rescore import ScoreDifference, rescore
-from avpref.flows.stages.candidates import plan_candidates, read_candidates
+from avpref.flows.stages.candidate_plan import plan_candidates
+from avpref.flows.stages.candidate_rows import read_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
 from avpref.flows.stages.pair import content_hash, pairs_hash, read_norm, select
@@ -32,10 +32,11 @@ from avpref.flows.stages.score import sealed_candidates
 from avpref.flows.stages.sft import sft_network
 from avpref.flows.stages.train import policy_network
 from avpref.flows.workers.generate_worker import GenerateSpec
-from avpref.flows.workers.networks import NetworkFiles
+from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
 from avpref.media.reading import read_clip
 from avpref.storage.run_folder import RunFolder
+from avpref.storage.unit import Unit
 
 FINGERPRINT = "reproduce"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from avpref.datasets import tables
 from avpref.datasets.rows import Kind
 from avpref.domain import Candidate, Prompt
-from avpref.flows.stages.score_stage import score_candidates
+from avpref.flows.stages.score import score_candidates
 from avpref.flows.workers.scorers import sources
 from avpref.storage.run_folder import RunFolder
 

@@ -17,7 +17,7 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import SCHEMA_VERSION, Split
 from avpref.errors import InputError
 from avpref.execution.item_counts import Tally, collected
-from avpref.execution.pool import ray_session
+from avpref.execution.ray_session import ray_session
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
 from avpref.flows.prefect.run_events import announce_losses, announce_verdict

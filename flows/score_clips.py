@@ -14,15 +14,15 @@ from avpref.datasets.prompts.clips import ClipRow, Refused, read_rows
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
 from avpref.errors import InputError, MediaError
-from avpref.execution.plan import GROUND_TRUTH_INDEX
-from avpref.flows.stages.score_stage import ScoreWork, score_items
+from avpref.flows.stages.candidate_plan import GROUND_TRUTH_INDEX
+from avpref.flows.stages.score import ScoreWork, score_items
 from avpref.flows.workers.score_worker import ScoreItem, View
 from avpref.flows.workers.scorers import sources
 from avpref.identity import digest, file_sha256
 from avpref.media.reading import probe
 from avpref.observability.run_status import watched, watched_stage
-from avpref.storage.files import Files, LocalFiles
-from avpref.storage.local_files import storage_errors
+from avpref.storage.files import Files
+from avpref.storage.local_files import LocalFiles, storage_errors
 from avpref.storage.score_files import distinct
 from avpref.storage.work_folder import WorkFolder
 

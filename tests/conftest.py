@@ -156,10 +156,10 @@ def make_decided_run(
 def ray_cluster() -> Iterator[int]:
     """One local Ray for all tests that need it; gives the number of its processors. Pools and loops join it."""
     from avpref.config.schema import RayExecutor
-    from avpref.execution import pool as cluster
+    from avpref.execution.ray_session import join_ray, ray_session
 
-    with cluster.ray_session():
-        cluster.join_ray(RayExecutor(num_actors=3))
+    with ray_session():
+        join_ray(RayExecutor(num_actors=3))
         yield 3
 
 

@@ -13,9 +13,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
+from avpref.console import say
 from avpref.flows.prefect.messages import Message, is_droppable, replaces
 from avpref.observability.meters import duration
-from avpref.observability.progress import say
 
 CAPACITY = 10_000
 """Messages that may wait."""

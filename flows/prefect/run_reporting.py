@@ -23,6 +23,7 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from avpref.config.reporting_settings import ReportingSettings
+from avpref.console import say
 from avpref.errors import AvprefError
 from avpref.flows.prefect.delivery_queue import Outbox, Undelivered
 from avpref.flows.prefect.messages import (
@@ -38,7 +39,7 @@ from avpref.flows.prefect.messages import (
 )
 from avpref.flows.prefect.prefect_client import OpenRun, PrefectDesk
 from avpref.observability.meters import StageMeasure, duration
-from avpref.observability.progress import Listener, say
+from avpref.observability.progress import Listener
 
 ARTIFACT_EVERY_S = 10.0
 TABLE_ROWS = 100

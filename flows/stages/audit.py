@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.evidence import shortcuts
 from avpref.datasets.evidence.clip_facts import ClipFacts, measure
 from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.domain import Candidate, Split
 from avpref.errors import AuditRefused, MediaError
+from avpref.execution.contract import Receipt
 from avpref.execution.plan import grouped, shards
-from avpref.execution.pool import Receipt, Unit
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
@@ -25,9 +26,9 @@ from avpref.flows.stages.score import sealed_candidates
 from avpref.flows.workers.committed_clips import open_clip
 from avpref.identity import bytes_sha256
 from avpref.media.reading import read_clip
-from avpref.observability.progress import say
 from avpref.storage.files import Files
 from avpref.storage.run_folder import RunFolder, open_root
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 STAGE = "audit"

@@ -12,13 +12,14 @@ import torch
 from avpref.config.schema import Settings, WordText
 from avpref.datasets.tables import TEXTS
 from avpref.domain import Prompt
+from avpref.execution.contract import Receipt
 from avpref.execution.plan import shards
-from avpref.execution.pool import Receipt, Unit
 from avpref.execution.run_units import run_stage
 from avpref.flows.workers.generator import device_of, open_text, text_identity
 from avpref.identity import digest
 from avpref.models.text import TextEncoder
 from avpref.storage.run_folder import RunFolder
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 STAGE = "texts"

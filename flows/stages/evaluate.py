@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from avpref import __version__
 from avpref.config.gate_settings import BootstrapProcedure, SequentialProcedure
+from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.evidence import sequential as looks
 from avpref.datasets.evidence.decision import Decision, Inputs, MetricScale, rewards_of, take
@@ -20,16 +21,15 @@ from avpref.datasets.rows import EvaluationRow, Kind, QuarantineRow, Side
 from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
-from avpref.flows.stages.candidates import make_candidates, read_candidates
+from avpref.flows.stages.candidate_rows import read_candidates
+from avpref.flows.stages.generate import make_candidates
 from avpref.flows.stages.pair import read_norm
 from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score import sealed_candidates
-from avpref.flows.stages.score_stage import score_candidates
+from avpref.flows.stages.score import score_candidates, sealed_candidates
 from avpref.flows.stages.sft import sft_network
 from avpref.flows.stages.train import policy_network, training_summary
 from avpref.flows.workers.scorers import metrics_of, sources
 from avpref.identity import derive_seed, digest
-from avpref.observability.progress import say
 from avpref.registry import decisions
 from avpref.storage.run_folder import RunFolder, open_root
 from avpref.storage.score_files import distinct

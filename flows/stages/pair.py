@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from avpref.console import say
 from avpref.datasets import tables, views
 from avpref.datasets.selection import normalise, pairing
 from avpref.domain import Split
@@ -16,8 +17,7 @@ from avpref.execution.item_counts import Tally, record
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import digest
-from avpref.observability.progress import say
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder, list_runs, open_root
 
 SEALED = (tables.NORMS, tables.REWARDS, tables.SKIPPED, tables.EXCLUDED, tables.PAIRS)

@@ -21,7 +21,8 @@ from avpref.errors import InputError
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.audit_tables import read_audit
-from avpref.flows.stages.candidates import plan_candidates, read_candidates
+from avpref.flows.stages.candidate_plan import plan_candidates
+from avpref.flows.stages.candidate_rows import read_candidates
 from avpref.flows.stages.prompts import read_prompts
 from avpref.flows.stages.score import sealed_candidates
 from avpref.flows.stages.sft import sft_network

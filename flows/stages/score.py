@@ -1,19 +1,47 @@
-"""Stage ``score``: every candidate through every scorer of the set, into one long table."""
+"""Stage ``score``: every candidate through every scorer, one committed file per unit and scorer, sealed as one long table.
+
+    together   actors hold all scorers and read each clip once
+    waves      a pool per scorer, one after the other: one network is resident at a time
+    pools      a pool per scorer, all at the same time
+
+All three commit the same files, so a run may change from one to another, and a new scorer adds its own work alone.
+"""
 
 from __future__ import annotations
 
+import contextvars
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
+from typing import Protocol
 
+from avpref.config.schema import Executor, InProcessExecutor, PoolSettings, RayExecutor, RunSettings
+from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets import tables
-from avpref.domain import Candidate
+from avpref.datasets.tables import Table
+from avpref.domain import Candidate, Prompt
+from avpref.execution.plan import Shard, grouped, shards
+from avpref.execution.reuse import Reuse
+from avpref.execution.reuse_clips import SameClips
+from avpref.execution.run_units import Workplace, run_stage
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.stages.candidates import as_candidates
+from avpref.flows.stages.candidate_rows import as_candidates
 from avpref.flows.stages.prompts import read_prompts
-from avpref.flows.stages.score_stage import score_candidates
+from avpref.flows.workers.canary import Canary
+from avpref.flows.workers.prompt_sources import clip_shape
+from avpref.flows.workers.score_worker import ScoreItem, ScoreSpec, View
+from avpref.flows.workers.scorers import ScorerSource, sources
+from avpref.storage.files import Files
 from avpref.storage.run_folder import RunFolder, open_root
-from avpref.storage.score_files import distinct
+from avpref.storage.score_files import ScoreFiles, distinct
+from avpref.storage.sibling_runs import Neighbour
+from avpref.storage.unit import Unit
+from avpref.storage.unit_files import UnitFiles
 
 STAGE = "score"
+CANARIES = "canaries"
 
 
 @reporting.stage("score")
@@ -29,3 +57,147 @@ def score(run_dir: str) -> int:
 def sealed_candidates(folder: RunFolder) -> list[Candidate]:
     """The sealed candidates, in the plan's order. Raises InputError before they were made."""
     return [each for rows in folder.batches(tables.CANDIDATES) for each in as_candidates(rows)]
+
+
+class ScorePlace(Workplace, Protocol):
+    """A folder whose candidates are scored: a run's, or that of a list of clips."""
+
+    @property
+    def files(self) -> Files:
+        """What the place holds."""
+        ...
+
+    @property
+    def media(self) -> Files:
+        """Where the paths of candidates' clips start."""
+        ...
+
+    @property
+    def shared(self) -> Files:
+        """What this and other places have in common."""
+        ...
+
+    def units(self, table: Table) -> UnitFiles:
+        """Committed units of a table."""
+        ...
+
+    def neighbours(self) -> Sequence[Neighbour]:
+        """The folders beside it, where finished work may be found."""
+        ...
+
+    def fingerprint(self, stage: str, *parts: object) -> str:
+        """Stage fingerprint."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScoreWork:
+    """What is to be scored, by what, and what of it the scorers see."""
+
+    items: Sequence[ScoreItem]
+    scoring: ScoringSettings
+    run: RunSettings
+    view: View
+
+
+def score_candidates(folder: RunFolder, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> list[Unit]:
+    """Score those of a run's candidates that have no scores yet; returns the units that hold all score rows."""
+    text = {prompt.prompt_id: prompt.text for prompt in prompts}
+    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
+    scoring, shape = folder.settings.scoring, clip_shape(folder.settings)
+    view = View(shape, scoring.window_s or shape.duration_s)
+    return score_items(folder, stage, ScoreWork(items, scoring, folder.settings.run, view))
+
+
+def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> list[Unit]:
+    """Score what has no scores yet; returns the units that hold all rows: scorer by scorer, in the plan's order.
+
+    Raises InputError where weights are absent or a canary drifts, CircuitOpen where too much fails.
+    """
+    found = sources(work.scoring)
+    fingerprints = [place.fingerprint(stage, source.fingerprint, work.view.seen(source.is_network)) for source in found]
+    groups = grouped(work.items, [item.candidate.prompt_id for item in work.items])
+    plan = shards(stage, place.fingerprint(stage, fingerprints), groups, work.run)
+    waves = [_Wave(place, stage, work, plan, part) for part in _parts(place.executor, found, fingerprints)]
+    _run(waves, is_parallel=isinstance(place.executor, RayExecutor) and place.executor.scoring == "pools")
+    units = [unit for shard in plan for unit in shard.units]
+    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Scorers that share a pool; ``label`` tells parts of a stage apart."""
+
+    label: str
+    sources: tuple[ScorerSource, ...]
+    fingerprints: tuple[str, ...]
+    executor: Executor
+
+
+@dataclass(frozen=True)
+class _Wave:
+    """One pass over the plan by one part's scorers."""
+
+    place: ScorePlace
+    stage: str
+    work: ScoreWork
+    plan: Sequence[Shard]
+    part: _Part
+
+    def run(self) -> None:
+        """Finish every unit for the part's scorers."""
+        part, place = self.part, self.place
+        files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
+        canary = Canary(place.shared.within(CANARIES), self.work.scoring.canary_tolerance)
+        gpu_share = part.executor.num_gpus_per_actor if isinstance(part.executor, RayExecutor) else 0.0
+
+        def spec() -> ScoreSpec:
+            """Of the scorers that have something left to do: the others' weights are not loaded."""
+            is_left, view, device = self._is_left(files), self.work.view, part.executor.device
+            asked = ScoreFiles(files.files, tuple(compress(part.fingerprints, is_left)))
+            left = tuple(compress(part.sources, is_left))
+            return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
+
+        name, reuse = self.stage + part.label, self._reuse(files)
+        run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse)
+
+    def _is_left(self, files: ScoreFiles) -> list[bool]:
+        """For each scorer of the part whether a planned unit lacks it."""
+        units = [unit for shard in self.plan for unit in shard.units]
+        parts = zip(*(files.parts(unit) for unit in units), strict=True)
+        return [not all(files.files.exists(part) for part in column) for column in parts]
+
+    def _reuse(self, files: ScoreFiles) -> Reuse:
+        place = self.place
+        paths = {item.item_id: item.candidate.path for item in self.work.items}
+        keep = zip(self.part.sources, self.part.fingerprints, strict=True)
+        embedded = frozenset(fingerprint for source, fingerprint in keep if source.keeps_embeddings)
+        bring = SameClips(place.files, "candidate_id", paths, place.media != place.files, embedded)
+        return Reuse(files.files, place.files, place.neighbours, "candidate_id", files.parts, bring, counted="scores")
+
+
+def _run(waves: Sequence[_Wave], is_parallel: bool) -> None:
+    if not is_parallel:
+        for wave in waves:
+            wave.run()
+        return
+    with ThreadPoolExecutor(len(waves)) as threads:
+        for done in [threads.submit(contextvars.copy_context().run, wave.run) for wave in waves]:
+            done.result()
+
+
+def _parts(executor: Executor, found: Sequence[ScorerSource], fingerprints: Sequence[str]) -> list[_Part]:
+    if executor.scoring == "together" or len(found) == 1:
+        return [_Part("", tuple(found), tuple(fingerprints), executor)]
+    return [
+        _Part(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
+        for source, fingerprint in zip(found, fingerprints, strict=True)
+    ]
+
+
+def _executor_of(executor: Executor, source: ScorerSource) -> Executor:
+    """The executor of a scorer's own pool: networks have settings of their own, weightless scorers the stage's."""
+    if isinstance(executor, InProcessExecutor) or not source.is_network:
+        return executor
+    pool: PoolSettings = getattr(executor.pools, source.slug)
+    return executor.model_copy(update=pool.model_dump())

@@ -11,7 +11,6 @@ from avpref.datasets.latents import LATENTS
 from avpref.errors import ConfigError
 from avpref.execution.item_counts import Tally, record
 from avpref.execution.plan import shards
-from avpref.execution.pool import Unit
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
@@ -19,8 +18,7 @@ from avpref.flows.stages.prompts import read_prompts
 from avpref.flows.stages.trained_models import take_over
 from avpref.flows.stages.training_data import Texts, clip_set, content_hash, progress_of, read_latents
 from avpref.flows.workers.encode_worker import RenderSpec
-from avpref.flows.workers.generator import codec_identity, text_identity
-from avpref.flows.workers.networks import NetworkFiles
+from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import SftItem, open_world
 from avpref.identity import digest
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
@@ -28,6 +26,7 @@ from avpref.models.checkpoints.network_loading import load_generator, save_netwo
 from avpref.models.dit import ModelType, NetworkConfig
 from avpref.storage.local_files import storage_errors
 from avpref.storage.run_folder import RunFolder, open_root
+from avpref.storage.unit import Unit
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch

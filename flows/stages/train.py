@@ -14,7 +14,6 @@ from avpref.datasets.latents import LATENTS
 from avpref.domain import Candidate
 from avpref.execution.item_counts import Tally, record
 from avpref.execution.plan import shards
-from avpref.execution.pool import Unit
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import run_stage
@@ -27,10 +26,10 @@ from avpref.flows.stages.trained_models import take_over
 from avpref.flows.stages.training_data import EncodedClips, Texts, content_hash, progress_of, read_latents
 from avpref.flows.stages.training_record import record_trained
 from avpref.flows.workers.encode_worker import EncodeItem, EncodeSpec
-from avpref.flows.workers.generator import codec_identity
-from avpref.flows.workers.networks import NetworkFiles
+from avpref.flows.workers.generator import NetworkFiles, codec_identity
 from avpref.identity import digest
 from avpref.storage.run_folder import RunFolder, open_root
+from avpref.storage.unit import Unit
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob

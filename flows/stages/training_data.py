@@ -16,8 +16,7 @@ from avpref.config.schema import Settings
 from avpref.datasets.latents import unpacked
 from avpref.errors import InputError
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.workers.generator import open_codec, open_text
-from avpref.flows.workers.networks import negative_text
+from avpref.flows.workers.generator import negative_text, open_codec, open_text
 from avpref.models.text import TextBatch
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress

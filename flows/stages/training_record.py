@@ -16,10 +16,10 @@ from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.flows.stages.pair import read_norm
-from avpref.flows.workers.networks import NetworkFiles
+from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import digest
 from avpref.registry.adapter_records import TRAINED
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder
 
 TRAINED_ON = (

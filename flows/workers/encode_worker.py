@@ -17,7 +17,7 @@ from avpref.config.schema import Settings
 from avpref.datasets.latents import LatentRow, packed
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import InputError, MediaError
-from avpref.execution.pool import Receipt, Unit
+from avpref.execution.contract import Receipt
 from avpref.flows.workers.committed_clips import open_clip
 from avpref.flows.workers.generator import device_of, open_codec
 from avpref.flows.workers.prompt_sources import RawClip, SftItem, World, clip_shape, open_world
@@ -27,6 +27,7 @@ from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.writing import encode_clip
 from avpref.models.codecs.codec import Codec
 from avpref.storage.files import Files
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 

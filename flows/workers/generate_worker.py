@@ -16,11 +16,18 @@ from avpref.config.schema import Settings
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin
 from avpref.errors import MediaError
-from avpref.execution.plan import CandidateRequest, sampler_hash, sampler_parts
-from avpref.execution.pool import Receipt, Unit
+from avpref.execution.contract import Receipt
+from avpref.flows.stages.candidate_plan import CandidateRequest, sampler_hash, sampler_parts
 from avpref.flows.workers.encode_worker import mp4
-from avpref.flows.workers.generator import device_of, open_codec, open_text
-from avpref.flows.workers.networks import NetworkFiles, load_for_sampling, negative_text, sampler_settings
+from avpref.flows.workers.generator import (
+    NetworkFiles,
+    device_of,
+    load_for_sampling,
+    negative_text,
+    open_codec,
+    open_text,
+    sampler_settings,
+)
 from avpref.flows.workers.prompt_sources import RawClip, World, clip_shape, open_world
 from avpref.identity import bytes_sha256
 from avpref.media.geometry import ClipShape
@@ -33,6 +40,7 @@ from avpref.models.text import TextBatch, TextEncoder
 from avpref.storage.failpoints import Moment, reached
 from avpref.storage.files import Files
 from avpref.storage.model_files import TrainedFiles
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 CLIPS = "clips"

@@ -1,21 +1,28 @@
-"""What turns settings into the parts of the generator: codec and text encoder. One ``match`` each."""
+"""The parts of the generator: network files, codec, text encoder and sampler settings, opened from the configuration."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from avpref.config import schema as settings
+from avpref.config import schema
 from avpref.config.schema import Settings
 from avpref.devices import resolved
+from avpref.errors import ConfigError
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.identity import digest
 from avpref.media.geometry import ClipShape
+from avpref.media.resolutions import nominal_size
+from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.codecs.codec import Codec, IdentityCodec
-from avpref.models.text import TextEncoder, WordText
+from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
+from avpref.models.flow import shift_ratio
+from avpref.models.sampling import SamplerSettings
+from avpref.models.text import TextBatch, TextEncoder, WordText
 
 if TYPE_CHECKING:
     from avpref.models.umt5 import Umt5Files
@@ -29,9 +36,9 @@ def open_codec(given: Settings, device: str = "cpu") -> Codec:
     where weights are absent."""
     shape = clip_shape(given)
     match given.codec:
-        case settings.IdentityCodec() as config:
+        case schema.IdentityCodec() as config:
             return IdentityCodec(config, shape)
-        case settings.JavisCodec() as config:
+        case schema.JavisCodec() as config:
             from avpref.models.codecs.javis_codec import JavisCodec
 
             return JavisCodec(config, shape, device)
@@ -43,9 +50,9 @@ def open_text(given: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
     Weights are loaded when a text is met whose states are not kept yet. Raises InputError where they are absent.
     """
     match given.text:
-        case settings.WordText():
+        case schema.WordText():
             return WordText(given.network.text_dim, given.network.text_len)
-        case settings.UMT5Text() as config:
+        case schema.UMT5Text() as config:
             from avpref.models.umt5 import CachedText
 
             folder = Path(config.cache) if config.cache else runs / TEXTS
@@ -63,26 +70,26 @@ def text_identity(given: Settings) -> str:
 
 
 @lru_cache
-def _codec_identity(codec: settings.Codec, clip: settings.ClipSettings) -> str:
+def _codec_identity(codec: schema.Codec, clip: schema.ClipSettings) -> str:
     match codec:
-        case settings.IdentityCodec() as config:
+        case schema.IdentityCodec() as config:
             return digest("identity", config.model_dump(mode="json"))
-        case settings.JavisCodec() as config:
+        case schema.JavisCodec() as config:
             from avpref.models.codecs.javis_codec import JavisCodec
 
             return JavisCodec(config, ClipShape(**clip.model_dump())).fingerprint
 
 
 @lru_cache
-def _text_identity(text: settings.Text, dim: int, length: int) -> str:
+def _text_identity(text: schema.Text, dim: int, length: int) -> str:
     match text:
-        case settings.WordText():
+        case schema.WordText():
             return WordText(dim, length).fingerprint
-        case settings.UMT5Text() as config:
+        case schema.UMT5Text() as config:
             return _encoder_files(config, length, "cpu").fingerprint
 
 
-def _encoder_files(config: settings.UMT5Text, length: int, device: str) -> Umt5Files:
+def _encoder_files(config: schema.UMT5Text, length: int, device: str) -> Umt5Files:
     from avpref.models import umt5
 
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
@@ -93,3 +100,46 @@ def _encoder_files(config: settings.UMT5Text, length: int, device: str) -> Umt5F
 def device_of(given: Settings) -> str:
     """The device that the executor names; ``auto`` is CUDA where there is one."""
     return resolved(given.executor.device)
+
+
+@dataclass(frozen=True)
+class NetworkFiles:
+    """A checkpoint and, optionally, an adapter folder in peft format; ``hash`` covers the content of both."""
+
+    checkpoint: Path
+    hash: str
+    adapter: Path | None = None
+    adapter_hash: str = ""
+
+
+def load_for_sampling(files: NetworkFiles, settings: Settings) -> JavisDiT:
+    """The network in evaluation mode, the adapter folded into its weights. Raises InputError as the loaders do."""
+    network = load_network(files.checkpoint, NetworkConfig.from_settings(settings.network), ModelType.T2AV)
+    if files.adapter is not None:
+        from avpref.trainer.adapter_files import fold_adapter  # PEFT takes seconds to import
+
+        fold_adapter(network, files.adapter)
+    return network.eval()
+
+
+def sampler_settings(settings: Settings) -> SamplerSettings:
+    """Steps, guidance and shift of the configuration. Raises ConfigError where the length rule gives no shift."""
+    sampling, clip = settings.sampling, settings.clip
+    if sampling.shift is not None:
+        return SamplerSettings(sampling.steps, sampling.guidance, sampling.shift)
+    try:
+        ratio = shift_ratio(*_nominal(settings), clip.num_frames, sampling.shift_scale)
+    except ValueError as error:
+        raise ConfigError(str(error), "a fixed shift for short clips", "--set sampling.shift=3.0") from error
+    return SamplerSettings(sampling.steps, sampling.guidance, ratio)
+
+
+def _nominal(settings: Settings) -> tuple[int, int]:
+    """The size that the shift is taken of: of the released generator the published one, before it is rounded up."""
+    height, width = settings.clip.height_px, settings.clip.width_px
+    return nominal_size(height, width) if isinstance(settings.codec, schema.JavisCodec) else (height, width)
+
+
+def negative_text(encoder: TextEncoder, settings: Settings) -> TextBatch:
+    """The negative prompt, one row: what guidance points away from and what caption dropout puts in a text's place."""
+    return encoder.encode([settings.sampling.negative_prompt])

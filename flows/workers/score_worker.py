@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from avpref.datasets.rows import QuarantineRow, ScoreRow, score_row
 from avpref.domain import Candidate, Score
 from avpref.errors import MediaError
-from avpref.execution.pool import Receipt, Unit
+from avpref.execution.contract import Receipt
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.committed_clips import ClipBytes, open_clip
 from avpref.flows.workers.scorers import ScorerSource
@@ -20,14 +20,13 @@ from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, Source, probe, read_clip
 from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.storage.files import Files
-from avpref.storage.score_files import ScoreFiles
+from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
+from avpref.storage.unit import Unit
 
 if TYPE_CHECKING:
     from avpref.rewards.model_scorer import ModelScorer, Prepared
 
 MS = 1000.0
-EMBEDDINGS = "embeddings"
-"""Folder of what reward models set aside: one safetensors file per unit, tensors named ``CANDIDATE.text|video|audio``."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avpref import __version__
+from avpref.console import say
 from avpref.errors import InputError, StorageError
 from avpref.identity import file_sha256
-from avpref.observability.progress import Progress, say
+from avpref.observability.progress import Progress
 from avpref.rewards.weights.catalogue import (
     HOME_VARIABLE,
     UNFINISHED,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from avpref.errors import AvprefError
-from avpref.execution import pool as cluster
+from avpref.execution import pool
 from avpref.flows import retrain
 from avpref.flows.workers import encode_worker as rendering  # noqa: F401  what a loop imports late
 from avpref.flows.workers import generate_worker as generating  # noqa: F401  what a loop imports late
@@ -53,11 +53,11 @@ def live(order: dict[str, Any]) -> None:
         for each in watchers:
             each(moment)
 
-    def noted(worker: Any, unit: Any, attempt: Any = cluster.attempt) -> Any:
+    def noted(worker: Any, unit: Any, attempt: Any = pool.attempt) -> Any:
         os.write(log, f"unit {unit.stage}/{unit.fingerprint}/{unit.name}\n".encode())
         return attempt(worker, unit)
 
-    cluster.attempt = noted
+    pool.attempt = noted
     moments.watch(watcher)
     retrain.run_loop(run_folder.open_root(Path(order["root"])))
 

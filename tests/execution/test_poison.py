@@ -17,12 +17,13 @@ import pytest
 
 from avpref.config.schema import RayExecutor
 from avpref.datasets import tables
-from avpref.execution.pool import InProcessPool, Receipt, Unit, open_pool
+from avpref.execution.contract import Receipt
+from avpref.execution.pool import InProcessPool, open_pool
 from avpref.execution.retry import ATTEMPTS, Ladder
 from avpref.identity import derive_seed
 from avpref.storage.event_log import EventLog
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import commit_once
+from avpref.storage.local_files import LocalFiles, commit_once
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 FOREVER_S = 3600.0
@@ -174,7 +175,8 @@ def test_what_travels_to_and_from_actors_is_small(ray_cluster: int, tiny_run: ob
     from ray import cloudpickle
 
     from avpref.execution import run_units as stage_module
-    from avpref.execution.pool import InProcessPool, Outcome
+    from avpref.execution.contract import Outcome
+    from avpref.execution.pool import InProcessPool
     from avpref.flows.retrain import STAGES
     from avpref.storage.run_folder import RunFolder, create
 

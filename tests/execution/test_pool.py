@@ -16,9 +16,11 @@ import pytest
 
 from avpref.config.schema import InProcessExecutor, RayExecutor
 from avpref.errors import ConfigError, InputError, MediaError, StorageError
-from avpref.execution import pool as cluster
-from avpref.execution.pool import InProcessPool, Outcome, Pool, Receipt, Unit, attempt, open_pool
+from avpref.execution import ray_session as session
+from avpref.execution.contract import Outcome, Pool, Receipt, attempt
+from avpref.execution.pool import InProcessPool, open_pool
 from avpref.storage.local_files import commit_once
+from avpref.storage.unit import Unit
 
 
 class Odd(Exception):
@@ -213,7 +215,7 @@ def test_every_actor_adds_up_on_one_thread(tmp_path: Path) -> None:
 def test_a_pool_leaves_no_actor_and_a_session_leaves_the_ray_that_it_found(tmp_path: Path) -> None:
     import ray
 
-    with cluster.ray_session(), open_pool(RayExecutor(num_actors=2), Spec(tmp_path)) as pool:
+    with session.ray_session(), open_pool(RayExecutor(num_actors=2), Spec(tmp_path)) as pool:
         drain(pool, units("a", "b", "c", "d"))
         processes = [int(path.name.removeprefix("built-")) for path in tmp_path.glob("built-*")]
     assert ray.is_initialized()
@@ -228,12 +230,12 @@ def test_a_session_of_one_s_own_ends_with_its_block_and_takes_its_files_along() 
     code = (
         "import os, sys, tempfile\n"
         "tempfile.tempdir = sys.argv[1]\n"
-        "from avpref import cluster\n"
+        "from avpref.execution import ray_session as session\n"
         "from avpref.config.schema import RayExecutor\n"
-        "with cluster.ray_session():\n"
-        "    cluster.join_ray(RayExecutor(num_actors=1))\n"
+        "with session.ray_session():\n"
+        "    session.join_ray(RayExecutor(num_actors=1))\n"
         "import ray\n"
-        "print(ray.is_initialized(), len(list(cluster.Path(cluster._ray_folder()).glob('session_*_*'))))\n"
+        "print(ray.is_initialized(), len(list(session.Path(session._ray_folder()).glob('session_*_*'))))\n"
     )
     folder = Path(tempfile.mkdtemp(prefix="avp"))  # sockets have short names
     try:
@@ -257,5 +259,5 @@ def test_old_sessions_are_removed_once_their_process_ended(tmp_path: Path) -> No
     for folder in (old, alive):
         os.utime(folder, (0, 0))
     (tmp_path / "session_latest").symlink_to(old)
-    cluster._sweep_old_sessions(tmp_path)
+    session._sweep_old_sessions(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted([young.name, alive.name])

@@ -14,13 +14,13 @@ import pytest
 import avpref
 from avpref.config.schema import RayExecutor
 from avpref.errors import ClusterError, StorageError
-from avpref.execution import pool as cluster
-from avpref.execution import ray_pool
+from avpref.execution import ray_pool, ray_session
 from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_version
-from avpref.execution.pool import Receipt, Unit, open_pool
+from avpref.execution.contract import Receipt
+from avpref.execution.pool import open_pool
 from avpref.execution.ray_pool import MAX_STARTS, Probe, RayPool, Site
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import commit_once
+from avpref.storage.local_files import LocalFiles, commit_once
+from avpref.storage.unit import Unit
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,12 @@ def test_what_never_fits_on_a_ray_of_one_s_own_is_refused_at_once(
 
 def test_the_ray_client_is_refused() -> None:
     with pytest.raises(ClusterError, match="Ray client"):
-        cluster._join("ray://head:10001")
+        ray_session._join("ray://head:10001")
 
 
 def test_the_version_is_that_of_every_source_file() -> None:
-    package = Path(cluster.__file__).parent
+    package = Path(avpref.__file__).parent
     version, _, sources = code_version().partition("+")
     assert version == avpref.__version__ and len(sources) == HASH_IN_VERSION
     found = {path.relative_to(package).as_posix() for path in _sources(package)}
-    assert {"cluster.py", "src/avpref/execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found
+    assert {"domain.py", "execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, CircuitOpen, ConfigError, MediaError, StorageError
-from avpref.execution.pool import Failure, InProcessPool, Outcome, Receipt, Unit
+from avpref.execution.contract import Failure, Outcome, Receipt
+from avpref.execution.pool import InProcessPool
 from avpref.execution.retry import ALIKE_BEFORE_OPEN, ATTEMPTS, Ladder
 from avpref.storage.event_log import EventLog
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 ROWS = tables.SKIPPED

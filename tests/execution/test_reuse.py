@@ -19,14 +19,14 @@ from avpref.config.schema import Settings
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import METRICS, Origin, Prompt, Split
-from avpref.execution import pool as cluster
+from avpref.execution import pool
+from avpref.execution.contract import Outcome
 from avpref.execution.item_counts import Tally, collected
-from avpref.execution.plan import ground_truth_source
 from avpref.flows.retrain import STAGES
-from avpref.flows.stages import score_stage
+from avpref.flows.stages import score as score_stage
 from avpref.flows.stages import sft as sft_module
 from avpref.flows.stages import train as dpo_module
-from avpref.flows.stages.candidates import plan_candidates
+from avpref.flows.stages.candidate_plan import ground_truth_source, plan_candidates
 from avpref.flows.stages.prompts import read_prompts
 from avpref.flows.workers.scorers import Weightless
 from avpref.identity import file_sha256
@@ -34,6 +34,7 @@ from avpref.rewards.fake import FakeScorer
 from avpref.rewards.protocol import Scorer
 from avpref.storage.local_files import TEMPORARY_PREFIX
 from avpref.storage.run_folder import RunFolder, create
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import QUARANTINE_KEY, UnitFiles
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
@@ -68,9 +69,9 @@ class Work:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
-    noted, attempt = Work(), cluster.attempt
+    noted, attempt = Work(), pool.attempt
 
-    def note(worker: object, unit: cluster.Unit) -> cluster.Outcome:
+    def note(worker: object, unit: Unit) -> Outcome:
         noted.items.setdefault(unit.stage, []).extend(item.item_id for item in unit.items)
         return attempt(worker, unit)  # type: ignore[arg-type]
 
@@ -81,7 +82,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
         return call
 
-    monkeypatch.setattr(cluster, "attempt", note)
+    monkeypatch.setattr(pool, "attempt", note)
     monkeypatch.setattr(sft_module, "launch", counted("sft", sft_module.launch))
     monkeypatch.setattr(dpo_module, "launch", counted("dpo", dpo_module.launch))
     return noted
@@ -255,7 +256,7 @@ def test_a_run_that_is_killed_while_taking_over_goes_on(
     folder = beside("sampling.num_candidates=4")
     commit, left = UnitFiles.commit_rows, [after]
 
-    def dying(self: UnitFiles, unit: cluster.Unit, rows: object, lost: object) -> bool:
+    def dying(self: UnitFiles, unit: Unit, rows: object, lost: object) -> bool:
         if unit.stage == stage:
             left[0] -= 1
             if left[0] < 0:

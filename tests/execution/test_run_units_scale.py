@@ -13,14 +13,15 @@ import pytest
 from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.execution import run_units as stage_module
+from avpref.execution.contract import Receipt
 from avpref.execution.plan import grouped, shards
-from avpref.execution.pool import Receipt, Unit
 from avpref.execution.run_units import run_shard, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.observability.run_status import watched
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.score_files import ScoreFiles
+from avpref.storage.unit import Unit
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 NUM_PROMPTS, NUM_CANDIDATES, UNIT, SHARD, NUM_SCORERS = 400, 5, 64, 64, 3

@@ -17,11 +17,13 @@ from kill_campaign import Siege
 from avpref.config import loading as config
 from avpref.config.schema import InProcessExecutor, RayExecutor
 from avpref.errors import StorageError
-from avpref.execution.pool import InProcessPool, Receipt, Unit
+from avpref.execution.contract import Receipt
+from avpref.execution.pool import InProcessPool
 from avpref.flows.retrain import run_loop
 from avpref.flows.stages.generate import generate
 from avpref.storage.failpoints import Moment
 from avpref.storage.run_folder import RunFolder, create, open_root
+from avpref.storage.unit import Unit
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 PAGE_KB = 4

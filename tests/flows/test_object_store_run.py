@@ -17,11 +17,11 @@ from avpref.config.schema import Settings
 from avpref.config.storage_settings import ObjectStorage
 from avpref.datasets import tables
 from avpref.errors import ConfigError, InputError, SchemaVersionError, StorageError
-from avpref.execution import pool as cluster
+from avpref.execution import pool
 from avpref.execution import run_units as stage_module
 from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
 from avpref.identity import bytes_sha256
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
 from avpref.storage.object_files import ObjectFiles
 from avpref.storage.run_folder import RESULT_FILE, RUN_FILE, RunFolder, create, open_root
 
@@ -50,7 +50,7 @@ def refuse(*arguments: object, **keywords: object) -> None:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on opening a pool, attempting a unit or launching a training is an error."""
     monkeypatch.setattr(stage_module, "open_pool", refuse)
-    monkeypatch.setattr(cluster, "attempt", refuse)
+    monkeypatch.setattr(pool, "attempt", refuse)
     monkeypatch.setattr("avpref.flows.stages.sft.launch", refuse)
     monkeypatch.setattr("avpref.flows.stages.train.launch", refuse)
 
@@ -143,7 +143,7 @@ def test_a_run_that_stopped_between_two_puts_goes_on(
 DRIVER = """
 import sys
 from pathlib import Path
-from avpref import config
+from avpref.config import loading as config
 from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
 from avpref.storage.run_folder import create
 

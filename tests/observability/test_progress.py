@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from avpref import console
 from avpref.observability import progress as logs
 from avpref.observability.meters import duration, rate
 from avpref.observability.progress import Progress
@@ -96,7 +97,7 @@ def test_colour_is_left_out_where_it_is_not_wanted(monkeypatch: pytest.MonkeyPat
 
 
 def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.say("hello")
+    console.say("hello")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "hello\n")
 

@@ -15,8 +15,9 @@ from avpref.config.observe_settings import ObserveSettings
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import CircuitOpen
+from avpref.execution.contract import Receipt
 from avpref.execution.plan import Shard
-from avpref.execution.pool import InProcessPool, Receipt, Unit
+from avpref.execution.pool import InProcessPool
 from avpref.execution.run_units import run_stage
 from avpref.observability import run_status as watching
 from avpref.observability.cost import spending
@@ -24,6 +25,7 @@ from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.run_status import Spent, watched, watched_stage
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"

@@ -19,15 +19,15 @@ from avpref.datasets import tables
 from avpref.datasets.rows import EvaluationRow, Kind, Side
 from avpref.domain import Candidate, Origin, Prompt, ScoreStatus, Split
 from avpref.errors import InputError, StorageError
-from avpref.execution.pool import Unit
 from avpref.flows.retrain import run_loop
 from avpref.identity import bytes_sha256, digest
 from avpref.registry import garbage_collection as retention
 from avpref.registry.garbage import Sort, live_versions, mentions, records_in
 from avpref.registry.garbage_collection import DAY_S, HOUR_S, Collection, Request, collect
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import TEMPORARY_PREFIX, Manifest, TableStore, commit_once
+from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles, commit_once
 from avpref.storage.run_folder import RunFolder, create
+from avpref.storage.sealed_tables import Manifest, TableStore
+from avpref.storage.unit import Unit
 from avpref.storage.unit_plans import record_plan
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"

@@ -32,7 +32,7 @@ from avpref.reports.figures import figures, training_panels
 from avpref.reports.html import signed
 from avpref.reports.plots import svg
 from avpref.reports.report_clips import Shelf, spread
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder, open_root
 
 HOSTILE = "</p><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\""

@@ -19,8 +19,8 @@ from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, StorageError, TableError
 from avpref.identity import bytes_sha256
 from avpref.storage import local_files as store
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import TableStore, commit_once, replace, sweep_temporaries
+from avpref.storage.local_files import LocalFiles, commit_once, replace, sweep_temporaries
+from avpref.storage.sealed_tables import TableStore
 
 POINTS = ("open", "write", "fsync", "link", "unlink", "folder fsync", "after")
 

@@ -18,9 +18,10 @@ from avpref.config.storage_settings import ObjectStorage
 from avpref.errors import InputError, StorageError
 from avpref.identity import bytes_sha256, derive_seed, digest
 from avpref.storage import object_files
-from avpref.storage.files import Files, LocalFiles
-from avpref.storage.local_files import TableStore
+from avpref.storage.files import Files
+from avpref.storage.local_files import LocalFiles
 from avpref.storage.object_files import ListedFiles, ObjectFiles, check_commit_rule
+from avpref.storage.sealed_tables import TableStore
 
 PLACES = ("folder", "objects")
 

@@ -10,8 +10,8 @@ import pytest
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import TableError
-from avpref.execution.pool import Unit
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 

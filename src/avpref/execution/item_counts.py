@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 
-from avpref.observability.progress import say
+from avpref.console import say
 from avpref.storage.event_log import EventLog
 
 

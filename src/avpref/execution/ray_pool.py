@@ -19,20 +19,20 @@ from typing import Any
 from avpref.config.schema import RayExecutor
 from avpref.errors import AvprefError, ClusterError, StorageError
 from avpref.execution.code_version import code_version
-from avpref.execution.pool import (
+from avpref.execution.contract import (
     Committed,
     Failure,
     Outcome,
-    Unit,
     Worker,
     WorkerSpec,
     after_building,
     attempt,
-    cluster_address,
     failure_of,
 )
+from avpref.execution.ray_session import cluster_address
 from avpref.storage.files import Files
 from avpref.storage.local_files import TEMPORARY_PREFIX
+from avpref.storage.unit import Unit
 
 IN_FLIGHT_PER_ACTOR = 2
 MAX_STARTS = 3

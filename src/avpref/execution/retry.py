@@ -19,9 +19,10 @@ from typing import Any
 
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, CircuitOpen
-from avpref.execution.pool import Failure, Outcome, Pool, Unit
+from avpref.execution.contract import Failure, Outcome, Pool
 from avpref.observability.meters import StageMeter
 from avpref.storage.event_log import EventLog, Level
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import CommittedUnits
 
 ATTEMPTS = 2

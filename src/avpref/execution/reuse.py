@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.execution.plan import Shard
-from avpref.execution.pool import Unit
 from avpref.storage.files import Files
 from avpref.storage.sibling_runs import Neighbour, UnitFile, find, here_and_beside, unit_files
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 

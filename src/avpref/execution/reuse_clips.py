@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.domain import Origin
-from avpref.flows.workers.score_worker import EMBEDDINGS
 from avpref.identity import bytes_sha256
 from avpref.storage.files import Files
+from avpref.storage.score_files import EMBEDDINGS
 from avpref.storage.sibling_runs import Neighbour, UnitFile, bring_files, find, units_by_fingerprint
 
 HASHING_THREADS = 4

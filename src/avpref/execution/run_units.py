@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from avpref.config.schema import Executor, InProcessExecutor, RayExecutor
 from avpref.devices import resolved
+from avpref.execution.contract import WorkerSpec
 from avpref.execution.item_counts import Tally, record
 from avpref.execution.plan import Shard
-from avpref.execution.pool import Unit, WorkerSpec, open_pool
+from avpref.execution.pool import open_pool
 from avpref.execution.retry import Ladder
 from avpref.execution.reuse import Reuse, ShardWork, Taken, compose, take_over
 from avpref.flows.prefect import run_reporting as reporting
@@ -20,6 +21,7 @@ from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
 from avpref.observability.run_status import audience, told
 from avpref.storage.event_log import EventLog
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import CommittedUnits
 
 MAX_TASKS = 64

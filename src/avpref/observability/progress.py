@@ -118,9 +118,3 @@ def _bar(stream: TextIO, unit: str) -> Any:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=Console(file=stream, no_color="NO_COLOR" in os.environ))
-
-
-def say(message: str) -> None:
-    """One line for the person at the terminal, on stderr."""
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()

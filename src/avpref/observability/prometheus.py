@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from avpref.config.observe_settings import ObserveSettings
+from avpref.console import say
 from avpref.observability.meters import StageMeasure
-from avpref.observability.progress import say
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

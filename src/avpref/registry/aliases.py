@@ -21,7 +21,8 @@ from typing import Any
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AliasConflict, ConfigError, InputError, TableError
 from avpref.identity import bytes_sha256
-from avpref.storage.files import Files, LocalFiles
+from avpref.storage.files import Files
+from avpref.storage.local_files import LocalFiles
 
 REGISTRY = "registry"
 SERVING = "serving"

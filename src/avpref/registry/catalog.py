@@ -18,8 +18,8 @@ from avpref.errors import TableError
 from avpref.registry import adapter_records
 from avpref.registry.adapter_records import AdapterRecord, AliasMove
 from avpref.registry.id_index import index_of
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import Manifest, TableStore
+from avpref.storage.local_files import LocalFiles
+from avpref.storage.sealed_tables import Manifest, TableStore
 
 Row = Mapping[str, Any]
 

@@ -21,14 +21,14 @@ import pyarrow.parquet as pq
 from avpref.datasets import tables
 from avpref.errors import InputError, TableError
 from avpref.registry import id_index
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import TEMPORARY_PREFIX, Manifest, TableStore
+from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles
+from avpref.storage.score_files import EMBEDDINGS
+from avpref.storage.sealed_tables import Manifest, TableStore
 from avpref.storage.unit_plans import planned
 
 NOT_RECORDS = frozenset({"units", "tables", "clips", "latents", "embeddings", "models", "plots", id_index.FOLDER})
 """Folders of a run without documents that name versions."""
 MEDIA = ("clips", "latents")
-EMBEDDINGS = "embeddings"
 SUMMARY_FILE = "summary.json"
 CHECKPOINTS = "checkpoints"
 

@@ -23,8 +23,7 @@ from avpref.errors import AvprefError, InputError, StorageError
 from avpref.identity import digest
 from avpref.registry.adapter_records import PROMOTED, REGISTRY, RUN_FILE, run_roots
 from avpref.registry.garbage import Clock, Doomed, Sort, doomed, mentions, temporaries
-from avpref.storage.files import LocalFiles
-from avpref.storage.local_files import commit_once, replace, storage_errors
+from avpref.storage.local_files import LocalFiles, commit_once, replace, storage_errors
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder, list_runs, open_root
 from avpref.storage.work_folder import WorkFolder
 

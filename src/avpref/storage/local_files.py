@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and sealed table versions.
+"""Files of a folder that appear whole or not at all.
 
 The commit rule: write to a temporary name in the same folder, fsync, then *link* to the final name, which fails if the
 name is taken. The first commit wins and a late attempt is discarded, so what exists is done and needs no ledger
@@ -8,28 +8,19 @@ name is taken. The first commit wins and a late attempt is discarded, so what ex
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
-import json
 import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
-from avpref.domain import SCHEMA_VERSION
-from avpref.errors import SchemaVersionError, StorageError, TableError
-from avpref.identity import bytes_sha256, digest
+from avpref.errors import StorageError
 from avpref.storage.failpoints import Moment, reached
 
-if TYPE_CHECKING:
-    from avpref.storage.files import Files
-
 TEMPORARY_PREFIX = ".partial-"
-CURRENT = "CURRENT"
-"""The pointer of a table's folder: it names the version that counts."""
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -157,105 +148,72 @@ def sweep_temporaries(folder: Path) -> int:
 
 
 @dataclass(frozen=True)
-class SealedFile:
-    """One file of a sealed table: name relative to the table's folder, rows, and hash."""
+class LocalFiles:
+    """The files under ``root``, a folder of this machine or of a shared disk. See :mod:`avpref.storage.local_files` for the rule."""
 
-    name: str
-    rows: int
-    sha256: str
+    root: Path
 
+    def at(self, name: str) -> str:
+        """See :class:`Files`."""
+        return str(self.path(name))
 
-@dataclass(frozen=True)
-class Manifest:
-    """A sealed version of a table: an explicit list of files. Readers never glob."""
+    def path(self, name: str) -> Path:
+        """Where the file is, for libraries that open paths themselves."""
+        return self.root / name
 
-    table: str
-    version: str
-    fingerprint: str
-    files: tuple[SealedFile, ...]
-    schema_version: int = SCHEMA_VERSION
+    def within(self, folder: str) -> LocalFiles:
+        """See :class:`Files`."""
+        return LocalFiles(self.root / folder)
 
-    @property
-    def rows(self) -> int:
-        """Rows over all files."""
-        return sum(file.rows for file in self.files)
+    def exists(self, name: str) -> bool:
+        """See :class:`Files`."""
+        return self.path(name).is_file()
 
+    def num_bytes(self, name: str) -> int:
+        """See :class:`Files`."""
+        return self.path(name).stat().st_size
 
-def version_of(table: str, fingerprint: str, files: Sequence[SealedFile]) -> str:
-    """The version that a table with these inputs and files has: a hash of them all."""
-    return digest("table", table, fingerprint, [file.rows for file in files], [file.sha256 for file in files])
+    def read(self, name: str) -> bytes:
+        """See :class:`Files`."""
+        return self.path(name).read_bytes()
 
+    def open(self, name: str) -> BinaryIO:
+        """See :class:`Files`."""
+        return self.path(name).open("rb")
 
-@dataclass(frozen=True)
-class TableStore:
-    """Sealed table versions under ``<table>/``, with a ``CURRENT`` pointer that is swapped in one step."""
+    def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
+        """See :class:`Files`."""
+        for name in names:
+            with self.open(name) as stream:
+                yield stream
 
-    files: Files
+    def commit_once(self, name: str, data: bytes) -> bool:
+        """See :class:`Files`."""
+        return commit_once(self.path(name), data)
 
-    def seal(self, table: str, fingerprint: str, parts: list[tuple[bytes, int]]) -> Manifest:
-        """Commit ``parts`` (file bytes, row count) as one version of ``table`` and point ``CURRENT`` at it."""
-        unnamed = [SealedFile("", rows, bytes_sha256(data)) for data, rows in parts]
-        version = version_of(table, fingerprint, unnamed)
-        sealed = [dataclasses.replace(each, name=f"{version}-{n:04d}.parquet") for n, each in enumerate(unnamed)]
-        for file, (data, _) in zip(sealed, parts, strict=True):
-            self.files.commit_once(f"{table}/{file.name}", data)
-        reached(Moment.SEAL_FILED)
-        manifest = Manifest(table, version, fingerprint, tuple(sealed))
-        self.files.commit_once(f"{table}/{version}.json", json.dumps(asdict(manifest), indent=1).encode())
-        reached(Moment.SEAL_LISTED)
-        self.files.replace(f"{table}/{CURRENT}", version.encode())
-        reached(Moment.SEAL_POINTED)
-        return manifest
+    def replace(self, name: str, data: bytes) -> None:
+        """See :class:`Files`."""
+        replace(self.path(name), data)
 
-    def current(self, table: str) -> Manifest | None:
-        """The manifest that ``CURRENT`` names, or None where the table was never sealed.
+    def names(self, folder: str = "") -> list[str]:
+        """See :class:`Files`."""
+        return sorted(self._relative(path) for path in self._files(self.path(folder).rglob("*")))
 
-        Raises SchemaVersionError for a version written by another schema, TableError for a broken manifest.
-        """
-        try:
-            version = self.files.read(f"{table}/{CURRENT}").decode().strip()
-        except FileNotFoundError:
-            return None
-        return self.version(table, version)
+    def children(self, folder: str = "") -> list[str]:
+        """See :class:`Files`."""
+        return sorted(self._relative(path) for path in self._files(self.path(folder).glob("*")))
 
-    def version(self, table: str, version: str) -> Manifest:
-        """The manifest of one version. Raises TableError if it is absent, unreadable, or not what its name says."""
-        name = f"{table}/{version}.json"
-        try:
-            raw = json.loads(self.files.read(name))
-            files = tuple(SealedFile(**file) for file in raw["files"])
-            manifest = Manifest(raw["table"], raw["version"], raw["fingerprint"], files, raw["schema_version"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            found = f"{self.files.at(name)}: {error}"
-            raise TableError(found, "a manifest written by this product", self._fix(name)) from error
-        if manifest.schema_version != SCHEMA_VERSION:
-            found = f"{self.files.at(name)} has schema version {manifest.schema_version}"
-            raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "use a new folder: --runs DIR")
-        listed = version_of(manifest.table, manifest.fingerprint, manifest.files)
-        if {listed, manifest.version} != {version}:
-            found = f"{self.files.at(name)} lists files of version {listed}"
-            raise TableError(found, f"files of version {version}", self._fix(name))
-        return manifest
+    def folders(self) -> list[str]:
+        """See :class:`Files`."""
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
 
-    def names(self, manifest: Manifest) -> list[str]:
-        """Names of the manifest's files, relative to the place of the tables."""
-        return [f"{manifest.table}/{file.name}" for file in manifest.files]
+    def delete(self, name: str) -> None:
+        """See :class:`Files`."""
+        with storage_errors(self.path(name)):
+            self.path(name).unlink(missing_ok=True)
 
-    def verify(self, manifest: Manifest) -> None:
-        """Compare every file with its hash. Raises TableError naming the first that is missing or was changed."""
-        for file, name in zip(manifest.files, self.names(manifest), strict=True):
-            found = self._sha256(name)
-            if found != file.sha256:
-                found = found if found == "no file" else f"sha-256 {found}"
-                raise TableError(f"{self.files.at(name)}: {found}", f"sha-256 {file.sha256}", self._fix(name))
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
-    def _fix(self, name: str) -> str:
-        table, _, file = name.rpartition("/")
-        folder = self.files.at(table)
-        return f"restore {file} from a copy, or delete the folder {folder} and run: avpref runs resume RUN"
-
-    def _sha256(self, name: str) -> str:
-        try:
-            return bytes_sha256(self.files.read(name))
-        except FileNotFoundError:
-            return "no file"
+    def _files(self, found: Iterator[Path]) -> Iterator[Path]:
+        return (path for path in found if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX))

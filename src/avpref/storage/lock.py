@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from avpref.console import say
 from avpref.errors import StorageError
-from avpref.observability.progress import say
 from avpref.storage.local_files import storage_errors
 
 LOCK_FILE = "lock"

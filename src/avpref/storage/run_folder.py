@@ -26,8 +26,8 @@ from avpref.config.schema import Executor, Settings
 from avpref.config.storage_settings import FolderStorage, ObjectStorage
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, ProductVersionError, SchemaVersionError
-from avpref.storage.files import Files, LocalFiles
-from avpref.storage.local_files import storage_errors
+from avpref.storage.files import Files
+from avpref.storage.local_files import LocalFiles, storage_errors
 from avpref.storage.lock import owned
 from avpref.storage.model_files import KeptModels, PublishedModels, TrainedFiles
 from avpref.storage.object_files import ListedFiles, ObjectFiles, check_commit_rule

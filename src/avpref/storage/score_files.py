@@ -6,10 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from avpref.datasets.rows import QuarantineRow
-from avpref.execution.pool import Unit
 from avpref.storage.files import Files
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 from avpref.storage.unit_plans import record_plan
+
+EMBEDDINGS = "embeddings"
+"""Folder of what reward models set aside: one safetensors file per unit, tensors named ``CANDIDATE.text|video|audio``."""
+"""Folder of a run where embeddings are kept."""
 
 
 @dataclass(frozen=True)

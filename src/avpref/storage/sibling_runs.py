@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avpref.storage.files import Files, LocalFiles
+from avpref.storage.files import Files
 from avpref.storage.links import link_all
+from avpref.storage.local_files import LocalFiles
 
 UNITS = "units"
 SUFFIX = ".parquet"

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import TableError
-from avpref.execution.pool import Unit
 from avpref.storage.files import Files
+from avpref.storage.unit import Unit
 from avpref.storage.unit_plans import record_plan
 
 QUARANTINE_KEY = b"avpref.quarantine"

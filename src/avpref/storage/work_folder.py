@@ -19,13 +19,14 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
-from avpref.execution.pool import Unit
 from avpref.identity import digest
 from avpref.storage.event_log import EventLog
-from avpref.storage.files import Files, LocalFiles
-from avpref.storage.local_files import Manifest, TableStore, sweep_temporaries
+from avpref.storage.files import Files
+from avpref.storage.local_files import LocalFiles, sweep_temporaries
 from avpref.storage.lock import owned
+from avpref.storage.sealed_tables import Manifest, TableStore
 from avpref.storage.sibling_runs import Neighbour
+from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 EVENTS_FILE = "events.jsonl"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from avpref.config import loading as config
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split
-from avpref.execution.plan import CandidateRequest, grouped, requests, sampler_hash, shards
+from avpref.execution.plan import grouped, shards
+from avpref.flows.stages.candidate_plan import CandidateRequest, requests, sampler_hash
 
 TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
 PROMPTS = [Prompt(f"p{n}", f"text {n}", Split.HELD_OUT if n % 4 == 3 else Split.TRAIN) for n in range(12)]

@@ -23,7 +23,7 @@ from avpref.flows.workers.canary import canary_clip
 from avpref.flows.workers.score_worker import ScoreWorker
 from avpref.flows.workers.scorers import named, open_named, sources
 from avpref.media.writing import encode_clip
-from avpref.storage.files import LocalFiles
+from avpref.storage.local_files import LocalFiles
 
 MODELS = ("audiobox", "imagebind", "synchformer", "videoalign")
 NUM_CLIPS = 3
@@ -136,7 +136,7 @@ def test_a_new_scorer_adds_its_own_work_alone(tiny_run: object, tmp_path: Path) 
     from avpref.storage.unit_files import UnitFiles
 
     files = UnitFiles(LocalFiles(tmp_path), tables.SCORES)
-    from avpref.execution.pool import Unit
+    from avpref.storage.unit import Unit
 
     unit = Unit("score", 0, "plan", ())
     ScoreFiles(files, ("a",)).commit(unit, [])

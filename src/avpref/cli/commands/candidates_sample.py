@@ -13,14 +13,13 @@ from avpref.cli.views.stage_runs import present
 from avpref.config import loading as configuration
 from avpref.config.schema import Settings, TextPrompts
 from avpref.errors import ConfigError
-from avpref.execution.pool import ray_session
+from avpref.execution.ray_session import ray_session
 from avpref.flows.flops import effort
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.prompts import prompts as prompts_flow
 from avpref.flows.stages.sft import sft
-from avpref.flows.workers.generator import codec_identity, open_codec, text_identity
-from avpref.flows.workers.networks import sampler_settings
+from avpref.flows.workers.generator import codec_identity, open_codec, sampler_settings, text_identity
 from avpref.observability.run_status import watched, watched_stage
 from avpref.storage.run_folder import create
 

@@ -11,7 +11,7 @@ from avpref.config import loading as config
 from avpref.config.schema import ScoreJob
 from avpref.datasets import tables
 from avpref.errors import PartialResult
-from avpref.execution.pool import ray_session
+from avpref.execution.ray_session import ray_session
 from avpref.flows.score_clips import ClipScores, score_clip_list
 from avpref.flows.workers.scorers import overrides_of, sources
 

@@ -9,8 +9,8 @@ from cyclopts import App, Parameter
 
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Overrides, Run, Runs
 from avpref.cli.output import print_facts, print_json, print_line, print_table
+from avpref.console import say
 from avpref.errors import GateRefused, InputError
-from avpref.observability.progress import say
 
 app = App(name="gate", help="Decide whether a run's adapter may be promoted, and move the alias that serves.")
 

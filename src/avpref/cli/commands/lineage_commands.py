@@ -9,7 +9,7 @@ from cyclopts import App, Parameter, validators
 
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Runs
 from avpref.cli.output import print_json, print_line
-from avpref.observability.progress import say
+from avpref.console import say
 
 app = App(name="lineage", help="Where adapters, pairs and clips come from, and where they went.")
 

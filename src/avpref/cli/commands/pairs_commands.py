@@ -11,8 +11,8 @@ from cyclopts import App, Parameter
 
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Overrides, Run, Runs
 from avpref.cli.output import first, print_json, print_line, print_table
+from avpref.console import say
 from avpref.errors import ConfigError
-from avpref.observability.progress import say
 
 app = App(name="pairs", help="Select preference pairs, show them, compare runs and strategies.")
 

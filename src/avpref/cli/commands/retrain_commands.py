@@ -6,8 +6,8 @@ from typing import Any
 
 from avpref.cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Wait, overrides
 from avpref.cli.output import print_json, print_line, print_table, print_verdict
+from avpref.console import say
 from avpref.errors import GateRefused, PartialResult
-from avpref.observability.progress import say
 
 
 def retrain(

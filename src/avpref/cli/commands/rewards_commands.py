@@ -10,9 +10,10 @@ from cyclopts import App, Parameter, validators
 
 from avpref.cli.options import AsJson
 from avpref.cli.output import print_json, print_line, print_table
+from avpref.console import say
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import PartialResult
-from avpref.observability.progress import Progress, say
+from avpref.observability.progress import Progress
 
 if TYPE_CHECKING:
     from avpref.rewards.protocol import Scorer

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, Runs, Wait
 from avpref.cli.output import print_facts, print_json, print_line, print_table, print_verdict
-from avpref.observability.progress import say
+from avpref.console import say
 
 app = App(name="runs", help="List runs, look into one, go on with one.")
 

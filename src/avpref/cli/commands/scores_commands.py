@@ -10,8 +10,8 @@ from cyclopts import App, Parameter
 from avpref.cli.commands.candidates_commands import CandidateId
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Run, Runs
 from avpref.cli.output import first, print_json, print_table
+from avpref.console import say
 from avpref.domain import METRICS
-from avpref.observability.progress import say
 
 app = App(name="scores", help="List, show and export the scores of a run.")
 

@@ -16,7 +16,7 @@ from avpref.cli.doctor.check import FAIL, OK, WARN, Check
 from avpref.config import loading as configuration
 from avpref.config.schema import RayExecutor, Settings
 from avpref.errors import AvprefError
-from avpref.execution.pool import OBJECT_STORE_BYTES
+from avpref.execution.ray_session import OBJECT_STORE_BYTES
 
 if TYPE_CHECKING:
     from avpref.rewards.weights.catalogue import Model

@@ -12,6 +12,7 @@ from avpref.cli.views.run_rows import pair, pairs
 from avpref.config import loading as config
 from avpref.config.schema import PairSettings
 from avpref.config.scoring_settings import ScoringSettings
+from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise
 from avpref.datasets.selection.candidate_rewards import strategy_label
@@ -24,7 +25,6 @@ from avpref.domain import METRIC_BY_NAME, METRICS, Metric
 from avpref.errors import ConfigError, PartialResult
 from avpref.flows.stages.pair import read_norm, select, training_tables
 from avpref.flows.workers.scorers import metrics_of
-from avpref.observability.progress import say
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
 
 Document = dict[str, Any]

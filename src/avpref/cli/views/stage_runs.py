@@ -7,7 +7,7 @@ from typing import Any
 from avpref.cli.output import print_facts, print_json, print_table
 from avpref.cli.views.run_state import quarantine
 from avpref.errors import PartialResult
-from avpref.execution.pool import ray_session
+from avpref.execution.ray_session import ray_session
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.observability.run_status import watched, watched_stage
 from avpref.storage.run_folder import RunFolder

@@ -1,0 +1,119 @@
+"""Joining a Ray cluster, or starting one on this machine for the length of a command."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from avpref.config.schema import RayExecutor
+from avpref.errors import ClusterError
+
+OBJECT_STORE_BYTES = 100 * 2**20
+
+
+CLIENT_SCHEME = "ray://"
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Shut Ray down at the end of the block if it was started inside; its files stay for the reader if the block failed."""
+    if _is_ray_running():
+        yield
+        return
+    try:
+        yield
+    finally:
+        has_started = _is_ray_running()
+        if has_started:
+            sys.modules["ray"].shutdown()
+    if has_started:
+        for session in Path(_ray_folder()).glob(f"session_*_{os.getpid()}"):
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _is_ray_running() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def join_ray(settings: RayExecutor) -> None:
+    """Use the Ray that this process already has, or join the configured cluster, or start one on this machine.
+
+    Raises ClusterError where the cluster does not answer or refuses this process.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray gives way to everything else on the machine
+    address = cluster_address(settings)
+    if address:
+        _join(address)
+        return
+    _sweep_old_sessions(Path(_ray_folder()))
+    in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
+    ray.init(
+        num_cpus=max(settings.num_actors, in_pools),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=_ray_folder(),
+    )
+
+
+def cluster_address(settings: RayExecutor) -> str:
+    """The cluster that is to be joined; empty where Ray is to be started on this machine."""
+    return settings.address or os.environ.get("RAY_ADDRESS", "")
+
+
+def _join(address: str) -> None:
+    import ray
+
+    if address.startswith(CLIENT_SCHEME):
+        raise ClusterError(
+            f"{address} is an address of the Ray client",
+            "the address of the cluster's control store, host:6379, on a machine that shares the run folder with the actors",
+            "run the command on a machine of the cluster (as a Ray job): RAY_ADDRESS=auto avpref retrain …",
+        )
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"no Ray cluster could be joined at {address}: {error}",
+            "a running cluster of the same Ray and Python version, whose token this user has",
+            "ray status --address ADDRESS; the token (`ray get-auth-token` on the head) goes into RAY_AUTH_TOKEN,"
+            " with RAY_AUTH_MODE=token",
+        ) from error
+
+
+def _ray_folder() -> str:
+    """A short path of this user's own: Unix socket names have little room, and old sessions there are ours to remove."""
+    return os.path.join(tempfile.gettempdir(), f"avpref-ray-{os.getuid()}")
+
+
+def _sweep_old_sessions(folder: Path, keep_s: float = 24 * 3600) -> None:
+    """Remove what ended processes' Ray sessions left in ``folder``; a session's name ends with its driver's process id."""
+    for session in folder.glob("session_*_*"):
+        driver = session.name.rpartition("_")[2]
+        is_ended = driver.isdecimal() and not session.is_symlink() and not _is_alive(int(driver))
+        if is_ended and time.time() - session.stat().st_mtime > keep_s:
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

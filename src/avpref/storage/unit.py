@@ -1,0 +1,36 @@
+"""A unit: a few items that one actor call handles and one file commits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, Protocol, TypeVar
+
+from avpref.identity import digest
+
+
+class Item(Protocol):
+    """Something that a stage computes one result for: a candidate, a clip, a text. Items are frozen dataclasses."""
+
+    @property
+    def item_id(self) -> str:
+        """The derived id of the item."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=Item, covariant=True)
+
+
+@dataclass(frozen=True)
+class Unit(Generic[ItemT]):
+    """A few items that one actor call handles and one file commits."""
+
+    stage: str
+    shard: int
+    fingerprint: str
+    items: tuple[ItemT, ...]
+
+    @cached_property
+    def name(self) -> str:
+        """Derived file name: shard, and hash of what the unit covers. Equal plans give equal names."""
+        return f"{self.shard:05d}-{digest([item.item_id for item in self.items], size=12)}"
