@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_VENV := .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 RUNS ?= runs
 SEED ?= 0
 
@@ -13,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-clips test check slow bench chaos golden format clean
+.PHONY: help env demo demo-clips test check slow bench chaos golden docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,13 +28,13 @@ $(STAMP): requirements.lock pyproject.toml
 
 env: $(STAMP)  ## create the environment
 
-demo: $(STAMP)  ## the whole loop on the toy world, about five minutes on two cores
+demo: $(STAMP)  ## the whole loop on the toy world: 7 to 10 minutes on two cores
 	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
 
 demo-clips: $(STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
 
-test: $(STAMP)  ## the tests (under ten minutes on two cores)
+test: $(STAMP)  ## the tests: about 25 minutes on two cores
 	$(BIN)/python -m pytest
 
 golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN names another folder of them
@@ -53,9 +55,17 @@ bench: $(STAMP)  ## every benchmark script; each writes its dated result beside 
 chaos: $(STAMP)  ## kills by the hundred, with SIGKILL; writes benchmarks/chaos.md
 	$(BIN)/python benchmarks/chaos.py
 
+$(DOCS_STAMP): docs-requirements.lock
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r docs-requirements.lock
+	touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP)  ## the documentation site into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --no-cache --fix .
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) build site src/*.egg-info
