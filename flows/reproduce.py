@@ -22,6 +22,7 @@ from avpref.errors import InputError, TableError
 from avpref.execution.plan import Shard
 from avpref.execution.pool import Unit
 from avpref.execution.run_units import run_stage
+from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rescore import ScoreDifference, rescore
 from avpref.flows.stages.candidates import plan_candidates, read_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
@@ -208,7 +209,9 @@ def _make(folder: RunFolder, bench: RunFolder, source: _Source, batches: Sequenc
     files = bench.units(tables.CANDIDATES)
     spec = GenerateSpec(bench.files, folder.models, folder.root.parent, bench.settings, files, source.network)
     shards = [Shard(0, units)] if units else []
-    return read_candidates(bench, run_stage(bench, source.stage, files, shards, lambda: spec, "candidates"))
+    observer = reporting.observer()
+    units_made = run_stage(bench, source.stage, files, shards, lambda: spec, "candidates", observer=observer)
+    return read_candidates(bench, units_made)
 
 
 def _compare(folder: RunFolder, bench: RunFolder, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:

@@ -20,7 +20,7 @@ from avpref.execution.item_counts import Tally, collected
 from avpref.execution.pool import ray_session
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
-from avpref.flows.prefect.run_events import announce_losses, announce_verdict
+from avpref.flows.prefect.run_events import emit_losses, emit_verdict
 from avpref.flows.stages.adapter_lineage import record_adapter, scorers_of
 from avpref.flows.stages.audit import audit
 from avpref.flows.stages.audit_tables import read_audit
@@ -123,7 +123,7 @@ def run_loop(
         is_change = any(tally.is_change for tally in tallies) or not _is_written(folder, document)
         document |= _conclude(folder, tallies, is_change)
         if is_change:
-            announce_verdict(folder, document)  # before the result: a run that is killed here says it again
+            emit_verdict(folder, document)  # before the result: a run that is killed here says it again
             folder.write_json(RESULT_FILE, document)
         document["promotion"] = {"alias": folder.settings.promotion.alias, "state": promote_automatically(folder)}
         if is_change:
@@ -220,7 +220,7 @@ def seal_quarantine(folder: RunFolder) -> None:
     lost = quarantined(folder)
     folder.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
     reporting.table("quarantine", [asdict(row) for row in lost], f"{len(lost)} given up on, with the reason")
-    announce_losses(folder, len(lost))
+    emit_losses(folder, len(lost))
 
 
 def result(folder: RunFolder, times: list[StageTime]) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def _measure(folder: RunFolder) -> list[Unit]:
     plan = shards(STAGE, folder.fingerprint("clip_facts"), groups, folder.settings.run)
     files = folder.units(tables.CLIP_FACTS)
     reuse = Reuse(files, folder.files, folder.neighbours, "candidate_id")
-    return run_stage(folder, STAGE, files, plan, lambda: FactSpec(folder.media, files), "candidates", reuse=reuse)
+    spec, observer = FactSpec(folder.media, files), reporting.observer()
+    return run_stage(folder, STAGE, files, plan, lambda: spec, "candidates", reuse=reuse, observer=observer)
 
 
 @dataclass(frozen=True)

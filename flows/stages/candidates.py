@@ -16,6 +16,7 @@ from avpref.execution.pool import Unit
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import BringClips, GroundTruthElsewhere
 from avpref.execution.run_units import run_stage
+from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.networks import NetworkFiles
 from avpref.storage.run_folder import RunFolder
@@ -49,6 +50,7 @@ def make_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], networ
         lambda: GenerateSpec(folder.files, folder.models, folder.root.parent, folder.settings, files, network),
         "candidates",
         reuse=_reuse(folder, stage),
+        observer=reporting.observer(),
     )
 
 

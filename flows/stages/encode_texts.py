@@ -15,6 +15,7 @@ from avpref.domain import Prompt
 from avpref.execution.plan import shards
 from avpref.execution.pool import Receipt, Unit
 from avpref.execution.run_units import run_stage
+from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.workers.generator import device_of, open_text, text_identity
 from avpref.identity import digest
 from avpref.models.text import TextEncoder
@@ -75,4 +76,5 @@ def encode_texts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
         folder.settings.run,
     )
     files = folder.units(TEXTS)
-    run_stage(folder, STAGE, files, plan, lambda: TextSpec(folder.root.parent, folder.settings, files), "texts")
+    spec, observer = TextSpec(folder.root.parent, folder.settings, files), reporting.observer()
+    run_stage(folder, STAGE, files, plan, lambda: spec, "texts", observer=observer)

@@ -26,6 +26,7 @@ from avpref.execution.pool import Unit
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import Workplace, run_stage
+from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.flows.workers.score_worker import ScoreItem, ScoreSpec, View
@@ -139,7 +140,8 @@ class _Wave:
             return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
 
         name, reuse = self.stage + part.label, self._reuse(files)
-        run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse)
+        observer = reporting.observer()
+        run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse, observer)
 
     def _is_left(self, files: ScoreFiles) -> list[bool]:
         """For each scorer of the part whether a planned unit lacks it."""

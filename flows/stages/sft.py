@@ -146,7 +146,8 @@ def _render(folder: RunFolder) -> list[Unit]:
     plan = shards(RENDER, fingerprint, [[item] for item in _items(folder)], settings.run)
     files = folder.units(LATENTS)
     reuse = Reuse(files, folder.files, folder.neighbours, "sample_id")
-    return run_stage(folder, RENDER, files, plan, lambda: RenderSpec(settings, files), "clips", reuse=reuse)
+    spec, observer = RenderSpec(settings, files), reporting.observer()
+    return run_stage(folder, RENDER, files, plan, lambda: spec, "clips", reuse=reuse, observer=observer)
 
 
 def _write_data(folder: RunFolder, path: Path) -> None:

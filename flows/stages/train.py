@@ -138,7 +138,8 @@ def _encode(folder: RunFolder, pairs: pa.Table) -> EncodedClips:
     spec = EncodeSpec(folder.media, folder.settings, files)
     bring = SameClips(folder.files, "sample_id", {item.item_id: item.path for item in items})
     reuse = Reuse(files, folder.files, folder.neighbours, "sample_id", bring=bring)
-    units: list[Unit] = run_stage(folder, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse)
+    observer = reporting.observer()
+    units: list[Unit] = run_stage(folder, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse, observer=observer)
     return read_latents(files.read(units)[0], folder.settings)
 
 
