@@ -33,12 +33,11 @@ from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import ScoreRow
 from avpref.domain import METRICS, Candidate, Prompt, ScoreStatus, Split, prompt_id
-from avpref.execution import run_units as stage
 from avpref.execution.contract import Receipt
 from avpref.execution.plan import grouped, shards
 from avpref.execution.ray_session import ray_session
 from avpref.execution.run_units import run_stage
-from avpref.flows.prefect import run_reporting as reporting
+from avpref.execution.stage_observer import NoObserver
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import plan_candidates, sampler_hash, sampler_parts
 from avpref.flows.stages.pair import pair
@@ -58,6 +57,19 @@ EXECUTORS = {"in_process": "{kind: in_process}", "ray": "{kind: ray, num_actors:
 SCORERS = tuple(tuple(metric.name for metric in METRICS[start:end]) for start, end in ((0, 3), (3, 5), (5, 6), (6, 7)))
 MEBI = 2**20
 SAMPLE_EVERY_S = 1.0
+
+
+class TaskRunCounter(NoObserver):
+    """Counts the task runs that a Prefect server would show."""
+
+    count = 0
+
+    def shards_running(self, stage: str, first: int, last: int) -> AbstractContextManager[None]:
+        self.count += 1
+        return super().shards_running(stage, first, last)
+
+
+OBSERVER = TaskRunCounter()
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ def make_candidates(folder: RunFolder) -> list[Unit]:
     files = folder.units(tables.CANDIDATES)
     settings = folder.settings
     spec = CandidateSpec(files, sampler_hash(settings), json.dumps(sampler_parts(settings), sort_keys=True))
-    return run_stage(folder, "generate", files, plan, lambda: spec, "candidates").units
+    return run_stage(folder, "generate", files, plan, lambda: spec, "candidates", observer=OBSERVER).units
 
 
 def make_scores(folder: RunFolder) -> list[Unit]:
@@ -154,7 +166,7 @@ def make_scores(folder: RunFolder) -> list[Unit]:
     for number, (metrics, fingerprint) in enumerate(zip(SCORERS, fingerprints, strict=True)):
         files = ScoreFiles(folder.units(tables.SCORES), (fingerprint,))
         spec = ScoreSpec(files, metrics, f"stub {number}")
-        run_stage(folder, f"score-{number}", files, plan, lambda spec=spec: spec, "candidates")
+        run_stage(folder, f"score-{number}", files, plan, lambda spec=spec: spec, "candidates", observer=OBSERVER)
     units = [unit for shard in plan for unit in shard.units]
     return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
 
@@ -170,13 +182,12 @@ class Case:
     """Phases of one case and what they took."""
 
     phases: list[dict[str, Any]]
-    task_runs: int = 0
     fsyncs: int = 0
     fsync_s: float = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        tasks, fsyncs, fsync_s = self.task_runs, self.fsyncs, self.fsync_s
+        tasks, fsyncs, fsync_s = OBSERVER.count, self.fsyncs, self.fsync_s
         Path("/proc/self/clear_refs").write_text("5")  # the peak of this phase alone
         wall, cpu = time.perf_counter(), time.process_time()
         yield
@@ -186,7 +197,7 @@ class Case:
                 "wall_s": time.perf_counter() - wall,
                 "driver_cpu_s": time.process_time() - cpu,
                 "peak_mib": peak_mib(),
-                "task_runs": self.task_runs - tasks,
+                "task_runs": OBSERVER.count - tasks,
                 "fsyncs": self.fsyncs - fsyncs,
                 "fsync_s": self.fsync_s - fsync_s,
             }
@@ -194,12 +205,8 @@ class Case:
         print(self.phases[-1], file=sys.stderr, flush=True)
 
     def count(self) -> None:
-        """Count the task runs that a server would be told of, and the fsyncs of this process."""
-        task, fsync = reporting.task, os.fsync
-
-        def counted(kind: str, name: str) -> AbstractContextManager[None]:
-            self.task_runs += 1
-            return task(kind, name)
+        """Count the fsyncs of this process."""
+        fsync = os.fsync
 
         def timed_fsync(handle: int) -> None:
             started = time.perf_counter()
@@ -207,7 +214,7 @@ class Case:
             self.fsyncs += 1
             self.fsync_s += time.perf_counter() - started
 
-        stage.reporting.task, os.fsync = counted, timed_fsync
+        os.fsync = timed_fsync
 
 
 def run_case(kind: str, root: Path, num_prompts: int) -> None:

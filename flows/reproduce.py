@@ -21,6 +21,7 @@ from avpref.domain import Candidate, Origin, Prompt, Split
 from avpref.errors import InputError, TableError
 from avpref.execution.plan import Shard
 from avpref.execution.run_units import run_stage
+from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rescore import ScoreDifference, rescore
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import plan_candidates
@@ -209,7 +210,10 @@ def _make(run: Run, bench: Run, source: _Source, batches: Sequence[_Batch]) -> l
     files = bench.units(tables.CANDIDATES)
     spec = GenerateSpec(bench.files, run.models, run.runs, bench.settings, files, source.network)
     shards = [Shard(0, units)] if units else []
-    return candidates_of(bench, run_stage(bench, source.stage, files, shards, lambda: spec, "candidates").units)
+    return candidates_of(
+        bench,
+        run_stage(bench, source.stage, files, shards, lambda: spec, "candidates", observer=reporting.observer()).units,
+    )
 
 
 def _compare(run: Run, bench: Run, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:

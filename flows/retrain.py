@@ -20,7 +20,7 @@ from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.execution.ray_session import ray_session
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
-from avpref.flows.prefect.run_events import announce_losses, announce_verdict
+from avpref.flows.prefect.run_events import emit_losses, emit_verdict
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import record_adapter, scorers_of
 from avpref.flows.stages.audit import audit
@@ -114,7 +114,7 @@ def run_loop(
         is_change = any(counts.is_change for counts in items) or not _is_written(run, document)
         document |= _conclude(run, items, is_change)
         if is_change:
-            announce_verdict(run, document)  # before the result: a run that is killed here says it again
+            emit_verdict(run, document)  # before the result: a run that is killed here says it again
             run.documents.write(RESULT_FILE, document)
         document["promotion"] = {"alias": run.settings.promotion.alias, "state": promote_automatically(run)}
         if is_change:
@@ -206,7 +206,7 @@ def seal_quarantine(run: Run) -> None:
     lost = quarantined(run)
     run.tables.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, lost))
     reporting.table("quarantine", [asdict(row) for row in lost], f"{len(lost)} given up on, with the reason")
-    announce_losses(run, len(lost))
+    emit_losses(run, len(lost))
 
 
 def result(run: Run, times: list[StageTime]) -> dict[str, Any]:

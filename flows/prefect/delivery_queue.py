@@ -1,7 +1,7 @@
-"""Messages for a server, delivered in order by a thread of their own, so that work never waits for the server.
+"""Delivers messages to a server, in order, on a thread of its own: the work that sends them never waits for the server.
 
-A server that does not answer is asked again, less and less often, until it is back. Memory is bounded: a newer progress
-message replaces one that waits, and where too many wait the oldest that can be spared are dropped and counted.
+While the server does not answer, the thread repeats the oldest message with growing pauses. Memory is bounded: newer
+progress replaces progress that waits, and a full queue drops and counts its oldest droppable message.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from avpref.console import say
-from avpref.flows.prefect.messages import Message, is_droppable, replaces
+from avpref.flows.prefect.messages import Message, is_droppable, replacement_key
 from avpref.observability.meters import duration
 
 CAPACITY = 10_000
-"""Messages that may wait."""
+"""Largest number of waiting messages."""
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
-SPOKEN_AFTER_S = 5.0
-"""An outage is said on stderr when it has lasted so long; a restart goes by unnoticed."""
+ANNOUNCED_AFTER_S = 5.0
+"""Length of an outage before it is printed to stderr, so that a restart of the server prints nothing."""
 
 
 class Unreachable(Exception):
-    """The server does not answer, or says that it cannot now: the same message is tried again."""
+    """The server does not answer, or cannot now; the message is sent again."""
 
 
 class Refused(Exception):
-    """The server answers, and does not take this message: the next one is tried."""
+    """The server rejected the message; it is counted and not sent again."""
 
 
-class Desk(Protocol):
-    """Who hands messages to the server. Called by one thread only."""
+class Transport(Protocol):
+    """Sends messages to the server. Only the queue's thread calls it."""
 
     def deliver(self, message: Message) -> None:
-        """Hand over one message. Raises Unreachable or Refused."""
+        """Send one message. Raises Unreachable or Refused."""
         ...
 
-    def beat(self) -> None:
-        """Tell the server that the flow runs in progress are alive. Raises Unreachable or Refused."""
+    def heartbeat(self) -> None:
+        """Send a heartbeat of every flow run in progress. Raises Unreachable or Refused."""
         ...
 
     def close(self) -> None:
-        """Let the connection go; the last call."""
+        """Close the connection; the last call."""
         ...
 
 
 @dataclass(frozen=True)
 class Undelivered:
-    """What an outbox could not deliver, and why."""
+    """Numbers of messages that were not delivered, and the last error."""
 
     waiting: int = 0
     dropped: int = 0
@@ -62,19 +62,23 @@ class Undelivered:
         return bool(self.waiting or self.dropped or self.refused)
 
 
-class Outbox:
-    """A bounded queue and the thread that empties it. ``beat_s``: seconds between signs of life, None for none."""
+class DeliveryQueue:
+    """A bounded queue in memory and the thread that empties it.
+
+    ``heartbeat_s`` is the number of seconds between heartbeats, None for none; pauses after failures double from
+    ``first_wait_s`` to ``longest_wait_s``.
+    """
 
     def __init__(
         self,
-        desk: Desk,
+        transport: Transport,
         *,
-        beat_s: float | None = None,
+        heartbeat_s: float | None = None,
         capacity: int = CAPACITY,
         first_wait_s: float = FIRST_WAIT_S,
         longest_wait_s: float = LONGEST_WAIT_S,
     ) -> None:
-        self._desk, self._beat_s, self._capacity = desk, beat_s, capacity
+        self._transport, self._heartbeat_s, self._capacity = transport, heartbeat_s, capacity
         self._first_wait_s, self._longest_wait_s = first_wait_s, longest_wait_s
         self._waiting: dict[Hashable, Message] = {}
         self._numbers = itertools.count()
@@ -82,23 +86,23 @@ class Outbox:
         self._closing = threading.Event()
         self._is_abandoned = False
         self._dropped = self._refused = self._failures = 0
-        self._away_since = self._last_beat = 0.0
-        self._is_spoken = False
+        self._away_since = self._last_heartbeat = 0.0
+        self._is_announced = False
         self._last_error = ""
-        self._thread = threading.Thread(target=self._work, name="avpref-outbox", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="avpref-delivery", daemon=True)
         self._thread.start()
 
     def put(self, message: Message) -> None:
-        """Leave a message; returns at once."""
+        """Add a message; returns at once."""
         with self._changed:
-            key = replaces(message)
+            key = replacement_key(message)
             self._waiting[next(self._numbers) if key is None else key] = message
             if len(self._waiting) > self._capacity:
                 self._drop_oldest()
             self._changed.notify()
 
     def close(self, limit_s: float) -> Undelivered:
-        """Wait at most ``limit_s`` seconds until everything is delivered; returns what is not."""
+        """Wait at most ``limit_s`` seconds for the delivery of everything; returns the number of messages that remain."""
         self._closing.set()
         with self._changed:
             self._changed.notify()
@@ -115,21 +119,21 @@ class Outbox:
                 self._pause(error)
             else:
                 self._note_answer()
-        self._desk.close()
+        self._transport.close()
 
     def _has_work(self) -> bool:
         with self._changed:
-            while not (self._waiting or self._closing.is_set() or self._is_beat_due()):
-                self._changed.wait(self._beat_in_s())
+            while not (self._waiting or self._closing.is_set() or self._is_heartbeat_due()):
+                self._changed.wait(self._heartbeat_in_s())
             return not self._is_abandoned and bool(self._waiting or not self._closing.is_set())
 
     def _work_once(self) -> None:
-        if self._is_beat_due():
+        if self._is_heartbeat_due():
             try:
-                self._desk.beat()
+                self._transport.heartbeat()
             except Refused as error:
                 self._last_error = str(error)
-            self._last_beat = time.monotonic()
+            self._last_heartbeat = time.monotonic()
         elif self._waiting:
             self._deliver_first()
 
@@ -137,12 +141,12 @@ class Outbox:
         with self._changed:
             key, message = next(iter(self._waiting.items()))
         try:
-            self._desk.deliver(message)
+            self._transport.deliver(message)
         except Refused as error:
             self._refused += 1
             self._last_error = str(error)
         with self._changed:
-            if self._waiting.get(key) is message:  # otherwise a newer one took its place meanwhile
+            if self._waiting.get(key) is message:  # otherwise a newer message replaced it meanwhile
                 del self._waiting[key]
 
     def _drop_oldest(self) -> None:
@@ -151,20 +155,20 @@ class Outbox:
             del self._waiting[oldest]
             self._dropped += 1
 
-    def _is_beat_due(self) -> bool:
-        return self._beat_in_s() == 0.0 and not self._closing.is_set()
+    def _is_heartbeat_due(self) -> bool:
+        return self._heartbeat_in_s() == 0.0 and not self._closing.is_set()
 
-    def _beat_in_s(self) -> float | None:
-        if self._beat_s is None:
+    def _heartbeat_in_s(self) -> float | None:
+        if self._heartbeat_s is None:
             return None
-        return max(0.0, self._last_beat + self._beat_s - time.monotonic())
+        return max(0.0, self._last_heartbeat + self._heartbeat_s - time.monotonic())
 
     def _pause(self, error: Unreachable) -> None:
         now = time.monotonic()
         self._away_since = self._away_since or now
         self._last_error = str(error)
-        if not self._is_spoken and now - self._away_since >= SPOKEN_AFTER_S:
-            self._is_spoken = True
+        if not self._is_announced and now - self._away_since >= ANNOUNCED_AFTER_S:
+            self._is_announced = True
             say(f"the Prefect server does not answer ({error}); work goes on, reporting resumes when it is back")
         wait_s = min(self._first_wait_s * 2**self._failures, self._longest_wait_s)
         self._failures = min(self._failures + 1, 30)
@@ -174,8 +178,8 @@ class Outbox:
             self._closing.wait(wait_s)
 
     def _note_answer(self) -> None:
-        if self._is_spoken:
+        if self._is_announced:
             say(f"the Prefect server is back after {duration(time.monotonic() - self._away_since)}; reporting resumes")
-        if self._failures and self._beat_s is not None:
-            self._last_beat = time.monotonic() - self._beat_s  # a sign of life before an automation looks for one
-        self._away_since, self._failures, self._is_spoken = 0.0, 0, False
+        if self._failures and self._heartbeat_s is not None:
+            self._last_heartbeat = time.monotonic() - self._heartbeat_s  # due now, before an automation misses it
+        self._away_since, self._failures, self._is_announced = 0.0, 0, False

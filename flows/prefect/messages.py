@@ -1,6 +1,6 @@
-"""What a Prefect server can be told about a run: one frozen dataclass per message.
+"""Messages to a Prefect server about an execution: one frozen dataclass per kind.
 
-A flow run and a task run are named by keys of ours until the server has given them ids.
+Flow runs and task runs are identified by keys of our own, because the server's ids are not known while it is away.
 """
 
 from __future__ import annotations
@@ -8,22 +8,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
-
-class End(StrEnum):
-    """How a flow run or task run ended; the values are Prefect's state types."""
-
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
-    CRASHED = "CRASHED"
-    CANCELLED = "CANCELLED"
+from prefect.client.schemas.objects import StateType
 
 
 @dataclass(frozen=True)
 class FlowStarted:
-    """A flow run began: of flow ``name``, as a subflow of ``parent`` or by itself where that is empty."""
+    """A run of the flow ``name`` started; a subflow run of ``parent`` unless that is empty."""
 
     run: str
     name: str
@@ -34,35 +26,35 @@ class FlowStarted:
 
 @dataclass(frozen=True)
 class FlowEnded:
-    """A flow run ended."""
+    """A flow run reached the final state ``state``."""
 
     run: str
-    end: End
+    state: StateType
     message: str = ""
 
 
 @dataclass(frozen=True)
 class TaskStarted:
-    """A task run of ``run`` began; ``kind`` is the task, ``name`` this run of it."""
+    """A run of the task ``task_name``, shown as ``name``, started in the flow run ``run``."""
 
     task: str
     run: str
-    kind: str
+    task_name: str
     name: str
 
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """A task run ended."""
+    """A task run reached the final state ``state``."""
 
     task: str
-    end: End
+    state: StateType
     message: str = ""
 
 
 @dataclass(frozen=True)
 class Progressed:
-    """A progress artifact: how much of a stage is done, in percent. Only the newest one matters."""
+    """New value of a progress artifact, in percent. A newer message replaces one that waits."""
 
     run: str
     key: str
@@ -71,7 +63,7 @@ class Progressed:
 
 
 @dataclass(frozen=True)
-class Tabled:
+class TableMade:
     """A table artifact."""
 
     run: str
@@ -90,8 +82,8 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Happened:
-    """An event that automations can act on. ``event_id`` makes a second delivery harmless."""
+class RunEvent:
+    """An event that automations can act on. The server stores an ``event_id`` once, however often it is sent."""
 
     event_id: str
     name: str
@@ -101,14 +93,14 @@ class Happened:
     when: datetime
 
 
-Message = FlowStarted | FlowEnded | TaskStarted | TaskEnded | Progressed | Tabled | Logged | Happened
+Message = FlowStarted | FlowEnded | TaskStarted | TaskEnded | Progressed | TableMade | Logged | RunEvent
 
 
-def replaces(message: Message) -> Hashable:
-    """What an undelivered message is replaced by: an equal answer. None: every message of the kind is delivered."""
+def replacement_key(message: Message) -> Hashable:
+    """Key under which a newer message replaces one that waits; None for messages that are all delivered."""
     return (message.run, message.key) if isinstance(message, Progressed) else None
 
 
 def is_droppable(message: Message) -> bool:
-    """Whether the message may be given up where too many wait; a flow run's beginning and end are few and stay."""
+    """Whether a full queue may drop the message. Starts and ends of flow runs are few and always kept."""
     return not isinstance(message, FlowStarted | FlowEnded)

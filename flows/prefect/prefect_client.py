@@ -1,64 +1,66 @@
-"""Messages to a Prefect server, over its REST API.
+"""Sends messages to a Prefect server, with Prefect's own client.
 
-Every call names what it creates (ids of task runs and events, idempotency keys of flow runs), so a message that is sent
-twice because an answer was lost changes nothing; an artifact alone may then exist twice.
-Subflows are what Prefect makes of them: a task run of the parent, and a flow run that belongs to it.
+Task runs and events carry ids of ours and flow runs an idempotency key, so a message may be sent again after its answer
+was lost; only an artifact may then exist twice. A stage is a subflow as Prefect's engine makes it: a flow run that belongs
+to a task run of the parent.
 """
 
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State
 from prefect.context import SettingsContext, get_settings_context
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.events import Event
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from avpref.flows.prefect.delivery_queue import Refused, Unreachable
 from avpref.flows.prefect.messages import (
     FlowEnded,
     FlowStarted,
-    Happened,
     Logged,
     Message,
     Progressed,
-    Tabled,
+    RunEvent,
+    TableMade,
     TaskEnded,
     TaskStarted,
 )
 
 TIMEOUT_S = 15.0
 BUSY = {408, 425, 429}
-"""Answers of a server that cannot now, beside every answer from 500 on."""
-INFO = 20
-"""The level of a log line, as Python's logging counts them."""
+"""HTTP codes after which the same message is sent again, as after every code from 500 on."""
 HEARTBEAT = "prefect.flow-run.heartbeat"
+RUNNING = {"type": "RUNNING", "name": "Running"}
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A flow run in progress as the server knows it."""
+    """A flow run in progress, with the server's ids."""
 
-    run_id: str
-    flow_id: str
+    run_id: UUID
+    flow_id: UUID
     flow_name: str
     name: str
     tags: tuple[str, ...]
 
     @property
     def resource(self) -> dict[str, str]:
-        """The run as an event's resource."""
+        """The run as the resource of an event."""
         return {"prefect.resource.id": f"prefect.flow-run.{self.run_id}", "prefect.resource.name": self.name}
 
     @property
     def related(self) -> list[dict[str, str]]:
-        """Its flow and tags as an event's related resources."""
+        """The run's flow and tags as related resources of an event."""
         flow = {
             "prefect.resource.id": f"prefect.flow.{self.flow_id}",
             "prefect.resource.role": "flow",
@@ -68,155 +70,150 @@ class OpenRun:
         return [flow, *tags]
 
 
-class PrefectDesk:
-    """Hands messages to the server that the current Prefect settings name. ``adopted`` are flow runs made by others."""
+class PrefectReporter:
+    """The :class:`~avpref.flows.prefect.delivery_queue.Transport` to the server of the current Prefect settings.
+
+    ``adopted`` maps keys of messages to flow runs that Prefect's engine created.
+    """
 
     def __init__(self, adopted: Mapping[str, OpenRun] | None = None) -> None:
         self._runs: dict[str, OpenRun] = dict(adopted or {})
         self._open = set(self._runs)
-        self._flows: dict[str, str] = {}
-        self._tasks: dict[str, str] = {}
+        self._flows: dict[str, UUID] = {}
+        self._tasks: dict[str, UUID] = {}
         self._artifacts: dict[tuple[str, str], str] = {}
         self._settings = _without_retries()
-        with self._settings:  # settings of its own make it a client of its own, beside one that Prefect's engine holds
+        with self._settings:  # other settings than those of Prefect's engine give a client of its own
             self._client: SyncPrefectClient = get_client(sync_client=True, httpx_settings={"timeout": TIMEOUT_S})
         self._client.__enter__()
 
     def deliver(self, message: Message) -> None:
-        """See :class:`avpref.flows.prefect.delivery_queue.Desk`."""
-        with self._settings:
-            self._deliver(message)
+        """See :class:`avpref.flows.prefect.delivery_queue.Transport`."""
+        self._send(lambda: self._deliver(message))
 
-    def beat(self) -> None:
-        """See :class:`avpref.flows.prefect.delivery_queue.Desk`; the event is the one that Prefect's own engine sends."""
+    def heartbeat(self) -> None:
+        """See :class:`avpref.flows.prefect.delivery_queue.Transport`; the event is that of Prefect's engine."""
+        now, runs = datetime.now(UTC), [self._runs[key] for key in sorted(self._open)]
         events = [
-            _event(str(uuid.uuid4()), HEARTBEAT, run.resource, run.related, {}, datetime.now(UTC))
-            for run in (self._runs[key] for key in sorted(self._open))
+            Event(id=uuid4(), event=HEARTBEAT, resource=run.resource, related=run.related, occurred=now)  # type: ignore[arg-type]
+            for run in runs
         ]
         if events:
-            with self._settings:
-                self._ask("POST", "/events", events)
+            self._send(lambda: self._emit(*events))
 
     def close(self) -> None:
-        """See :class:`avpref.flows.prefect.delivery_queue.Desk`."""
+        """See :class:`avpref.flows.prefect.delivery_queue.Transport`."""
         self._client.__exit__(None, None, None)
 
     def _deliver(self, message: Message) -> None:
         match message:
             case FlowStarted():
                 self._start_flow(message)
-            case FlowEnded():
-                self._open.discard(message.run)
-                self._set_state("flow_runs", self._run(message.run).run_id, message.end, message.message)
-            case TaskStarted():
-                self._tasks[message.task] = self._start_task(message, message.kind, message.task)
-            case TaskEnded():
-                if message.task not in self._tasks:
-                    raise Refused("a task run ended whose beginning was not delivered")
-                self._set_state("task_runs", self._tasks[message.task], message.end, message.message)
+            case FlowEnded(run, state, text):
+                self._open.discard(run)
+                end: State[Any] = State(type=state, message=text)
+                self._client.set_flow_run_state(self._run(run).run_id, end, force=True)
+            case TaskStarted(task, run, task_name, name):
+                self._tasks[task] = self._start_task(run, task_name, name, task)
+            case TaskEnded(task, state, text):
+                if task not in self._tasks:
+                    raise Refused("the start of the task run was not delivered")
+                self._client.set_task_run_state(self._tasks[task], State(type=state, message=text), force=True)
             case Progressed():
                 self._progress(message)
-            case Tabled():
-                data = json.dumps(list(message.rows), default=str)
-                self._artifact(message.run, message.key, "table", data, message.description)
+            case TableMade(run, key, rows, text):
+                self._artifact(run, key, "table", json.dumps(list(rows), default=str), text)
             case Logged():
                 self._log(message)
-            case Happened():
-                run = self._run(message.run)
-                related = [{**run.resource, "prefect.resource.role": "flow-run"}, *run.related]
-                self._ask(
-                    "POST",
-                    "/events",
-                    [_event(message.event_id, message.name, message.resource, related, message.payload, message.when)],
-                )
+            case RunEvent():
+                self._emit(self._event(message))
 
     def _start_flow(self, message: FlowStarted) -> None:
         if message.name not in self._flows:
-            self._flows[message.name] = self._ask("POST", "/flows/", {"name": message.name})["id"]
+            self._flows[message.name] = self._client.create_flow_from_name(message.name)
+        flow_id = self._flows[message.name]
         body: dict[str, Any] = {
-            "flow_id": self._flows[message.name],
+            "flow_id": str(flow_id),
             "parameters": dict(message.parameters),
             "tags": list(message.tags),
-            "idempotency_key": message.run,
-            "state": {"type": "RUNNING", "name": "Running"},
+            "idempotency_key": message.run,  # Prefect's create_flow_run has no such parameter
+            "state": RUNNING,
         }
         if message.parent:
-            task = TaskStarted(message.run, message.parent, message.name, message.name)
-            body["parent_task_run_id"] = self._start_task(task, message.name, str(uuid.uuid4()))
-        found = self._ask("POST", "/flow_runs/", body)
-        flow_id = self._flows[message.name]
-        self._runs[message.run] = OpenRun(found["id"], flow_id, message.name, found["name"], message.tags)
+            task_run = self._start_task(message.parent, message.name, message.name, message.run, uuid4())
+            body["parent_task_run_id"] = str(task_run)
+        run = self._client.request("POST", "/flow_runs/", json=body).json()
+        self._runs[message.run] = OpenRun(UUID(run["id"]), flow_id, message.name, run["name"], message.tags)
         self._open.add(message.run)
 
-    def _start_task(self, message: TaskStarted, kind: str, task_id: str) -> str:
+    def _start_task(self, run: str, task_name: str, name: str, key: str, task_run_id: UUID | None = None) -> UUID:
+        task_run_id = task_run_id or UUID(key)
         body = {
-            "id": task_id,
-            "flow_run_id": self._run(message.run).run_id,
-            "task_key": kind,
-            "dynamic_key": message.task,
-            "name": message.name,
-            "state": {"type": "RUNNING", "name": "Running"},
+            "id": str(task_run_id),
+            "flow_run_id": str(self._run(run).run_id),
+            "task_key": task_name,
+            "dynamic_key": key,
+            "name": name,
+            "state": RUNNING,
         }
-        return self._ask("POST", "/task_runs/", body)["id"]
-
-    def _set_state(self, what: str, its_id: str, state: str, message: str) -> None:
-        found = {"type": state, "name": state.capitalize(), "message": message}
-        self._ask("POST", f"/{what}/{its_id}/set_state", {"state": found, "force": True})
+        return UUID(self._client.request("POST", "/task_runs/", json=body).json()["id"])
 
     def _progress(self, message: Progressed) -> None:
-        known = self._artifacts.get((message.run, message.key))
-        if known is None:
-            made = self._artifact(message.run, message.key, "progress", message.percent, message.description)
-            self._artifacts[message.run, message.key] = made
+        artifact = self._artifacts.get((message.run, message.key))
+        if artifact is None:
+            artifact = self._artifact(message.run, message.key, "progress", message.percent, message.description)
+            self._artifacts[message.run, message.key] = artifact
         else:
             body = {"data": message.percent, "description": message.description}
-            self._ask("PATCH", f"/artifacts/{known}", body)
+            self._client.request("PATCH", "/artifacts/{id}", path_params={"id": artifact}, json=body)
 
     def _artifact(self, run: str, key: str, kind: str, data: object, description: str) -> str:
+        """Create an artifact; returns its id. Prefect's ``create_artifact`` also emits an event, whose thread at the end of the
+        process waits without limit for a server that is away."""
         body = {"key": key, "type": kind, "data": data, "description": description}
-        return self._ask("POST", "/artifacts/", body | {"flow_run_id": self._run(run).run_id})["id"]
+        body["flow_run_id"] = str(self._run(run).run_id)
+        return str(self._client.request("POST", "/artifacts/", json=body).json()["id"])
 
     def _log(self, message: Logged) -> None:
-        line = {"name": "avpref", "level": INFO, "message": message.text, "timestamp": message.when.isoformat()}
-        self._ask("POST", "/logs/", [line | {"flow_run_id": self._run(message.run).run_id}])
+        line = {"name": "avpref", "level": logging.INFO, "message": message.text}
+        run = {"timestamp": message.when.isoformat(), "flow_run_id": str(self._run(message.run).run_id)}
+        self._client.create_logs([line | run])
+
+    def _event(self, message: RunEvent) -> Event:
+        run = self._run(message.run)
+        return Event(
+            id=UUID(message.event_id),
+            event=message.name,
+            resource=dict(message.resource),  # type: ignore[arg-type]
+            related=[{**run.resource, "prefect.resource.role": "flow-run"}, *run.related],  # type: ignore[list-item]
+            payload=dict(message.payload),
+            occurred=message.when,  # type: ignore[arg-type]
+        )
+
+    def _emit(self, *events: Event) -> None:
+        self._client.request("POST", "/events", json=[event.model_dump(mode="json") for event in events])
 
     def _run(self, key: str) -> OpenRun:
         if key not in self._runs:
-            raise Refused("the flow run that it belongs to was not delivered")
+            raise Refused("the start of the flow run was not delivered")
         return self._runs[key]
 
-    def _ask(self, method: Any, path: Any, body: object) -> Any:
+    def _send(self, call: Callable[[], None]) -> None:
         try:
-            answer = self._client.request(method, path, json=body)
+            with self._settings:
+                call()
+        except ObjectNotFound as error:
+            raise Refused(f"the server does not know the run: {error}") from error
         except PrefectHTTPStatusError as error:
-            code = error.response.status_code
+            path, code = error.request.url.path, error.response.status_code
             if code in BUSY or code >= httpx.codes.INTERNAL_SERVER_ERROR:
                 raise Unreachable(f"{path}: HTTP {code}") from error
             raise Refused(f"{path}: HTTP {code}: {error.response.text[:200]}") from error
         except httpx.HTTPError as error:
             raise Unreachable(f"{type(error).__name__}: {error}") from error
-        return answer.json() if answer.content else None
 
 
 def _without_retries() -> SettingsContext:
-    """The caller's Prefect settings, but a request that fails is not repeated: the outbox does that."""
+    """The caller's Prefect settings without retries of failed requests, because the queue sends them again."""
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}) as settings:
         return SettingsContext(profile=get_settings_context().profile, settings=settings)
-
-
-def _event(
-    event_id: str,
-    name: str,
-    resource: Mapping[str, str],
-    related: list[dict[str, str]],
-    payload: Mapping[str, Any],
-    when: datetime,
-) -> dict[str, Any]:
-    return {
-        "id": event_id,
-        "event": name,
-        "resource": dict(resource),
-        "related": related,
-        "payload": dict(payload),
-        "occurred": when.isoformat(),
-    }

@@ -1,4 +1,4 @@
-"""Events about a run that automations and notifications act on: the gate's verdict, and more losses than expected."""
+"""Events about a run that automations and notifications act on: the gate's verdict, and too many quarantined candidates."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ GATE_REFUSED = "avpref.gate.refused"
 QUARANTINE_EXCEEDED = "avpref.quarantine.exceeded"
 
 
-def announce_verdict(folder: RunFolder, document: dict[str, Any]) -> None:
-    """Tell the server what the gate said of a finished run, from its result document."""
+def emit_verdict(folder: RunFolder, document: dict[str, Any]) -> None:
+    """Emit ``avpref.gate.passed`` or ``avpref.gate.refused`` for a finished run, from its result document."""
     gate = document["gate"]
     name = GATE_PASSED if gate["verdict"] == "promote" else GATE_REFUSED
     reasons = "; ".join(gate["reasons"])
-    _announce(folder, name, {"verdict": gate["verdict"], "reasons": reasons})
+    _emit(folder, name, {"verdict": gate["verdict"], "reasons": reasons})
 
 
-def announce_losses(folder: RunFolder, lost: int) -> None:
-    """Tell the server where a larger share of candidates was given up than ``reporting.quarantined_share`` allows."""
+def emit_losses(folder: RunFolder, lost: int) -> None:
+    """Emit ``avpref.quarantine.exceeded`` where the share of lost candidates is above ``reporting.quarantined_share``."""
     kept = folder.tables.num_rows(tables.CANDIDATES)
     share, bound = lost / max(1, kept + lost), folder.settings.reporting.quarantined_share
     if share > bound:
-        _announce(folder, QUARANTINE_EXCEEDED, {"lost": lost, "share": round(share, 6), "bound": bound})
+        _emit(folder, QUARANTINE_EXCEEDED, {"lost": lost, "share": round(share, 6), "bound": bound})
 
 
-def _announce(folder: RunFolder, name: str, payload: dict[str, Any]) -> None:
-    reporting.event(name, folder.run_id, str(folder.root), payload)
+def _emit(folder: RunFolder, name: str, payload: dict[str, Any]) -> None:
+    reporting.emit_event(name, folder.run_id, str(folder.root), payload)

@@ -92,7 +92,16 @@ def _measure(run: Run) -> FinishedUnits:
     plan = shards(STAGE, run.fingerprint("clip_facts"), groups, run.settings.run)
     files = run.units(tables.CLIP_FACTS)
     reuse = Reuse(files, run.files, run.neighbours, "candidate_id")
-    return run_stage(run, STAGE, files, plan, lambda: FactSpec(run.media, files), "candidates", reuse=reuse)
+    return run_stage(
+        run,
+        STAGE,
+        files,
+        plan,
+        lambda: FactSpec(run.media, files),
+        "candidates",
+        reuse=reuse,
+        observer=reporting.observer(),
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from avpref.execution.contract import Receipt
 from avpref.execution.item_counts import ItemCounts
 from avpref.execution.plan import shards
 from avpref.execution.run_units import run_stage
+from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.workers.generator import device_of, open_text, text_identity
 from avpref.identity import digest
@@ -77,5 +78,5 @@ def encode_texts(run: Run, prompts: Sequence[Prompt]) -> tuple[ItemCounts, ...]:
         run.settings.run,
     )
     files = run.units(TEXTS)
-    finished = run_stage(run, STAGE, files, plan, lambda: TextSpec(run.runs, run.settings, files), "texts")
-    return (finished.counts,)
+    spec, observer = TextSpec(run.runs, run.settings, files), reporting.observer()
+    return (run_stage(run, STAGE, files, plan, lambda: spec, "texts", observer=observer).counts,)

@@ -45,6 +45,7 @@ def make_candidates(run: Run, stage: str, prompts: list[Prompt], network: Networ
         lambda: GenerateSpec(run.files, run.models, run.runs, run.settings, files, network),
         "candidates",
         reuse=_reuse(run, stage),
+        observer=reporting.observer(),
     )
 
 

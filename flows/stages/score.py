@@ -161,7 +161,9 @@ class _Wave:
             return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
 
         name, reuse = self.stage + part.label, self._reuse(files)
-        return run_stage(place, name, files, self.plan, spec, "candidates", part.executor, reuse).counts
+        return run_stage(
+            place, name, files, self.plan, spec, "candidates", part.executor, reuse, reporting.observer()
+        ).counts
 
     def _is_left(self, files: ScoreFiles) -> list[bool]:
         """For each scorer of the part whether a planned unit lacks it."""

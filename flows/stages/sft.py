@@ -87,7 +87,16 @@ def _render(run: Run) -> FinishedUnits:
     plan = shards(RENDER, fingerprint, [[item] for item in run.sft_items], settings.run)
     files = run.units(LATENTS)
     reuse = Reuse(files, run.files, run.neighbours, "sample_id")
-    return run_stage(run, RENDER, files, plan, lambda: RenderSpec(settings, files), "clips", reuse=reuse)
+    return run_stage(
+        run,
+        RENDER,
+        files,
+        plan,
+        lambda: RenderSpec(settings, files),
+        "clips",
+        reuse=reuse,
+        observer=reporting.observer(),
+    )
 
 
 def _write_data(run: Run, path: Path) -> ItemCounts:

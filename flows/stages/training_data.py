@@ -88,7 +88,7 @@ def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
     workers = Workers("main", loop.num_processes, float(job.device == "cuda"))
     meter, watchers = (
         StageMeter(stage, loop.steps, unit="steps", workers=workers),
-        audience(stage, reporting.listener()),
+        audience(stage, reporting.observer().listener),
     )
     with told(watchers, meter), Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress:
 

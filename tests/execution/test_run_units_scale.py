@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from avpref.datasets import tables
 from avpref.execution import run_units as stage_module
 from avpref.execution.contract import Receipt
 from avpref.execution.plan import grouped, shards
-from avpref.execution.run_units import run_shard, run_stage
-from avpref.flows.prefect import run_reporting as reporting
+from avpref.execution.run_units import run_stage
+from avpref.execution.stage_observer import NoObserver, ShardDone
 from avpref.observability.run_status import watched
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
@@ -62,21 +63,23 @@ def folder(tmp_path: Path) -> RunFolder:
     return create(tmp_path, config.load(TINY, given).settings)
 
 
-@pytest.fixture
-def tasks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Kinds of the task runs that a server would be told of."""
-    made: list[str] = []
-    task = reporting.task
+class RecordingObserver(NoObserver):
+    """Records the groups of shards and the finished shards of every pass."""
 
-    def counted(kind: str, name: str) -> AbstractContextManager[None]:
-        made.append(kind)
-        return task(kind, name)
+    def __init__(self) -> None:
+        self.groups: list[tuple[str, int, int]] = []
+        self.shards: list[ShardDone] = []
 
-    monkeypatch.setattr(reporting, "task", counted)
-    return made
+    def shards_running(self, stage: str, first: int, last: int) -> AbstractContextManager[None]:
+        self.groups.append((stage, first, last))
+        return nullcontext()
+
+    def stage_finished(self, stage: str, shards: Sequence[ShardDone]) -> None:
+        self.shards += shards
 
 
-def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder, tasks: list[str]) -> None:
+def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder) -> None:
+    observer = RecordingObserver()
     names = [f"c{prompt:04d}-{index}" for prompt in range(NUM_PROMPTS) for index in range(NUM_CANDIDATES)]
     items = [Item(name) for name in names]
     plan = shards("score", "f", grouped(items, [name.split("-")[0] for name in names]), folder.settings.run)
@@ -89,9 +92,10 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder, task
     num_units = sum(math.ceil(size / UNIT) for size in sizes)
     for _ in range(2):
         with watched(folder):
-            units = run_stage(folder, "score", files, plan, lambda: stub, "candidates").units
+            units = run_stage(folder, "score", files, plan, lambda: stub, "candidates", observer=observer).units
         assert [item.item_id for unit in units for item in unit.items] == names
-    assert tasks == [run_shard.__name__] * 2 * num_shards
+    assert observer.groups == 2 * [("score", shard, shard) for shard in range(num_shards)]
+    assert sum(shard.items for shard in observer.shards) == 2 * len(names)
     assert stub.calls == num_units == len(units)
     assert sum(1 for _ in (folder.root / "units").rglob("*.parquet")) == num_units * NUM_SCORERS
     kinds = Counter(event["event"].startswith("unit_") for event, _ in read_events(folder.events.path))
@@ -123,18 +127,17 @@ def test_sealing_nothing_gives_an_empty_table_that_can_be_read(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("num_shards", "limit", "wanted"), [(0, 4, []), (3, 4, ["0", "1", "2"]), (9, 4, ["0-2", "3-5", "6-8"])]
+    ("num_shards", "limit", "wanted"), [(0, 4, []), (3, 4, [(0, 0), (1, 1), (2, 2)]), (9, 4, [(0, 2), (3, 5), (6, 8)])]
 )
 def test_shards_beyond_a_limit_share_task_runs(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, num_shards: int, limit: int, wanted: list[str]
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, num_shards: int, limit: int, wanted: list[tuple[int, int]]
 ) -> None:
     monkeypatch.setattr(stage_module, "MAX_TASKS", limit)
-    names: list[str] = []
-    monkeypatch.setattr(reporting, "task", lambda kind, name: (names.append(name), nullcontext())[1])
+    observer = RecordingObserver()
     run = folder.settings.run.model_copy(update={"shard_prompts": 2})
     items = [Item(f"c{number}") for number in range(2 * num_shards)]
     plan = shards("score", "f", [[item] for item in items], run)
     files = ScoreFiles(folder.units(tables.SKIPPED), ("scorer",))
     with watched(folder):
-        run_stage(folder, "score", files, plan, lambda: Stub(files), "candidates")
-    assert names == [f"score-{each}" for each in wanted]
+        run_stage(folder, "score", files, plan, lambda: Stub(files), "candidates", observer=observer)
+    assert observer.groups == [("score", first, last) for first, last in wanted]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ from avpref.execution.plan import Shard
 from avpref.execution.pool import open_pool
 from avpref.execution.retry import Ladder
 from avpref.execution.reuse import Reuse, ShardWork, Taken, compose, take_over
-from avpref.flows.prefect import run_reporting as reporting
+from avpref.execution.stage_observer import NoObserver, ShardDone, StageObserver
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
 from avpref.observability.run_status import audience, told
@@ -25,7 +25,10 @@ from avpref.storage.unit import Unit
 from avpref.storage.unit_files import CommittedUnits
 
 MAX_TASKS = 64
-"""Task runs of one pool's pass over a stage: a large run's shards share them, so that a server is told of hundreds, not thousands."""
+"""Largest number of groups of shards that an observer sees in one pass over a stage, so that large runs report hundreds of tasks."""
+
+
+NO_OBSERVER = NoObserver()
 
 
 class Workplace(Protocol):
@@ -58,27 +61,6 @@ class Stage:
     reuse: Reuse | None = None
 
 
-@dataclass(frozen=True)
-class ShardDone:
-    """What finishing a shard came to in this execution; a row of the stage's table artifact.
-
-    ``seconds`` are of the clock, ``busy_actor_s`` and ``gpu_s`` of workers and of the GPUs that they hold; ``p50_ms`` and ``p95_ms``
-    are per item, None where nothing was missing.
-    """
-
-    shard: int
-    rows: int
-    items: int
-    units: int
-    made_now: int
-    quarantined: int
-    seconds: float
-    busy_actor_s: float
-    gpu_s: float
-    p50_ms: float | None
-    p95_ms: float | None
-
-
 def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     """Finish what is left of one shard; returns what it came to."""
     meter = stage.progress.meter
@@ -104,13 +86,12 @@ def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     )
 
 
-def _run_shards(stage: Stage, shards: Sequence[Shard], taken: Taken) -> list[ShardDone]:
-    """Shard after shard; each is a task run of its own unless there are more than :data:`MAX_TASKS` of them."""
+def _run_shards(stage: Stage, shards: Sequence[Shard], taken: Taken, observer: StageObserver) -> list[ShardDone]:
+    """Run shard after shard. More than :data:`MAX_TASKS` shards are observed in groups of neighbours."""
     size, done = -(-len(shards) // MAX_TASKS) or 1, []
     for start in range(0, len(shards), size):
         part = shards[start : start + size]
-        numbers = dict.fromkeys((part[0].ordinal, part[-1].ordinal))
-        with reporting.task(run_shard.__name__, "-".join([stage.name, *map(str, numbers)])):
+        with observer.shards_running(stage.name, part[0].ordinal, part[-1].ordinal):
             done += [run_shard(stage, shard, taken.work[shard.ordinal]) for shard in part]
     return done
 
@@ -136,12 +117,13 @@ def run_stage(
     unit: str,
     executor: Executor | None = None,
     reuse: Reuse | None = None,
+    observer: StageObserver = NO_OBSERVER,
 ) -> FinishedUnits:
     """Finish every unit of ``shards``; returns them in the plan's order, with the counts of their items.
 
     No pool is opened where nothing is missing. ``executor`` is the workplace's unless the stage has one of its own. With
     ``reuse`` items of a missing unit are first looked for in other files; ``spec`` is asked for its workers after that, and
-    only where something is left to do.
+    only where something is left to do. ``observer`` follows progress and shards.
     """
     executor = executor or place.executor
     units = [each for shard in shards for each in shard.units]
@@ -154,20 +136,20 @@ def run_stage(
     meter = _meter(name, unit, shards, executor, left, files)
     meter.lose(len(before))
     allowed = max(1, round(meter.total * place.max_quarantined_share))
-    watchers = audience(name, reporting.listener())
+    watchers = audience(name, observer.listener)
     place.events.write("units_planned", stage=name, items=meter.total, units=meter.num_units, present=meter.present)
     pool_of = open_pool(executor, spec(), files) if left else _no_pool()
     progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
     with told(watchers, meter), pool_of as pool, progress_of() as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
         stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
-        done = _run_shards(stage, shards, taken)
+        done = _run_shards(stage, shards, taken, observer)
     place.events.write("units_finished", stage=name, **_told(meter))
     items = reuse.counted or unit if reuse else unit
     lost_now = len(ladder.quarantined) - len(before)
     counts = ItemCounts(name, items, taken.missing, taken.present, dict(taken.reused), lost_now)
     log_counts(place.events, counts)
-    reporting.table(f"{name}-shards", [asdict(each) for each in done], f"{len(units)} units of stage {name}, by shard")
+    observer.stage_finished(name, done)
     return FinishedUnits(units, counts)
 
 

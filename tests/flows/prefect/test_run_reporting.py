@@ -1,25 +1,28 @@
-"""The seam to Prefect: without a server, with one that is not there, and what is told to one, with a fake desk."""
+"""The seam to Prefect: without a server, with one that is not there, and what is told to one, with a fake transport."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from prefect import flow
+from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from avpref.errors import AvprefError
+from avpref.execution.stage_observer import ShardDone
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.messages import (
-    End,
     FlowEnded,
     FlowStarted,
-    Happened,
     Logged,
     Message,
     Progressed,
-    Tabled,
+    RunEvent,
+    TableMade,
     TaskEnded,
     TaskStarted,
 )
@@ -32,14 +35,28 @@ def measured(stage: str, done: int, total: int) -> StageMeasure:
     return meter.measure()
 
 
+def shard_done(shard: int) -> ShardDone:
+    return ShardDone(shard, 4, 4, 2, 4, 0, 1.0, 1.0, 0.0, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Stands in for a run."""
+
+    root: Path
+
+
+RUN = Folder(Path("run"))
+
+
 @reporting.stage("double")
-def double(run_dir: str) -> int:
-    with reporting.task("run_shard", "double-0"):
-        listener = reporting.listener()
-        if listener is not None:
-            listener(measured("double", 1, 1))
-    reporting.table("double-shards", [{"items": number} for number in range(reporting.TABLE_ROWS + 5)], "shards")
-    return 2 * len(run_dir)
+def double(run: reporting.HasRoot) -> int:
+    observer = reporting.observer()
+    with observer.shards_running("double", 0, 0):
+        if observer.listener is not None:
+            observer.listener(measured("double", 1, 1))
+    observer.stage_finished("double", [shard_done(number) for number in range(reporting.TABLE_ROWS + 5)])
+    return 2 * len(str(run.root))
 
 
 @pytest.fixture
@@ -58,7 +75,7 @@ def dead_url() -> Iterator[str]:
             yield url
 
 
-class FakeDesk:
+class FakeTransport:
     """Takes everything."""
 
     delivered: list[Message]
@@ -72,24 +89,24 @@ class FakeDesk:
     def close(self) -> None:
         pass
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         pass
 
 
 @pytest.fixture
 def told(dead_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Message]]:
     """What a server is told."""
-    FakeDesk.delivered = []
-    monkeypatch.setattr(reporting, "PrefectDesk", FakeDesk)
+    FakeTransport.delivered = []
+    monkeypatch.setattr(reporting, "PrefectReporter", FakeTransport)
     monkeypatch.setattr(reporting, "_require_answer", lambda: None)
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield FakeDesk.delivered
+        yield FakeTransport.delivered
 
 
 def test_without_a_server_nothing_is_reported(no_server: None) -> None:
     assert not reporting.has_server()
-    assert double("four") == 8
-    assert reporting.listener() is None
+    assert double(Folder(Path("four"))) == 8
+    assert reporting.observer().listener is None
 
 
 def test_a_deployable_flow_is_called_as_the_function_that_it_is(no_server: None) -> None:
@@ -98,19 +115,19 @@ def test_a_deployable_flow_is_called_as_the_function_that_it_is(no_server: None)
         return 2 * number
 
     assert reporting.call(doubled, 21) == 42
-    assert reporting.call(double, "run") == 6
+    assert double(RUN) == 6
 
 
 def test_outside_an_execution_tables_and_events_are_nothing(dead_url: str) -> None:
     reporting.table("quarantine", [{"reason": "any"}], "nobody asks the server")
-    reporting.event("avpref.gate.refused", "run", "/runs/run", {})
-    with reporting.task("run_shard", "score-1"):
+    reporting.emit_event("avpref.gate.refused", "run", "/runs/run", {})
+    with reporting.observer().shards_running("score", 1, 1):
         pass
 
 
 def test_a_server_that_does_not_answer_is_named_with_what_to_do(dead_url: str) -> None:
     with pytest.raises(AvprefError) as caught:
-        double("run")
+        double(RUN)
     assert dead_url in caught.value.found
     assert "prefect server start" in caught.value.fix and "unset PREFECT_API_URL" in caught.value.fix
     assert caught.value.exit_code == 1
@@ -119,49 +136,65 @@ def test_a_server_that_does_not_answer_is_named_with_what_to_do(dead_url: str) -
 def test_an_execution_its_stages_and_shards_are_told_in_order(told: list[Message]) -> None:
     with reporting.execution("retrain", {"runs": "here"}):
         reporting.note("at work")
-        double("run")
-        reporting.event("avpref.gate.refused", "run", "/runs/run", {"reasons": "no"})
+        double(RUN)
+        reporting.emit_event("avpref.gate.refused", "run", "/runs/run", {"reasons": "no"})
     parent, line, stage, task, shown, task_end, table, stage_end, happened, parent_end = told
     assert isinstance(parent, FlowStarted) and isinstance(stage, FlowStarted)
     assert (parent.name, parent.parent, parent.tags) == ("retrain", "", (reporting.TAG,))
     assert (stage.name, stage.parent, stage.tags) == ("double", parent.run, (reporting.STAGE_TAG,))
     assert stage.parameters == {"run_dir": "run"}
     assert isinstance(line, Logged) and (line.run, line.text) == (parent.run, "at work")
-    assert isinstance(task, TaskStarted) and (task.run, task.kind, task.name) == (stage.run, "run_shard", "double-0")
+    assert isinstance(task, TaskStarted) and (task.run, task.task_name, task.name) == (
+        stage.run,
+        "run_shard",
+        "double-0",
+    )
     assert isinstance(task_end, TaskEnded) and task_end.task == task.task
     assert isinstance(shown, Progressed)
     assert (shown.run, shown.key, shown.percent) == (stage.run, "avpref-double", 100.0)
-    assert isinstance(table, Tabled) and (table.run, len(table.rows)) == (stage.run, reporting.TABLE_ROWS)
-    assert isinstance(happened, Happened) and happened.run == parent.run
+    assert isinstance(table, TableMade) and (table.run, len(table.rows)) == (stage.run, reporting.TABLE_ROWS)
+    assert isinstance(happened, RunEvent) and happened.run == parent.run
     assert happened.resource["prefect.resource.id"] == "avpref.run.run"
     assert happened.resource["avpref.runs-dir"] == "/runs"
     for end, run in ((stage_end, stage.run), (parent_end, parent.run)):
-        assert isinstance(end, FlowEnded) and (end.run, end.end) == (run, End.COMPLETED)
+        assert isinstance(end, FlowEnded) and (end.run, end.state) == (run, StateType.COMPLETED)
+
+
+def test_groups_of_shards_are_named_by_their_first_and_last(told: list[Message]) -> None:
+    with reporting.execution("retrain", {}):
+        for first, last in ((0, 0), (6, 7)):
+            with reporting.observer().shards_running("generate", first, last):
+                pass
+    assert [message.name for message in told if isinstance(message, TaskStarted)] == ["generate-0", "generate-6-7"]
 
 
 @pytest.mark.parametrize(
-    ("error", "end"),
-    [(ValueError("bad"), End.FAILED), (KeyboardInterrupt(), End.CANCELLED), (SystemExit(1), End.CRASHED)],
+    ("error", "state"),
+    [
+        (ValueError("bad"), StateType.FAILED),
+        (KeyboardInterrupt(), StateType.CANCELLED),
+        (SystemExit(1), StateType.CRASHED),
+    ],
 )
-def test_how_it_ended_is_told_of_every_run_around(told: list[Message], error: BaseException, end: End) -> None:
+def test_how_it_ended_is_told_of_every_run_around(told: list[Message], error: BaseException, state: StateType) -> None:
     @reporting.stage("broken")
-    def broken(run_dir: str) -> int:
+    def broken(run: reporting.HasRoot) -> int:
         raise error
 
     with pytest.raises(type(error)), reporting.execution("retrain", {}):
-        broken("run")
-    assert [message.end for message in told if isinstance(message, FlowEnded)] == [end, end]
+        broken(RUN)
+    assert [message.state for message in told if isinstance(message, FlowEnded)] == [state, state]
 
 
 def test_a_stage_by_itself_is_an_execution(told: list[Message]) -> None:
-    double("run")
+    double(RUN)
     (started,) = [message for message in told if isinstance(message, FlowStarted)]
     assert (started.name, started.parent, started.tags) == ("double", "", (reporting.TAG,))
 
 
 def test_progress_is_told_at_most_every_ten_seconds_and_at_the_end(told: list[Message]) -> None:
     with reporting.execution("retrain", {}):
-        listener = reporting.listener()
+        listener = reporting.observer().listener
         assert listener is not None
         for done in range(101):
             listener(measured("sft", done, 100))

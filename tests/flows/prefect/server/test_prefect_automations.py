@@ -83,7 +83,7 @@ def test_a_refused_gate_is_notified(server: Any, inbox: tuple[str, list[dict[str
 def test_losses_over_the_bound_are_notified(server: Any, inbox: tuple[str, list[dict[str, str]]]) -> None:
     with temporary_settings({PREFECT_API_URL: server.url}), reporting.execution("curate", {}):
         payload = {"lost": 7, "share": 0.5, "bound": 0.01}
-        reporting.event(QUARANTINE_EXCEEDED, "lossy-s0", str(server.folder / "lossy-s0"), payload)
+        reporting.emit_event(QUARANTINE_EXCEEDED, "lossy-s0", str(server.folder / "lossy-s0"), payload)
     assert "7 candidates" in told(server, inbox, "quarantine", "lossy-s0")["body"]
 
 
