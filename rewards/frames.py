@@ -14,7 +14,7 @@ MAX_DENOMINATOR = 100_000
 """Frame rates are ratios of small integers (30000/1001) that arrive as floats; this recovers them exactly."""
 
 
-def frames_shown(num_frames: int, fps_hz: float, to_hz: float) -> NDArray[np.int64]:
+def indices_at_rate(num_frames: int, fps_hz: float, to_hz: float) -> NDArray[np.int64]:
     """Which of ``num_frames`` at ``fps_hz`` each slot of a film at ``to_hz`` shows: int64 [round(num_frames·to/fps)].
 
     Frame i begins at slot round(i·to/fps), halves upwards, and is shown until another begins, as FFmpeg's ``fps`` filter does: where

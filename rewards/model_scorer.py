@@ -16,15 +16,15 @@ from torch import Tensor
 
 from avpref.domain import Metric, Score, Terms
 from avpref.rewards.protocol import ScorableClip, measured, skipped
-from avpref.rewards.validity import Flag, ValidityRules, ordered, picture_flags, reason_of, sound_flags
+from avpref.rewards.validity import Flag, ValidityRules, in_flag_order, picture_flags, reason_from_flags, sound_flags
 
-Inputs = TypeVar("Inputs")
+ModelInputs = TypeVar("ModelInputs")
 
 NO_TEXT = "empty text"
 MODEL_RULES = ValidityRules(min_moving_share=0.001)
 
 
-class Unjudgeable(Exception):
+class NotScorable(Exception):
     """Raised by a front end for a clip that its network cannot judge; the message is the reason that score rows carry."""
 
 
@@ -41,15 +41,15 @@ CPU = Placement()
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared(Generic[Inputs]):
+class Prepared(Generic[ModelInputs]):
     """A clip after the front end. ``reasons`` says of each metric why it is not judged (empty: it is); ``inputs`` is None where none is."""
 
     candidate_id: str
     reasons: Mapping[str, str]
-    inputs: Inputs | None
+    inputs: ModelInputs | None
 
 
-class ModelScorer(ABC, Generic[Inputs]):
+class ModelScorer(ABC, Generic[ModelInputs]):
     """A scorer whose numbers come from a network. Final classes give the properties, ``inputs`` and ``measure``."""
 
     rules: ValidityRules = MODEL_RULES
@@ -80,34 +80,34 @@ class ModelScorer(ABC, Generic[Inputs]):
         return self._placement
 
     @abstractmethod
-    def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> Inputs:
+    def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> ModelInputs:
         """The front end: what the network needs of ``clip`` for ``metrics`` (names), on the CPU.
 
-        Raises Unjudgeable where the network cannot judge the clip. Never changes the clip.
+        Raises NotScorable where the network cannot judge the clip. Never changes the clip.
         """
 
     @abstractmethod
-    def measure(self, batch: Sequence[Inputs]) -> list[Mapping[str, float]]:
+    def measure(self, batch: Sequence[ModelInputs]) -> list[Mapping[str, float]]:
         """Numbers by metric for each of ``batch``: at least those whose inputs are there. A clip's numbers are its own."""
 
-    def set_aside(self) -> list[Mapping[str, Tensor]]:
+    def pop_embeddings(self) -> list[Mapping[str, Tensor]]:
         """Tensors to be stored beside the scores, by name: one mapping per clip measured since the last call. Most have none."""
         return []
 
-    def prepare(self, clip: ScorableClip) -> Prepared[Inputs]:
+    def prepare(self, clip: ScorableClip) -> Prepared[ModelInputs]:
         """Decide what can be judged, and run the front end for that."""
         found = self._flags(clip)
-        reasons = {metric.name: self.reason(clip, metric, found) for metric in self.metrics}
+        reasons = {metric.name: self.skip_reason(clip, metric, found) for metric in self.metrics}
         judged = [name for name, why in reasons.items() if not why]
         if not judged:
             return Prepared(clip.candidate_id, reasons, None)
         try:
             return Prepared(clip.candidate_id, reasons, self.inputs(clip, judged))
-        except Unjudgeable as error:
+        except NotScorable as error:
             reasons = {name: why or str(error) for name, why in reasons.items()}
             return Prepared(clip.candidate_id, reasons, None)
 
-    def score_prepared(self, prepared: Sequence[Prepared[Inputs]]) -> list[list[Score]]:
+    def score_prepared(self, prepared: Sequence[Prepared[ModelInputs]]) -> list[list[Score]]:
         """Scores of clips that were prepared by this scorer; order and invariants of :meth:`score`."""
         values = iter(self._measured([each.inputs for each in prepared if each.inputs is not None]))
         return [self._scores(each, {} if each.inputs is None else next(values)) for each in prepared]
@@ -116,21 +116,21 @@ class ModelScorer(ABC, Generic[Inputs]):
         """See :class:`avpref.rewards.protocol.Scorer`."""
         return self.score_prepared([self.prepare(clip) for clip in clips])
 
-    def reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
+    def skip_reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
         """Why ``metric`` does not judge the clip, which has the flags ``found``; empty where it does."""
         if metric.name in self.text_metrics and not clip.text.strip():
             return NO_TEXT
-        return reason_of(found, metric.dimension)
+        return reason_from_flags(found, metric.dimension)
 
     def _flags(self, clip: ScorableClip) -> tuple[Flag, ...]:
         """The picture is looked at once for all scorers of one set of rules."""
         question = ("picture flags", self.rules)
-        if question not in clip.looks:
-            clip.looks[question] = picture_flags(clip.clip, self.rules)
-        picture = cast("frozenset[Flag]", clip.looks[question])
-        return ordered(picture | sound_flags(clip.clip, self.rules))
+        if question not in clip.measurements:
+            clip.measurements[question] = picture_flags(clip.clip, self.rules)
+        picture = cast("frozenset[Flag]", clip.measurements[question])
+        return in_flag_order(picture | sound_flags(clip.clip, self.rules))
 
-    def _measured(self, inputs: Sequence[Inputs]) -> list[Mapping[str, float]]:
+    def _measured(self, inputs: Sequence[ModelInputs]) -> list[Mapping[str, float]]:
         found: list[Mapping[str, float]] = []
         size = self.placement.batch_clips
         while len(found) < len(inputs):
@@ -144,7 +144,7 @@ class ModelScorer(ABC, Generic[Inputs]):
                 torch.cuda.empty_cache()
         return found
 
-    def _scores(self, prepared: Prepared[Inputs], values: Mapping[str, float]) -> list[Score]:
+    def _scores(self, prepared: Prepared[ModelInputs], values: Mapping[str, float]) -> list[Score]:
         return [
             skipped(prepared.candidate_id, metric, prepared.reasons[metric.name])
             if prepared.reasons[metric.name]

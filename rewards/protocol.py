@@ -23,7 +23,7 @@ class ScorableClip:
     candidate_id: str
     text: str
     clip: DecodedClip
-    looks: dict[object, object] = field(default_factory=dict, repr=False)
+    measurements: dict[object, object] = field(default_factory=dict, repr=False)
     """What looking at the whole picture has found, by question: scorers of one clip share it, copies of the clip too."""
 
 

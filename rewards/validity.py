@@ -59,10 +59,10 @@ _CONCERNS = {
 
 def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
     """Every flag that ``clip`` earns, in the order of :class:`Flag`. Sound that holds NaN or infinity counts as silent."""
-    return ordered(picture_flags(clip, rules) | sound_flags(clip, rules))
+    return in_flag_order(picture_flags(clip, rules) | sound_flags(clip, rules))
 
 
-def ordered(found: frozenset[Flag]) -> tuple[Flag, ...]:
+def in_flag_order(found: frozenset[Flag]) -> tuple[Flag, ...]:
     """Flags in the order of :class:`Flag`."""
     return tuple(flag for flag in Flag if flag in found)
 
@@ -91,12 +91,12 @@ def sound_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
     return frozenset(found)
 
 
-def reason(clip: DecodedClip, dimension: Dimension, rules: ValidityRules) -> str:
+def skip_reason(clip: DecodedClip, dimension: Dimension, rules: ValidityRules) -> str:
     """Why metrics of ``dimension`` cannot judge ``clip``; empty where they can."""
-    return reason_of(flags(clip, rules), dimension)
+    return reason_from_flags(flags(clip, rules), dimension)
 
 
-def reason_of(found: Sequence[Flag], dimension: Dimension) -> str:
+def reason_from_flags(found: Sequence[Flag], dimension: Dimension) -> str:
     """Why metrics of ``dimension`` cannot judge a clip with the flags ``found``; empty where they can."""
     return ", ".join(flag.value for flag in found if flag in _CONCERNS[dimension])
 
@@ -111,7 +111,7 @@ def score_valid(
 
     ``measure`` is called once with the metrics that apply, and not at all where none does.
     """
-    reasons = {dimension: reason(clip.clip, dimension, rules) for dimension in Dimension}
+    reasons = {dimension: skip_reason(clip.clip, dimension, rules) for dimension in Dimension}
     judged = [metric for metric in metrics if not reasons[metric.dimension]]
     values = measure(clip, judged) if judged else {}
     return [

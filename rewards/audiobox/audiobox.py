@@ -137,7 +137,7 @@ def tiny_audiobox(placement: Placement = CPU) -> AudioBoxScorer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Published:
+class _PublishedFile:
     """What a published file holds. ``origin`` is where ``settings`` and ``transform`` were read."""
 
     tensors: Mapping[str, Tensor]
@@ -146,7 +146,7 @@ class _Published:
     origin: Path
 
 
-def _read_hub_files(path: Path, config: Path | None) -> _Published:
+def _read_hub_files(path: Path, config: Path | None) -> _PublishedFile:
     path = path / "model.safetensors" if path.is_dir() else path
     tensors, config = read_weights(path), config or path.with_name("config.json")
     try:
@@ -157,10 +157,10 @@ def _read_hub_files(path: Path, config: Path | None) -> _Published:
         ) from error
     if not isinstance(settings, Mapping):
         raise _unusable(config, f"holds a {type(settings).__name__}", "a JSON object")
-    return _Published(tensors, settings, settings.get("target_transform"), config)
+    return _PublishedFile(tensors, settings, settings.get("target_transform"), config)
 
 
-def _read_checkpoint(path: Path) -> _Published:
+def _read_checkpoint(path: Path) -> _PublishedFile:
     found = read_weights(path)
     tensors, settings = (found.get(key) for key in ("state_dict", "model_cfg"))
     if not isinstance(tensors, Mapping) or not isinstance(settings, Mapping):
@@ -170,7 +170,7 @@ def _read_checkpoint(path: Path) -> _Published:
     strange = [name for name, tensor in named.items() if not isinstance(tensor, Tensor)]
     if strange:
         raise _unusable(path, f"holds more than tensors: {', '.join(strange[:3])}", "a state_dict of tensors by name")
-    return _Published(named, settings, found.get("target_transform"), path)
+    return _PublishedFile(named, settings, found.get("target_transform"), path)
 
 
 def _head_layout(tensors: Mapping[str, Tensor], otherwise: HeadLayout) -> HeadLayout:
@@ -181,7 +181,7 @@ def _head_layout(tensors: Mapping[str, Tensor], otherwise: HeadLayout) -> HeadLa
     return HeadLayout(linears, norms) if 0 in linears else otherwise
 
 
-def _require_settings(published: _Published, sizes: AudioBoxSizes) -> None:
+def _require_settings(published: _PublishedFile, sizes: AudioBoxSizes) -> None:
     """Raises InputError where the configuration asks for what this network does not do; an absent key asks for nothing."""
     expected = {
         "proj_num_layer": len(sizes.head.linears),
@@ -198,7 +198,7 @@ def _require_settings(published: _Published, sizes: AudioBoxSizes) -> None:
         raise _unusable(published.origin, f"says {found}", ", ".join(f"{key} = {expected[key]!r}" for key in wrong))
 
 
-def _scale(published: _Published, axis: str) -> AxisScale:
+def _scale(published: _PublishedFile, axis: str) -> AxisScale:
     transform = published.transform
     entry = transform.get(axis) if isinstance(transform, Mapping) else None
     mean, std = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("mean", "std"))

@@ -110,7 +110,7 @@ class PositionConv(nn.Module):
         return F.gelu(found[..., : hidden.shape[1]].transpose(1, 2))
 
 
-class Attention(nn.Module):
+class GatedAttention(nn.Module):
     """Self-attention with a position bias that each query scales by a gate of its own (WavLM, equations 4 to 7)."""
 
     def __init__(self, sizes: AudioBoxSizes, has_bias_table: bool) -> None:
@@ -138,24 +138,24 @@ class Attention(nn.Module):
         return hidden.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class Layer(nn.Module):
-    """Attention and feed-forward, each added and then normalised."""
+class WavlmLayer(nn.Module):
+    """GatedAttention and feed-forward, each added and then normalised."""
 
     def __init__(self, sizes: AudioBoxSizes, has_bias_table: bool) -> None:
         super().__init__()
-        self.self_attn = Attention(sizes, has_bias_table)
+        self.self_attn = GatedAttention(sizes, has_bias_table)
         self.self_attn_layer_norm = nn.LayerNorm(sizes.width)
         self.fc1 = nn.Linear(sizes.width, sizes.feed_forward)
         self.fc2 = nn.Linear(sizes.feed_forward, sizes.width)
         self.final_layer_norm = nn.LayerNorm(sizes.width)
 
     def forward(self, hidden: Tensor, bias: Tensor, is_valid: Tensor) -> Tensor:
-        """[B, T, D] → [B, T, D]; see :class:`Attention`."""
+        """[B, T, D] → [B, T, D]; see :class:`GatedAttention`."""
         hidden = self.self_attn_layer_norm(hidden + self.self_attn(hidden, bias, is_valid))
         return self.final_layer_norm(hidden + self.fc2(F.gelu(self.fc1(hidden))))
 
 
-class Encoder(nn.Module):
+class WavlmEncoder(nn.Module):
     """[B, T, D] → the states before and after every layer. Only the first layer holds the table of position biases."""
 
     def __init__(self, sizes: AudioBoxSizes) -> None:
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
         self.sizes = sizes
         self.pos_conv = nn.Sequential(PositionConv(sizes))
         self.layer_norm = nn.LayerNorm(sizes.width)
-        self.layers = nn.ModuleList(Layer(sizes, index == 0) for index in range(sizes.num_layers))
+        self.layers = nn.ModuleList(WavlmLayer(sizes, index == 0) for index in range(sizes.num_layers))
 
     def forward(self, hidden: Tensor, is_valid: Tensor) -> list[Tensor]:
         """``is_valid`` is [B, T]; frames that are not valid count as zeros and are attended to by none."""
@@ -176,13 +176,15 @@ class Encoder(nn.Module):
 
     def _position_bias(self, frames: int) -> Tensor:
         first = self.layers[0]
-        assert isinstance(first, Layer)
+        assert isinstance(first, WavlmLayer)
         table = first.self_attn.relative_attention_bias
         places = torch.arange(frames, device=table.weight.device)
-        return table(bucket(places - places[:, None], self.sizes.num_buckets, self.sizes.max_distance)).permute(2, 0, 1)
+        return table(
+            position_bucket(places - places[:, None], self.sizes.num_buckets, self.sizes.max_distance)
+        ).permute(2, 0, 1)
 
 
-def bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+def position_bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
     """Row of the bias table for key minus query: half for each sign, of which half exact and half logarithmic."""
     of_sign = num_buckets // 2
     exact = of_sign // 2
@@ -191,7 +193,7 @@ def bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
     return magnitude + (distance > 0).long() * of_sign
 
 
-class Backbone(nn.Module):
+class Wavlm(nn.Module):
     """WavLM: windows [B, S] at 16 kHz → states, num_layers + 1 of [B, T, D]."""
 
     def __init__(self, sizes: AudioBoxSizes) -> None:
@@ -199,7 +201,7 @@ class Backbone(nn.Module):
         self.feature_extractor = ConvStack(sizes)
         self.layer_norm = nn.LayerNorm(sizes.conv_channels)
         self.post_extract_proj = nn.Linear(sizes.conv_channels, sizes.width)
-        self.encoder = Encoder(sizes)
+        self.encoder = WavlmEncoder(sizes)
 
     def forward(self, windows: Tensor, is_valid: Tensor) -> list[Tensor]:
         """``is_valid`` [B, T]: see :func:`valid_frames`."""
@@ -207,7 +209,7 @@ class Backbone(nn.Module):
         return self.encoder(self.post_extract_proj(self.layer_norm(features)), is_valid)
 
 
-def head(layout: HeadLayout, width: int) -> nn.Sequential:
+def build_head(layout: HeadLayout, width: int) -> nn.Sequential:
     """[B, D] → [B, 1], with its modules where ``layout`` says."""
     modules: list[nn.Module] = []
     for place in range(layout.linears[-1] + 1):
@@ -226,8 +228,8 @@ class AudioBoxNetwork(nn.Module):
     def __init__(self, sizes: AudioBoxSizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.wavlm_model = Backbone(sizes)
-        self.proj_layer = nn.ModuleDict({axis: head(sizes.head, sizes.width) for axis in AXES})
+        self.wavlm_model = Wavlm(sizes)
+        self.proj_layer = nn.ModuleDict({axis: build_head(sizes.head, sizes.width) for axis in AXES})
         self.layer_weights = nn.ParameterDict({axis: nn.Parameter(torch.zeros(sizes.num_layers + 1)) for axis in AXES})
 
     def forward(self, windows: Tensor, lengths: Tensor) -> Tensor:

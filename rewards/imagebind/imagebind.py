@@ -114,7 +114,7 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> ImageBindInputs:
         """What the towers need for ``metrics``, each made once. ``clip.clip.audio`` is what is heard.
 
-        Raises Unjudgeable for a picture with less than one frame in 2 s.
+        Raises NotScorable for a picture with less than one frame in 2 s.
         """
         asked = set(metrics)
         ids = in_context(encode(clip.text), self.long_prompts) if asked & self.text_metrics else None
@@ -150,7 +150,7 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
             self._aside += found
         return [cosines(each) for each in found]
 
-    def set_aside(self) -> list[Mapping[str, Tensor]]:
+    def pop_embeddings(self) -> list[Mapping[str, Tensor]]:
         """Embeddings named ``text``, ``video`` and ``audio``, where the scorer was asked to store them."""
         found, self._aside = self._aside, []
         return [{name: each for name, each in vars(one).items() if each is not None} for one in found]
@@ -167,9 +167,9 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
         at_once = VIEWS_PER_CLIP * len(views)
         return [each.mean(dim=0) for each in embed_views(embed, found, self._placement.device, at_once)]
 
-    def reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
+    def skip_reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
         """See the base; texts that the tokenizer cannot take whole or plain are not judged."""
-        why = super().reason(clip, metric, found)
+        why = super().skip_reason(clip, metric, found)
         return why if why or metric.name not in self.text_metrics else text_reason(clip.text)
 
 

@@ -76,7 +76,7 @@ class Towers(nn.Module):
 
     def __init__(self, sizes: ImageBindSizes, modalities: Sequence[Modality] = EVERY_MODALITY) -> None:
         super().__init__()
-        parts = {str(modality): _parts(modality, sizes) for modality in modalities}
+        parts = {str(modality): _tower_parts(modality, sizes) for modality in modalities}
         self.modality_preprocessors = nn.ModuleDict({name: part.stem for name, part in parts.items()})
         self.modality_trunks = nn.ModuleDict({name: part.trunk for name, part in parts.items()})
         self.modality_heads = nn.ModuleDict({name: part.head for name, part in parts.items()})
@@ -112,32 +112,32 @@ class Towers(nn.Module):
         return scaled
 
 
-class _Parts(NamedTuple):
+class _TowerParts(NamedTuple):
     stem: nn.Module
     trunk: nn.Module
     head: nn.Module
     scaling: nn.Module
 
 
-def _parts(modality: Modality, sizes: ImageBindSizes) -> _Parts:
+def _tower_parts(modality: Modality, sizes: ImageBindSizes) -> _TowerParts:
     """The four pieces of a tower, in the order in which an input goes through them."""
     match modality:
         case Modality.VISION:
             tower = sizes.vision
             stem: nn.Module = PatchStem(ImagePatches(tower.dim), NUM_PATCHES, tower.dim)
-            trunk = Trunk(tower, Attention, nn.Sequential(_norm(tower.dim)))
-            return _Parts(stem, trunk, _first_token_head(tower.dim, sizes.embed_dim), UnitLength())
+            trunk = Trunk(tower, SelfAttention, nn.Sequential(_norm(tower.dim)))
+            return _TowerParts(stem, trunk, _first_token_head(tower.dim, sizes.embed_dim), UnitLength())
         case Modality.AUDIO:
             tower = sizes.audio
             stem = PatchStem(SoundPatches(tower.dim), NUM_SOUND_PATCHES, tower.dim)
-            trunk = Trunk(tower, AttentionWithExtraToken, nn.Sequential())
+            trunk = Trunk(tower, AttentionWithExtraKey, nn.Sequential())
             head = _first_token_head(tower.dim, sizes.embed_dim)
-            return _Parts(stem, trunk, head, nn.Sequential(UnitLength(), Scale(SOUND_SCALE)))
+            return _TowerParts(stem, trunk, head, nn.Sequential(UnitLength(), LogitScale(SOUND_SCALE)))
         case Modality.TEXT:
             tower = sizes.text
-            trunk = Trunk(tower, Attention, nn.Sequential())
-            scaling = nn.Sequential(UnitLength(), Scale(TEXT_SCALE))
-            return _Parts(TextStem(tower.dim), trunk, TextHead(tower.dim, sizes.embed_dim), scaling)
+            trunk = Trunk(tower, SelfAttention, nn.Sequential())
+            scaling = nn.Sequential(UnitLength(), LogitScale(TEXT_SCALE))
+            return _TowerParts(TextStem(tower.dim), trunk, TextHead(tower.dim, sizes.embed_dim), scaling)
 
 
 def _norm(dim: int) -> nn.LayerNorm:
@@ -218,10 +218,10 @@ def causal_mask() -> Tensor:
 class Trunk(nn.Module):
     """The transformer: tokens [N, L, D] → states [N, L, D]. ``first`` is applied before the blocks."""
 
-    def __init__(self, sizes: TowerSizes, attention: Callable[[int, int], Attention], first: nn.Sequential) -> None:
+    def __init__(self, sizes: TowerSizes, attention: Callable[[int, int], SelfAttention], first: nn.Sequential) -> None:
         super().__init__()
         self.pre_transformer_layer = first
-        blocks = [Block(sizes.dim, attention(sizes.dim, sizes.num_heads)) for _ in range(sizes.num_blocks)]
+        blocks = [TowerBlock(sizes.dim, attention(sizes.dim, sizes.num_heads)) for _ in range(sizes.num_blocks)]
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -232,14 +232,14 @@ class Trunk(nn.Module):
         return states
 
 
-class Block(nn.Module):
-    """Attention, then a perceptron four times as wide, each added to what it was given."""
+class TowerBlock(nn.Module):
+    """SelfAttention, then a perceptron four times as wide, each added to what it was given."""
 
-    def __init__(self, dim: int, attention: Attention) -> None:
+    def __init__(self, dim: int, attention: SelfAttention) -> None:
         super().__init__()
         self.attn = attention
         self.norm_1, self.norm_2 = _norm(dim), _norm(dim)
-        self.mlp = Perceptron(dim)
+        self.mlp = TowerMlp(dim)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """[N, L, D] → [N, L, D]."""
@@ -247,7 +247,7 @@ class Block(nn.Module):
         return states + self.mlp(self.norm_2(states))
 
 
-class Perceptron(nn.Module):
+class TowerMlp(nn.Module):
     """Two linear layers around an exact GELU."""
 
     def __init__(self, dim: int) -> None:
@@ -260,7 +260,7 @@ class Perceptron(nn.Module):
         return self.fc2(F.gelu(self.fc1(states)))
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Self-attention of several heads; queries, keys and values come from one matrix."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -286,8 +286,8 @@ class Attention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class AttentionWithExtraToken(Attention):
-    """Attention that also sees one learned key and value, at the end."""
+class AttentionWithExtraKey(SelfAttention):
+    """SelfAttention that also sees one learned key and value, at the end."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
@@ -295,7 +295,7 @@ class AttentionWithExtraToken(Attention):
         self.bias_v = nn.Parameter(torch.zeros(1, 1, dim))
 
     def seen(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Attention.seen`; L' = L + 1."""
+        """See :meth:`SelfAttention.seen`; L' = L + 1."""
         extra = (len(key), 1, -1)
         return torch.cat([key, self.bias_k.expand(extra)], 1), torch.cat([value, self.bias_v.expand(extra)], 1)
 
@@ -328,7 +328,7 @@ class UnitLength(nn.Module):
         return F.normalize(found, dim=-1)
 
 
-class Scale(nn.Module):
+class LogitScale(nn.Module):
     """Times exp(``log_logit_scale``), at most 100."""
 
     def __init__(self, initial: float) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from avpref.media.spectra import RATE_HZ, kaldi_fbank, resample
 from avpref.rewards.imagebind.imagebind_towers import MEL_FRAMES, SIDE
-from avpref.rewards.model_scorer import Unjudgeable
+from avpref.rewards.model_scorer import NotScorable
 
 CLIP_S = 2
 """Length of the pieces that views and cuts are taken from."""
@@ -27,9 +27,9 @@ NUM_PICTURE_CLIPS, NUM_SOUND_CLIPS = 5, 3
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MEL_MEAN, MEL_STD = -4.268, 9.138
 
-Span = tuple[int, int]
+IndexRange = tuple[int, int]
 """First index and the one after the last."""
-Key = TypeVar("Key", bound=Hashable)
+HashableItem = TypeVar("HashableItem", bound=Hashable)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +43,18 @@ class Views:
 def picture_views(frames: np.ndarray, fps_hz: float) -> Views:
     """Frames uint8 [T, H, W, 3] → 15 views [3, 2, 224, 224], normalised: for each of five pieces, three crops.
 
-    A square picture has one crop and a picture of at most 2 s one piece. Raises Unjudgeable for fewer than one frame in 2 s.
+    A square picture has one crop and a picture of at most 2 s one piece. Raises NotScorable for fewer than one frame in 2 s.
     """
     pieces, piece_of = _distinct(frame_pairs(len(frames), fps_hz))
     if any(last < first for first, last in pieces):
-        raise Unjudgeable(f"no frame in a piece of {CLIP_S} s: {fps_hz:g} frames a second")
+        raise NotScorable(f"no frame in a piece of {CLIP_S} s: {fps_hz:g} frames a second")
     pictures = [torch.stack([_resized(frames[index]) for index in piece], dim=1) for piece in pieces]
     corners, corner_of = _distinct(crop_corners(*pictures[0].shape[-2:]))
     images = tuple(picture[:, :, top : top + SIDE, left : left + SIDE] for picture in pictures for top, left in corners)
     return Views(images, tuple(piece * len(corners) + corner for piece in piece_of for corner in corner_of))
 
 
-def frame_pairs(num_frames: int, fps_hz: float) -> tuple[Span, ...]:
+def frame_pairs(num_frames: int, fps_hz: float) -> tuple[IndexRange, ...]:
     """The first and the last frame (inclusive) of five pieces of 2 s, spread evenly from the clip's start to its end."""
     starts = _starts_s(num_frames / fps_hz, NUM_PICTURE_CLIPS)
     return tuple(
@@ -63,7 +63,7 @@ def frame_pairs(num_frames: int, fps_hz: float) -> tuple[Span, ...]:
     )
 
 
-def crop_corners(height: int, width: int) -> tuple[Span, ...]:
+def crop_corners(height: int, width: int) -> tuple[IndexRange, ...]:
     """Top and left of three squares: left, centre, right, or top, centre, bottom of an upright picture."""
     middle = math.ceil((height - SIDE) / 2), math.ceil((width - SIDE) / 2)
     if height > width:
@@ -92,7 +92,7 @@ def sound_16k(audio: np.ndarray, sample_rate_hz: int) -> Tensor:
     return resample(torch.tensor(audio, dtype=torch.float32), sample_rate_hz, RATE_HZ)
 
 
-def sound_cuts(num_samples: int) -> tuple[Span, ...]:
+def sound_cuts(num_samples: int) -> tuple[IndexRange, ...]:
     """Three cuts of 2 s at 16 kHz, spread evenly from start to end; of a shorter sound, three times all of it.
 
     The length in seconds is a double and everything after it is exact, as in the original.
@@ -101,7 +101,7 @@ def sound_cuts(num_samples: int) -> tuple[Span, ...]:
     return tuple((math.floor(start * RATE_HZ), math.floor((start + CLIP_S) * RATE_HZ)) for start in starts)
 
 
-def sound_views(sound: Tensor, cuts: Sequence[Span]) -> Views:
+def sound_views(sound: Tensor, cuts: Sequence[IndexRange]) -> Views:
     """``cuts`` of a sound [S] at 16 kHz → mel pictures [1, 128, 204], normalised. Cuts may reach past the sound's end."""
     distinct, uses = _distinct(cuts)
     return Views(tuple(_mel_picture(sound[start:end]) for start, end in distinct), uses)
@@ -119,7 +119,7 @@ def _starts_s(duration_s: float, num_clips: int) -> list[Fraction]:
     return [slack / (num_clips - 1) * index for index in range(num_clips)]
 
 
-def _distinct(keys: Sequence[Key]) -> tuple[list[Key], tuple[int, ...]]:
+def _distinct(keys: Sequence[HashableItem]) -> tuple[list[HashableItem], tuple[int, ...]]:
     found = list(dict.fromkeys(keys))
     return found, tuple(found.index(key) for key in keys)
 

@@ -34,7 +34,7 @@ from avpref.rewards.imagebind.imagebind import (
 from avpref.rewards.imagebind.imagebind_towers import PAIR, SIDE, TINY, Modality, Towers
 from avpref.rewards.imagebind.imagebind_views import (
     NUM_SOUND_CLIPS,
-    Span,
+    IndexRange,
     Views,
     embed_views,
     normalised_pixels,
@@ -42,7 +42,7 @@ from avpref.rewards.imagebind.imagebind_views import (
     sound_cuts,
     sound_views,
 )
-from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Prepared, Unjudgeable
+from avpref.rewards.model_scorer import CPU, ModelScorer, NotScorable, Placement, Prepared
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS
 
@@ -59,11 +59,11 @@ JAVIS_METRICS = (JAVIS_SCORE, AVH_SCORE)
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Windows of one length, as many of the picture (frames) as of the sound (samples at 16 kHz)."""
+class PairedWindows:
+    """PairedWindows of one length, as many of the picture (frames) as of the sound (samples at 16 kHz)."""
 
-    frames: tuple[Span, ...]
-    samples: tuple[Span, ...]
+    frames: tuple[IndexRange, ...]
+    samples: tuple[IndexRange, ...]
 
     @property
     def num_frames(self) -> int:
@@ -77,7 +77,7 @@ class JavisInputs:
 
     pictures: Views
     sound: Views
-    windows: Windows
+    windows: PairedWindows
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,17 +113,17 @@ class JavisScorer(ModelScorer[JavisInputs]):
         return super().prepare(first_channel(clip))
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> JavisInputs:
-        """Every frame resized and cropped, and the cuts of the sound. ``clip.clip.audio`` is what is heard.
+        """Every frame resized and resize_and_crop, and the cuts of the sound. ``clip.clip.audio`` is what is heard.
 
-        Raises Unjudgeable for a window of so few frames that the lowest 40 % of them are none.
+        Raises NotScorable for a window of so few frames that the lowest 40 % of them are none.
         """
         frames, audio = clip.clip.frames, clip.clip.audio
         assert frames is not None and audio is not None
         if not num_lowest(min(len(frames), int(WINDOW_S * clip.clip.fps_hz))):
-            raise Unjudgeable(f"too few frames in a window of {WINDOW_S:g} s to keep the lowest {LOWEST_SHARE:.0%}")
+            raise NotScorable(f"too few frames in a window of {WINDOW_S:g} s to keep the lowest {LOWEST_SHARE:.0%}")
         heard = sound_16k(audio, clip.clip.sample_rate_hz)
         windows = paired_windows(len(frames), clip.clip.fps_hz, len(heard))
-        pictures = Views(tuple(cropped(frame) for frame in frames), tuple(range(len(frames))))
+        pictures = Views(tuple(resize_and_crop(frame) for frame in frames), tuple(range(len(frames))))
         return JavisInputs(pictures, sound_views(heard, _cuts(len(heard), windows)), windows)
 
     def embed(self, batch: Sequence[JavisInputs]) -> list[FrameEmbeddings]:
@@ -146,7 +146,7 @@ class JavisScorer(ModelScorer[JavisInputs]):
         return self.towers.embed_images(pixels[:, :, None].expand(-1, -1, PAIR, -1, -1))
 
 
-def javis_metrics(embeddings: FrameEmbeddings, windows: Windows) -> Mapping[str, float]:
+def javis_metrics(embeddings: FrameEmbeddings, windows: PairedWindows) -> Mapping[str, float]:
     """Both scores from embeddings of any length."""
     similarities = window_similarities(embeddings, windows)
     return {
@@ -155,7 +155,7 @@ def javis_metrics(embeddings: FrameEmbeddings, windows: Windows) -> Mapping[str,
     }
 
 
-def window_similarities(embeddings: FrameEmbeddings, windows: Windows) -> Tensor:
+def window_similarities(embeddings: FrameEmbeddings, windows: PairedWindows) -> Tensor:
     """Cosines [W, N] of the frames of each window with the window's sound, float64."""
     found = zip(windows.frames, embeddings.window_sounds, strict=True)
     return torch.stack([_cosine(embeddings.frames[start:end], sound) for (start, end), sound in found])
@@ -173,21 +173,21 @@ def num_lowest(num_frames: int, share: float = LOWEST_SHARE) -> int:
 
 def paired_windows(
     num_frames: int, fps_hz: float, num_samples: int, window_s: float = WINDOW_S, overlap_s: float = OVERLAP_S
-) -> Windows:
-    """Windows of picture and sound (16 kHz), the n-th of one beside the n-th of the other; what is over has no partner.
+) -> PairedWindows:
+    """PairedWindows of picture and sound (16 kHz), the n-th of one beside the n-th of the other; what is over has no partner.
 
     Where either is not longer than one window there is a single window that holds all of both.
     """
     frame_size, sample_size = int(window_s * fps_hz), int(window_s * RATE_HZ)
     if num_frames <= frame_size or num_samples <= sample_size:
-        return Windows(((0, num_frames),), ((0, num_samples),))
-    frames = spans(num_frames, frame_size, frame_size - int(overlap_s * fps_hz))
-    samples = spans(num_samples, sample_size, sample_size - int(overlap_s * RATE_HZ))
+        return PairedWindows(((0, num_frames),), ((0, num_samples),))
+    frames = window_ranges(num_frames, frame_size, frame_size - int(overlap_s * fps_hz))
+    samples = window_ranges(num_samples, sample_size, sample_size - int(overlap_s * RATE_HZ))
     count = min(len(frames), len(samples))
-    return Windows(frames[:count], samples[:count])
+    return PairedWindows(frames[:count], samples[:count])
 
 
-def spans(total: int, size: int, step: int) -> tuple[Span, ...]:
+def window_ranges(total: int, size: int, step: int) -> tuple[IndexRange, ...]:
     """Spans of ``size`` every ``step`` until ``total`` > ``size`` is covered; the last one is moved back to end there."""
     assert step > 0, "windows that do not move"
     count = 1 + math.ceil((total - size) / step)
@@ -195,7 +195,7 @@ def spans(total: int, size: int, step: int) -> tuple[Span, ...]:
     return tuple((start, start + size) for start in starts)
 
 
-def cropped(frame: np.ndarray) -> Tensor:
+def resize_and_crop(frame: np.ndarray) -> Tensor:
     """uint8 [H, W, 3] → [3, 224, 224]: Pillow's bicubic resize to short side 224 (long side floored), centre crop."""
     from PIL import Image
 
@@ -217,13 +217,13 @@ def tiny_javis_score(placement: Placement = CPU) -> JavisScorer:
     return JavisScorer(random_towers(TINY, placement, USED_MODALITIES), placement, TINY_WEIGHTS, MEANINGLESS)
 
 
-def _cuts(num_samples: int, windows: Windows) -> list[Span]:
+def _cuts(num_samples: int, windows: PairedWindows) -> list[IndexRange]:
     """Three cuts of the whole sound, then three of each window's; within a window of 2 s they are all the same."""
     wholes = ((0, num_samples), *windows.samples)
     return [(start + first, start + last) for start, end in wholes for first, last in _inside(end - start)]
 
 
-def _inside(length: int) -> list[Span]:
+def _inside(length: int) -> list[IndexRange]:
     return [(first, min(last, length)) for first, last in sound_cuts(length)]
 
 

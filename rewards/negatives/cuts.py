@@ -60,7 +60,7 @@ class Cut:
         """How much of the recording's sound is known after the window."""
         return self.sound.shape[1] - self.first - self.channels.shape[1]
 
-    def heard(self, start: int, num: int) -> Sound:
+    def sound_from(self, start: int, num: int) -> Sound:
         """``num`` samples from ``start``, counted from the window's first; silence where the recording's sound is not known."""
         heard = np.zeros((len(self.sound), num), np.float32)
         low = max(start + self.first, 0)
@@ -81,13 +81,13 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Unfit:
+class NotApplicable:
     """Why a corruption cannot be made of a clip."""
 
     reason: str
 
 
-class Op(Protocol):
+class Corruption(Protocol):
     """One corruption with all its parameters: a frozen dataclass, so that equal ones do the same to the same clip."""
 
     name: ClassVar[str]
@@ -99,7 +99,7 @@ class Op(Protocol):
 
 
 Parameters = Mapping[str, float | str | tuple[int, ...]]
-NO_DONOR = Unfit("needs another recording")
+NO_DONOR = NotApplicable("needs another recording")
 
 
 def channels_of(clip: DecodedClip) -> Sound:
@@ -108,7 +108,7 @@ def channels_of(clip: DecodedClip) -> Sound:
     return clip.audio[None] if clip.channels is None else clip.channels
 
 
-def fitted(channels: Sound, like: Sound) -> Sound:
+def spread_to_channels(channels: Sound, like: Sound) -> Sound:
     """``channels`` [C', S'] averaged, given to every channel of ``like`` [C, S], and cut or followed by silence to its length."""
     mono = channels.mean(axis=0)[: like.shape[1]]
     return np.repeat(np.pad(mono, (0, like.shape[1] - len(mono)))[None], len(like), axis=0)

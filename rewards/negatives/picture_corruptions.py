@@ -15,7 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from avpref.media.reading import DecodedClip
-from avpref.rewards.negatives.cuts import NO_DONOR, Cut, Donor, Unfit
+from avpref.rewards.negatives.cuts import NO_DONOR, Cut, Donor, NotApplicable
 
 GREY = 128
 """What covers masked cells: the middle of the scale, as in the published negatives."""
@@ -39,7 +39,7 @@ class GridMask:
     cells: tuple[int, ...]
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         frames = cut.frames.copy()
         is_masked = np.zeros(_cells(frames, self.side_px), bool)
         is_masked.flat[list(self.cells)] = True
@@ -68,7 +68,7 @@ class PastedObject:
     end_x_px: int
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         assert donor is not None and donor.clip.frames is not None
         frames, shape = cut.frames.copy(), _ellipse(self.height_px, self.width_px)
         rows = np.linspace(self.start_y_px, self.end_y_px, self.num_frames).round().astype(int)
@@ -87,7 +87,7 @@ class CyclicShift:
     num_frames: int
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         return cut.with_frames(np.roll(cut.frames, self.num_frames, axis=0))
 
 
@@ -100,30 +100,30 @@ class Stall:
     num_frames: int
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         shown = np.arange(len(cut.frames))
         shown = np.where(shown > self.at_frame, np.maximum(shown - self.num_frames, self.at_frame), shown)
         return cut.with_frames(cut.frames[shown])
 
 
-def draw_grid_mask(cut: Cut, donor: Donor | None, random: Generator) -> GridMask | Unfit:
+def draw_grid_mask(cut: Cut, donor: Donor | None, random: Generator) -> GridMask | NotApplicable:
     """Squares of a sixth of the shorter side, 20 to 80 % of them."""
     side_px = min(cut.frames.shape[1:3]) // CELLS_ACROSS
     if not side_px:
-        return Unfit("a picture too small for a grid")
+        return NotApplicable("a picture too small for a grid")
     rows, columns = _cells(cut.frames, side_px)
     share = float(random.uniform(*MASK_SHARE))
     drawn = random.choice(rows * columns, size=max(1, round(share * rows * columns)), replace=False)
     return GridMask(share, side_px, tuple(sorted(drawn.tolist())))
 
 
-def draw_pasted_object(cut: Cut, donor: Donor | None, random: Generator) -> PastedObject | Unfit:
+def draw_pasted_object(cut: Cut, donor: Donor | None, random: Generator) -> PastedObject | NotApplicable:
     """At least 12 frames, from one side of the picture to the other; of eight pieces of the donor the one that moves most."""
     if donor is None or donor.clip.frames is None:
         return NO_DONOR
     num_known, height, width = min(len(cut.frames), len(donor.clip.frames)), *cut.frames.shape[1:3]
     if num_known < MIN_FRAMES:
-        return Unfit(f"fewer than {MIN_FRAMES} frames")
+        return NotApplicable(f"fewer than {MIN_FRAMES} frames")
     num_frames = int(random.integers(MIN_FRAMES, num_known, endpoint=True))
     at_frame = int(random.integers(0, num_known - num_frames, endpoint=True))
     size = [max(1, round(float(random.uniform(*OBJECT_SHARE)) * side)) for side in (height, width)]
@@ -148,18 +148,18 @@ def draw_pasted_object(cut: Cut, donor: Donor | None, random: Generator) -> Past
     )
 
 
-def draw_cyclic_shift(cut: Cut, donor: Donor | None, random: Generator) -> CyclicShift | Unfit:
+def draw_cyclic_shift(cut: Cut, donor: Donor | None, random: Generator) -> CyclicShift | NotApplicable:
     """By a tenth of the clip to just under half of it."""
     count = len(cut.frames)
     low, high = max(1, -(-count // 10)), -(-count // 2)
-    return CyclicShift(int(random.integers(low, high))) if low < high else Unfit("too few frames to shift")
+    return CyclicShift(int(random.integers(low, high))) if low < high else NotApplicable("too few frames to shift")
 
 
-def draw_stall(cut: Cut, donor: Donor | None, random: Generator) -> Stall | Unfit:
+def draw_stall(cut: Cut, donor: Donor | None, random: Generator) -> Stall | NotApplicable:
     """For at least 12 frames and at most half of the clip, within it."""
     count = len(cut.frames)
     if count // 2 < MIN_FRAMES:
-        return Unfit(f"fewer than {2 * MIN_FRAMES} frames")
+        return NotApplicable(f"fewer than {2 * MIN_FRAMES} frames")
     num_frames = int(random.integers(MIN_FRAMES, count // 2, endpoint=True))
     return Stall(int(random.integers(0, count - num_frames)), num_frames)
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.random import Generator
 
 from avpref.media.reading import DecodedClip
-from avpref.rewards.negatives.cuts import NO_DONOR, Cut, Donor, Sound, Unfit, channels_of, fitted
-from avpref.rewards.negatives.stretching import stretched
+from avpref.rewards.negatives.cuts import NO_DONOR, Cut, Donor, NotApplicable, Sound, channels_of, spread_to_channels
+from avpref.rewards.negatives.stretching import change_speed
 
 TENTHS = 10
 LOUD_RMS = 0.1
@@ -31,7 +31,7 @@ GAIN = (0.5, 2.0)
 MIN_SHIFT = 1 / 10
 """Another window begins at least this many window lengths away."""
 SPEEDS = (0.5, 2.0)
-SILENT = Unfit("silent")
+SILENT = NotApplicable("silent")
 
 
 class Shape(StrEnum):
@@ -55,7 +55,7 @@ class AddedSource:
     gain: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         assert donor is not None
         channels, (at, num, start) = cut.channels.copy(), _samples(cut, self.at_s, self.length_s, self.from_s)
         foreign = channels_of(donor.clip).mean(axis=0)[start : start + num]
@@ -73,7 +73,7 @@ class DeletedSource:
     length_s: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         channels, (at, num) = cut.channels.copy(), _samples(cut, self.at_s, self.length_s)
         channels[:, at : at + num] = 0.0
         return cut.with_channels(channels)
@@ -90,7 +90,7 @@ class Envelope:
     length_s: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         channels, (at, num) = cut.channels.copy(), _samples(cut, self.at_s, self.length_s)
         target = channels[:, at : at + num]
         np.clip(target * (self.gain * _loudness(Shape(self.shape), num)).astype(np.float32), -1.0, 1.0, out=target)
@@ -105,9 +105,9 @@ class OtherWindow:
     shift_s: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         (shift,) = _samples(cut, self.shift_s)
-        return cut.with_channels(cut.heard(shift, cut.channels.shape[1]))
+        return cut.with_channels(cut.sound_from(shift, cut.channels.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class InsertedSilence:
     length_s: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         channels, (at, num) = cut.channels, _samples(cut, self.at_s, self.length_s)
         silence = np.zeros((len(channels), num), np.float32)
         return _of_length(cut, np.concatenate([channels[:, :at], silence, channels[:, at:]], axis=1))
@@ -134,7 +134,7 @@ class RepeatedSegment:
     length_s: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         channels, (at, num) = cut.channels, _samples(cut, self.at_s, self.length_s)
         return _of_length(cut, np.concatenate([channels[:, : at + num], channels[:, at:]], axis=1))
 
@@ -149,10 +149,10 @@ class ChangedSpeed:
     length_s: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         channels, (at, num) = cut.channels, _samples(cut, self.at_s, self.length_s)
-        changed = stretched(channels[:, at : at + num], self.speed, cut.rate_hz)
-        rest = cut.heard(at + num, channels.shape[1])
+        changed = change_speed(channels[:, at : at + num], self.speed, cut.rate_hz)
+        rest = cut.sound_from(at + num, channels.shape[1])
         return _of_length(cut, np.concatenate([channels[:, :at], changed, rest], axis=1))
 
 
@@ -164,9 +164,9 @@ class SwappedSound:
     donor: str
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         assert donor is not None
-        return cut.with_channels(fitted(channels_of(donor.clip), cut.channels))
+        return cut.with_channels(spread_to_channels(channels_of(donor.clip), cut.channels))
 
 
 @dataclass(frozen=True)
@@ -178,9 +178,9 @@ class Delay:
     silence_s: float
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """See :class:`avpref.rewards.negatives.cuts.Op`."""
+        """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         (shift,) = _samples(cut, self.shift_s)
-        return cut.with_channels(cut.heard(-shift, cut.channels.shape[1]))
+        return cut.with_channels(cut.sound_from(-shift, cut.channels.shape[1]))
 
 
 def delay(cut: Cut, shift_s: float) -> Delay:
@@ -190,25 +190,25 @@ def delay(cut: Cut, shift_s: float) -> Delay:
     return Delay(shift / cut.rate_hz, unknown / cut.rate_hz)
 
 
-def draw_added_source(cut: Cut, donor: Donor | None, random: Generator) -> AddedSource | Unfit:
+def draw_added_source(cut: Cut, donor: Donor | None, random: Generator) -> AddedSource | NotApplicable:
     """Over a third to two thirds of the clip, as loud as the clip."""
     if donor is None or donor.clip.audio is None:
         return NO_DONOR
     foreign, own = channels_of(donor.clip), cut.channels
     if _rms(foreign) < SILENT_RMS:
-        return Unfit("the other recording's clip is silent")
+        return NotApplicable("the other recording's clip is silent")
     at, num = _stretch(own, LONG, random)
     start, num = _start(foreign, num, random), min(num, foreign.shape[1])
     gain = _rms(own) / _rms(foreign) if _rms(own) >= SILENT_RMS else 1.0
     return AddedSource(donor.name, at / cut.rate_hz, num / cut.rate_hz, start / cut.rate_hz, gain)
 
 
-def draw_deleted_source(cut: Cut, donor: Donor | None, random: Generator) -> DeletedSource | Unfit:
+def draw_deleted_source(cut: Cut, donor: Donor | None, random: Generator) -> DeletedSource | NotApplicable:
     """Over a third to two thirds of the clip."""
     return SILENT if _is_silent(cut) else DeletedSource(*_seconds(cut, _stretch(cut.channels, LONG, random)))
 
 
-def draw_envelope(cut: Cut, donor: Donor | None, random: Generator) -> Envelope | Unfit:
+def draw_envelope(cut: Cut, donor: Donor | None, random: Generator) -> Envelope | NotApplicable:
     """One of four shapes with a gain of ½ to 2, over a third to two thirds of the clip."""
     if _is_silent(cut):
         return SILENT
@@ -217,23 +217,23 @@ def draw_envelope(cut: Cut, donor: Donor | None, random: Generator) -> Envelope 
     return Envelope(shape.value, gain, *_seconds(cut, _stretch(cut.channels, LONG, random)))
 
 
-def draw_other_window(cut: Cut, donor: Donor | None, random: Generator) -> OtherWindow | Unfit:
+def draw_other_window(cut: Cut, donor: Donor | None, random: Generator) -> OtherWindow | NotApplicable:
     """Any other window that the recording holds around this one and that begins at least a tenth of its length away."""
     nearest = round(MIN_SHIFT * cut.channels.shape[1])
     before, after = max(0, cut.first - nearest + 1), max(0, cut.samples_after - nearest + 1)
     if not before + after:
-        return Unfit("the recording has no other window")
+        return NotApplicable("the recording has no other window")
     drawn = int(random.integers(before + after))
     shift = drawn - cut.first if drawn < before else drawn - before + nearest
     return OtherWindow(shift / cut.rate_hz)
 
 
-def draw_inserted_silence(cut: Cut, donor: Donor | None, random: Generator) -> InsertedSilence | Unfit:
+def draw_inserted_silence(cut: Cut, donor: Donor | None, random: Generator) -> InsertedSilence | NotApplicable:
     """For a fifth to a half of the clip."""
     return SILENT if _is_silent(cut) else InsertedSilence(*_seconds(cut, _stretch(cut.channels, SHORT, random)))
 
 
-def draw_repeated_segment(cut: Cut, donor: Donor | None, random: Generator) -> RepeatedSegment | Unfit:
+def draw_repeated_segment(cut: Cut, donor: Donor | None, random: Generator) -> RepeatedSegment | NotApplicable:
     """For a fifth to a half of the clip; at least a tenth of the clip follows before it ends."""
     if _is_silent(cut):
         return SILENT
@@ -241,7 +241,7 @@ def draw_repeated_segment(cut: Cut, donor: Donor | None, random: Generator) -> R
     return RepeatedSegment(*_seconds(cut, _stretch(cut.channels, SHORT, random, room)))
 
 
-def draw_changed_speed(cut: Cut, donor: Donor | None, random: Generator) -> ChangedSpeed | Unfit:
+def draw_changed_speed(cut: Cut, donor: Donor | None, random: Generator) -> ChangedSpeed | NotApplicable:
     """Half or double the speed over a third to two thirds of the clip."""
     if _is_silent(cut):
         return SILENT
@@ -249,7 +249,7 @@ def draw_changed_speed(cut: Cut, donor: Donor | None, random: Generator) -> Chan
     return ChangedSpeed(speed, *_seconds(cut, _stretch(cut.channels, LONG, random)))
 
 
-def draw_swapped_sound(cut: Cut, donor: Donor | None, random: Generator) -> SwappedSound | Unfit:
+def draw_swapped_sound(cut: Cut, donor: Donor | None, random: Generator) -> SwappedSound | NotApplicable:
     """Nothing to draw: the donor is given."""
     return NO_DONOR if donor is None or donor.clip.audio is None else SwappedSound(donor.name)
 

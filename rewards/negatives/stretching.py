@@ -14,7 +14,7 @@ REACH_S = 0.01
 """How far from its place a piece may be taken."""
 
 
-def stretched(sound: NDArray[np.float32], speed: float, rate_hz: int) -> NDArray[np.float32]:
+def change_speed(sound: NDArray[np.float32], speed: float, rate_hz: int) -> NDArray[np.float32]:
     """``sound`` [C, S] played ``speed`` times as fast: [C, round(S / speed)], the same pitch.
 
     Pieces of 0.05 s are laid half over one another under a window whose halves add up to 1; each is taken within 0.01 s of where it

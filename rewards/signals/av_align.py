@@ -1,11 +1,11 @@
 """AV-Align: do sounds begin when the picture moves? The published score, a bounded one, and the delay between the tracks.
 
 The idea is that of G. Yariv et al., "Diverse and Aligned Audio-to-Video Generation via Text-to-Video Model Adaptation" (2023):
-compare the onsets of the sound with the peaks of the optical flow. :func:`published` is the score as the JavisBench evaluation
+compare the onsets of the sound with the peaks of the optical flow. :func:`published_alignment` is the score as the JavisBench evaluation
 computes it, with its quirks: one moment of the picture may be hit by many onsets, so the score can exceed 1.
-:func:`bounded` counts each moment once.
+:func:`bounded_alignment` counts each moment once.
 
-Peaks are few and brittle, so there is a third way: compare the two curves themselves, as they lie (:func:`coincidence`) and shifted
+Peaks are few and brittle, so there is a third way: compare the two curves themselves, as they lie (:func:`zero_lag_cosine`) and shifted
 (:func:`best_lag`).
 """
 
@@ -63,7 +63,7 @@ def video_peaks_s(motion: NDArray[np.float64], fps_hz: float) -> Times:
     return local_maxima(motion) / float(fps_hz)
 
 
-def published(audio_peaks_s: Times, video_peaks_s: Times, fps_hz: float) -> Alignment:
+def published_alignment(audio_peaks_s: Times, video_peaks_s: Times, fps_hz: float) -> Alignment:
     """The score as published: hits / (nA + nV − hits + 1e-6), where a hit is an onset a with v − 1/fps < a < v + 1/fps for some v.
 
     The inequality is strict and computed in float64 exactly as written: ties at the window's edge are misses. Ranges over
@@ -76,7 +76,7 @@ def published(audio_peaks_s: Times, video_peaks_s: Times, fps_hz: float) -> Alig
     return Alignment(len(audio_peaks_s), len(video_peaks_s), hits, hits / (union + PUBLISHED_EPS))
 
 
-def bounded(audio_peaks_s: Times, video_peaks_s: Times, fps_hz: float) -> Alignment:
+def bounded_alignment(audio_peaks_s: Times, video_peaks_s: Times, fps_hz: float) -> Alignment:
     """Intersection over union in [0, 1] of two sets of moments under a largest one-to-one matching.
 
     A pair may match where |a − v| < 1/fps. Both sets lie on a line and all windows are equally wide, so walking both in order
@@ -94,7 +94,7 @@ def bounded(audio_peaks_s: Times, video_peaks_s: Times, fps_hz: float) -> Alignm
     return Alignment(len(audio), len(video), int(hits), hits / union if union else 0.0)
 
 
-def merged(onsets: Onsets, rate_hz: float) -> Times:
+def merge_duplicates(onsets: Onsets, rate_hz: float) -> Times:
     """Times of the onsets with the detector's duplicates merged: of frames closer than its 0.03 s, the strongest stays.
 
     Frames further apart are different sounds. The gap is at least one frame, which is what the detector forgets at 16 kHz.
@@ -109,13 +109,13 @@ def merged(onsets: Onsets, rate_hz: float) -> Times:
 
 def av_align(frames: NDArray[np.uint8], fps_hz: float, audio: FloatArray, rate_hz: float) -> Alignment:
     """Published AV-Align of RGB frames [T, H, W, 3] and a waveform [S]. Raises ValueError for fewer than two frames or no samples."""
-    return published(detect_onsets(audio, rate_hz).times_s, video_peaks_s(motion_px(frames), fps_hz), fps_hz)
+    return published_alignment(detect_onsets(audio, rate_hz).times_s, video_peaks_s(motion_px(frames), fps_hz), fps_hz)
 
 
 def bounded_av_align(frames: NDArray[np.uint8], fps_hz: float, audio: FloatArray, rate_hz: float) -> Alignment:
     """AV-Align in [0, 1]: as :func:`av_align` with duplicates merged and one-to-one matching. Raises ValueError alike."""
-    onsets = merged(detect_onsets(audio, rate_hz), rate_hz)
-    return bounded(onsets, video_peaks_s(motion_px(frames), fps_hz), fps_hz)
+    onsets = merge_duplicates(detect_onsets(audio, rate_hz), rate_hz)
+    return bounded_alignment(onsets, video_peaks_s(motion_px(frames), fps_hz), fps_hz)
 
 
 def sound_curve(strength: FloatArray, rate_hz: float, duration_s: float) -> Curve | None:
@@ -146,7 +146,7 @@ def _unit_curve(times_s: np.ndarray, values: np.ndarray, duration_s: float, min_
     return curve / np.linalg.norm(curve)
 
 
-def coincidence(sound: Curve, picture: Curve) -> float:
+def zero_lag_cosine(sound: Curve, picture: Curve) -> float:
     """Cosine in [−1, 1] of two unit curves as they lie."""
     return float(sound @ picture)
 

@@ -93,7 +93,7 @@ def decibels(power: FloatArray) -> FloatArray:
     return np.maximum(level, level.max() - np.float32(DYNAMIC_RANGE_DB))
 
 
-def strength_of(power: FloatArray) -> FloatArray:
+def onset_strength_from_mel(power: FloatArray) -> FloatArray:
     """Onset strength [F] of a mel power spectrogram [bands, F]: mean over bands of the rise in dB since the last spectrum.
 
     A sound enters a centred window half a window early, so the curve is moved later by half a window (two spectra).
@@ -106,7 +106,7 @@ def strength_of(power: FloatArray) -> FloatArray:
 
 def onset_strength(audio: FloatArray, rate_hz: float) -> FloatArray:
     """Onset strength [1 + S // 512] of the waveform [S], one value per 512 samples, in dB. Raises like :func:`mel_power`."""
-    return strength_of(mel_power(audio, rate_hz))
+    return onset_strength_from_mel(mel_power(audio, rate_hz))
 
 
 def peak_frames(strength: FloatArray, rate_hz: float) -> NDArray[np.int64]:
@@ -115,7 +115,7 @@ def peak_frames(strength: FloatArray, rate_hz: float) -> NDArray[np.int64]:
     A frame is a peak where the curve (scaled to [0, 1]) is the largest of the last 0.03 s and at least 0.07 above the mean of
     ±0.1 s; the next peak comes no sooner than 0.03 s later. The windows are rounded *down* to frames: at 16 kHz the 0.03 s
     become zero frames, every frame is the largest of its window, and a click is reported at two or three frames in a row.
-    The published score contains this, so it is kept; :func:`avpref.rewards.signals.av_align.merged` undoes it.
+    The published score contains this, so it is kept; :func:`avpref.rewards.signals.av_align.merge_duplicates` undoes it.
     """
     scaled = strength.astype(np.float64) - strength.min(initial=np.inf)
     if not scaled.any():

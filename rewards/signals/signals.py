@@ -25,17 +25,24 @@ from avpref.rewards.protocol import ScorableClip, measured, skipped
 from avpref.rewards.signals.av_align import (
     Curve,
     best_lag,
-    bounded,
-    coincidence,
-    merged,
+    bounded_alignment,
+    merge_duplicates,
     motion_curve,
-    published,
+    published_alignment,
     sound_curve,
     video_peaks_s,
+    zero_lag_cosine,
 )
 from avpref.rewards.signals.motion import fastest_share_px, grey_frames, motion_px, small_flow
-from avpref.rewards.signals.onsets import FFT_SAMPLES, FloatArray, detect_onsets, hann_window, mel_power, strength_of
-from avpref.rewards.validity import ValidityRules, reason
+from avpref.rewards.signals.onsets import (
+    FFT_SAMPLES,
+    FloatArray,
+    detect_onsets,
+    hann_window,
+    mel_power,
+    onset_strength_from_mel,
+)
+from avpref.rewards.validity import ValidityRules, skip_reason
 
 NUM_PICTURES = 8
 LARGEST_SIDE_PX = 256
@@ -60,8 +67,8 @@ DIAGNOSTICS = (
 )
 """Numbers that are stored beside the scores and are no part of any reward."""
 SIGNAL_RULES = ValidityRules(min_frames=3)
-STILL = "the picture does not move"
-STEADY = "the sound has no onset"
+NO_MOTION = "the picture does not move"
+NO_ONSET = "the sound has no onset"
 
 _NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6.0
 _GRADIENT_GAIN = 0.0409
@@ -162,11 +169,11 @@ class SignalScorer:
 
     def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
         """See :class:`avpref.rewards.protocol.Scorer`. Clips that share one array of frames have it looked at once."""
-        seen: dict[tuple[int, float, float], _Picture] = {}
-        return [self._scores(clip, _picture_of(clip.clip, seen)) for clip in clips]
+        seen: dict[tuple[int, float, float], _PictureMeasurements] = {}
+        return [self._scores(clip, _picture_measurements(clip.clip, seen)) for clip in clips]
 
-    def _scores(self, clip: ScorableClip, frames: _Picture | None) -> list[Score]:
-        reasons = {dimension: reason(clip.clip, dimension, self.rules) for dimension in Dimension}
+    def _scores(self, clip: ScorableClip, frames: _PictureMeasurements | None) -> list[Score]:
+        reasons = {dimension: skip_reason(clip.clip, dimension, self.rules) for dimension in Dimension}
         values: dict[str, float] = {}
         picture = sound = None
         if not reasons[Dimension.VIDEO]:
@@ -174,14 +181,14 @@ class SignalScorer:
             values["visual_quality"], values["motion_quality"] = frames.sharpness_db, frames.smoothness_db
             picture = frames.curve
         if not reasons[Dimension.AUDIO]:
-            sound = _judge_sound(clip.clip, values)
+            sound = _measure_sound(clip.clip, values)
         if not reasons[Dimension.AV]:
-            reasons[Dimension.AV] = STILL if picture is None else STEADY if sound is None else ""
+            reasons[Dimension.AV] = NO_MOTION if picture is None else NO_ONSET if sound is None else ""
         if not reasons[Dimension.AV]:
             assert picture is not None and sound is not None and frames is not None
-            values["audio_video"] = coincidence(sound, picture)
+            values["audio_video"] = zero_lag_cosine(sound, picture)
             values["desync"] = abs(best_lag(sound, picture).lag_s)
-            _align(clip.clip, frames.peaks_s, values)
+            _measure_alignment(clip.clip, frames.peaks_s, values)
         return [
             skipped(clip.candidate_id, metric, reasons[metric.dimension])
             if reasons[metric.dimension]
@@ -191,7 +198,7 @@ class SignalScorer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture:
+class _PictureMeasurements:
     """What is measured on frames [T, H, W, 3]; each number when it is first asked for."""
 
     frames: NDArray[np.uint8]
@@ -221,28 +228,32 @@ class _Picture:
         return small_flow(self.frames)
 
 
-def _picture_of(clip: DecodedClip, seen: dict[tuple[int, float, float], _Picture]) -> _Picture | None:
+def _picture_measurements(
+    clip: DecodedClip, seen: dict[tuple[int, float, float], _PictureMeasurements]
+) -> _PictureMeasurements | None:
     """The clip's picture, the one in ``seen`` where it is the same array."""
     if clip.frames is None:
         return None
     key = (id(clip.frames), clip.fps_hz, clip.duration_s)
-    return seen.setdefault(key, _Picture(clip.frames, clip.fps_hz, clip.duration_s))
+    return seen.setdefault(key, _PictureMeasurements(clip.frames, clip.fps_hz, clip.duration_s))
 
 
-def _judge_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
+def _measure_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
     """Put the audio metric into ``values``; returns the onset curve, None for a steady sound."""
     assert clip.audio is not None
     power = mel_power(clip.audio, clip.sample_rate_hz)
     values["audio_quality"] = signal_to_floor_db(clip.audio, clip.sample_rate_hz, power)
-    return sound_curve(strength_of(power), clip.sample_rate_hz, clip.duration_s)
+    return sound_curve(onset_strength_from_mel(power), clip.sample_rate_hz, clip.duration_s)
 
 
-def _align(clip: DecodedClip, seen_s: NDArray[np.float64], values: dict[str, float]) -> None:
+def _measure_alignment(clip: DecodedClip, seen_s: NDArray[np.float64], values: dict[str, float]) -> None:
     """Put both forms of AV-Align into ``values``; ``seen_s`` are the peaks of motion."""
     assert clip.audio is not None
     onsets = detect_onsets(clip.audio, clip.sample_rate_hz)
-    values["av_align"] = published(onsets.times_s, seen_s, clip.fps_hz).score
-    values["av_align_bounded"] = bounded(merged(onsets, clip.sample_rate_hz), seen_s, clip.fps_hz).score
+    values["av_align"] = published_alignment(onsets.times_s, seen_s, clip.fps_hz).score
+    values["av_align_bounded"] = bounded_alignment(
+        merge_duplicates(onsets, clip.sample_rate_hz), seen_s, clip.fps_hz
+    ).score
 
 
 def signal_scorers() -> tuple[SignalScorer, ...]:

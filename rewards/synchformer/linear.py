@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Product(nn.Linear):
+class FusedLinear(nn.Linear):
     """A linear layer, alone or with what follows it in a transformer's layer."""
 
     def gelu(self, inputs: Tensor) -> Tensor:
         """The exact GELU of the product: [..., in] to [..., out]."""
         return functional.gelu(self(inputs))
 
-    def plus(self, inputs: Tensor, stream: Tensor) -> Tensor:
+    def add_to(self, inputs: Tensor, stream: Tensor) -> Tensor:
         """The product added to ``stream`` [..., out]."""
         return stream + self(inputs)
 
 
-class PackedProduct(nn.Module):
-    """A :class:`Product` with packed weights (oneDNN), for float32 on a CPU without gradients; differs from it in rounding alone."""
+class PackedLinear(nn.Module):
+    """A :class:`FusedLinear` with packed weights (oneDNN), for float32 on a CPU without gradients; differs from it in rounding alone."""
 
-    def __init__(self, plain: Product, rows: int) -> None:
+    def __init__(self, plain: FusedLinear, rows: int) -> None:
         super().__init__()
         self.bias = plain.bias
         self._weight = torch.ops.mkldnn._reorder_linear_weight(plain.weight.detach(), rows)
@@ -36,11 +36,11 @@ class PackedProduct(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
 
     def gelu(self, inputs: Tensor) -> Tensor:
-        """See :class:`Product`."""
+        """See :class:`FusedLinear`."""
         return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "gelu", [], "none")
 
-    def plus(self, inputs: Tensor, stream: Tensor) -> Tensor:
-        """See :class:`Product`."""
+    def add_to(self, inputs: Tensor, stream: Tensor) -> Tensor:
+        """See :class:`FusedLinear`."""
         return torch.ops.mkldnn._linear_pointwise.binary(inputs, stream, self._weight, self.bias, "add")
 
 
@@ -57,7 +57,7 @@ def pack(network: nn.Module, rows: int) -> None:
     The plain weights are let go: the network can then only be run, neither saved, moved nor trained.
     """
     for name, child in list(network.named_children()):
-        if not isinstance(child, Product):
+        if not isinstance(child, FusedLinear):
             pack(child, rows)
         elif can_pack(child.weight):
-            setattr(network, name, PackedProduct(child, rows))
+            setattr(network, name, PackedLinear(child, rows))

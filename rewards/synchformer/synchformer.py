@@ -3,7 +3,7 @@
 A clip is cut into overlapping segments of 0.64 s, each stream of which becomes features by itself; a comparator takes exactly 14 segments
 of both streams, 4.8 s, and gives logits for the offsets −2.0, −1.8, … 2.0 s. ``desync`` is the distance of the likeliest offset from
 zero, as published: one of eleven values. ``desync_expected`` is the mean distance under the softmax, which breaks ties; all
-offsets equally likely are 22/21 s. How a clip is laid into windows of 14 segments is :class:`Windows`.
+offsets equally likely are 22/21 s. How a clip is laid into windows of 14 segments is :class:`WindowLayout`.
 
 Front end: V. Iashin et al., "Synchformer: Efficient Synchronization from Sparse Cues" (2024); windows: the evaluations of JavisBench and
 of MMAudio (av-benchmark). Segments of different clips never share a batch, so a clip's numbers are the same in any company.
@@ -24,8 +24,8 @@ from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ, htk_mel_power, resample
-from avpref.rewards.frames import frames_shown, square_frames
-from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Unjudgeable
+from avpref.rewards.frames import indices_at_rate, square_frames
+from avpref.rewards.model_scorer import CPU, ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill
 from avpref.rewards.synchformer.linear import pack
@@ -48,7 +48,7 @@ SYNCHFORMER_METRICS = (METRIC_BY_NAME["desync"], DESYNC_EXPECTED)
 SYNCHFORMER_TERMS = Terms("weights without a licence of their own (code: MIT); research only", commercial_use=False)
 
 
-class Windows(StrEnum):
+class WindowLayout(StrEnum):
     """How a clip is laid into windows of 14 segments; its number is the mean over them."""
 
     JAVISBENCH = "javisbench"
@@ -57,29 +57,29 @@ class Windows(StrEnum):
     """The first 14 and the last 14; a clip of fewer is not judged."""
 
 
-def segment_windows(num_segments: int, windows: Windows, length: int = FULL.comparator_segments) -> Tensor:
-    """Which segments each window holds: int64 [W, ``length``]. Raises Unjudgeable for too few segments."""
-    if num_segments < 1 or (windows is Windows.AV_BENCHMARK and num_segments < length):
-        needed = 1 if windows is Windows.JAVISBENCH else length
-        raise Unjudgeable(f"too short: {num_segments} segments of both tracks, {needed} needed")
+def segments_of_windows(num_segments: int, windows: WindowLayout, length: int = FULL.comparator_segments) -> Tensor:
+    """Which segments each window holds: int64 [W, ``length``]. Raises NotScorable for too few segments."""
+    if num_segments < 1 or (windows is WindowLayout.AV_BENCHMARK and num_segments < length):
+        needed = 1 if windows is WindowLayout.JAVISBENCH else length
+        raise NotScorable(f"too short: {num_segments} segments of both tracks, {needed} needed")
     last = max(num_segments - length, 0)
     match windows:
-        case Windows.JAVISBENCH:
+        case WindowLayout.JAVISBENCH:
             starts = [*range(0, last, length), last]
-        case Windows.AV_BENCHMARK:
+        case WindowLayout.AV_BENCHMARK:
             starts = [0, last]
     return (torch.tensor(starts)[:, None] + torch.arange(length)) % num_segments
 
 
 @dataclass(frozen=True)
-class Desync:
+class DesyncEstimate:
     """Seconds between sound and picture, averaged over a clip's windows."""
 
     likeliest_s: float
     expected_s: float
 
 
-def desync(logits: Tensor) -> Desync:
+def estimate_desync(logits: Tensor) -> DesyncEstimate:
     """Of the logits [W, C] of a clip's windows, C odd: class i is an offset of (i − C // 2) · 0.2 s.
 
     Of classes that are equally likely the first counts as the likeliest.
@@ -88,7 +88,7 @@ def desync(logits: Tensor) -> Desync:
     distances_s = (torch.arange(num_classes, device=logits.device) - num_classes // 2).abs().double() / OFFSETS_PER_S
     likeliest_s = distances_s[logits.argmax(dim=-1)]
     expected_s = logits.double().softmax(dim=-1) @ distances_s
-    return Desync(float(likeliest_s.mean()), float(expected_s.mean()))
+    return DesyncEstimate(float(likeliest_s.mean()), float(expected_s.mean()))
 
 
 def log_mel_segments(audio: Tensor, mel_frames: int = FULL.mel_frames) -> Tensor:
@@ -129,12 +129,12 @@ class SegmentedClip:
 class SynchformerScorer(ModelScorer[SegmentedClip]):
     """Fills ``desync`` and ``desync_expected``, in seconds; see :class:`avpref.rewards.protocol.Scorer`.
 
-    Judges clips of at least one segment (0.64 s of both tracks), or 14 segments (4.8 s) under :attr:`Windows.AV_BENCHMARK`. What
+    Judges clips of at least one segment (0.64 s of both tracks), or 14 segments (4.8 s) under :attr:`WindowLayout.AV_BENCHMARK`. What
     follows the last whole segment is not looked at, and of the longer track what the shorter one does not reach.
     """
 
     def __init__(
-        self, network: Synchformer, windows: Windows, placement: Placement, terms: Terms, weights_id: str
+        self, network: Synchformer, windows: WindowLayout, placement: Placement, terms: Terms, weights_id: str
     ) -> None:
         super().__init__(placement, terms)
         self._network, self._windows = network, windows
@@ -152,24 +152,24 @@ class SynchformerScorer(ModelScorer[SegmentedClip]):
         return self._fingerprint
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> SegmentedClip:
-        """Both tracks at 25 Hz and 16 kHz, cut to as many segments as both have. Raises Unjudgeable for too few."""
+        """Both tracks at 25 Hz and 16 kHz, cut to as many segments as both have. Raises NotScorable for too few."""
         sizes, media = self._network.sizes, clip.clip
         assert media.frames is not None and media.audio is not None
-        shown = frames_shown(len(media.frames), media.fps_hz, FPS_HZ)
+        shown = indices_at_rate(len(media.frames), media.fps_hz, FPS_HZ)
         audio = resample(torch.tensor(media.audio), media.sample_rate_hz, RATE_HZ)
         stride = sizes.segment_frames // 2
         count = min(
             _num_segments(len(shown), sizes.segment_frames, stride),
             _num_segments(len(audio), SEGMENT_SAMPLES, STRIDE_SAMPLES),
         )
-        windows = segment_windows(count, self._windows, sizes.comparator_segments)
+        windows = segments_of_windows(count, self._windows, sizes.comparator_segments)
         frames = square_frames(media.frames, shown[: stride * (count + 1)], sizes.image_px)
         mel = log_mel_segments(audio[: STRIDE_SAMPLES * (count + 1)], sizes.mel_frames)
         return SegmentedClip(frames, mel, windows)
 
     def measure(self, batch: Sequence[SegmentedClip]) -> list[Mapping[str, float]]:
         """One clip after another: a clip's own segments and windows are the batch."""
-        found = (desync(self._logits(clip)) for clip in batch)
+        found = (estimate_desync(self._logits(clip)) for clip in batch)
         return [{"desync": each.likeliest_s, DESYNC_EXPECTED.name: each.expected_s} for each in found]
 
     def _logits(self, clip: SegmentedClip) -> Tensor:
@@ -184,7 +184,7 @@ def _num_segments(length: int, segment: int, stride: int) -> int:
 
 
 def load_synchformer(
-    path: Path, placement: Placement, weights_id: str, windows: Windows = Windows.JAVISBENCH
+    path: Path, placement: Placement, weights_id: str, windows: WindowLayout = WindowLayout.JAVISBENCH
 ) -> SynchformerScorer:
     """The scorer with the published weights (``synchformer_state_dict.pth``, 513 tensors). Raises InputError for another file."""
     network = on_meta(Synchformer)
@@ -202,7 +202,7 @@ def load_synchformer(
 
 
 def tiny_synchformer(
-    placement: Placement = CPU, windows: Windows = Windows.JAVISBENCH, sizes: SynchformerSizes = TINY
+    placement: Placement = CPU, windows: WindowLayout = WindowLayout.JAVISBENCH, sizes: SynchformerSizes = TINY
 ) -> SynchformerScorer:
     """A small network with random weights, for tests and dry runs: its numbers mean nothing."""
     network = on_meta(lambda: Synchformer(sizes))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpref.rewards.synchformer.linear import Product
+from avpref.rewards.synchformer.linear import FusedLinear
 
 VIDEO_EPS, AUDIO_EPS, POOL_EPS, COMPARATOR_EPS = 1e-6, 1e-12, 1e-6, 1e-5
 
@@ -88,15 +88,15 @@ class DividedAttention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = Product(dim, 3 * dim), Product(dim, dim)
+        self.qkv, self.proj = FusedLinear(dim, 3 * dim), FusedLinear(dim, dim)
 
     def over_time(self, tokens: Tensor, steps: int, stream: Tensor) -> Tensor:
         """``stream`` plus attention of [B, 1 + T·N, D] with groups of equal place, T = ``steps``."""
-        return self.proj.plus(self._within(tokens, steps, (2, 1)), stream)
+        return self.proj.add_to(self._within(tokens, steps, (2, 1)), stream)
 
     def over_space(self, tokens: Tensor, steps: int, stream: Tensor) -> Tensor:
         """``stream`` plus attention of [B, 1 + T·N, D] with groups of equal time, T = ``steps``."""
-        return self.proj.plus(self._within(tokens, steps, (1, 2)), stream)
+        return self.proj.add_to(self._within(tokens, steps, (1, 2)), stream)
 
     def _within(self, tokens: Tensor, steps: int, order: tuple[int, int]) -> Tensor:
         """Attention in groups; ``order`` says which axes of the patches [B, T, N, ...] are group and member."""
@@ -112,16 +112,16 @@ class DividedAttention(nn.Module):
         return torch.cat([first, rest], dim=1)
 
 
-class Perceptron(nn.Module):
+class FusedMlp(nn.Module):
     """Two products with a GELU between them, four times as wide inside."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = Product(dim, 4 * dim), Product(4 * dim, dim)
+        self.fc1, self.fc2 = FusedLinear(dim, 4 * dim), FusedLinear(4 * dim, dim)
 
     def forward(self, normed: Tensor, stream: Tensor) -> Tensor:
         """``stream`` plus the perceptron of ``normed``, both [..., D]."""
-        return self.fc2.plus(self.fc1.gelu(normed), stream)
+        return self.fc2.add_to(self.fc1.gelu(normed), stream)
 
 
 class SpaceTimeBlock(nn.Module):
@@ -131,7 +131,7 @@ class SpaceTimeBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, VIDEO_EPS) for _ in range(3))
         self.attn, self.timeattn = DividedAttention(dim, heads), DividedAttention(dim, heads)
-        self.mlp = Perceptron(dim)
+        self.mlp = FusedMlp(dim)
 
     def forward(self, tokens: Tensor, steps: int) -> Tensor:
         """[B, 1 + T·N, D] to the same, T = ``steps``."""

@@ -16,9 +16,16 @@ from avpref.domain import METRICS, OWN_TERMS, Dimension, Metric, Score, Terms
 from avpref.identity import digest
 from avpref.media.toyscene import BACKGROUND_RGB, BALL_RGB, RINGS, Attributes, Side, understand
 from avpref.rewards.protocol import ScorableClip, measured, skipped
-from avpref.rewards.toy.toy_ball import Path, Track, fit_path, track_ball
-from avpref.rewards.toy.toy_sound import Heard, Onsets, band_match, find_onsets, listen, peak_to_floor_db
-from avpref.rewards.validity import DEFAULT_RULES, ValidityRules, reason
+from avpref.rewards.toy.toy_ball import BallisticPath, BallTrack, fit_path, track_ball
+from avpref.rewards.toy.toy_sound import (
+    RingOnsets,
+    SoundLevels,
+    analyse_sound,
+    band_match,
+    find_onsets,
+    peak_to_floor_db,
+)
+from avpref.rewards.validity import DEFAULT_RULES, ValidityRules, skip_reason
 
 VERSION = 2
 TRAIN_S = 0.25
@@ -36,24 +43,24 @@ class Evidence:
     clip: ScorableClip
 
     @cached_property
-    def track(self) -> Track:
+    def track(self) -> BallTrack:
         """The ball in each frame."""
         assert self.clip.clip.frames is not None
         return track_ball(self.clip.clip.frames)
 
     @cached_property
-    def path(self) -> Path:
+    def path(self) -> BallisticPath:
         """Its fall and bounces."""
         return fit_path(self.track, self.clip.clip.fps_hz)
 
     @cached_property
-    def heard(self) -> Heard:
+    def heard(self) -> SoundLevels:
         """The sound's levels."""
         assert self.clip.clip.audio is not None
-        return listen(self.clip.clip.audio, self.clip.clip.sample_rate_hz)
+        return analyse_sound(self.clip.clip.audio, self.clip.clip.sample_rate_hz)
 
     @cached_property
-    def onsets(self) -> Onsets:
+    def onsets(self) -> RingOnsets:
         """When it sounds."""
         return find_onsets(self.heard)
 
@@ -140,7 +147,7 @@ class ToyScorer:
         return [self._scores(Evidence(clip)) for clip in clips]
 
     def _scores(self, evidence: Evidence) -> list[Score]:
-        reasons = {dimension: reason(evidence.clip.clip, dimension, self.rules) for dimension in Dimension}
+        reasons = {dimension: skip_reason(evidence.clip.clip, dimension, self.rules) for dimension in Dimension}
         not_understood = _not_understood(evidence.clip.text)
         scores = []
         for metric in self.metrics:

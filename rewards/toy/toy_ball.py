@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Track:
+class BallTrack:
     """The ball in each frame: ``x``, ``y`` [T] in picture heights, ``share`` [T] of its usual contrast (0 = not there).
 
     ``colour`` [3] is the unit difference between ball and background; ``width`` the picture's width in heights;
@@ -47,7 +47,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Path:
+class BallisticPath:
     """A fall from rest and its bounces. ``error`` is the root mean square distance from the track, in picture heights."""
 
     first_impact_s: float
@@ -68,7 +68,7 @@ class Path:
         return np.array(times), np.array(speeds)
 
 
-def track_ball(frames: NDArray[np.uint8]) -> Track:
+def track_ball(frames: NDArray[np.uint8]) -> BallTrack:
     """Follow one ball of the toy world's size, of any colour, through frames uint8 [T, H, W, 3].
 
     Two passes: against the median of all frames, then against the mean of what the ball does not cover.
@@ -83,7 +83,7 @@ def track_ball(frames: NDArray[np.uint8]) -> Track:
     fit = _fit_ball(cells, uncovered, columns)
     share = np.clip(fit.amplitudes / max(fit.usual, 1e-6), 0.0, 1.0)
     x, y = np.asarray(fit.x / CELLS, np.float32), np.asarray(fit.y / CELLS, np.float32)
-    return Track(x, y, share, fit.colour, width, fit.signal, fit.residual)
+    return BallTrack(x, y, share, fit.colour, width, fit.signal, fit.residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ def _fit_ball(cells: Floats, background: Floats, columns: int) -> _BallFit:
     return _BallFit(x, y, amplitudes, usual, balls[best], colour, signal, max(residual, 0.0))
 
 
-def fit_path(track: Track, fps_hz: float) -> Path:
+def fit_path(track: BallTrack, fps_hz: float) -> BallisticPath:
     """The ballistic path nearest to ``track``: the mean over a grid of falls, each as likely as its squared error says.
 
     Averaging instead of picking makes the first impact a smooth function of the picture, finer than a frame.
@@ -134,16 +134,16 @@ def fit_path(track: Track, fps_hz: float) -> Path:
     drop = (fy - offset * f1) / ff
     squared = np.where(drop > 0, yy - drop * fy - offset * y1, np.inf)
     if not np.isfinite(squared.min()):
-        return Path(*(np.nan,) * 4)  # nothing falls in this picture
+        return BallisticPath(*(np.nan,) * 4)  # nothing falls in this picture
     least = max(float(squared.min()), 0.0)
     variance = max(least / max(len(height) - 5, 1), PATH_ERROR**2)
     likely = np.exp(-(squared - squared.min()) / (2 * variance))
     likely /= likely.sum()
     impact_s, fall_s, restitution = (float(likely @ column) for column in bank.parameters)
-    return Path(impact_s, fall_s, restitution, float(np.sqrt((least + _sideways(track)) / weight.sum())))
+    return BallisticPath(impact_s, fall_s, restitution, float(np.sqrt((least + _sideways(track)) / weight.sum())))
 
 
-def _sideways(track: Track) -> float:
+def _sideways(track: BallTrack) -> float:
     """Weighted squared distance of x from uniform motion."""
     weight = np.sqrt(track.share.astype(np.float64) + 1e-3)
     basis = np.stack([weight, weight * np.arange(len(weight))], axis=1)

@@ -32,7 +32,7 @@ Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Onsets:
+class RingOnsets:
     """Times in seconds, ascending, and rises in power; at least one of each."""
 
     times_s: Doubles
@@ -45,7 +45,7 @@ class Onsets:
 
 
 @dataclass(frozen=True, eq=False)
-class Heard:
+class SoundLevels:
     """Mean square [L, K] of each frame and band, and the waveform cut to whole frames."""
 
     audio: NDArray[np.float32]
@@ -61,11 +61,11 @@ class Heard:
         return np.maximum(self.power[loud].mean(axis=0) - self.power[quiet].mean(axis=0), 0.0)
 
 
-def listen(audio: NDArray[np.float32], sample_rate_hz: int) -> Heard:
+def analyse_sound(audio: NDArray[np.float32], sample_rate_hz: int) -> SoundLevels:
     """Analyse a waveform [S] of at least one frame (62.5 ms)."""
     layout = _layout(sample_rate_hz)
     whole = audio[: len(audio) // layout.hop * layout.hop]
-    return Heard(whole, layout, 10.0 ** (analyse(whole, layout).astype(np.float64) / 10))
+    return SoundLevels(whole, layout, 10.0 ** (analyse(whole, layout).astype(np.float64) / 10))
 
 
 @lru_cache(maxsize=4)
@@ -73,13 +73,13 @@ def _layout(sample_rate_hz: int) -> BandLayout:
     return BandLayout(sample_rate_hz, sample_rate_hz / round(sample_rate_hz / FRAMES_HZ), NUM_BANDS)
 
 
-def peak_to_floor_db(heard: Heard) -> float:
+def peak_to_floor_db(heard: SoundLevels) -> float:
     """Level of the loudest frame above that of the quietest tenth, in dB, all bands together."""
     levels = np.sort(10 * np.log10(heard.power.sum(axis=1)))
     return float(levels[-1] - levels[: max(1, len(levels) // 10)].mean())
 
 
-def band_match(heard: Heard, centre_hz: float) -> float:
+def band_match(heard: SoundLevels, centre_hz: float) -> float:
     """Cosine in [0, 1] between the amplitudes of the whole sound in each band and a pure sound in the band of ``centre_hz``.
 
     All of the sound counts, so noise and rings of another material both take away from it.
@@ -89,8 +89,8 @@ def band_match(heard: Heard, centre_hz: float) -> float:
     return float(np.sqrt(energy[band] / max(energy.sum(), 1e-12)))
 
 
-def find_onsets(heard: Heard) -> Onsets:
-    """Onsets in the band that rises most."""
+def find_onsets(heard: SoundLevels) -> RingOnsets:
+    """RingOnsets in the band that rises most."""
     power = _fine_power(heard, int(heard.rise.argmax()))
     floor = np.sort(power)[: max(1, len(power) // 5)].mean()
     padded = np.concatenate([np.full(FINE, floor), power, np.full(FINE, floor)])
@@ -104,11 +104,11 @@ def find_onsets(heard: Heard) -> Onsets:
         times.append(float(run @ np.arange(start, stop) / run.sum()) * cell_s + DECAY_LAG_S)
         strengths.append(float(run.max()))
     if not times:
-        return Onsets(np.zeros(1), np.zeros(1))
-    return Onsets(np.array(times), np.array(strengths))
+        return RingOnsets(np.zeros(1), np.zeros(1))
+    return RingOnsets(np.array(times), np.array(strengths))
 
 
-def _fine_power(heard: Heard, band: int) -> Doubles:
+def _fine_power(heard: SoundLevels, band: int) -> Doubles:
     """Mean square [L · FINE] of one band: its part of the spectrum, shifted to zero and turned back into time."""
     spectrum = np.fft.rfft(heard.audio)
     low, high = heard.layout.edges_hz[band : band + 2] * len(heard.audio) / heard.layout.sample_rate_hz

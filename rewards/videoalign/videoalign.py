@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
-from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Unjudgeable
+from avpref.rewards.model_scorer import CPU, ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS
-from avpref.rewards.videoalign.videoalign_frames import FrameRules, look, num_tokens, patch_grid, patches
+from avpref.rewards.videoalign.videoalign_frames import FrameRules, num_tokens, patch_grid, patches, sample_frames
 from avpref.rewards.videoalign.videoalign_network import (
     FULL,
     TINY,
@@ -35,7 +35,7 @@ from avpref.rewards.videoalign.videoalign_text import (
     PUBLISHED_RENDERINGS,
     VideoAlignText,
     read_text,
-    reward_places,
+    reward_positions,
     tiny_text,
 )
 from avpref.rewards.weights.catalogue import VIDEOALIGN
@@ -44,19 +44,19 @@ from avpref.storage.weight_files import read_weights
 VERSION = 1
 FILLING = 0
 
-RAW = (
+RAW_METRICS = (
     METRIC_BY_NAME["visual_quality"],
     METRIC_BY_NAME["motion_quality"],
     Metric("text_alignment", "scorer units", True, Dimension.VIDEO),
 )
-NORMALISED = (
+NORMALISED_METRICS = (
     Metric("videoalign_vq", "standard deviations", True, Dimension.VIDEO),
     Metric("videoalign_mq", "standard deviations", True, Dimension.VIDEO),
     Metric("videoalign_ta", "standard deviations", True, Dimension.VIDEO),
 )
 """The same three numbers less the published mean, over the published standard deviation."""
 
-VIDEOALIGN_METRICS = (*RAW, *NORMALISED)
+VIDEOALIGN_METRICS = (*RAW_METRICS, *NORMALISED_METRICS)
 
 TINY_FRAMES = FrameRules(min_pixels=56 * 56, max_pixels=84 * 84)
 
@@ -72,7 +72,7 @@ class VideoAlignInputs:
 class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
     """Six numbers per clip: the raw rewards and the normalised ones. Those of text alignment need a text."""
 
-    text_metrics = frozenset({RAW[2].name, NORMALISED[2].name})
+    text_metrics = frozenset({RAW_METRICS[2].name, NORMALISED_METRICS[2].name})
 
     def __init__(
         self,
@@ -101,16 +101,16 @@ class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
         return digest("videoalign", VERSION, self._weights_id, self._text.identity, settings, dtype)
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> VideoAlignInputs:
-        """Sampled, resized frames and the rubric's tokens. Raises Unjudgeable for too few frames, slivers, and too long clips."""
+        """Sampled, resized frames and the rubric's tokens. Raises NotScorable for too few frames, slivers, and too long clips."""
         assert clip.clip.frames is not None, "the rules let a clip without picture pass"
         try:
-            frames = look(clip.clip.frames, clip.clip.fps_hz, self._settings.frames)
+            frames = sample_frames(clip.clip.frames, clip.clip.fps_hz, self._settings.frames)
         except ValueError as error:
-            raise Unjudgeable(str(error)) from error
+            raise NotScorable(str(error)) from error
         token_ids = self._text.token_ids(clip.text, num_tokens(frames))
         most = self._network.sizes.max_positions
         if len(token_ids) > most:
-            raise Unjudgeable(f"{len(token_ids)} tokens of picture and text; the model knows {most} positions")
+            raise NotScorable(f"{len(token_ids)} tokens of picture and text; the model knows {most} positions")
         return VideoAlignInputs(frames, token_ids)
 
     def measure(self, batch: Sequence[VideoAlignInputs]) -> list[Mapping[str, float]]:
@@ -119,14 +119,14 @@ class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
         seen = torch.cat([patches(each.frames.to(device)) for each in batch])
         grids = torch.tensor([patch_grid(each.frames) for each in batch], device=device)
         token_ids = pad_sequence([each.token_ids for each in batch], batch_first=True, padding_value=FILLING)
-        places = torch.stack([reward_places(each.token_ids, self._text.reward_ids) for each in batch])
+        places = torch.stack([reward_positions(each.token_ids, self._text.reward_ids) for each in batch])
         rewards = self._network(seen, grids, token_ids.to(device), places.to(device)).double().tolist()
         return [self._named(row) for row in rewards]
 
     def _named(self, rewards: Sequence[float]) -> dict[str, float]:
         settings = self._settings
-        named = {metric.name: reward for metric, reward in zip(RAW, rewards, strict=True)}
-        columns = zip(NORMALISED, rewards, settings.means, settings.deviations, strict=True)
+        named = {metric.name: reward for metric, reward in zip(RAW_METRICS, rewards, strict=True)}
+        columns = zip(NORMALISED_METRICS, rewards, settings.means, settings.deviations, strict=True)
         return named | {metric.name: (reward - mean) / deviation for metric, reward, mean, deviation in columns}
 
 

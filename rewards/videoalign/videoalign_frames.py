@@ -75,7 +75,7 @@ def resized_size(height_px: int, width_px: int, rules: FrameRules) -> tuple[int,
     return height, width
 
 
-def look(frames: NDArray[np.uint8], fps_hz: float, rules: FrameRules) -> Tensor:
+def sample_frames(frames: NDArray[np.uint8], fps_hz: float, rules: FrameRules) -> Tensor:
     """The frames [N, h, w, 3] uint8 that the network gets, of a clip's frames [T, H, W, 3] uint8.
 
     Raises ValueError as :func:`frame_indices` and :func:`resized_size` do.

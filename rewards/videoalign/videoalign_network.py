@@ -94,7 +94,7 @@ class VideoAlignNetwork(nn.Module):
         self.language_model = Qwen2VLTextModel(text)
         self.rm_head = nn.Linear(sizes.dim, 1, bias=False)
 
-    def see(self, patches: Tensor, grids: Tensor) -> Tensor:
+    def embed_patches(self, patches: Tensor, grids: Tensor) -> Tensor:
         """Tokens [P/4, D] of the patches [P, 1176] of all clips in a row, ``grids`` [B, 3] being each one's (pairs, rows, columns)."""
         return self.visual(patches.to(self.rm_head.weight.dtype), grid_thw=grids).pooler_output
 
@@ -104,7 +104,7 @@ class VideoAlignNetwork(nn.Module):
         Attention looks back only, so what fills up a row is never seen by what comes before it.
         """
         embeddings = self.language_model.embed_tokens(token_ids)
-        seen = self.see(patches, grids)
+        seen = self.embed_patches(patches, grids)
         is_video = token_ids == self.video_id
         assert int(is_video.sum()) == len(seen), f"{int(is_video.sum())} places for {len(seen)} tokens of pictures"
         embeddings = embeddings.masked_scatter(is_video[..., None], seen)
@@ -154,7 +154,7 @@ def _configurations(sizes: VideoAlignSizes):
     return vision, text
 
 
-def hollow_network(sizes: VideoAlignSizes, video_id: int) -> VideoAlignNetwork:
+def network_without_memory(sizes: VideoAlignSizes, video_id: int) -> VideoAlignNetwork:
     """A network with shapes and no memory, except for its rotary frequencies, which no file holds."""
     network = on_meta(lambda: VideoAlignNetwork(sizes, video_id))
     for part, name in ((network.visual, "rotary_pos_emb"), (network.language_model, "rotary_emb")):
@@ -177,7 +177,7 @@ def load_network(
     dtype: torch.dtype = torch.float32,
 ) -> VideoAlignNetwork:
     """The network with the published ``tensors``, merged. Raises InputError that names what is missing, extra or misshapen."""
-    network = hollow_network(sizes, video_id)
+    network = network_without_memory(sizes, video_id)
     strange = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
     if strange:
         raise InputError(f"{source} holds {strange[0]}, which is no tensor", "a state dict", "check the path")
@@ -195,14 +195,14 @@ def load_network(
 
 def random_network(sizes: VideoAlignSizes, video_id: int, device: str, dtype: torch.dtype) -> VideoAlignNetwork:
     """A network with meaningless weights that depend on their names alone."""
-    network = hollow_network(sizes, video_id)
+    network = network_without_memory(sizes, video_id)
     fill(network)
     fit(network, network.state_dict(), "random weights", device=device, dtype=dtype)
     return network.to(device)
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _PublishedTensors:
     """Where the published file keeps tensor ``name`` of our network, with shapes: itself, or a base and two LoRA factors."""
 
     name: str
@@ -217,7 +217,7 @@ class _Parts:
         return torch.addmm(base.float(), up, down, alpha=scaling)
 
 
-def _published(network: VideoAlignNetwork, adapter: Adapter) -> Iterator[_Parts]:
+def _published(network: VideoAlignNetwork, adapter: Adapter) -> Iterator[_PublishedTensors]:
     adapted = {
         f"language_model.{name}" for name, module in network.language_model.named_modules() if type(module) is nn.Linear
     }
@@ -226,12 +226,12 @@ def _published(network: VideoAlignNetwork, adapter: Adapter) -> Iterator[_Parts]
         prefix = "base_model.model." + layer.replace("language_model.", "model.", 1)
         shape = tuple(tensor.shape)
         if layer not in adapted:
-            yield _Parts(name, {f"{prefix}.{last}": shape})
+            yield _PublishedTensors(name, {f"{prefix}.{last}": shape})
         elif last == "bias":
-            yield _Parts(name, {f"{prefix}.base_layer.bias": shape})
+            yield _PublishedTensors(name, {f"{prefix}.base_layer.bias": shape})
         else:
             factors = {
                 f"{prefix}.lora_A.default.weight": (adapter.rank, shape[1]),
                 f"{prefix}.lora_B.default.weight": (shape[0], adapter.rank),
             }
-            yield _Parts(name, {f"{prefix}.base_layer.weight": shape} | factors)
+            yield _PublishedTensors(name, {f"{prefix}.base_layer.weight": shape} | factors)

@@ -13,8 +13,8 @@ from avpref.rewards.videoalign.videoalign_frames import FrameRules
 from avpref.rewards.videoalign.videoalign_network import Adapter
 from avpref.rewards.videoalign.videoalign_text import FETCH
 
-Section = Mapping[str, object]
-Three = tuple[float, float, float]
+JsonSection = Mapping[str, object]
+ThreeNumbers = tuple[float, float, float]
 
 PUBLISHED_FRAMES = FrameRules()
 PUBLISHED_ADAPTER = Adapter()
@@ -25,14 +25,14 @@ class PublishedSettings:
     """Frames, means and standard deviations (visual quality, motion quality, text alignment), adapter; published defaults."""
 
     frames: FrameRules = PUBLISHED_FRAMES
-    means: Three = (3.6757, 1.1646, 2.8105)
-    deviations: Three = (2.2476, 1.3811, 2.5121)
+    means: ThreeNumbers = (3.6757, 1.1646, 2.8105)
+    deviations: ThreeNumbers = (2.2476, 1.3811, 2.5121)
     adapter: Adapter = PUBLISHED_ADAPTER
 
 
 PUBLISHED = PublishedSettings()
 
-SUPPORTED: Mapping[str, Section] = {
+SUPPORTED: Mapping[str, JsonSection] = {
     "data_config": {"num_frames": None, "sample_type": "uniform", "prompt_template_type": "detailed_special"},
     "model_config": {"use_special_tokens": True, "reward_token": "special"},
     "peft_lora_config": {"use_rslora": False},
@@ -74,7 +74,7 @@ def read_settings(path: Path) -> PublishedSettings:
     )
 
 
-def _sections(path: Path) -> dict[str, Section]:
+def _sections(path: Path) -> dict[str, JsonSection]:
     """A section that is absent or null is empty."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -83,21 +83,21 @@ def _sections(path: Path) -> dict[str, Section]:
         raise InputError(f"{path} cannot be read: {error}", "VideoAlign's model_config.json", FETCH) from error
 
 
-def _number(path: Path, section: Section, key: str, published: float) -> float:
+def _number(path: Path, section: JsonSection, key: str, published: float) -> float:
     value = section.get(key, published)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _refused(path, key, value, f"a number such as {published:g}")
     return float(value)
 
 
-def _positive(path: Path, section: Section, key: str, published: float) -> float:
+def _positive(path: Path, section: JsonSection, key: str, published: float) -> float:
     value = _number(path, section, key, published)
     if value <= 0:
         raise _refused(path, key, value, f"a number above 0 such as {published:g}")
     return value
 
 
-def _whole(path: Path, section: Section, key: str, published: int) -> int:
+def _whole(path: Path, section: JsonSection, key: str, published: int) -> int:
     value = _positive(path, section, key, published)
     if value != int(value):
         raise _refused(path, key, value, f"a whole number such as {published}")

@@ -131,7 +131,7 @@ class VideoAlignText:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def reward_places(token_ids: Tensor, reward_ids: Sequence[int]) -> Tensor:
+def reward_positions(token_ids: Tensor, reward_ids: Sequence[int]) -> Tensor:
     """Where in ``token_ids`` [L] the reward tokens are, [3] int64. Each must occur exactly once."""
     places = [torch.nonzero(token_ids == reward_id)[:, 0] for reward_id in reward_ids]
     assert all(len(found) == 1 for found in places), f"reward tokens occur {[len(found) for found in places]} times"

@@ -11,7 +11,7 @@ import torch
 from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Metric, ScoreStatus, Terms
 from avpref.media.reading import DecodedClip
 from avpref.rewards import model_scorer
-from avpref.rewards.model_scorer import ModelScorer, Placement, Unjudgeable
+from avpref.rewards.model_scorer import ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 
 
@@ -35,7 +35,7 @@ class Loudness(ModelScorer[float]):
         assert clip.clip.audio is not None
         level = float(np.abs(clip.clip.audio).mean())
         if level > 0.5:
-            raise Unjudgeable("too loud for this network")
+            raise NotScorable("too loud for this network")
         return level
 
     def measure(self, batch: Sequence[float]) -> list[Mapping[str, float]]:

@@ -8,7 +8,7 @@ import pytest
 from avpref.domain import METRICS, Dimension, ScoreStatus
 from avpref.media.reading import DecodedClip
 from avpref.rewards.protocol import ScorableClip, measured
-from avpref.rewards.validity import DEFAULT_RULES, Flag, ValidityRules, flags, reason, score_valid
+from avpref.rewards.validity import DEFAULT_RULES, Flag, ValidityRules, flags, score_valid, skip_reason
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 3)).astype(np.uint8)
 SOUND = (0.1 * np.random.default_rng(1).standard_normal(32000)).astype(np.float32)
@@ -20,7 +20,7 @@ def clip(frames: np.ndarray | None = FRAMES, audio: np.ndarray | None = SOUND, d
 
 def test_a_good_clip_has_no_flags() -> None:
     assert flags(clip(), DEFAULT_RULES) == ()
-    assert all(reason(clip(), dimension, DEFAULT_RULES) == "" for dimension in Dimension)
+    assert all(skip_reason(clip(), dimension, DEFAULT_RULES) == "" for dimension in Dimension)
 
 
 @pytest.mark.parametrize(

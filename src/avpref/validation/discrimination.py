@@ -24,7 +24,7 @@ Indices = NDArray[np.int64]
 
 TIE_SHARE = 1e-6
 """Differences up to this share of the numbers' standard deviation are ties: equal clips in different batches differ by rounding."""
-MIN_LADDER_STEPS = 3
+MIN_SERIES_STEPS = 3
 """Fewer steps with a number have no order to speak of."""
 
 
@@ -38,7 +38,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False)
-class Contest:
+class DiscriminationData:
     """Good clips against negatives: goodness ``positive`` [P] with ``source`` [P] (any integers), goodness ``negative`` [N], and
     ``positive_of`` [N], the index in ``positive`` of the clip that each negative was made from.
     """
@@ -68,7 +68,7 @@ class Discrimination:
 
 
 @dataclass(frozen=True, eq=False)
-class Ladder:
+class DelaySeries:
     """One clip made worse step by step: ``step`` [K], 0 for the clip as it is, and ``goodness`` [K]."""
 
     source: int
@@ -85,7 +85,7 @@ class Monotonicity:
     """
 
     estimate: Estimate | None
-    num_ladders: int
+    num_series: int
     num_constant: int
     num_without: int
 
@@ -113,7 +113,7 @@ def tie_of(values: Floats) -> float:
     return TIE_SHARE * float(known.std()) if len(known) else 0.0
 
 
-def discriminate(contest: Contest, tie: float, settings: BootstrapSettings) -> Discrimination:
+def discriminate(contest: DiscriminationData, tie: float, settings: BootstrapSettings) -> Discrimination:
     """All of a contest's numbers. Equal input gives equal intervals: resamples are drawn from the settings' seed."""
     own = contest.positive[contest.positive_of]
     has_positive, has_negative = ~np.isnan(contest.positive), ~np.isnan(contest.negative)
@@ -144,12 +144,12 @@ def discriminate(contest: Contest, tie: float, settings: BootstrapSettings) -> D
     )
 
 
-def monotonicity(ladders: Sequence[Ladder], tie: float, settings: BootstrapSettings) -> Monotonicity:
+def monotonicity(ladders: Sequence[DelaySeries], tie: float, settings: BootstrapSettings) -> Monotonicity:
     """Mean rank correlation over ``ladders``; see :class:`Monotonicity`."""
     order, owner, num_constant = [], [], 0
     for ladder in ladders:
         known = ~np.isnan(ladder.goodness)
-        if known.sum() < MIN_LADDER_STEPS:
+        if known.sum() < MIN_SERIES_STEPS:
             continue
         goodness = ladder.goodness[known]
         is_constant = float(np.ptp(goodness)) <= tie

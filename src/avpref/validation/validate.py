@@ -16,21 +16,29 @@ from avpref.domain import Dimension, Metric, Score, Terms
 from avpref.errors import InputError, MediaError
 from avpref.identity import derive_seed
 from avpref.media.reading import DecodedClip
-from avpref.rewards.negatives.corruptions import LADDER_S, SEED_KINDS, Absent, Kind, Negative, ladder, negatives
+from avpref.rewards.negatives.corruptions import (
+    DELAY_STEPS_S,
+    SEED_KINDS,
+    Absent,
+    Negative,
+    NegativeKind,
+    delayed_negatives,
+    negatives,
+)
 from avpref.rewards.negatives.cuts import Cut, Donor
 from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.validation.discrimination import (
-    Contest,
+    DelaySeries,
     Discrimination,
+    DiscriminationData,
     Floats,
     Indices,
-    Ladder,
     Monotonicity,
     discriminate,
     monotonicity,
     tie_of,
 )
-from avpref.validation.windows import GoodWindow, Unusable, read_cut, read_donor
+from avpref.validation.windows import Unusable, ValidationWindow, read_cut, read_donor
 
 POSITIVE = "positive"
 """The kind of a clip as it is, in rows."""
@@ -44,7 +52,7 @@ class ValidationSettings:
     window_s: float = 4.0
     seed: int = 0
     num_negatives: int = 1
-    steps_s: tuple[float, ...] = LADDER_S
+    steps_s: tuple[float, ...] = DELAY_STEPS_S
     bootstrap_samples: int = 1000
 
     @property
@@ -62,7 +70,7 @@ class ValidationSettings:
 class ValidationRow:
     """One number of one metric for one clip; ``clip`` names the good clip that it is or was made from.
 
-    ``kind`` is ``positive`` or a :class:`avpref.rewards.negatives.corruptions.Kind`; ``parameters`` is JSON.
+    ``kind`` is ``positive`` or a :class:`avpref.rewards.negatives.corruptions.NegativeKind`; ``parameters`` is JSON.
     """
 
     clip: str
@@ -94,7 +102,7 @@ class AbsentRow:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredWindows:
     """All scores of all clips, negatives that are absent, and windows that could not be decoded."""
 
     rows: tuple[ValidationRow, ...]
@@ -103,7 +111,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class StepResult:
+class DelayDiscrimination:
     """How well a metric tells clips from the same clips with their sound late and early by ``step_s``."""
 
     step_s: float
@@ -121,19 +129,19 @@ class MetricValidation:
     metric: Metric
     terms: Terms
     overall: Discrimination
-    kinds: Mapping[Kind, Discrimination]
-    steps: tuple[StepResult, ...]
+    kinds: Mapping[NegativeKind, Discrimination]
+    steps: tuple[DelayDiscrimination, ...]
     monotonicity: Monotonicity
     directions: Mapping[str, Monotonicity]
     without: Mapping[tuple[str, str], int]
 
 
 def score_windows(
-    windows: Sequence[GoodWindow],
+    windows: Sequence[ValidationWindow],
     scorers: Sequence[Scorer],
     settings: ValidationSettings,
     advance: Callable[[], None] = lambda: None,
-) -> Scored:
+) -> ScoredWindows:
     """Make the negatives of each window and give all of its clips to each scorer; ``advance`` is called after each window.
 
     A window that cannot be decoded is left out, with the reason. Raises InputError where none can.
@@ -154,10 +162,12 @@ def score_windows(
     if not rows:
         reasons = "; ".join(sorted({one.reason for one in unusable}))
         raise InputError(f"no window could be decoded: {reasons}", "whole media files", "copy or make the files again")
-    return Scored(tuple(rows), tuple(absent), tuple(unusable))
+    return ScoredWindows(tuple(rows), tuple(absent), tuple(unusable))
 
 
-def judge(scored: Scored, scorers: Sequence[Scorer], settings: ValidationSettings) -> list[MetricValidation]:
+def validate_metrics(
+    scored: ScoredWindows, scorers: Sequence[Scorer], settings: ValidationSettings
+) -> list[MetricValidation]:
     """Statistics of every metric of every scorer, in their order."""
     recording_of = {row.clip: row.recording for row in scored.rows}
     number_of = {recording: number for number, recording in enumerate(dict.fromkeys(recording_of.values()))}
@@ -174,7 +184,7 @@ def judge(scored: Scored, scorers: Sequence[Scorer], settings: ValidationSetting
 
 
 @dataclass(frozen=True, eq=False)
-class _Trials:
+class _WindowClips:
     """One window with what was made of it."""
 
     cut: Cut
@@ -187,20 +197,24 @@ class _Trials:
         yield from ((negative, negative.clip) for negative in self.negatives)
 
 
-def _trials(window: GoodWindow, windows: Sequence[GoodWindow], settings: ValidationSettings) -> _Trials:
+def _trials(
+    window: ValidationWindow, windows: Sequence[ValidationWindow], settings: ValidationSettings
+) -> _WindowClips:
     cut = read_cut(window, settings.window_s, settings.margin_s)
     made: list[Negative | Absent] = []
     for index in range(settings.num_negatives):
         made += negatives(cut, _donor(cut, window, windows, settings.seed, index), settings.seed, index)
-    made += ladder(cut, settings.steps_s)
-    return _Trials(
+    made += delayed_negatives(cut, settings.steps_s)
+    return _WindowClips(
         cut,
         [each for each in made if isinstance(each, Negative)],
         [each for each in made if isinstance(each, Absent)],
     )
 
 
-def _donor(cut: Cut, window: GoodWindow, windows: Sequence[GoodWindow], seed: int, index: int) -> Donor | None:
+def _donor(
+    cut: Cut, window: ValidationWindow, windows: Sequence[ValidationWindow], seed: int, index: int
+) -> Donor | None:
     """A drawn window of another recording, None where there is no other. One that cannot be read is told of when its turn comes."""
     others = [other for other in windows if other.recording != window.recording]
     random = Generator(PCG64(derive_seed("donor", seed, window.name, index)))
@@ -210,7 +224,7 @@ def _donor(cut: Cut, window: GoodWindow, windows: Sequence[GoodWindow], seed: in
     return None
 
 
-def _scored(window: GoodWindow, made: _Trials, scorer: Scorer) -> Iterator[ValidationRow]:
+def _scored(window: ValidationWindow, made: _WindowClips, scorer: Scorer) -> Iterator[ValidationRow]:
     trials = list(made.clips())
     given = [ScorableClip(_id(window, negative), window.text, clip) for negative, clip in trials]
     for (negative, _), scores in zip(trials, _scores(scorer, given), strict=True):
@@ -250,13 +264,13 @@ def _scores(scorer: Scorer, clips: Sequence[ScorableClip]) -> list[list[Score]]:
     return [answers[track] for track in tracks]
 
 
-def _id(window: GoodWindow, negative: Negative | None) -> str:
+def _id(window: ValidationWindow, negative: Negative | None) -> str:
     what = POSITIVE if negative is None else f"{negative.kind.value}/{negative.op}/{negative.index}"
     return f"{window.name}/{what}"
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _SignedValue:
     """A row's number with the better end up, NaN where there is none; ``clip`` is the number of the good clip."""
 
     clip: int
@@ -274,42 +288,44 @@ def _judged(
     source: Indices,
     settings: ValidationSettings,
 ) -> MetricValidation:
-    judged = [_Judged(place[row.clip], row.kind, row.op, row.step_s, _goodness(row, metric)) for row in rows]
+    judged = [_SignedValue(place[row.clip], row.kind, row.op, row.step_s, _goodness(row, metric)) for row in rows]
     tie = tie_of(np.array([one.goodness for one in judged]))
     positive = np.full(len(source), np.nan)
     for one in judged:
         if one.kind == POSITIVE:
             positive[one.clip] = one.goodness
 
-    def against(chosen: Sequence[_Judged]) -> Discrimination:
+    def against(chosen: Sequence[_SignedValue]) -> Discrimination:
         values = np.array([one.goodness for one in chosen], np.float64)
         own = np.array([one.clip for one in chosen], np.int64)
-        return discriminate(Contest(positive, source, values, own), tie, settings.bootstrap)
+        return discriminate(DiscriminationData(positive, source, values, own), tie, settings.bootstrap)
 
-    delays = [one for one in judged if one.kind == Kind.DESYNC]
+    delays = [one for one in judged if one.kind == NegativeKind.DESYNC]
     of_kind = {kind: [one for one in judged if one.kind == kind] for kind in SEED_KINDS}
     steps = sorted({one.step_s for one in delays})
-    ladders = {name: _ladders([one for one in delays if one.op == name], positive, source) for name in DIRECTIONS}
+    ladders = {name: _delay_series([one for one in delays if one.op == name], positive, source) for name in DIRECTIONS}
     return MetricValidation(
         scorer=type(scorer).__name__,
         metric=metric,
         terms=scorer.terms,
         overall=against([one for kind in SEED_KINDS for one in of_kind[kind]]),
         kinds={kind: against(of_kind[kind]) for kind in SEED_KINDS},
-        steps=tuple(StepResult(step, against([one for one in delays if one.step_s == step])) for step in steps),
+        steps=tuple(
+            DelayDiscrimination(step, against([one for one in delays if one.step_s == step])) for step in steps
+        ),
         monotonicity=monotonicity([one for name in DIRECTIONS for one in ladders[name]], tie, settings.bootstrap),
         directions={name: monotonicity(ladders[name], tie, settings.bootstrap) for name in DIRECTIONS},
         without=Counter((row.kind, row.reason) for row in rows if row.value is None),
     )
 
 
-def _ladders(delays: Sequence[_Judged], positive: Floats, source: Indices) -> list[Ladder]:
+def _delay_series(delays: Sequence[_SignedValue], positive: Floats, source: Indices) -> list[DelaySeries]:
     """One ladder per clip, from the clip as it is upwards; ``delays`` are those of one direction."""
-    rungs: dict[int, list[_Judged]] = defaultdict(list)
+    rungs: dict[int, list[_SignedValue]] = defaultdict(list)
     for one in delays:
         rungs[one.clip].append(one)
     return [
-        Ladder(
+        DelaySeries(
             int(source[clip]),
             np.array([0.0, *(one.step_s for one in own)]),
             np.array([positive[clip], *(one.goodness for one in own)]),

@@ -14,11 +14,11 @@ import pyarrow as pa
 from avpref import __version__
 from avpref.domain import PUBLIC_NAME, Dimension
 from avpref.reports.plots import COLOUR, INK, Panel
-from avpref.rewards.negatives.corruptions import SEED_KINDS, Kind
+from avpref.rewards.negatives.corruptions import SEED_KINDS, NegativeKind
 from avpref.rewards.protocol import Scorer
 from avpref.validation.discrimination import Discrimination, Estimate
-from avpref.validation.validate import MetricValidation, Scored, ValidationRow, ValidationSettings
-from avpref.validation.windows import GoodClips
+from avpref.validation.validate import MetricValidation, ScoredWindows, ValidationRow, ValidationSettings
+from avpref.validation.windows import ValidationWindows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,11 +30,11 @@ BY_KIND = "by kind of negative: AUROC, accuracy (s+ > s-), accuracy (s+ >= s-)"
 FEW_RECORDINGS = 10
 """With fewer independent recordings a bootstrap's interval is too narrow."""
 SHORT_NAME = {
-    Kind.VIDEO_SPATIAL: "v space",
-    Kind.VIDEO_TEMPORAL: "v time",
-    Kind.AUDIO_SPATIAL: "a space",
-    Kind.AUDIO_TEMPORAL: "a time",
-    Kind.SWAPPED_AUDIO: "swapped",
+    NegativeKind.VIDEO_SPATIAL: "v space",
+    NegativeKind.VIDEO_TEMPORAL: "v time",
+    NegativeKind.AUDIO_SPATIAL: "a space",
+    NegativeKind.AUDIO_TEMPORAL: "a time",
+    NegativeKind.SWAPPED_AUDIO: "swapped",
 }
 LOOKS = ("o-", "s--", "^-.", "D:", "v-", "P--", "X-.", "*:")
 COLUMN_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "float | None": pa.float64()}
@@ -47,9 +47,9 @@ def labels(found: Sequence[MetricValidation]) -> list[str]:
 
 
 def document(
-    clips: GoodClips,
+    clips: ValidationWindows,
     scorers: Sequence[Scorer],
-    scored: Scored,
+    scored: ScoredWindows,
     found: Sequence[MetricValidation],
     settings: ValidationSettings,
 ) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def document(
     }
 
 
-def rows_table(scored: Scored) -> pa.Table:
+def rows_table(scored: ScoredWindows) -> pa.Table:
     """Every number with what was done to its clip, one row per clip and metric."""
     schema = pa.schema([(field.name, COLUMN_TYPES[str(field.type)]) for field in fields(ValidationRow)])
     return pa.Table.from_pylist([vars(row) for row in scored.rows], schema)
@@ -112,7 +112,7 @@ def kind_rows(found: Sequence[MetricValidation]) -> list[dict[str, Any]]:
     ]
 
 
-def remarks(clips: GoodClips, scored: Scored, found: Sequence[MetricValidation]) -> list[str]:
+def remarks(clips: ValidationWindows, scored: ScoredWindows, found: Sequence[MetricValidation]) -> list[str]:
     """What a reader must know to read the tables rightly, one line each."""
     recordings = len({window.recording for window in clips.windows})
     lines = [

@@ -23,7 +23,7 @@ ONE_FRAME_PX = 16
 
 
 @dataclass(frozen=True)
-class GoodWindow:
+class ValidationWindow:
     """One window of a usable recording; ``recording`` is the hash of its bytes, ``name`` the file as listed and the start."""
 
     name: str
@@ -44,10 +44,10 @@ class Unusable:
 
 
 @dataclass(frozen=True)
-class GoodClips:
+class ValidationWindows:
     """What there is to validate on. ``unread_list`` is a CSV of texts beside the recordings that was not asked for."""
 
-    windows: tuple[GoodWindow, ...]
+    windows: tuple[ValidationWindow, ...]
     unusable: tuple[Unusable, ...]
     unread_list: Path | None = None
 
@@ -59,7 +59,7 @@ class _Listed:
     text: str
 
 
-def good_clips(source: Path, window_s: float) -> GoodClips:
+def find_windows(source: Path, window_s: float) -> ValidationWindows:
     """Windows of ``window_s`` seconds of every recording of ``source``: a folder (searched to its depths), or a CSV with columns
     ``file`` and, if there are any, ``text``.
 
@@ -71,7 +71,7 @@ def good_clips(source: Path, window_s: float) -> GoodClips:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder", "a folder of recordings, or a CSV", "check the path")
     listed = _in_folder(source) if source.is_dir() else _in_csv(source)
-    windows: list[GoodWindow] = []
+    windows: list[ValidationWindow] = []
     unusable: list[Unusable] = []
     known: dict[str, str] = {}
     for row in listed:
@@ -83,10 +83,10 @@ def good_clips(source: Path, window_s: float) -> GoodClips:
     if not windows:
         raise _nothing(source, window_s, unusable)
     beside = source / LIST_NAME
-    return GoodClips(tuple(windows), tuple(unusable), beside if source.is_dir() and beside.is_file() else None)
+    return ValidationWindows(tuple(windows), tuple(unusable), beside if source.is_dir() and beside.is_file() else None)
 
 
-def read_cut(window: GoodWindow, window_s: float, margin_s: float) -> Cut:
+def read_cut(window: ValidationWindow, window_s: float, margin_s: float) -> Cut:
     """The window at the file's own size and rates, with up to ``margin_s`` of its sound before and after. Raises MediaError."""
     clip = read_clip(window.path, start_s=window.start_s, duration_s=window_s)
     rate_hz, num = clip.sample_rate_hz, _num_samples(clip)
@@ -99,7 +99,7 @@ def read_cut(window: GoodWindow, window_s: float, margin_s: float) -> Cut:
     return Cut(window.name, heard, sound, before)
 
 
-def read_donor(window: GoodWindow, like: DecodedClip) -> Donor:
+def read_donor(window: ValidationWindow, like: DecodedClip) -> Donor:
     """Another recording's window at the size and rates of ``like``. Raises MediaError."""
     assert like.frames is not None
     num_frames, height_px, width_px = like.frames.shape[:3]
@@ -147,7 +147,7 @@ def _rows(table: Path, reader: Iterator[list[str]]) -> Iterator[_Listed | Unusab
         yield _Listed(row["file"], (table.parent / row["file"]).resolve(), row.get("text", "").strip())
 
 
-def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[GoodWindow] | Unusable:
+def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[ValidationWindow] | Unusable:
     """The windows of one file; adds its hash to ``known`` (hash → file)."""
     if not row.file.strip() or not row.path.is_file():
         return Unusable(row.file, "no such file")
@@ -167,7 +167,7 @@ def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[GoodW
         return Unusable(row.file, f"{whole_s:.3f} s long, shorter than one window of {window_s:g} s")
     room_s = max(0.0, whole_s - len(starts_s) * window_s) / 2
     return [
-        GoodWindow(f"{row.file}@{start_s:.3f}", row.file, row.path, sha256, row.text, start_s, whole_s)
+        ValidationWindow(f"{row.file}@{start_s:.3f}", row.file, row.path, sha256, row.text, start_s, whole_s)
         for start_s in (round(room_s + start_s, 3) for start_s in starts_s)
     ]
 

@@ -35,7 +35,7 @@ from avpref.rewards.imagebind.imagebind import (
 from avpref.rewards.imagebind.imagebind_towers import (
     FULL,
     TINY,
-    AttentionWithExtraToken,
+    AttentionWithExtraKey,
     ImageBindSizes,
     Modality,
     Towers,
@@ -319,7 +319,7 @@ def test_text_after_the_end_is_not_read() -> None:
 
 def test_the_extra_token_is_that_of_torch() -> None:
     reference = torch.nn.MultiheadAttention(16, 2, add_bias_kv=True, batch_first=True).eval()
-    own = AttentionWithExtraToken(16, 2)
+    own = AttentionWithExtraKey(16, 2)
     own.load_state_dict(reference.state_dict())
     states = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(own(states), reference(states, states, states, need_weights=False)[0])

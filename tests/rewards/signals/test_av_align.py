@@ -17,15 +17,15 @@ from avpref.identity import file_sha256
 from avpref.rewards.signals.av_align import (
     av_align,
     best_lag,
-    bounded,
+    bounded_alignment,
     bounded_av_align,
-    coincidence,
     lag_of,
-    merged,
+    merge_duplicates,
     motion_curve,
-    published,
+    published_alignment,
     sound_curve,
     video_peaks_s,
+    zero_lag_cosine,
 )
 from avpref.rewards.signals.motion import (
     fastest_share_px,
@@ -69,7 +69,7 @@ def test_published_score_of_stored_peaks(golden):
     for case in cases(golden)["clips_and_synthetic"]:
         name = case["case"]
         video = stored[f"{name if 'clip' in case else 'synthetic'}_video_peaks"]
-        found = published(stored[f"{name}_onset_times"], video, case["fps"])
+        found = published_alignment(stored[f"{name}_onset_times"], video, case["fps"])
         assert (found.num_audio_peaks, found.num_video_peaks) == (case["n_audio_peaks"], case["n_video_peaks"])
         assert found.hits == case["hits"]
         assert found.score == pytest.approx(case["score"], abs=1e-9)
@@ -118,14 +118,14 @@ def test_real_clips(golden, media):
         motion = motion_px(frames)
         np.testing.assert_allclose(motion, stored[f"{name}_flow"], rtol=0, atol=1e-5)
         np.testing.assert_allclose(video_peaks_s(motion, case["fps"]), stored[f"{name}_video_peaks"], rtol=0, atol=1e-9)
-        found = published(onsets.times_s, video_peaks_s(motion, case["fps"]), case["fps"])
+        found = published_alignment(onsets.times_s, video_peaks_s(motion, case["fps"]), case["fps"])
         assert (found.hits, found.score) == (case["hits"], pytest.approx(case["score"], abs=1e-9))
 
 
 @pytest.mark.golden
 def test_intersection_over_union_cases(golden):
     for case in cases(golden)["iou_cases"]:
-        found = published(np.array(case["audio_peaks"]), np.array(case["video_peaks"]), case["fps"])
+        found = published_alignment(np.array(case["audio_peaks"]), np.array(case["video_peaks"]), case["fps"])
         assert found.hits == case["hits"]
         assert found.score == pytest.approx(case["score"], abs=1e-9)
 
@@ -139,7 +139,7 @@ def test_local_maximum_cases(golden):
 
 @given(audio=MOMENTS, video=MOMENTS, fps_hz=RATES)
 def test_bounded_score_is_the_largest_matching(audio, video, fps_hz):
-    found = bounded(audio, video, fps_hz)
+    found = bounded_alignment(audio, video, fps_hz)
     may_match = np.abs(audio[:, None] - video[None, :]) < 1.0 / fps_hz
     largest = int((maximum_bipartite_matching(csr_array(may_match)) >= 0).sum()) if may_match.any() else 0
     assert found.hits == largest
@@ -148,13 +148,13 @@ def test_bounded_score_is_the_largest_matching(audio, video, fps_hz):
 
 @given(audio=MOMENTS, video=MOMENTS, fps_hz=RATES)
 def test_bounded_score_is_symmetric_and_never_more_hits_than_published(audio, video, fps_hz):
-    assert bounded(audio, video, fps_hz).score == bounded(video, audio, fps_hz).score
-    assert bounded(audio, video, fps_hz).hits <= published(audio, video, fps_hz).hits
+    assert bounded_alignment(audio, video, fps_hz).score == bounded_alignment(video, audio, fps_hz).score
+    assert bounded_alignment(audio, video, fps_hz).hits <= published_alignment(audio, video, fps_hz).hits
 
 
 @given(moments=MOMENTS, fps_hz=RATES)
 def test_equal_moments_score_one(moments, fps_hz):
-    assert bounded(moments, moments, fps_hz).score == (1.0 if len(moments) else 0.0)
+    assert bounded_alignment(moments, moments, fps_hz).score == (1.0 if len(moments) else 0.0)
 
 
 @pytest.mark.golden
@@ -164,7 +164,7 @@ def test_duplicates_lift_the_published_score_but_not_the_bounded_one(golden):
     audio = stored["synthetic_aligned_audio"]
     case = next(case for case in content["clips_and_synthetic"] if case["case"] == "synthetic_aligned")
     onsets = detect_onsets(audio, case["audio_rate"])
-    assert len(merged(onsets, case["audio_rate"])) <= len(onsets.times_s)
+    assert len(merge_duplicates(onsets, case["audio_rate"])) <= len(onsets.times_s)
     aligned = bounded_av_align(frames, case["fps"], audio, case["audio_rate"]).score
     shifted = bounded_av_align(frames, case["fps"], stored["synthetic_shifted_audio"], case["audio_rate"]).score
     assert shifted < aligned <= 1
@@ -175,7 +175,7 @@ def test_merging_keeps_what_is_apart_and_the_strongest_of_what_is_not():
     strength = np.array([0, 1, 3, 2, 0, 0, 5, 0], np.float32)
     onsets = detect_onsets(np.zeros(8 * 512 - 1, np.float32), 16000)
     onsets = type(onsets)(np.array([1, 2, 3, 6]), np.array([1, 2, 3, 6]) * 0.032, strength)
-    np.testing.assert_allclose(merged(onsets, 16000), [2 * 0.032, 6 * 0.032])
+    np.testing.assert_allclose(merge_duplicates(onsets, 16000), [2 * 0.032, 6 * 0.032])
 
 
 @pytest.mark.golden
@@ -197,7 +197,7 @@ def test_lag_of_a_shifted_curve_is_its_shift(shift, seed):
     picture = (bump - bump.mean()) / np.linalg.norm(bump - bump.mean())
     found = best_lag(np.roll(picture, shift), picture)
     assert found.lag_s == pytest.approx(shift / 100, abs=1e-3)
-    assert -1 - 1e-9 <= coincidence(np.roll(picture, shift), picture) <= found.correlation + 1e-9
+    assert -1 - 1e-9 <= zero_lag_cosine(np.roll(picture, shift), picture) <= found.correlation + 1e-9
 
 
 def test_lag_is_bounded_and_absent_without_events():

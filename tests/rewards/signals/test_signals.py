@@ -20,9 +20,9 @@ from avpref.rewards.signals.av_align import (
     av_align,
     best_lag,
     bounded_av_align,
-    coincidence,
     motion_curve,
     sound_curve,
+    zero_lag_cosine,
 )
 from avpref.rewards.signals.motion import fastest_share_px, small_flow
 from avpref.rewards.signals.onsets import mel_power, onset_strength
@@ -179,7 +179,7 @@ def test_each_metric_orders_its_ladder_on_real_clips(windows, name):
 def sync_of(picture_curve: np.ndarray, clip: DecodedClip) -> tuple[float, float]:
     """``desync`` and ``audio_video`` as the scorer has them, for a motion curve that was computed once."""
     sound_of = sound_curve(onset_strength(clip.audio, RATE_HZ), RATE_HZ, clip.duration_s)
-    return abs(best_lag(sound_of, picture_curve).lag_s), coincidence(sound_of, picture_curve)
+    return abs(best_lag(sound_of, picture_curve).lag_s), zero_lag_cosine(sound_of, picture_curve)
 
 
 def cut(clip: DecodedClip, start_s: float, delay_s: float, length_s: float = 4.0) -> DecodedClip:

@@ -12,7 +12,13 @@ from avpref.domain import Dimension, ScoreStatus
 from avpref.media.reading import DecodedClip
 from avpref.rewards.model_scorer import CPU
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.videoalign.videoalign import NORMALISED, PUBLISHED, RAW, VideoAlignScorer, tiny_videoalign
+from avpref.rewards.videoalign.videoalign import (
+    NORMALISED_METRICS,
+    PUBLISHED,
+    RAW_METRICS,
+    VideoAlignScorer,
+    tiny_videoalign,
+)
 
 CAPTION = "a red ball rolls over the grass"
 VISUAL = ["visual_quality", "motion_quality", "videoalign_vq", "videoalign_mq"]
@@ -47,7 +53,7 @@ def test_six_numbers_that_mean_nothing(scorer: VideoAlignScorer) -> None:
 
 def test_normalised_numbers_follow_from_the_raw_ones(scorer: VideoAlignScorer) -> None:
     found = values(scorer, clip(picture()))[0]
-    columns = zip(RAW, NORMALISED, PUBLISHED.means, PUBLISHED.deviations, strict=True)
+    columns = zip(RAW_METRICS, NORMALISED_METRICS, PUBLISHED.means, PUBLISHED.deviations, strict=True)
     for raw, normalised, mean, deviation in columns:
         assert found[normalised.name] == pytest.approx((found[raw.name] - mean) / deviation, abs=1e-12)
 

@@ -31,8 +31,8 @@ from avpref.rewards.videoalign.videoalign_network import (
     FULL,
     TINY,
     Adapter,
-    hollow_network,
     load_network,
+    network_without_memory,
     published_shapes,
 )
 from avpref.rewards.videoalign.videoalign_text import TEMPLATE_CONSTANT, TINY_TEMPLATE, render, tiny_text
@@ -72,7 +72,7 @@ def listed() -> dict[str, tuple[int, ...]]:
 
 
 def published_tensors(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    shapes = published_shapes(hollow_network(TINY, VIDEO_ID), ADAPTER)
+    shapes = published_shapes(network_without_memory(TINY, VIDEO_ID), ADAPTER)
     shapes["base_model.model.lm_head.weight"] = (TINY.vocab_size, TINY.dim)
     draws = torch.Generator().manual_seed(0)
     return {name: torch.randn(shape, generator=draws).mul(0.1).to(dtype) for name, shape in shapes.items()}
@@ -101,7 +101,7 @@ def test_the_full_network_takes_exactly_the_published_tensors() -> None:
     assert len(expected) == 1123
     unused = {name for name in expected if name.startswith("base_model.model.lm_head.")}
     assert len(unused) == 1
-    found = published_shapes(hollow_network(FULL, 151_656), Adapter())
+    found = published_shapes(network_without_memory(FULL, 151_656), Adapter())
     assert found == {name: shape for name, shape in expected.items() if name not in unused}
 
 
@@ -160,7 +160,7 @@ def test_an_extra_a_misshapen_and_a_strange_entry_are_named() -> None:
 
 
 def test_random_weights_reach_every_parameter() -> None:
-    network = hollow_network(TINY, VIDEO_ID)
+    network = network_without_memory(TINY, VIDEO_ID)
     fill(network)
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
 

@@ -22,7 +22,7 @@ from avpref.rewards.videoalign.videoalign_text import (
     read_template,
     read_text,
     render,
-    reward_places,
+    reward_positions,
     tiny_text,
 )
 
@@ -147,9 +147,9 @@ def test_tokens_are_those_of_the_whole_text(
 @pytest.mark.parametrize("caption", [*HOSTILE, "", "word " * 400, "z" * 5000])
 def test_each_reward_token_occurs_once_whatever_the_caption_says(text: VideoAlignText, caption: str) -> None:
     found, plain = text.token_ids(caption, 4), text.token_ids("x", 4)
-    places = reward_places(found, text.reward_ids)
+    places = reward_positions(found, text.reward_ids)
     assert (found == text.video_id).sum() == 4
-    assert torch.equal(places[:2], reward_places(plain, text.reward_ids)[:2]) and places[2] > places[1]
+    assert torch.equal(places[:2], reward_positions(plain, text.reward_ids)[:2]) and places[2] > places[1]
     special = [text.tokenizer.token_to_id(name) for name in SPECIAL_TOKENS]
     assert [int((found == id_).sum()) for id_ in special] == [int((plain == id_).sum()) for id_ in special]
 
