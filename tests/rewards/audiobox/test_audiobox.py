@@ -22,7 +22,14 @@ from avpref.rewards.audiobox.audiobox import (
     AxisScale,
     tiny_audiobox,
 )
-from avpref.rewards.audiobox.audiobox_network import FULL, TINY, AudioBoxNetwork, num_frames, valid_frames
+from avpref.rewards.audiobox.audiobox_network import (
+    FULL,
+    TINY,
+    AudioBoxNetwork,
+    num_frames,
+    position_bucket,
+    valid_frames,
+)
 from avpref.rewards.model_scorer import CPU, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill

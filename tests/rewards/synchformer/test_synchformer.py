@@ -23,6 +23,7 @@ from avpref.rewards.synchformer.synchformer import (
     TINY,
     WindowLayout,
     audio_features,
+    estimate_desync,
     load_synchformer,
     log_mel_segments,
     segments_of_windows,

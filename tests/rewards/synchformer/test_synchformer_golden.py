@@ -26,6 +26,7 @@ from avpref.rewards.synchformer.synchformer import (
     UNUSED,
     WindowLayout,
     audio_features,
+    estimate_desync,
     load_synchformer,
     log_mel_segments,
     segments_of_windows,
