@@ -82,11 +82,6 @@ class Towers(nn.Module):
         self.modality_heads = nn.ModuleDict({name: part.head for name, part in parts.items()})
         self.modality_postprocessors = nn.ModuleDict({name: part.scaling for name, part in parts.items()})
 
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """The towers that are there."""
-        return tuple(Modality(name) for name in self.modality_trunks)
-
     def embed_images(self, images: Tensor) -> Tensor:
         """Normalised pairs of frames [N, 3, 2, 224, 224] → [N, E], of length 1."""
         return self._embed(Modality.VISION, images)

@@ -276,7 +276,7 @@ def test_the_sound_of_another_recording_replaces_all_channels() -> None:
     assert SwappedSound("b")(CUT, shorter).channels.sum() == 2 * (NUM - 100)
 
 
-def test_the_ladder_goes_both_ways_with_the_recordings_own_sound() -> None:
+def test_delays_go_both_ways_with_the_recordings_own_sound() -> None:
     steps = [each for each in delayed_negatives(CUT) if isinstance(each, Negative)]
     assert {(each.op, each.step_s) for each in steps} == {
         (way, step) for way in ("late", "early") for step in DELAY_STEPS_S if step <= WINDOW_S / 2
@@ -360,5 +360,5 @@ def test_clips_that_were_not_read_from_a_file_have_one_channel() -> None:
 
 
 def test_delays_are_not_drawn() -> None:
-    with pytest.raises(ValueError, match="ladder"):
+    with pytest.raises(ValueError, match="delayed_negatives"):
         draws_of_kind(NegativeKind.DESYNC)
