@@ -205,7 +205,7 @@ def test_a_metric_that_knows_is_found_to_know(windows, knowing, scored) -> None:
     assert (shift.monotonicity.num_series, shift.monotonicity.num_without) == (2 * len(windows), 0)
     assert {name: one.num_series for name, one in shift.directions.items()} == {"late": 9, "early": 9}
     assert [step.step_s for step in shift.steps] == [step for step in DELAY_STEPS_S if step <= WINDOW_S / 2]
-    assert all(step.found.accuracy_strict.value == 1.0 for step in sync.steps)
+    assert all(step.discrimination.accuracy_strict.value == 1.0 for step in sync.steps)
     for kind in SEED_KINDS:
         sees = kind in (NegativeKind.VIDEO_SPATIAL, NegativeKind.VIDEO_TEMPORAL)
         assert picture.kinds[kind].accuracy_strict.value == (1.0 if sees else 0.0)
@@ -250,10 +250,10 @@ def test_a_scorer_of_one_track_judges_each_picture_once_and_gaps_are_counted(win
     (one,) = validate_metrics(found, [scorer], SETTINGS)
     assert one.overall.num_positives == 0 and one.overall.positives_without == len(windows)
     assert one.overall.auroc is None and one.monotonicity.estimate is None
-    assert one.without[POSITIVE, "not today"] == len(windows)
+    assert one.without_number[POSITIVE, "not today"] == len(windows)
     assert all(row.value is None for row in found.rows if row.status == ScoreStatus.SKIPPED)
     told = "\n".join(remarks(windows_of(windows), found, [one]))
-    assert "not today" in told and "mean nothing" in told and "3 recordings" in told
+    assert "not today" in told and "meaningless" in told and "3 recordings" in told
     assert overall_rows([one])[1]["AUROC"] == "-"
 
 

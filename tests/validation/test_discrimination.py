@@ -61,7 +61,7 @@ def test_spearman_is_the_known_one_and_0_for_constants(points) -> None:
 
 
 @given(GRADES, st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=30))
-def test_a_contest_says_what_counting_says(positive, negative) -> None:
+def test_discrimination_agrees_with_counting(positive, negative) -> None:
     given_contest = contest(positive, negative)
     found = discriminate(given_contest, 0.0, SETTINGS)
     pairs = [(positive[of], value) for of, value in zip(given_contest.positive_of, negative, strict=True)]
@@ -138,7 +138,7 @@ def test_monotonicity_is_1_for_falling_goodness_and_0_for_none() -> None:
     assert (flat.estimate.value, flat.num_constant, flat.num_series) == (pytest.approx(0.5), 1, 2)
 
 
-def test_ladders_need_three_steps_with_a_number() -> None:
+def test_series_need_three_steps_with_a_number() -> None:
     step, nan = np.array([0.0, 0.1, 0.5, 1.0]), float("nan")
     kept = DelaySeries(0, step, np.array([3.0, nan, 2.0, 1.0]))
     lost = DelaySeries(1, step, np.array([3.0, nan, nan, 1.0]))
