@@ -60,7 +60,7 @@ class View:
         return read_clip(clip, duration_s=min(self.window_s, probe(clip).duration_s))
 
     def fingerprint(self, is_network: bool) -> object:
-        """What of the view the numbers of scorers of one sort depend on."""
+        """The settings of the view that the numbers of such scorers depend on, for the fingerprint of their scores."""
         return self.window_s if is_network or self.shape is None else vars(self.shape)
 
 

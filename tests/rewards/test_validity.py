@@ -1,4 +1,4 @@
-"""Flags and what they keep from being judged."""
+"""Flags of clips, and the metrics that they skip."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_flags(given: DecodedClip, expected: tuple[Flag, ...]) -> None:
     assert flags(given, DEFAULT_RULES) == expected
 
 
-def test_a_still_picture_is_judged() -> None:
+def test_a_still_picture_has_no_flag_by_default() -> None:
     assert flags(clip(frames=np.repeat(FRAMES[:1], 16, axis=0)), DEFAULT_RULES) == ()
 
 
@@ -50,7 +50,7 @@ def test_limits_are_the_rules() -> None:
     assert flags(clip(), ValidityRules(min_duration_s=3.0)) == (Flag.TOO_SHORT,)
 
 
-def test_only_what_applies_is_measured() -> None:
+def test_only_applicable_metrics_are_measured() -> None:
     asked: list[str] = []
 
     def measure(_: ScorableClip, metrics) -> dict[str, float]:

@@ -316,7 +316,7 @@ def _validate_metric(
         overall=against([value for kind in SEED_KINDS for value in of_kind[kind]]),
         kinds={kind: against(of_kind[kind]) for kind in SEED_KINDS},
         steps=tuple(
-            DelayDiscrimination(step, against([one for one in delays if one.step_s == step])) for step in steps
+            DelayDiscrimination(step, against([value for value in delays if value.step_s == step])) for step in steps
         ),
         monotonicity=monotonicity([delays for name in DIRECTIONS for delays in series[name]], tie, settings.bootstrap),
         directions={name: monotonicity(series[name], tie, settings.bootstrap) for name in DIRECTIONS},

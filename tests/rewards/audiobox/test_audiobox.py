@@ -179,7 +179,7 @@ def test_buckets_are_exact_nearby_and_grow_with_distance(distance: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_size_network_judges_a_real_clip(media: Path) -> None:
+def test_a_full_size_network_scores_a_real_clip(media: Path) -> None:
     network = on_meta(lambda: AudioBoxNetwork(FULL))
     fill(network)
     scorer = AudioBoxScorer(network, [AxisScale(5.0, 1.0)] * 4, CPU, weights_id="random", terms=MEANINGLESS)

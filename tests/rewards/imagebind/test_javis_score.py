@@ -277,7 +277,7 @@ def test_spans_cover_everything_and_overlap(total: int, size: int, step: int) ->
 
 
 @pytest.mark.parametrize(("num_frames", "num_samples"), [(48, 64000), (96, 32000), (20, 10000)])
-def test_a_short_stream_makes_one_window_of_everything(num_frames: int, num_samples: int) -> None:
+def test_a_short_clip_has_one_window(num_frames: int, num_samples: int) -> None:
     assert paired_windows(num_frames, 24.0, num_samples) == PairedWindows(((0, num_frames),), ((0, num_samples),))
 
 
@@ -307,7 +307,7 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
 # ---- the scorer
 
 
-def test_a_clip_scores_the_same_in_any_company(tiny: JavisScorer) -> None:
+def test_a_clips_scores_do_not_depend_on_the_batch(tiny: JavisScorer) -> None:
     clips = [
         scorable(noisy_clip(0)),
         scorable(noisy_clip(1, 33, 12.0, (40, 24))),
@@ -346,7 +346,7 @@ def test_windows_of_too_few_frames_are_skipped(tiny: JavisScorer, num_frames: in
     assert all(score.status == ScoreStatus.SKIPPED and "too few frames" in score.reason for score in scores)
 
 
-def test_a_silent_first_channel_is_not_judged(tiny: JavisScorer) -> None:
+def test_a_silent_first_channel_is_skipped(tiny: JavisScorer) -> None:
     clip = noisy_clip(0)
     assert clip.audio is not None
     deaf = replace(clip, audio=clip.audio / 2, channels=np.stack([np.zeros_like(clip.audio), clip.audio]))

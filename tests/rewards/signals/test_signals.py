@@ -1,4 +1,4 @@
-"""The signal scorers order corruptions of real recordings, keep the scorer's contract, and judge nothing that cannot be judged."""
+"""The signal scorers order corruptions of real recordings, keep the scorer's contract, and skip what they cannot score."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_both_sync_metrics_notice_delays_of_eventful_recordings(eventful):
 
 
 def test_numbers_survive_the_codec(windows):
-    """What the loop scores has been through H.264 and AAC."""
+    """Clips of a run are encoded as H.264 and AAC before they are scored."""
     for clip in windows[::3]:
         coded = read_clip(io.BytesIO(encode_clip(clip.frames, FPS_HZ, clip.audio, RATE_HZ)))
         before, after = scores(clip), scores(coded)
@@ -258,7 +258,7 @@ def test_metrics_are_five_of_the_seven_columns():
     )
 
 
-def test_a_clips_scores_do_not_depend_on_its_company(made_clip):
+def test_a_clips_scores_do_not_depend_on_the_batch(made_clip):
     others = [
         made_clip,
         dataclasses.replace(made_clip, frames=made_clip.frames[::-1]),
@@ -290,7 +290,7 @@ def still(clip: DecodedClip) -> DecodedClip:
     ],
     ids=["no video", "no audio", "silence", "nan", "too short", "blank", "still"],
 )
-def test_what_cannot_be_judged_is_skipped_with_the_reason(made_clip, spoil, reason, metrics):
+def test_invalid_clips_are_skipped_with_the_reason(made_clip, spoil, reason, metrics):
     rows = {score.metric: score for score in SCORER.score([ScorableClip("c", "", spoil(made_clip))])[0]}
     for name in metrics | {"audio_video", "desync", "av_align", "av_align_bounded"}:
         assert (rows[name].status, rows[name].value) == (ScoreStatus.SKIPPED, None)

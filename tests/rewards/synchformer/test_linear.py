@@ -35,7 +35,7 @@ def test_packed_and_plain_agree(rows: int, inside: int, outside: int, batch: tup
     assert torch.equal(stream, before), "the stream is read, not written"
 
 
-def test_every_product_of_a_network_is_packed_and_nothing_else() -> None:
+def test_only_fused_linear_layers_are_packed() -> None:
     network = nn.ModuleDict({"deep": nn.Sequential(made(4, 8, 0), nn.ReLU(), made(8, 2, 1)), "plain": nn.Linear(2, 2)})
     inputs = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():

@@ -151,7 +151,7 @@ def test_features_of_a_segment_do_not_depend_on_its_neighbours() -> None:
         torch.testing.assert_close(audio_features(network, mel[k : k + 1])[0], audio[k])
 
 
-def test_each_segment_of_sound_is_heard_by_itself() -> None:
+def test_log_mel_segments_are_computed_separately() -> None:
     audio = torch.randn(5120 * 4, generator=torch.Generator().manual_seed(4))
     whole = log_mel_segments(audio)
     assert whole.shape == (3, 128, 66)

@@ -118,9 +118,7 @@ def test_hard_captions_get_six_numbers(scorer: VideoAlignScorer, text: str) -> N
     ],
     ids=["0.3 s", "one frame", "blank", "no picture", "sliver", "endless caption"],
 )
-def test_what_cannot_be_judged_is_skipped_with_the_reason(
-    scorer: VideoAlignScorer, each: ScorableClip, reason: str
-) -> None:
+def test_invalid_clips_are_skipped_with_the_reason(scorer: VideoAlignScorer, each: ScorableClip, reason: str) -> None:
     good = clip(picture())
     broken, intact = scorer.score([each, good])
     assert all(score.status == ScoreStatus.SKIPPED and score.value is None for score in broken)
@@ -128,7 +126,7 @@ def test_what_cannot_be_judged_is_skipped_with_the_reason(
     assert all(score.status == ScoreStatus.OK for score in intact)
 
 
-def test_a_very_large_picture_is_judged(scorer: VideoAlignScorer) -> None:
+def test_a_very_large_picture_is_scored(scorer: VideoAlignScorer) -> None:
     frames = np.zeros((4, 2160, 3840, 3), np.uint8)
     frames[:, :, :1000] = 200
     prepared = scorer.prepare(clip(frames))

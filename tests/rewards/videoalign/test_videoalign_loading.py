@@ -146,7 +146,7 @@ def test_a_missing_tensor_is_named(name: str, message: str) -> None:
         load_network(tensors, "model.pth", TINY, VIDEO_ID, ADAPTER)
 
 
-def test_an_extra_a_misshapen_and_a_strange_entry_are_named() -> None:
+def test_unexpected_misshapen_and_non_tensor_entries_are_named() -> None:
     extra = published_tensors() | {"base_model.model.rm_head.bias": torch.zeros(1)}
     with pytest.raises(InputError, match=r"1 unexpected \(base_model.model.rm_head.bias\)"):
         load_network(extra, "model.pth", TINY, VIDEO_ID, ADAPTER)
@@ -222,7 +222,7 @@ def test_keys_that_are_absent_have_their_published_values(tmp_path: Path) -> Non
         ("inference_config", "MQ_mean", float("nan")),
     ],
 )
-def test_another_way_of_using_the_model_is_refused(folder: Path, section: str, key: str, value: object) -> None:
+def test_unsupported_settings_of_the_model_are_refused(folder: Path, section: str, key: str, value: object) -> None:
     changed = CONFIG | {section: CONFIG[section] | {key: value}}
     (folder / "model_config.json").write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(InputError, match=key):

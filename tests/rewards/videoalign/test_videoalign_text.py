@@ -179,7 +179,7 @@ def test_tokenizers_that_cannot_be_used_are_refused(files: Files, tmp_path: Path
         read_text(template, tmp_path / "tokenizer.json", known(TEMPLATE))
 
 
-def test_a_tokenizer_that_cuts_or_fills_does_neither_here(files: Files, tmp_path: Path) -> None:
+def test_truncation_and_padding_of_a_tokenizer_are_disabled(files: Files, tmp_path: Path) -> None:
     template, path = files()
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(8)
