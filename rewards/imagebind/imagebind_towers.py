@@ -121,7 +121,7 @@ def _tower_parts(modality: Modality, sizes: ImageBindSizes) -> _TowerParts:
         case Modality.VISION:
             tower = sizes.vision
             stem: nn.Module = PatchStem(ImagePatches(tower.dim), NUM_PATCHES, tower.dim)
-            trunk = Trunk(tower, SelfAttention, nn.Sequential(_norm(tower.dim)))
+            trunk = Trunk(tower, TowerAttention, nn.Sequential(_norm(tower.dim)))
             return _TowerParts(stem, trunk, _first_token_head(tower.dim, sizes.embed_dim), UnitLength())
         case Modality.AUDIO:
             tower = sizes.audio
@@ -131,7 +131,7 @@ def _tower_parts(modality: Modality, sizes: ImageBindSizes) -> _TowerParts:
             return _TowerParts(stem, trunk, head, nn.Sequential(UnitLength(), LogitScale(SOUND_SCALE)))
         case Modality.TEXT:
             tower = sizes.text
-            trunk = Trunk(tower, SelfAttention, nn.Sequential())
+            trunk = Trunk(tower, TowerAttention, nn.Sequential())
             scaling = nn.Sequential(UnitLength(), LogitScale(TEXT_SCALE))
             return _TowerParts(TextStem(tower.dim), trunk, TextHead(tower.dim, sizes.embed_dim), scaling)
 
@@ -214,7 +214,9 @@ def causal_mask() -> Tensor:
 class Trunk(nn.Module):
     """A transformer: tokens [N, L, D] → states [N, L, D]. ``first`` is applied before the blocks."""
 
-    def __init__(self, sizes: TowerSizes, attention: Callable[[int, int], SelfAttention], first: nn.Sequential) -> None:
+    def __init__(
+        self, sizes: TowerSizes, attention: Callable[[int, int], TowerAttention], first: nn.Sequential
+    ) -> None:
         super().__init__()
         self.pre_transformer_layer = first
         blocks = [TowerBlock(sizes.dim, attention(sizes.dim, sizes.num_heads)) for _ in range(sizes.num_blocks)]
@@ -231,7 +233,7 @@ class Trunk(nn.Module):
 class TowerBlock(nn.Module):
     """A pre-norm transformer block: attention, then an MLP of four times the width, each added to its input."""
 
-    def __init__(self, dim: int, attention: SelfAttention) -> None:
+    def __init__(self, dim: int, attention: TowerAttention) -> None:
         super().__init__()
         self.attn = attention
         self.norm_1, self.norm_2 = _norm(dim), _norm(dim)
@@ -256,7 +258,7 @@ class TowerMlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(states)))
 
 
-class SelfAttention(nn.Module):
+class TowerAttention(nn.Module):
     """Multi-head self-attention; queries, keys and values come from one matrix."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -282,7 +284,7 @@ class SelfAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class AttentionWithExtraKey(SelfAttention):
+class AttentionWithExtraKey(TowerAttention):
     """Self-attention with one additional learned key and value, at the end."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -291,7 +293,7 @@ class AttentionWithExtraKey(SelfAttention):
         self.bias_v = nn.Parameter(torch.zeros(1, 1, dim))
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`SelfAttention.extend`; L' = L + 1."""
+        """See :meth:`TowerAttention.extend`; L' = L + 1."""
         extra = (len(key), 1, -1)
         return torch.cat([key, self.bias_k.expand(extra)], 1), torch.cat([value, self.bias_v.expand(extra)], 1)
 

@@ -365,7 +365,7 @@ def test_loading_reads_two_towers_of_the_published_file(
     monkeypatch.setattr("avpref.rewards.imagebind.imagebind.FULL", TINY)
     torch.save(dict(random_towers(TINY, CPU).state_dict()), tmp_path / "imagebind.pth")
     loaded = load_javis_score(tmp_path / "imagebind.pth", CPU, "file")
-    assert loaded.towers.modalities == USED_MODALITIES
+    assert tuple(loaded.towers.modality_trunks) == USED_MODALITIES
     assert loaded.score([scorable(noisy_clip(0))]) == tiny.score([scorable(noisy_clip(0))])
     assert not loaded.terms.commercial_use and loaded.terms.is_meaningful and not tiny.terms.is_meaningful
 
