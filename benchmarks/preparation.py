@@ -45,13 +45,13 @@ def front_ends() -> dict[str, ModelScorer[Any]]:
     towers = on_meta(lambda: imagebind_towers.Towers(imagebind_towers.FULL))
     eyes = on_meta(synchformer_towers.Synchformer)
     text = videoalign_text.tiny_text()
-    judge = videoalign_network.hollow_network(videoalign_network.FULL, text.video_id)
+    judge = videoalign_network.network_without_memory(videoalign_network.FULL, text.video_id)
     scales = [audiobox.AxisScale(5.0, 1.0)] * 4
     terms = synchformer.SYNCHFORMER_TERMS
     return {
         "audiobox": audiobox.AudioBoxScorer(ears, scales, CPU, weights_id=""),
         "imagebind": imagebind.ImageBindScorer(towers, CPU, ""),
-        "synchformer": synchformer.SynchformerScorer(eyes, synchformer.Windows.JAVISBENCH, CPU, terms, ""),
+        "synchformer": synchformer.SynchformerScorer(eyes, synchformer.WindowLayout.JAVISBENCH, CPU, terms, ""),
         "videoalign": videoalign.VideoAlignScorer(judge, text, videoalign_settings.PUBLISHED, CPU, "", terms),
     }
 

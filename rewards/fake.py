@@ -1,4 +1,4 @@
-"""A scorer without a model, shipped for tests: numbers derived from the candidate's id."""
+"""A scorer without a model, for tests: its numbers are derived from the candidate's id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avpref.rewards.validity import DEFAULT_RULES, ValidityRules, score_valid
 
 @dataclass(frozen=True)
 class FakeScorer:
-    """Uniform numbers in [0, 1), a function of candidate id, metric and ``salt`` alone; invalid clips are skipped."""
+    """Uniform numbers in [0, 1) that depend on candidate id, metric and ``salt`` alone; invalid clips are skipped."""
 
     metrics: tuple[Metric, ...] = METRICS
     salt: str = ""

@@ -1,4 +1,4 @@
-"""Frames as reward models want them: at another frame rate, resized to a short side, and cut to the middle."""
+"""Frames for reward models: resampled to another frame rate, resized to a short side, and centre-cropped."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from torch import Tensor
 from torch.nn import functional
 
 MAX_DENOMINATOR = 100_000
-"""Frame rates are ratios of small integers (30000/1001) that arrive as floats; this recovers them exactly."""
+"""Largest denominator of a frame rate. Rates are ratios of small integers (30000/1001) stored as floats; this recovers them."""
 
 
-def frames_shown(num_frames: int, fps_hz: float, to_hz: float) -> NDArray[np.int64]:
-    """Which of ``num_frames`` at ``fps_hz`` each slot of a film at ``to_hz`` shows: int64 [round(num_frames·to/fps)].
+def indices_at_rate(num_frames: int, fps_hz: float, to_hz: float) -> NDArray[np.int64]:
+    """For each frame of a video resampled to ``to_hz``, the index of its source frame: int64 [round(num_frames·to/fps)].
 
-    Frame i begins at slot round(i·to/fps), halves upwards, and is shown until another begins, as FFmpeg's ``fps`` filter does: where
-    several begin at one slot the last is shown. All in exact fractions. Raises ValueError for no frames or a rate that is not positive.
+    The source has ``num_frames`` frames at ``fps_hz``. As in FFmpeg's ``fps`` filter, frame i starts at slot round(i·to/fps), halves
+    rounded up, and lasts until the next one starts; if several start at one slot, the last one is used. Computed in exact
+    fractions. Raises ValueError for no frames or for a rate that is not positive.
     """
     if num_frames < 1 or not fps_hz > 0 or not to_hz > 0:
         raise ValueError(f"needs frames and positive rates, found {num_frames} at {fps_hz} Hz, wanted {to_hz} Hz")
     ratio = Fraction(to_hz).limit_denominator(MAX_DENOMINATOR) / Fraction(fps_hz).limit_denominator(MAX_DENOMINATOR)
-    begins = [_round_half_up(index * ratio) for index in range(num_frames + 1)]
-    slots = np.arange(begins[-1])
-    return np.searchsorted(begins[:-1], slots, side="right") - 1
+    starts = [_round_half_up(index * ratio) for index in range(num_frames + 1)]
+    slots = np.arange(starts[-1])
+    return np.searchsorted(starts[:-1], slots, side="right") - 1
 
 
 def _round_half_up(value: Fraction) -> int:
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)
 
 
-def square_frames(frames: NDArray[np.uint8], shown: NDArray[np.int64], side_px: int) -> Tensor:
-    """Frames ``shown`` of RGB uint8 [T, H, W, 3] as squares: uint8 [len(shown), side, side, 3].
+def square_frames(frames: NDArray[np.uint8], indices: NDArray[np.int64], side_px: int) -> Tensor:
+    """Frames number ``indices`` [N] of RGB uint8 [T, H, W, 3] as squares: uint8 [N, side, side, 3].
 
-    The shorter side is resized to ``side_px`` (bicubic with antialiasing in bytes, the longer one rounded down) and the middle
-    cut out (offset rounded half to even): torchvision's v2 Resize and CenterCrop, pixel for pixel. A frame that is shown several
-    times is resized once; one frame at a time is in memory as a tensor.
+    Equal to torchvision's v2 Resize and CenterCrop, pixel for pixel: the shorter side is resized to ``side_px`` (bicubic with
+    antialiasing in bytes, the longer side rounded down), then the centre is cropped (offset rounded half to even). A frame
+    that occurs several times is resized once; one frame at a time is in memory as a tensor.
     """
-    wanted, places = np.unique(shown, return_inverse=True)
-    squares = [_square(torch.tensor(np.ascontiguousarray(frames[index])), side_px) for index in wanted]
-    return torch.stack(squares)[torch.from_numpy(places)]
+    distinct, positions = np.unique(indices, return_inverse=True)
+    squares = [_square(torch.tensor(np.ascontiguousarray(frames[index])), side_px) for index in distinct]
+    return torch.stack(squares)[torch.from_numpy(positions)]
 
 
 def _square(frame: Tensor, side_px: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Base of the scorers with a network: first what can be judged at all, then the front end clip by clip, then the network.
+"""Base class of the scorers with a network: validity rules, then the front end clip by clip, then the network in batches.
 
-``prepare`` needs the whole picture and gives something small, so a worker decodes each clip once, prepares it for all of its
-scorers and lets go of the picture; ``score_prepared`` runs the network in batches that halve where memory runs out.
+``prepare`` reads all frames and returns small inputs, so a worker decodes each clip once, prepares it for all of its
+scorers and frees the frames. ``score_prepared`` runs the network in batches, and halves the batch when memory runs out.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 
 from avpref.domain import Metric, Score, Terms
 from avpref.rewards.protocol import ScorableClip, measured, skipped
-from avpref.rewards.validity import Flag, ValidityRules, ordered, picture_flags, reason_of, sound_flags
+from avpref.rewards.validity import Flag, ValidityRules, in_flag_order, picture_flags, reason_from_flags, sound_flags
 
-Inputs = TypeVar("Inputs")
+ModelInputs = TypeVar("ModelInputs")
 
 NO_TEXT = "empty text"
 MODEL_RULES = ValidityRules(min_moving_share=0.001)
 
 
-class Unjudgeable(Exception):
-    """Raised by a front end for a clip that its network cannot judge; the message is the reason that score rows carry."""
+class NotScorable(Exception):
+    """Raised by a front end for a clip that its network cannot score; the message is the reason in the score rows."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a network runs: device, floating-point type, and the most clips that go through it at once."""
+    """Where and how a network runs: device, floating-point type, and the maximum number of clips per batch."""
 
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -41,20 +41,24 @@ CPU = Placement()
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared(Generic[Inputs]):
-    """A clip after the front end. ``reasons`` says of each metric why it is not judged (empty: it is); ``inputs`` is None where none is."""
+class Prepared(Generic[ModelInputs]):
+    """A clip after the front end.
+
+    ``reasons`` maps each metric's name to the reason why it is skipped, empty if it is scored. ``inputs`` is None if every
+    metric is skipped.
+    """
 
     candidate_id: str
     reasons: Mapping[str, str]
-    inputs: Inputs | None
+    inputs: ModelInputs | None
 
 
-class ModelScorer(ABC, Generic[Inputs]):
-    """A scorer whose numbers come from a network. Final classes give the properties, ``inputs`` and ``measure``."""
+class ModelScorer(ABC, Generic[ModelInputs]):
+    """A scorer whose numbers come from a network. Final classes implement the properties, ``inputs`` and ``measure``."""
 
     rules: ValidityRules = MODEL_RULES
     text_metrics: frozenset[str] = frozenset()
-    """Metrics that compare with the text, and have nothing to say where it is empty."""
+    """Names of the metrics that compare with the text; they are skipped if it is empty."""
 
     def __init__(self, placement: Placement, terms: Terms) -> None:
         self._placement, self._terms = placement, terms
@@ -76,75 +80,81 @@ class ModelScorer(ABC, Generic[Inputs]):
 
     @property
     def placement(self) -> Placement:
-        """Where the network runs."""
+        """Device, floating-point type and batch size of the network."""
         return self._placement
 
     @abstractmethod
-    def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> Inputs:
-        """The front end: what the network needs of ``clip`` for ``metrics`` (names), on the CPU.
+    def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> ModelInputs:
+        """Run the front end: the inputs that the network needs to compute ``metrics`` (names) of ``clip``, on the CPU.
 
-        Raises Unjudgeable where the network cannot judge the clip. Never changes the clip.
+        Raises NotScorable if the network cannot score the clip. Never changes the clip.
         """
 
     @abstractmethod
-    def measure(self, batch: Sequence[Inputs]) -> list[Mapping[str, float]]:
-        """Numbers by metric for each of ``batch``: at least those whose inputs are there. A clip's numbers are its own."""
+    def measure(self, batch: Sequence[ModelInputs]) -> list[Mapping[str, float]]:
+        """Run the network: for each entry of ``batch`` the numbers by metric name, at least those whose inputs are present.
 
-    def set_aside(self) -> list[Mapping[str, Tensor]]:
-        """Tensors to be stored beside the scores, by name: one mapping per clip measured since the last call. Most have none."""
+        The numbers of a clip do not depend on the other entries.
+        """
+
+    def pop_embeddings(self) -> list[Mapping[str, Tensor]]:
+        """Return and forget the embeddings of the clips measured since the last call, one mapping by name per clip.
+
+        They are stored beside the scores. Most scorers have none and return an empty list.
+        """
         return []
 
-    def prepare(self, clip: ScorableClip) -> Prepared[Inputs]:
-        """Decide what can be judged, and run the front end for that."""
-        found = self._flags(clip)
-        reasons = {metric.name: self.reason(clip, metric, found) for metric in self.metrics}
-        judged = [name for name, why in reasons.items() if not why]
-        if not judged:
+    def prepare(self, clip: ScorableClip) -> Prepared[ModelInputs]:
+        """Apply the validity rules, and run the front end for the metrics that are not skipped."""
+        flags = self._flags(clip)
+        reasons = {metric.name: self.skip_reason(clip, metric, flags) for metric in self.metrics}
+        scorable = [name for name, reason in reasons.items() if not reason]
+        if not scorable:
             return Prepared(clip.candidate_id, reasons, None)
         try:
-            return Prepared(clip.candidate_id, reasons, self.inputs(clip, judged))
-        except Unjudgeable as error:
-            reasons = {name: why or str(error) for name, why in reasons.items()}
+            return Prepared(clip.candidate_id, reasons, self.inputs(clip, scorable))
+        except NotScorable as error:
+            reasons = {name: reason or str(error) for name, reason in reasons.items()}
             return Prepared(clip.candidate_id, reasons, None)
 
-    def score_prepared(self, prepared: Sequence[Prepared[Inputs]]) -> list[list[Score]]:
-        """Scores of clips that were prepared by this scorer; order and invariants of :meth:`score`."""
-        values = iter(self._measured([each.inputs for each in prepared if each.inputs is not None]))
-        return [self._scores(each, {} if each.inputs is None else next(values)) for each in prepared]
+    def score_prepared(self, prepared: Sequence[Prepared[ModelInputs]]) -> list[list[Score]]:
+        """Scores of clips that this scorer prepared; same order and invariants as :meth:`score`."""
+        values = iter(self._measured([clip.inputs for clip in prepared if clip.inputs is not None]))
+        return [self._scores(clip, {} if clip.inputs is None else next(values)) for clip in prepared]
 
     def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
         """See :class:`avpref.rewards.protocol.Scorer`."""
         return self.score_prepared([self.prepare(clip) for clip in clips])
 
-    def reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
-        """Why ``metric`` does not judge the clip, which has the flags ``found``; empty where it does."""
+    def skip_reason(self, clip: ScorableClip, metric: Metric, flags: Sequence[Flag]) -> str:
+        """The reason why ``metric`` is skipped for a clip with ``flags``; empty if it is scored."""
         if metric.name in self.text_metrics and not clip.text.strip():
             return NO_TEXT
-        return reason_of(found, metric.dimension)
+        return reason_from_flags(flags, metric.dimension)
 
     def _flags(self, clip: ScorableClip) -> tuple[Flag, ...]:
-        """The picture is looked at once for all scorers of one set of rules."""
-        question = ("picture flags", self.rules)
-        if question not in clip.looks:
-            clip.looks[question] = picture_flags(clip.clip, self.rules)
-        picture = cast("frozenset[Flag]", clip.looks[question])
-        return ordered(picture | sound_flags(clip.clip, self.rules))
+        """The flags of the clip; those of the picture are computed once for all scorers with the same rules."""
+        key = ("picture flags", self.rules)
+        if key not in clip.measurements:
+            clip.measurements[key] = picture_flags(clip.clip, self.rules)
+        picture = cast("frozenset[Flag]", clip.measurements[key])
+        return in_flag_order(picture | sound_flags(clip.clip, self.rules))
 
-    def _measured(self, inputs: Sequence[Inputs]) -> list[Mapping[str, float]]:
-        found: list[Mapping[str, float]] = []
+    def _measured(self, inputs: Sequence[ModelInputs]) -> list[Mapping[str, float]]:
+        values: list[Mapping[str, float]] = []
         size = self.placement.batch_clips
-        while len(found) < len(inputs):
+        while len(values) < len(inputs):
             try:
                 with torch.inference_mode():
-                    found += self.measure(inputs[len(found) : len(found) + size])
+                    values += self.measure(inputs[len(values) : len(values) + size])
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
                 size //= 2
                 torch.cuda.empty_cache()
-        return found
+        return values
 
-    def _scores(self, prepared: Prepared[Inputs], values: Mapping[str, float]) -> list[Score]:
+    def _scores(self, prepared: Prepared[ModelInputs], values: Mapping[str, float]) -> list[Score]:
         return [
             skipped(prepared.candidate_id, metric, prepared.reasons[metric.name])
             if prepared.reasons[metric.name]

@@ -1,4 +1,4 @@
-"""Random weights derived from tensor names, for tests and dry runs: every number that comes of them is meaningless."""
+"""Random weights derived from parameter names, for tests and dry runs: scores computed with them are meaningless."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ SMALL = 0.02
 
 
 def fill(network: nn.Module, seed: int = 0, device: torch.device | str = "cpu") -> None:
-    """Give every parameter of ``network`` (built on the meta device or not) values that depend on its name and ``seed`` alone.
+    """Give every parameter of ``network`` (on the meta device or not) normal values that depend on its name and ``seed`` alone.
 
-    Matrices get 1/√fan-in, vectors called ``weight`` 1 ± 0.02, everything else 0 ± 0.02. Buffers are left as they are.
+    Mean and standard deviation: 0 and 1/√fan-in for matrices, 1 and 0.02 for vectors named ``weight``, 0 and 0.02 for all
+    other parameters. Buffers are not changed.
     """
     state = {name: _values(name, tuple(tensor.shape), seed) for name, tensor in network.named_parameters()}
     network.load_state_dict({name: tensor.to(device) for name, tensor in state.items()}, strict=False, assign=True)

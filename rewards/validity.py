@@ -1,8 +1,8 @@
-"""Which clips can be judged at all: flags with reasons, and what each dimension needs.
+"""Validity rules: which clips can be scored, and the reason why each of the others is skipped.
 
-Reward models give a plausible number for silence or a black picture; these rules come first and answer with a reason.
-A picture that does not move is a fault that most scores should show, so it is flagged only where rules ask for it: by reward
-models that place sound in time, which would answer with any offset.
+Reward models return a plausible number for silence or a black picture, so these rules are applied before them. A still
+picture is a defect that most scores should punish, so it is a reason to skip only if the rules ask for it: models
+that estimate the offset of the sound would return an arbitrary one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from avpref.rewards.protocol import ScorableClip, measured, skipped
 
 
 class Flag(StrEnum):
-    """Why a clip cannot be judged; the value is the reason that the score row carries."""
+    """A reason why a clip cannot be scored; the value is the text in the score row."""
 
     NO_VIDEO = "no video track"
     NO_AUDIO = "no audio track"
@@ -31,11 +31,11 @@ class Flag(StrEnum):
 
 @dataclass(frozen=True)
 class ValidityRules:
-    """Limits below which there is nothing to judge.
+    """Limits below which a clip is skipped.
 
-    ``min_rms`` is the root mean square of the sound (full scale 1), ``min_contrast`` the spread between the darkest and
-    the brightest byte of the whole picture, ``min_moving_share`` the share of values that at some time differ from the first
-    picture by more than :data:`MOVED_LEVELS` (0: stillness is no flag).
+    ``min_rms`` is the root mean square of the sound (full scale 1). ``min_contrast`` is the difference between the brightest
+    and the darkest byte of all frames. ``min_moving_share`` is the largest share over time of values that differ from the first
+    frame by more than :data:`MOVED_LEVELS`; 0 accepts still pictures.
     """
 
     min_duration_s: float = 0.5
@@ -47,10 +47,10 @@ class ValidityRules:
 
 DEFAULT_RULES = ValidityRules()
 MOVED_LEVELS = 10
-"""Levels of 255 that a value must change by to count as moving; lossy coding of a still picture stays below."""
+"""Change, in levels of 255, above which a value counts as moving; lossy coding of a still picture stays below."""
 MOTION_STRIDE = 2
 
-_CONCERNS = {
+_FLAGS_OF = {
     Dimension.VIDEO: frozenset({Flag.NO_VIDEO, Flag.TOO_SHORT, Flag.BLANK}),
     Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT}),
     Dimension.AV: frozenset(Flag),
@@ -58,17 +58,17 @@ _CONCERNS = {
 
 
 def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
-    """Every flag that ``clip`` earns, in the order of :class:`Flag`. Sound that holds NaN or infinity counts as silent."""
-    return ordered(picture_flags(clip, rules) | sound_flags(clip, rules))
+    """All flags of ``clip``, in the order of :class:`Flag`. Sound with NaN or infinity counts as silent."""
+    return in_flag_order(picture_flags(clip, rules) | sound_flags(clip, rules))
 
 
-def ordered(found: frozenset[Flag]) -> tuple[Flag, ...]:
-    """Flags in the order of :class:`Flag`."""
-    return tuple(flag for flag in Flag if flag in found)
+def in_flag_order(flags: frozenset[Flag]) -> tuple[Flag, ...]:
+    """``flags`` in the order of :class:`Flag`."""
+    return tuple(flag for flag in Flag if flag in flags)
 
 
 def picture_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
-    """What is wrong with the picture; looks at every frame."""
+    """The flags of the picture; reads every frame."""
     if clip.frames is None:
         return frozenset({Flag.NO_VIDEO})
     if len(clip.frames) < rules.min_frames:
@@ -80,25 +80,25 @@ def picture_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
 
 
 def sound_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
-    """What is wrong with the sound, and with the clip's length."""
-    found = set()
+    """The flags of the sound and of the clip's duration."""
+    flags = set()
     if clip.audio is None:
-        found.add(Flag.NO_AUDIO)
+        flags.add(Flag.NO_AUDIO)
     elif not _rms(clip.audio) >= rules.min_rms:
-        found.add(Flag.SILENT)
+        flags.add(Flag.SILENT)
     if clip.duration_s < rules.min_duration_s:
-        found.add(Flag.TOO_SHORT)
-    return frozenset(found)
+        flags.add(Flag.TOO_SHORT)
+    return frozenset(flags)
 
 
-def reason(clip: DecodedClip, dimension: Dimension, rules: ValidityRules) -> str:
-    """Why metrics of ``dimension`` cannot judge ``clip``; empty where they can."""
-    return reason_of(flags(clip, rules), dimension)
+def skip_reason(clip: DecodedClip, dimension: Dimension, rules: ValidityRules) -> str:
+    """The reason why metrics of ``dimension`` are skipped for ``clip``; empty if they are scored."""
+    return reason_from_flags(flags(clip, rules), dimension)
 
 
-def reason_of(found: Sequence[Flag], dimension: Dimension) -> str:
-    """Why metrics of ``dimension`` cannot judge a clip with the flags ``found``; empty where they can."""
-    return ", ".join(flag.value for flag in found if flag in _CONCERNS[dimension])
+def reason_from_flags(flags: Sequence[Flag], dimension: Dimension) -> str:
+    """The reason why metrics of ``dimension`` are skipped for a clip with ``flags``; empty if they are scored."""
+    return ", ".join(flag.value for flag in flags if flag in _FLAGS_OF[dimension])
 
 
 def score_valid(
@@ -107,13 +107,13 @@ def score_valid(
     rules: ValidityRules,
     measure: Callable[[ScorableClip, Sequence[Metric]], Mapping[str, float]],
 ) -> list[Score]:
-    """Scores in the order of ``metrics``: skipped with the reason, or what ``measure`` says of the ones that can be judged.
+    """Scores in the order of ``metrics``: skipped with the reason, or with the number that ``measure`` returns by metric name.
 
-    ``measure`` is called once with the metrics that apply, and not at all where none does.
+    ``measure`` is called once with the metrics that are not skipped, and not at all if every metric is skipped.
     """
-    reasons = {dimension: reason(clip.clip, dimension, rules) for dimension in Dimension}
-    judged = [metric for metric in metrics if not reasons[metric.dimension]]
-    values = measure(clip, judged) if judged else {}
+    reasons = {dimension: skip_reason(clip.clip, dimension, rules) for dimension in Dimension}
+    scorable = [metric for metric in metrics if not reasons[metric.dimension]]
+    values = measure(clip, scorable) if scorable else {}
     return [
         skipped(clip.candidate_id, metric, reasons[metric.dimension])
         if reasons[metric.dimension]
@@ -123,7 +123,7 @@ def score_valid(
 
 
 def _moving_share(frames: np.ndarray) -> float:
-    """Largest share, over time, of values of [T, H, W, 3] that differ from the first picture; every second row and column."""
+    """Largest share over time of the values of [T, H, W, 3] that differ from the first frame; every second row and column."""
     first = frames[0, ::MOTION_STRIDE, ::MOTION_STRIDE].astype(np.int16)
     return max(
         float(np.mean(np.abs(frame[::MOTION_STRIDE, ::MOTION_STRIDE] - first) > MOVED_LEVELS)) for frame in frames[1:]

@@ -116,7 +116,9 @@ def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> ScoredUnits:
     Raises InputError where weights are absent or a canary drifts, CircuitOpen where too much fails.
     """
     found = sources(work.scoring)
-    fingerprints = [place.fingerprint(stage, source.fingerprint, work.view.seen(source.is_network)) for source in found]
+    fingerprints = [
+        place.fingerprint(stage, source.fingerprint, work.view.fingerprint(source.is_network)) for source in found
+    ]
     groups = grouped(work.items, [item.candidate.prompt_id for item in work.items])
     plan = shards(stage, place.fingerprint(stage, fingerprints), groups, work.run)
     waves = [_Wave(place, stage, work, plan, part) for part in _parts(place.executor, found, fingerprints)]

@@ -158,7 +158,7 @@ def _load_synchformer(
     paths: Paths, placement: Placement, identity: str, settings: SynchformerSettings
 ) -> ModelScorer[Any]:
     (path,) = paths.values()
-    return synchformer.load_synchformer(path, placement, identity, synchformer.Windows(settings.windows))
+    return synchformer.load_synchformer(path, placement, identity, synchformer.WindowLayout(settings.windows))
 
 
 def _tiny_audiobox(placement: Placement, settings: Any) -> ModelScorer[Any]:
@@ -170,7 +170,7 @@ def _tiny_imagebind(placement: Placement, settings: ImageBindSettings) -> ModelS
 
 
 def _tiny_synchformer(placement: Placement, settings: SynchformerSettings) -> ModelScorer[Any]:
-    return synchformer.tiny_synchformer(placement, synchformer.Windows(settings.windows))
+    return synchformer.tiny_synchformer(placement, synchformer.WindowLayout(settings.windows))
 
 
 def _tiny_videoalign(placement: Placement, settings: Any) -> ModelScorer[Any]:

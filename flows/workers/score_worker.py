@@ -58,8 +58,8 @@ class View:
             return read_clip(clip, self.shape)
         return read_clip(clip, duration_s=min(self.window_s, probe(clip).duration_s))
 
-    def seen(self, is_network: bool) -> object:
-        """What of the view the numbers of scorers of one sort depend on."""
+    def fingerprint(self, is_network: bool) -> object:
+        """The settings of the view that the numbers of such scorers depend on, for the fingerprint of their scores."""
         return self.window_s if is_network or self.shape is None else vars(self.shape)
 
 
@@ -156,7 +156,7 @@ class NetworkBatch:
     def tensors(self) -> dict[str, Any]:
         """See :class:`Batch`."""
         judged = [prepared.candidate_id for prepared, _ in self._taken if prepared.inputs is not None]
-        aside = self._scorer.set_aside()
+        aside = self._scorer.pop_embeddings()
         return {
             f"{clip}.{name}": each
             for clip, named in zip(judged, aside, strict=bool(aside))

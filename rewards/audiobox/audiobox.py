@@ -1,9 +1,9 @@
-"""AudioBox-Aesthetics: how people would rate a sound, from 1 to 10 on four axes (A. Tjandra et al., 2025; weights CC-BY-4.0).
+"""AudioBox-Aesthetics: predicted human ratings of a sound, from 1 to 10 on four axes (A. Tjandra et al., 2025; weights CC-BY-4.0).
 
-Sound at 16 kHz is cut into windows of 10 s, each followed by zeros up to 10 s, and a clip's number is the mean over its windows by
-how much of each is sound. The padding moves the numbers (it enters a normalisation over the window) and is part of the published
-model, so a clip of 4 s costs as much as one of 10 s. ``audio_quality`` is the mean of the four axes, as JavisBench takes it,
-production complexity included; the axes are columns of their own.
+Sound at 16 kHz is split into windows of 10 s, each padded with zeros to 10 s; a clip's number is the mean over its windows,
+weighted by their lengths before padding. The padding changes the numbers (it enters a normalisation over the window) and is part
+of the published model, so a clip of 4 s costs as much as one of 10 s. ``audio_quality`` is the mean of the four axes as in
+JavisBench, production complexity included; each axis is also a metric.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ UNUSED = ("wavlm_model.mask_emb",)
 
 @dataclass(frozen=True)
 class AxisScale:
-    """Mean and standard deviation of the labels of one axis: the network's number x stands for x · std + mean."""
+    """Mean and standard deviation of the labels of an axis: the network's output x means the rating x · std + mean."""
 
     mean: float
     std: float
 
 
 class AudioBoxScorer(ModelScorer[Tensor]):
-    """Fills :data:`AUDIOBOX_METRICS`. What it needs of a clip is its sound [S] at 16 kHz, mono."""
+    """Fills :data:`AUDIOBOX_METRICS`. Its input is the clip's sound [S] at 16 kHz, mono."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class AudioBoxScorer(ModelScorer[Tensor]):
         weights_id: str,
         terms: Terms = AUDIOBOX_TERMS,
     ) -> None:
-        """``network`` is where ``placement`` says; ``scales`` are in the order of :data:`AXES`."""
+        """``network`` is on the device of ``placement``; ``scales`` are in the order of :data:`AXES`."""
         super().__init__(placement, terms)
         self._network, self._scales, self._weights_id = network, tuple(scales), weights_id
 
@@ -77,20 +77,20 @@ class AudioBoxScorer(ModelScorer[Tensor]):
         return digest("audiobox", VERSION, self._weights_id, *settings)
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> Tensor:
-        """The clip's sound [S], float32. Channels are averaged before resampling; the published order gives the same."""
+        """The clip's sound [S] at 16 kHz, float32. Channels are averaged before resampling; the published order gives the same."""
         assert clip.clip.audio is not None
         return resample(torch.from_numpy(clip.clip.audio.astype(np.float32)), clip.clip.sample_rate_hz, RATE_HZ)
 
     def measure(self, batch: Sequence[Tensor]) -> list[Mapping[str, float]]:
-        """At most as many windows go through at once as ``batch`` has clips, however long those are."""
-        cuts = [sound.split(WINDOW) for sound in batch]
-        windows = [window for each in cuts for window in each]
+        """See the base class. A batch of the network has at most as many windows as ``batch`` has clips, however long they are."""
+        clip_windows = [sound.split(WINDOW) for sound in batch]
+        windows = [window for split in clip_windows for window in split]
         parts = [windows[start : start + len(batch)] for start in range(0, len(windows), len(batch))]
-        ratings = torch.cat([self._ratings(part) for part in parts]).split([len(each) for each in cuts])
-        return [_numbers(each, rating) for each, rating in zip(cuts, ratings, strict=True)]
+        ratings = torch.cat([self._ratings(part) for part in parts]).split([len(split) for split in clip_windows])
+        return [_mean_ratings(split, rating) for split, rating in zip(clip_windows, ratings, strict=True)]
 
     def _ratings(self, windows: Sequence[Tensor]) -> Tensor:
-        """[N, 4] in float64 on the CPU, on the scale of the labels."""
+        """Ratings [N, 4] of N windows in float64 on the CPU, on the scale of the labels."""
         device, dtype = self._placement.device, self._placement.dtype
         padded = torch.stack([F.pad(window, (0, WINDOW - len(window))) for window in windows])
         lengths = torch.tensor([len(window) for window in windows], device=device)
@@ -99,8 +99,8 @@ class AudioBoxScorer(ModelScorer[Tensor]):
         return raw * std + mean
 
 
-def _numbers(windows: Sequence[Tensor], ratings: Tensor) -> Mapping[str, float]:
-    """Ratings [N, 4] of one clip's windows → its numbers: means by the length of each window."""
+def _mean_ratings(windows: Sequence[Tensor], ratings: Tensor) -> Mapping[str, float]:
+    """Ratings [N, 4] of a clip's windows → its numbers by metric: means weighted by the lengths of the windows."""
     lengths = torch.tensor([len(window) for window in windows], dtype=torch.float64)
     axes = [float(value) for value in lengths @ ratings / lengths.sum()]
     values = {metric.name: value for metric, value in zip(AXIS_METRICS, axes, strict=True)}
@@ -110,12 +110,12 @@ def _numbers(windows: Sequence[Tensor], ratings: Tensor) -> Mapping[str, float]:
 def load_audiobox(
     path: Path, placement: Placement, weights_id: str, sizes: AudioBoxSizes = FULL, *, config: Path | None = None
 ) -> AudioBoxScorer:
-    """The published weights: ``model.safetensors`` (or a folder that holds it) with ``config.json``, or ``checkpoint.pt``.
+    """The scorer with the published weights: ``model.safetensors`` (or its folder) with ``config.json``, or ``checkpoint.pt``.
 
-    ``config`` is the configuration's path where it does not lie beside the weights; a checkpoint carries its own. Depth and norms
-    of the heads come from the tensors' names, the label scales from the configuration, and ``sizes`` says the rest.
-    ``weights_id`` identifies the file in the fingerprint. Raises InputError for files that are absent, cut short, of another
-    model, or lack the label scales.
+    ``config`` is the path of the configuration if it is not beside the weights; a checkpoint contains its own. Depth and norms
+    of the heads are read from the tensors' names, the label scales from the configuration; ``sizes`` are all other sizes.
+    ``weights_id`` identifies the file in the fingerprint. Raises InputError for files that are absent, truncated, of another
+    model, or without label scales.
     """
     is_checkpoint = path.suffix in (".pt", ".pth")
     published = _read_checkpoint(path) if is_checkpoint else _read_hub_files(path, config)
@@ -127,7 +127,7 @@ def load_audiobox(
 
 
 def tiny_audiobox(placement: Placement = CPU) -> AudioBoxScorer:
-    """A small network with random weights, for tests and dry runs: its numbers are meaningless."""
+    """The scorer with a small network of random weights, for tests and dry runs: its numbers are meaningless."""
     network = on_meta(lambda: AudioBoxNetwork(TINY))
     fill(network, device=placement.device)
     scales = [AxisScale(5.0, 1.0)] * len(AXES)
@@ -137,8 +137,8 @@ def tiny_audiobox(placement: Placement = CPU) -> AudioBoxScorer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Published:
-    """What a published file holds. ``origin`` is where ``settings`` and ``transform`` were read."""
+class _PublishedFile:
+    """The content of the published files; ``origin`` is the file of ``settings`` and ``transform``."""
 
     tensors: Mapping[str, Tensor]
     settings: Mapping[str, Any]
@@ -146,7 +146,7 @@ class _Published:
     origin: Path
 
 
-def _read_hub_files(path: Path, config: Path | None) -> _Published:
+def _read_hub_files(path: Path, config: Path | None) -> _PublishedFile:
     path = path / "model.safetensors" if path.is_dir() else path
     tensors, config = read_weights(path), config or path.with_name("config.json")
     try:
@@ -157,32 +157,36 @@ def _read_hub_files(path: Path, config: Path | None) -> _Published:
         ) from error
     if not isinstance(settings, Mapping):
         raise _unusable(config, f"holds a {type(settings).__name__}", "a JSON object")
-    return _Published(tensors, settings, settings.get("target_transform"), config)
+    return _PublishedFile(tensors, settings, settings.get("target_transform"), config)
 
 
-def _read_checkpoint(path: Path) -> _Published:
-    found = read_weights(path)
-    tensors, settings = (found.get(key) for key in ("state_dict", "model_cfg"))
+def _read_checkpoint(path: Path) -> _PublishedFile:
+    checkpoint = read_weights(path)
+    tensors, settings = (checkpoint.get(key) for key in ("state_dict", "model_cfg"))
     if not isinstance(tensors, Mapping) or not isinstance(settings, Mapping):
-        keys = ", ".join(sorted(map(str, found))[:3])
+        keys = ", ".join(sorted(map(str, checkpoint))[:3])
         raise _unusable(path, f"holds {keys}, ...", "a checkpoint: state_dict, model_cfg and target_transform")
     named = {str(name).removeprefix("model."): tensor for name, tensor in tensors.items()}
-    strange = [name for name, tensor in named.items() if not isinstance(tensor, Tensor)]
-    if strange:
-        raise _unusable(path, f"holds more than tensors: {', '.join(strange[:3])}", "a state_dict of tensors by name")
-    return _Published(named, settings, found.get("target_transform"), path)
+    non_tensors = [name for name, tensor in named.items() if not isinstance(tensor, Tensor)]
+    if non_tensors:
+        raise _unusable(
+            path, f"holds more than tensors: {', '.join(non_tensors[:3])}", "a state_dict of tensors by name"
+        )
+    return _PublishedFile(named, settings, checkpoint.get("target_transform"), path)
 
 
-def _head_layout(tensors: Mapping[str, Tensor], otherwise: HeadLayout) -> HeadLayout:
-    """The layout that any axis' head has, by the ranks of its weights: what one axis lacks is then named as missing."""
+def _head_layout(tensors: Mapping[str, Tensor], default: HeadLayout) -> HeadLayout:
+    """The layout of the heads, by the ranks of the weights of all axes together; a tensor that an axis lacks is then reported
+    as missing.
+    """
     pattern = re.compile(rf"proj_layer\.(?:{'|'.join(AXES)})\.(\d+)\.weight")
     ranks = {int(match[1]): tensor.ndim for name, tensor in tensors.items() if (match := pattern.fullmatch(name))}
-    linears, norms = (tuple(sorted(place for place in ranks if ranks[place] == rank)) for rank in (2, 1))
-    return HeadLayout(linears, norms) if 0 in linears else otherwise
+    linears, norms = (tuple(sorted(index for index in ranks if ranks[index] == rank)) for rank in (2, 1))
+    return HeadLayout(linears, norms) if 0 in linears else default
 
 
-def _require_settings(published: _Published, sizes: AudioBoxSizes) -> None:
-    """Raises InputError where the configuration asks for what this network does not do; an absent key asks for nothing."""
+def _require_settings(published: _PublishedFile, sizes: AudioBoxSizes) -> None:
+    """Raises InputError for a configuration that this network does not implement; absent keys are not checked."""
     expected = {
         "proj_num_layer": len(sizes.head.linears),
         "proj_ln": bool(sizes.head.norms),
@@ -194,11 +198,11 @@ def _require_settings(published: _Published, sizes: AudioBoxSizes) -> None:
     }
     wrong = [key for key, value in expected.items() if published.settings.get(key, value) != value]
     if wrong:
-        found = ", ".join(f"{key} = {published.settings[key]!r}" for key in wrong)
-        raise _unusable(published.origin, f"says {found}", ", ".join(f"{key} = {expected[key]!r}" for key in wrong))
+        values = ", ".join(f"{key} = {published.settings[key]!r}" for key in wrong)
+        raise _unusable(published.origin, f"says {values}", ", ".join(f"{key} = {expected[key]!r}" for key in wrong))
 
 
-def _scale(published: _Published, axis: str) -> AxisScale:
+def _scale(published: _PublishedFile, axis: str) -> AxisScale:
     transform = published.transform
     entry = transform.get(axis) if isinstance(transform, Mapping) else None
     mean, std = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("mean", "std"))
@@ -212,5 +216,5 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _unusable(path: Path, found: str, expected: str) -> InputError:
-    return InputError(f"{path} {found}", expected, f"fetch {path.name} of facebook/audiobox-aesthetics again")
+def _unusable(path: Path, problem: str, expected: str) -> InputError:
+    return InputError(f"{path} {problem}", expected, f"fetch {path.name} of facebook/audiobox-aesthetics again")

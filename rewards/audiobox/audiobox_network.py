@@ -1,8 +1,8 @@
-"""The network of AudioBox-Aesthetics: a WavLM backbone and one small head per axis, in our own words.
+"""The network of AudioBox-Aesthetics: a WavLM backbone and one small head per axis, our own implementation.
 
 Parameter names are those of the published weights. Sources: A. Tjandra et al., "Meta Audiobox Aesthetics" (2025), §3, and S. Chen et
-al., "WavLM" (2022), §3.2 (gated relative position bias). The backbone follows the published one in post-norm order, with the
-convolution stack's first layer normalised over the whole window, padding included: windows must be of one length.
+al., "WavLM" (2022), §3.2 (gated relative position bias). As published, the backbone is post-norm, and the first convolution is
+normalised over the whole window, padding included, so all windows must have the same length.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 AXES = ("CE", "CU", "PC", "PQ")
-"""Content enjoyment, content usefulness, production complexity, production quality: the order of every axis here."""
+"""Content enjoyment, content usefulness, production complexity, production quality: the order of the axes in this package."""
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
 
 @dataclass(frozen=True)
 class HeadLayout:
-    """Where a head has its linear layers and LayerNorms, counted in modules as published names do.
+    """Module indices of a head's linear layers and LayerNorms, as in the published names.
 
-    The first module after them that is neither is the activation (GELU); a second one, dropout, does nothing here.
+    The first other module after them is the activation (GELU); the second one, dropout, is the identity here.
     """
 
     linears: tuple[int, ...] = (0,)
@@ -33,7 +33,7 @@ class HeadLayout:
 
 @dataclass(frozen=True)
 class AudioBoxSizes:
-    """Sizes of the network; the defaults are those of the published weights, heads included (their file has just that size)."""
+    """Sizes of the network; the defaults, heads included, are those of the published weights (confirmed by the file's size)."""
 
     width: int = 768
     num_layers: int = 12
@@ -55,16 +55,16 @@ TINY = AudioBoxSizes(
 
 
 def num_frames(num_samples: int) -> int:
-    """Frames that the convolution stack gives for ``num_samples`` samples at 16 kHz: 499 for 10 s."""
+    """Number of frames that the convolution stack makes of ``num_samples`` samples at 16 kHz: 499 for 10 s."""
     for kernel, stride in zip(CONV_KERNELS, CONV_STRIDES, strict=True):
         num_samples = (num_samples - kernel) // stride + 1
     return num_samples
 
 
 def valid_frames(lengths: Tensor, num_samples: int) -> Tensor:
-    """Which frames [B, T] of windows of ``num_samples`` hold any of the first ``lengths`` [B] samples.
+    """Mask [B, T] of the frames, of windows of ``num_samples``, with any of the first ``lengths`` [B] samples.
 
-    As published, the samples are divided evenly among the frames, and those that are left over belong to none.
+    As published, the samples are divided evenly among the frames; the remaining samples belong to no frame.
     """
     frames = num_frames(num_samples)
     starts = torch.arange(frames, device=lengths.device) * (num_samples // frames)
@@ -86,14 +86,14 @@ class ConvStack(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """See the class."""
-        found = audio[:, None]
+        features = audio[:, None]
         for layer in self.conv_layers:
-            found = layer(found)
-        return found
+            features = layer(features)
+        return features
 
 
 class PositionConv(nn.Module):
-    """[B, T, D] → [B, T, D]: a grouped convolution over time whose kernels are normalised tap by tap (weight norm)."""
+    """[B, T, D] → [B, T, D]: a grouped convolution over time whose kernels are normalised per tap (weight norm)."""
 
     def __init__(self, sizes: AudioBoxSizes) -> None:
         super().__init__()
@@ -103,15 +103,15 @@ class PositionConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(sizes.width))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """See the class. A kernel of even length gives one frame too many; the last is dropped."""
+        """See the class. A kernel of even length gives an extra frame at the end, which is dropped."""
         weight = self.weight_g * self.weight_v / self.weight_v.norm(dim=(0, 1), keepdim=True)
         padding = weight.shape[-1] // 2
-        found = F.conv1d(hidden.transpose(1, 2), weight, self.bias, padding=padding, groups=self.groups)
-        return F.gelu(found[..., : hidden.shape[1]].transpose(1, 2))
+        convolved = F.conv1d(hidden.transpose(1, 2), weight, self.bias, padding=padding, groups=self.groups)
+        return F.gelu(convolved[..., : hidden.shape[1]].transpose(1, 2))
 
 
-class Attention(nn.Module):
-    """Self-attention with a position bias that each query scales by a gate of its own (WavLM, equations 4 to 7)."""
+class GatedAttention(nn.Module):
+    """Self-attention with a relative position bias that is scaled by a gate of each query (WavLM, equations 4 to 7)."""
 
     def __init__(self, sizes: AudioBoxSizes, has_bias_table: bool) -> None:
         super().__init__()
@@ -124,10 +124,10 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, bias: Tensor, is_valid: Tensor) -> Tensor:
         """[B, T, D], bias [H, T, T], valid keys [B, T] → [B, T, D]."""
-        query, key, value = (self._split(each(hidden)) for each in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = (self._split(project(hidden)) for project in (self.q_proj, self.k_proj, self.v_proj))
         mask = (self._gate(hidden) * bias).masked_fill(~is_valid[:, None, None, :], -math.inf)
-        found = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out_proj(found.transpose(1, 2).flatten(2))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _gate(self, hidden: Tensor) -> Tensor:
         """[B, H, T, 1] of the layer's input: 2 + update · (reset · grep_a − 1)."""
@@ -138,35 +138,35 @@ class Attention(nn.Module):
         return hidden.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class Layer(nn.Module):
-    """Attention and feed-forward, each added and then normalised."""
+class WavlmLayer(nn.Module):
+    """Attention and a feed-forward network, each added to its input and then normalised."""
 
     def __init__(self, sizes: AudioBoxSizes, has_bias_table: bool) -> None:
         super().__init__()
-        self.self_attn = Attention(sizes, has_bias_table)
+        self.self_attn = GatedAttention(sizes, has_bias_table)
         self.self_attn_layer_norm = nn.LayerNorm(sizes.width)
         self.fc1 = nn.Linear(sizes.width, sizes.feed_forward)
         self.fc2 = nn.Linear(sizes.feed_forward, sizes.width)
         self.final_layer_norm = nn.LayerNorm(sizes.width)
 
     def forward(self, hidden: Tensor, bias: Tensor, is_valid: Tensor) -> Tensor:
-        """[B, T, D] → [B, T, D]; see :class:`Attention`."""
+        """[B, T, D] → [B, T, D]; see :class:`GatedAttention`."""
         hidden = self.self_attn_layer_norm(hidden + self.self_attn(hidden, bias, is_valid))
         return self.final_layer_norm(hidden + self.fc2(F.gelu(self.fc1(hidden))))
 
 
-class Encoder(nn.Module):
-    """[B, T, D] → the states before and after every layer. Only the first layer holds the table of position biases."""
+class WavlmEncoder(nn.Module):
+    """[B, T, D] → the states before and after every layer. Only the first layer has the table of position biases."""
 
     def __init__(self, sizes: AudioBoxSizes) -> None:
         super().__init__()
         self.sizes = sizes
         self.pos_conv = nn.Sequential(PositionConv(sizes))
         self.layer_norm = nn.LayerNorm(sizes.width)
-        self.layers = nn.ModuleList(Layer(sizes, index == 0) for index in range(sizes.num_layers))
+        self.layers = nn.ModuleList(WavlmLayer(sizes, index == 0) for index in range(sizes.num_layers))
 
     def forward(self, hidden: Tensor, is_valid: Tensor) -> list[Tensor]:
-        """``is_valid`` is [B, T]; frames that are not valid count as zeros and are attended to by none."""
+        """``is_valid`` is [B, T]; invalid frames are set to zero and masked in attention."""
         hidden = hidden * is_valid[..., None]
         states = [self.layer_norm(hidden + self.pos_conv(hidden))]
         bias = self._position_bias(hidden.shape[1])
@@ -176,14 +176,16 @@ class Encoder(nn.Module):
 
     def _position_bias(self, frames: int) -> Tensor:
         first = self.layers[0]
-        assert isinstance(first, Layer)
+        assert isinstance(first, WavlmLayer)
         table = first.self_attn.relative_attention_bias
-        places = torch.arange(frames, device=table.weight.device)
-        return table(bucket(places - places[:, None], self.sizes.num_buckets, self.sizes.max_distance)).permute(2, 0, 1)
+        frame = torch.arange(frames, device=table.weight.device)
+        return table(position_bucket(frame - frame[:, None], self.sizes.num_buckets, self.sizes.max_distance)).permute(
+            2, 0, 1
+        )
 
 
-def bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
-    """Row of the bias table for key minus query: half for each sign, of which half exact and half logarithmic."""
+def position_bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """Row of the bias table for ``distance`` = key − query: half of the rows per sign, of which half exact and half logarithmic."""
     of_sign = num_buckets // 2
     exact = of_sign // 2
     far = torch.log(distance.abs().clamp_min(1).float() / exact) / math.log(max_distance / exact) * (of_sign - exact)
@@ -191,15 +193,15 @@ def bucket(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
     return magnitude + (distance > 0).long() * of_sign
 
 
-class Backbone(nn.Module):
-    """WavLM: windows [B, S] at 16 kHz → states, num_layers + 1 of [B, T, D]."""
+class Wavlm(nn.Module):
+    """WavLM: windows [B, S] at 16 kHz → num_layers + 1 states [B, T, D]."""
 
     def __init__(self, sizes: AudioBoxSizes) -> None:
         super().__init__()
         self.feature_extractor = ConvStack(sizes)
         self.layer_norm = nn.LayerNorm(sizes.conv_channels)
         self.post_extract_proj = nn.Linear(sizes.conv_channels, sizes.width)
-        self.encoder = Encoder(sizes)
+        self.encoder = WavlmEncoder(sizes)
 
     def forward(self, windows: Tensor, is_valid: Tensor) -> list[Tensor]:
         """``is_valid`` [B, T]: see :func:`valid_frames`."""
@@ -207,13 +209,13 @@ class Backbone(nn.Module):
         return self.encoder(self.post_extract_proj(self.layer_norm(features)), is_valid)
 
 
-def head(layout: HeadLayout, width: int) -> nn.Sequential:
-    """[B, D] → [B, 1], with its modules where ``layout`` says."""
+def build_head(layout: HeadLayout, width: int) -> nn.Sequential:
+    """A head [B, D] → [B, 1] with the module indices of ``layout``."""
     modules: list[nn.Module] = []
-    for place in range(layout.linears[-1] + 1):
-        if place in layout.linears:
-            modules.append(nn.Linear(width, 1 if place == layout.linears[-1] else width))
-        elif place in layout.norms:
+    for index in range(layout.linears[-1] + 1):
+        if index in layout.linears:
+            modules.append(nn.Linear(width, 1 if index == layout.linears[-1] else width))
+        elif index in layout.norms:
             modules.append(nn.LayerNorm(width))
         else:
             modules.append(nn.Identity() if isinstance(modules[-1], nn.GELU) else nn.GELU())
@@ -221,17 +223,17 @@ def head(layout: HeadLayout, width: int) -> nn.Sequential:
 
 
 class AudioBoxNetwork(nn.Module):
-    """Windows of 10 s → one raw number per axis, before the scale of the labels is restored."""
+    """Windows of 10 s → one number per axis, before it is scaled to the labels."""
 
     def __init__(self, sizes: AudioBoxSizes) -> None:
         super().__init__()
         self.sizes = sizes
-        self.wavlm_model = Backbone(sizes)
-        self.proj_layer = nn.ModuleDict({axis: head(sizes.head, sizes.width) for axis in AXES})
+        self.wavlm_model = Wavlm(sizes)
+        self.proj_layer = nn.ModuleDict({axis: build_head(sizes.head, sizes.width) for axis in AXES})
         self.layer_weights = nn.ParameterDict({axis: nn.Parameter(torch.zeros(sizes.num_layers + 1)) for axis in AXES})
 
     def forward(self, windows: Tensor, lengths: Tensor) -> Tensor:
-        """[B, S] of which ``lengths`` [B] samples are sound and the rest zeros → [B, 4] in the order of :data:`AXES`."""
+        """Windows [B, S], of which the first ``lengths`` [B] samples are sound and the rest zeros → [B, 4], ordered as :data:`AXES`."""
         is_valid = valid_frames(lengths, windows.shape[1])
         share = (is_valid / is_valid.sum(dim=1, keepdim=True)).to(windows.dtype)
         states = self.wavlm_model(windows, is_valid)

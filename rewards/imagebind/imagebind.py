@@ -1,9 +1,9 @@
-"""ImageBind scores: do picture, sound and text belong together? Cosines of one embedding each.
+"""ImageBind scores: cosines between the embeddings of picture, sound and text.
 
 After ``imagebind`` of facebookresearch/ImageBind as the JavisBench evaluation uses it: the mean of fifteen picture views, the mean of
-three sound cuts (not made unit length again) and the text's embedding. Weights and original code are CC-BY-NC-SA-4.0: not for commercial
-use. The sound is that of the first channel alone; a clip whose first channel is silent is not judged, nor a text that holds one of
-the tokenizer's special marks or of which less than a quarter would be read.
+three sound cuts (not normalised again) and the embedding of the text. Weights and original code are CC-BY-NC-SA-4.0: not for
+commercial use. Only the first channel of the sound is used; a clip whose first channel is silent is skipped, and so are texts that
+contain a special token of the tokenizer or of which less than a quarter fits into the context.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ IMAGEBIND_METRICS = (TEXT_VIDEO, TEXT_AUDIO, AUDIO_VIDEO)
 
 @dataclass(frozen=True, eq=False)
 class ImageBindInputs:
-    """Ids of the text (77 of them), views of the picture and cuts of the sound; None where no metric needs them."""
+    """Token ids of the text (77 of them), views of the picture and cuts of the sound; None if no metric needs them."""
 
     text_ids: tuple[int, ...] | None
     picture: Views | None
@@ -67,9 +67,10 @@ class ImageBindInputs:
 
 @dataclass(frozen=True, eq=False)
 class ClipEmbeddings:
-    """Embeddings [E] of a clip and its text, float32 on the CPU; None where there was nothing to embed.
+    """Embeddings [E] of a clip and its text, float32 on the CPU; None for inputs that were None.
 
-    Their lengths are those of ImageBind (text 14.3 with the published weights; video at most 1, audio at most 20, as means of views).
+    Their norms are those of ImageBind: with the published weights 14.3 for text, and, as means of views, at most 1 for video and
+    at most 20 for audio.
     """
 
     text: Tensor | None
@@ -78,7 +79,7 @@ class ClipEmbeddings:
 
 
 class ImageBindScorer(ModelScorer[ImageBindInputs]):
-    """The metrics text_video, text_audio and audio_video, all from one pass through each tower."""
+    """Fills text_video, text_audio and audio_video, with one pass through each tower."""
 
     text_metrics = frozenset({TEXT_VIDEO.name, TEXT_AUDIO.name})
 
@@ -93,7 +94,7 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
     ) -> None:
         self.towers, self.long_prompts = towers, long_prompts
         self.stores_embeddings = stores_embeddings
-        self._aside: list[ClipEmbeddings] = []
+        self._embeddings: list[ClipEmbeddings] = []
         super().__init__(placement, terms)
         self._weights_id = weights_id
 
@@ -108,73 +109,74 @@ class ImageBindScorer(ModelScorer[ImageBindInputs]):
         return digest("imagebind", VERSION, self._weights_id, str(self._placement.dtype), str(self.long_prompts))
 
     def prepare(self, clip: ScorableClip) -> Prepared[ImageBindInputs]:
-        """See the base; the sound is judged by its first channel, the one that is heard."""
+        """See the base class; the validity rules are applied to the first channel, the one that is used."""
         return super().prepare(first_channel(clip))
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> ImageBindInputs:
-        """What the towers need for ``metrics``, each made once. ``clip.clip.audio`` is what is heard.
+        """The inputs of the towers that ``metrics`` need, each computed once, with ``clip.clip.audio`` as the sound.
 
-        Raises Unjudgeable for a picture with less than one frame in 2 s.
+        Raises NotScorable for a picture with less than one frame in 2 s.
         """
-        asked = set(metrics)
-        ids = in_context(encode(clip.text), self.long_prompts) if asked & self.text_metrics else None
+        names = set(metrics)
+        ids = in_context(encode(clip.text), self.long_prompts) if names & self.text_metrics else None
         picture = sound = None
-        if asked & {TEXT_VIDEO.name, AUDIO_VIDEO.name}:
+        if names & {TEXT_VIDEO.name, AUDIO_VIDEO.name}:
             assert clip.clip.frames is not None
             picture = picture_views(clip.clip.frames, clip.clip.fps_hz)
-        if asked & {TEXT_AUDIO.name, AUDIO_VIDEO.name}:
+        if names & {TEXT_AUDIO.name, AUDIO_VIDEO.name}:
             assert clip.clip.audio is not None
-            heard = sound_16k(clip.clip.audio, clip.clip.sample_rate_hz)
-            sound = sound_views(heard, sound_cuts(len(heard)))
+            samples = sound_16k(clip.clip.audio, clip.clip.sample_rate_hz)
+            sound = sound_views(samples, sound_cuts(len(samples)))
         return ImageBindInputs(ids, picture, sound)
 
     def embed(self, batch: Sequence[ImageBindInputs]) -> list[ClipEmbeddings]:
-        """Embeddings of prepared clips: what the scores are cosines of."""
+        """Embeddings of prepared clips; the scores are their cosines."""
         with torch.inference_mode():
-            texts = iter(self._texts([each.text_ids for each in batch if each.text_ids is not None]))
-            pictures = iter(self._views(self.towers.embed_images, [each.picture for each in batch]))
-            sounds = iter(self._views(self.towers.embed_sounds, [each.sound for each in batch]))
+            texts = iter(self._embed_texts([clip.text_ids for clip in batch if clip.text_ids is not None]))
+            pictures = iter(self._embed_views(self.towers.embed_images, [clip.picture for clip in batch]))
+            sounds = iter(self._embed_views(self.towers.embed_sounds, [clip.sound for clip in batch]))
             return [
                 ClipEmbeddings(
-                    None if each.text_ids is None else next(texts),
-                    None if each.picture is None else next(pictures),
-                    None if each.sound is None else next(sounds),
+                    None if clip.text_ids is None else next(texts),
+                    None if clip.picture is None else next(pictures),
+                    None if clip.sound is None else next(sounds),
                 )
-                for each in batch
+                for clip in batch
             ]
 
     def measure(self, batch: Sequence[ImageBindInputs]) -> list[Mapping[str, float]]:
-        """See the base."""
-        found = self.embed(batch)
+        """See the base class."""
+        embeddings = self.embed(batch)
         if self.stores_embeddings:
-            self._aside += found
-        return [cosines(each) for each in found]
+            self._embeddings += embeddings
+        return [cosines(clip) for clip in embeddings]
 
-    def set_aside(self) -> list[Mapping[str, Tensor]]:
-        """Embeddings named ``text``, ``video`` and ``audio``, where the scorer was asked to store them."""
-        found, self._aside = self._aside, []
-        return [{name: each for name, each in vars(one).items() if each is not None} for one in found]
+    def pop_embeddings(self) -> list[Mapping[str, Tensor]]:
+        """See the base class: ``text``, ``video`` and ``audio`` of each clip, or nothing without ``stores_embeddings``."""
+        embeddings, self._embeddings = self._embeddings, []
+        return [{name: value for name, value in vars(clip).items() if value is not None} for clip in embeddings]
 
-    def _texts(self, ids: Sequence[tuple[int, ...]]) -> Sequence[Tensor]:
+    def _embed_texts(self, ids: Sequence[tuple[int, ...]]) -> Sequence[Tensor]:
         if not ids:
             return []
         return self.towers.embed_texts(torch.tensor(ids, device=self._placement.device)).cpu().unbind()
 
-    def _views(self, embed: Callable[[Tensor], Tensor], views: Sequence[Views | None]) -> list[Tensor]:
-        found = [each for each in views if each is not None]
-        if not found:
+    def _embed_views(self, embed: Callable[[Tensor], Tensor], views: Sequence[Views | None]) -> list[Tensor]:
+        """The mean embedding [E] of each of ``views`` that is not None."""
+        present = [clip for clip in views if clip is not None]
+        if not present:
             return []
         at_once = VIEWS_PER_CLIP * len(views)
-        return [each.mean(dim=0) for each in embed_views(embed, found, self._placement.device, at_once)]
+        return [views.mean(dim=0) for views in embed_views(embed, present, self._placement.device, at_once)]
 
-    def reason(self, clip: ScorableClip, metric: Metric, found: Sequence[Flag]) -> str:
-        """See the base; texts that the tokenizer cannot take whole or plain are not judged."""
-        why = super().reason(clip, metric, found)
-        return why if why or metric.name not in self.text_metrics else text_reason(clip.text)
+    def skip_reason(self, clip: ScorableClip, metric: Metric, flags: Sequence[Flag]) -> str:
+        """See the base class; metrics of the text are also skipped for texts that :func:`text_reason` rejects."""
+        reason = super().skip_reason(clip, metric, flags)
+        return reason if reason or metric.name not in self.text_metrics else text_reason(clip.text)
 
 
 def cosines(embeddings: ClipEmbeddings) -> Mapping[str, float]:
-    """The metrics whose two embeddings are there, in [-1, 1]; scales do not matter."""
+    """The metrics whose two embeddings are present, in [−1, 1]; the norms of the embeddings do not matter."""
     text, video, audio = embeddings.text, embeddings.video, embeddings.audio
     pairs = {TEXT_VIDEO: (text, video), TEXT_AUDIO: (text, audio), AUDIO_VIDEO: (audio, video)}
     return {
@@ -185,7 +187,7 @@ def cosines(embeddings: ClipEmbeddings) -> Mapping[str, float]:
 
 
 def text_reason(text: str) -> str:
-    """Why ``text`` cannot be compared with; empty where it can."""
+    """The reason why metrics of the text are skipped for ``text``; empty if they are scored."""
     ids = encode(text)
     if len(ids) == 2:
         return NO_TEXT
@@ -197,7 +199,7 @@ def text_reason(text: str) -> str:
 
 
 def first_channel(clip: ScorableClip) -> ScorableClip:
-    """``clip`` with the first channel as its sound, which is all that ImageBind hears."""
+    """``clip`` with only the first channel of its sound, the one that ImageBind uses."""
     if clip.clip.channels is None:
         return clip
     return replace(clip, clip=replace(clip.clip, audio=clip.clip.channels[0], channels=None))
@@ -212,7 +214,7 @@ def load_imagebind(
 ) -> ImageBindScorer:
     """The scorer with the published weights ``imagebind_huge.pth`` (or the same tensors as safetensors).
 
-    ``weights_id`` is what the fingerprint knows of the file, such as its SHA-256. Raises InputError: see :func:`read_towers`.
+    ``weights_id`` identifies the file in the fingerprint, such as its SHA-256. Raises InputError as :func:`read_towers`.
     """
     towers = read_towers(path, placement)
     return ImageBindScorer(
@@ -221,13 +223,13 @@ def load_imagebind(
 
 
 def tiny_imagebind(placement: Placement = CPU, stores_embeddings: bool = False) -> ImageBindScorer:
-    """A scorer of the smallest towers with random weights: its numbers mean nothing."""
+    """The scorer with small towers of random weights, for tests and dry runs: its numbers are meaningless."""
     towers = random_towers(TINY, placement)
     return ImageBindScorer(towers, placement, TINY_WEIGHTS, MEANINGLESS, stores_embeddings=stores_embeddings)
 
 
 def read_towers(path: Path, placement: Placement, modalities: Sequence[Modality] = EVERY_MODALITY) -> Towers:
-    """The towers of ``modalities`` at full size from one file; tensors of the other modalities are left alone.
+    """The towers of ``modalities`` at full size from the file at ``path``; tensors of other modalities are ignored.
 
     Raises InputError for a file that cannot be read, for tensors that are missing, unexpected or of another shape, and for a text
     mask that is not causal.
@@ -245,7 +247,7 @@ def read_towers(path: Path, placement: Placement, modalities: Sequence[Modality]
 def random_towers(
     sizes: ImageBindSizes, placement: Placement, modalities: Sequence[Modality] = EVERY_MODALITY
 ) -> Towers:
-    """Towers with weights that depend on their names alone."""
+    """Towers with random weights that depend on their names alone."""
     towers = on_meta(lambda: Towers(sizes, modalities))
     fill(towers)
     if Modality.TEXT in modalities:

@@ -1,8 +1,9 @@
 """ImageBind's networks for picture, sound and text, with the parameter names of the published ``imagebind_huge.pth``.
 
 After Girdhar et al., "ImageBind: One Embedding Space To Bind Them All" (CVPR 2023); sizes as in ``models/imagebind_model.py`` of the
-original. Each tower is a plain pre-norm transformer. The picture tower reads pairs of frames; the sound tower's attention has one
-learned key and value beside the tokens; the text tower is causal and pooled at the end id. Depth, thermal and motion are not built.
+original. Each tower is a pre-norm transformer. The vision tower reads pairs of frames; the audio tower's attention has one
+additional learned key and value; the text tower is causal and pooled at the end token. The towers for depth, thermal images and
+motion are not implemented.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from avpref.rewards.imagebind.clip_text import CONTEXT, END
 
 NORM_EPS = 1e-6
 SIDE = 224
-"""Pixels of a picture, each way."""
+"""Side of an input picture in pixels."""
 PAIR = 2
 PATCH = 14
 NUM_PATCHES = (SIDE // PATCH) ** 2
@@ -56,7 +57,7 @@ class TowerSizes:
 
 @dataclass(frozen=True)
 class ImageBindSizes:
-    """The three towers and the width of the space that they share."""
+    """Sizes of the three towers, and the width of the embeddings."""
 
     vision: TowerSizes
     text: TowerSizes
@@ -69,34 +70,29 @@ TINY = ImageBindSizes(TowerSizes(16, 1, 2), TowerSizes(16, 1, 2), TowerSizes(16,
 
 
 class Towers(nn.Module):
-    """The towers of ``modalities``: inputs of one modality → embeddings [N, E], float32, of length 1 times the modality's scale.
+    """The towers of ``modalities``: inputs of a modality → embeddings [N, E], float32, whose norm is the modality's scale.
 
-    Inputs are cast to the network's floating-point type. Each row of the result depends on the same row of the input alone.
+    Inputs are cast to the network's floating-point type. Each row of the result depends only on the same row of the input.
     """
 
     def __init__(self, sizes: ImageBindSizes, modalities: Sequence[Modality] = EVERY_MODALITY) -> None:
         super().__init__()
-        parts = {str(modality): _parts(modality, sizes) for modality in modalities}
+        parts = {str(modality): _tower_parts(modality, sizes) for modality in modalities}
         self.modality_preprocessors = nn.ModuleDict({name: part.stem for name, part in parts.items()})
         self.modality_trunks = nn.ModuleDict({name: part.trunk for name, part in parts.items()})
         self.modality_heads = nn.ModuleDict({name: part.head for name, part in parts.items()})
         self.modality_postprocessors = nn.ModuleDict({name: part.scaling for name, part in parts.items()})
 
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """The towers that are there."""
-        return tuple(Modality(name) for name in self.modality_trunks)
-
     def embed_images(self, images: Tensor) -> Tensor:
-        """Normalised pairs of frames [N, 3, 2, 224, 224] → [N, E], of length 1."""
+        """Normalised pairs of frames [N, 3, 2, 224, 224] → [N, E], of norm 1."""
         return self._embed(Modality.VISION, images)
 
     def embed_sounds(self, sounds: Tensor) -> Tensor:
-        """Normalised mel pictures of 2 s [N, 1, 128, 204] → [N, E], of length 20."""
+        """Normalised mel spectrograms of 2 s [N, 1, 128, 204] → [N, E], of norm 20."""
         return self._embed(Modality.AUDIO, sounds)
 
     def embed_texts(self, ids: Tensor) -> Tensor:
-        """Ids [N, 77] of texts → [N, E], of the learned length, at most 100. Pooled at the largest id, the first of several."""
+        """Token ids [N, 77] of texts → [N, E], of the learned norm, at most 100. Pooled at the first occurrence of the largest id."""
         name = Modality.TEXT
         tokens, mask = self.modality_preprocessors[name](ids)
         states = self.modality_trunks[name](tokens, mask)
@@ -107,37 +103,37 @@ class Towers(nn.Module):
         tokens = self.modality_preprocessors[name](inputs)
         return self._scaled(name, self.modality_heads[name](self.modality_trunks[name](tokens)))
 
-    def _scaled(self, name: Modality, found: Tensor) -> Tensor:
-        scaled: Tensor = self.modality_postprocessors[name](found.float())
+    def _scaled(self, name: Modality, embeddings: Tensor) -> Tensor:
+        scaled: Tensor = self.modality_postprocessors[name](embeddings.float())
         return scaled
 
 
-class _Parts(NamedTuple):
+class _TowerParts(NamedTuple):
     stem: nn.Module
     trunk: nn.Module
     head: nn.Module
     scaling: nn.Module
 
 
-def _parts(modality: Modality, sizes: ImageBindSizes) -> _Parts:
-    """The four pieces of a tower, in the order in which an input goes through them."""
+def _tower_parts(modality: Modality, sizes: ImageBindSizes) -> _TowerParts:
+    """The four parts of a tower, in the order in which an input passes through them."""
     match modality:
         case Modality.VISION:
             tower = sizes.vision
             stem: nn.Module = PatchStem(ImagePatches(tower.dim), NUM_PATCHES, tower.dim)
-            trunk = Trunk(tower, Attention, nn.Sequential(_norm(tower.dim)))
-            return _Parts(stem, trunk, _first_token_head(tower.dim, sizes.embed_dim), UnitLength())
+            trunk = Trunk(tower, TowerAttention, nn.Sequential(_norm(tower.dim)))
+            return _TowerParts(stem, trunk, _first_token_head(tower.dim, sizes.embed_dim), UnitLength())
         case Modality.AUDIO:
             tower = sizes.audio
             stem = PatchStem(SoundPatches(tower.dim), NUM_SOUND_PATCHES, tower.dim)
-            trunk = Trunk(tower, AttentionWithExtraToken, nn.Sequential())
+            trunk = Trunk(tower, AttentionWithExtraKey, nn.Sequential())
             head = _first_token_head(tower.dim, sizes.embed_dim)
-            return _Parts(stem, trunk, head, nn.Sequential(UnitLength(), Scale(SOUND_SCALE)))
+            return _TowerParts(stem, trunk, head, nn.Sequential(UnitLength(), LogitScale(SOUND_SCALE)))
         case Modality.TEXT:
             tower = sizes.text
-            trunk = Trunk(tower, Attention, nn.Sequential())
-            scaling = nn.Sequential(UnitLength(), Scale(TEXT_SCALE))
-            return _Parts(TextStem(tower.dim), trunk, TextHead(tower.dim, sizes.embed_dim), scaling)
+            trunk = Trunk(tower, TowerAttention, nn.Sequential())
+            scaling = nn.Sequential(UnitLength(), LogitScale(TEXT_SCALE))
+            return _TowerParts(TextStem(tower.dim), trunk, TextHead(tower.dim, sizes.embed_dim), scaling)
 
 
 def _norm(dim: int) -> nn.LayerNorm:
@@ -149,7 +145,7 @@ def _first_token_head(dim: int, embed_dim: int) -> nn.Module:
 
 
 class ImagePatches(nn.Module):
-    """Pairs of frames [N, 3, 2, 224, 224] → patches of 14 x 14 pixels of both, [N, 256, D]."""
+    """Pairs of frames [N, 3, 2, 224, 224] → patches of 2 frames by 14 x 14 pixels, [N, 256, D]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -163,7 +159,7 @@ class ImagePatches(nn.Module):
 
 
 class SoundPatches(nn.Module):
-    """Mel pictures [N, 1, 128, 204] → overlapping patches of 16 bands and 16 frames, every 10th, [N, 228, D]."""
+    """Mel spectrograms [N, 1, 128, 204] → overlapping patches of 16 bands by 16 frames with a stride of 10, [N, 228, D]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -177,7 +173,7 @@ class SoundPatches(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """Patches behind a learned class token, all with learned positions: [N, 1 + P, D]."""
+    """A learned class token and the patches, with learned positions: [N, 1 + P, D]."""
 
     def __init__(self, patches: nn.Module, num_patches: int, dim: int) -> None:
         super().__init__()
@@ -193,9 +189,9 @@ class PatchStem(nn.Module):
 
 
 class TextStem(nn.Module):
-    """Ids [N, 77] → tokens [N, 77, D] with learned positions, and the mask [77, 77] that is added to the attention.
+    """Token ids [N, 77] → tokens [N, 77, D] with learned positions, and the mask [77, 77] that is added to the attention logits.
 
-    The mask is a tensor of the published file; :func:`causal_mask` is what it holds.
+    The mask is a tensor of the published file, equal to :func:`causal_mask`.
     """
 
     def __init__(self, dim: int) -> None:
@@ -211,17 +207,19 @@ class TextStem(nn.Module):
 
 
 def causal_mask() -> Tensor:
-    """[77, 77]: −∞ where the column comes after the row, else 0."""
+    """Mask [77, 77]: −∞ above the diagonal, else 0."""
     return torch.full((CONTEXT, CONTEXT), -math.inf).triu(1)
 
 
 class Trunk(nn.Module):
-    """The transformer: tokens [N, L, D] → states [N, L, D]. ``first`` is applied before the blocks."""
+    """A transformer: tokens [N, L, D] → states [N, L, D]. ``first`` is applied before the blocks."""
 
-    def __init__(self, sizes: TowerSizes, attention: Callable[[int, int], Attention], first: nn.Sequential) -> None:
+    def __init__(
+        self, sizes: TowerSizes, attention: Callable[[int, int], TowerAttention], first: nn.Sequential
+    ) -> None:
         super().__init__()
         self.pre_transformer_layer = first
-        blocks = [Block(sizes.dim, attention(sizes.dim, sizes.num_heads)) for _ in range(sizes.num_blocks)]
+        blocks = [TowerBlock(sizes.dim, attention(sizes.dim, sizes.num_heads)) for _ in range(sizes.num_blocks)]
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -232,14 +230,14 @@ class Trunk(nn.Module):
         return states
 
 
-class Block(nn.Module):
-    """Attention, then a perceptron four times as wide, each added to what it was given."""
+class TowerBlock(nn.Module):
+    """A pre-norm transformer block: attention, then an MLP of four times the width, each added to its input."""
 
-    def __init__(self, dim: int, attention: Attention) -> None:
+    def __init__(self, dim: int, attention: TowerAttention) -> None:
         super().__init__()
         self.attn = attention
         self.norm_1, self.norm_2 = _norm(dim), _norm(dim)
-        self.mlp = Perceptron(dim)
+        self.mlp = TowerMlp(dim)
 
     def forward(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """[N, L, D] → [N, L, D]."""
@@ -247,7 +245,7 @@ class Block(nn.Module):
         return states + self.mlp(self.norm_2(states))
 
 
-class Perceptron(nn.Module):
+class TowerMlp(nn.Module):
     """Two linear layers around an exact GELU."""
 
     def __init__(self, dim: int) -> None:
@@ -260,8 +258,8 @@ class Perceptron(nn.Module):
         return self.fc2(F.gelu(self.fc1(states)))
 
 
-class Attention(nn.Module):
-    """Self-attention of several heads; queries, keys and values come from one matrix."""
+class TowerAttention(nn.Module):
+    """Multi-head self-attention; queries, keys and values come from one matrix."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -273,29 +271,29 @@ class Attention(nn.Module):
     def forward(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
         """[N, L, D] → [N, L, D]; ``mask`` [L, L] is added to the logits."""
         query, key, value = F.linear(states, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        key, value = self.seen(key, value)
+        key, value = self.extend(key, value)
         heads = (self._by_head(query), self._by_head(key), self._by_head(value))
         mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
-    def seen(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """What the queries look at: keys and values, [N, L', D] each."""
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values to attend to [N, L', D], from those of the tokens [N, L, D]: here the same."""
         return key, value
 
     def _by_head(self, states: Tensor) -> Tensor:
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class AttentionWithExtraToken(Attention):
-    """Attention that also sees one learned key and value, at the end."""
+class AttentionWithExtraKey(TowerAttention):
+    """Self-attention with one additional learned key and value, at the end."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
         self.bias_k = nn.Parameter(torch.zeros(1, 1, dim))
         self.bias_v = nn.Parameter(torch.zeros(1, 1, dim))
 
-    def seen(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Attention.seen`; L' = L + 1."""
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`TowerAttention.extend`; L' = L + 1."""
         extra = (len(key), 1, -1)
         return torch.cat([key, self.bias_k.expand(extra)], 1), torch.cat([value, self.bias_v.expand(extra)], 1)
 
@@ -321,20 +319,20 @@ class TextHead(nn.Module):
 
 
 class UnitLength(nn.Module):
-    """[..., E] → the same direction with length 1."""
+    """Embeddings [..., E] → the same, scaled to norm 1."""
 
-    def forward(self, found: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor) -> Tensor:
         """See the class."""
-        return F.normalize(found, dim=-1)
+        return F.normalize(embeddings, dim=-1)
 
 
-class Scale(nn.Module):
-    """Times exp(``log_logit_scale``), at most 100."""
+class LogitScale(nn.Module):
+    """Embeddings times exp(``log_logit_scale``), a factor of at most 100."""
 
     def __init__(self, initial: float) -> None:
         super().__init__()
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(initial)))
 
-    def forward(self, found: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor) -> Tensor:
         """See the class."""
-        return found * self.log_logit_scale.float().exp().clamp_max(MAX_SCALE)
+        return embeddings * self.log_logit_scale.float().exp().clamp_max(MAX_SCALE)

@@ -1,4 +1,4 @@
-"""What corruptions work on: a window of a recording, the sound around it, and another clip to borrow from."""
+"""The inputs of corruptions: a window of a recording with the sound around it, and a clip of another recording."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from avpref.media.reading import DecodedClip
 
 Sound = NDArray[np.float32]
-"""[C, S], full scale 1."""
+"""Samples [C, S], full scale 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Donor:
-    """Another recording's clip, read at the shape of the clip that borrows from it: frames [T, H, W, 3] and the same sample rate.
+    """A clip of another recording, from which corruptions take picture or sound.
 
-    Its sound may be half a frame longer or shorter.
+    It is read at the frame shape [T, H, W, 3] and the sample rate of the clip to be corrupted; its sound may be half a frame
+    longer or shorter.
     """
 
     name: str
@@ -28,10 +29,10 @@ class Donor:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A window of a recording with both tracks. ``sound`` [C, S_around] is the recording's sound before, in and after the window, of
-    which sample ``first`` is the window's first.
+    """A window of a recording, with both tracks.
 
-    ``name`` is what randomness is derived from: it must not depend on where the files lie.
+    ``sound`` [C, S'] is the recording's sound before, in and after the window; its sample ``first`` is the first of the window.
+    Random draws are derived from ``name``, so it must not depend on where the files are stored.
     """
 
     name: str
@@ -41,13 +42,13 @@ class Cut:
 
     @property
     def frames(self) -> NDArray[np.uint8]:
-        """The picture [T, H, W, 3]."""
+        """The frames of the window, uint8 [T, H, W, 3]."""
         assert self.clip.frames is not None
         return self.clip.frames
 
     @property
     def channels(self) -> Sound:
-        """The window's own sound [C, S]."""
+        """The sound of the window [C, S]."""
         return channels_of(self.clip)
 
     @property
@@ -57,58 +58,61 @@ class Cut:
 
     @property
     def samples_after(self) -> int:
-        """How much of the recording's sound is known after the window."""
+        """Number of samples in ``sound`` after the window."""
         return self.sound.shape[1] - self.first - self.channels.shape[1]
 
-    def heard(self, start: int, num: int) -> Sound:
-        """``num`` samples from ``start``, counted from the window's first; silence where the recording's sound is not known."""
-        heard = np.zeros((len(self.sound), num), np.float32)
+    def sound_from(self, start: int, num: int) -> Sound:
+        """Samples ``start`` to ``start + num`` [C, num], counted from the window's first; silence outside ``sound``."""
+        samples = np.zeros((len(self.sound), num), np.float32)
         low = max(start + self.first, 0)
         high = min(start + self.first + num, self.sound.shape[1])
         if low < high:
             at = low - self.first - start
-            heard[:, at : at + high - low] = self.sound[:, low:high]
-        return heard
+            samples[:, at : at + high - low] = self.sound[:, low:high]
+        return samples
 
     def with_frames(self, frames: NDArray[np.uint8]) -> DecodedClip:
-        """The clip with another picture."""
+        """The clip with other frames [T, H, W, 3]."""
         return replace(self.clip, frames=frames)
 
     def with_channels(self, channels: Sound) -> DecodedClip:
         """The clip with another sound [C, S]."""
-        kept = None if self.clip.channels is None else channels
-        return replace(self.clip, audio=channels.mean(axis=0), channels=kept)
+        clip_channels = None if self.clip.channels is None else channels
+        return replace(self.clip, audio=channels.mean(axis=0), channels=clip_channels)
 
 
 @dataclass(frozen=True)
-class Unfit:
-    """Why a corruption cannot be made of a clip."""
+class NotApplicable:
+    """The reason why a corruption does not apply to a clip."""
 
     reason: str
 
 
-class Op(Protocol):
-    """One corruption with all its parameters: a frozen dataclass, so that equal ones do the same to the same clip."""
+class Corruption(Protocol):
+    """A corruption with all its parameters, a frozen dataclass: equal corruptions change a clip in the same way."""
 
     name: ClassVar[str]
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
-        """The corrupted clip; the cut is left as it is."""
+        """The corrupted clip; ``cut`` is not changed."""
         ...
 
 
 Parameters = Mapping[str, float | str | tuple[int, ...]]
-NO_DONOR = Unfit("needs another recording")
+NO_DONOR = NotApplicable("needs another recording")
 
 
 def channels_of(clip: DecodedClip) -> Sound:
-    """The sound [C, S] of a clip; clips that were not read from a file have one channel."""
+    """The sound [C, S] of a clip; C = 1 for clips that were not read from a file."""
     assert clip.audio is not None
     return clip.audio[None] if clip.channels is None else clip.channels
 
 
-def fitted(channels: Sound, like: Sound) -> Sound:
-    """``channels`` [C', S'] averaged, given to every channel of ``like`` [C, S], and cut or followed by silence to its length."""
+def spread_to_channels(channels: Sound, like: Sound) -> Sound:
+    """The mean of ``channels`` [C', S'] in every channel of an array of the shape of ``like`` [C, S].
+
+    The sound is truncated, or padded with silence, to S samples.
+    """
     mono = channels.mean(axis=0)[: like.shape[1]]
     return np.repeat(np.pad(mono, (0, like.shape[1] - len(mono)))[None], len(like), axis=0)

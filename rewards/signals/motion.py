@@ -1,7 +1,7 @@
-"""Motion of the picture: grey frames, dense optical flow, mean magnitude per frame.
+"""Motion of the picture: grey frames, dense optical flow, mean flow magnitude per frame.
 
-Flow is Farnebäck's (G. Farnebäck, "Two-Frame Motion Estimation Based on Polynomial Expansion", 2003; OpenCV's
-``calcOpticalFlowFarneback``) with the values of the published AV-Align score.
+The flow is Farnebäck's (G. Farnebäck, "Two-Frame Motion Estimation Based on Polynomial Expansion", 2003; OpenCV's
+``calcOpticalFlowFarneback``) with the parameters of the published AV-Align score.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def grey_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def flow_fields(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Flow [T − 1, H, W, 2] in pixels (x, y) from each grey frame [T, H, W] to the next. Raises ValueError for fewer than two."""
+    """Flow [T − 1, H, W, 2] in pixels (x, y) from each grey frame [T, H, W] to the next. Raises ValueError for fewer than two frames."""
     if len(grey) < 2:
         raise ValueError(f"flow needs two frames or more, found {len(grey)}")
     return np.stack([_flow(first, second) for first, second in pairwise(grey)])
@@ -37,17 +37,12 @@ def _flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.flo
     return np.asarray(flow, np.float32)
 
 
-def mean_magnitude(flow: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean length [T] in pixels of the flow fields [T − 1, H, W, 2].
-
-    Element i belongs to the pair (i − 1, i); element 0 has no pair and repeats element 1.
-    """
-    lengths = np.hypot(flow[..., 0], flow[..., 1]).mean(axis=(1, 2)).astype(np.float64)
-    return np.concatenate([lengths[:1], lengths])
-
-
 def motion_px(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean flow magnitude [T] in pixels of RGB frames [T, H, W, 3]; one field in memory at a time. Raises like :func:`flow_fields`."""
+    """Mean flow magnitude [T] in pixels of RGB frames [T, H, W, 3].
+
+    Element i is that of the flow from frame i − 1 to frame i; element 0 repeats element 1. One flow field is in memory at a
+    time. Raises ValueError for fewer than two frames.
+    """
     if len(frames) < 2:
         raise ValueError(f"motion needs two frames or more, found {len(frames)}")
     grey = cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY)
@@ -61,15 +56,16 @@ def motion_px(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def local_maxima(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices strictly larger than both neighbours; never the ends, never a plateau."""
+    """Indices of the values that are strictly larger than both neighbours; the ends and plateaus are excluded."""
     inner = values[1:-1]
     return np.flatnonzero((inner > values[:-2]) & (inner > values[2:])) + 1
 
 
 def small_flow(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Flow [T − 1, h, w, 2] of RGB frames [T, H, W, 3] shrunk (area average) to a short side of 32 pixels: 0.15 ms a pair.
+    """Flow [T − 1, h, w, 2] of RGB frames [T, H, W, 3] after shrinking (area average) to a short side of 32 pixels: 0.15 ms per pair.
 
-    Lengths are in pixels of the small picture, so they do not depend on the clip's resolution. Raises like :func:`flow_fields`.
+    The unit is pixels of the small picture, so the flow does not depend on the clip's resolution. Raises ValueError for fewer
+    than two frames.
     """
     height, width = frames.shape[1:3]
     scale = SMALL_SIDE_PX / min(height, width)
@@ -78,9 +74,9 @@ def small_flow(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def fastest_share_px(flow: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Mean length [T − 1] in pixels of the fastest tenth of each flow field [T − 1, h, w, 2].
+    """Mean magnitude [T − 1] in pixels of the fastest tenth of each flow field [T − 1, h, w, 2].
 
-    What makes a sound is mostly small in the picture: the mean over all of it follows the camera instead.
+    Sound sources are mostly small in the picture; the mean over the whole picture follows the camera instead.
     """
     lengths = np.hypot(flow[..., 0], flow[..., 1]).reshape(len(flow), -1)
     slowest = lengths.shape[1] - max(1, round(lengths.shape[1] * FASTEST_SHARE))

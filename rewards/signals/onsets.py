@@ -1,9 +1,9 @@
-"""Where sounds begin: onset strength of a waveform and the peaks of it.
+"""Onsets of sounds: the onset strength of a waveform and its peaks.
 
 The numbers are those of librosa 0.11 with its default settings (``librosa.onset.onset_strength`` and
 ``librosa.onset.onset_detect``; McFee et al., "librosa: Audio and music signal analysis in Python", 2015), which the published
-AV-Align score is built on: spectra of 2048 samples every 512, 128 Slaney mel bands, decibels, rise from one spectrum to the
-next, mean over the bands. Written again from the definitions so that the score needs no further package.
+AV-Align score is based on: spectra of 2048 samples every 512, 128 Slaney mel bands, decibels, rise from one spectrum to the
+next, mean over the bands. They are implemented from the definitions, so that librosa is not needed.
 """
 
 from __future__ import annotations
@@ -88,15 +88,15 @@ def hann_window() -> FloatArray:
 
 
 def decibels(power: FloatArray) -> FloatArray:
-    """10·log10 of ``power`` (any shape), never more than 80 dB under its largest value; powers under 1e-10 count as 1e-10."""
+    """10·log10 of ``power`` (any shape), at most 80 dB below its largest value; powers below 1e-10 count as 1e-10."""
     level = 10.0 * np.log10(np.maximum(power, np.float32(MIN_POWER)))
     return np.maximum(level, level.max() - np.float32(DYNAMIC_RANGE_DB))
 
 
-def strength_of(power: FloatArray) -> FloatArray:
-    """Onset strength [F] of a mel power spectrogram [bands, F]: mean over bands of the rise in dB since the last spectrum.
+def onset_strength_from_mel(power: FloatArray) -> FloatArray:
+    """Onset strength [F] of a mel power spectrogram [bands, F]: mean over bands of the rise in dB from the previous spectrum.
 
-    A sound enters a centred window half a window early, so the curve is moved later by half a window (two spectra).
+    A sound enters a centred window half a window early, so the curve is delayed by half a window (two spectra).
     """
     level = decibels(power)
     rise = np.maximum(level[:, LAG_FRAMES:] - level[:, :-LAG_FRAMES], 0.0).mean(axis=0)
@@ -105,17 +105,18 @@ def strength_of(power: FloatArray) -> FloatArray:
 
 
 def onset_strength(audio: FloatArray, rate_hz: float) -> FloatArray:
-    """Onset strength [1 + S // 512] of the waveform [S], one value per 512 samples, in dB. Raises like :func:`mel_power`."""
-    return strength_of(mel_power(audio, rate_hz))
+    """Onset strength [1 + S // 512] in dB of the waveform [S], one value per 512 samples. Raises ValueError as :func:`mel_power`."""
+    return onset_strength_from_mel(mel_power(audio, rate_hz))
 
 
 def peak_frames(strength: FloatArray, rate_hz: float) -> NDArray[np.int64]:
     """Indices of the onsets in the strength curve [F] (librosa's ``peak_pick`` with the default windows in seconds).
 
-    A frame is a peak where the curve (scaled to [0, 1]) is the largest of the last 0.03 s and at least 0.07 above the mean of
-    ±0.1 s; the next peak comes no sooner than 0.03 s later. The windows are rounded *down* to frames: at 16 kHz the 0.03 s
-    become zero frames, every frame is the largest of its window, and a click is reported at two or three frames in a row.
-    The published score contains this, so it is kept; :func:`avpref.rewards.signals.av_align.merged` undoes it.
+    A frame is a peak if the curve (scaled to [0, 1]) is the largest of the last 0.03 s and at least 0.07 above the mean of
+    ±0.1 s; the next peak is at least 0.03 s later. The windows are rounded *down* to frames: at 16 kHz the 0.03 s
+    become zero frames, every frame is the largest of its window, and a click is reported at two or three consecutive frames.
+    The published score has this defect, so it is kept; :func:`avpref.rewards.signals.av_align.merge_duplicates` removes the
+    duplicates.
     """
     scaled = strength.astype(np.float64) - strength.min(initial=np.inf)
     if not scaled.any():
@@ -124,23 +125,23 @@ def peak_frames(strength: FloatArray, rate_hz: float) -> NDArray[np.int64]:
     before_max, before_mean, wait = (
         int(seconds * rate_hz // HOP_SAMPLES) for seconds in (PEAK_MAX_S, PEAK_MEAN_S, PEAK_WAIT_S)
     )
-    found: list[int] = []
+    peaks: list[int] = []
     for frame, value in enumerate(scaled):
-        if found and frame <= found[-1] + wait:
+        if peaks and frame <= peaks[-1] + wait:
             continue
         is_largest = value >= scaled[max(0, frame - before_max) : frame + 1].max()
         if is_largest and value >= scaled[max(0, frame - before_mean) : frame + before_mean + 1].mean() + PEAK_DELTA:
-            found.append(frame)
-    return np.array(found, np.int64)
+            peaks.append(frame)
+    return np.array(peaks, np.int64)
 
 
 def frame_times_s(frames: NDArray[np.int64], rate_hz: float) -> NDArray[np.float64]:
-    """Times in seconds of frame indices."""
+    """Times in seconds of spectrum indices ``frames`` at the sample rate ``rate_hz``."""
     return frames * HOP_SAMPLES / float(rate_hz)
 
 
 def detect_onsets(audio: FloatArray, rate_hz: float) -> Onsets:
-    """Onsets of the waveform [S]. Raises like :func:`mel_power`."""
+    """Onsets of the waveform [S]. Raises ValueError as :func:`mel_power`."""
     strength = onset_strength(audio, rate_hz)
     frames = peak_frames(strength, rate_hz)
     return Onsets(frames, frame_times_s(frames, rate_hz), strength)

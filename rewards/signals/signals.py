@@ -1,11 +1,11 @@
-"""Signal scorers: five of the metric columns measured on picture and sound alone, without weights or knowledge of the text.
+"""Signal scorers: five of the metric columns, measured on picture and sound alone, without weights and without the text.
 
-They say whether a clip is sharp, smooth, clean and in time, not whether it shows what was asked for: ``text_video`` and
-``text_audio`` are absent from this set. Each formula below is ours; each is checked to order its own ladder of corruptions on
-real recordings. Every clip also gets AV-Align as JavisBench defines it, as published (``av_align``) and bounded by 1
-(``av_align_bounded``). They are stored and shown and enter no reward: where sound is delayed by ±0.25 and ±0.5 s (recordings of a
-barking dog and of tennis, 38 windows of 4 s) AV-Align tells late from in time with AUROC 0.53 to 0.62; the cosine of the curves that
-it takes its peaks from, which is ``audio_video`` here, with 0.73 to 0.94; the lag of best likeness, ``desync``, with 0.83 to 0.91.
+They measure whether a clip is sharp, smooth, clean and in time, not whether it matches its text, so ``text_video`` and
+``text_audio`` are missing. The formulas are our own; a test checks that each metric falls with increasing corruption of real
+recordings. Every clip also gets AV-Align as JavisBench defines it, as published (``av_align``) and bounded by 1
+(``av_align_bounded``); both are stored and shown, and enter no reward. On sound delayed by ±0.25 and ±0.5 s (recordings of a
+barking dog and of tennis, 38 windows of 4 s) AV-Align separates late from in time with AUROC 0.53 to 0.62; ``audio_video``, the
+cosine of the curves from which AV-Align takes its peaks, with 0.73 to 0.94; ``desync``, the lag of best correlation, with 0.83 to 0.91.
 """
 
 from __future__ import annotations
@@ -25,17 +25,24 @@ from avpref.rewards.protocol import ScorableClip, measured, skipped
 from avpref.rewards.signals.av_align import (
     Curve,
     best_lag,
-    bounded,
-    coincidence,
-    merged,
+    bounded_alignment,
+    merge_duplicates,
     motion_curve,
-    published,
+    published_alignment,
     sound_curve,
     video_peaks_s,
+    zero_lag_cosine,
 )
 from avpref.rewards.signals.motion import fastest_share_px, grey_frames, motion_px, small_flow
-from avpref.rewards.signals.onsets import FFT_SAMPLES, FloatArray, detect_onsets, hann_window, mel_power, strength_of
-from avpref.rewards.validity import ValidityRules, reason
+from avpref.rewards.signals.onsets import (
+    FFT_SAMPLES,
+    FloatArray,
+    detect_onsets,
+    hann_window,
+    mel_power,
+    onset_strength_from_mel,
+)
+from avpref.rewards.validity import ValidityRules, skip_reason
 
 NUM_PICTURES = 8
 LARGEST_SIDE_PX = 256
@@ -58,25 +65,26 @@ DIAGNOSTICS = (
     Metric("av_align", "hits per peak", True, Dimension.AV),
     Metric("av_align_bounded", "hits per peak", True, Dimension.AV),
 )
-"""Numbers that are stored beside the scores and are no part of any reward."""
+"""Metrics that are stored beside the scores and enter no reward."""
 SIGNAL_RULES = ValidityRules(min_frames=3)
-STILL = "the picture does not move"
-STEADY = "the sound has no onset"
+NO_MOTION = "the picture does not move"
+NO_ONSET = "the sound has no onset"
 
 _NOISE_MASK = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6.0
 _GRADIENT_GAIN = 0.0409
-"""Mean squared gradient that white noise of power 1 leaves after the Gaussian of BLUR_PX."""
+"""Mean squared gradient of white noise of power 1 after the Gaussian of BLUR_PX."""
 
 
 def sharpness_db(frames: NDArray[np.uint8]) -> float:
     """Sharpness against noise of RGB frames [T, H, W, 3], in dB: 10·log10(G / (σ² + 4²)), grey levels of 255.
 
-    G is the mean squared gradient per pixel of the picture denoised by a Gaussian (σ = 1 px), less what noise alone would leave
-    of it, at least 0.05; σ² is the noise power: second differences both ways in the picture (J. Immerkær, "Fast Noise Variance
-    Estimation", 1996) or along time, whichever finds more, squared and averaged over blocks of 8 × 8, of which the quietest tenth
-    counts, because noise is everywhere while texture and motion are not. Coarse noise shows only along time. The 4 grey levels keep
-    fine texture from being taken for noise, so blur lowers the number too. Mean over up to eight evenly spaced frames with their
-    neighbours; pictures over 256 pixels on the short side are shrunk to it. Needs three frames.
+    G is the mean squared gradient per pixel of the picture denoised by a Gaussian (σ = 1 px), less the gradient of noise alone,
+    at least 0.05. σ² is the noise power: squared second differences in both directions of the picture (J. Immerkær, "Fast Noise
+    Variance Estimation", 1996) or along time, whichever is larger, averaged over blocks of 8 × 8 pixels. The 10th percentile over
+    blocks is used, because noise is everywhere while texture and motion are not. Coarse noise is visible only along time. The 4
+    grey levels keep fine texture from being taken for noise, so that blur lowers the number too. G and σ² are means over up to
+    eight evenly spaced frames, each with its neighbours; pictures with a short side over 256 pixels are shrunk to 256. Needs three
+    frames.
     """
     middle = np.linspace(1, len(frames) - 2, min(NUM_PICTURES, len(frames) - 2)).round().astype(int)
     triples = [np.stack([_within_limit(grey) for grey in grey_frames(frames[k - 1 : k + 2])]) for k in middle]
@@ -90,7 +98,7 @@ def _within_limit(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _gradient_and_noise(triple: NDArray[np.float32]) -> tuple[float, float]:
-    """Mean squared gradient of the denoised middle picture of [3, H, W] and its noise power, both in grey levels squared."""
+    """Mean squared gradient of the denoised middle frame of [3, H, W] and its noise power, both in grey levels squared."""
     before, grey, after = triple
     across_space = _quietest(np.asarray(cv2.filter2D(grey, -1, _NOISE_MASK), np.float32))
     noise = max(across_space, _quietest((before - 2 * grey + after) / np.float32(np.sqrt(6))))
@@ -100,18 +108,18 @@ def _gradient_and_noise(triple: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _quietest(residual: NDArray[np.float32]) -> float:
-    """Mean square of a residual [H, W] in the quietest tenth of its blocks."""
+    """10th percentile of the mean squares of a residual [H, W] in its blocks."""
     blocks = max(1, residual.shape[1] // BLOCK_PX), max(1, residual.shape[0] // BLOCK_PX)
     powers = cv2.resize(residual**2, blocks, interpolation=cv2.INTER_AREA)
     return float(np.percentile(powers, QUIET_BLOCKS_PERCENT))
 
 
 def smoothness_db(flow: NDArray[np.float32]) -> float:
-    """Smoothness in time of a flow field [T − 1, h, w, 2], in dB: energy of the motion over energy of its change.
+    """Smoothness in time of flow fields [T − 1, h, w, 2], in dB: energy of the motion over energy of its change.
 
-    10·log10((⟨|f|²⟩ + ε/3) / (⟨|f' − f|²⟩ + ε)), ε = 0.003 px², f' the next field. Steady motion scores high. Positions that jump
-    at random have a change of three times their motion, −4.8 dB; the floor is of that kind, so a frozen picture scores −4.8 dB
-    as well. Needs three frames, two fields.
+    10·log10((⟨|f|²⟩ + ε/3) / (⟨|f' − f|²⟩ + ε)), ε = 0.003 px², f' the next field. Steady motion scores high. The change of
+    positions that jump at random has three times the energy of their motion: −4.8 dB. The floor has the same ratio, so a frozen
+    picture scores −4.8 dB as well. Needs three frames, that is two fields.
     """
     energy, change = (
         np.mean(np.sum(field.astype(np.float64) ** 2, axis=-1)) for field in (flow, np.diff(flow, axis=0))
@@ -122,10 +130,10 @@ def smoothness_db(flow: NDArray[np.float32]) -> float:
 def signal_to_floor_db(audio: FloatArray, rate_hz: int, power: FloatArray) -> float:
     """Loudness of the sound over its noise floor, in dB, less a penalty for clipping.
 
-    ``power`` is the mel power [128, F] of the waveform [S]. Loud: the 95th percentile in time of the mean over bands. Floor: the
-    10th percentile in time of each band, median over bands. White noise of −80 dB full scale is added to both, so digital
-    silence is a very low floor and not an infinite one. Penalty: 10·log10(1 + share / 0.001), where share counts
-    neighbouring samples that both lie within 2 % of the same extreme: a tenth of a per cent of flat tops costs 3 dB.
+    ``power`` is the mel power [128, F] of the waveform [S]. Loudness: the 95th percentile in time of the mean over bands. Floor:
+    the 10th percentile in time of each band, median over bands. White noise of −80 dB full scale is added to both, so digital
+    silence gives a very high ratio, not an infinite one. Penalty: 10·log10(1 + share / 0.001), where share is
+    :func:`flat_share`: a share of 0.1 % costs 3 dB.
     """
     hiss = AUDIO_FLOOR**2 * float(np.sum(hann_window() ** 2)) * FFT_SAMPLES / rate_hz
     loud = float(np.percentile(power.mean(axis=0), SIGNAL_PERCENT))
@@ -145,10 +153,10 @@ def flat_share(audio: FloatArray) -> float:
 class SignalScorer:
     """Fills :data:`SIGNAL_METRICS` and :data:`DIAGNOSTICS` from picture and sound alone; see :class:`avpref.rewards.protocol.Scorer`.
 
-    ``visual_quality``, ``motion_quality`` and ``audio_quality`` are decibels (:func:`sharpness_db`, :func:`smoothness_db`,
-    :func:`signal_to_floor_db`); ``audio_video`` is the cosine in [−1, 1] of onset curve and motion curve as they lie; ``desync`` is the
-    distance in seconds of their best lag from zero, at most 0.7 or a third of the clip. These and AV-Align are skipped
-    where a curve has nothing to compare: the picture stands still, or the sound does not change.
+    ``visual_quality``, ``motion_quality`` and ``audio_quality`` are in decibels (:func:`sharpness_db`, :func:`smoothness_db`,
+    :func:`signal_to_floor_db`). ``audio_video`` is the cosine in [−1, 1] of onset curve and motion curve; ``desync`` is the
+    magnitude in seconds of their best lag, at most 0.7 s or a third of the clip. These two and AV-Align are skipped if a curve
+    is constant: the picture does not move, or the sound does not change.
     """
 
     metrics: tuple[Metric, ...] = SIGNAL_METRICS + DIAGNOSTICS
@@ -161,12 +169,12 @@ class SignalScorer:
         return digest("signal scorer", VERSION, cv2.__version__, repr(self.rules))
 
     def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-        """See :class:`avpref.rewards.protocol.Scorer`. Clips that share one array of frames have it looked at once."""
-        seen: dict[tuple[int, float, float], _Picture] = {}
-        return [self._scores(clip, _picture_of(clip.clip, seen)) for clip in clips]
+        """See :class:`avpref.rewards.protocol.Scorer`. An array of frames that several clips share is measured once."""
+        cache: dict[tuple[int, float, float], _PictureMeasurements] = {}
+        return [self._scores(clip, _picture_measurements(clip.clip, cache)) for clip in clips]
 
-    def _scores(self, clip: ScorableClip, frames: _Picture | None) -> list[Score]:
-        reasons = {dimension: reason(clip.clip, dimension, self.rules) for dimension in Dimension}
+    def _scores(self, clip: ScorableClip, frames: _PictureMeasurements | None) -> list[Score]:
+        reasons = {dimension: skip_reason(clip.clip, dimension, self.rules) for dimension in Dimension}
         values: dict[str, float] = {}
         picture = sound = None
         if not reasons[Dimension.VIDEO]:
@@ -174,14 +182,14 @@ class SignalScorer:
             values["visual_quality"], values["motion_quality"] = frames.sharpness_db, frames.smoothness_db
             picture = frames.curve
         if not reasons[Dimension.AUDIO]:
-            sound = _judge_sound(clip.clip, values)
+            sound = _measure_sound(clip.clip, values)
         if not reasons[Dimension.AV]:
-            reasons[Dimension.AV] = STILL if picture is None else STEADY if sound is None else ""
+            reasons[Dimension.AV] = NO_MOTION if picture is None else NO_ONSET if sound is None else ""
         if not reasons[Dimension.AV]:
             assert picture is not None and sound is not None and frames is not None
-            values["audio_video"] = coincidence(sound, picture)
+            values["audio_video"] = zero_lag_cosine(sound, picture)
             values["desync"] = abs(best_lag(sound, picture).lag_s)
-            _align(clip.clip, frames.peaks_s, values)
+            _measure_alignment(clip.clip, frames.peaks_s, values)
         return [
             skipped(clip.candidate_id, metric, reasons[metric.dimension])
             if reasons[metric.dimension]
@@ -191,8 +199,8 @@ class SignalScorer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture:
-    """What is measured on frames [T, H, W, 3]; each number when it is first asked for."""
+class _PictureMeasurements:
+    """Measurements of frames [T, H, W, 3], each computed at its first use."""
 
     frames: NDArray[np.uint8]
     fps_hz: float
@@ -208,12 +216,12 @@ class _Picture:
 
     @cached_property
     def curve(self) -> Curve | None:
-        """The motion curve; None for a still picture."""
+        """The motion curve of 100 Hz; None for a still picture."""
         return motion_curve(fastest_share_px(self._flow), self.fps_hz, self.duration_s)
 
     @cached_property
     def peaks_s(self) -> NDArray[np.float64]:
-        """Where AV-Align sees motion peak."""
+        """Times of the motion peaks of AV-Align."""
         return video_peaks_s(motion_px(self.frames), self.fps_hz)
 
     @cached_property
@@ -221,30 +229,34 @@ class _Picture:
         return small_flow(self.frames)
 
 
-def _picture_of(clip: DecodedClip, seen: dict[tuple[int, float, float], _Picture]) -> _Picture | None:
-    """The clip's picture, the one in ``seen`` where it is the same array."""
+def _picture_measurements(
+    clip: DecodedClip, cache: dict[tuple[int, float, float], _PictureMeasurements]
+) -> _PictureMeasurements | None:
+    """The measurements of the clip's frames, from ``cache`` if it has the same array; None without a picture."""
     if clip.frames is None:
         return None
     key = (id(clip.frames), clip.fps_hz, clip.duration_s)
-    return seen.setdefault(key, _Picture(clip.frames, clip.fps_hz, clip.duration_s))
+    return cache.setdefault(key, _PictureMeasurements(clip.frames, clip.fps_hz, clip.duration_s))
 
 
-def _judge_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
-    """Put the audio metric into ``values``; returns the onset curve, None for a steady sound."""
+def _measure_sound(clip: DecodedClip, values: dict[str, float]) -> Curve | None:
+    """Add the audio metric to ``values``; returns the onset curve, None for a steady sound."""
     assert clip.audio is not None
     power = mel_power(clip.audio, clip.sample_rate_hz)
     values["audio_quality"] = signal_to_floor_db(clip.audio, clip.sample_rate_hz, power)
-    return sound_curve(strength_of(power), clip.sample_rate_hz, clip.duration_s)
+    return sound_curve(onset_strength_from_mel(power), clip.sample_rate_hz, clip.duration_s)
 
 
-def _align(clip: DecodedClip, seen_s: NDArray[np.float64], values: dict[str, float]) -> None:
-    """Put both forms of AV-Align into ``values``; ``seen_s`` are the peaks of motion."""
+def _measure_alignment(clip: DecodedClip, motion_peaks_s: NDArray[np.float64], values: dict[str, float]) -> None:
+    """Add both forms of AV-Align to ``values``; ``motion_peaks_s`` are the times of the motion peaks."""
     assert clip.audio is not None
     onsets = detect_onsets(clip.audio, clip.sample_rate_hz)
-    values["av_align"] = published(onsets.times_s, seen_s, clip.fps_hz).score
-    values["av_align_bounded"] = bounded(merged(onsets, clip.sample_rate_hz), seen_s, clip.fps_hz).score
+    values["av_align"] = published_alignment(onsets.times_s, motion_peaks_s, clip.fps_hz).score
+    values["av_align_bounded"] = bounded_alignment(
+        merge_duplicates(onsets, clip.sample_rate_hz), motion_peaks_s, clip.fps_hz
+    ).score
 
 
 def signal_scorers() -> tuple[SignalScorer, ...]:
-    """The set of scorers that needs no weights."""
+    """The scorers that measure signals; they need no weights."""
     return (SignalScorer(),)

@@ -1,12 +1,12 @@
-"""DeSync: by how many seconds sound and picture are apart, as Synchformer hears it.
+"""DeSync: the offset in seconds between sound and picture, estimated by Synchformer.
 
-A clip is cut into overlapping segments of 0.64 s, each stream of which becomes features by itself; a comparator takes exactly 14 segments
-of both streams, 4.8 s, and gives logits for the offsets −2.0, −1.8, … 2.0 s. ``desync`` is the distance of the likeliest offset from
-zero, as published: one of eleven values. ``desync_expected`` is the mean distance under the softmax, which breaks ties; all
-offsets equally likely are 22/21 s. How a clip is laid into windows of 14 segments is :class:`Windows`.
+A clip is split into overlapping segments of 0.64 s; the features of a segment are computed per stream. A comparator takes exactly
+14 segments of both streams, 4.8 s, and gives logits for the offsets −2.0, −1.8, … 2.0 s. ``desync`` is the magnitude of the most
+likely offset, as published: one of eleven values. ``desync_expected`` is the mean magnitude under the softmax, which breaks ties;
+if all offsets are equally likely, it is 22/21 s. :class:`WindowLayout` says which windows of 14 segments a clip has.
 
 Front end: V. Iashin et al., "Synchformer: Efficient Synchronization from Sparse Cues" (2024); windows: the evaluations of JavisBench and
-of MMAudio (av-benchmark). Segments of different clips never share a batch, so a clip's numbers are the same in any company.
+of MMAudio (av-benchmark). Segments of different clips never share a batch, so a clip's numbers do not depend on other clips.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ, htk_mel_power, resample
-from avpref.rewards.frames import frames_shown, square_frames
-from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Unjudgeable
+from avpref.rewards.frames import indices_at_rate, square_frames
+from avpref.rewards.model_scorer import CPU, ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill
 from avpref.rewards.synchformer.linear import pack
@@ -39,62 +39,62 @@ MEL_FLOOR, MEL_MEAN, MEL_STD = 1e-6, -4.2677393, 4.5689974
 OFFSETS_PER_S = 5
 SEGMENTS_AT_ONCE = 14
 PICTURES_AT_ONCE_ON_CPU = 1
-"""A segment of pictures keeps a processor busy, and more of them only leave its caches: benchmarks/synchformer_trunk.md."""
+"""One segment of frames uses all of a CPU; more of them do not fit into its caches (benchmarks/synchformer_trunk.md)."""
 UNUSED = ("vfeat_extractor.patch_embed.",)
-"""The published weights carry a patch embedding for single pictures that nothing uses."""
+"""Tensors of the published weights that the model does not use: a patch embedding for single frames."""
 
 DESYNC_EXPECTED = Metric("desync_expected", "s", False, Dimension.AV)
 SYNCHFORMER_METRICS = (METRIC_BY_NAME["desync"], DESYNC_EXPECTED)
 SYNCHFORMER_TERMS = Terms("weights without a licence of their own (code: MIT); research only", commercial_use=False)
 
 
-class Windows(StrEnum):
-    """How a clip is laid into windows of 14 segments; its number is the mean over them."""
+class WindowLayout(StrEnum):
+    """The windows of 14 segments of a clip; its number is the mean over them."""
 
     JAVISBENCH = "javisbench"
-    """One after another, the last one from the end; a clip of fewer segments is completed by repeating it from its start."""
+    """Consecutive windows, the last one aligned to the end; a clip with fewer segments is repeated from its start."""
     AV_BENCHMARK = "av_benchmark"
-    """The first 14 and the last 14; a clip of fewer is not judged."""
+    """The first 14 and the last 14 segments; a clip with fewer is skipped."""
 
 
-def segment_windows(num_segments: int, windows: Windows, length: int = FULL.comparator_segments) -> Tensor:
-    """Which segments each window holds: int64 [W, ``length``]. Raises Unjudgeable for too few segments."""
-    if num_segments < 1 or (windows is Windows.AV_BENCHMARK and num_segments < length):
-        needed = 1 if windows is Windows.JAVISBENCH else length
-        raise Unjudgeable(f"too short: {num_segments} segments of both tracks, {needed} needed")
+def segments_of_windows(num_segments: int, windows: WindowLayout, length: int = FULL.comparator_segments) -> Tensor:
+    """The segment indices of each window: int64 [W, ``length``]. Raises NotScorable for too few segments."""
+    if num_segments < 1 or (windows is WindowLayout.AV_BENCHMARK and num_segments < length):
+        needed = 1 if windows is WindowLayout.JAVISBENCH else length
+        raise NotScorable(f"too short: {num_segments} segments of both tracks, {needed} needed")
     last = max(num_segments - length, 0)
     match windows:
-        case Windows.JAVISBENCH:
+        case WindowLayout.JAVISBENCH:
             starts = [*range(0, last, length), last]
-        case Windows.AV_BENCHMARK:
+        case WindowLayout.AV_BENCHMARK:
             starts = [0, last]
     return (torch.tensor(starts)[:, None] + torch.arange(length)) % num_segments
 
 
 @dataclass(frozen=True)
-class Desync:
-    """Seconds between sound and picture, averaged over a clip's windows."""
+class DesyncEstimate:
+    """Magnitude of the offset between sound and picture in seconds, averaged over a clip's windows."""
 
     likeliest_s: float
     expected_s: float
 
 
-def desync(logits: Tensor) -> Desync:
-    """Of the logits [W, C] of a clip's windows, C odd: class i is an offset of (i − C // 2) · 0.2 s.
+def estimate_desync(logits: Tensor) -> DesyncEstimate:
+    """The estimate from the logits [W, C] of a clip's windows, C odd: class i is an offset of (i − C // 2) · 0.2 s.
 
-    Of classes that are equally likely the first counts as the likeliest.
+    Among equally likely classes the first is taken as the most likely one.
     """
     num_classes = logits.shape[-1]
     distances_s = (torch.arange(num_classes, device=logits.device) - num_classes // 2).abs().double() / OFFSETS_PER_S
     likeliest_s = distances_s[logits.argmax(dim=-1)]
     expected_s = logits.double().softmax(dim=-1) @ distances_s
-    return Desync(float(likeliest_s.mean()), float(expected_s.mean()))
+    return DesyncEstimate(float(likeliest_s.mean()), float(expected_s.mean()))
 
 
 def log_mel_segments(audio: Tensor, mel_frames: int = FULL.mel_frames) -> Tensor:
-    """Sound [S] at 16 kHz to what the network hears: normalised log-mel [segments, 128, ``mel_frames``], each segment by itself.
+    """Sound [S] at 16 kHz to the network's input: normalised log-mel [segments, 128, ``mel_frames``], computed per segment.
 
-    The spectrogram's edges are reflections inside the segment, and its end is padded with zeros before normalising.
+    Each segment is padded by reflection for the spectrogram, whose end is padded with zeros before it is normalised.
     """
     power = htk_mel_power(audio.unfold(0, SEGMENT_SAMPLES, STRIDE_SAMPLES))
     log_mel = (power + MEL_FLOOR).log()
@@ -102,7 +102,7 @@ def log_mel_segments(audio: Tensor, mel_frames: int = FULL.mel_frames) -> Tensor
 
 
 def video_features(network: Synchformer, frames: Tensor) -> Tensor:
-    """Features [segments, steps, D] of pictures uint8 [T, side, side, 3] at 25 Hz; what does not fill a segment is left out."""
+    """Features [segments, steps, D] of frames uint8 [T, side, side, 3] at 25 Hz; frames after the last whole segment are ignored."""
     weight, sizes = network.vproj.weight, network.sizes
     segments = frames.to(weight.device).unfold(0, sizes.segment_frames, sizes.segment_frames // 2).movedim(-1, 1)
     at_once = PICTURES_AT_ONCE_ON_CPU if weight.device.type == "cpu" else SEGMENTS_AT_ONCE
@@ -111,7 +111,7 @@ def video_features(network: Synchformer, frames: Tensor) -> Tensor:
 
 
 def audio_features(network: Synchformer, mel: Tensor) -> Tensor:
-    """Features [segments, steps, D] of :func:`log_mel_segments`."""
+    """Features [segments, steps, D] of log-mel segments [segments, 128, F]; see :func:`log_mel_segments`."""
     weight = network.vproj.weight
     chunks = mel.to(weight.device, weight.dtype).split(SEGMENTS_AT_ONCE)
     return torch.cat([network.afeat_extractor(chunk) for chunk in chunks])
@@ -119,7 +119,7 @@ def audio_features(network: Synchformer, mel: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SegmentedClip:
-    """A clip after the front end: pictures uint8 [T, side, side, 3], log-mel [segments, 128, F], segments of each window [W, 14]."""
+    """A clip after the front end: frames uint8 [T, side, side, 3], log-mel [segments, 128, F], segment indices of windows [W, 14]."""
 
     frames: Tensor
     mel: Tensor
@@ -129,12 +129,12 @@ class SegmentedClip:
 class SynchformerScorer(ModelScorer[SegmentedClip]):
     """Fills ``desync`` and ``desync_expected``, in seconds; see :class:`avpref.rewards.protocol.Scorer`.
 
-    Judges clips of at least one segment (0.64 s of both tracks), or 14 segments (4.8 s) under :attr:`Windows.AV_BENCHMARK`. What
-    follows the last whole segment is not looked at, and of the longer track what the shorter one does not reach.
+    Scores clips of at least one segment (0.64 s of both tracks), or 14 segments (4.8 s) under :attr:`WindowLayout.AV_BENCHMARK`.
+    The longer track is truncated to the shorter one, and both to whole segments.
     """
 
     def __init__(
-        self, network: Synchformer, windows: Windows, placement: Placement, terms: Terms, weights_id: str
+        self, network: Synchformer, windows: WindowLayout, placement: Placement, terms: Terms, weights_id: str
     ) -> None:
         super().__init__(placement, terms)
         self._network, self._windows = network, windows
@@ -152,28 +152,28 @@ class SynchformerScorer(ModelScorer[SegmentedClip]):
         return self._fingerprint
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> SegmentedClip:
-        """Both tracks at 25 Hz and 16 kHz, cut to as many segments as both have. Raises Unjudgeable for too few."""
+        """Both tracks at 25 Hz and 16 kHz, truncated to the segments that both have. Raises NotScorable for too few segments."""
         sizes, media = self._network.sizes, clip.clip
         assert media.frames is not None and media.audio is not None
-        shown = frames_shown(len(media.frames), media.fps_hz, FPS_HZ)
+        frame_indices = indices_at_rate(len(media.frames), media.fps_hz, FPS_HZ)
         audio = resample(torch.tensor(media.audio), media.sample_rate_hz, RATE_HZ)
         stride = sizes.segment_frames // 2
         count = min(
-            _num_segments(len(shown), sizes.segment_frames, stride),
+            _num_segments(len(frame_indices), sizes.segment_frames, stride),
             _num_segments(len(audio), SEGMENT_SAMPLES, STRIDE_SAMPLES),
         )
-        windows = segment_windows(count, self._windows, sizes.comparator_segments)
-        frames = square_frames(media.frames, shown[: stride * (count + 1)], sizes.image_px)
+        windows = segments_of_windows(count, self._windows, sizes.comparator_segments)
+        frames = square_frames(media.frames, frame_indices[: stride * (count + 1)], sizes.image_px)
         mel = log_mel_segments(audio[: STRIDE_SAMPLES * (count + 1)], sizes.mel_frames)
         return SegmentedClip(frames, mel, windows)
 
     def measure(self, batch: Sequence[SegmentedClip]) -> list[Mapping[str, float]]:
-        """One clip after another: a clip's own segments and windows are the batch."""
-        found = (desync(self._logits(clip)) for clip in batch)
-        return [{"desync": each.likeliest_s, DESYNC_EXPECTED.name: each.expected_s} for each in found]
+        """See the base class. Clips are run one after another: the segments and windows of a clip are a batch."""
+        estimates = (estimate_desync(self._logits(clip)) for clip in batch)
+        return [{"desync": estimate.likeliest_s, DESYNC_EXPECTED.name: estimate.expected_s} for estimate in estimates]
 
     def _logits(self, clip: SegmentedClip) -> Tensor:
-        """[W, classes]"""
+        """Logits [W, classes] of the clip's windows."""
         video, audio = video_features(self._network, clip.frames), audio_features(self._network, clip.mel)
         windows = clip.windows.to(video.device)
         return self._network(video[windows], audio[windows])
@@ -184,15 +184,15 @@ def _num_segments(length: int, segment: int, stride: int) -> int:
 
 
 def load_synchformer(
-    path: Path, placement: Placement, weights_id: str, windows: Windows = Windows.JAVISBENCH
+    path: Path, placement: Placement, weights_id: str, windows: WindowLayout = WindowLayout.JAVISBENCH
 ) -> SynchformerScorer:
-    """The scorer with the published weights (``synchformer_state_dict.pth``, 513 tensors). Raises InputError for another file."""
+    """The scorer with the published weights ``synchformer_state_dict.pth`` (513 tensors). Raises InputError for other files."""
     network = on_meta(Synchformer)
     tensors = read_weights(path)
-    strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
-    if strange:
+    non_tensors = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if non_tensors:
         raise InputError(
-            f"{path} holds more than tensors: {', '.join(strange[:3])}",
+            f"{path} holds more than tensors: {', '.join(non_tensors[:3])}",
             "synchformer_state_dict.pth, tensors by name",
             "check the path: avpref weights verify",
         )
@@ -202,9 +202,9 @@ def load_synchformer(
 
 
 def tiny_synchformer(
-    placement: Placement = CPU, windows: Windows = Windows.JAVISBENCH, sizes: SynchformerSizes = TINY
+    placement: Placement = CPU, windows: WindowLayout = WindowLayout.JAVISBENCH, sizes: SynchformerSizes = TINY
 ) -> SynchformerScorer:
-    """A small network with random weights, for tests and dry runs: its numbers mean nothing."""
+    """The scorer with a small network of random weights, for tests and dry runs: its numbers are meaningless."""
     network = on_meta(lambda: Synchformer(sizes))
     fill(network, device=placement.device)
     network.to(placement.dtype)

@@ -1,9 +1,9 @@
-"""The networks of Synchformer: what happens in a picture, what happens in a sound, and how far apart the two are in time.
+"""The networks of Synchformer: a tower for the frames, a tower for the sound, and a comparator that estimates their offset.
 
-Written from the papers: V. Iashin et al., "Synchformer: Efficient Synchronization from Sparse Cues" (2024), whose picture tower is
-the divided space-time attention of G. Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?" (2021),
-and whose sound tower is Y. Gong et al., "AST: Audio Spectrogram Transformer" (2021). Names of parameters are those of the published
-weights. Attention is the fused kernel; where only the class token of a layer is used, only it is computed.
+Written from the papers: V. Iashin et al., "Synchformer: Efficient Synchronization from Sparse Cues" (2024). Its video tower uses
+the divided space-time attention of G. Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?" (2021);
+its audio tower is that of Y. Gong et al., "AST: Audio Spectrogram Transformer" (2021). Parameter names are those of the published
+weights. Attention uses torch's fused kernel; if only the class token of a layer is used, only that token is computed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpref.rewards.synchformer.linear import Product
+from avpref.rewards.synchformer.linear import FusedLinear
 
 VIDEO_EPS, AUDIO_EPS, POOL_EPS, COMPARATOR_EPS = 1e-6, 1e-12, 1e-6, 1e-5
 
@@ -23,8 +23,8 @@ VIDEO_EPS, AUDIO_EPS, POOL_EPS, COMPARATOR_EPS = 1e-6, 1e-12, 1e-6, 1e-5
 class SynchformerSizes:
     """Sizes of all three networks; the defaults are the published ones.
 
-    A segment is ``segment_frames`` pictures of ``image_px`` squared, cut into patches of ``tubelet_frames`` × ``patch_px``², and a
-    mel spectrogram of ``mel_bins`` × ``mel_frames``, cut into overlapping patches of ``audio_patch``² every ``audio_stride``.
+    A segment has ``segment_frames`` frames of ``image_px``² pixels, split into patches of ``tubelet_frames`` × ``patch_px``², and a
+    mel spectrogram of ``mel_bins`` × ``mel_frames``, split into overlapping patches of ``audio_patch``² every ``audio_stride``.
     """
 
     dim: int = 768
@@ -45,22 +45,22 @@ class SynchformerSizes:
 
     @property
     def video_steps(self) -> int:
-        """Moments in a segment of the picture."""
+        """Time steps of a video segment."""
         return self.segment_frames // self.tubelet_frames
 
     @property
     def num_patches(self) -> int:
-        """Patches of one picture."""
+        """Patches of one time step."""
         return (self.image_px // self.patch_px) ** 2
 
     @property
     def video_tokens(self) -> int:
-        """Tokens of a segment of the picture: the class token, and the patches of all moments."""
+        """Tokens of a video segment: the class token and the patches of all time steps."""
         return 1 + self.video_steps * self.num_patches
 
     @property
     def audio_grid(self) -> tuple[int, int]:
-        """Patches of a spectrogram in frequency and in time."""
+        """Numbers of patches of a spectrogram in frequency and in time."""
         bins, frames = (
             (length - self.audio_patch) // self.audio_stride + 1 for length in (self.mel_bins, self.mel_frames)
         )
@@ -68,7 +68,7 @@ class SynchformerSizes:
 
     @property
     def comparator_tokens(self) -> int:
-        """Positions of the comparator: all moments of both streams and a token before each stream."""
+        """Positions of the comparator: the time steps of both streams and one token before each stream."""
         return self.comparator_segments * (self.video_steps + self.audio_grid[1]) + 2
 
 
@@ -77,61 +77,61 @@ TINY = SynchformerSizes(dim=16, heads=2, depth=1, image_px=32, comparator_heads=
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q kᵀ/√d) v of [B, L, heads, d], fused; back as [B, L, heads · d]."""
-    found = functional.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return found.transpose(1, 2).flatten(2)
+    """softmax(q kᵀ/√d) v of [B, L, heads, d], returned as [B, L, heads · d]."""
+    mixed = functional.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return mixed.transpose(1, 2).flatten(2)
 
 
 class DividedAttention(nn.Module):
-    """Self-attention inside groups of tokens: a token sees its own group and the class token, the class token sees all."""
+    """Self-attention in groups: a token attends to its own group and the class token, the class token to all tokens."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = Product(dim, 3 * dim), Product(dim, dim)
+        self.qkv, self.proj = FusedLinear(dim, 3 * dim), FusedLinear(dim, dim)
 
     def over_time(self, tokens: Tensor, steps: int, stream: Tensor) -> Tensor:
-        """``stream`` plus attention of [B, 1 + T·N, D] with groups of equal place, T = ``steps``."""
-        return self.proj.plus(self._within(tokens, steps, (2, 1)), stream)
+        """``stream`` plus attention of [B, 1 + T·N, D] in groups of equal position in the picture, T = ``steps``."""
+        return self.proj.add_to(self._within(tokens, steps, (2, 1)), stream)
 
     def over_space(self, tokens: Tensor, steps: int, stream: Tensor) -> Tensor:
-        """``stream`` plus attention of [B, 1 + T·N, D] with groups of equal time, T = ``steps``."""
-        return self.proj.plus(self._within(tokens, steps, (1, 2)), stream)
+        """``stream`` plus attention of [B, 1 + T·N, D] in groups of equal time, T = ``steps``."""
+        return self.proj.add_to(self._within(tokens, steps, (1, 2)), stream)
 
     def _within(self, tokens: Tensor, steps: int, order: tuple[int, int]) -> Tensor:
-        """Attention in groups; ``order`` says which axes of the patches [B, T, N, ...] are group and member."""
+        """Attention in groups; ``order`` are the axes of the patches [B, T, N, ...] that are group and member."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.unbind(2)
         first = _attend(query[:, :1], key, value)
         patches = qkv[:, 1:].unflatten(1, (steps, -1)).movedim(order, (1, 2))
         batch, groups, members = patches.shape[:3]
         class_token = qkv[:, None, :1, 1:].expand(-1, groups, -1, -1, -1, -1)
-        seen = torch.cat([class_token, patches[:, :, :, 1:]], dim=2).flatten(0, 1)
-        rest = _attend(patches[:, :, :, 0].reshape(batch * groups, members, *query.shape[2:]), *seen.unbind(2))
+        key_value = torch.cat([class_token, patches[:, :, :, 1:]], dim=2).flatten(0, 1)
+        rest = _attend(patches[:, :, :, 0].reshape(batch * groups, members, *query.shape[2:]), *key_value.unbind(2))
         rest = rest.unflatten(0, (batch, groups)).movedim((1, 2), order).flatten(1, 2)
         return torch.cat([first, rest], dim=1)
 
 
-class Perceptron(nn.Module):
-    """Two products with a GELU between them, four times as wide inside."""
+class FusedMlp(nn.Module):
+    """Two linear layers with a GELU between them and a hidden width of 4 D."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = Product(dim, 4 * dim), Product(4 * dim, dim)
+        self.fc1, self.fc2 = FusedLinear(dim, 4 * dim), FusedLinear(4 * dim, dim)
 
     def forward(self, normed: Tensor, stream: Tensor) -> Tensor:
-        """``stream`` plus the perceptron of ``normed``, both [..., D]."""
-        return self.fc2.plus(self.fc1.gelu(normed), stream)
+        """``stream`` plus the MLP's output for ``normed``, both [..., D]."""
+        return self.fc2.add_to(self.fc1.gelu(normed), stream)
 
 
 class SpaceTimeBlock(nn.Module):
-    """Attention over time, then over space, then a perceptron; each adds to the normalised tokens' stream."""
+    """A pre-norm transformer block: attention over time, then over space, then an MLP, each added to the residual stream."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, VIDEO_EPS) for _ in range(3))
         self.attn, self.timeattn = DividedAttention(dim, heads), DividedAttention(dim, heads)
-        self.mlp = Perceptron(dim)
+        self.mlp = FusedMlp(dim)
 
     def forward(self, tokens: Tensor, steps: int) -> Tensor:
         """[B, 1 + T·N, D] to the same, T = ``steps``."""
@@ -141,7 +141,7 @@ class SpaceTimeBlock(nn.Module):
 
 
 class PooledAttention(nn.Module):
-    """What one token per set takes up from its set; queries, keys and values lie in one tensor, in this order."""
+    """Attention of the first token of each set to its set; queries, keys and values come from one matrix, in this order."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -151,15 +151,15 @@ class PooledAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, L, D] to [B, 1, D], for the first token of each."""
+        """[B, L, D] to [B, 1, D], for the first token of each set."""
         weights, biases = (part.split([self.dim, 2 * self.dim]) for part in (self.in_proj_weight, self.in_proj_bias))
         query = functional.linear(tokens[:, :1], weights[0], biases[0]).unflatten(-1, (self.heads, -1))
-        seen = functional.linear(tokens, weights[1], biases[1]).unflatten(-1, (2, self.heads, -1))
-        return self.out_proj(_attend(query, *seen.unbind(2)))
+        key_value = functional.linear(tokens, weights[1], biases[1]).unflatten(-1, (2, self.heads, -1))
+        return self.out_proj(_attend(query, *key_value.unbind(2)))
 
 
 class PooledTokens(nn.Module):
-    """One pre-norm encoder layer over a set and a class token; only the class token is computed and comes back."""
+    """A pre-norm encoder layer over a set and a class token; only the class token is computed and returned."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class PooledTokens(nn.Module):
 
 
 class VideoTower(nn.Module):
-    """Segments of pictures to one vector per moment: divided attention over patches, then pooling over each moment's patches."""
+    """Video segments to one vector per time step: divided attention over patches, then pooling over the patches of a step."""
 
     def __init__(self, sizes: SynchformerSizes) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class VideoTower(nn.Module):
         self.spatial_attn_agg = PooledTokens(dim, sizes.heads)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Normalised pictures [B, segment_frames, H, W, 3] to features [B, video_steps, D]."""
+        """Normalised frames [B, segment_frames, H, W, 3] to features [B, video_steps, D]."""
         steps = self.sizes.video_steps
         positions = self.pos_embed[:, None, 1:] + self.temp_embed[:, :, None]
         patches = self._patches(frames) + positions.flatten(1, 2)
@@ -204,14 +204,13 @@ class VideoTower(nn.Module):
         return self.spatial_attn_agg(moments.flatten(0, 1)).unflatten(0, (-1, steps))
 
     def _patches(self, frames: Tensor) -> Tensor:
-        """The strided convolution as one product: [B, T, H, W, 3] to [B, T' · N, D]."""
+        """The strided convolution as one matrix product: [B, T, H, W, 3] to [B, T' · N, D]."""
         proj, side = self.patch_embed_3d["proj"], self.sizes.patch_px
         assert isinstance(proj, nn.Conv3d)
         across = self.sizes.image_px // side
-        cut = (
-            frames.unflatten(3, (across, side)).unflatten(2, (across, side)).unflatten(1, (self.sizes.video_steps, -1))
-        )
-        rows = cut.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(4).flatten(1, 3)
+        split = frames.unflatten(3, (across, side)).unflatten(2, (across, side))
+        split = split.unflatten(1, (self.sizes.video_steps, -1))
+        rows = split.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(4).flatten(1, 3)
         return functional.linear(rows, proj.weight.flatten(1), proj.bias)
 
 
@@ -248,7 +247,7 @@ class AstLayer(nn.Module):
 
 
 class AstEmbeddings(nn.Module):
-    """Patches of a spectrogram with their positions, after a class and a distillation token."""
+    """A class token, a distillation token and the patches of a spectrogram, with learned positions."""
 
     def __init__(self, sizes: SynchformerSizes) -> None:
         super().__init__()
@@ -267,7 +266,7 @@ class AstEmbeddings(nn.Module):
 
 
 class AstEncoder(nn.Module):
-    """The layers, one after another."""
+    """The layers of the spectrogram tower, in sequence."""
 
     def __init__(self, sizes: SynchformerSizes) -> None:
         super().__init__()
@@ -281,7 +280,7 @@ class AstEncoder(nn.Module):
 
 
 class SpectrogramTransformer(nn.Module):
-    """Patches through the layers and the last norm."""
+    """Spectrogram to normalised tokens: embeddings, layers and the last norm."""
 
     def __init__(self, sizes: SynchformerSizes) -> None:
         super().__init__()
@@ -295,7 +294,7 @@ class SpectrogramTransformer(nn.Module):
 
 
 class AudioTower(nn.Module):
-    """Segments of sound to one vector per moment: a transformer over patches, then pooling over each moment's frequencies."""
+    """Audio segments to one vector per time step: a transformer over patches, then pooling over the frequencies of a step."""
 
     def __init__(self, sizes: SynchformerSizes) -> None:
         super().__init__()
@@ -328,7 +327,7 @@ class ComparatorBlock(nn.Module):
 
 
 class Comparator(nn.Module):
-    """Both streams of a window, side by side, to logits over offsets."""
+    """A transformer over the concatenated streams of a window, with logits over offsets."""
 
     def __init__(self, sizes: SynchformerSizes) -> None:
         super().__init__()
@@ -361,8 +360,8 @@ class Synchformer(nn.Module):
         self.transformer = Comparator(sizes)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
-        """Features of windows, [W, S, T, D] of each stream with S = ``comparator_segments``, to logits [W, classes].
+        """Features of windows, [W, S, T, D] per stream with S = ``comparator_segments``, to logits [W, classes].
 
-        Class i says that the sound is early by (i − classes // 2) · 0.2 s.
+        Class i means that the sound is early by (i − classes // 2) · 0.2 s.
         """
         return self.transformer(self.vproj(video).flatten(1, 2), self.aproj(audio).flatten(1, 2))

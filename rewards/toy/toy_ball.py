@@ -1,6 +1,6 @@
-"""Finding the toy world's ball and its path: a matched filter per frame, then a ballistic fit over all frames.
+"""Position and path of the toy world's ball: a matched filter per frame, then a ballistic fit over all frames.
 
-Works on the picture averaged to ``CELLS`` cells in height. Positions are in picture heights, y downwards.
+The picture is averaged to ``CELLS`` cells in height. Positions are in picture heights, y downwards.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from avpref.media.toyscene import FLOOR_LEVEL, RADIUS
 
 CELLS = 12
 STEP = 3
-"""Tried ball positions per cell, each way; the best one is refined by a parabola."""
+"""Number of tried ball positions per cell along each axis; the best one is refined by a parabola."""
 SUBSAMPLES = 8
 COVERED = 0.02
 """Share of a cell above which the ball covers it."""
 NUM_INSTANTS = 144
-"""Tried times of the first impact."""
+"""Number of tried times of the first impact."""
 PATH_ERROR = 0.015
-"""Positions are not trusted beyond this."""
+"""Least standard error of a position, in picture heights."""
 OFFSET_ERROR = 0.03
-"""How far the ground may lie from where the toy world has it."""
+"""Standard error of the floor's level in the toy world, in picture heights."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Track:
-    """The ball in each frame: ``x``, ``y`` [T] in picture heights, ``share`` [T] of its usual contrast (0 = not there).
+class BallTrack:
+    """The ball in each frame: ``x``, ``y`` [T] in picture heights, ``share`` [T] of its usual contrast (0: absent).
 
-    ``colour`` [3] is the unit difference between ball and background; ``width`` the picture's width in heights;
-    ``signal`` and ``residual`` are the energies of the fitted ball and of all that differs from it.
+    ``colour`` [3] is the unit vector from the background's colour to the ball's; ``width`` is the picture's width in heights;
+    ``signal`` and ``residual`` are the energies of the fitted ball and of all other changes.
     """
 
     x: Floats
@@ -47,8 +47,8 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Path:
-    """A fall from rest and its bounces. ``error`` is the root mean square distance from the track, in picture heights."""
+class BallisticPath:
+    """A fall from rest and its bounces. ``error`` is the root mean square distance to the track, in picture heights."""
 
     first_impact_s: float
     fall_s: float
@@ -56,7 +56,7 @@ class Path:
     error: float
 
     def impacts(self, duration_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Times in seconds and speeds relative to the first of the impacts before ``duration_s``; always at least one."""
+        """Times in seconds [I], and speeds [I] relative to the first, of the impacts before ``duration_s``; I is at least 1."""
         times, speeds = [self.first_impact_s], [1.0]
         while speeds[-1] * self.restitution > 0.1:
             speed = speeds[-1] * self.restitution
@@ -68,27 +68,28 @@ class Path:
         return np.array(times), np.array(speeds)
 
 
-def track_ball(frames: NDArray[np.uint8]) -> Track:
+def track_ball(frames: NDArray[np.uint8]) -> BallTrack:
     """Follow one ball of the toy world's size, of any colour, through frames uint8 [T, H, W, 3].
 
-    Two passes: against the median of all frames, then against the mean of what the ball does not cover.
+    Two passes with different backgrounds: the median of all frames, then the mean of the cells that the ball does not cover.
     """
     width = frames.shape[2] / frames.shape[1]
     columns = max(2, round(CELLS * width))
     cells = _averaged(frames, CELLS, columns).reshape(len(frames), CELLS * columns, 3)
     fit = _fit_ball(cells, np.median(cells, axis=0), columns)
     is_free = (fit.ball < COVERED).astype(np.float32)[..., None]
-    seen = is_free.sum(axis=0)
-    uncovered = np.where(seen >= 2, (is_free * cells).sum(axis=0) / np.maximum(seen, 1), np.median(cells, axis=0))
+    num_free = is_free.sum(axis=0)
+    free_mean = (is_free * cells).sum(axis=0) / np.maximum(num_free, 1)
+    uncovered = np.where(num_free >= 2, free_mean, np.median(cells, axis=0))
     fit = _fit_ball(cells, uncovered, columns)
     share = np.clip(fit.amplitudes / max(fit.usual, 1e-6), 0.0, 1.0)
     x, y = np.asarray(fit.x / CELLS, np.float32), np.asarray(fit.y / CELLS, np.float32)
-    return Track(x, y, share, fit.colour, width, fit.signal, fit.residual)
+    return BallTrack(x, y, share, fit.colour, width, fit.signal, fit.residual)
 
 
 @dataclass(frozen=True, eq=False)
 class _BallFit:
-    """One pass: centres in cells [T], contrasts [T] and their usual value, the ball itself [T, cells], energies."""
+    """Result of one pass: centres in cells [T], contrasts [T] and their usual value, the fitted ball [T, cells], energies."""
 
     x: Floats
     y: Floats
@@ -119,10 +120,10 @@ def _fit_ball(cells: Floats, background: Floats, columns: int) -> _BallFit:
     return _BallFit(x, y, amplitudes, usual, balls[best], colour, signal, max(residual, 0.0))
 
 
-def fit_path(track: Track, fps_hz: float) -> Path:
-    """The ballistic path nearest to ``track``: the mean over a grid of falls, each as likely as its squared error says.
+def fit_path(track: BallTrack, fps_hz: float) -> BallisticPath:
+    """The ballistic path of ``track``: the mean over a grid of falls, weighted by the likelihood of their squared errors.
 
-    Averaging instead of picking makes the first impact a smooth function of the picture, finer than a frame.
+    The mean makes the first impact a smooth function of the picture, with a resolution finer than a frame.
     """
     bank = _falls(len(track.y), fps_hz)
     height, weight = FLOOR_LEVEL - track.y.astype(np.float64), track.share.astype(np.float64) + 1e-3
@@ -134,17 +135,17 @@ def fit_path(track: Track, fps_hz: float) -> Path:
     drop = (fy - offset * f1) / ff
     squared = np.where(drop > 0, yy - drop * fy - offset * y1, np.inf)
     if not np.isfinite(squared.min()):
-        return Path(*(np.nan,) * 4)  # nothing falls in this picture
+        return BallisticPath(*(np.nan,) * 4)  # nothing falls in this picture
     least = max(float(squared.min()), 0.0)
     variance = max(least / max(len(height) - 5, 1), PATH_ERROR**2)
     likely = np.exp(-(squared - squared.min()) / (2 * variance))
     likely /= likely.sum()
     impact_s, fall_s, restitution = (float(likely @ column) for column in bank.parameters)
-    return Path(impact_s, fall_s, restitution, float(np.sqrt((least + _sideways(track)) / weight.sum())))
+    return BallisticPath(impact_s, fall_s, restitution, float(np.sqrt((least + _sideways(track)) / weight.sum())))
 
 
-def _sideways(track: Track) -> float:
-    """Weighted squared distance of x from uniform motion."""
+def _sideways(track: BallTrack) -> float:
+    """Weighted squared distance of x to uniform motion."""
     weight = np.sqrt(track.share.astype(np.float64) + 1e-3)
     basis = np.stack([weight, weight * np.arange(len(weight))], axis=1)
     target = weight * track.x
@@ -203,7 +204,7 @@ def _area(num_out: int, num_in: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _balls(rows: int, columns: int) -> tuple[Floats, Floats]:
-    """Averaged discs [P, rows · columns] at every tried centre, row by row, and their energies [P]."""
+    """Discs averaged to cells [P, rows · columns] at every tried centre, row by row, and their energies [P]."""
     across = _disc_profiles(columns)
     down = _disc_profiles(rows)
     squared = np.square(down)[:, None, :, None] + np.square(across)[None, :, None, :]
@@ -221,7 +222,7 @@ def _disc_profiles(cells: int) -> Floats:
 
 
 def _refined(gain: Floats, best: NDArray[np.int64], columns: int) -> tuple[Floats, Floats]:
-    """Centres (y, x) [T] in cells: the best of the tried ones, moved to the top of the parabola through its neighbours."""
+    """Centres (y, x) [T] in cells: the best of the tried ones, moved to the vertex of the parabola through its neighbours."""
     num_across = columns * STEP + 1
     surface = gain.reshape(-1, num_across, gain.shape[1])
     rows, cols = best // num_across, best % num_across

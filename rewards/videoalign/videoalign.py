@@ -1,7 +1,7 @@
-"""VideoAlign (VideoReward): how good a clip looks, how well it moves, and how well it follows its text.
+"""VideoAlign (VideoReward): visual quality, motion quality and text alignment of a clip.
 
 The published model (weights Apache-2.0, code MIT) is a Qwen2-VL that reads a rubric and gives a number at each of three tokens. The
-caption comes after the first two of them, so visual and motion quality do not depend on it.
+caption follows the first two of them, so visual and motion quality do not depend on it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
-from avpref.rewards.model_scorer import CPU, ModelScorer, Placement, Unjudgeable
+from avpref.rewards.model_scorer import CPU, ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS
-from avpref.rewards.videoalign.videoalign_frames import FrameRules, look, num_tokens, patch_grid, patches
+from avpref.rewards.videoalign.videoalign_frames import FrameRules, num_tokens, patch_grid, patches, sample_frames
 from avpref.rewards.videoalign.videoalign_network import (
     FULL,
     TINY,
@@ -35,44 +35,44 @@ from avpref.rewards.videoalign.videoalign_text import (
     PUBLISHED_RENDERINGS,
     VideoAlignText,
     read_text,
-    reward_places,
+    reward_positions,
     tiny_text,
 )
 from avpref.rewards.weights.catalogue import VIDEOALIGN
 from avpref.storage.weight_files import read_weights
 
 VERSION = 1
-FILLING = 0
+PADDING_ID = 0
 
-RAW = (
+RAW_METRICS = (
     METRIC_BY_NAME["visual_quality"],
     METRIC_BY_NAME["motion_quality"],
     Metric("text_alignment", "scorer units", True, Dimension.VIDEO),
 )
-NORMALISED = (
+NORMALISED_METRICS = (
     Metric("videoalign_vq", "standard deviations", True, Dimension.VIDEO),
     Metric("videoalign_mq", "standard deviations", True, Dimension.VIDEO),
     Metric("videoalign_ta", "standard deviations", True, Dimension.VIDEO),
 )
-"""The same three numbers less the published mean, over the published standard deviation."""
+"""The three raw metrics, minus the published mean and divided by the published standard deviation."""
 
-VIDEOALIGN_METRICS = (*RAW, *NORMALISED)
+VIDEOALIGN_METRICS = (*RAW_METRICS, *NORMALISED_METRICS)
 
 TINY_FRAMES = FrameRules(min_pixels=56 * 56, max_pixels=84 * 84)
 
 
 @dataclass(frozen=True, eq=False)
 class VideoAlignInputs:
-    """Frames [N, h, w, 3] uint8 as the network sees them, and the tokens [L] that it reads."""
+    """Sampled and resized frames uint8 [N, h, w, 3], and the token ids int64 [L] of rubric and caption."""
 
     frames: Tensor
     token_ids: Tensor
 
 
 class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
-    """Six numbers per clip: the raw rewards and the normalised ones. Those of text alignment need a text."""
+    """Fills six metrics per clip: raw and normalised. Those of text alignment are skipped for an empty text."""
 
-    text_metrics = frozenset({RAW[2].name, NORMALISED[2].name})
+    text_metrics = frozenset({RAW_METRICS[2].name, NORMALISED_METRICS[2].name})
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
         weights_id: str,
         terms: Terms,
     ) -> None:
-        """``weights_id`` names the weights: their SHA-256, or what random ones were made from."""
+        """``weights_id`` identifies the weights in the fingerprint: their SHA-256, or the sizes of random ones."""
         self._network, self._text, self._settings = network, text, settings
         super().__init__(placement, terms)
         self._weights_id = weights_id
@@ -101,32 +101,35 @@ class VideoAlignScorer(ModelScorer[VideoAlignInputs]):
         return digest("videoalign", VERSION, self._weights_id, self._text.identity, settings, dtype)
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> VideoAlignInputs:
-        """Sampled, resized frames and the rubric's tokens. Raises Unjudgeable for too few frames, slivers, and too long clips."""
-        assert clip.clip.frames is not None, "the rules let a clip without picture pass"
+        """Sampled and resized frames, and the token ids.
+
+        Raises NotScorable for too few frames, extreme aspect ratios, and more tokens than the model has positions.
+        """
+        assert clip.clip.frames is not None, "the validity rules did not skip a clip without picture"
         try:
-            frames = look(clip.clip.frames, clip.clip.fps_hz, self._settings.frames)
+            frames = sample_frames(clip.clip.frames, clip.clip.fps_hz, self._settings.frames)
         except ValueError as error:
-            raise Unjudgeable(str(error)) from error
+            raise NotScorable(str(error)) from error
         token_ids = self._text.token_ids(clip.text, num_tokens(frames))
-        most = self._network.sizes.max_positions
-        if len(token_ids) > most:
-            raise Unjudgeable(f"{len(token_ids)} tokens of picture and text; the model knows {most} positions")
+        max_positions = self._network.sizes.max_positions
+        if len(token_ids) > max_positions:
+            raise NotScorable(f"{len(token_ids)} tokens of picture and text; the model knows {max_positions} positions")
         return VideoAlignInputs(frames, token_ids)
 
     def measure(self, batch: Sequence[VideoAlignInputs]) -> list[Mapping[str, float]]:
-        """All six numbers of each clip. Texts are filled up on the right; clips may differ in size."""
+        """All six numbers of each clip. Token ids are padded on the right; clips may differ in size."""
         device = self._placement.device
-        seen = torch.cat([patches(each.frames.to(device)) for each in batch])
-        grids = torch.tensor([patch_grid(each.frames) for each in batch], device=device)
-        token_ids = pad_sequence([each.token_ids for each in batch], batch_first=True, padding_value=FILLING)
-        places = torch.stack([reward_places(each.token_ids, self._text.reward_ids) for each in batch])
-        rewards = self._network(seen, grids, token_ids.to(device), places.to(device)).double().tolist()
+        clip_patches = torch.cat([patches(clip.frames.to(device)) for clip in batch])
+        grids = torch.tensor([patch_grid(clip.frames) for clip in batch], device=device)
+        token_ids = pad_sequence([clip.token_ids for clip in batch], batch_first=True, padding_value=PADDING_ID)
+        positions = torch.stack([reward_positions(clip.token_ids, self._text.reward_ids) for clip in batch])
+        rewards = self._network(clip_patches, grids, token_ids.to(device), positions.to(device)).double().tolist()
         return [self._named(row) for row in rewards]
 
     def _named(self, rewards: Sequence[float]) -> dict[str, float]:
         settings = self._settings
-        named = {metric.name: reward for metric, reward in zip(RAW, rewards, strict=True)}
-        columns = zip(NORMALISED, rewards, settings.means, settings.deviations, strict=True)
+        named = {metric.name: reward for metric, reward in zip(RAW_METRICS, rewards, strict=True)}
+        columns = zip(NORMALISED_METRICS, rewards, settings.means, settings.deviations, strict=True)
         return named | {metric.name: (reward - mean) / deviation for metric, reward, mean, deviation in columns}
 
 
@@ -138,10 +141,10 @@ def load_videoalign(
     sizes: VideoAlignSizes = FULL,
     renderings: Mapping[str, str] = PUBLISHED_RENDERINGS,
 ) -> VideoAlignScorer:
-    """The published model from ``model.pth``, ``model_config.json``, ``tokenizer.json`` and ``prompt_template.py``, by these names.
+    """The scorer with the published model; ``paths`` are its files by name.
 
-    The weights were published in bfloat16. Raises InputError for a file that is absent, damaged, or not the one that ``sizes``
-    and ``renderings`` describe.
+    The names are ``model.pth``, ``model_config.json``, ``tokenizer.json`` and ``prompt_template.py``. The weights were published
+    in bfloat16. Raises InputError for a file that is absent, damaged, or does not match ``sizes`` and ``renderings``.
     """
     settings = read_settings(paths["model_config.json"])
     text = read_text(paths["prompt_template.py"], paths["tokenizer.json"], renderings)
@@ -156,7 +159,7 @@ def load_videoalign(
 
 
 def tiny_videoalign(placement: Placement = CPU) -> VideoAlignScorer:
-    """A network of random weights over single bytes, for tests and dry runs: its numbers mean nothing."""
+    """The scorer with a small network of random weights over single bytes, for tests and dry runs: its numbers are meaningless."""
     text = tiny_text()
     network = random_network(TINY, text.video_id, placement.device, placement.dtype)
     settings = replace(PUBLISHED, frames=TINY_FRAMES)

@@ -1,8 +1,8 @@
-"""What VideoAlign sees of a picture: which frames, how large, and in what patches.
+"""The visual input of VideoAlign: sampled frames, resized and split into patches.
 
-The rules are those of the reader that VideoAlign was trained with (its ``vision_process.py``, itself from Qwen-VL's tools):
-about two frames per second including the first and the last, sizes that are multiples of 28 pixels and hold at most a given area.
-Small pictures are enlarged to the least area.
+The rules are those of the loader that VideoAlign was trained with (its ``vision_process.py``, itself from Qwen-VL's tools):
+about two frames per second including the first and the last; height and width are multiples of 28 pixels, with an area between a
+minimum and a maximum. Small pictures are enlarged to the minimum.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PAIRED = 2
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the colours in [0, 1]: the constants of CLIP."""
+"""Mean and standard deviation of the colours in [0, 1], the constants of CLIP."""
 
 
 @dataclass(frozen=True)
 class FrameRules:
-    """How many frames are looked at and how large they are made; the defaults are the published model's."""
+    """Limits of the number and size of the sampled frames; the defaults are the published model's."""
 
     target_fps: float = 2.0
     min_frames: int = 4
@@ -41,25 +41,25 @@ class FrameRules:
 
 
 def frame_indices(num_frames: int, fps_hz: float, rules: FrameRules) -> tuple[int, ...]:
-    """Which of ``num_frames`` frames are looked at: evenly spread, the first and the last among them, an even number.
+    """Indices of the frames to sample: an even number of them, evenly spaced, including the first and the last.
 
-    Halves round to even, both for the count and for the places, which are computed in float32 as in the original. Raises
-    ValueError where there are fewer frames than ``rules.frame_multiple`` or no positive frame rate.
+    Halves round to even, both for the count and for the indices, which are computed in float32 as in the original. Raises
+    ValueError for fewer frames than ``rules.frame_multiple`` or a frame rate that is not positive.
     """
     multiple = rules.frame_multiple
     if num_frames < multiple or not fps_hz > 0:
         raise ValueError(f"{num_frames} frames at {fps_hz:g} Hz; at least {multiple} are needed")
-    most = min(rules.max_frames, num_frames) // multiple * multiple
-    least = math.ceil(rules.min_frames / multiple) * multiple
-    wanted = min(max(num_frames / fps_hz * rules.target_fps, least), most)
-    count = round(wanted / multiple) * multiple
+    largest = min(rules.max_frames, num_frames) // multiple * multiple
+    smallest = math.ceil(rules.min_frames / multiple) * multiple
+    target = min(max(num_frames / fps_hz * rules.target_fps, smallest), largest)
+    count = round(target / multiple) * multiple
     return tuple(torch.linspace(0, num_frames - 1, count).round().long().tolist())
 
 
 def resized_size(height_px: int, width_px: int, rules: FrameRules) -> tuple[int, int]:
-    """Height and width that a picture is made: multiples of 28 near its own aspect, of an area within the limits.
+    """Height and width after resizing: multiples of 28 pixels, about the picture's aspect ratio, an area within the limits.
 
-    Raises ValueError where one side is more than 200 times as long as the other.
+    Raises ValueError if one side is more than 200 times as long as the other.
     """
     if max(height_px, width_px) > MAX_ASPECT * min(height_px, width_px):
         raise ValueError(f"a picture of {width_px}x{height_px}; its sides may differ {MAX_ASPECT}-fold at most")
@@ -75,8 +75,8 @@ def resized_size(height_px: int, width_px: int, rules: FrameRules) -> tuple[int,
     return height, width
 
 
-def look(frames: NDArray[np.uint8], fps_hz: float, rules: FrameRules) -> Tensor:
-    """The frames [N, h, w, 3] uint8 that the network gets, of a clip's frames [T, H, W, 3] uint8.
+def sample_frames(frames: NDArray[np.uint8], fps_hz: float, rules: FrameRules) -> Tensor:
+    """Sample and resize a clip's frames: uint8 [T, H, W, 3] to uint8 [N, h, w, 3].
 
     Raises ValueError as :func:`frame_indices` and :func:`resized_size` do.
     """
@@ -93,19 +93,19 @@ def _resized(frame: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
 
 
 def patch_grid(frames: Tensor) -> tuple[int, int, int]:
-    """Pairs of frames, rows and columns of patches of frames [N, h, w, 3]."""
+    """Numbers of frame pairs, patch rows and patch columns of frames [N, h, w, 3]."""
     return len(frames) // PAIRED, frames.shape[1] // PATCH_PX, frames.shape[2] // PATCH_PX
 
 
 def num_tokens(frames: Tensor) -> int:
-    """How many tokens the network makes of frames [N, h, w, 3]."""
+    """Number of tokens of frames [N, h, w, 3] in the network."""
     return math.prod(patch_grid(frames)) // MERGED**2
 
 
 def patches(frames: Tensor) -> Tensor:
     """Normalised patches [P, 1176] float32 of frames [N, h, w, 3] uint8, on their device.
 
-    A row holds (channel, frame, y, x); the rows go by pair of frames, then by blocks of 2 x 2 patches, then inside a block.
+    A row is ordered by (channel, frame, y, x); rows are ordered by frame pair, then by block of 2 x 2 patches, then in a block.
     """
     pairs, rows, columns = patch_grid(frames)
     mean, std = (torch.tensor(constants, device=frames.device) for constants in (MEAN, STD))

@@ -1,7 +1,7 @@
-"""VideoAlign's network: the vision and language models of Qwen2-VL and a reward head, read at three tokens of the rubric.
+"""VideoAlign's network: the vision and language models of Qwen2-VL, and a reward head that is read at three tokens of the rubric.
 
-The vision and language models are those of ``transformers``. The language model is given plain positions 0 .. L-1 on all three
-of its rotary axes, as in training, and not the video positions that Qwen2-VL itself would use.
+The vision and language models are those of ``transformers``. The language model gets positions 0 .. L-1 on all three of its
+rotary axes, as in training, not the video positions that Qwen2-VL itself would use.
 
 The published file is the state dict of an adapted model, unmerged: base weights, and for each linear layer of the language model
 two LoRA factors. They are merged here in float32, one tensor at a time.
@@ -22,14 +22,14 @@ from avpref.rewards.random_weights import fill
 from avpref.storage.weight_files import fit, on_meta, require_shapes
 
 UNUSED = ("base_model.model.lm_head.",)
-"""Begins the names of the published file that scores do not depend on."""
+"""Prefixes of the tensors of the published file that scores do not depend on."""
 
 
 @dataclass(frozen=True)
 class VideoAlignSizes:
-    """Sizes of the network, the defaults being the published one's (Qwen2-VL-2B with three more tokens).
+    """Sizes of the network; the defaults are the published ones (Qwen2-VL-2B with three more tokens).
 
-    ``rope_sections`` divides half a head's channels among the three rotary axes; here all three carry the same positions.
+    ``rope_sections`` divides half the channels of a head among the three rotary axes; here all three have the same positions.
     """
 
     vocab_size: int = 151_660
@@ -50,14 +50,14 @@ class VideoAlignSizes:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Rank and strength of the LoRA factors that the published file holds beside each linear layer of the language model."""
+    """Rank and alpha of the LoRA factors that the published file has for each linear layer of the language model."""
 
     rank: int = 64
     alpha: float = 128.0
 
     @property
     def scaling(self) -> float:
-        """What the product of the factors is multiplied by."""
+        """Scale of the product of the factors: alpha / rank."""
         return self.alpha / self.rank
 
 
@@ -78,10 +78,10 @@ TINY = VideoAlignSizes(
 
 
 class VideoAlignNetwork(nn.Module):
-    """Patches and token ids in, three numbers per clip out."""
+    """Patches and token ids to three rewards per clip."""
 
     def __init__(self, sizes: VideoAlignSizes, video_id: int) -> None:
-        """``video_id`` is the token in whose places what is seen goes."""
+        """``video_id`` is the id of the placeholder tokens that the visual embeddings replace."""
         super().__init__()
         from transformers.models.qwen2_vl.modeling_qwen2_vl import (
             Qwen2VisionTransformerPretrainedModel,
@@ -94,32 +94,37 @@ class VideoAlignNetwork(nn.Module):
         self.language_model = Qwen2VLTextModel(text)
         self.rm_head = nn.Linear(sizes.dim, 1, bias=False)
 
-    def see(self, patches: Tensor, grids: Tensor) -> Tensor:
-        """Tokens [P/4, D] of the patches [P, 1176] of all clips in a row, ``grids`` [B, 3] being each one's (pairs, rows, columns)."""
+    def embed_patches(self, patches: Tensor, grids: Tensor) -> Tensor:
+        """Embeddings [P/4, D] of the patches [P, 1176] of all clips, concatenated.
+
+        ``grids`` [B, 3] are the numbers of frame pairs, patch rows and patch columns of each clip.
+        """
         return self.visual(patches.to(self.rm_head.weight.dtype), grid_thw=grids).pooler_output
 
     def states(self, patches: Tensor, grids: Tensor, token_ids: Tensor) -> Tensor:
-        """Last hidden states [B, L, D] for token ids [B, L], filled up on the right with anything that is no special token.
+        """Last hidden states [B, L, D] for token ids [B, L], padded on the right with any ids that are not special tokens.
 
-        Attention looks back only, so what fills up a row is never seen by what comes before it.
+        Attention is causal, so padding does not change the states before it.
         """
         embeddings = self.language_model.embed_tokens(token_ids)
-        seen = self.see(patches, grids)
+        visual = self.embed_patches(patches, grids)
         is_video = token_ids == self.video_id
-        assert int(is_video.sum()) == len(seen), f"{int(is_video.sum())} places for {len(seen)} tokens of pictures"
-        embeddings = embeddings.masked_scatter(is_video[..., None], seen)
+        assert int(is_video.sum()) == len(visual), (
+            f"{int(is_video.sum())} placeholders, {len(visual)} visual embeddings"
+        )
+        embeddings = embeddings.masked_scatter(is_video[..., None], visual)
         positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand(3, *token_ids.shape)
-        found = self.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False)
-        return found.last_hidden_state
+        output = self.language_model(inputs_embeds=embeddings, position_ids=positions, use_cache=False)
+        return output.last_hidden_state
 
-    def forward(self, patches: Tensor, grids: Tensor, token_ids: Tensor, places: Tensor) -> Tensor:
-        """Rewards [B, 3] float32, read at ``places`` [B, 3] of each row: visual quality, motion quality, text alignment.
+    def forward(self, patches: Tensor, grids: Tensor, token_ids: Tensor, reward_positions: Tensor) -> Tensor:
+        """Rewards [B, 3] float32, read at ``reward_positions`` [B, 3]: visual quality, motion quality, text alignment.
 
-        The head works in float32, so that a low precision of the network does not round scores into ties.
+        The head is applied in float32, so that a low precision of the network does not round scores into ties.
         """
         states = self.states(patches, grids, token_ids)
-        read = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
-        return functional.linear(read.float(), self.rm_head.weight.float())[..., 0]
+        at_rewards = states.gather(1, reward_positions[..., None].expand(-1, -1, states.shape[-1]))
+        return functional.linear(at_rewards.float(), self.rm_head.weight.float())[..., 0]
 
 
 def _configurations(sizes: VideoAlignSizes):
@@ -154,8 +159,8 @@ def _configurations(sizes: VideoAlignSizes):
     return vision, text
 
 
-def hollow_network(sizes: VideoAlignSizes, video_id: int) -> VideoAlignNetwork:
-    """A network with shapes and no memory, except for its rotary frequencies, which no file holds."""
+def network_without_memory(sizes: VideoAlignSizes, video_id: int) -> VideoAlignNetwork:
+    """A network on the meta device, except for its rotary frequencies, which the published file does not contain."""
     network = on_meta(lambda: VideoAlignNetwork(sizes, video_id))
     for part, name in ((network.visual, "rotary_pos_emb"), (network.language_model, "rotary_emb")):
         setattr(part, name, type(getattr(part, name))(part.config))
@@ -163,7 +168,7 @@ def hollow_network(sizes: VideoAlignSizes, video_id: int) -> VideoAlignNetwork:
 
 
 def published_shapes(network: VideoAlignNetwork, adapter: Adapter) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the published state dict for a network of these sizes, but for what is unused."""
+    """Names and shapes of the tensors of the published state dict that a network of these sizes uses."""
     return {name: shape for parts in _published(network, adapter) for name, shape in parts.shapes.items()}
 
 
@@ -176,11 +181,11 @@ def load_network(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> VideoAlignNetwork:
-    """The network with the published ``tensors``, merged. Raises InputError that names what is missing, extra or misshapen."""
-    network = hollow_network(sizes, video_id)
-    strange = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
-    if strange:
-        raise InputError(f"{source} holds {strange[0]}, which is no tensor", "a state dict", "check the path")
+    """The network with the published ``tensors``, merged. Raises InputError for missing, unexpected or misshapen tensors."""
+    network = network_without_memory(sizes, video_id)
+    non_tensors = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
+    if non_tensors:
+        raise InputError(f"{source} holds {non_tensors[0]}, which is no tensor", "a state dict", "check the path")
     used = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNUSED)}
     require_shapes(
         source, {name: tuple(tensor.shape) for name, tensor in used.items()}, published_shapes(network, adapter)
@@ -194,22 +199,22 @@ def load_network(
 
 
 def random_network(sizes: VideoAlignSizes, video_id: int, device: str, dtype: torch.dtype) -> VideoAlignNetwork:
-    """A network with meaningless weights that depend on their names alone."""
-    network = hollow_network(sizes, video_id)
+    """A network with random weights that depend on their names alone."""
+    network = network_without_memory(sizes, video_id)
     fill(network)
     fit(network, network.state_dict(), "random weights", device=device, dtype=dtype)
     return network.to(device)
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """Where the published file keeps tensor ``name`` of our network, with shapes: itself, or a base and two LoRA factors."""
+class _PublishedTensors:
+    """The tensors of the published file for tensor ``name`` of the network, with shapes: itself, or a base and two LoRA factors."""
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
 
     def merged(self, tensors: Mapping[str, Tensor], scaling: float, device: torch.device) -> Tensor:
-        """base + scaling * B @ A in float32 where there are factors, else the tensor as it is."""
+        """base + scaling · B @ A in float32 if there are factors, else the tensor itself."""
         base, *factors = (tensors[name].to(device) for name in self.shapes)
         if not factors:
             return base
@@ -217,7 +222,7 @@ class _Parts:
         return torch.addmm(base.float(), up, down, alpha=scaling)
 
 
-def _published(network: VideoAlignNetwork, adapter: Adapter) -> Iterator[_Parts]:
+def _published(network: VideoAlignNetwork, adapter: Adapter) -> Iterator[_PublishedTensors]:
     adapted = {
         f"language_model.{name}" for name, module in network.language_model.named_modules() if type(module) is nn.Linear
     }
@@ -226,12 +231,12 @@ def _published(network: VideoAlignNetwork, adapter: Adapter) -> Iterator[_Parts]
         prefix = "base_model.model." + layer.replace("language_model.", "model.", 1)
         shape = tuple(tensor.shape)
         if layer not in adapted:
-            yield _Parts(name, {f"{prefix}.{last}": shape})
+            yield _PublishedTensors(name, {f"{prefix}.{last}": shape})
         elif last == "bias":
-            yield _Parts(name, {f"{prefix}.base_layer.bias": shape})
+            yield _PublishedTensors(name, {f"{prefix}.base_layer.bias": shape})
         else:
             factors = {
                 f"{prefix}.lora_A.default.weight": (adapter.rank, shape[1]),
                 f"{prefix}.lora_B.default.weight": (shape[0], adapter.rank),
             }
-            yield _Parts(name, {f"{prefix}.base_layer.weight": shape} | factors)
+            yield _PublishedTensors(name, {f"{prefix}.base_layer.weight": shape} | factors)

@@ -19,11 +19,11 @@ from avpref.media.reading import DecodedClip
 from avpref.media.toyscene import every_attributes
 from avpref.media.writing import encode_clip
 from avpref.rewards.fake import FakeScorer
-from avpref.rewards.negatives.corruptions import LADDER_S, SEED_KINDS, Kind, Negative, negatives
+from avpref.rewards.negatives.corruptions import DELAY_STEPS_S, SEED_KINDS, Negative, NegativeKind, negatives
 from avpref.rewards.protocol import measured, skipped
-from avpref.validation.validate import POSITIVE, ValidationSettings, judge, score_windows
+from avpref.validation.validate import POSITIVE, ValidationSettings, score_windows, validate_metrics
 from avpref.validation.validation_report import document, kind_rows, overall_rows, panels, remarks, rows_table
-from avpref.validation.windows import good_clips, read_cut, read_donor
+from avpref.validation.windows import find_windows, read_cut, read_donor
 
 SHAPE = ClipShape(75, 48, 64, 12.5, 16000)
 WINDOW_S = 2.0
@@ -103,7 +103,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def windows(recordings: Path):
-    return good_clips(recordings, WINDOW_S).windows
+    return find_windows(recordings, WINDOW_S).windows
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def scored(windows, knowing):
 
 
 def test_a_folder_is_searched_and_everything_else_is_named(recordings) -> None:
-    found = good_clips(recordings, WINDOW_S)
+    found = find_windows(recordings, WINDOW_S)
     assert len(found.windows) == NUM_RECORDINGS * WINDOWS_EACH
     assert {window.file for window in found.windows} == {"c0.mp4", "deeper/c1.mp4", "deeper/c2.mp4"}
     reasons = {one.file: one.reason for one in found.unusable}
@@ -128,7 +128,7 @@ def test_a_folder_is_searched_and_everything_else_is_named(recordings) -> None:
 
 
 def test_windows_lie_in_the_middle_and_do_not_overlap(recordings) -> None:
-    starts = [window.start_s for window in good_clips(recordings, 2.5).windows if window.file == "c0.mp4"]
+    starts = [window.start_s for window in find_windows(recordings, 2.5).windows if window.file == "c0.mp4"]
     assert starts == pytest.approx([0.5, 3.0], abs=0.02)
 
 
@@ -137,11 +137,11 @@ def test_a_window_has_the_recordings_sound_around_it(windows) -> None:
     cut = read_cut(middle, WINDOW_S, 1.5)
     assert (cut.first, cut.samples_after) == (24000, pytest.approx(24000, abs=1100))
     assert cut.frames.shape == (25, 48, 64, 3) and cut.clip.channels.shape == (2, 32000)
-    np.testing.assert_array_equal(cut.heard(0, 32000), cut.clip.channels)
-    np.testing.assert_array_equal(cut.heard(-24000, 72000 - 24000), cut.sound[:, : 72000 - 24000])
+    np.testing.assert_array_equal(cut.sound_from(0, 32000), cut.clip.channels)
+    np.testing.assert_array_equal(cut.sound_from(-24000, 72000 - 24000), cut.sound[:, : 72000 - 24000])
     first = read_cut(windows[0], WINDOW_S, 1.5)
     assert first.first == 0
-    np.testing.assert_allclose(first.heard(32000, 16000), cut.heard(0, 16000), atol=1e-6)
+    np.testing.assert_allclose(first.sound_from(32000, 16000), cut.sound_from(0, 16000), atol=1e-6)
 
 
 def test_a_donor_comes_in_the_clips_shape(windows) -> None:
@@ -151,13 +151,13 @@ def test_a_donor_comes_in_the_clips_shape(windows) -> None:
 
 
 def test_real_recordings_of_all_sizes_and_rates_lend_to_each_other(media) -> None:
-    found = good_clips(media / "clips.csv", 2.0).windows
+    found = find_windows(media / "clips.csv", 2.0).windows
     firsts = {window.file: window for window in found if window.file in ("dog.mp4", "telescope.mp4")}
     for window, other in (list(firsts.values()), list(firsts.values())[::-1]):
         cut = read_cut(window, 2.0, 2.0)
         donor = read_donor(other, cut.clip)
         assert donor.clip.frames.shape == cut.frames.shape
-        assert np.array_equal(cut.heard(0, cut.channels.shape[1]), cut.channels)
+        assert np.array_equal(cut.sound_from(0, cut.channels.shape[1]), cut.channels)
         made = [each for index in range(2) for each in negatives(cut, donor, 0, index)]
         for each in made:
             assert isinstance(each, Negative) and each.clip.channels.shape == cut.channels.shape
@@ -169,7 +169,7 @@ def test_a_csv_names_files_and_may_give_texts(recordings, tmp_path, header) -> N
     files = ["c0.mp4", "deeper/c1.mp4", "none.mp4"]
     rows = [f"{recordings / file}{',a text' if header == 'file,text' else ''}" for file in files]
     listed.write_text("\n".join([header, *rows, f"{recordings / 'c0.mp4'},one,two,three"]) + "\n")
-    found = good_clips(listed, WINDOW_S)
+    found = find_windows(listed, WINDOW_S)
     assert len(found.windows) == 2 * WINDOWS_EACH
     assert {window.text for window in found.windows} == {"a text" if header == "file,text" else ""}
     assert [one.reason for one in found.unusable] == [
@@ -183,31 +183,31 @@ def test_a_csv_with_other_columns_is_refused(tmp_path, header) -> None:
     listed = tmp_path / "clips.csv"
     listed.write_text(f"{header}\na.mp4,b\n")
     with pytest.raises(TableError, match="file,text"):
-        good_clips(listed, WINDOW_S)
+        find_windows(listed, WINDOW_S)
 
 
 def test_nothing_to_validate_on_is_an_error_that_says_why(recordings, tmp_path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
-        good_clips(tmp_path / "absent", WINDOW_S)
+        find_windows(tmp_path / "absent", WINDOW_S)
     with pytest.raises(InputError, match="no usable recording"):
-        good_clips(tmp_path, WINDOW_S)
+        find_windows(tmp_path, WINDOW_S)
     with pytest.raises(InputError, match="shorter than one window of 30 s"):
-        good_clips(recordings, 30.0)
+        find_windows(recordings, 30.0)
 
 
 def test_a_metric_that_knows_is_found_to_know(windows, knowing, scored) -> None:
-    sync, shift, picture = judge(scored, [knowing], SETTINGS)
-    absent = sum(row.kind != Kind.DESYNC for row in scored.absent)
+    sync, shift, picture = validate_metrics(scored, [knowing], SETTINGS)
+    absent = sum(row.kind != NegativeKind.DESYNC for row in scored.absent)
     num = len(windows) * len(SEED_KINDS) - absent
     assert sync.overall.accuracy_strict.value == sync.overall.auroc.value == 1.0
     assert (sync.overall.num_pairs, sync.overall.num_sources) == (num, NUM_RECORDINGS)
     assert shift.monotonicity.estimate.value > 0.8
-    assert (shift.monotonicity.num_ladders, shift.monotonicity.num_without) == (2 * len(windows), 0)
-    assert {name: one.num_ladders for name, one in shift.directions.items()} == {"late": 9, "early": 9}
-    assert [step.step_s for step in shift.steps] == [step for step in LADDER_S if step <= WINDOW_S / 2]
-    assert all(step.found.accuracy_strict.value == 1.0 for step in sync.steps)
+    assert (shift.monotonicity.num_series, shift.monotonicity.num_without) == (2 * len(windows), 0)
+    assert {name: one.num_series for name, one in shift.directions.items()} == {"late": 9, "early": 9}
+    assert [step.step_s for step in shift.steps] == [step for step in DELAY_STEPS_S if step <= WINDOW_S / 2]
+    assert all(step.discrimination.accuracy_strict.value == 1.0 for step in sync.steps)
     for kind in SEED_KINDS:
-        sees = kind in (Kind.VIDEO_SPATIAL, Kind.VIDEO_TEMPORAL)
+        sees = kind in (NegativeKind.VIDEO_SPATIAL, NegativeKind.VIDEO_TEMPORAL)
         assert picture.kinds[kind].accuracy_strict.value == (1.0 if sees else 0.0)
         assert picture.kinds[kind].accuracy_tolerant.value == 1.0
     assert (picture.monotonicity.estimate.value, picture.monotonicity.num_constant) == (0.0, 2 * len(windows))
@@ -217,20 +217,20 @@ def test_guessing_is_found_to_guess(windows) -> None:
     scorer = FakeScorer()
     settings = ValidationSettings(window_s=WINDOW_S, num_negatives=3, bootstrap_samples=200)
     found = score_windows(windows, [scorer], settings)
-    for one in judge(found, [scorer], settings):
+    for one in validate_metrics(found, [scorer], settings):
         assert abs(one.overall.auroc.value - 0.5) < 0.25
         assert one.overall.auroc.low <= one.overall.auroc.value <= one.overall.auroc.high
-        absent = sum(row.kind != Kind.DESYNC for row in found.absent)
+        absent = sum(row.kind != NegativeKind.DESYNC for row in found.absent)
         assert one.overall.num_negatives == 3 * len(SEED_KINDS) * len(windows) - absent
 
 
 def test_every_row_says_what_was_done(windows, scored) -> None:
     kinds = {row.kind for row in scored.rows}
-    assert kinds == {POSITIVE, *SEED_KINDS, Kind.DESYNC}
+    assert kinds == {POSITIVE, *SEED_KINDS, NegativeKind.DESYNC}
     for row in scored.rows:
         parameters = json.loads(row.parameters)
         assert bool(parameters) == (row.kind != POSITIVE)
-        assert (row.step_s > 0) == (row.kind == Kind.DESYNC)
+        assert (row.step_s > 0) == (row.kind == NegativeKind.DESYNC)
         assert "donor" not in parameters or parameters["donor"].split("@")[0] != row.file
     reasons = {(row.kind, row.reason) for row in scored.absent}
     assert ("desync", "1.5 s is more than half a window of 2 s") in reasons
@@ -247,35 +247,35 @@ def test_a_scorer_of_one_track_judges_each_picture_once_and_gaps_are_counted(win
     scorer = OfOneTrack()
     found = score_windows(windows, [scorer], SETTINGS)
     assert scorer.asked == len(windows) * 3  # as it is, and two with another picture
-    (one,) = judge(found, [scorer], SETTINGS)
+    (one,) = validate_metrics(found, [scorer], SETTINGS)
     assert one.overall.num_positives == 0 and one.overall.positives_without == len(windows)
     assert one.overall.auroc is None and one.monotonicity.estimate is None
-    assert one.without[POSITIVE, "not today"] == len(windows)
+    assert one.without_number[POSITIVE, "not today"] == len(windows)
     assert all(row.value is None for row in found.rows if row.status == ScoreStatus.SKIPPED)
-    told = "\n".join(remarks(good_clips_of(windows), found, [one]))
-    assert "not today" in told and "mean nothing" in told and "3 recordings" in told
+    told = "\n".join(remarks(windows_of(windows), found, [one]))
+    assert "not today" in told and "meaningless" in told and "3 recordings" in told
     assert overall_rows([one])[1]["AUROC"] == "-"
 
 
-def good_clips_of(windows):
-    from avpref.validation.windows import GoodClips
+def windows_of(windows):
+    from avpref.validation.windows import ValidationWindows
 
-    return GoodClips(windows, ())
+    return ValidationWindows(windows, ())
 
 
 def test_one_recording_has_no_negatives_that_need_another(windows, knowing) -> None:
     alone = [window for window in windows if window.file == "c0.mp4"]
     found = score_windows(alone, [knowing], SETTINGS)
     assert ("swapped_audio", "needs another recording") in {(row.kind, row.reason) for row in found.absent}
-    sync = judge(found, [knowing], SETTINGS)[0]
-    assert sync.kinds[Kind.SWAPPED_AUDIO].auroc is None
+    sync = validate_metrics(found, [knowing], SETTINGS)[0]
+    assert sync.kinds[NegativeKind.SWAPPED_AUDIO].auroc is None
     assert sync.overall.auroc.low is None  # nothing to resample
 
 
 def test_a_recording_that_breaks_while_reading_is_left_out_and_harms_no_other(recordings, tmp_path) -> None:
     for name in ("c0.mp4", "deeper/c1.mp4"):
         (tmp_path / Path(name).name).write_bytes((recordings / name).read_bytes())
-    listed = good_clips(tmp_path, WINDOW_S).windows
+    listed = find_windows(tmp_path, WINDOW_S).windows
     (tmp_path / "c1.mp4").write_bytes((tmp_path / "c1.mp4").read_bytes()[:9000])
     scorer = FakeScorer()
     found = score_windows(listed, [scorer], SETTINGS)
@@ -287,8 +287,8 @@ def test_a_recording_that_breaks_while_reading_is_left_out_and_harms_no_other(re
 
 
 def test_the_document_is_plain_json_and_the_tables_have_every_metric(windows, knowing, scored) -> None:
-    found = judge(scored, [knowing], SETTINGS)
-    written = document(good_clips_of(windows), [knowing], scored, found, SETTINGS)
+    found = validate_metrics(scored, [knowing], SETTINGS)
+    written = document(windows_of(windows), [knowing], scored, found, SETTINGS)
     again = json.loads(json.dumps(written, allow_nan=False))
     assert [one["metric"] for one in again["metrics"]] == ["audio_video", "desync", "visual_quality"]
     assert again["metrics"][0]["overall"]["auroc"] == {"value": 1.0, "low": 1.0, "high": 1.0}

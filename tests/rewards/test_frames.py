@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from avpref.rewards.frames import frames_shown, square_frames
+from avpref.rewards.frames import indices_at_rate, square_frames
 
 
 def shown_by_rounding(num_frames: int, rate: tuple[int, int], to_hz: int) -> list[int]:
@@ -25,28 +25,28 @@ def shown_by_rounding(num_frames: int, rate: tuple[int, int], to_hz: int) -> lis
     st.sampled_from([8, 16, 25]),
 )
 def test_a_slot_shows_the_last_frame_that_has_begun(num_frames: int, rate: tuple[int, int], to_hz: int) -> None:
-    found = frames_shown(num_frames, rate[0] / rate[1], float(to_hz))
+    found = indices_at_rate(num_frames, rate[0] / rate[1], float(to_hz))
     assert found.tolist() == shown_by_rounding(num_frames, rate, to_hz)
 
 
 def test_the_same_rate_shows_every_frame_once() -> None:
-    assert frames_shown(40, 25.0, 25.0).tolist() == list(range(40))
+    assert indices_at_rate(40, 25.0, 25.0).tolist() == list(range(40))
 
 
 def test_halves_are_rounded_up_at_twice_the_rate() -> None:
-    assert frames_shown(6, 50.0, 25.0).tolist() == [0, 2, 4]
+    assert indices_at_rate(6, 50.0, 25.0).tolist() == [0, 2, 4]
 
 
 def test_fractional_rates_are_exact_at_a_tie() -> None:
     """Frame 600 of 30000/1001 Hz begins exactly half a slot after slot 500."""
-    found = frames_shown(602, 30000 / 1001, 25.0)
+    found = indices_at_rate(602, 30000 / 1001, 25.0)
     assert found[500] == 599 and found[501] == 601 and len(found) == 502
 
 
 @pytest.mark.parametrize(("num_frames", "fps_hz"), [(0, 25.0), (5, 0.0), (5, float("nan"))])
 def test_senseless_films_are_refused(num_frames: int, fps_hz: float) -> None:
     with pytest.raises(ValueError, match="positive rates"):
-        frames_shown(num_frames, fps_hz, 25.0)
+        indices_at_rate(num_frames, fps_hz, 25.0)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (31, 47), (97, 40), (224, 225), (7, 5), (480, 832), (2160, 3840)])

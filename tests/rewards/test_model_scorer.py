@@ -1,4 +1,4 @@
-"""The base of the scorers with a network: memory that runs out, reasons, and what is looked at once."""
+"""The base of the scorers with a network: memory that runs out, reasons, and measurements that scorers share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Metric, ScoreStatus, Terms
 from avpref.media.reading import DecodedClip
 from avpref.rewards import model_scorer
-from avpref.rewards.model_scorer import ModelScorer, Placement, Unjudgeable
+from avpref.rewards.model_scorer import ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 
 
@@ -35,7 +35,7 @@ class Loudness(ModelScorer[float]):
         assert clip.clip.audio is not None
         level = float(np.abs(clip.clip.audio).mean())
         if level > 0.5:
-            raise Unjudgeable("too loud for this network")
+            raise NotScorable("too loud for this network")
         return level
 
     def measure(self, batch: Sequence[float]) -> list[Mapping[str, float]]:
@@ -71,8 +71,8 @@ def test_one_clip_that_does_not_fit_is_an_error() -> None:
 
 def test_reasons_of_rules_text_and_network() -> None:
     rows = Loudness(8).score([clip("a", 0.0), clip("b", 0.1, text="  "), clip("c", 0.9), clip("d", 0.2)])
-    said = [[score.reason for score in row] for row in rows]
-    assert said == [["silent"] * 2, ["", "empty text"], ["too loud for this network"] * 2, ["", ""]]
+    reasons = [[score.reason for score in row] for row in rows]
+    assert reasons == [["silent"] * 2, ["", "empty text"], ["too loud for this network"] * 2, ["", ""]]
     assert [[score.status == ScoreStatus.OK for score in row] for row in rows] == [
         [False, False],
         [True, False],
@@ -81,13 +81,13 @@ def test_reasons_of_rules_text_and_network() -> None:
     ]
 
 
-def test_the_picture_is_looked_at_once_for_all_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
+def test_picture_flags_are_computed_once_for_all_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
     real = model_scorer.picture_flags
-    monkeypatch.setattr(model_scorer, "picture_flags", lambda *given: looks.append(1) or real(*given))
+    monkeypatch.setattr(model_scorer, "picture_flags", lambda *arguments: calls.append(1) or real(*arguments))
     shared = clip("c", 0.1)
     for scorer in (Loudness(8), Loudness(8), Loudness(8)):
         scorer.prepare(shared)
-    assert len(looks) == 1
+    assert len(calls) == 1
     Loudness(8).prepare(clip("d", 0.1))
-    assert len(looks) == 2
+    assert len(calls) == 2

@@ -1,4 +1,4 @@
-"""What every scorer promises, whatever it measures."""
+"""The contract of the ``Scorer`` protocol, checked for every scorer."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ SPARED = {
 
 @scorers
 @pytest.mark.parametrize("kind", list(SPARED))
-def test_what_cannot_be_judged_is_skipped_with_the_reason(scorer: Scorer, kind: str) -> None:
+def test_invalid_clips_are_skipped_with_the_reason(scorer: Scorer, kind: str) -> None:
     for metric, score in zip(scorer.metrics, scorer.score([scorable("c", broken(kind))])[0], strict=True):
         if metric.dimension != SPARED[kind]:
             assert score.status == ScoreStatus.SKIPPED and score.value is None, (metric, score)

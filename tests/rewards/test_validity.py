@@ -1,4 +1,4 @@
-"""Flags and what they keep from being judged."""
+"""Flags of clips, and the metrics that they skip."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from avpref.domain import METRICS, Dimension, ScoreStatus
 from avpref.media.reading import DecodedClip
 from avpref.rewards.protocol import ScorableClip, measured
-from avpref.rewards.validity import DEFAULT_RULES, Flag, ValidityRules, flags, reason, score_valid
+from avpref.rewards.validity import DEFAULT_RULES, Flag, ValidityRules, flags, score_valid, skip_reason
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (16, 8, 8, 3)).astype(np.uint8)
 SOUND = (0.1 * np.random.default_rng(1).standard_normal(32000)).astype(np.float32)
@@ -20,7 +20,7 @@ def clip(frames: np.ndarray | None = FRAMES, audio: np.ndarray | None = SOUND, d
 
 def test_a_good_clip_has_no_flags() -> None:
     assert flags(clip(), DEFAULT_RULES) == ()
-    assert all(reason(clip(), dimension, DEFAULT_RULES) == "" for dimension in Dimension)
+    assert all(skip_reason(clip(), dimension, DEFAULT_RULES) == "" for dimension in Dimension)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_flags(given: DecodedClip, expected: tuple[Flag, ...]) -> None:
     assert flags(given, DEFAULT_RULES) == expected
 
 
-def test_a_still_picture_is_judged() -> None:
+def test_a_still_picture_has_no_flag_by_default() -> None:
     assert flags(clip(frames=np.repeat(FRAMES[:1], 16, axis=0)), DEFAULT_RULES) == ()
 
 
@@ -50,7 +50,7 @@ def test_limits_are_the_rules() -> None:
     assert flags(clip(), ValidityRules(min_duration_s=3.0)) == (Flag.TOO_SHORT,)
 
 
-def test_only_what_applies_is_measured() -> None:
+def test_only_applicable_metrics_are_measured() -> None:
     asked: list[str] = []
 
     def measure(_: ScorableClip, metrics) -> dict[str, float]:
@@ -66,5 +66,5 @@ def test_only_what_applies_is_measured() -> None:
 
 
 def test_numbers_that_are_not_finite_are_not_ok() -> None:
-    score = measured(ScorableClip("c", "", clip()), METRICS[0], float("inf"))
+    score = measured("c", METRICS[0], float("inf"))
     assert score.status == ScoreStatus.SKIPPED and score.value is None and score.reason

@@ -12,8 +12,8 @@ from scipy.stats import mannwhitneyu, spearmanr
 
 from avpref.datasets.evidence.evaluation import BootstrapSettings
 from avpref.validation.discrimination import (
-    Contest,
-    Ladder,
+    DelaySeries,
+    DiscriminationData,
     auroc,
     discriminate,
     monotonicity,
@@ -29,8 +29,8 @@ def random(seed: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def contest(positive, negative, positive_of=None, source=None) -> Contest:
-    return Contest(
+def contest(positive, negative, positive_of=None, source=None) -> DiscriminationData:
+    return DiscriminationData(
         np.array(positive, np.float64),
         np.arange(len(positive)) if source is None else np.array(source),
         np.array(negative, np.float64),
@@ -61,7 +61,7 @@ def test_spearman_is_the_known_one_and_0_for_constants(points) -> None:
 
 
 @given(GRADES, st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=30))
-def test_a_contest_says_what_counting_says(positive, negative) -> None:
+def test_discrimination_agrees_with_counting(positive, negative) -> None:
     given_contest = contest(positive, negative)
     found = discriminate(given_contest, 0.0, SETTINGS)
     pairs = [(positive[of], value) for of, value in zip(given_contest.positive_of, negative, strict=True)]
@@ -130,20 +130,20 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 
 def test_monotonicity_is_1_for_falling_goodness_and_0_for_none() -> None:
     step = np.array([0.0, 0.1, 0.5, 1.0])
-    right = [Ladder(source, step, np.exp(-step) + source) for source in range(4)]
+    right = [DelaySeries(source, step, np.exp(-step) + source) for source in range(4)]
     assert monotonicity(right, 0.0, SETTINGS).estimate.value == pytest.approx(1.0)
-    wrong = [Ladder(source, step, step) for source in range(4)]
+    wrong = [DelaySeries(source, step, step) for source in range(4)]
     assert monotonicity(wrong, 0.0, SETTINGS).estimate.value == pytest.approx(-1.0)
-    flat = monotonicity([Ladder(0, step, np.full(4, 2.0)), *right[1:2]], 0.0, SETTINGS)
-    assert (flat.estimate.value, flat.num_constant, flat.num_ladders) == (pytest.approx(0.5), 1, 2)
+    flat = monotonicity([DelaySeries(0, step, np.full(4, 2.0)), *right[1:2]], 0.0, SETTINGS)
+    assert (flat.estimate.value, flat.num_constant, flat.num_series) == (pytest.approx(0.5), 1, 2)
 
 
-def test_ladders_need_three_steps_with_a_number() -> None:
+def test_series_need_three_steps_with_a_number() -> None:
     step, nan = np.array([0.0, 0.1, 0.5, 1.0]), float("nan")
-    kept = Ladder(0, step, np.array([3.0, nan, 2.0, 1.0]))
-    lost = Ladder(1, step, np.array([3.0, nan, nan, 1.0]))
+    kept = DelaySeries(0, step, np.array([3.0, nan, 2.0, 1.0]))
+    lost = DelaySeries(1, step, np.array([3.0, nan, nan, 1.0]))
     found = monotonicity([kept, lost], 0.0, SETTINGS)
-    assert (found.num_ladders, found.num_without) == (1, 1)
+    assert (found.num_series, found.num_without) == (1, 1)
     assert found.estimate.value == pytest.approx(1.0) and found.estimate.low is None
     assert monotonicity([lost], 0.0, SETTINGS).estimate is None
     assert monotonicity([], 0.0, SETTINGS).estimate is None
@@ -152,7 +152,7 @@ def test_ladders_need_three_steps_with_a_number() -> None:
 def test_steps_are_compared_by_rank_alone() -> None:
     goodness = np.array([5.0, 4.0, 4.5, 1.0])
     found = [
-        monotonicity([Ladder(0, step, scale(goodness))], 0.0, SETTINGS).estimate.value
+        monotonicity([DelaySeries(0, step, scale(goodness))], 0.0, SETTINGS).estimate.value
         for step, scale in itertools.product(
             (np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 0.1, 10.0, 11.0])), (np.array, np.exp)
         )

@@ -1,4 +1,4 @@
-"""Do the scorers see what they claim to see? Good clips, their negatives and delays are scored; statistics say how well they differ."""
+"""Validation of scorers: score good clips, their negatives and delayed copies, and measure how well each metric separates them."""
 
 from __future__ import annotations
 
@@ -16,53 +16,61 @@ from avpref.domain import Dimension, Metric, Score, Terms
 from avpref.errors import InputError, MediaError
 from avpref.identity import derive_seed
 from avpref.media.reading import DecodedClip
-from avpref.rewards.negatives.corruptions import LADDER_S, SEED_KINDS, Absent, Kind, Negative, ladder, negatives
+from avpref.rewards.negatives.corruptions import (
+    DELAY_STEPS_S,
+    SEED_KINDS,
+    Absent,
+    Negative,
+    NegativeKind,
+    delayed_negatives,
+    negatives,
+)
 from avpref.rewards.negatives.cuts import Cut, Donor
 from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.validation.discrimination import (
-    Contest,
+    DelaySeries,
     Discrimination,
+    DiscriminationData,
     Floats,
     Indices,
-    Ladder,
     Monotonicity,
     discriminate,
     monotonicity,
     tie_of,
 )
-from avpref.validation.windows import GoodWindow, Unusable, read_cut, read_donor
+from avpref.validation.windows import Unusable, ValidationWindow, read_cut, read_donor
 
 POSITIVE = "positive"
-"""The kind of a clip as it is, in rows."""
+"""The ``kind`` of rows of good clips."""
 DIRECTIONS = ("late", "early")
 
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """Window length, seed, negatives of each kind per window, the delays, and resamples for the 95 % intervals."""
+    """Window length, seed, number of negatives of each kind per window, delays, and resamples for the 95 % intervals."""
 
     window_s: float = 4.0
     seed: int = 0
     num_negatives: int = 1
-    steps_s: tuple[float, ...] = LADDER_S
+    steps_s: tuple[float, ...] = DELAY_STEPS_S
     bootstrap_samples: int = 1000
 
     @property
     def bootstrap(self) -> BootstrapSettings:
-        """How intervals are found."""
+        """Settings of the confidence intervals."""
         return BootstrapSettings(self.bootstrap_samples, 0.95, self.seed)
 
     @property
     def margin_s(self) -> float:
-        """How much sound is read around a window: the longest delay, and room for another window on each side."""
+        """Duration of the sound that is read before and after a window: the longest delay, at least one window."""
         return max(self.window_s, *self.steps_s)
 
 
 @dataclass(frozen=True)
 class ValidationRow:
-    """One number of one metric for one clip; ``clip`` names the good clip that it is or was made from.
+    """A number of a metric for a clip; ``clip`` names the good clip that it is or was made from.
 
-    ``kind`` is ``positive`` or a :class:`avpref.rewards.negatives.corruptions.Kind`; ``parameters`` is JSON.
+    ``kind`` is ``positive`` or a :class:`avpref.rewards.negatives.corruptions.NegativeKind`; ``parameters`` is JSON.
     """
 
     clip: str
@@ -94,8 +102,8 @@ class AbsentRow:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """All scores of all clips, negatives that are absent, and windows that could not be decoded."""
+class ScoredWindows:
+    """All scores of all clips, the negatives that could not be made, and the windows that could not be decoded."""
 
     rows: tuple[ValidationRow, ...]
     absent: tuple[AbsentRow, ...]
@@ -103,117 +111,125 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """How well a metric tells clips from the same clips with their sound late and early by ``step_s``."""
+class DelayDiscrimination:
+    """How well a metric separates clips from the same clips with their sound late or early by ``step_s``."""
 
     step_s: float
-    found: Discrimination
+    discrimination: Discrimination
 
 
 @dataclass(frozen=True)
 class MetricValidation:
-    """What one metric of one scorer is worth; see :mod:`avpref.validation.discrimination` for the numbers.
+    """Statistics of a metric of a scorer; see :mod:`avpref.validation.discrimination` for the numbers.
 
-    ``overall`` is against all negatives of :data:`SEED_KINDS`; ``without`` counts rows that have no number by kind and reason.
+    ``overall`` is against all negatives of :data:`SEED_KINDS`; ``without_number`` counts the rows without a number by kind and
+    reason.
     """
 
     scorer: str
     metric: Metric
     terms: Terms
     overall: Discrimination
-    kinds: Mapping[Kind, Discrimination]
-    steps: tuple[StepResult, ...]
+    kinds: Mapping[NegativeKind, Discrimination]
+    steps: tuple[DelayDiscrimination, ...]
     monotonicity: Monotonicity
     directions: Mapping[str, Monotonicity]
-    without: Mapping[tuple[str, str], int]
+    without_number: Mapping[tuple[str, str], int]
 
 
 def score_windows(
-    windows: Sequence[GoodWindow],
+    windows: Sequence[ValidationWindow],
     scorers: Sequence[Scorer],
     settings: ValidationSettings,
     advance: Callable[[], None] = lambda: None,
-) -> Scored:
-    """Make the negatives of each window and give all of its clips to each scorer; ``advance`` is called after each window.
+) -> ScoredWindows:
+    """Make the negatives of each window and score all of its clips by each scorer; ``advance`` is called after each window.
 
-    A window that cannot be decoded is left out, with the reason. Raises InputError where none can.
+    A window that cannot be decoded is reported as unusable, with the reason. Raises InputError if none can be decoded.
     """
     rows: list[ValidationRow] = []
     absent: list[AbsentRow] = []
     unusable: list[Unusable] = []
     for window in windows:
         try:
-            made = _trials(window, windows, settings)
+            clips = _window_clips(window, windows, settings)
         except MediaError as error:
             unusable.append(Unusable(window.name, error.found))
         else:
-            absent += [AbsentRow(window.name, one.kind, one.op, one.index, one.reason) for one in made.absent]
+            absent += [AbsentRow(window.name, row.kind, row.op, row.index, row.reason) for row in clips.absent]
             for scorer in scorers:
-                rows += _scored(window, made, scorer)
+                rows += _score_rows(window, clips, scorer)
         advance()
     if not rows:
-        reasons = "; ".join(sorted({one.reason for one in unusable}))
+        reasons = "; ".join(sorted({window.reason for window in unusable}))
         raise InputError(f"no window could be decoded: {reasons}", "whole media files", "copy or make the files again")
-    return Scored(tuple(rows), tuple(absent), tuple(unusable))
+    return ScoredWindows(tuple(rows), tuple(absent), tuple(unusable))
 
 
-def judge(scored: Scored, scorers: Sequence[Scorer], settings: ValidationSettings) -> list[MetricValidation]:
-    """Statistics of every metric of every scorer, in their order."""
+def validate_metrics(
+    scored: ScoredWindows, scorers: Sequence[Scorer], settings: ValidationSettings
+) -> list[MetricValidation]:
+    """Statistics of every metric of every scorer, in the order of ``scorers`` and of their metrics."""
     recording_of = {row.clip: row.recording for row in scored.rows}
     number_of = {recording: number for number, recording in enumerate(dict.fromkeys(recording_of.values()))}
-    place = {clip: number for number, clip in enumerate(recording_of)}
+    clip_index = {clip: number for number, clip in enumerate(recording_of)}
     source = np.array([number_of[recording] for recording in recording_of.values()], np.int64)
     by_metric: dict[tuple[str, str], list[ValidationRow]] = defaultdict(list)
     for row in scored.rows:
         by_metric[row.fingerprint, row.metric].append(row)
     return [
-        _judged(scorer, metric, by_metric[scorer.fingerprint, metric.name], place, source, settings)
+        _validate_metric(scorer, metric, by_metric[scorer.fingerprint, metric.name], clip_index, source, settings)
         for scorer in scorers
         for metric in scorer.metrics
     ]
 
 
 @dataclass(frozen=True, eq=False)
-class _Trials:
-    """One window with what was made of it."""
+class _WindowClips:
+    """A window, its negatives, and those that could not be made."""
 
     cut: Cut
     negatives: list[Negative]
     absent: list[Absent]
 
     def clips(self) -> Iterator[tuple[Negative | None, DecodedClip]]:
-        """The clip as it is, then the negatives."""
+        """The good clip with None, then each negative with its clip."""
         yield None, self.cut.clip
         yield from ((negative, negative.clip) for negative in self.negatives)
 
 
-def _trials(window: GoodWindow, windows: Sequence[GoodWindow], settings: ValidationSettings) -> _Trials:
+def _window_clips(
+    window: ValidationWindow, windows: Sequence[ValidationWindow], settings: ValidationSettings
+) -> _WindowClips:
+    """Read ``window`` and make its negatives; ``windows`` are the possible donors. Raises MediaError."""
     cut = read_cut(window, settings.window_s, settings.margin_s)
-    made: list[Negative | Absent] = []
+    outcomes: list[Negative | Absent] = []
     for index in range(settings.num_negatives):
-        made += negatives(cut, _donor(cut, window, windows, settings.seed, index), settings.seed, index)
-    made += ladder(cut, settings.steps_s)
-    return _Trials(
+        outcomes += negatives(cut, _donor(cut, window, windows, settings.seed, index), settings.seed, index)
+    outcomes += delayed_negatives(cut, settings.steps_s)
+    return _WindowClips(
         cut,
-        [each for each in made if isinstance(each, Negative)],
-        [each for each in made if isinstance(each, Absent)],
+        [outcome for outcome in outcomes if isinstance(outcome, Negative)],
+        [outcome for outcome in outcomes if isinstance(outcome, Absent)],
     )
 
 
-def _donor(cut: Cut, window: GoodWindow, windows: Sequence[GoodWindow], seed: int, index: int) -> Donor | None:
-    """A drawn window of another recording, None where there is no other. One that cannot be read is told of when its turn comes."""
+def _donor(
+    cut: Cut, window: ValidationWindow, windows: Sequence[ValidationWindow], seed: int, index: int
+) -> Donor | None:
+    """A random window of another recording, None if there is none. An unreadable one is skipped here and reported by the caller."""
     others = [other for other in windows if other.recording != window.recording]
     random = Generator(PCG64(derive_seed("donor", seed, window.name, index)))
-    for place in random.permutation(len(others)):
+    for number in random.permutation(len(others)):
         with contextlib.suppress(MediaError):
-            return read_donor(others[int(place)], cut.clip)
+            return read_donor(others[int(number)], cut.clip)
     return None
 
 
-def _scored(window: GoodWindow, made: _Trials, scorer: Scorer) -> Iterator[ValidationRow]:
-    trials = list(made.clips())
-    given = [ScorableClip(_id(window, negative), window.text, clip) for negative, clip in trials]
-    for (negative, _), scores in zip(trials, _scores(scorer, given), strict=True):
+def _score_rows(window: ValidationWindow, window_clips: _WindowClips, scorer: Scorer) -> Iterator[ValidationRow]:
+    clips = list(window_clips.clips())
+    scorable = [ScorableClip(_clip_id(window, negative), window.text, clip) for negative, clip in clips]
+    for (negative, _), scores in zip(clips, _scores(scorer, scorable), strict=True):
         for score in scores:
             yield ValidationRow(
                 clip=window.name,
@@ -235,29 +251,29 @@ def _scored(window: GoodWindow, made: _Trials, scorer: Scorer) -> Iterator[Valid
 
 
 def _scores(scorer: Scorer, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-    """Scores of every clip of one window; a scorer that speaks for one track only judges each distinct one of them once."""
-    speaks_for = {metric.dimension for metric in scorer.metrics}
-    if speaks_for == {Dimension.VIDEO}:
+    """Scores of every clip of a window; a scorer of one track only scores each distinct track once."""
+    dimensions = {metric.dimension for metric in scorer.metrics}
+    if dimensions == {Dimension.VIDEO}:
         tracks = [id(clip.clip.frames) for clip in clips]
-    elif speaks_for == {Dimension.AUDIO}:
+    elif dimensions == {Dimension.AUDIO}:
         tracks = [id(clip.clip.audio) for clip in clips]
     else:
         tracks = [id(clip) for clip in clips]
     distinct: dict[int, ScorableClip] = {}
     for track, clip in zip(tracks, clips, strict=True):
         distinct.setdefault(track, clip)
-    answers = dict(zip(distinct, scorer.score(list(distinct.values())), strict=True))
-    return [answers[track] for track in tracks]
+    scores_of = dict(zip(distinct, scorer.score(list(distinct.values())), strict=True))
+    return [scores_of[track] for track in tracks]
 
 
-def _id(window: GoodWindow, negative: Negative | None) -> str:
-    what = POSITIVE if negative is None else f"{negative.kind.value}/{negative.op}/{negative.index}"
-    return f"{window.name}/{what}"
+def _clip_id(window: ValidationWindow, negative: Negative | None) -> str:
+    variant = POSITIVE if negative is None else f"{negative.kind.value}/{negative.op}/{negative.index}"
+    return f"{window.name}/{variant}"
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """A row's number with the better end up, NaN where there is none; ``clip`` is the number of the good clip."""
+class _SignedValue:
+    """A row's number, negated if lower is better, NaN if there is none; ``clip`` is the index of the good clip."""
 
     clip: int
     kind: str
@@ -266,55 +282,60 @@ class _Judged:
     goodness: float
 
 
-def _judged(
+def _validate_metric(
     scorer: Scorer,
     metric: Metric,
     rows: Sequence[ValidationRow],
-    place: Mapping[str, int],
+    clip_index: Mapping[str, int],
     source: Indices,
     settings: ValidationSettings,
 ) -> MetricValidation:
-    judged = [_Judged(place[row.clip], row.kind, row.op, row.step_s, _goodness(row, metric)) for row in rows]
-    tie = tie_of(np.array([one.goodness for one in judged]))
+    """Statistics of ``metric`` from its ``rows``; ``source`` [P] are the recordings of the good clips, by ``clip_index``."""
+    values = [_SignedValue(clip_index[row.clip], row.kind, row.op, row.step_s, _goodness(row, metric)) for row in rows]
+    tie = tie_of(np.array([value.goodness for value in values]))
     positive = np.full(len(source), np.nan)
-    for one in judged:
-        if one.kind == POSITIVE:
-            positive[one.clip] = one.goodness
+    for value in values:
+        if value.kind == POSITIVE:
+            positive[value.clip] = value.goodness
 
-    def against(chosen: Sequence[_Judged]) -> Discrimination:
-        values = np.array([one.goodness for one in chosen], np.float64)
-        own = np.array([one.clip for one in chosen], np.int64)
-        return discriminate(Contest(positive, source, values, own), tie, settings.bootstrap)
+    def against(negatives: Sequence[_SignedValue]) -> Discrimination:
+        goodness = np.array([value.goodness for value in negatives], np.float64)
+        positive_of = np.array([value.clip for value in negatives], np.int64)
+        return discriminate(DiscriminationData(positive, source, goodness, positive_of), tie, settings.bootstrap)
 
-    delays = [one for one in judged if one.kind == Kind.DESYNC]
-    of_kind = {kind: [one for one in judged if one.kind == kind] for kind in SEED_KINDS}
-    steps = sorted({one.step_s for one in delays})
-    ladders = {name: _ladders([one for one in delays if one.op == name], positive, source) for name in DIRECTIONS}
+    delays = [value for value in values if value.kind == NegativeKind.DESYNC]
+    of_kind = {kind: [value for value in values if value.kind == kind] for kind in SEED_KINDS}
+    steps = sorted({value.step_s for value in delays})
+    series = {
+        name: _delay_series([value for value in delays if value.op == name], positive, source) for name in DIRECTIONS
+    }
     return MetricValidation(
         scorer=type(scorer).__name__,
         metric=metric,
         terms=scorer.terms,
-        overall=against([one for kind in SEED_KINDS for one in of_kind[kind]]),
+        overall=against([value for kind in SEED_KINDS for value in of_kind[kind]]),
         kinds={kind: against(of_kind[kind]) for kind in SEED_KINDS},
-        steps=tuple(StepResult(step, against([one for one in delays if one.step_s == step])) for step in steps),
-        monotonicity=monotonicity([one for name in DIRECTIONS for one in ladders[name]], tie, settings.bootstrap),
-        directions={name: monotonicity(ladders[name], tie, settings.bootstrap) for name in DIRECTIONS},
-        without=Counter((row.kind, row.reason) for row in rows if row.value is None),
+        steps=tuple(
+            DelayDiscrimination(step, against([value for value in delays if value.step_s == step])) for step in steps
+        ),
+        monotonicity=monotonicity([delays for name in DIRECTIONS for delays in series[name]], tie, settings.bootstrap),
+        directions={name: monotonicity(series[name], tie, settings.bootstrap) for name in DIRECTIONS},
+        without_number=Counter((row.kind, row.reason) for row in rows if row.value is None),
     )
 
 
-def _ladders(delays: Sequence[_Judged], positive: Floats, source: Indices) -> list[Ladder]:
-    """One ladder per clip, from the clip as it is upwards; ``delays`` are those of one direction."""
-    rungs: dict[int, list[_Judged]] = defaultdict(list)
-    for one in delays:
-        rungs[one.clip].append(one)
+def _delay_series(delays: Sequence[_SignedValue], positive: Floats, source: Indices) -> list[DelaySeries]:
+    """A series per clip that starts with the clip as it is; ``delays`` are those of one direction."""
+    by_clip: dict[int, list[_SignedValue]] = defaultdict(list)
+    for value in delays:
+        by_clip[value.clip].append(value)
     return [
-        Ladder(
+        DelaySeries(
             int(source[clip]),
-            np.array([0.0, *(one.step_s for one in own)]),
-            np.array([positive[clip], *(one.goodness for one in own)]),
+            np.array([0.0, *(value.step_s for value in values)]),
+            np.array([positive[clip], *(value.goodness for value in values)]),
         )
-        for clip, own in rungs.items()
+        for clip, values in by_clip.items()
     ]
 
 

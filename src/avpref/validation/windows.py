@@ -1,4 +1,4 @@
-"""Good clips to validate scorers on: a folder of recordings or a CSV of them, cut into windows with the sound around each."""
+"""Good clips for the validation of scorers: recordings of a folder or of a CSV, split into windows with the sound around them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from avpref.rewards.negatives.cuts import Cut, Donor
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
 LIST_NAME = "clips.csv"
-COLUMNS = ("file", "text", "taxonomy")
+CSV_COLUMNS = ("file", "text", "taxonomy")
 ONE_FRAME_PX = 16
-"""Side of the single frame that is read where only sound is wanted."""
+"""Side of the single frame that is decoded when only the sound is needed."""
 
 
 @dataclass(frozen=True)
-class GoodWindow:
-    """One window of a usable recording; ``recording`` is the hash of its bytes, ``name`` the file as listed and the start."""
+class ValidationWindow:
+    """A window of a usable recording; ``recording`` is the SHA-256 of the file, ``name`` the file as listed and the start."""
 
     name: str
     file: str
@@ -37,17 +37,17 @@ class GoodWindow:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A recording, or a window of one, that could not be used, and why."""
+    """A recording or window that could not be used, with the reason."""
 
     file: str
     reason: str
 
 
 @dataclass(frozen=True)
-class GoodClips:
-    """What there is to validate on. ``unread_list`` is a CSV of texts beside the recordings that was not asked for."""
+class ValidationWindows:
+    """The windows to validate on, and unusable files. ``unread_list`` is a CSV in the source folder, which was not read."""
 
-    windows: tuple[GoodWindow, ...]
+    windows: tuple[ValidationWindow, ...]
     unusable: tuple[Unusable, ...]
     unread_list: Path | None = None
 
@@ -59,35 +59,34 @@ class _Listed:
     text: str
 
 
-def good_clips(source: Path, window_s: float) -> GoodClips:
-    """Windows of ``window_s`` seconds of every recording of ``source``: a folder (searched to its depths), or a CSV with columns
-    ``file`` and, if there are any, ``text``.
+def find_windows(source: Path, window_s: float) -> ValidationWindows:
+    """Windows of ``window_s`` seconds of every recording of ``source``.
 
-    Windows do not overlap and lie in the middle of their recording, so that a shifted sound finds some of it on both sides. A file is
-    unusable that cannot be read, lacks a track, is shorter than a window, or has the same bytes as an earlier one.
-    Raises InputError where there is no such source or no usable recording, TableError for a CSV that cannot be read or has other
-    columns.
+    ``source`` is a folder (with its subfolders), or a CSV with the column ``file`` and optionally ``text``. Windows do not overlap
+    and are centred in their recording, so that it has sound on both sides of them. A file is unusable if it cannot be read,
+    lacks a track, is shorter than a window, or has the same bytes as an earlier file. Raises InputError if ``source`` does not
+    exist or has no usable recording, TableError for a CSV that cannot be read or has other columns.
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder", "a folder of recordings, or a CSV", "check the path")
     listed = _in_folder(source) if source.is_dir() else _in_csv(source)
-    windows: list[GoodWindow] = []
+    windows: list[ValidationWindow] = []
     unusable: list[Unusable] = []
     known: dict[str, str] = {}
     for row in listed:
-        found = row if isinstance(row, Unusable) else _windows(row, window_s, known)
-        if isinstance(found, Unusable):
-            unusable.append(found)
+        outcome = row if isinstance(row, Unusable) else _windows(row, window_s, known)
+        if isinstance(outcome, Unusable):
+            unusable.append(outcome)
         else:
-            windows += found
+            windows += outcome
     if not windows:
-        raise _nothing(source, window_s, unusable)
-    beside = source / LIST_NAME
-    return GoodClips(tuple(windows), tuple(unusable), beside if source.is_dir() and beside.is_file() else None)
+        raise _no_recording(source, window_s, unusable)
+    table = source / LIST_NAME
+    return ValidationWindows(tuple(windows), tuple(unusable), table if source.is_dir() and table.is_file() else None)
 
 
-def read_cut(window: GoodWindow, window_s: float, margin_s: float) -> Cut:
-    """The window at the file's own size and rates, with up to ``margin_s`` of its sound before and after. Raises MediaError."""
+def read_cut(window: ValidationWindow, window_s: float, margin_s: float) -> Cut:
+    """The window at the file's own size and rates, with up to ``margin_s`` of sound before and after. Raises MediaError."""
     clip = read_clip(window.path, start_s=window.start_s, duration_s=window_s)
     rate_hz, num = clip.sample_rate_hz, _num_samples(clip)
     before = round(min(margin_s, window.start_s) * rate_hz)
@@ -95,12 +94,12 @@ def read_cut(window: GoodWindow, window_s: float, margin_s: float) -> Cut:
     end_s = min(window.recording_s, window.start_s + window_s + margin_s)
     sound = _sound(window.path, rate_hz, first_s, max(end_s - first_s, (before + num) / rate_hz))
     channels = sound[:, before : before + num]
-    heard = replace(clip, audio=channels.mean(axis=0), channels=channels)
-    return Cut(window.name, heard, sound, before)
+    with_same_sound = replace(clip, audio=channels.mean(axis=0), channels=channels)
+    return Cut(window.name, with_same_sound, sound, before)
 
 
-def read_donor(window: GoodWindow, like: DecodedClip) -> Donor:
-    """Another recording's window at the size and rates of ``like``. Raises MediaError."""
+def read_donor(window: ValidationWindow, like: DecodedClip) -> Donor:
+    """``window``, of another recording, at the size and rates of ``like``. Raises MediaError."""
     assert like.frames is not None
     num_frames, height_px, width_px = like.frames.shape[:3]
     shape = ClipShape(num_frames, height_px, width_px, like.fps_hz, like.sample_rate_hz)
@@ -113,7 +112,7 @@ def _num_samples(clip: DecodedClip) -> int:
 
 
 def _sound(path: Path, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
-    """Sound [C, S] of a stretch; of the picture one frame is decoded."""
+    """Sound [C, S] of ``duration_s`` from ``start_s``; only one frame of the picture is decoded."""
     shape = ClipShape(1, ONE_FRAME_PX, ONE_FRAME_PX, 1.0 / duration_s, rate_hz)
     channels = read_clip(path, shape, start_s=start_s).channels
     assert channels is not None
@@ -136,7 +135,7 @@ def _in_csv(table: Path) -> list[_Listed | Unusable]:
 
 def _rows(table: Path, reader: Iterator[list[str]]) -> Iterator[_Listed | Unusable]:
     names = next(reader, [])
-    if "file" not in names or not set(names) <= set(COLUMNS) or len(set(names)) < len(names):
+    if "file" not in names or not set(names) <= set(CSV_COLUMNS) or len(set(names)) < len(names):
         found = f"{table}: columns {', '.join(names) or 'none'}"
         raise TableError(found, "file, and if there are texts: text", "make the first line of the CSV: file,text")
     for fields in filter(None, reader):
@@ -147,8 +146,8 @@ def _rows(table: Path, reader: Iterator[list[str]]) -> Iterator[_Listed | Unusab
         yield _Listed(row["file"], (table.parent / row["file"]).resolve(), row.get("text", "").strip())
 
 
-def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[GoodWindow] | Unusable:
-    """The windows of one file; adds its hash to ``known`` (hash → file)."""
+def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[ValidationWindow] | Unusable:
+    """The windows of a file; adds its hash to ``known`` (hash → file)."""
     if not row.file.strip() or not row.path.is_file():
         return Unusable(row.file, "no such file")
     try:
@@ -165,14 +164,14 @@ def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[GoodW
     starts_s = window_starts_s(whole_s, window_s)
     if not starts_s:
         return Unusable(row.file, f"{whole_s:.3f} s long, shorter than one window of {window_s:g} s")
-    room_s = max(0.0, whole_s - len(starts_s) * window_s) / 2
+    offset_s = max(0.0, whole_s - len(starts_s) * window_s) / 2
     return [
-        GoodWindow(f"{row.file}@{start_s:.3f}", row.file, row.path, sha256, row.text, start_s, whole_s)
-        for start_s in (round(room_s + start_s, 3) for start_s in starts_s)
+        ValidationWindow(f"{row.file}@{start_s:.3f}", row.file, row.path, sha256, row.text, start_s, whole_s)
+        for start_s in (round(offset_s + start_s, 3) for start_s in starts_s)
     ]
 
 
-def _nothing(source: Path, window_s: float, unusable: Sequence[Unusable]) -> InputError:
+def _no_recording(source: Path, window_s: float, unusable: Sequence[Unusable]) -> InputError:
     reasons = "".join(f"\n  {row.file}: {row.reason}" for row in unusable)
     return InputError(
         found=f"{source}: no usable recording{reasons}",

@@ -22,7 +22,14 @@ from avpref.rewards.audiobox.audiobox import (
     AxisScale,
     tiny_audiobox,
 )
-from avpref.rewards.audiobox.audiobox_network import FULL, TINY, AudioBoxNetwork, bucket, num_frames, valid_frames
+from avpref.rewards.audiobox.audiobox_network import (
+    FULL,
+    TINY,
+    AudioBoxNetwork,
+    num_frames,
+    position_bucket,
+    valid_frames,
+)
 from avpref.rewards.model_scorer import CPU, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill
@@ -166,13 +173,13 @@ def test_what_follows_the_sound_is_not_attended_to() -> None:
 
 @given(st.integers(-2000, 2000))
 def test_buckets_are_exact_nearby_and_grow_with_distance(distance: int) -> None:
-    here, farther = (int(bucket(torch.tensor(each), 320, 800)) for each in (distance, distance * 2))
+    here, farther = (int(position_bucket(torch.tensor(each), 320, 800)) for each in (distance, distance * 2))
     assert here == abs(distance) + 160 * (distance > 0) if abs(distance) < 80 else 80 <= here % 160 < 160
     assert here <= farther < 320
 
 
 @pytest.mark.slow
-def test_a_full_size_network_judges_a_real_clip(media: Path) -> None:
+def test_a_full_size_network_scores_a_real_clip(media: Path) -> None:
     network = on_meta(lambda: AudioBoxNetwork(FULL))
     fill(network)
     scorer = AudioBoxScorer(network, [AxisScale(5.0, 1.0)] * 4, CPU, weights_id="random", terms=MEANINGLESS)

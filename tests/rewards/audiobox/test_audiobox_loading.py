@@ -98,7 +98,7 @@ def test_a_missing_tensor_is_named(hub: Path, name: str) -> None:
         load_audiobox(hub, CPU, "w", TINY)
 
 
-def test_a_strange_and_a_misshapen_tensor_are_named(hub: Path) -> None:
+def test_unexpected_and_misshapen_tensors_are_named(hub: Path) -> None:
     tensors = tiny_tensors() | {"visual.patch": torch.zeros(2), "layer_weights.CE": torch.zeros(13)}
     save_file(tensors, hub / "model.safetensors")
     with pytest.raises(InputError, match=r"unexpected \(visual\.patch\).*layer_weights\.CE \(13,\) instead of \(3,\)"):

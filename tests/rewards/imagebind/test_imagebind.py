@@ -35,7 +35,7 @@ from avpref.rewards.imagebind.imagebind import (
 from avpref.rewards.imagebind.imagebind_towers import (
     FULL,
     TINY,
-    AttentionWithExtraToken,
+    AttentionWithExtraKey,
     ImageBindSizes,
     Modality,
     Towers,
@@ -280,7 +280,7 @@ def test_full_size_has_the_published_tensors() -> None:
 
 def test_towers_of_some_modalities() -> None:
     towers = on_meta(lambda: Towers(TINY, (Modality.VISION, Modality.AUDIO)))
-    assert towers.modalities == (Modality.VISION, Modality.AUDIO)
+    assert list(towers.modality_trunks) == [Modality.VISION, Modality.AUDIO]
     assert not [name for name in towers.state_dict() if ".text." in name]
 
 
@@ -319,7 +319,7 @@ def test_text_after_the_end_is_not_read() -> None:
 
 def test_the_extra_token_is_that_of_torch() -> None:
     reference = torch.nn.MultiheadAttention(16, 2, add_bias_kv=True, batch_first=True).eval()
-    own = AttentionWithExtraToken(16, 2)
+    own = AttentionWithExtraKey(16, 2)
     own.load_state_dict(reference.state_dict())
     states = torch.randn(3, 7, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(own(states), reference(states, states, states, need_weights=False)[0])
@@ -363,7 +363,7 @@ def test_a_loaded_scorer_gives_the_numbers_of_its_weights(
 def test_only_the_wanted_towers_are_read(tiny_as_full: None, tmp_path: Path) -> None:
     path = tmp_path / "imagebind.pth"
     torch.save(tiny_file(), path)
-    assert read_towers(path, CPU, (Modality.TEXT,)).modalities == (Modality.TEXT,)
+    assert list(read_towers(path, CPU, (Modality.TEXT,)).modality_trunks) == [Modality.TEXT]
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_the_published_sizes_are_asked_for(tmp_path: Path) -> None:
 # ---- the scorer
 
 
-def test_a_clip_scores_the_same_in_any_company(tiny: ImageBindScorer) -> None:
+def test_a_clips_scores_do_not_depend_on_the_batch(tiny: ImageBindScorer) -> None:
     clips = [
         scorable(noisy_clip(0), "a dog"),
         scorable(noisy_clip(1, 64, 64), "a cat " * 70),
@@ -449,7 +449,7 @@ def test_long_prompts_are_told_apart_unless_the_benchmark_is_followed(tiny: Imag
     assert cut[0] == pytest.approx(cut[1], abs=1e-6)
 
 
-def test_embeddings_are_there_on_request(tiny: ImageBindScorer) -> None:
+def test_embeddings_are_returned_only_if_they_are_stored(tiny: ImageBindScorer) -> None:
     prepared = [tiny.prepare(scorable(noisy_clip(0))), tiny.prepare(scorable(replace(noisy_clip(1), audio=None)))]
     whole, mute = tiny.embed([each.inputs for each in prepared if each.inputs is not None])
     assert whole.text is not None and whole.video is not None and whole.audio is not None
@@ -471,7 +471,7 @@ def test_the_first_channel_is_what_is_heard(tiny: ImageBindScorer) -> None:
     assert [scores[name].reason for name in ("text_audio", "audio_video")] == ["silent", "silent"]
 
 
-def test_low_rates_and_odd_sizes_are_judged(tiny: ImageBindScorer) -> None:
+def test_low_rates_and_odd_sizes_are_scored(tiny: ImageBindScorer) -> None:
     for clip in (noisy_clip(0, rate_hz=8000), noisy_clip(1, 31, 97), noisy_clip(2, 225, 224)):
         assert all(score.status == ScoreStatus.OK for score in tiny.score([scorable(clip)])[0])
 

@@ -17,7 +17,7 @@ from avpref.rewards.imagebind.imagebind_views import (
     sound_cuts,
     sound_views,
 )
-from avpref.rewards.model_scorer import Unjudgeable
+from avpref.rewards.model_scorer import NotScorable
 
 
 def noise_frames(num_frames: int, height: int, width: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_values_are_those_of_the_pixels() -> None:
 
 
 def test_a_picture_of_one_frame_in_many_seconds_is_refused() -> None:
-    with pytest.raises(Unjudgeable, match="frames a second"):
+    with pytest.raises(NotScorable, match="frames a second"):
         picture_views(noise_frames(4, 32, 32), 0.3)
 
 

@@ -26,14 +26,14 @@ from avpref.rewards.imagebind.javis_score import (
     USED_MODALITIES,
     FrameEmbeddings,
     JavisScorer,
-    Windows,
-    cropped,
+    PairedWindows,
     javis_metrics,
     load_javis_score,
     num_lowest,
     paired_windows,
-    spans,
+    resize_and_crop,
     tiny_javis_score,
+    window_ranges,
     window_scores,
     window_similarities,
 )
@@ -109,8 +109,10 @@ def furthest(found: Tensor, expected: Tensor) -> float:
     return (found.double() - expected.double()).abs().max().item()
 
 
-def as_windows(entry: dict[str, Any]) -> Windows:
-    return Windows(*(tuple((start, end) for start, end in entry[name]) for name in ("video_windows", "audio_windows")))
+def as_windows(entry: dict[str, Any]) -> PairedWindows:
+    return PairedWindows(
+        *(tuple((start, end) for start, end in entry[name]) for name in ("video_windows", "audio_windows"))
+    )
 
 
 @pytest.mark.golden
@@ -156,7 +158,7 @@ def test_golden_embedding_cases(vectors: Vectors) -> None:
         stored = {name: torch.from_numpy(vectors.numeric[f"{case['case']}_{name}"]) for name in EMBEDDING_CASE}
         spans_of_frames = tuple((int(start), int(end)) for start, end in stored["video_windows"])
         embeddings = FrameEmbeddings(stored["frame_emb"], stored["audio_emb"], stored["window_audio_emb"])
-        windows = Windows(spans_of_frames, tuple((0, 0) for _ in spans_of_frames))
+        windows = PairedWindows(spans_of_frames, tuple((0, 0) for _ in spans_of_frames))
         found = javis_metrics(embeddings, windows)
         assert num_lowest(windows.num_frames) == case["k"]
         assert found == pytest.approx({name: case[name] for name in ("javis_score", "avh_score")}, abs=1e-6)
@@ -190,7 +192,7 @@ def test_golden_crops(vectors: Vectors) -> None:
         both = full.keys() & crops.keys()
         assert both
         for index in both:
-            np.testing.assert_array_equal(cropped(full[index]).permute(1, 2, 0).numpy(), crops[index])
+            np.testing.assert_array_equal(resize_and_crop(full[index]).permute(1, 2, 0).numpy(), crops[index])
 
 
 @pytest.mark.golden
@@ -268,15 +270,15 @@ def test_golden_scores_of_the_files(vectors: Vectors, media: Path) -> None:
 @given(st.integers(2, 300), st.integers(1, 60), st.integers(1, 60))
 def test_spans_cover_everything_and_overlap(total: int, size: int, step: int) -> None:
     size, step = min(size, total - 1), min(step, size)
-    found = spans(total, size, step)
+    found = window_ranges(total, size, step)
     assert found[0][0] == 0 and found[-1][1] == total
     assert all(end - start == size for start, end in found)
     assert all(0 < after[0] - before[0] <= step for before, after in pairwise(found))
 
 
 @pytest.mark.parametrize(("num_frames", "num_samples"), [(48, 64000), (96, 32000), (20, 10000)])
-def test_a_short_stream_makes_one_window_of_everything(num_frames: int, num_samples: int) -> None:
-    assert paired_windows(num_frames, 24.0, num_samples) == Windows(((0, num_frames),), ((0, num_samples),))
+def test_a_short_clip_has_one_window(num_frames: int, num_samples: int) -> None:
+    assert paired_windows(num_frames, 24.0, num_samples) == PairedWindows(((0, num_frames),), ((0, num_samples),))
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=30))
@@ -294,18 +296,18 @@ def test_the_lowest_are_below_the_mean(cosines: list[float]) -> None:
 def test_crops_are_squares(height: int, width: int) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
     frame.setflags(write=False)
-    assert cropped(frame).shape == (3, 224, 224)
+    assert resize_and_crop(frame).shape == (3, 224, 224)
 
 
 def test_a_picture_of_the_right_size_is_left_alone() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(cropped(frame).permute(1, 2, 0).numpy(), frame)
+    np.testing.assert_array_equal(resize_and_crop(frame).permute(1, 2, 0).numpy(), frame)
 
 
 # ---- the scorer
 
 
-def test_a_clip_scores_the_same_in_any_company(tiny: JavisScorer) -> None:
+def test_a_clips_scores_do_not_depend_on_the_batch(tiny: JavisScorer) -> None:
     clips = [
         scorable(noisy_clip(0)),
         scorable(noisy_clip(1, 33, 12.0, (40, 24))),
@@ -344,7 +346,7 @@ def test_windows_of_too_few_frames_are_skipped(tiny: JavisScorer, num_frames: in
     assert all(score.status == ScoreStatus.SKIPPED and "too few frames" in score.reason for score in scores)
 
 
-def test_a_silent_first_channel_is_not_judged(tiny: JavisScorer) -> None:
+def test_a_silent_first_channel_is_skipped(tiny: JavisScorer) -> None:
     clip = noisy_clip(0)
     assert clip.audio is not None
     deaf = replace(clip, audio=clip.audio / 2, channels=np.stack([np.zeros_like(clip.audio), clip.audio]))
@@ -363,7 +365,7 @@ def test_loading_reads_two_towers_of_the_published_file(
     monkeypatch.setattr("avpref.rewards.imagebind.imagebind.FULL", TINY)
     torch.save(dict(random_towers(TINY, CPU).state_dict()), tmp_path / "imagebind.pth")
     loaded = load_javis_score(tmp_path / "imagebind.pth", CPU, "file")
-    assert loaded.towers.modalities == USED_MODALITIES
+    assert tuple(loaded.towers.modality_trunks) == USED_MODALITIES
     assert loaded.score([scorable(noisy_clip(0))]) == tiny.score([scorable(noisy_clip(0))])
     assert not loaded.terms.commercial_use and loaded.terms.is_meaningful and not tiny.terms.is_meaningful
 

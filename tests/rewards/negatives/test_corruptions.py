@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from avpref.media.reading import DecodedClip
 from avpref.rewards.negatives.corruptions import (
-    LADDER_S,
+    DELAY_STEPS_S,
     SEED_KINDS,
     Absent,
-    Kind,
     Negative,
-    draws_of,
-    ladder,
+    NegativeKind,
+    delayed_negatives,
+    draws_of_kind,
     negatives,
 )
-from avpref.rewards.negatives.cuts import Cut, Donor, Unfit
+from avpref.rewards.negatives.cuts import Cut, Donor, NotApplicable
 from avpref.rewards.negatives.picture_corruptions import (
     GREY,
     CyclicShift,
@@ -46,11 +46,11 @@ from avpref.rewards.negatives.sound_corruptions import (
     delay,
     draw_other_window,
 )
-from avpref.rewards.negatives.stretching import stretched
+from avpref.rewards.negatives.stretching import change_speed
 
 RATE_HZ, FPS_HZ, WINDOW_S, SIDE = 8000, 15.0, 2.0, (48, 60)
 NUM = round(RATE_HZ * WINDOW_S)
-PICTURE_KINDS = (Kind.VIDEO_SPATIAL, Kind.VIDEO_TEMPORAL)
+PICTURE_KINDS = (NegativeKind.VIDEO_SPATIAL, NegativeKind.VIDEO_TEMPORAL)
 
 
 def random(seed: int = 0) -> np.random.Generator:
@@ -97,7 +97,7 @@ def test_every_kind_and_every_corruption_comes_up() -> None:
     assert {kind for kind, _ in ops} == set(SEED_KINDS)
     for kind in SEED_KINDS:
         counts = [count for (found, _), count in ops.items() if found == kind]
-        assert len(counts) == len(draws_of(kind)) and min(counts) >= 60 / len(counts) / 3
+        assert len(counts) == len(draws_of_kind(kind)) and min(counts) >= 60 / len(counts) / 3
 
 
 def test_negatives_keep_shapes_and_touch_one_track() -> None:
@@ -116,7 +116,7 @@ def test_negatives_keep_shapes_and_touch_one_track() -> None:
 
 def test_the_clip_that_negatives_are_made_of_stays_as_it_was() -> None:
     cut, untouched = cut_of(), cut_of()
-    made(cut), ladder(cut)
+    made(cut), delayed_negatives(cut)
     assert same(cut.clip, untouched.clip)
     np.testing.assert_array_equal(cut.sound, untouched.sound)
 
@@ -133,8 +133,8 @@ def test_equal_inputs_give_equal_negatives_and_any_other_input_others() -> None:
 
 
 def test_a_kind_does_not_depend_on_which_others_are_made() -> None:
-    (alone,) = negatives(CUT, DONOR, 1, kinds=[Kind.AUDIO_TEMPORAL])
-    among = next(each for each in negatives(CUT, DONOR, 1) if each.kind is Kind.AUDIO_TEMPORAL)
+    (alone,) = negatives(CUT, DONOR, 1, kinds=[NegativeKind.AUDIO_TEMPORAL])
+    among = next(each for each in negatives(CUT, DONOR, 1) if each.kind is NegativeKind.AUDIO_TEMPORAL)
     assert isinstance(alone, Negative) and isinstance(among, Negative)
     assert (alone.op, alone.parameters) == (among.op, among.parameters)
 
@@ -240,7 +240,7 @@ def test_time_is_changed_as_said() -> None:
     np.testing.assert_array_equal(repeated[:, 2000:6000], repeated[:, 6000:10000])
     np.testing.assert_array_equal(repeated[:, 10000:], CUT.channels[:, 6000 : NUM - 4000])
     fast = ChangedSpeed(2.0, 0.5, 1.0)(CUT, None).channels
-    np.testing.assert_array_equal(fast[:, 8000:], CUT.heard(12000, NUM - 8000))
+    np.testing.assert_array_equal(fast[:, 8000:], CUT.sound_from(12000, NUM - 8000))
     slow = ChangedSpeed(0.5, 0.5, 0.5)(CUT, None).channels
     np.testing.assert_array_equal(slow[:, 12000:], CUT.channels[:, 8000 : NUM - 4000])
 
@@ -249,7 +249,7 @@ def test_time_is_changed_as_said() -> None:
 def test_stretching_keeps_pitch_and_changes_length(speed: float) -> None:
     times_s = np.arange(2 * RATE_HZ) / RATE_HZ
     tone = 0.5 * np.sin(2 * np.pi * 440 * times_s).astype(np.float32)
-    changed = stretched(np.stack([tone, tone]), speed, RATE_HZ)
+    changed = change_speed(np.stack([tone, tone]), speed, RATE_HZ)
     assert changed.shape == (2, round(len(tone) / speed))
     np.testing.assert_array_equal(changed[0], changed[1])
     inner = changed[0, 1000:-1000]
@@ -262,7 +262,7 @@ def test_stretching_moves_events_in_proportion() -> None:
     clicks = np.zeros((1, 2 * RATE_HZ), np.float32)
     for at in (4000, 8000, 12000):
         clicks[0, at : at + 200] = 0.1 * random(3).normal(size=200)
-    slow = stretched(clicks, 0.5, RATE_HZ)
+    slow = change_speed(clicks, 0.5, RATE_HZ)
     for at in (4000, 8000, 12000):
         assert np.abs(slow[0, 2 * at - 500 : 2 * at + 1100]).max() > 0.1
 
@@ -276,16 +276,16 @@ def test_the_sound_of_another_recording_replaces_all_channels() -> None:
     assert SwappedSound("b")(CUT, shorter).channels.sum() == 2 * (NUM - 100)
 
 
-def test_the_ladder_goes_both_ways_with_the_recordings_own_sound() -> None:
-    steps = [each for each in ladder(CUT) if isinstance(each, Negative)]
+def test_delays_go_both_ways_with_the_recordings_own_sound() -> None:
+    steps = [each for each in delayed_negatives(CUT) if isinstance(each, Negative)]
     assert {(each.op, each.step_s) for each in steps} == {
-        (way, step) for way in ("late", "early") for step in LADDER_S if step <= WINDOW_S / 2
+        (way, step) for way in ("late", "early") for step in DELAY_STEPS_S if step <= WINDOW_S / 2
     }
     for each in steps:
         shift = round(each.step_s * RATE_HZ) * (1 if each.op == "late" else -1)
         np.testing.assert_array_equal(each.clip.channels, CUT.sound[:, CUT.first - shift : CUT.first - shift + NUM])
         assert each.parameters == {"shift_s": shift / RATE_HZ, "silence_s": 0.0}
-    left_out = [each for each in ladder(CUT) if isinstance(each, Absent)]
+    left_out = [each for each in delayed_negatives(CUT) if isinstance(each, Absent)]
     assert {each.reason for each in left_out} == {
         "1.5 s is more than half a window of 2 s",
         "2 s is more than half a window of 2 s",
@@ -300,7 +300,7 @@ def test_delays_are_silent_where_the_recording_is_not_known(shift: int, before: 
     missing = int(np.sum(~heard.any(axis=0)))
     assert round(late.silence_s * RATE_HZ) == missing == max(0, shift - before, -shift - after)
     there = slice(max(0, shift - before), NUM - max(0, -shift - after))
-    np.testing.assert_array_equal(heard[:, there], cut.heard(-shift, NUM)[:, there])
+    np.testing.assert_array_equal(heard[:, there], cut.sound_from(-shift, NUM)[:, there])
     assert delay(cut, 0.0) == Delay(0.0, 0.0) and same(delay(cut, 0.0)(cut, None), cut.clip)
 
 
@@ -309,7 +309,7 @@ def test_other_windows_lie_in_the_recording_and_apart(before: int, after: int, s
     cut = cut_of(before=before, after=after, num_frames=2)
     drawn = draw_other_window(cut, None, random(seed))
     if max(before, after) < NUM // 10:
-        assert isinstance(drawn, Unfit)
+        assert isinstance(drawn, NotApplicable)
     else:
         assert isinstance(drawn, OtherWindow)
         shift = round(drawn.shift_s * RATE_HZ)
@@ -325,9 +325,9 @@ def test_every_other_window_can_be_drawn_to_the_very_end() -> None:
 
 def test_without_another_recording_only_what_needs_none_is_made() -> None:
     found = [each for index in range(20) for each in negatives(CUT, None, seed=1, index=index)]
-    swapped = [each for each in found if each.kind is Kind.SWAPPED_AUDIO]
+    swapped = [each for each in found if each.kind is NegativeKind.SWAPPED_AUDIO]
     assert all(isinstance(each, Absent) and each.reason == "needs another recording" for each in swapped)
-    others = [each for each in found if each.kind is not Kind.SWAPPED_AUDIO]
+    others = [each for each in found if each.kind is not NegativeKind.SWAPPED_AUDIO]
     assert all(isinstance(each, Negative) for each in others)
     assert not {each.op for each in others} & {PastedObject.name, AddedSource.name}
 
@@ -335,21 +335,21 @@ def test_without_another_recording_only_what_needs_none_is_made() -> None:
 def test_a_silent_clip_gets_a_foreign_source_or_another_window() -> None:
     silent = cut_of(gain=0.0)
     found = [each for index in range(10) for each in negatives(silent, DONOR, seed=1, index=index)]
-    spatial = {each.op for each in found if each.kind is Kind.AUDIO_SPATIAL}
-    temporal = {(each.op, each.reason) for each in found if each.kind is Kind.AUDIO_TEMPORAL}
+    spatial = {each.op for each in found if each.kind is NegativeKind.AUDIO_SPATIAL}
+    temporal = {(each.op, each.reason) for each in found if each.kind is NegativeKind.AUDIO_TEMPORAL}
     assert spatial == {AddedSource.name}
     assert temporal == {(OtherWindow.name, "changes nothing in this clip")}
-    alone = negatives(cut_of(gain=0.0, before=0, after=0), None, seed=1, kinds=[Kind.AUDIO_TEMPORAL])
-    assert alone == [Absent(Kind.AUDIO_TEMPORAL, "", 0, alone[0].reason)]
+    alone = negatives(cut_of(gain=0.0, before=0, after=0), None, seed=1, kinds=[NegativeKind.AUDIO_TEMPORAL])
+    assert alone == [Absent(NegativeKind.AUDIO_TEMPORAL, "", 0, alone[0].reason)]
     assert set(alone[0].reason.split("; ")) == {"silent", "the recording has no other window"}
 
 
 def test_a_short_or_still_clip_is_told_apart_from_a_negative() -> None:
     few = cut_of(num_frames=10)
-    assert isinstance(draw_stall(few, None, random()), Unfit)
-    assert {each.op for each in made(few, donor_of()) if each.kind is Kind.VIDEO_TEMPORAL} == {CyclicShift.name}
+    assert isinstance(draw_stall(few, None, random()), NotApplicable)
+    assert {each.op for each in made(few, donor_of()) if each.kind is NegativeKind.VIDEO_TEMPORAL} == {CyclicShift.name}
     still = replace(CUT.clip, frames=np.repeat(CUT.frames[:1], 30, axis=0))
-    (absent,) = negatives(replace(CUT, clip=still), DONOR, seed=1, kinds=[Kind.VIDEO_TEMPORAL])
+    (absent,) = negatives(replace(CUT, clip=still), DONOR, seed=1, kinds=[NegativeKind.VIDEO_TEMPORAL])
     assert isinstance(absent, Absent) and absent.reason == "changes nothing in this clip"
 
 
@@ -360,5 +360,5 @@ def test_clips_that_were_not_read_from_a_file_have_one_channel() -> None:
 
 
 def test_delays_are_not_drawn() -> None:
-    with pytest.raises(ValueError, match="ladder"):
-        draws_of(Kind.DESYNC)
+    with pytest.raises(ValueError, match="delayed_negatives"):
+        draws_of_kind(NegativeKind.DESYNC)

@@ -97,7 +97,7 @@ def test_louder_is_the_same_onsets():
 
 
 @pytest.mark.parametrize("audio", [np.zeros(16000, np.float32), np.zeros(1, np.float32)], ids=["silence", "one sample"])
-def test_nothing_to_hear_is_no_onset(audio):
+def test_silence_has_no_onsets(audio):
     onsets = detect_onsets(audio, 16000)
     assert len(onsets.frames) == len(onsets.times_s) == 0
     assert len(onsets.strength) == 1 + len(audio) // HOP_SAMPLES

@@ -1,4 +1,4 @@
-"""The signal scorers order corruptions of real recordings, keep the scorer's contract, and judge nothing that cannot be judged."""
+"""The signal scorers order corruptions of real recordings, keep the scorer's contract, and skip what they cannot score."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.writing import encode_clip
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.signals.av_align import (
-    av_align,
     best_lag,
-    bounded_av_align,
-    coincidence,
+    bounded_alignment,
+    merge_duplicates,
     motion_curve,
+    published_alignment,
     sound_curve,
+    video_peaks_s,
+    zero_lag_cosine,
 )
-from avpref.rewards.signals.motion import fastest_share_px, small_flow
-from avpref.rewards.signals.onsets import mel_power, onset_strength
+from avpref.rewards.signals.motion import fastest_share_px, motion_px, small_flow
+from avpref.rewards.signals.onsets import detect_onsets, mel_power, onset_strength
 from avpref.rewards.signals.signals import (
     DIAGNOSTICS,
     SIGNAL_METRICS,
@@ -42,7 +44,7 @@ RECORDINGS = ("dog.mp4", "tennis.mp4", "whale.mp4", "telescope.mp4")
 EVENTFUL = ("dog.mp4", "tennis.mp4")  # what sounds is seen to move
 SCORER = SignalScorer()
 
-Ladder = tuple[float, ...]
+Levels = tuple[float, ...]
 
 
 def clip_of(frames: np.ndarray | None, audio: np.ndarray | None, fps_hz: float = FPS_HZ) -> DecodedClip:
@@ -135,7 +137,7 @@ def overdrive(audio, level, _generator):
     return np.clip(audio / np.abs(audio).max() * level, -1, 1)
 
 
-LADDERS = {
+CORRUPTIONS = {
     "visual_quality under grain": ("visual_quality", grain, (0, 5, 10, 20, 40)),
     "visual_quality under blur": ("visual_quality", blur, (0, 0.7, 1.0, 1.5, 3.0)),
     "motion_quality under jitter": ("motion_quality", jitter, (0, 0.125, 0.25, 0.5, 1.0)),
@@ -152,24 +154,24 @@ MEASURES: dict[str, Callable[[DecodedClip], float]] = {
     "motion_quality": lambda clip: smoothness_db(small_flow(clip.frames)),
     "audio_quality": lambda clip: signal_to_floor_db(clip.audio, RATE_HZ, mel_power(clip.audio, RATE_HZ)),
 }
-"""What the scorer calls for each metric, so that a ladder does not pay for the other metrics."""
+"""The function that the scorer calls for each metric, so that no test computes the other metrics."""
 
 
-def measure_ladder(windows: list[DecodedClip], metric: str, corrupt: Callable, levels: Ladder) -> np.ndarray:
+def measure_levels(windows: list[DecodedClip], metric: str, corrupt: Callable, levels: Levels) -> np.ndarray:
     """Values [window, level] of one metric."""
     generator, measure = np.random.default_rng(7), MEASURES[metric]
     return np.array([[measure(corrupt(clip, level, generator)) for level in levels] for clip in windows])
 
 
-def test_the_ladders_measure_what_the_scorer_reports(windows):
+def test_the_measured_functions_are_those_of_the_scorer(windows):
     for clip in windows[::5]:
         row = scores(clip)
         assert {name: row[name] for name in MEASURES} == {name: measure(clip) for name, measure in MEASURES.items()}
 
 
-@pytest.mark.parametrize("name", LADDERS)
-def test_each_metric_orders_its_ladder_on_real_clips(windows, name):
-    values = measure_ladder(windows, *LADDERS[name])
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_each_metric_falls_with_increasing_corruption_of_real_clips(windows, name):
+    values = measure_levels(windows, *CORRUPTIONS[name])
     steps = np.diff(values, axis=1)
     assert np.all(steps.mean(axis=0) < 0), values.mean(axis=0)
     assert np.mean(steps < 0) >= 0.75, "each step is noticed in most windows, whatever noise the recording has already"
@@ -179,7 +181,7 @@ def test_each_metric_orders_its_ladder_on_real_clips(windows, name):
 def sync_of(picture_curve: np.ndarray, clip: DecodedClip) -> tuple[float, float]:
     """``desync`` and ``audio_video`` as the scorer has them, for a motion curve that was computed once."""
     sound_of = sound_curve(onset_strength(clip.audio, RATE_HZ), RATE_HZ, clip.duration_s)
-    return abs(best_lag(sound_of, picture_curve).lag_s), coincidence(sound_of, picture_curve)
+    return abs(best_lag(sound_of, picture_curve).lag_s), zero_lag_cosine(sound_of, picture_curve)
 
 
 def cut(clip: DecodedClip, start_s: float, delay_s: float, length_s: float = 4.0) -> DecodedClip:
@@ -214,7 +216,7 @@ def test_both_sync_metrics_notice_delays_of_eventful_recordings(eventful):
 
 
 def test_numbers_survive_the_codec(windows):
-    """What the loop scores has been through H.264 and AAC."""
+    """Clips of a run are encoded as H.264 and AAC before they are scored."""
     for clip in windows[::3]:
         coded = read_clip(io.BytesIO(encode_clip(clip.frames, FPS_HZ, clip.audio, RATE_HZ)))
         before, after = scores(clip), scores(coded)
@@ -256,7 +258,7 @@ def test_metrics_are_five_of_the_seven_columns():
     )
 
 
-def test_a_clips_scores_do_not_depend_on_its_company(made_clip):
+def test_a_clips_scores_do_not_depend_on_the_batch(made_clip):
     others = [
         made_clip,
         dataclasses.replace(made_clip, frames=made_clip.frames[::-1]),
@@ -288,7 +290,7 @@ def still(clip: DecodedClip) -> DecodedClip:
     ],
     ids=["no video", "no audio", "silence", "nan", "too short", "blank", "still"],
 )
-def test_what_cannot_be_judged_is_skipped_with_the_reason(made_clip, spoil, reason, metrics):
+def test_invalid_clips_are_skipped_with_the_reason(made_clip, spoil, reason, metrics):
     rows = {score.metric: score for score in SCORER.score([ScorableClip("c", "", spoil(made_clip))])[0]}
     for name in metrics | {"audio_video", "desync", "av_align", "av_align_bounded"}:
         assert (rows[name].status, rows[name].value) == (ScoreStatus.SKIPPED, None)
@@ -315,11 +317,11 @@ def test_the_made_clip_is_in_time_and_its_delay_is_measured(made_clip):
     assert late["av_align_bounded"] < in_time["av_align_bounded"] <= 1
 
 
-def test_both_forms_of_av_align_are_those_of_its_module(made_clip):
-    rows = scores(made_clip)
-    media = (made_clip.frames, made_clip.fps_hz, made_clip.audio, made_clip.sample_rate_hz)
-    assert rows["av_align"] == av_align(*media).score
-    assert rows["av_align_bounded"] == bounded_av_align(*media).score
+def test_both_forms_of_av_align_use_the_same_motion_peaks(made_clip):
+    rows, fps_hz, rate_hz = scores(made_clip), made_clip.fps_hz, made_clip.sample_rate_hz
+    onsets, peaks_s = detect_onsets(made_clip.audio, rate_hz), video_peaks_s(motion_px(made_clip.frames), fps_hz)
+    assert rows["av_align"] == published_alignment(onsets.times_s, peaks_s, fps_hz).score
+    assert rows["av_align_bounded"] == bounded_alignment(merge_duplicates(onsets, rate_hz), peaks_s, fps_hz).score
 
 
 @pytest.mark.parametrize("size", [(2, 2), (8, 6), (33, 65), (270, 480)])

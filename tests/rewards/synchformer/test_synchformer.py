@@ -15,18 +15,18 @@ from torch.nn import functional
 from avpref.domain import METRIC_BY_NAME, ScoreStatus
 from avpref.errors import InputError
 from avpref.media.reading import DecodedClip
-from avpref.rewards.model_scorer import Placement, Unjudgeable
+from avpref.rewards.model_scorer import NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.synchformer.synchformer import (
     FULL,
     SYNCHFORMER_TERMS,
     TINY,
-    Windows,
+    WindowLayout,
     audio_features,
-    desync,
+    estimate_desync,
     load_synchformer,
     log_mel_segments,
-    segment_windows,
+    segments_of_windows,
     tiny_synchformer,
     video_features,
 )
@@ -56,41 +56,41 @@ def scorable(clip: DecodedClip, name: str = "c", text: str = "a dog barks") -> S
     [(14, [0]), (15, [0, 1]), (24, [0, 10]), (28, [0, 14]), (30, [0, 14, 16]), (43, [0, 14, 28, 29])],
 )
 def test_long_clips_are_laid_out_in_windows_the_last_from_the_end(num_segments: int, starts: list[int]) -> None:
-    found = segment_windows(num_segments, Windows.JAVISBENCH)
+    found = segments_of_windows(num_segments, WindowLayout.JAVISBENCH)
     assert found.tolist() == [list(range(start, start + 14)) for start in starts]
 
 
 def test_short_clips_are_completed_from_their_start() -> None:
-    assert segment_windows(11, Windows.JAVISBENCH).tolist() == [[*range(11), 0, 1, 2]]
-    assert segment_windows(5, Windows.JAVISBENCH).tolist() == [[*range(5), *range(5), *range(4)]]
-    assert segment_windows(1, Windows.JAVISBENCH).tolist() == [[0] * 14]
+    assert segments_of_windows(11, WindowLayout.JAVISBENCH).tolist() == [[*range(11), 0, 1, 2]]
+    assert segments_of_windows(5, WindowLayout.JAVISBENCH).tolist() == [[*range(5), *range(5), *range(4)]]
+    assert segments_of_windows(1, WindowLayout.JAVISBENCH).tolist() == [[0] * 14]
 
 
 def test_the_other_benchmark_takes_both_ends() -> None:
-    assert segment_windows(24, Windows.AV_BENCHMARK).tolist() == [list(range(14)), list(range(10, 24))]
-    assert segment_windows(14, Windows.AV_BENCHMARK).tolist() == [list(range(14))] * 2
-    with pytest.raises(Unjudgeable, match="too short: 11 segments"):
-        segment_windows(11, Windows.AV_BENCHMARK)
+    assert segments_of_windows(24, WindowLayout.AV_BENCHMARK).tolist() == [list(range(14)), list(range(10, 24))]
+    assert segments_of_windows(14, WindowLayout.AV_BENCHMARK).tolist() == [list(range(14))] * 2
+    with pytest.raises(NotScorable, match="too short: 11 segments"):
+        segments_of_windows(11, WindowLayout.AV_BENCHMARK)
 
 
 @given(st.integers(1, 200), st.integers(1, 20))
 def test_every_segment_counts_in_some_window(num_segments: int, length: int) -> None:
-    found = segment_windows(num_segments, Windows.JAVISBENCH, length)
+    found = segments_of_windows(num_segments, WindowLayout.JAVISBENCH, length)
     assert found.shape[1] == length and set(found.flatten().tolist()) == set(range(num_segments))
 
 
 def test_equally_likely_offsets_are_expected_at_22_21_s() -> None:
-    assert desync(torch.zeros(2, 21)).expected_s == pytest.approx(22 / 21)
+    assert estimate_desync(torch.zeros(2, 21)).expected_s == pytest.approx(22 / 21)
 
 
 @given(st.integers(0, 20), st.integers(0, 20))
 def test_certain_logits_give_both_numbers_and_windows_are_averaged(first: int, second: int) -> None:
     logits = 1e3 * functional.one_hot(torch.tensor([first, second]), 21).float()
     expected = (abs(first - 10) + abs(second - 10)) / 10
-    found = desync(logits)
+    found = estimate_desync(logits)
     assert found.likeliest_s == pytest.approx(expected) and found.expected_s == pytest.approx(expected)
-    assert desync(logits[:1]).likeliest_s == abs(first - 10) / 5
-    assert desync(logits.flip(-1)).expected_s == pytest.approx(found.expected_s)
+    assert estimate_desync(logits[:1]).likeliest_s == abs(first - 10) / 5
+    assert estimate_desync(logits.flip(-1)).expected_s == pytest.approx(found.expected_s)
 
 
 def test_full_sizes_give_the_published_numbers_of_tokens() -> None:
@@ -151,7 +151,7 @@ def test_features_of_a_segment_do_not_depend_on_its_neighbours() -> None:
         torch.testing.assert_close(audio_features(network, mel[k : k + 1])[0], audio[k])
 
 
-def test_each_segment_of_sound_is_heard_by_itself() -> None:
+def test_log_mel_segments_are_computed_separately() -> None:
     audio = torch.randn(5120 * 4, generator=torch.Generator().manual_seed(4))
     whole = log_mel_segments(audio)
     assert whole.shape == (3, 128, 66)
@@ -160,7 +160,7 @@ def test_each_segment_of_sound_is_heard_by_itself() -> None:
 
 
 def test_clips_of_different_lengths_in_one_batch_never_mix() -> None:
-    """Windows: one that is completed, one that is exact, two and three; in any order and alone, the same numbers."""
+    """WindowLayout: one that is completed, one that is exact, two and three; in any order and alone, the same numbers."""
     scorer = tiny_synchformer(Placement(batch_clips=8))
     clips = [scorable(film(length_s, seed), f"c{seed}") for seed, length_s in enumerate((2.0, 4.8, 5.6, 10.4, 0.64))]
     together = scorer.score(clips)
@@ -173,10 +173,12 @@ def test_clips_of_different_lengths_in_one_batch_never_mix() -> None:
 def test_a_clip_s_number_is_the_mean_over_its_windows() -> None:
     scorer, clip = tiny_synchformer(), film(5.6)
     prepared = scorer.prepare(scorable(clip)).inputs
-    assert prepared is not None and prepared.windows.tolist() == segment_windows(16, Windows.JAVISBENCH).tolist()
+    assert (
+        prepared is not None and prepared.windows.tolist() == segments_of_windows(16, WindowLayout.JAVISBENCH).tolist()
+    )
     network = scorer._network
     video, audio = video_features(network, prepared.frames), audio_features(network, prepared.mel)
-    apart = [desync(network(video[None, row], audio[None, row])) for row in prepared.windows]
+    apart = [estimate_desync(network(video[None, row], audio[None, row])) for row in prepared.windows]
     likeliest, expected = scorer.score([scorable(clip)])[0]
     assert likeliest.value == pytest.approx(np.mean([each.likeliest_s for each in apart]))
     assert expected.value == pytest.approx(np.mean([each.expected_s for each in apart]), abs=1e-6)
@@ -235,7 +237,7 @@ def test_what_has_no_offset_gets_a_reason_and_no_number(kind: str, why: str) -> 
 
 
 def test_the_other_benchmark_skips_clips_under_4_8_s() -> None:
-    scorer = tiny_synchformer(windows=Windows.AV_BENCHMARK)
+    scorer = tiny_synchformer(windows=WindowLayout.AV_BENCHMARK)
     short, long = scorer.score([scorable(film(4.0)), scorable(film(4.8))])
     assert all(score.status == ScoreStatus.SKIPPED and "too short" in score.reason for score in short)
     assert all(score.status == ScoreStatus.OK for score in long)
@@ -258,7 +260,7 @@ def test_bfloat16_is_near_float32() -> None:
 def test_the_fingerprint_covers_what_moves_a_number() -> None:
     scorers = [
         tiny_synchformer(),
-        tiny_synchformer(windows=Windows.AV_BENCHMARK),
+        tiny_synchformer(windows=WindowLayout.AV_BENCHMARK),
         tiny_synchformer(Placement(dtype=torch.bfloat16)),
         tiny_synchformer(sizes=replace(TINY, depth=2)),
     ]

@@ -17,19 +17,19 @@ from torch import Tensor
 
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.spectra import RATE_HZ, htk_mel_power
-from avpref.rewards.frames import frames_shown, square_frames
+from avpref.rewards.frames import indices_at_rate, square_frames
 from avpref.rewards.model_scorer import Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.synchformer.synchformer import (
     FPS_HZ,
     STRIDE_SAMPLES,
     UNUSED,
-    Windows,
+    WindowLayout,
     audio_features,
-    desync,
+    estimate_desync,
     load_synchformer,
     log_mel_segments,
-    segment_windows,
+    segments_of_windows,
     video_features,
 )
 from avpref.rewards.synchformer.synchformer_towers import FULL, Synchformer
@@ -115,18 +115,18 @@ def features_of(case: str, arrays: Arrays, seed: str) -> tuple[Tensor, Tensor]:
     if case == "first14":
         return video[:length], audio[:length]
     if match := re.fullmatch(r"last14_of_(\d+)", case):
-        rows = segment_windows(int(match[1]), Windows.AV_BENCHMARK)[-1]
+        rows = segments_of_windows(int(match[1]), WindowLayout.AV_BENCHMARK)[-1]
         return video[rows], audio[rows]
     if case == "audio_shift_0p4":
         return video[:length], torch.from_numpy(arrays["audio_features_shift0p4"])
     if case == "other_audio":
         return video[:length], torch.from_numpy(arrays["audio_features_other"])
     if match := re.fullmatch(r"cyclic_from_(\d+)", case):
-        (rows,) = segment_windows(int(match[1]), Windows.JAVISBENCH)
+        (rows,) = segments_of_windows(int(match[1]), WindowLayout.JAVISBENCH)
         return video[rows], audio[rows]
     match = re.fullmatch(r"random(\d+)_w(\d+)", case)
     assert match, f"unknown case {case}"
-    rows = segment_windows(int(match[1]), Windows.JAVISBENCH)[int(match[2])]
+    rows = segments_of_windows(int(match[1]), WindowLayout.JAVISBENCH)[int(match[2])]
     video = random_features("features:video", seed, int(match[1]), FULL.video_steps)
     audio = random_features("features:audio", seed, int(match[1]), FULL.audio_grid[1])
     return video[rows], audio[rows]
@@ -162,7 +162,7 @@ def test_stored_frames_are_resized_and_cropped_to_the_byte(arrays: Arrays) -> No
 @pytest.mark.golden
 def test_frames_of_the_clip(clip: DecodedClip, arrays: Arrays) -> None:
     assert clip.frames is not None
-    shown = frames_shown(len(clip.frames), clip.fps_hz, FPS_HZ)
+    shown = indices_at_rate(len(clip.frames), clip.fps_hz, FPS_HZ)
     assert np.array_equal(shown, arrays["frame_source_index"])
     frames = square_frames(clip.frames, shown, FULL.image_px)
     means = frames.double().mean(dim=(1, 2))
@@ -200,7 +200,7 @@ def test_logits_of_every_case(network: Synchformer, arrays: Arrays, config: dict
     logits = inference(lambda: network(video, audio))
     assert_near(logits, arrays["logits"], 2e-5)
     for case, row in zip(cases, logits, strict=True):
-        found = desync(row[None])
+        found = estimate_desync(row[None])
         assert int(row.argmax()) == config["argmax"][case]
         assert found.likeliest_s == pytest.approx(config["abs_offset_s"][case], abs=1e-9)
         assert found.expected_s == pytest.approx(config["prob_weighted_abs_offset_s"][case], abs=2e-5)
@@ -209,14 +209,14 @@ def test_logits_of_every_case(network: Synchformer, arrays: Arrays, config: dict
 @pytest.mark.golden
 def test_offsets_are_the_published_grid(arrays: Arrays) -> None:
     sure = 1e3 * torch.eye(FULL.num_classes)
-    found = [desync(row[None]).likeliest_s for row in sure]
+    found = [estimate_desync(row[None]).likeliest_s for row in sure]
     np.testing.assert_allclose(found, np.abs(arrays["grid"]), atol=1e-6)
 
 
 @pytest.mark.slow
 def test_the_clip_end_to_end(clip: DecodedClip, weight_file: Path, arrays: Arrays, config: dict[str, Any]) -> None:
     """File of weights and clip to seconds: all segments of both streams, first and last window."""
-    scorer = load_synchformer(weight_file, Placement(), "vectors", Windows.AV_BENCHMARK)
+    scorer = load_synchformer(weight_file, Placement(), "vectors", WindowLayout.AV_BENCHMARK)
     prepared = scorer.prepare(ScorableClip("c", "", clip))
     assert prepared.inputs is not None
     network, inputs = scorer._network, prepared.inputs
@@ -228,7 +228,7 @@ def test_the_clip_end_to_end(clip: DecodedClip, weight_file: Path, arrays: Array
     names = ("first14", f"last14_of_{len(video)}")
     rows = [list(arrays["logit_cases"]).index(name) for name in names]
     assert_near(logits, arrays["logits"][rows], 1e-4)
-    found = desync(logits)
+    found = estimate_desync(logits)
     assert found.likeliest_s == pytest.approx(np.mean([config["abs_offset_s"][name] for name in names]))
     expected_s = np.mean([config["prob_weighted_abs_offset_s"][name] for name in names])
     assert found.expected_s == pytest.approx(expected_s, abs=1e-4)

@@ -1,4 +1,4 @@
-"""The toy scorer orders corruption: every metric on its own ladder, on clips that went through codec and file."""
+"""The toy scorer orders corruption: every metric falls with increasing corruption of clips that were written to files and read again."""
 
 from __future__ import annotations
 
@@ -107,19 +107,19 @@ def texts_of(simulated: list[SimulatedClip]) -> list[str]:
     return [describe(clip.attributes) for clip in simulated]
 
 
-def assert_ladder(values: list[np.ndarray], at_least: float) -> None:
-    """Means fall from rung to rung, and the clean clips are told from each rung."""
-    means = [float(rung.mean()) for rung in values]
+def assert_falling(values: list[np.ndarray], at_least: float) -> None:
+    """Means fall from copy to copy, and the clean clips are told from each copy."""
+    means = [float(copy.mean()) for copy in values]
     assert all(first > second for first, second in itertools.pairwise(means)), means
-    aurocs = [auroc(values[0], rung) for rung in values[1:]]
+    aurocs = [auroc(values[0], copy) for copy in values[1:]]
     assert min(aurocs) >= at_least and aurocs[-1] >= 0.99, aurocs
 
 
 @pytest.mark.parametrize("metric", ["audio_video", "desync"])
 def test_delays_are_ordered(stored, simulated: list[SimulatedClip], metric: str) -> None:
     texts, sign = texts_of(simulated), -1 if metric == "desync" else 1
-    rungs = [stored(f"delay {delay_s}", delayed(delay_s)) for delay_s in DELAYS_S]
-    assert_ladder([sign * numbers(rung, texts, metric) for rung in rungs], at_least=0.95)
+    copies = [stored(f"delay {delay_s}", delayed(delay_s)) for delay_s in DELAYS_S]
+    assert_falling([sign * numbers(copy, texts, metric) for copy in copies], at_least=0.95)
 
 
 def test_desync_is_the_delay(stored, simulated: list[SimulatedClip]) -> None:
@@ -141,24 +141,24 @@ def test_impacts_and_onsets_are_found_when_they_happen(stored, simulated: list[S
 
 
 def test_sound_noise_is_ordered(stored, simulated: list[SimulatedClip]) -> None:
-    rungs = [stored("delay 0.0", unchanged), stored("noise 1", noisy(0.015, 8)), stored("noise 2", noisy(0.06, 25))]
+    copies = [stored("delay 0.0", unchanged), stored("noise 1", noisy(0.015, 8)), stored("noise 2", noisy(0.06, 25))]
     texts = texts_of(simulated)
-    assert_ladder([numbers(rung, texts, "audio_quality") for rung in rungs], at_least=0.95)
+    assert_falling([numbers(copy, texts, "audio_quality") for copy in copies], at_least=0.95)
 
 
 def test_picture_noise_is_ordered(stored, simulated: list[SimulatedClip]) -> None:
-    rungs = [stored("delay 0.0", unchanged), stored("noise 1", noisy(0.015, 8)), stored("noise 2", noisy(0.06, 25))]
-    assert_ladder([numbers(rung, texts_of(simulated), "visual_quality") for rung in rungs], at_least=0.95)
+    copies = [stored("delay 0.0", unchanged), stored("noise 1", noisy(0.015, 8)), stored("noise 2", noisy(0.06, 25))]
+    assert_falling([numbers(copy, texts_of(simulated), "visual_quality") for copy in copies], at_least=0.95)
 
 
 def test_blur_is_ordered(stored, simulated: list[SimulatedClip]) -> None:
-    rungs = [stored("delay 0.0", unchanged), stored("blur 1", blurred(0.04)), stored("blur 2", blurred(0.1))]
-    assert_ladder([numbers(rung, texts_of(simulated), "visual_quality") for rung in rungs], at_least=0.95)
+    copies = [stored("delay 0.0", unchanged), stored("blur 1", blurred(0.04)), stored("blur 2", blurred(0.1))]
+    assert_falling([numbers(copy, texts_of(simulated), "visual_quality") for copy in copies], at_least=0.95)
 
 
 def test_broken_paths_are_ordered(stored, simulated: list[SimulatedClip]) -> None:
-    rungs = [stored("delay 0.0", unchanged), stored("shake 1", shaken(0.03)), stored("shake 2", shaken(0.08))]
-    assert_ladder([numbers(rung, texts_of(simulated), "motion_quality") for rung in rungs], at_least=0.95)
+    copies = [stored("delay 0.0", unchanged), stored("shake 1", shaken(0.03)), stored("shake 2", shaken(0.08))]
+    assert_falling([numbers(copy, texts_of(simulated), "motion_quality") for copy in copies], at_least=0.95)
 
 
 def another(attributes: Attributes, name: str) -> Attributes:

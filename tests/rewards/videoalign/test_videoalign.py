@@ -12,7 +12,13 @@ from avpref.domain import Dimension, ScoreStatus
 from avpref.media.reading import DecodedClip
 from avpref.rewards.model_scorer import CPU
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.videoalign.videoalign import NORMALISED, PUBLISHED, RAW, VideoAlignScorer, tiny_videoalign
+from avpref.rewards.videoalign.videoalign import (
+    NORMALISED_METRICS,
+    PUBLISHED,
+    RAW_METRICS,
+    VideoAlignScorer,
+    tiny_videoalign,
+)
 
 CAPTION = "a red ball rolls over the grass"
 VISUAL = ["visual_quality", "motion_quality", "videoalign_vq", "videoalign_mq"]
@@ -47,7 +53,7 @@ def test_six_numbers_that_mean_nothing(scorer: VideoAlignScorer) -> None:
 
 def test_normalised_numbers_follow_from_the_raw_ones(scorer: VideoAlignScorer) -> None:
     found = values(scorer, clip(picture()))[0]
-    columns = zip(RAW, NORMALISED, PUBLISHED.means, PUBLISHED.deviations, strict=True)
+    columns = zip(RAW_METRICS, NORMALISED_METRICS, PUBLISHED.means, PUBLISHED.deviations, strict=True)
     for raw, normalised, mean, deviation in columns:
         assert found[normalised.name] == pytest.approx((found[raw.name] - mean) / deviation, abs=1e-12)
 
@@ -112,9 +118,7 @@ def test_hard_captions_get_six_numbers(scorer: VideoAlignScorer, text: str) -> N
     ],
     ids=["0.3 s", "one frame", "blank", "no picture", "sliver", "endless caption"],
 )
-def test_what_cannot_be_judged_is_skipped_with_the_reason(
-    scorer: VideoAlignScorer, each: ScorableClip, reason: str
-) -> None:
+def test_invalid_clips_are_skipped_with_the_reason(scorer: VideoAlignScorer, each: ScorableClip, reason: str) -> None:
     good = clip(picture())
     broken, intact = scorer.score([each, good])
     assert all(score.status == ScoreStatus.SKIPPED and score.value is None for score in broken)
@@ -122,7 +126,7 @@ def test_what_cannot_be_judged_is_skipped_with_the_reason(
     assert all(score.status == ScoreStatus.OK for score in intact)
 
 
-def test_a_very_large_picture_is_judged(scorer: VideoAlignScorer) -> None:
+def test_a_very_large_picture_is_scored(scorer: VideoAlignScorer) -> None:
     frames = np.zeros((4, 2160, 3840, 3), np.uint8)
     frames[:, :, :1000] = 200
     prepared = scorer.prepare(clip(frames))

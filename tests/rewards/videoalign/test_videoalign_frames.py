@@ -15,11 +15,11 @@ from avpref.rewards.videoalign.videoalign_frames import (
     STD,
     FrameRules,
     frame_indices,
-    look,
     num_tokens,
     patch_grid,
     patches,
     resized_size,
+    sample_frames,
 )
 
 RULES = FrameRules()
@@ -55,13 +55,13 @@ def test_too_few_frames_or_no_rate_are_refused(num_frames: int, fps_hz: float) -
 def test_odd_small_and_large_pictures(height: int, width: int) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, height, width, 3), np.uint8)
     frames.setflags(write=False)
-    found = look(frames, 25.0, RULES)
+    found = sample_frames(frames, 25.0, RULES)
     assert found.dtype == torch.uint8 and tuple(found.shape) == (4, *resized_size(height, width, RULES), 3)
 
 
 def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (4, 336, 336, 3), np.uint8)
-    np.testing.assert_array_equal(look(frames, 25.0, RULES).numpy(), frames)
+    np.testing.assert_array_equal(sample_frames(frames, 25.0, RULES).numpy(), frames)
 
 
 def test_where_each_value_of_a_patch_comes_from() -> None:

@@ -19,14 +19,14 @@ from avpref.media.reading import read_clip
 from avpref.rewards.videoalign.videoalign_frames import (
     FrameRules,
     frame_indices,
-    look,
     num_tokens,
     patch_grid,
     patches,
     resized_size,
+    sample_frames,
 )
 from avpref.rewards.videoalign.videoalign_network import Adapter, VideoAlignNetwork, VideoAlignSizes, load_network
-from avpref.rewards.videoalign.videoalign_text import read_template, render, reward_places
+from avpref.rewards.videoalign.videoalign_text import read_template, render, reward_positions
 
 pytestmark = pytest.mark.golden
 
@@ -51,7 +51,7 @@ class Vectors:
     @property
     def places(self) -> Tensor:
         ids = torch.from_numpy(self.arrays["input_ids"])
-        return torch.stack([reward_places(row, self.arrays["special_token_ids"].tolist()) for row in ids])
+        return torch.stack([reward_positions(row, self.arrays["special_token_ids"].tolist()) for row in ids])
 
 
 def sizes_of(config: dict[str, Any]) -> VideoAlignSizes:
@@ -116,7 +116,7 @@ def test_frames_of_real_clips(vectors: Vectors, media: Path) -> None:
         assert clip.frames is not None
         assert (len(clip.frames), clip.fps_hz) == (case["total_frames"], pytest.approx(case["avg_fps"]))
         assert list(frame_indices(len(clip.frames), clip.fps_hz, vectors.rules)) == case["frame_index"]
-        frames = look(clip.frames, clip.fps_hz, vectors.rules)
+        frames = sample_frames(clip.frames, clip.fps_hz, vectors.rules)
         assert list(frames.shape[1:3]) == case["resized_hw"]
         np.testing.assert_allclose(frames.double().mean(dim=(1, 2)), case["frame_channel_mean"], rtol=0, atol=1e-4)
         if case["clip"] in stored:
@@ -135,7 +135,7 @@ def test_patches(vectors: Vectors) -> None:
 def test_network_on_a_padded_batch(vectors: Vectors) -> None:
     values = torch.cat([patches(frames) for frames in vectors.frames])
     grids, ids = (torch.from_numpy(vectors.arrays[name]) for name in ("video_grid_thw", "input_ids"))
-    close(vectors.network.see(values, grids), vectors.arrays["vision_embeds"], 5e-5)
+    close(vectors.network.embed_patches(values, grids), vectors.arrays["vision_embeds"], 5e-5)
     states = vectors.network.states(values, grids, ids)
     read = torch.stack([row[places] for row, places in zip(states, vectors.places, strict=True)])
     close(read, vectors.arrays["hidden_at_special"], 1e-4)

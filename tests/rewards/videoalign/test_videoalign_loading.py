@@ -31,8 +31,8 @@ from avpref.rewards.videoalign.videoalign_network import (
     FULL,
     TINY,
     Adapter,
-    hollow_network,
     load_network,
+    network_without_memory,
     published_shapes,
 )
 from avpref.rewards.videoalign.videoalign_text import TEMPLATE_CONSTANT, TINY_TEMPLATE, render, tiny_text
@@ -72,7 +72,7 @@ def listed() -> dict[str, tuple[int, ...]]:
 
 
 def published_tensors(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    shapes = published_shapes(hollow_network(TINY, VIDEO_ID), ADAPTER)
+    shapes = published_shapes(network_without_memory(TINY, VIDEO_ID), ADAPTER)
     shapes["base_model.model.lm_head.weight"] = (TINY.vocab_size, TINY.dim)
     draws = torch.Generator().manual_seed(0)
     return {name: torch.randn(shape, generator=draws).mul(0.1).to(dtype) for name, shape in shapes.items()}
@@ -101,7 +101,7 @@ def test_the_full_network_takes_exactly_the_published_tensors() -> None:
     assert len(expected) == 1123
     unused = {name for name in expected if name.startswith("base_model.model.lm_head.")}
     assert len(unused) == 1
-    found = published_shapes(hollow_network(FULL, 151_656), Adapter())
+    found = published_shapes(network_without_memory(FULL, 151_656), Adapter())
     assert found == {name: shape for name, shape in expected.items() if name not in unused}
 
 
@@ -146,7 +146,7 @@ def test_a_missing_tensor_is_named(name: str, message: str) -> None:
         load_network(tensors, "model.pth", TINY, VIDEO_ID, ADAPTER)
 
 
-def test_an_extra_a_misshapen_and_a_strange_entry_are_named() -> None:
+def test_unexpected_misshapen_and_non_tensor_entries_are_named() -> None:
     extra = published_tensors() | {"base_model.model.rm_head.bias": torch.zeros(1)}
     with pytest.raises(InputError, match=r"1 unexpected \(base_model.model.rm_head.bias\)"):
         load_network(extra, "model.pth", TINY, VIDEO_ID, ADAPTER)
@@ -160,7 +160,7 @@ def test_an_extra_a_misshapen_and_a_strange_entry_are_named() -> None:
 
 
 def test_random_weights_reach_every_parameter() -> None:
-    network = hollow_network(TINY, VIDEO_ID)
+    network = network_without_memory(TINY, VIDEO_ID)
     fill(network)
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
 
@@ -222,7 +222,7 @@ def test_keys_that_are_absent_have_their_published_values(tmp_path: Path) -> Non
         ("inference_config", "MQ_mean", float("nan")),
     ],
 )
-def test_another_way_of_using_the_model_is_refused(folder: Path, section: str, key: str, value: object) -> None:
+def test_unsupported_settings_of_the_model_are_refused(folder: Path, section: str, key: str, value: object) -> None:
     changed = CONFIG | {section: CONFIG[section] | {key: value}}
     (folder / "model_config.json").write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(InputError, match=key):

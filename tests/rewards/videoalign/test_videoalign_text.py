@@ -22,7 +22,7 @@ from avpref.rewards.videoalign.videoalign_text import (
     read_template,
     read_text,
     render,
-    reward_places,
+    reward_positions,
     tiny_text,
 )
 
@@ -147,9 +147,9 @@ def test_tokens_are_those_of_the_whole_text(
 @pytest.mark.parametrize("caption", [*HOSTILE, "", "word " * 400, "z" * 5000])
 def test_each_reward_token_occurs_once_whatever_the_caption_says(text: VideoAlignText, caption: str) -> None:
     found, plain = text.token_ids(caption, 4), text.token_ids("x", 4)
-    places = reward_places(found, text.reward_ids)
+    places = reward_positions(found, text.reward_ids)
     assert (found == text.video_id).sum() == 4
-    assert torch.equal(places[:2], reward_places(plain, text.reward_ids)[:2]) and places[2] > places[1]
+    assert torch.equal(places[:2], reward_positions(plain, text.reward_ids)[:2]) and places[2] > places[1]
     special = [text.tokenizer.token_to_id(name) for name in SPECIAL_TOKENS]
     assert [int((found == id_).sum()) for id_ in special] == [int((plain == id_).sum()) for id_ in special]
 
@@ -179,7 +179,7 @@ def test_tokenizers_that_cannot_be_used_are_refused(files: Files, tmp_path: Path
         read_text(template, tmp_path / "tokenizer.json", known(TEMPLATE))
 
 
-def test_a_tokenizer_that_cuts_or_fills_does_neither_here(files: Files, tmp_path: Path) -> None:
+def test_truncation_and_padding_of_a_tokenizer_are_disabled(files: Files, tmp_path: Path) -> None:
     template, path = files()
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(8)

@@ -17,8 +17,8 @@ from avpref.observability.progress import Progress
 
 if TYPE_CHECKING:
     from avpref.rewards.protocol import Scorer
-    from avpref.validation.validate import MetricValidation, Scored
-    from avpref.validation.windows import GoodClips
+    from avpref.validation.validate import MetricValidation, ScoredWindows
+    from avpref.validation.windows import ValidationWindows
 
 app = App(name="rewards", help="Validate reward models.")
 
@@ -53,18 +53,18 @@ def validate(
     Negatives: mask or foreign object in the picture, picture shifted or stalled, foreign, deleted or swelling sound, sound shifted,
     interrupted, repeated or stretched, and the sound of another recording. Exit code 5: some recordings could not be used.
     """
-    from avpref.validation.validate import ValidationSettings, judge, score_windows
+    from avpref.validation.validate import ValidationSettings, score_windows, validate_metrics
     from avpref.validation.validation_report import document
-    from avpref.validation.windows import good_clips
+    from avpref.validation.windows import find_windows
 
     opened = _opened(scorers)
     settings = ValidationSettings(window_s, seed, negatives)
-    found = good_clips(clips, window_s)
+    found = find_windows(clips, window_s)
     if found.unread_list is not None:
         say(f"texts are not read from a folder; to use them: avpref rewards validate {found.unread_list}")
     with Progress("validate", len(found.windows), unit="windows") as progress:
         scored = score_windows(found.windows, opened, settings, progress.advance)
-    judged = judge(scored, opened, settings)
+    judged = validate_metrics(scored, opened, settings)
     written = document(found, opened, scored, judged, settings)
     _write(out, written, scored, judged)
     print_json({**written, "out": str(out)}) if json else _print(found, scored, judged)
@@ -78,7 +78,7 @@ def _opened(names: str) -> Sequence[Scorer]:
     return open_named([name.strip() for name in names.split(",") if name.strip()])
 
 
-def _write(out: Path, written: dict[str, Any], scored: Scored, judged: Sequence[MetricValidation]) -> None:
+def _write(out: Path, written: dict[str, Any], scored: ScoredWindows, judged: Sequence[MetricValidation]) -> None:
     """The four files, each whole or not at all."""
     import json
 
@@ -98,7 +98,7 @@ def _write(out: Path, written: dict[str, Any], scored: Scored, judged: Sequence[
     say(f"{out}: {table.num_rows} scores in {NAME}.csv and .parquet, results in {NAME}.json and .png")
 
 
-def _print(clips: GoodClips, scored: Scored, judged: Sequence[MetricValidation]) -> None:
+def _print(clips: ValidationWindows, scored: ScoredWindows, judged: Sequence[MetricValidation]) -> None:
     from avpref.rewards.negatives.corruptions import SEED_KINDS
     from avpref.validation.validation_report import BY_KIND, COLUMNS, kind_rows, overall_rows, remarks
 
