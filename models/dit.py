@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from avpref.config.schema import NetworkSettings
+from avpref.config.network_settings import NetworkSettings
 from avpref.models.blocks import Block, FeedForward, Modulation, split_frames
 from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoid, unpatchify

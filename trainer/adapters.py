@@ -20,7 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
-from avpref.config.schema import AdapterSettings
+from avpref.config.training_settings import AdapterSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT

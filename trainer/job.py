@@ -13,7 +13,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 
-from avpref.config.schema import AdapterSettings, ClipSettings, DpoSettings, NetworkSettings, SftSettings
+from avpref.config.data_settings import ClipSettings
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
 from avpref.storage.local_files import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from avpref.config.schema import LoopSettings, OptimiserSettings
+from avpref.config.training_settings import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
 from avpref.trainer.metrics import MetricLog, Row, TrainingSummary, add_displacement, summarise

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 
 Reduction = Literal["mean", "sum"]
 
@@ -100,7 +100,9 @@ def _variant(logit: Tensor, variant: Literal["sigmoid", "ipo", "hinge"]) -> Tens
             return (logit - 0.5).square()
 
 
-def preference_loss(video: Comparison | None, audio: Comparison | None, settings: PreferenceLoss) -> PreferenceTerms:
+def preference_loss(
+    video: Comparison | None, audio: Comparison | None, settings: PreferenceLossSettings
+) -> PreferenceTerms:
     """The AV-DPO loss of each pair from four scalars per modality.
 
     ``per_modality`` (released): sum over modalities of f(z_k); ``joint`` (paper, eq. 5): f(z_video + z_audio). Both add

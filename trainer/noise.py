@@ -14,7 +14,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from avpref.config.schema import ClipSettings, TimestepSettings
+from avpref.config.data_settings import ClipSettings
+from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.flow import (

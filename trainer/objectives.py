@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.models.flow import Latents
 from avpref.trainer.adapters import Policy, reference
 from avpref.trainer.losses import (
@@ -92,7 +92,7 @@ class LiveReference:
 class PreferenceObjective:
     """AV-DPO on pairs: four errors per modality and pair, from one policy pass over 2n rows and the reference's scores."""
 
-    def __init__(self, policy: Policy, settings: PreferenceLoss, scores: Reference) -> None:
+    def __init__(self, policy: Policy, settings: PreferenceLossSettings, scores: Reference) -> None:
         self.module: nn.Module = policy.model
         self._settings, self._scores = settings, scores
 

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from avpref.config.schema import DpoSettings, LoopSettings, SftSettings
+from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.identity import derive_seed, digest
 from avpref.models.checkpoints.network_loading import load_network, save_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
-from avpref.config.schema import ToyWorldPrompts
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.identity import derive_seed
 from avpref.media.delay import delay_audio

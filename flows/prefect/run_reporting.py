@@ -22,7 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-from avpref.config.reporting_settings import ReportingSettings
+from avpref.config.observe_settings import ReportingSettings
 from avpref.errors import AvprefError
 from avpref.flows.prefect.delivery_queue import Outbox, Undelivered
 from avpref.flows.prefect.messages import (

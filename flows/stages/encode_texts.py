@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from avpref.config.schema import Settings, WordText
+from avpref.config.codec_settings import WordTextSettings
+from avpref.config.schema import Settings
 from avpref.datasets.tables import TEXTS
 from avpref.domain import Prompt
 from avpref.execution.plan import shards
@@ -64,7 +65,7 @@ class TextWorker:
 
 def encode_texts(folder: RunFolder, prompts: Sequence[Prompt]) -> None:
     """Make the states of all prompts' texts and of the negative prompt; nothing where the encoder has no weights."""
-    if isinstance(folder.settings.text, WordText):
+    if isinstance(folder.settings.text, WordTextSettings):
         return
     texts = dict.fromkeys([folder.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])
     items = [TextItem("t" + digest("text", text), text) for text in texts]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from avpref.config.schema import NetworkSettings, SftSettings, SftWeights
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.datasets.latents import LATENTS
 from avpref.errors import ConfigError
 from avpref.execution.item_counts import Tally, record

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import (
+    CodecSettings,
+    IdentityCodecSettings,
+    JavisCodecSettings,
+    TextSettings,
+    Umt5TextSettings,
+    WordTextSettings,
+)
+from avpref.config.data_settings import ClipSettings
 from avpref.config.schema import Settings
 from avpref.devices import resolved
 from avpref.flows.workers.prompt_sources import clip_shape
@@ -29,9 +37,9 @@ def open_codec(given: Settings, device: str = "cpu") -> Codec:
     where weights are absent."""
     shape = clip_shape(given)
     match given.codec:
-        case settings.IdentityCodec() as config:
+        case IdentityCodecSettings() as config:
             return IdentityCodec(config, shape)
-        case settings.JavisCodec() as config:
+        case JavisCodecSettings() as config:
             from avpref.models.codecs.javis_codec import JavisCodec
 
             return JavisCodec(config, shape, device)
@@ -43,9 +51,9 @@ def open_text(given: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
     Weights are loaded when a text is met whose states are not kept yet. Raises InputError where they are absent.
     """
     match given.text:
-        case settings.WordText():
+        case WordTextSettings():
             return WordText(given.network.text_dim, given.network.text_len)
-        case settings.UMT5Text() as config:
+        case Umt5TextSettings() as config:
             from avpref.models.umt5 import CachedText
 
             folder = Path(config.cache) if config.cache else runs / TEXTS
@@ -63,26 +71,26 @@ def text_identity(given: Settings) -> str:
 
 
 @lru_cache
-def _codec_identity(codec: settings.Codec, clip: settings.ClipSettings) -> str:
+def _codec_identity(codec: CodecSettings, clip: ClipSettings) -> str:
     match codec:
-        case settings.IdentityCodec() as config:
+        case IdentityCodecSettings() as config:
             return digest("identity", config.model_dump(mode="json"))
-        case settings.JavisCodec() as config:
+        case JavisCodecSettings() as config:
             from avpref.models.codecs.javis_codec import JavisCodec
 
             return JavisCodec(config, ClipShape(**clip.model_dump())).fingerprint
 
 
 @lru_cache
-def _text_identity(text: settings.Text, dim: int, length: int) -> str:
+def _text_identity(text: TextSettings, dim: int, length: int) -> str:
     match text:
-        case settings.WordText():
+        case WordTextSettings():
             return WordText(dim, length).fingerprint
-        case settings.UMT5Text() as config:
+        case Umt5TextSettings() as config:
             return _encoder_files(config, length, "cpu").fingerprint
 
 
-def _encoder_files(config: settings.UMT5Text, length: int, device: str) -> Umt5Files:
+def _encoder_files(config: Umt5TextSettings, length: int, device: str) -> Umt5Files:
     from avpref.models import umt5
 
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]

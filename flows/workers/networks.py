@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from avpref.config.schema import JavisCodec, Settings
+from avpref.config.codec_settings import JavisCodecSettings
+from avpref.config.schema import Settings
 from avpref.errors import ConfigError
 from avpref.media.resolutions import nominal_size
 from avpref.models.checkpoints.network_loading import load_network
@@ -50,7 +51,7 @@ def sampler_settings(settings: Settings) -> SamplerSettings:
 def _nominal(settings: Settings) -> tuple[int, int]:
     """The size that the shift is taken of: of the released generator the published one, before it is rounded up."""
     height, width = settings.clip.height_px, settings.clip.width_px
-    return nominal_size(height, width) if isinstance(settings.codec, JavisCodec) else (height, width)
+    return nominal_size(height, width) if isinstance(settings.codec, JavisCodecSettings) else (height, width)
 
 
 def negative_text(encoder: TextEncoder, settings: Settings) -> TextBatch:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.errors import ConfigError, MediaError
 from avpref.identity import digest
 from avpref.media.bands import FLOOR_DB, BandLayout, analyse, synthesise
@@ -58,7 +58,7 @@ class IdentityCodec:
     Raises ConfigError where the clip's shape is not a whole number of cells and frames.
     """
 
-    def __init__(self, config: settings.IdentityCodec, shape: ClipShape) -> None:
+    def __init__(self, config: IdentityCodecSettings, shape: ClipShape) -> None:
         self.config, self.shape = config, shape
         self._require_whole_cells()
         self._layout = _band_layout(config, shape)
@@ -142,7 +142,7 @@ def _size(shape: ClipShape) -> tuple[int, int]:
     return shape.height_px, shape.width_px
 
 
-def _band_layout(config: settings.IdentityCodec, shape: ClipShape) -> BandLayout:
+def _band_layout(config: IdentityCodecSettings, shape: ClipShape) -> BandLayout:
     try:
         layout = BandLayout(shape.sample_rate_hz, config.audio_rate_hz, config.audio_bands)
         layout.num_frames(shape.num_samples)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import JavisCodecSettings
 from avpref.errors import ConfigError, MediaError
 from avpref.identity import digest
 from avpref.media.geometry import ClipShape
@@ -44,7 +44,7 @@ class JavisCodec:
     shapes are known without them; everything else raises InputError where they are absent.
     """
 
-    def __init__(self, config: settings.JavisCodec, shape: ClipShape, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: JavisCodecSettings, shape: ClipShape, device: torch.device | str = "cpu") -> None:
         _require_size(shape)
         _require_sound(shape)
         self.config, self.shape, self.device = config, shape, torch.device(device)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from avpref.config.schema import NetworkSettings
+from avpref.config.network_settings import NetworkSettings
 from avpref.flows.workers.canary import canary_clip
 from avpref.media.writing import encode_clip
 from avpref.models.dit import ModelType, NetworkConfig

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import ToyWorldPrompts
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.datasets.prompts import toyworld
 from avpref.datasets.prompts.toyworld import Drop
 from avpref.domain import Split

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config.schema import InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.errors import ConfigError, InputError, MediaError, StorageError
 from avpref.execution import pool as cluster
 from avpref.execution.pool import InProcessPool, Outcome, Pool, Receipt, Unit, attempt, open_pool

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import avpref
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.errors import ClusterError, StorageError
 from avpref.execution import pool as cluster
 from avpref.execution import ray_pool

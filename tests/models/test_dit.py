@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avpref.config.schema import NetworkSettings
+from avpref.config.network_settings import NetworkSettings
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions

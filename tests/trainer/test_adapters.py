@@ -9,7 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from avpref.config.schema import AdapterSettings, NetworkSettings
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import AdapterSettings
 from avpref.errors import ConfigError, InputError
 from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents, interpolate, velocity_target
@@ -52,7 +52,7 @@ def test_preference_loss(vectors: dict[str, Tensor], comparisons: tuple[Comparis
     assert names, "no preference losses in the file"
     for name in names:
         beta_audio, beta_video = (float(part) for part in name.removeprefix("b").split("_"))
-        terms = preference_loss(video, audio, PreferenceLoss(beta_video=beta_video, beta_audio=beta_audio))
+        terms = preference_loss(video, audio, PreferenceLossSettings(beta_video=beta_video, beta_audio=beta_audio))
         room = rounding(comparisons, max(beta_video, beta_audio) / 2)
         close(terms.total, vectors[f"{name}.loss"], room)
         preferences = {"video": terms.preference_video, "audio": terms.preference_audio}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.errors import AvprefError
 from avpref.trainer.job import TrainingJob, save_job
 from avpref.trainer.launch import launch, read_summary
@@ -42,7 +42,7 @@ def agree(one: TrainingJob, other: TrainingJob) -> None:
 
 def test_two_torchrun_processes_train_what_one_does(dpo_job: MakeJob, tmp_path: Path) -> None:
     """A global batch of 5 is cut into 2 and 3 pairs. Small betas: large ones multiply the rounding of errors by 1500."""
-    changes = {"caption_dropout": 0.2, "loss": PreferenceLoss(beta_video=5, beta_audio=2)}
+    changes = {"caption_dropout": 0.2, "loss": PreferenceLossSettings(beta_video=5, beta_audio=2)}
     alone, together = (dpo_job(name, batch_size=5, dpo=changes) for name in ("alone", "together"))
     launch(alone)
     done = torchrun(together, tmp_path / "job.json", 2)

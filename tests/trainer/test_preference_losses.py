@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.trainer.losses import (
     Comparison,
     PairErrors,
@@ -35,7 +35,7 @@ def comparison(errors: np.ndarray) -> Comparison:
     return Comparison(policy, frozen)
 
 
-def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLoss) -> np.ndarray:
+def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLossSettings) -> np.ndarray:
     """The formulas of the specification, one pair and one modality at a time, in plain Python floats."""
 
     def term(z: float) -> float:
@@ -70,7 +70,7 @@ def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLoss) -> np.
 def test_every_variant_equals_the_formulas(form: str, variant: str, smoothing: float, present: list[int]) -> None:
     for size in range(1, 5):
         for half in (True, False):
-            loss = PreferenceLoss(
+            loss = PreferenceLossSettings(
                 form=form,
                 variant=variant,
                 label_smoothing=smoothing,
@@ -95,7 +95,7 @@ def test_step_zero(seed: int, size: int) -> None:
     video, audio = comparison(errors[0]), comparison(errors[1])
     for side in (*video.policy, *audio.policy):
         side.requires_grad_()
-    loss = PreferenceLoss()
+    loss = PreferenceLossSettings()
     terms = preference_loss(video, audio, loss)
     assert torch.equal(video.margin, torch.zeros(size, dtype=torch.float64))
     assert torch.equal(ties(video), torch.ones(size))
@@ -115,7 +115,7 @@ def test_slope_of_the_released_numbers() -> None:
         torch.tensor([0.501], dtype=torch.float64, requires_grad=True), torch.tensor([0.5], dtype=torch.float64)
     )
     frozen = PairErrors(torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64))
-    preference_loss(None, Comparison(policy, frozen), PreferenceLoss(flow_weight=0.0)).total.sum().backward()
+    preference_loss(None, Comparison(policy, frozen), PreferenceLossSettings(flow_weight=0.0)).total.sum().backward()
     assert policy.chosen.grad is not None
     assert policy.chosen.grad.item() == pytest.approx(311.23, abs=0.005)
 
@@ -133,7 +133,7 @@ def test_value_at_a_tie_does_not_depend_on_smoothing(variant: str) -> None:
     errors = np.ones((2, 2, 2, 1))
     values = [
         preference_loss(
-            comparison(errors[0]), None, PreferenceLoss(variant=variant, label_smoothing=e)
+            comparison(errors[0]), None, PreferenceLossSettings(variant=variant, label_smoothing=e)
         ).preference.item()
         for e in (0.0, 0.3)
     ]

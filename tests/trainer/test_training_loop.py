@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from avpref.config.schema import AdapterSettings, LoopSettings, OptimiserSettings, PreferenceLoss
+from avpref.config.training_settings import AdapterSettings, LoopSettings, OptimiserSettings, PreferenceLossSettings
 from avpref.errors import AvprefError, ConfigError, InputError
 from avpref.models.dit import JavisDiT
 from avpref.trainer.adapters import make_policy
@@ -55,7 +55,7 @@ def build(
 
     def preference() -> tuple[Objective, PairSource]:
         policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), seed=1)
-        objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
+        objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
         return objective, PairSource(make_pairs(num_delays=2), replace(LAW, desync_share=0.5))
 
     return {"flow": flow, "preference": preference}[request.param]
@@ -104,7 +104,7 @@ def test_a_finished_run_runs_no_more(build: Build, tmp_path: Path) -> None:
 
 def test_step_zero_of_a_preference_run(make_network: MakeNetwork, make_pairs: MakePairs, tmp_path: Path) -> None:
     policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), seed=1)
-    objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
+    objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
     train(objective, PairSource(make_pairs(), LAW), plan(tmp_path), Context())
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     for modality in ("video", "audio"):
@@ -149,7 +149,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_network: MakeNet
         network = make_network()
         network.activation_checkpointing = is_on
         policy = make_policy(network, AdapterSettings(rank=2, alpha=4), seed=1)
-        objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
+        objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
         objective.outcome(PairSource(make_pairs(), LAW).batch([Pick(0, 0), Pick(1, 0)])).loss.backward()
         gradients.append({n: p.grad for n, p in policy.model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
@@ -159,7 +159,7 @@ def test_activation_checkpointing_gives_the_same_gradients(make_network: MakeNet
 def test_it_learns_four_pairs(make_network: MakeNetwork, make_pairs: MakePairs, tmp_path: Path) -> None:
     """Implicit accuracy reaches 0.95 and the rejected side rises less than three times as much as the gap opens."""
     policy = make_policy(make_network(), AdapterSettings(rank=8, alpha=16), seed=1)
-    objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
+    objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
     source = PairSource(make_pairs(4), replace(LAW, caption_dropout=0.0))
     trained = train(objective, source, plan(tmp_path, steps=60, lr=5e-3, checkpoint_every=60), Context())
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-15:]
@@ -190,7 +190,7 @@ def test_displacement_alarm(
 ) -> None:
     """A learning rate that wrecks the network makes the chosen clips worse: one warning, a field, and a count."""
     policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), seed=1)
-    objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
+    objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
     trained = train(objective, PairSource(make_pairs(), LAW), plan(tmp_path, lr=1.0, alarm=0.01), Context())
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     flags = [row["displacement_alarm"] for row in rows]

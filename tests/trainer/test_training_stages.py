@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avpref.config.schema import AdapterSettings, NetworkSettings, PreferenceLoss
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import AdapterSettings, PreferenceLossSettings
 from avpref.errors import ConfigError, InputError
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
@@ -187,7 +188,7 @@ def test_progress_is_reported(sft_job: MakeJob) -> None:
 @pytest.mark.slow
 def test_compiled_blocks_train_alike(dpo_job: MakeJob) -> None:
     """One graph per block with adapters on and one with adapters off; small betas, as rounding differs."""
-    loss = PreferenceLoss(beta_video=5, beta_audio=2)
+    loss = PreferenceLossSettings(beta_video=5, beta_audio=2)
     plain, compiled = dpo_job("plain", dpo={"loss": loss}), dpo_job("compiled", dpo={"loss": loss}, compile_blocks=True)
     launch(plain)
     launch(compiled)

@@ -44,7 +44,9 @@ class Resolved:
             yield key, value, self.origins.get(key, "default")
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Resolved:
+def load_config(
+    path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Resolved:
     """Read ``path``, apply environment and ``key=value`` overrides, validate.
 
     Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value.
@@ -77,7 +79,7 @@ def load_section(
         ) from None
 
 
-def load_defaults(
+def load_sections(
     schema: type[SectionT], overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> SectionT:
     """Several sections (the fields of ``schema``) without a file: defaults, environment, ``key=value`` overrides.
@@ -129,7 +131,7 @@ def identity_hash(settings: Settings) -> str:
     return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
 
 
-def to_yaml(settings: Settings) -> str:
+def config_to_yaml(settings: Settings) -> str:
     """The resolved configuration as a whole file that :func:`load` reads back to equal settings."""
     tree = settings.model_dump(mode="json")
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""The section ``storage`` of a configuration file: where a run keeps what is true of it."""
+"""Sections ``storage`` and ``retention``: where runs are stored and how long unreferenced files are kept."""
 
 from __future__ import annotations
 
@@ -61,3 +61,11 @@ class ObjectStorage(Section):
 
 
 Storage = Annotated[FolderStorage | ObjectStorage, Field(discriminator="kind")]
+
+
+class RetentionSettings(Section):
+    """Bounds of garbage collection. What is referred to is kept whatever they say."""
+
+    keep_days: float = Field(default=30.0, ge=0, description="units of superseded fingerprints and whole runs: age")
+    keep_runs: int = Field(default=10, ge=0, description="so many of the newest runs are never removed whole")
+    grace_hours: float = Field(default=24.0, ge=0, description="no file that changed more recently is touched")

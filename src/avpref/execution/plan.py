@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from avpref.config.schema import RunSettings, Settings
+from avpref.config.run_settings import RunSettings
+from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.execution.pool import Unit
 from avpref.flows.workers.generator import codec_identity, text_identity

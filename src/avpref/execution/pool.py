@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from avpref.config.schema import InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.errors import AvprefError, ClusterError, ConfigError, InputError, MediaError, StorageError
 from avpref.identity import digest
 from avpref.storage.failpoints import Moment, reached

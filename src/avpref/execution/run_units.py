@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from avpref.config.schema import Executor, InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import Executor, InProcessExecutor, RayExecutor
 from avpref.devices import resolved
 from avpref.execution.item_counts import Tally, record
 from avpref.execution.plan import Shard

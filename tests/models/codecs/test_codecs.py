@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.errors import ConfigError, MediaError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -20,7 +20,7 @@ SHAPE = ClipShape(16, 96, 96, 8.0, 16000)
 
 
 def open_codec(shape: ClipShape = SHAPE, **values: float) -> IdentityCodec:
-    return IdentityCodec(settings.IdentityCodec(**values), shape)
+    return IdentityCodec(IdentityCodecSettings(**values), shape)
 
 
 def draw_latents(codec: IdentityCodec, batch: int, seed: int = 0) -> Latents:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import CodecSettings, IdentityCodecSettings, JavisCodecSettings
 from avpref.errors import ConfigError, InputError, MediaError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -61,7 +61,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def codec(weights: dict[str, str]) -> JavisCodec:
-    return JavisCodec(settings.JavisCodec(**weights), SHAPE)
+    return JavisCodec(JavisCodecSettings(**weights), SHAPE)
 
 
 def draw_clips(shape: ClipShape, count: int, seed: int = 0) -> list[DecodedClip]:
@@ -97,7 +97,7 @@ def draw_latents(codec: JavisCodec, count: int) -> Latents:
 def test_the_published_shapes(
     weights: dict[str, str], shape: ClipShape, video: tuple[int, ...], generated: int, encoded: int
 ) -> None:
-    codec = JavisCodec(settings.JavisCodec(**weights), shape)
+    codec = JavisCodec(JavisCodecSettings(**weights), shape)
     assert codec.latent_shapes() == (video, (8, generated, 16))
     assert codec.encoded_shapes() == (video, (8, encoded, 16))
 
@@ -144,7 +144,7 @@ def test_a_decoded_clip_survives_its_file(codec: JavisCodec) -> None:
 
 
 def test_networks_come_and_go(weights: dict[str, str], codec: JavisCodec) -> None:
-    fresh = JavisCodec(settings.JavisCodec(**weights), SHAPE)
+    fresh = JavisCodec(JavisCodecSettings(**weights), SHAPE)
     assert not {"_video", "_sound"} & vars(fresh).keys()
     latents = draw_latents(codec, 1)
     first = fresh.decode(latents)
@@ -159,18 +159,18 @@ def test_settings_reach_the_networks(weights: dict[str, str], codec: JavisCodec)
     clips, plain = draw_clips(SHAPE, 1), codec.encode(draw_clips(SHAPE, 1))
     changes = {"audio_tail": "released", "audio_posterior": "mean", "dtype": "bfloat16"}
     for key, value in changes.items():
-        found = JavisCodec(settings.JavisCodec(**weights, **{key: value}), SHAPE).encode(clips)
+        found = JavisCodec(JavisCodecSettings(**weights, **{key: value}), SHAPE).encode(clips)
         assert found.audio is not None and plain.audio is not None and not torch.equal(found.audio, plain.audio), key
-    tiled = JavisCodec(settings.JavisCodec(**weights, tile_px=16, tile_overlap_px=8), SHAPE)
+    tiled = JavisCodec(JavisCodecSettings(**weights, tile_px=16, tile_overlap_px=8), SHAPE)
     latents = draw_latents(codec, 1)
     assert not np.array_equal(tiled.decode(latents)[0][0], codec.decode(latents)[0][0])
-    gathered = JavisCodec(settings.JavisCodec(**weights, stream_frames=False), SHAPE)
+    gathered = JavisCodec(JavisCodecSettings(**weights, stream_frames=False), SHAPE)
     np.testing.assert_array_equal(gathered.decode(latents)[0][0], codec.decode(latents)[0][0])
 
 
 def test_fingerprints(weights: dict[str, str], tmp_path: Path) -> None:
     def fingerprint(shape: ClipShape = SHAPE, **changes: object) -> str:
-        return JavisCodec(settings.JavisCodec(**{**weights, **changes}), shape).fingerprint
+        return JavisCodec(JavisCodecSettings(**{**weights, **changes}), shape).fingerprint
 
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -204,7 +204,7 @@ def test_fingerprints(weights: dict[str, str], tmp_path: Path) -> None:
 )
 def test_shapes_that_cannot_be(weights: dict[str, str], changes: dict[str, float], message: str, fix: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        JavisCodec(settings.JavisCodec(**weights), replace(SHAPE, **changes))
+        JavisCodec(JavisCodecSettings(**weights), replace(SHAPE, **changes))
     assert message in str(caught.value) and fix in caught.value.fix
 
 
@@ -221,13 +221,13 @@ def test_clips_that_do_not_fit(codec: JavisCodec) -> None:
 def test_weights_that_are_not_there(weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     for key, repo in {"video_vae": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vocoder": "cvssp/audioldm2"}.items():
-        absent = JavisCodec(settings.JavisCodec(**{**weights, key: ""}), SHAPE)
+        absent = JavisCodec(JavisCodecSettings(**{**weights, key: ""}), SHAPE)
         assert absent.latent_shapes().video == (16, 4, 4, 6)
         with pytest.raises(InputError, match="Hugging Face cache") as caught:
             absent.encode(draw_clips(SHAPE, 1))
         assert f"hf download {repo}" in caught.value.fix
         with pytest.raises(InputError, match="is absent") as caught:
-            _ = JavisCodec(settings.JavisCodec(**{**weights, key: str(tmp_path / "none")}), SHAPE).fingerprint
+            _ = JavisCodec(JavisCodecSettings(**{**weights, key: str(tmp_path / "none")}), SHAPE).fingerprint
         assert f"--set codec.{key}" in caught.value.fix
 
 
@@ -239,13 +239,13 @@ def test_weights_in_the_cache(weights: dict[str, str], tmp_path: Path, monkeypat
     for name, key in {"vae": "audio_vae", "vocoder": "vocoder"}.items():
         (snapshot / name).symlink_to(weights[key])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    found = JavisCodec(settings.JavisCodec(video_vae=weights["video_vae"]), SHAPE)
-    assert found.fingerprint == JavisCodec(settings.JavisCodec(**weights), SHAPE).fingerprint
+    found = JavisCodec(JavisCodecSettings(video_vae=weights["video_vae"]), SHAPE)
+    assert found.fingerprint == JavisCodec(JavisCodecSettings(**weights), SHAPE).fingerprint
 
 
 def test_the_section_of_the_configuration() -> None:
-    read = TypeAdapter(settings.Codec).validate_python
-    assert isinstance(read({"kind": "javisdit", "tile_px": 256}), settings.JavisCodec)
-    assert isinstance(read({"kind": "identity"}), settings.IdentityCodec)
-    default = settings.JavisCodec()
+    read = TypeAdapter(CodecSettings).validate_python
+    assert isinstance(read({"kind": "javisdit", "tile_px": 256}), JavisCodecSettings)
+    assert isinstance(read({"kind": "identity"}), IdentityCodecSettings)
+    default = JavisCodecSettings()
     assert (default.audio_tail, default.audio_posterior, default.dtype) == ("corrected", "sample", "float32")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.datasets.prompts import toyworld
 from avpref.datasets.prompts.toyworld import SimulatedClip
 from avpref.domain import METRICS, ScoreStatus
@@ -34,7 +34,7 @@ Corruption = Callable[[SimulatedClip, np.random.Generator], tuple[np.ndarray, np
 
 @pytest.fixture(scope="module")
 def codec() -> IdentityCodec:
-    return IdentityCodec(settings.IdentityCodec(), SHAPE)
+    return IdentityCodec(IdentityCodecSettings(), SHAPE)
 
 
 @pytest.fixture(scope="module")

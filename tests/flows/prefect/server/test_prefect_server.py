@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.domain import Split
 from avpref.flows.retrain import STAGES
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).parents[4]
 TINY = "configs/tiny.yaml"
 POOL = "avpref"
-SETTINGS = config.load(ROOT / TINY, environment={}).settings
+SETTINGS = load_config(ROOT / TINY, environment={}).settings
 PROMPTS_PER_SHARD = SETTINGS.run.shard_prompts - 1
 
 

@@ -1,4 +1,4 @@
-"""The section ``audit``: what is done about shortcuts in pairs."""
+"""Sections ``pairs`` and ``audit``: how pairs are selected, and the check of pairs for shortcuts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from avpref.config.section import Section
+
+
+class PairSettings(Section):
+    """How chosen and rejected are selected; see datasets/selection/pairing.py."""
+
+    strategy: Literal["modality", "average", "strict"] = "modality"
+    average: Literal["micro", "macro"] = "micro"
+    normalise: bool = True
+    ground_truth: bool = True
+    min_margin: float = Field(default=0.0, ge=0)
+    max_pairs_per_prompt: int = Field(default=1, gt=0)
+    min_aspect_ratio: float = Field(default=0.0, ge=0)
+    max_aspect_ratio: float = Field(default=1e9, gt=0)
+    max_length_ratio: float = Field(default=1e9, ge=1)
+    norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
 
 
 class AuditSettings(Section):
