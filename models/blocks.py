@@ -34,7 +34,7 @@ class Modulation(NamedTuple):
     frames: Tensor | None
 
 
-def spread(rows: Tensor, frames: Tensor | None) -> Tensor:
+def rows_for_tokens(rows: Tensor, frames: Tensor | None) -> Tensor:
     """Rows [B, F, d] as tokens take them: [B, N, d] by ``frames`` [N], or the one row [B, 1, d] where that is None."""
     return rows if frames is None else rows.index_select(1, frames)
 
@@ -171,7 +171,7 @@ class Block(nn.Module):
         """x [B, N, d] with the video tokens first, context [B, L, d] -> [B, N, d]."""
         frames = modulation.frames
         rows = (self.modulation + modulation.base).unbind(2)
-        shift, scale, gate = (spread(row, frames) for row in rows[:3])
+        shift, scale, gate = (rows_for_tokens(row, frames) for row in rows[:3])
         x = torch.addcmul(x, self.self_attn(modulate(self.norm1(x), shift, scale), rotary), gate)
         x = x + self.cross_attn(self.norm3(x), context)
         if self.audio_ffn is None:
@@ -185,11 +185,11 @@ class Block(nn.Module):
 
     def _feed_base(self, x: Tensor, rows: tuple[Tensor, ...], frames: Tensor | None) -> Tensor:
         assert self.ffn is not None
-        shift, scale, gate = (spread(row, frames) for row in rows)
+        shift, scale, gate = (rows_for_tokens(row, frames) for row in rows)
         return torch.addcmul(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
 
     def _feed_audio(self, x: Tensor, audio_rows: Tensor | None, frames: Tensor | None) -> Tensor:
         assert self.audio_ffn is not None and self.audio_modulation is not None and audio_rows is not None
         rows = (self.audio_modulation.param + audio_rows).unbind(2)
-        shift, scale, gate = (spread(row, frames) for row in rows)
+        shift, scale, gate = (rows_for_tokens(row, frames) for row in rows)
         return torch.addcmul(x, self.audio_ffn(modulate(self.norm2(x), shift, scale)), gate)

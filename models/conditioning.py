@@ -1,6 +1,6 @@
 """Generation from given video, audio or parts of them, by masking (JavisDiT, arXiv 2503.23377, section E.7).
 
-Given latent frames have timestep 0 (data) and keep their values through all steps; the others are sampled as always. The
+Conditioning latent frames have timestep 0 (data) and keep their values through all steps; the others are sampled as always. The
 paper trains with such masks. The released v1.0 weights were not: their code takes the masks and ignores them. With them, and
 with any network trained without masks, what is given comes out unchanged, but how well the rest follows it is not promised.
 """
@@ -25,7 +25,7 @@ class LatentTimes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GivenFrames:
+class ConditioningFrames:
     """Latent frames of one modality that are given.
 
     ``latents`` [B, C, frames, ...] in the shape of what is sampled, one row per candidate or one for all; read only where
@@ -65,11 +65,11 @@ class GivenFrames:
 
 
 @dataclass(frozen=True)
-class Given:
+class Conditioning:
     """What is given of each modality; None where nothing is."""
 
-    video: GivenFrames | None = None
-    audio: GivenFrames | None = None
+    video: ConditioningFrames | None = None
+    audio: ConditioningFrames | None = None
 
     def hold(self, x: Latents) -> Latents:
         """The state with the given frames in place.
@@ -84,33 +84,33 @@ class Given:
         return LatentTimes(*(_times(given, t, latent) for given, latent in pairs))
 
 
-def image_to_av(image: Tensor, shapes: LatentShapes) -> Given:
+def image_to_av(image: Tensor, shapes: LatentShapes) -> Conditioning:
     """Image to audio and video: the first latent frame [B, C, 1, h, w] is given."""
-    return Given(video=_leading("video", image, shapes.video))
+    return Conditioning(video=_leading("video", image, shapes.video))
 
 
-def audio_to_video(audio: Tensor) -> Given:
+def audio_to_video(audio: Tensor) -> Conditioning:
     """Audio to video: all audio latents [B, C, L, M] are given."""
-    return Given(audio=_whole(audio))
+    return Conditioning(audio=_whole(audio))
 
 
-def video_to_audio(video: Tensor) -> Given:
+def video_to_audio(video: Tensor) -> Conditioning:
     """Video to audio: all video latents [B, C, T, h, w] are given."""
-    return Given(video=_whole(video))
+    return Conditioning(video=_whole(video))
 
 
-def image_and_audio_to_video(image: Tensor, audio: Tensor, shapes: LatentShapes) -> Given:
+def image_and_audio_to_video(image: Tensor, audio: Tensor, shapes: LatentShapes) -> Conditioning:
     """Audio and image to video: the first latent frame and all audio latents are given."""
-    return Given(video=_leading("video", image, shapes.video), audio=_whole(audio))
+    return Conditioning(video=_leading("video", image, shapes.video), audio=_whole(audio))
 
 
-def extend(start: Latents, shapes: LatentShapes) -> Given:
+def extend(start: Latents, shapes: LatentShapes) -> Conditioning:
     """Extension: the first latent frames of both are given, video [B, C, k, h, w] and audio [B, C, k', M].
 
     k' must be whole audio patches; one modality may be None. Raises ValueError where ``start`` does not fit ``shapes``.
     """
     pairs = (("video", start.video, shapes.video), ("audio", start.audio, shapes.audio))
-    return Given(*(None if part is None else _leading(name, part, shape) for name, part, shape in pairs))
+    return Conditioning(*(None if part is None else _leading(name, part, shape) for name, part, shape in pairs))
 
 
 def token_times(t: Tensor | LatentTimes, latents: Latents, grid: TokenGrid) -> tuple[Tensor, Tensor | None]:
@@ -137,7 +137,7 @@ def token_times(t: Tensor | LatentTimes, latents: Latents, grid: TokenGrid) -> t
     return merged, torch.arange(len(sizes), device=merged.device).repeat_interleave(repeats, output_size=sum(sizes))
 
 
-def _hold(name: str, given: GivenFrames | None, x: Tensor | None) -> Tensor | None:
+def _hold(name: str, given: ConditioningFrames | None, x: Tensor | None) -> Tensor | None:
     if given is None:
         return x
     if x is None:
@@ -145,24 +145,24 @@ def _hold(name: str, given: GivenFrames | None, x: Tensor | None) -> Tensor | No
     return given.hold(x)
 
 
-def _times(given: GivenFrames | None, t: Tensor, latent: Tensor | None) -> Tensor | None:
+def _times(given: ConditioningFrames | None, t: Tensor, latent: Tensor | None) -> Tensor | None:
     if latent is None:
         return None
     return t[:, None].expand(-1, latent.shape[2]) if given is None else given.times(t)
 
 
-def _whole(latents: Tensor) -> GivenFrames:
-    return GivenFrames(latents, torch.ones(latents.shape[2], dtype=torch.bool, device=latents.device))
+def _whole(latents: Tensor) -> ConditioningFrames:
+    return ConditioningFrames(latents, torch.ones(latents.shape[2], dtype=torch.bool, device=latents.device))
 
 
-def _leading(name: str, start: Tensor, shape: tuple[int, ...] | None) -> GivenFrames:
+def _leading(name: str, start: Tensor, shape: tuple[int, ...] | None) -> ConditioningFrames:
     """The frames ``start`` [B, C, k, ...] at the beginning of latents of ``shape`` (C, frames, ...)."""
     count = start.shape[2]
     if shape is None or (start.shape[1], *start.shape[3:]) != (shape[0], *shape[2:]) or not 1 <= count <= shape[1]:
         raise ValueError(f"{name} latents {tuple(start.shape)} cannot be the beginning of latents of {shape}")
     latents = start.new_zeros(start.shape[0], *shape)
     latents[:, :, :count] = start
-    return GivenFrames(latents, torch.arange(shape[1], device=start.device) < count)
+    return ConditioningFrames(latents, torch.arange(shape[1], device=start.device) < count)
 
 
 def _check_times(name: str, time: Tensor | None, latent: Tensor | None) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avpref.models.blocks import EPS, modulate, spread
+from avpref.models.blocks import EPS, modulate, rows_for_tokens
 
 TIMESTEP_SCALE = 1000.0
 MAX_PERIOD = 10000.0
@@ -70,6 +70,6 @@ class Head(nn.Module):
     def forward(self, x: Tensor, e: Tensor, frames: Tensor | None) -> Tensor:
         """x [B, N, d], time embeddings e float32 [B, F, d], the tokens' rows among them [N] -> float32 [B, N, width]."""
         rows = (self.modulation.float() + e.unsqueeze(2)).unbind(2)
-        shift, scale = (spread(row, frames) for row in rows)
+        shift, scale = (rows_for_tokens(row, frames) for row in rows)
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=EPS)
         return self.head(modulate(normed, shift, scale))

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from avpref.models.conditioning import Given, LatentTimes
+from avpref.models.conditioning import Conditioning, LatentTimes
 from avpref.models.embeddings import TIMESTEP_SCALE
 from avpref.models.flow import Latents, LatentShapes, shift_timesteps
 from avpref.models.text import TextBatch
@@ -71,7 +71,7 @@ def sample(
     progress: Callable[[int, int], None] | None = None,
     *,
     num_video_latents: int | None = None,
-    given: Given | None = None,
+    given: Conditioning | None = None,
 ) -> Latents:
     """Integrate dx/dt = v from noise to data; returns latents, float32, in the shapes of ``noise``.
 
@@ -125,7 +125,7 @@ def _twice_times(times: Tensor | LatentTimes) -> Tensor | LatentTimes:
     return LatentTimes(*(None if time is None else _twice(time) for time in times))
 
 
-def _hold(given: Given | None, x: Latents) -> Latents:
+def _hold(given: Conditioning | None, x: Latents) -> Latents:
     return x if given is None else given.hold(x)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.models.checkpoints.checkpoint_files import find_checkpoint, read_tensors
-from avpref.models.checkpoints.weight_folders import CONFIG, Published, content_hash, read_json
+from avpref.models.checkpoints.weight_folders import CONFIG, Published, read_json, weights_hash
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.storage.file_hashes import sha256_of
 from avpref.storage.local_files import commit_once
@@ -75,7 +75,7 @@ class Umt5Files:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of all that states depend on: every byte of weights and tokenizer, dtype and length; places do not enter."""
-        files = content_hash(self.weights), sha256_of(_tokenizer_file(self.tokenizer))
+        files = weights_hash(self.weights), sha256_of(_tokenizer_file(self.tokenizer))
         return digest("umt5", VERSION, files, str(self.dtype), self.length)
 
     def load(self) -> Umt5Text:

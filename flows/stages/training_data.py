@@ -26,7 +26,7 @@ from avpref.storage.file_hashes import sha256_of
 from avpref.storage.run_folder import RunFolder
 from avpref.trainer.batches import ClipSet
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.parallel import Report
+from avpref.trainer.parallel import ProgressCallback
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ def clip_set(clips: EncodedClips, texts: Texts) -> ClipSet:
 
 
 @contextmanager
-def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
+def progress_of(stage: str, job: TrainingJob) -> Iterator[ProgressCallback]:
     """A report function that drives a progress bar of optimiser steps. Processes that train are at work all the time."""
     loop = job.settings.loop
     workers = Workers("main", loop.num_processes, float(job.device == "cuda"))

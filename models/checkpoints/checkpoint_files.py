@@ -192,7 +192,7 @@ def is_adapter_tensor(name: str) -> bool:
     return _ADAPTER.search(name) is not None
 
 
-def adapter_files(folder: Path) -> tuple[Path, Path]:
+def find_adapter_files(folder: Path) -> tuple[Path, Path]:
     """Configuration and weights of an adapter folder in PEFT's format. Raises InputError where one of them is absent."""
     weights = [folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()]
     if not weights or not (folder / ADAPTER_CONFIG).is_file():
@@ -213,6 +213,6 @@ def checkpoint_hash(path: Path) -> str:
 
 def _files_of(path: Path) -> tuple[Path, ...]:
     if (path / ADAPTER_CONFIG).is_file():
-        return adapter_files(path)
+        return find_adapter_files(path)
     checkpoint = find_checkpoint(path)
-    return checkpoint.files + (adapter_files(checkpoint.adapter) if checkpoint.adapter else ())
+    return checkpoint.files + (find_adapter_files(checkpoint.adapter) if checkpoint.adapter else ())

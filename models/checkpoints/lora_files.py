@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from avpref.errors import InputError
-from avpref.models.checkpoints.checkpoint_files import adapter_files
+from avpref.models.checkpoints.checkpoint_files import find_adapter_files
 from avpref.models.checkpoints.weight_layouts import SHOWN, Layout, in_block, is_audio, original_name, recognise
 from avpref.models.dit import JavisDiT
 from avpref.storage.weight_files import read_weights, require_shapes
@@ -139,7 +139,7 @@ def read_lora(path: Path) -> Lora:
     their partner or of another rank than the configuration's, and for kinds that are no plain update (DoRA, rank-stabilised, ...).
     """
     if path.is_dir():
-        config_path, weights_path = adapter_files(path)
+        config_path, weights_path = find_adapter_files(path)
         return _assemble(path, read_weights(weights_path), _read_config(config_path))
     tensors = read_weights(path)
     if any(name.startswith(PEFT_PREFIX) for name in tensors):

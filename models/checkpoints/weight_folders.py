@@ -71,7 +71,7 @@ def require_values(source: Path, found: Mapping[str, object], expected: Mapping[
             )
 
 
-def content_hash(path: Path) -> str:
+def weights_hash(path: Path) -> str:
     """Hash of the configuration and of every byte of weights at ``path``, wherever it lies. Raises InputError for none."""
     config = path / CONFIG
     files = [config] if config.is_file() else []

@@ -22,7 +22,7 @@ from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip
 from avpref.media.resolutions import CELL_PX, latent_frames, nearest_lengths, nearest_sides
 from avpref.media.spectra import CODEC_BANDS, RATE_HZ, STFT_SHORTEST
-from avpref.models.checkpoints.weight_folders import content_hash
+from avpref.models.checkpoints.weight_folders import weights_hash
 from avpref.models.codecs import sound_vae, video_vae
 from avpref.models.codecs.sound_vae import SoundVae, Tail
 from avpref.models.codecs.video_vae import Tiling, VideoVae
@@ -64,7 +64,7 @@ class JavisCodec:
     def fingerprint(self) -> str:
         """Hash of the codec's version, the settings that matter, the clip shape, and every byte of the weights."""
         chosen = self.config.model_dump(exclude=WITHOUT_EFFECT)
-        return digest("javis codec", VERSION, chosen, asdict(self.shape), [content_hash(path) for path in self._paths])
+        return digest("javis codec", VERSION, chosen, asdict(self.shape), [weights_hash(path) for path in self._paths])
 
     def latent_shapes(self) -> LatentShapes:
         """Shapes of what is generated: video (16, T, H / 8, W / 8), audio (8, L, 16) with L in multiples of 8."""

@@ -78,8 +78,8 @@ def test_a_missing_section_and_a_missing_key_are_named(tmp_path: Path) -> None:
     tree = yaml.safe_load(TINY.read_text())
     del tree["clip"], tree["sft"]["loop"]["steps"]
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(tree))
-    found = refusal(tmp_path / "short.yaml").found
-    assert "clip is missing" in found and "sft.loop.steps is missing" in found
+    message = refusal(tmp_path / "short.yaml").found
+    assert "clip is missing" in message and "sft.loop.steps is missing" in message
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,13 @@ def test_a_wrong_variable_is_named_as_what_it_is() -> None:
 
 
 def test_values_of_flags_are_yaml() -> None:
-    given_values = [
+    overrides = [
         "sampling.shift=null",
         "scoring.metrics=[desync]",
         "sampling.ground_truth=false",
         "dpo.optimiser.lr=1e-5",
     ]
-    settings = load_config(TINY, given_values, {}).settings
+    settings = load_config(TINY, overrides, {}).settings
     assert (settings.sampling.shift, settings.scoring.metrics) == (None, ("desync",))
     assert settings.sampling.ground_truth is False
     assert settings.dpo.optimiser.lr == 1e-5
@@ -185,7 +185,7 @@ def test_the_identity_does_not_depend_on_the_executor_and_on_nothing_less() -> N
         "pairs.strategy=average",
         "evaluation.gate.max_displacement=1",
     ]
-    hashes = {identity_hash(load_config(TINY, [each], {}).settings) for each in others}
+    hashes = {identity_hash(load_config(TINY, [override], {}).settings) for override in others}
     assert len(hashes | {base}) == len(others) + 1
 
 
@@ -231,3 +231,9 @@ def test_a_key_of_another_kind_is_explained_as_that() -> None:
     with pytest.raises(ConfigError, match=r"executor\.num_actors is no key of executor\.kind in_process") as caught:
         load_config(CONFIGS / "toyworld.yaml", ["executor.kind=in_process"], {})
     assert "did you mean" not in caught.value.found
+
+
+def test_an_adapter_layout_that_no_stage_can_serve_is_refused_before_a_run_begins() -> None:
+    error = refusal(TINY, "dpo.adapter.layout=two_adapters")
+    assert "dpo.adapter.layout two_adapters" in error.found
+    assert error.fix == "--set dpo.adapter.layout=merged"

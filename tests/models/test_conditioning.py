@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from avpref.models.conditioning import (
-    Given,
-    GivenFrames,
+    Conditioning,
+    ConditioningFrames,
     LatentTimes,
     audio_to_video,
     extend,
@@ -42,11 +42,11 @@ def data(seed: int = 77) -> Latents:
     return draw_noise(SHAPES, [seed, seed + 1])
 
 
-def sampled(network: JavisDiT, noise: Latents, given: Given | None) -> Latents:
+def sampled(network: JavisDiT, noise: Latents, given: Conditioning | None) -> Latents:
     return sample(network, noise, texts(0.5), texts(0.0, rows=1), SETTINGS, given=given)
 
 
-MODES: dict[str, tuple[Callable[[Latents], Given], int, int]] = {
+MODES: dict[str, tuple[Callable[[Latents], Conditioning], int, int]] = {
     "image": (lambda x: image_to_av(x.video[:, :, :1], SHAPES), 1, 0),
     "audio": (lambda x: audio_to_video(x.audio), 0, 8),
     "video": (lambda x: video_to_audio(x.video), 3, 0),
@@ -82,7 +82,7 @@ def test_any_mask_of_any_row_is_obeyed(video_bits: list[bool], audio_bits: list[
 
     masks = (torch.tensor(video_bits).view(ROWS, 3), torch.tensor(audio_bits)[None].expand(ROWS, -1))
     clip, noise = data(), draw_noise(SHAPES, [1, 2])
-    given = Given(GivenFrames(clip.video, masks[0]), GivenFrames(clip.audio, masks[1][0]))
+    given = Conditioning(ConditioningFrames(clip.video, masks[0]), ConditioningFrames(clip.audio, masks[1][0]))
     found = sample(network, noise, texts(0.5), None, SamplerSettings(1, 1.0, 1.0), given=given)
     for part, start, wanted, mask in zip(found, noise, clip, masks, strict=True):
         expected = torch.where(mask.view(ROWS, 1, -1, *[1] * (part.ndim - 3)), wanted, start - 1)
@@ -225,7 +225,7 @@ def test_latents_that_do_not_fit_are_refused(make_network) -> None:
 @pytest.mark.parametrize("mask", [torch.ones(8), torch.ones(7, dtype=torch.bool), torch.ones(3, 8, dtype=torch.bool)])
 def test_masks_that_do_not_fit_are_refused(mask: Tensor) -> None:
     with pytest.raises(ValueError, match="mask"):
-        GivenFrames(data().audio, mask)
+        ConditioningFrames(data().audio, mask)
 
 
 LEVELS = NetworkConfig(

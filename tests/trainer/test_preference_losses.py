@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from avpref.config.training_settings import PreferenceLossSettings
 from avpref.trainer.losses import (
-    Comparison,
+    ModalityErrors,
     PairErrors,
     flow_loss,
     implicit_accuracy,
@@ -30,9 +30,9 @@ def draw(size: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.0, 2.0, (2, 2, 2, size))
 
 
-def comparison(errors: np.ndarray) -> Comparison:
+def comparison(errors: np.ndarray) -> ModalityErrors:
     policy, frozen = (PairErrors(torch.tensor(side[0]), torch.tensor(side[1])) for side in errors)
-    return Comparison(policy, frozen)
+    return ModalityErrors(policy, frozen)
 
 
 def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLossSettings) -> np.ndarray:
@@ -115,7 +115,9 @@ def test_slope_of_the_released_numbers() -> None:
         torch.tensor([0.501], dtype=torch.float64, requires_grad=True), torch.tensor([0.5], dtype=torch.float64)
     )
     frozen = PairErrors(torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64))
-    preference_loss(None, Comparison(policy, frozen), PreferenceLossSettings(flow_weight=0.0)).total.sum().backward()
+    preference_loss(
+        None, ModalityErrors(policy, frozen), PreferenceLossSettings(flow_weight=0.0)
+    ).total.sum().backward()
     assert policy.chosen.grad is not None
     assert policy.chosen.grad.item() == pytest.approx(311.23, abs=0.005)
 
@@ -158,6 +160,6 @@ def test_flow_loss_adds_modalities() -> None:
 def test_ties_are_not_right_answers() -> None:
     policy = PairErrors(torch.tensor([1.0, 0.5, 2.0]), torch.tensor([1.0, 1.0, 1.0]))
     frozen = PairErrors(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 1.0]))
-    both = Comparison(policy, frozen)
+    both = ModalityErrors(policy, frozen)
     assert implicit_accuracy(both).tolist() == [0, 1, 0]
     assert ties(both).tolist() == [1, 0, 0]

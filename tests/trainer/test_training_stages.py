@@ -1,4 +1,4 @@
-"""Jobs from file to result: stages, launch in process, cached reference scores, resume and refusals."""
+"""Training jobs from file to result: SFT, AV-DPO, launch in process, cached reference scores, resume and refusals."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from avpref.trainer.adapter_files import load_adapter, read_adapter_weights
 from avpref.trainer.job import TrainingJob, load_job, save_job
 from avpref.trainer.launch import launch, read_summary
 from avpref.trainer.parallel import Context
-from avpref.trainer.reference_cache import load_scores
-from avpref.trainer.run_job import audio_build, cache_reference, is_audio_tensor
+from avpref.trainer.reference_cache import load_reference_scores
+from avpref.trainer.run_job import audio_only_network, cache_reference, is_audio_tensor
 from avpref.trainer.worker import main
 
 MakeJob = Callable[..., TrainingJob]
@@ -47,7 +47,7 @@ def test_sft_from_scratch_trains_everything(sft_job: MakeJob, network_settings: 
         assert one.abs().max() > 0, name
 
 
-def test_moving_average_of_sft_is_what_counts(sft_job: MakeJob) -> None:
+def test_sft_writes_the_moving_average_as_its_result(sft_job: MakeJob) -> None:
     job = sft_job(sft={"ema_decay": 0.9})
     launch(job)
     averaged, raw = (load_file(job.output / name) for name in ("network.safetensors", "network_raw.safetensors"))
@@ -74,10 +74,12 @@ def test_audio_stage_trains_exactly_the_audio_tensors(
     assert rows(alone)[0]["loss"] != rows(job)[0]["loss"]
 
 
-def test_the_audio_build_shares_values_and_leaves_the_network_alone(make_network: Callable[..., JavisDiT]) -> None:
+def test_the_audio_only_network_copies_values_and_leaves_the_network_unchanged(
+    make_network: Callable[..., JavisDiT],
+) -> None:
     network = make_network()
-    build = audio_build(network)
-    for name, value in build.state_dict().items():
+    audio_network = audio_only_network(network)
+    for name, value in audio_network.state_dict().items():
         assert torch.equal(value, network.state_dict()[name])
         assert value.data_ptr() != network.state_dict()[name].data_ptr()
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -120,21 +122,21 @@ def test_stale_or_short_reference_scores_are_refused(dpo_job: MakeJob) -> None:
     job = dpo_job()
     path = job.output / "scores.safetensors"
     table = cache_reference(job, path, Context())
-    assert torch.equal(load_scores(path, table.key).errors.nan_to_num(), table.errors.nan_to_num())
+    assert torch.equal(load_reference_scores(path, table.key).errors.nan_to_num(), table.errors.nan_to_num())
     with pytest.raises(InputError, match="was computed for"):
         launch(replace(job, seed=4, reference_scores=path))
     with pytest.raises(InputError, match="no reference scores"):
         launch(replace(dpo_job(steps=20), reference_scores=path))
 
 
-def test_jobs_survive_the_disk(sft_job: MakeJob, dpo_job: MakeJob, tmp_path: Path) -> None:
+def test_jobs_round_trip_through_a_file(sft_job: MakeJob, dpo_job: MakeJob, tmp_path: Path) -> None:
     for job in (sft_job(job={"adapter": ADAPTER}), dpo_job()):
         save_job(tmp_path / "job.json", job)
         assert load_job(tmp_path / "job.json") == job
         assert load_job(tmp_path / "job.json").fingerprint() == job.fingerprint()
 
 
-def test_fingerprint_names_mathematics_and_not_execution(sft_job: MakeJob, tmp_path: Path) -> None:
+def test_the_fingerprint_leaves_out_execution_settings(sft_job: MakeJob, tmp_path: Path) -> None:
     job = sft_job()
     base = job.fingerprint()
     same = sft_job("elsewhere", steps=50, log_every=7, num_threads=2, checkpoint_every=9).fingerprint()
@@ -180,9 +182,9 @@ def test_worker_module(sft_job: MakeJob, tmp_path: Path) -> None:
 
 
 def test_progress_is_reported(sft_job: MakeJob) -> None:
-    seen: list[int] = []
-    launch(sft_job(), report=lambda step, row: seen.append(step))
-    assert seen == [2, 3, 4, 6]
+    steps: list[int] = []
+    launch(sft_job(), on_progress=lambda step, row: steps.append(step))
+    assert steps == [2, 3, 4, 6]
 
 
 @pytest.mark.slow

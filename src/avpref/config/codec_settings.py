@@ -23,9 +23,9 @@ class IdentityCodecSettings(Section):
 
 
 class JavisCodecSettings(Section):
-    """The released generator's codecs: the video VAE of Wan 2.1, the sound VAE and the vocoder of AudioLDM2.
+    """The codecs of the released generator: Wan 2.1's video VAE, AudioLDM2's audio VAE and vocoder.
 
-    Weights are files or folders; empty: the folder of the published repository in the Hugging Face cache.
+    Weights are files or folders; empty: the published repository in the Hugging Face cache.
     """
 
     kind: Literal["javisdit"] = "javisdit"
@@ -35,18 +35,19 @@ class JavisCodecSettings(Section):
     audio_vae: str = Field(default="", description="folder of AutoencoderKL; empty: AudioLDM2's vae, fetched")
     vocoder: str = Field(default="", description="folder of SpeechT5HifiGan; empty: AudioLDM2's vocoder, fetched")
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of weights and of the sound's arithmetic; the picture's is float32 always"
+        default="float32", description="of weights and audio arithmetic; video is always computed in float32"
     )
     audio_tail: Literal["corrected", "released"] = Field(
-        default="corrected", description="what follows the sound up to a whole latent step: silence, or the click"
+        default="corrected",
+        description="padding of the audio to a whole latent step: silence, or zeros in the log (a click)",
     )
     audio_posterior: Literal["sample", "mean"] = Field(
-        default="sample", description="audio latents: a draw that the sound itself seeds, as in training, or the mean"
+        default="sample", description="audio latents: a sample seeded by the audio itself, as in training, or the mean"
     )
-    tile_px: int = Field(default=0, ge=0, description="side of the tiles that are decoded one by one; 0: whole frames")
-    tile_overlap_px: int = Field(default=64, ge=0, description="pixels over which neighbouring tiles are blended")
+    tile_px: int = Field(default=0, ge=0, description="side of the tiles that are decoded separately; 0: whole frames")
+    tile_overlap_px: int = Field(default=64, ge=0, description="width over which neighbouring tiles are blended")
     stream_frames: bool = Field(
-        default=True, description="decoded frames go to the host as they are made, not when the clip is whole"
+        default=True, description="move decoded frames to the host one by one instead of once per clip"
     )
 
 
@@ -54,18 +55,18 @@ CodecSettings = Annotated[IdentityCodecSettings | JavisCodecSettings, Field(disc
 
 
 class WordTextSettings(Section):
-    """A vector per word, derived from the word: an encoder without weights, of the network's text_dim and text_len."""
+    """An encoder without weights: one vector per word, derived from its hash, with the network's text_dim and text_len."""
 
     kind: Literal["words"] = "words"
 
 
 class Umt5TextSettings(Section):
-    """umT5-xxl, 512 states per text, each text encoded once. Files and folders; empty: Wan's, in the Hugging Face cache."""
+    """umT5-xxl, 512 states per text; every text is encoded once. Empty paths: Wan's files in the Hugging Face cache."""
 
     kind: Literal["umt5"] = "umt5"
     encoder: str = Field(default="", description="folder of UMT5EncoderModel, or models_t5_umt5-xxl-enc-bf16.pth")
     tokenizer: str = Field(default="", description="folder with tokenizer.json, or that file")
-    cache: str = Field(default="", description="folder of text states; empty: `texts` beside the runs")
+    cache: str = Field(default="", description="folder of text states; empty: `texts` next to the runs")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 

@@ -20,7 +20,7 @@ class ClipSettings(Section):
 
 
 class ToyWorldPrompts(Section):
-    """Prompts of the embedded toy world, and the number of simulated clips that the SFT model learns from."""
+    """Prompts of the built-in toy world, and the number of simulated clips for SFT."""
 
     kind: Literal["toyworld"] = "toyworld"
     num_prompts: int = Field(default=384, gt=0)
@@ -29,7 +29,7 @@ class ToyWorldPrompts(Section):
 
 
 class ClipPrompts(Section):
-    """Anyone's recordings: a CSV with columns ``file,text`` and optionally ``taxonomy``; paths are relative to the CSV."""
+    """Your recordings: a CSV with columns ``file,text`` and optionally ``taxonomy``; paths are relative to the CSV."""
 
     kind: Literal["clips"] = "clips"
     clips: str = ""
@@ -38,7 +38,7 @@ class ClipPrompts(Section):
 
 
 class TextPrompts(Section):
-    """Texts from a CSV with a column ``text``, and optionally ``file`` (ground truth beside the CSV) and ``taxonomy``."""
+    """Texts from a CSV with a column ``text``, and optionally ``file`` (ground truth, relative to the CSV) and ``taxonomy``."""
 
     kind: Literal["texts"] = "texts"
     prompts: str = ""

@@ -10,11 +10,12 @@ from avpref.config.section import Section
 
 
 class InProcessExecutor(Section):
-    """Everything in the calling process; for tests and debugging."""
+    """Run everything in the calling process; for tests and debugging."""
 
     kind: Literal["in_process"] = "in_process"
     device: str = Field(
-        default="auto", description="of reward models: cpu, cuda, cuda:1; auto: CUDA where there is one"
+        default="auto",
+        description="of generator, codec, text encoder and reward models: cpu, cuda, cuda:1; auto: CUDA where available",
     )
     scoring: Literal["together", "waves"] = Field(
         default="together",
@@ -23,14 +24,14 @@ class InProcessExecutor(Section):
 
 
 class PoolSettings(Section):
-    """Actors of one scorer, where scorers have pools of their own."""
+    """Actors of one scorer, when each scorer has its own pool."""
 
     num_actors: int = Field(default=1, gt=0)
     num_gpus_per_actor: float = Field(default=0.0, ge=0)
 
 
 class ScorerPools(Section):
-    """A pool per reward model, for ``scoring`` in waves or pools."""
+    """Actor pools per reward model, for ``scoring: waves`` and ``scoring: pools``."""
 
     audiobox: PoolSettings = PoolSettings()
     imagebind: PoolSettings = PoolSettings()
@@ -40,19 +41,21 @@ class ScorerPools(Section):
 
 
 class RayExecutor(Section):
-    """A pool of Ray core actors. ``address`` joins a cluster; without it one starts on this machine."""
+    """A pool of Ray core actors. ``address`` joins a cluster; when empty, Ray starts on this machine."""
 
     kind: Literal["ray"] = "ray"
     num_actors: int = Field(default=2, gt=0)
     num_gpus_per_actor: float = Field(default=0.0, ge=0)
     address: str = ""
     unit_timeout_s: float = Field(
-        default=0.0, ge=0, description="a unit that runs longer fails as TimedOut and its actor is killed; 0: no limit"
+        default=0.0,
+        ge=0,
+        description="a unit that runs longer fails with TimedOut and its actor is killed; 0: no limit",
     )
     start_patience_s: float = Field(
-        default=300.0, gt=0, description="how long a cluster may take until it has placed any actor at all"
+        default=300.0, gt=0, description="how long a cluster may take to start the first actor"
     )
-    device: str = Field(default="auto", description="of reward models, as in_process")
+    device: str = Field(default="auto", description="as for in_process")
     scoring: Literal["together", "waves", "pools"] = Field(
         default="together",
         description="together: actors hold all scorers; waves: a pool per scorer, one after the other; pools: at the same time",

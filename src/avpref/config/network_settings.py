@@ -10,7 +10,7 @@ from avpref.config.section import Section
 
 
 class NetworkSettings(Section):
-    """Constructor values of the JavisDiT++ network (spec names of the original)."""
+    """Constructor values of the JavisDiT++ network, under the original's names."""
 
     dim: int = Field(gt=0)
     ffn_dim: int = Field(gt=0)
@@ -30,7 +30,7 @@ class NetworkSettings(Section):
 
 
 class SamplingSettings(Section):
-    """Candidates: how many per prompt, and the Euler sampler."""
+    """Number of candidates per prompt and the settings of the Euler sampler."""
 
     num_candidates: int = Field(default=3, gt=0)
     steps: int = Field(default=50, gt=0)
@@ -42,8 +42,8 @@ class SamplingSettings(Section):
     negative_prompt: str = ""
     ground_truth: bool = True
     ground_truth_through_codec: bool = Field(
-        default=True, description="ground truth is encoded and decoded too, so that its codec does not give it away"
+        default=True, description="encode and decode ground truth too, so that codec artefacts do not reveal it"
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_candidates: int = Field(default=32, gt=0, description="candidates that go through the network at once")
+    batch_candidates: int = Field(default=32, gt=0, description="candidates per batch of the network")
     store_latents: bool = False

@@ -10,7 +10,7 @@ from avpref.config.section import Section
 
 
 class PairSettings(Section):
-    """How chosen and rejected are selected; see datasets/selection/pairing.py."""
+    """Rules that select the chosen and the rejected candidate of a prompt; see datasets/selection/pairing.py."""
 
     strategy: Literal["modality", "average", "strict"] = "modality"
     average: Literal["micro", "macro"] = "micro"
@@ -25,18 +25,21 @@ class PairSettings(Section):
 
 
 class AuditSettings(Section):
-    """Shortcuts that tell chosen from rejected; see datasets/evidence/shortcuts.py. What is trained does not depend on it."""
+    """Check for facts that separate chosen from rejected clips (datasets/evidence/shortcuts.py). It does not change the training data."""
 
     action: Literal["flag", "refuse", "off"] = Field(
-        default="flag", description="flag: say so and go on; refuse: stop before training; off: measure nothing"
+        default="flag", description="flag: warn and continue; refuse: stop before training; off: measure nothing"
     )
     max_auroc: float = Field(
-        default=0.8, ge=0.5, le=1, description="how well a single fact, or all together, may tell chosen from rejected"
+        default=0.8,
+        ge=0.5,
+        le=1,
+        description="highest accepted AUROC of one fact, or of all together, for chosen against rejected",
     )
     confidence: float = Field(default=0.95, gt=0, lt=1)
 
     @field_validator("action", mode="before")
     @classmethod
-    def _off_is_a_word(cls, value: object) -> object:
-        """YAML 1.1 reads a bare ``off`` as false."""
+    def _false_means_off(cls, value: object) -> object:
+        """Accept a bare ``off``, which YAML 1.1 reads as false."""
         return "off" if value is False else value

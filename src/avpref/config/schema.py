@@ -21,7 +21,7 @@ from avpref.config.training_settings import DpoSettings, Sft
 
 
 class Settings(Section):
-    """A whole configuration file."""
+    """A complete configuration file."""
 
     run: RunSettings = RunSettings()
     executor: Executor = InProcessExecutor()
@@ -45,7 +45,7 @@ class Settings(Section):
 
 
 class ScoreJob(Section):
-    """What scoring a list of clips needs, without a generator: sections of a whole file."""
+    """Configuration of a command that scores a list of clips without a generator: a subset of the sections."""
 
     run: RunSettings = RunSettings(name="scores")
     executor: Executor = InProcessExecutor()

@@ -10,7 +10,7 @@ from avpref.config.section import Section
 
 
 class OptimiserSettings(Section):
-    """AdamW with linear warm-up; values of the released configuration by default."""
+    """AdamW with linear warm-up; the defaults are those of the released configuration."""
 
     lr: float = Field(default=1e-5, gt=0)
     warmup_steps: int = Field(default=100, ge=0)
@@ -30,7 +30,7 @@ class TimestepSettings(Section):
 
 
 class LoopSettings(Section):
-    """What every training loop needs: how long, how large, how often it saves, and how it is launched."""
+    """Length, batch size, checkpoints and launcher of a training loop."""
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -38,7 +38,7 @@ class LoopSettings(Section):
     keep_checkpoints: int = Field(default=2, gt=0)
     log_every: int = Field(default=10, gt=0)
     num_threads: int = Field(
-        default=2, gt=0, description="torch threads of each process; fixed so that sums never change"
+        default=2, gt=0, description="torch threads of each process; fixed, because it affects the rounding of sums"
     )
     num_processes: int = Field(default=1, gt=0)
     launcher: Literal["in_process", "ray"] = "in_process"
@@ -47,7 +47,7 @@ class LoopSettings(Section):
 
 
 class SftSettings(Section):
-    """Flow matching on clips: ``audio_steps`` of the audio branch alone (the paper's stage 1), then the joint stage 2."""
+    """Flow matching on clips: ``audio_steps`` of the audio branch alone (paper, stage 1), then joint training (stage 2)."""
 
     kind: Literal["train"] = "train"
     loop: LoopSettings
@@ -59,11 +59,11 @@ class SftSettings(Section):
 
 
 class SftWeights(Section):
-    """A trained SFT network: a file or folder in any layout that is known, and a LoRA to fold into it."""
+    """A trained SFT network: a file or folder in any known layout, and optionally a LoRA adapter to fold in."""
 
     kind: Literal["weights"] = "weights"
     network: str = ""
-    lora: str = Field(default="", description="folder or file; empty: the one in the network's folder, if it has one")
+    lora: str = Field(default="", description="folder or file; empty: the adapter in the network's folder, if any")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 
 
@@ -71,7 +71,11 @@ Sft = Annotated[SftSettings | SftWeights, Field(discriminator="kind")]
 
 
 class AdapterSettings(Section):
-    """LoRA. ``merged``: reference = adapter off. ``two_adapters``: SFT adapter copied into policy and frozen reference."""
+    """LoRA. ``merged``: the reference is the network with the adapter off.
+
+    ``two_adapters`` (an SFT adapter is copied into policy and frozen reference) exists in the trainer only: :func:`load_config`
+    refuses it, because no stage writes an SFT adapter yet.
+    """
 
     layout: Literal["merged", "two_adapters"] = "merged"
     rank: int = Field(default=64, gt=0)
@@ -80,7 +84,7 @@ class AdapterSettings(Section):
 
 
 class PreferenceLossSettings(Section):
-    """AV-DPO: which scalars become which loss. Defaults are those of the released configuration."""
+    """The AV-DPO loss (:mod:`avpref.trainer.losses`); the defaults are those of the released configuration."""
 
     form: Literal["per_modality", "joint"] = "per_modality"
     variant: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
@@ -93,7 +97,7 @@ class PreferenceLossSettings(Section):
 
 
 class DpoSettings(Section):
-    """AV-DPO training of the adapter."""
+    """AV-DPO training of the LoRA adapter."""
 
     loop: LoopSettings
     optimiser: OptimiserSettings = OptimiserSettings()
@@ -102,11 +106,14 @@ class DpoSettings(Section):
     loss: PreferenceLossSettings = PreferenceLossSettings()
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     desync_share: float = Field(
-        default=0.0, ge=0, le=1, description="share of each batch with rule-made delayed-audio rejected clips"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of each batch whose rejected clip is the chosen one with shifted audio",
     )
     desync_min_s: float = Field(default=0.125, gt=0)
     desync_max_s: float = Field(default=0.5, gt=0)
     desync_early_share: float = Field(
-        default=0.5, ge=0, le=1, description="share of those whose sound comes early, not late"
+        default=0.5, ge=0, le=1, description="share of those whose audio is early instead of late"
     )
     displacement_alarm: float = Field(default=0.01, gt=0)

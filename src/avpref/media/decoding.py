@@ -88,7 +88,7 @@ class FramePicker:
         return np.rot90(filled[top : top + height, left : left + width], turns)
 
 
-class SoundPlacer:
+class AudioCollector:
     """Lays decoded audio into a window by its timestamps: one resampler per stretch without gaps.
 
     ``channels`` is float32 [C, S], zero where there is no sound; C is what the stream declares, and a stretch with another number

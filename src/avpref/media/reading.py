@@ -25,10 +25,10 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
-from avpref.media.decoding import FRAME_SLACK_S, PREROLL_S, FramePicker, SoundPlacer, quarter_turns
+from avpref.media.decoding import FRAME_SLACK_S, PREROLL_S, AudioCollector, FramePicker, quarter_turns
 from avpref.media.geometry import ClipShape
 
-Source = Path | str | BinaryIO
+MediaSource = Path | str | BinaryIO
 
 END_SLACK_S = 0.1
 """How far a window may reach past the end of a recording: containers round lengths."""
@@ -109,7 +109,7 @@ class DecodedClip:
 Stream = TypeVar("Stream", VideoStream, AudioStream)
 
 
-def probe(source: Source) -> MediaInfo:
+def probe(source: MediaSource) -> MediaInfo:
     """What ``source`` holds, from its headers and one decoded frame. Raises MediaError where it cannot be read."""
     with _opened(source) as container:
         video, audio = _best_video(container), _best_audio(container)
@@ -122,7 +122,7 @@ def probe(source: Source) -> MediaInfo:
 
 
 def read_clip(
-    source: Source, shape: ClipShape | None = None, *, start_s: float = 0.0, duration_s: float | None = None
+    source: MediaSource, shape: ClipShape | None = None, *, start_s: float = 0.0, duration_s: float | None = None
 ) -> DecodedClip:
     """Decode the window of ``duration_s`` (default: the shape's length, or all that follows) from ``start_s``.
 
@@ -146,7 +146,7 @@ def read_clip(
         fps_hz = 0.0 if video is None else shape.fps_hz if shape is not None else _fps_hz(video)
         rate_hz = 0 if audio is None else shape.sample_rate_hz if shape is not None else audio.sample_rate
         picker = None if video is None else _picker(video, shape, start_s, window_s)
-        placer = None if audio is None else SoundPlacer(audio, start_s, window_s, rate_hz)
+        placer = None if audio is None else AudioCollector(audio, start_s, window_s, rate_hz)
         takers = [taker for taker in (picker, placer) if taker is not None]
         _decode(container, start_s, takers)
         for taker in takers:
@@ -167,7 +167,7 @@ def _picker(stream: VideoStream, shape: ClipShape | None, start_s: float, window
     return FramePicker(stream, wanted_s, (shape.height_px, shape.width_px), 1.0 / fps_hz)
 
 
-def _decode(container: InputContainer, start_s: float, takers: list[FramePicker | SoundPlacer]) -> None:
+def _decode(container: InputContainer, start_s: float, takers: list[FramePicker | AudioCollector]) -> None:
     origin_s = _origin_s(container)
     by_stream = {taker.stream.index: taker for taker in takers}
     for taker in takers:
@@ -185,7 +185,7 @@ def _decode(container: InputContainer, start_s: float, takers: list[FramePicker 
         for frame in packet.decode():
             if isinstance(frame, av.VideoFrame) and isinstance(taker, FramePicker):
                 taker.offer(_time_s(container, frame) - origin_s, frame)
-            if isinstance(frame, av.AudioFrame) and isinstance(taker, SoundPlacer):
+            if isinstance(frame, av.AudioFrame) and isinstance(taker, AudioCollector):
                 taker.offer(_time_s(container, frame) - origin_s, frame)
     for taker in takers:
         taker.finish()
@@ -211,7 +211,7 @@ def _require_inside(container: InputContainer, whole_s: float, start_s: float, w
         )
 
 
-def _require_end(container: InputContainer, taker: FramePicker | SoundPlacer, end_s: float) -> None:
+def _require_end(container: InputContainer, taker: FramePicker | AudioCollector, end_s: float) -> None:
     """Refuse a stream that ran out before both the window's end and its own declared end, less one frame."""
     declared_s = _declared_end_s(container, taker.stream)
     has_nothing = isinstance(taker, FramePicker) and not taker.picked
@@ -221,7 +221,7 @@ def _require_end(container: InputContainer, taker: FramePicker | SoundPlacer, en
         raise _ends_early(container.name, f"{taker.stream.type} until {taker.end_s:.3f} s", f"{needed_s:.3f} s")
 
 
-def _require_container_end(container: InputContainer, takers: list[FramePicker | SoundPlacer], end_s: float) -> None:
+def _require_container_end(container: InputContainer, takers: list[FramePicker | AudioCollector], end_s: float) -> None:
     """Refuse a file of which no stream reaches the container's end; for containers that keep no length per stream."""
     whole_s = _container_end_s(container)
     if whole_s is None or not all(taker.has_run_out for taker in takers):
@@ -232,7 +232,7 @@ def _require_container_end(container: InputContainer, takers: list[FramePicker |
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[InputContainer]:
+def _opened(source: MediaSource) -> Iterator[InputContainer]:
     name = Path(source).name if isinstance(source, str | Path) else getattr(source, "name", "a clip in memory")
     try:
         if isinstance(source, str | Path):

@@ -18,7 +18,7 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
-class Side(StrEnum):
+class StartSide(StrEnum):
     """Where the ball starts."""
 
     LEFT = "left"
@@ -45,7 +45,7 @@ class Attributes:
     """The four things that a prompt fixes."""
 
     colour: Colour
-    side: Side
+    side: StartSide
     gravity: Gravity
     material: Material
 
@@ -75,9 +75,9 @@ ACCELERATION = {Gravity.SLOW: 1.5, Gravity.FAST: 3.5}
 RINGS = {Material.WOOD: Ring(640.0, 0.05), Material.GLASS: Ring(4000.0, 0.10), Material.METAL: Ring(1600.0, 0.20)}
 
 
-def every_attributes() -> list[Attributes]:
+def all_attributes() -> list[Attributes]:
     """All 36 combinations, in a fixed order."""
-    return [Attributes(*values) for values in itertools.product(Colour, Side, Gravity, Material)]
+    return [Attributes(*values) for values in itertools.product(Colour, StartSide, Gravity, Material)]
 
 
 def describe(attributes: Attributes) -> str:
@@ -96,7 +96,7 @@ def understand(text: str) -> Attributes:
     words = text.lower().replace(",", " ").replace(".", " ").split()
     return Attributes(
         Colour(_only(words, list(Colour))),
-        Side(_only(words, list(Side))),
+        StartSide(_only(words, list(StartSide))),
         Gravity(_only(words, list(Gravity))),
         Material(_only(words, list(Material))),
     )
