@@ -190,7 +190,7 @@ def test_files_that_do_not_fit(network, files: Umt5Files, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="cannot be read"):
         load_tokenizer(tmp_path)
     write_tokenizer(tmp_path / "tokenizer.json", [*WORDS, *"abcdefghijklmnop"])
-    with pytest.raises(InputError, match="25 words for an encoder of 20"):
+    with pytest.raises(InputError, match="25 tokens for an encoder of 20"):
         replace(files, tokenizer=tmp_path).load()
     from tokenizers import Tokenizer
 
