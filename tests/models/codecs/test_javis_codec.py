@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from tiny_codecs import save_tiny_codecs
 
 from avpref.config.codec_settings import CodecSettings, IdentityCodecSettings, JavisCodecSettings
 from avpref.errors import ConfigError, InputError, MediaError
@@ -21,42 +22,12 @@ from avpref.models.codecs.javis_codec import JavisCodec
 from avpref.models.flow import Latents
 
 SHAPE = ClipShape(13, 32, 48, 16.0, 16000)
-SCALING = 0.4110932946205139
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of the three networks as their libraries save them."""
-    from diffusers import AutoencoderKL, AutoencoderKLWan
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
-
-    torch.manual_seed(5)
-    folder = tmp_path_factory.mktemp("weights")
-    vocoder = SpeechT5HifiGanConfig(
-        model_in_dim=64,
-        upsample_initial_channel=32,
-        upsample_rates=[5, 4, 2, 2, 2],
-        upsample_kernel_sizes=[16, 16, 8, 4, 4],
-        resblock_kernel_sizes=[3],
-        resblock_dilation_sizes=[[1]],
-        normalize_before=False,
-        initializer_range=0.1,
-    )
-    vae = AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        latent_channels=8,
-        block_out_channels=[8, 8, 8],
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        norm_num_groups=4,
-        layers_per_block=1,
-        scaling_factor=SCALING,
-    )
-    networks = {"video_vae": AutoencoderKLWan(base_dim=4), "audio_vae": vae, "vocoder": SpeechT5HifiGan(vocoder)}
-    for key, network in networks.items():
-        network.save_pretrained(folder / key)
-    return {key: str(folder / key) for key in networks}
+    return save_tiny_codecs(tmp_path_factory.mktemp("weights"), seed=5)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_codecs import tiny_audio_vae, tiny_vocoder
 
 from avpref.errors import InputError
 from avpref.media.spectra import audioldm2_log_mel
@@ -34,41 +35,13 @@ SILENCE = math.log(1e-5)
 
 
 def make_vae(**changes):
-    from diffusers import AutoencoderKL
-
     torch.manual_seed(3)
-    return AutoencoderKL(
-        **{
-            "in_channels": 1,
-            "out_channels": 1,
-            "latent_channels": 8,
-            "block_out_channels": [8, 8, 8],
-            "down_block_types": ["DownEncoderBlock2D"] * 3,
-            "up_block_types": ["UpDecoderBlock2D"] * 3,
-            "norm_num_groups": 4,
-            "layers_per_block": 1,
-            "scaling_factor": SCALING,
-            **changes,
-        }
-    ).eval()
+    return tiny_audio_vae(**changes).eval()
 
 
 def make_vocoder(**changes):
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
-
     torch.manual_seed(4)
-    values = {
-        "model_in_dim": 64,
-        "sampling_rate": 16000,
-        "upsample_initial_channel": 32,
-        "upsample_rates": [5, 4, 2, 2, 2],
-        "upsample_kernel_sizes": [16, 16, 8, 4, 4],
-        "resblock_kernel_sizes": [3],
-        "resblock_dilation_sizes": [[1]],
-        "normalize_before": False,
-        "initializer_range": 0.1,
-    }
-    return SpeechT5HifiGan(SpeechT5HifiGanConfig(**{**values, **changes})).eval()
+    return tiny_vocoder(**changes).eval()
 
 
 @pytest.fixture(scope="module")
