@@ -82,8 +82,8 @@ def test_any_mask_of_any_row_is_obeyed(video_bits: list[bool], audio_bits: list[
     masks = (torch.tensor(video_bits).view(ROWS, 3), torch.tensor(audio_bits)[None].expand(ROWS, -1))
     clip, noise = data(), draw_noise(SHAPES, [1, 2])
     conditioning = Conditioning(ConditioningFrames(clip.video, masks[0]), ConditioningFrames(clip.audio, masks[1][0]))
-    found = sample(network, noise, texts(0.5), None, SamplerSettings(1, 1.0, 1.0), conditioning=conditioning)
-    for part, start, wanted, mask in zip(found, noise, clip, masks, strict=True):
+    actual = sample(network, noise, texts(0.5), None, SamplerSettings(1, 1.0, 1.0), conditioning=conditioning)
+    for part, start, wanted, mask in zip(actual, noise, clip, masks, strict=True):
         expected = torch.where(mask.view(ROWS, 1, -1, *[1] * (part.ndim - 3)), wanted, start - 1)
         assert torch.equal(part, expected)
 
@@ -103,8 +103,8 @@ def test_the_network_sees_clean_conditioning_frames_at_every_step_in_both_rows_o
 
 def test_one_conditioning_clip_serves_all_rows_and_inputs_are_not_changed(make_network) -> None:
     noise, clip, untouched = draw_noise(SHAPES, [1, 2]), data(), data()
-    found = sampled(make_network(), noise, audio_to_video(clip.audio[:1]))
-    assert torch.equal(found.audio, clip.audio[:1].expand(ROWS, -1, -1, -1))
+    actual = sampled(make_network(), noise, audio_to_video(clip.audio[:1]))
+    assert torch.equal(actual.audio, clip.audio[:1].expand(ROWS, -1, -1, -1))
     assert torch.equal(clip.audio, untouched.audio) and torch.equal(noise.video, draw_noise(SHAPES, [1, 2]).video)
 
 
@@ -130,9 +130,9 @@ def test_equal_times_give_the_plain_result(make_network, make_inputs, model_type
         network(inputs.latents, t, inputs.text, inputs.mask, num_video_latents=frames)
         for t in (inputs.t, latent_times(inputs.t, inputs.latents))
     )
-    for wanted, found in zip(plain, spread, strict=True):
+    for wanted, actual in zip(plain, spread, strict=True):
         if wanted is not None:
-            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6 * wanted.abs().max().item())
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6 * wanted.abs().max().item())
 
 
 @pytest.mark.golden
@@ -145,9 +145,9 @@ def test_equal_times_give_the_original_output(golden: Path) -> None:
     times = latent_times(vectors["t"].double() / 1000, latents)
     with torch.no_grad():
         velocity = network(latents, times, vectors["y"], vectors["mask"])
-    for name, found in velocity._asdict().items():
+    for name, actual in velocity._asdict().items():
         wanted = vectors[f"out.{config.audio_pe_type}.{name}"]
-        assert (found + wanted).abs().max() < 1e-5 * wanted.abs().max()
+        assert (actual + wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("dual_ffn", [True, False])
@@ -161,11 +161,11 @@ def test_every_token_takes_the_time_of_its_own_frame(make_network, make_inputs, 
         torch.rand(3, 3, generator=generator), torch.rand(3, 6, generator=generator).repeat_interleave(2, dim=1)
     )
     with torch.no_grad():
-        found = network(inputs.latents, times, inputs.text, inputs.mask)
+        actual = network(inputs.latents, times, inputs.text, inputs.mask)
         for part, modality in enumerate(("video", "audio")):
             for frame in range(times[part].shape[1]):
                 plain = network(inputs.latents, times[part][:, frame], inputs.text, inputs.mask)[part][:, :, frame]
-                assert torch.allclose(found[part][:, :, frame], plain, rtol=1e-5, atol=1e-5), (modality, frame)
+                assert torch.allclose(actual[part][:, :, frame], plain, rtol=1e-5, atol=1e-5), (modality, frame)
 
 
 def test_gradients_with_times_per_frame_survive_checkpointing(make_network, make_inputs) -> None:
@@ -175,8 +175,8 @@ def test_gradients_with_times_per_frame_survive_checkpointing(make_network, make
     for network in (plain, saving):
         video, audio = network(inputs.latents, times, inputs.text, inputs.mask)
         (video.square().mean() + audio.square().mean()).backward()
-    for wanted, found in zip(plain.parameters(), saving.parameters(), strict=True):
-        assert wanted.grad.any() and torch.equal(wanted.grad, found.grad)
+    for wanted, actual in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert wanted.grad.any() and torch.equal(wanted.grad, actual.grad)
 
 
 @pytest.mark.slow
@@ -188,8 +188,8 @@ def test_compiled_blocks_take_times_per_frame(make_network, make_inputs) -> None
         pairs = zip(
             *(network(inputs.latents, times, inputs.text, inputs.mask) for network in (plain, compiled)), strict=True
         )
-        for wanted, found in pairs:
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        for wanted, actual in pairs:
+            torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

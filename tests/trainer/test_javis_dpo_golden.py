@@ -78,5 +78,5 @@ def rounding(comparisons: tuple[ModalityErrors, ModalityErrors], slope: float) -
     return slope * 4 * torch.finfo(torch.float32).eps * largest
 
 
-def close(found: Tensor, expected: Tensor, absolute: float = 1e-7) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=absolute)
+def close(actual: Tensor, expected: Tensor, absolute: float = 1e-7) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=absolute)

@@ -31,9 +31,9 @@ def torchrun(job: TrainingJob, path: Path, count: int) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 
-def agree(one: TrainingJob, other: TrainingJob) -> None:
+def agree(first: TrainingJob, second: TrainingJob) -> None:
     """Curves to 1e-6; the norm of the gradient, a sum over all parameters, to 1e-4 of its size."""
-    for mine, theirs in zip(rows(one), rows(other), strict=True):
+    for mine, theirs in zip(rows(first), rows(second), strict=True):
         assert mine.keys() == theirs.keys()
         for name, value in mine.items():
             tolerance = {"rel": 1e-4} if name == "grad_norm" else {"rel": 0.0, "abs": 1e-6}

@@ -36,8 +36,8 @@ def row(batch: FlowBatch, index: int) -> list[torch.Tensor]:
     return [tensor[index] for tensor in latents if tensor is not None]
 
 
-def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @given(st.integers(0, 99), st.integers(1, 17), st.integers(1, 5), st.integers(0, 40))
@@ -97,11 +97,11 @@ def test_noise_depends_on_the_id_and_not_on_the_row() -> None:
         audio=None if data.audio is None else data.audio.flip(0),
         text_index=data.text_index.flip(0),
     )
-    one, other = (
+    first, second = (
         ClipSource(data, NOISE).batch([SampleIndex(2, 1)]),
         ClipSource(turned, NOISE).batch([SampleIndex(7, 1)]),
     )
-    assert equal(row(one, 0), row(other, 0))
+    assert equal(row(first, 0), row(second, 0))
 
 
 def test_noise_differs_between_seeds_ids_and_epochs() -> None:

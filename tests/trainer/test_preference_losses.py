@@ -103,10 +103,10 @@ def test_step_zero(seed: int, size: int) -> None:
     expected = 2 * math.log(2) + 0.1 * (video.policy.chosen + audio.policy.chosen)
     torch.testing.assert_close(terms.total, expected)
     terms.total.sum().backward()
-    for one, beta in ((video, loss.beta_video), (audio, loss.beta_audio)):
-        assert one.policy.rejected.grad is not None and one.policy.chosen.grad is not None
-        torch.testing.assert_close(one.policy.rejected.grad, torch.full((size,), -beta / 4, dtype=torch.float64))
-        torch.testing.assert_close(one.policy.chosen.grad, loss.flow_weight - one.policy.rejected.grad)
+    for modality, beta in ((video, loss.beta_video), (audio, loss.beta_audio)):
+        assert modality.policy.rejected.grad is not None and modality.policy.chosen.grad is not None
+        torch.testing.assert_close(modality.policy.rejected.grad, torch.full((size,), -beta / 4, dtype=torch.float64))
+        torch.testing.assert_close(modality.policy.chosen.grad, loss.flow_weight - modality.policy.rejected.grad)
 
 
 def test_slope_of_the_released_numbers() -> None:

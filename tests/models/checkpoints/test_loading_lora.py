@@ -81,8 +81,8 @@ def test_merging_predicts_as_peft_does(make_network, make_inputs, adapted: Adapt
     with torch.no_grad():
         theirs = PeftModel.from_pretrained(make_network(), str(adapted.folder)).eval()(*arguments)
         ours = merged(network, adapted.folder).eval()(*arguments)
-    for own, other in zip(ours, theirs, strict=True):
-        assert (own - other).abs().max() <= 1e-4 * other.abs().max()
+    for own, second in zip(ours, theirs, strict=True):
+        assert (own - second).abs().max() <= 1e-4 * second.abs().max()
 
 
 def test_a_release_is_merged_before_it_is_rounded(make_network, tiny_config, adapted: Adapted, tmp_path: Path) -> None:
@@ -252,12 +252,12 @@ def test_single_files_adapt_every_block(make_network, adapted: Adapted, tmp_path
         merged(make_network(), tmp_path / "holes.safetensors")
 
 
-def same(one: Lora, other: Lora) -> bool:
-    return one.factors.keys() == other.factors.keys() and all(
-        torch.equal(pair.down, other.factors[name].down)
-        and torch.equal(pair.up, other.factors[name].up)
-        and pair.alpha == other.factors[name].alpha
-        for name, pair in one.factors.items()
+def same(first: Lora, second: Lora) -> bool:
+    return first.factors.keys() == second.factors.keys() and all(
+        torch.equal(pair.down, second.factors[name].down)
+        and torch.equal(pair.up, second.factors[name].up)
+        and pair.alpha == second.factors[name].alpha
+        for name, pair in first.factors.items()
     )
 
 
@@ -308,8 +308,8 @@ def test_a_plain_wan_pipeline_takes_the_video_part(make_network, make_inputs, tm
     inputs = make_inputs(ModelType.T2V)
     with torch.no_grad():
         own = ours.eval()(inputs.latents, inputs.t, inputs.text, torch.ones_like(inputs.mask)).video
-        other = theirs.eval()(inputs.latents.video, inputs.t * 1000, inputs.text, return_dict=False)[0]
-    assert len(lora.factors) == 2 * 10 and (own - other).abs().max() <= 1e-4 * other.abs().max()
+        second = theirs.eval()(inputs.latents.video, inputs.t * 1000, inputs.text, return_dict=False)[0]
+    assert len(lora.factors) == 2 * 10 and (own - second).abs().max() <= 1e-4 * second.abs().max()
 
 
 def test_the_released_adapter_at_full_size(full_size, tmp_path: Path) -> None:

@@ -101,9 +101,13 @@ def test_rows_do_not_depend_on_the_batch() -> None:
         ((frames, audio),) = codec.decode(alone)
         np.testing.assert_array_equal(frames, together[row][0])
         np.testing.assert_array_equal(audio, together[row][1])
-        one = codec.encode(as_clips(codec, alone))
-        assert one.video is not None and encoded.video is not None and torch.equal(one.video[0], encoded.video[row])
-        assert one.audio is not None and encoded.audio is not None and torch.equal(one.audio[0], encoded.audio[row])
+        single = codec.encode(as_clips(codec, alone))
+        assert (
+            single.video is not None and encoded.video is not None and torch.equal(single.video[0], encoded.video[row])
+        )
+        assert (
+            single.audio is not None and encoded.audio is not None and torch.equal(single.audio[0], encoded.audio[row])
+        )
 
 
 def test_wild_latents_decode_to_media() -> None:

@@ -99,8 +99,8 @@ def test_rows_do_not_depend_on_the_batch(codec: JavisCodec) -> None:
     together, decoded = codec.encode(clips), codec.decode(draw_latents(codec, 3))
     for row in range(3):
         alone = codec.encode(clips[row : row + 1])
-        for all_rows, one in zip(together, alone, strict=True):
-            assert all_rows is not None and one is not None and torch.equal(all_rows[row], one[0])
+        for all_rows, single in zip(together, alone, strict=True):
+            assert all_rows is not None and single is not None and torch.equal(all_rows[row], single[0])
         latents = draw_latents(codec, 3)
         assert latents.video is not None and latents.audio is not None
         ((frames, audio),) = codec.decode(Latents(latents.video[row : row + 1], latents.audio[row : row + 1]))
@@ -130,8 +130,8 @@ def test_settings_reach_the_networks(weights: dict[str, str], codec: JavisCodec)
     clips, plain = draw_clips(SHAPE, 1), codec.encode(draw_clips(SHAPE, 1))
     changes = {"audio_tail": "released", "audio_posterior": "mean", "dtype": "bfloat16"}
     for key, value in changes.items():
-        found = JavisCodec(JavisCodecSettings(**weights, **{key: value}), SHAPE).encode(clips)
-        assert found.audio is not None and plain.audio is not None and not torch.equal(found.audio, plain.audio), key
+        actual = JavisCodec(JavisCodecSettings(**weights, **{key: value}), SHAPE).encode(clips)
+        assert actual.audio is not None and plain.audio is not None and not torch.equal(actual.audio, plain.audio), key
     tiled = JavisCodec(JavisCodecSettings(**weights, tile_px=16, tile_overlap_px=8), SHAPE)
     latents = draw_latents(codec, 1)
     assert not np.array_equal(tiled.decode(latents)[0][0], codec.decode(latents)[0][0])
@@ -210,8 +210,8 @@ def test_weights_in_the_cache(weights: dict[str, str], tmp_path: Path, monkeypat
     for name, key in {"vae": "audio_vae", "vocoder": "vocoder"}.items():
         (snapshot / name).symlink_to(weights[key])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    found = JavisCodec(JavisCodecSettings(video_vae=weights["video_vae"]), SHAPE)
-    assert found.fingerprint == JavisCodec(JavisCodecSettings(**weights), SHAPE).fingerprint
+    actual = JavisCodec(JavisCodecSettings(video_vae=weights["video_vae"]), SHAPE)
+    assert actual.fingerprint == JavisCodec(JavisCodecSettings(**weights), SHAPE).fingerprint
 
 
 def test_the_section_of_the_configuration() -> None:

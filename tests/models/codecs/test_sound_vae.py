@@ -93,11 +93,11 @@ def test_a_length_whose_end_the_released_rule_leaves_out(networks) -> None:
 @pytest.mark.parametrize("tail", [CORRECTED, RELEASED], ids=["corrected", "released"])
 def test_mel_frames_of_the_sound_itself_are_the_published_front_end(tail: Tail) -> None:
     audio = torch.from_numpy(tone(33000))
-    found, published = log_mel(audio, tail), audioldm2_log_mel(audio, 33 / 16)
-    assert found.shape == published.shape == (208, 64)
+    actual, published = log_mel(audio, tail), audioldm2_log_mel(audio, 33 / 16)
+    assert actual.shape == published.shape == (208, 64)
     real = 1 + 33000 // 160
-    assert torch.equal(found[:real], published[:real])
-    assert (found[real:] == tail.level).all() and len(found) - real == 1
+    assert torch.equal(actual[:real], published[:real])
+    assert (actual[real:] == tail.level).all() and len(actual) - real == 1
 
 
 @pytest.mark.parametrize("num_frames", [33, 49, 65, 81])
@@ -153,9 +153,9 @@ def test_decoding_is_the_libraries_own(networks) -> None:
         mel = networks[0].decode(latent[None] / SCALING).sample
         waveform = networks[1](mel.squeeze(1))
     assert mel.shape == (1, 1, 224, 64) and waveform.shape[1] >= 224 * 160
-    found = SoundVae(*networks, CORRECTED, 1.0).decode(latent, 33000)
-    np.testing.assert_array_equal(found, waveform[0, :33000].numpy())
-    assert np.abs(found).max() <= 1 and found.std() > 0
+    actual = SoundVae(*networks, CORRECTED, 1.0).decode(latent, 33000)
+    np.testing.assert_array_equal(actual, waveform[0, :33000].numpy())
+    assert np.abs(actual).max() <= 1 and actual.std() > 0
 
 
 def test_silence_is_encoded_as_silence(networks) -> None:
@@ -165,10 +165,10 @@ def test_silence_is_encoded_as_silence(networks) -> None:
 
 
 def test_folders_of_the_libraries(networks, folders: tuple[Path, Path], tmp_path: Path) -> None:
-    for found, network in zip((load_sound_vae(folders[0]), load_vocoder(folders[1])), networks, strict=True):
+    for actual, network in zip((load_sound_vae(folders[0]), load_vocoder(folders[1])), networks, strict=True):
         expected = network.state_dict()
-        assert found.state_dict().keys() == expected.keys()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+        assert actual.state_dict().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in actual.state_dict().items())
     for network, folder in zip(networks, folders, strict=True):
         (tmp_path / folder.name).mkdir()
         torch.save(network.state_dict(), tmp_path / folder.name / "pytorch_model.bin")
@@ -185,8 +185,8 @@ def test_attention_under_its_old_names(networks, folders: tuple[Path, Path], tmp
     assert "encoder.mid_block.attentions.0.proj_attn.weight" in state
     save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_bytes((folders[0] / "config.json").read_bytes())
-    found = load_sound_vae(tmp_path).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in networks[0].state_dict().items())
+    actual = load_sound_vae(tmp_path).state_dict()
+    assert all(torch.equal(actual[name], tensor) for name, tensor in networks[0].state_dict().items())
 
 
 def test_half_precision_is_the_networks_own(folders: tuple[Path, Path], networks) -> None:

@@ -39,12 +39,12 @@ def test_sft_from_scratch_trains_everything(sft_job: MakeJob, network_settings: 
     assert summary.steps == 6
     config = NetworkConfig.from_settings(network_settings)
     first = load_network(job.output / "network.safetensors", config, ModelType.T2AV)
-    again = sft_job("again")
-    launch(again)
-    second = load_network(again.output / "network.safetensors", config, ModelType.T2AV)
-    for (name, one), two in zip(first.named_parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, two), name
-        assert one.abs().max() > 0, name
+    repeated = sft_job("again")
+    launch(repeated)
+    second = load_network(repeated.output / "network.safetensors", config, ModelType.T2AV)
+    for (name, value), again in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(value, again), name
+        assert value.abs().max() > 0, name
 
 
 def test_sft_writes_the_moving_average_as_its_result(sft_job: MakeJob) -> None:
@@ -114,8 +114,8 @@ def test_cached_reference_scores_equal_live_ones_bitwise(dpo_job: MakeJob) -> No
     assert summary.drift.video is None
     without_drift = [{k: v for k, v in row.items() if not k.startswith("drift")} for row in rows(live)]
     assert rows(cached) == without_drift
-    one, other = (read_adapter_weights(job.output / "adapter") for job in (live, cached))
-    assert all(torch.equal(a, b) for name in one for a, b in zip(one[name], other[name], strict=True))
+    uncached, from_table = (read_adapter_weights(job.output / "adapter") for job in (live, cached))
+    assert all(torch.equal(a, b) for name in uncached for a, b in zip(uncached[name], from_table[name], strict=True))
 
 
 def test_stale_or_short_reference_scores_are_refused(dpo_job: MakeJob) -> None:
