@@ -41,7 +41,7 @@ from fork_server import PATIENCE_S, Nursery, open_nursery  # noqa: E402
 from invariants import check_tables, check_whole, same_end, same_results, visible  # noqa: E402
 from kill_campaign import Siege  # noqa: E402
 
-from avpref.config import loading as config  # noqa: E402
+from avpref.config.loading import load_config  # noqa: E402
 from avpref.identity import derive_seed  # noqa: E402
 from avpref.storage.failpoints import Moment  # noqa: E402
 from avpref.storage.run_folder import RunFolder, create  # noqa: E402
@@ -89,7 +89,7 @@ class Ground:
 
     def run(self, name: str) -> RunFolder:
         """A new run of the tiny configuration; it has the reference's id."""
-        return create(self.folder / name, config.load(TINY, environment={}).settings)
+        return create(self.folder / name, load_config(TINY, environment={}).settings)
 
 
 def say(line: str) -> None:
@@ -235,7 +235,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="avpref-chaos-"))
     try:
         with open_nursery(folder) as nursery:
-            reference = create(folder / "reference", config.load(TINY, environment={}).settings)
+            reference = create(folder / "reference", load_config(TINY, environment={}).settings)
             Siege(nursery, reference).finish()
             ground = Ground(folder, nursery, reference, given.rounds, given.seed)
             for part in given.parts or PARTS:

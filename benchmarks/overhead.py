@@ -29,7 +29,7 @@ import prefect
 import pyarrow as pa
 import ray
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.datasets.rows import ScoreRow
 from avpref.domain import METRICS, Candidate, Prompt, ScoreStatus, Split, prompt_id
@@ -221,7 +221,7 @@ def run_case(kind: str, root: Path, num_prompts: int) -> None:
     """In a process of its own: every phase twice (the second time nothing is missing); prints what it took."""
     given = [f"executor={EXECUTORS[kind]}", f"run.shard_prompts={SHARD}", f"run.unit_candidates={UNIT}"]
     given += [f"sampling.num_candidates={NUM_CANDIDATES}", "sampling.ground_truth=false"]
-    folder = create(root, config.load(TINY, given).settings)
+    folder = create(root, load_config(TINY, given).settings)
     case = Case([])
     case.count()
     with folder.locked(), ray_session(), watched(folder):

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection.compare import Inputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard

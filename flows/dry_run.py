@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from avpref.config.schema import LoopSettings, Settings, SftSettings, SftWeights
+from avpref.config.schema import Settings
+from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.domain import Prompt, Split
 from avpref.flows.stages.candidate_plan import wanted

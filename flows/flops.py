@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avpref.config.schema import NetworkSettings, Settings
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.schema import Settings
 from avpref.domain import Origin
 from avpref.flows.stages.candidate_plan import wanted
 from avpref.flows.workers.generator import open_codec

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import SCHEMA_VERSION, Split
@@ -88,7 +88,7 @@ def evaluate_run(runs: str = "runs", run: str = "", overrides: list[str] | None 
     """
     folder = open_run(Path(runs), run)
     if overrides:
-        folder = create(Path(runs), config.load(folder.root / CONFIG_FILE, overrides, environment={}).settings)
+        folder = create(Path(runs), load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings)
     return run_loop(folder, {"runs": runs, "run": run, "overrides": overrides}, "evaluate_run")
 
 
@@ -148,7 +148,7 @@ def _conclude(run: Run, items: Sequence[ItemCounts], is_change: bool) -> dict[st
 
 def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] | None) -> RunFolder:
     given = list(overrides or []) + ([f"run.seed={seed}"] if seed is not None else [])
-    return create(Path(runs), config.load(config_path, given).settings)
+    return create(Path(runs), load_config(config_path, given).settings)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from avpref.config.schema import NetworkSettings, SftSettings, SftWeights
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.datasets.selection.normalise import Norm
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError

@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from avpref.config.executor_settings import Executor
 from avpref.config.loading import NOT_OF_IDENTITY
 from avpref.config.observe_settings import ObserveSettings
-from avpref.config.schema import Executor, ScoreJob
+from avpref.config.schema import ScoreJob
 from avpref.datasets import tables
 from avpref.datasets.prompts.clips import ClipRow, Refused, read_rows
 from avpref.datasets.rows import QuarantineRow

@@ -18,15 +18,15 @@ from avpref.models.positions import rotate
 EPS = 1e-6
 PIECE_TOKENS = 512
 WIDE_VALUES = 4 * 2**20
-"""Hidden values above which the perceptron of a sequence is computed in pieces: 16 MB in float32."""
+"""Number of hidden values above which a feed-forward network runs in pieces on a CPU: 16 MB in float32."""
 
 
 class Modulation(NamedTuple):
     """Conditioning of all blocks, in the parameters' dtype: one row per sample, or one per latent frame of the sequence.
 
     ``base`` [B, F, 6, d]: shift, scale, gate of the attention, then of the base feed-forward. ``audio`` [B, F, 3, d]:
-    those of the audio feed-forward, None where the build has none. ``frames`` [N]: which of the F rows each token takes;
-    None where F is 1 and all tokens take that one.
+    those of the audio feed-forward, None for a network without one. ``frames`` [N]: the row (0..F-1) of each token; None if F
+    is 1 and all tokens use that row.
     """
 
     base: Tensor
@@ -34,13 +34,13 @@ class Modulation(NamedTuple):
     frames: Tensor | None
 
 
-def spread(rows: Tensor, frames: Tensor | None) -> Tensor:
-    """Rows [B, F, d] as tokens take them: [B, N, d] by ``frames`` [N], or the one row [B, 1, d] where that is None."""
+def rows_for_tokens(rows: Tensor, frames: Tensor | None) -> Tensor:
+    """Rows [B, N, d] of the tokens, selected from ``rows`` [B, F, d] by ``frames`` [N]; ``rows`` itself if that is None."""
     return rows if frames is None else rows.index_select(1, frames)
 
 
 def split_frames(frames: Tensor | None, num_video: int) -> tuple[Tensor | None, Tensor | None]:
-    """The parts of ``frames`` that belong to the video tokens and to the audio tokens."""
+    """The parts of ``frames`` [N] for the video tokens and for the audio tokens."""
     return (None, None) if frames is None else (frames[:num_video], frames[num_video:])
 
 
@@ -52,9 +52,9 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class FeedForward(nn.Sequential):
     """Linear from ``width`` to ``hidden``, GELU (tanh form), Linear to ``dim``; the layers are called 0 and 2.
 
-    In evaluation mode, eagerly on a CPU, wide hidden values are made piece by piece: they then stay in caches and in memory that is
-    used again, instead of being mapped anew for every layer. Sums may round otherwise, so in training mode nothing is cut, with
-    gradients or without: policy and reference must agree bit by bit.
+    In evaluation mode on a CPU without compilation, wide hidden values are computed in pieces, which keeps them in caches and avoids
+    new memory for every layer. Sums may round differently, so training mode never splits, with or without gradients: policy and
+    reference must agree bitwise.
     """
 
     def __init__(self, width: int, hidden: int, dim: int) -> None:
@@ -87,7 +87,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections q, k, v, o with RMS norms of q and k over the full width; subclasses say what attends to what."""
+    """Projections q, k, v, o with RMS norms of q and k over the full width; subclasses define queries and keys."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """All tokens, video and audio, attend to all; q and k are rotated by their positions."""
+    """All video and audio tokens attend to each other; q and k are rotated by their positions."""
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
         """x [B, N, d], rotary table float32 [N, 1, head size / 2, 2] -> [B, N, d]."""
@@ -120,7 +120,7 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """Tokens attend to all text positions, padding included: the original has no key mask and weights rely on it."""
+    """Tokens attend to all text positions including padding: the original has no key mask and its weights rely on that."""
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x [B, N, d], context [B, L, d] -> [B, N, d]."""
@@ -140,8 +140,8 @@ class AudioModulation(nn.Module):
 class Block(nn.Module):
     """One block: modulated self-attention, cross-attention to text, then the feed-forward network(s).
 
-    ``has_base`` builds ``ffn``, ``has_audio`` builds ``audio_ffn``. With both, each modality takes its own; with one of
-    them, all tokens take that one.
+    ``has_base`` builds ``ffn``, ``has_audio`` builds ``audio_ffn``. With both, each modality uses its own; with one of
+    them, all tokens use that one.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Block(nn.Module):
         """x [B, N, d] with the video tokens first, context [B, L, d] -> [B, N, d]."""
         frames = modulation.frames
         rows = (self.modulation + modulation.base).unbind(2)
-        shift, scale, gate = (spread(row, frames) for row in rows[:3])
+        shift, scale, gate = (rows_for_tokens(row, frames) for row in rows[:3])
         x = torch.addcmul(x, self.self_attn(modulate(self.norm1(x), shift, scale), rotary), gate)
         x = x + self.cross_attn(self.norm3(x), context)
         if self.audio_ffn is None:
@@ -179,17 +179,17 @@ class Block(nn.Module):
         if self.ffn is None:
             return self._feed_audio(x, modulation.audio, frames)
         video, audio = x.split((num_video, x.shape[1] - num_video), dim=1)
-        of_video, of_audio = split_frames(frames, num_video)
-        fed = self._feed_base(video, rows[3:], of_video), self._feed_audio(audio, modulation.audio, of_audio)
-        return torch.cat(fed, dim=1)
+        video_frames, audio_frames = split_frames(frames, num_video)
+        video = self._feed_base(video, rows[3:], video_frames)
+        return torch.cat([video, self._feed_audio(audio, modulation.audio, audio_frames)], dim=1)
 
     def _feed_base(self, x: Tensor, rows: tuple[Tensor, ...], frames: Tensor | None) -> Tensor:
         assert self.ffn is not None
-        shift, scale, gate = (spread(row, frames) for row in rows)
+        shift, scale, gate = (rows_for_tokens(row, frames) for row in rows)
         return torch.addcmul(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
 
     def _feed_audio(self, x: Tensor, audio_rows: Tensor | None, frames: Tensor | None) -> Tensor:
         assert self.audio_ffn is not None and self.audio_modulation is not None and audio_rows is not None
         rows = (self.audio_modulation.param + audio_rows).unbind(2)
-        shift, scale, gate = (spread(row, frames) for row in rows)
+        shift, scale, gate = (rows_for_tokens(row, frames) for row in rows)
         return torch.addcmul(x, self.audio_ffn(modulate(self.norm2(x), shift, scale)), gate)

@@ -1,8 +1,8 @@
-"""Generation from given video, audio or parts of them, by masking (JavisDiT, arXiv 2503.23377, section E.7).
+"""Conditional generation from video, audio or parts of them by masking (JavisDiT, arXiv 2503.23377, section E.7).
 
-Given latent frames have timestep 0 (data) and keep their values through all steps; the others are sampled as always. The
-paper trains with such masks. The released v1.0 weights were not: their code takes the masks and ignores them. With them, and
-with any network trained without masks, what is given comes out unchanged, but how well the rest follows it is not promised.
+Conditioning frames (latent frames with known values) have timestep 0 (data) and keep their values through all steps; the other
+frames are sampled as usual. The paper trains with such masks; the released v1.0 weights were trained without them. With weights
+from training without masks, conditioning frames come out unchanged, but the other frames may not follow them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class LatentTimes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GivenFrames:
-    """Latent frames of one modality that are given.
+class ConditioningFrames:
+    """Known latent frames of one modality.
 
-    ``latents`` [B, C, frames, ...] in the shape of what is sampled, one row per candidate or one for all; read only where
-    ``mask`` (bool, [frames] or [B, frames]) is true. Raises ValueError where the two do not fit each other.
+    ``latents`` [B, C, frames, ...] have the shape of the sampled latents, with one row per candidate or one row for all. They are
+    read only where ``mask`` (bool, [frames] or [B, frames]) is true. Raises ValueError if the two do not match.
     """
 
     latents: Tensor
@@ -43,20 +43,20 @@ class GivenFrames:
                 f"found {self.mask.dtype} {tuple(self.mask.shape)}"
             )
         if self.mask.ndim == 2 and 1 not in (rows, len(self.mask)) and rows != len(self.mask):
-            raise ValueError(f"{rows} rows of latents were given with {len(self.mask)} rows of masks")
+            raise ValueError(f"{rows} rows of conditioning latents with {len(self.mask)} rows of masks")
 
-    def hold(self, x: Tensor) -> Tensor:
-        """x [B, C, frames, ...] with the given values where they are given; raises ValueError for another shape."""
+    def apply(self, x: Tensor) -> Tensor:
+        """x [B, C, frames, ...] with the known values where ``mask`` is true. Raises ValueError for another shape."""
         if self.latents.shape[1:] != x.shape[1:] or not {len(self.latents), self._num_masks} <= {1, len(x)}:
             raise ValueError(
-                f"given latents {tuple(self.latents.shape)} with {self._num_masks} rows of masks do not fit the noise, "
+                f"conditioning latents {tuple(self.latents.shape)} with {self._num_masks} rows of masks do not fit the noise, "
                 f"{tuple(x.shape)}"
             )
         mask = self.mask.view(self._num_masks, 1, -1, *[1] * (x.ndim - 3))
         return torch.where(mask, self.latents.to(x.dtype), x)
 
     def times(self, t: Tensor) -> Tensor:
-        """t [B] spread over the frames: [B, frames], 0 where a frame is given."""
+        """Timesteps [B, frames] from t [B]: 0 for conditioning frames, t for the others."""
         return t[:, None] * ~self.mask
 
     @property
@@ -65,59 +65,59 @@ class GivenFrames:
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is given of each modality; None where nothing is."""
+class Conditioning:
+    """Conditioning frames per modality; None for a modality that is sampled entirely."""
 
-    video: GivenFrames | None = None
-    audio: GivenFrames | None = None
+    video: ConditioningFrames | None = None
+    audio: ConditioningFrames | None = None
 
-    def hold(self, x: Latents) -> Latents:
-        """The state with the given frames in place.
+    def apply(self, x: Latents) -> Latents:
+        """``x`` with the conditioning frames in place.
 
-        Invariant: they are exactly the given latents, as float32. Raises ValueError where they do not fit ``x``.
+        Invariant: they are exactly the conditioning latents, as float32. Raises ValueError if they do not fit ``x``.
         """
-        return Latents(*(_hold(*parts) for parts in (("video", self.video, x.video), ("audio", self.audio, x.audio))))
+        return Latents(*(_apply(*parts) for parts in (("video", self.video, x.video), ("audio", self.audio, x.audio))))
 
     def times(self, t: Tensor, x: Latents) -> LatentTimes:
-        """Timesteps of all latent frames of ``x``, B rows: 0 where given, otherwise that of the sample in t [B]."""
+        """Timesteps of all latent frames of ``x``, B rows: 0 for conditioning frames, otherwise those of t [B]."""
         pairs = ((self.video, x.video), (self.audio, x.audio))
-        return LatentTimes(*(_times(given, t, latent) for given, latent in pairs))
+        return LatentTimes(*(_times(frames, t, latent) for frames, latent in pairs))
 
 
-def image_to_av(image: Tensor, shapes: LatentShapes) -> Given:
-    """Image to audio and video: the first latent frame [B, C, 1, h, w] is given."""
-    return Given(video=_leading("video", image, shapes.video))
+def image_to_av(image: Tensor, shapes: LatentShapes) -> Conditioning:
+    """Image to audio and video: the first latent frame [B, C, 1, h, w] is known."""
+    return Conditioning(video=_leading("video", image, shapes.video))
 
 
-def audio_to_video(audio: Tensor) -> Given:
-    """Audio to video: all audio latents [B, C, L, M] are given."""
-    return Given(audio=_whole(audio))
+def audio_to_video(audio: Tensor) -> Conditioning:
+    """Audio to video: all audio latents [B, C, L, M] are known."""
+    return Conditioning(audio=_whole(audio))
 
 
-def video_to_audio(video: Tensor) -> Given:
-    """Video to audio: all video latents [B, C, T, h, w] are given."""
-    return Given(video=_whole(video))
+def video_to_audio(video: Tensor) -> Conditioning:
+    """Video to audio: all video latents [B, C, T, h, w] are known."""
+    return Conditioning(video=_whole(video))
 
 
-def image_and_audio_to_video(image: Tensor, audio: Tensor, shapes: LatentShapes) -> Given:
-    """Audio and image to video: the first latent frame and all audio latents are given."""
-    return Given(video=_leading("video", image, shapes.video), audio=_whole(audio))
+def image_and_audio_to_video(image: Tensor, audio: Tensor, shapes: LatentShapes) -> Conditioning:
+    """Audio and image to video: the first latent frame [B, C, 1, h, w] and all audio latents [B, C, L, M] are known."""
+    return Conditioning(video=_leading("video", image, shapes.video), audio=_whole(audio))
 
 
-def extend(start: Latents, shapes: LatentShapes) -> Given:
-    """Extension: the first latent frames of both are given, video [B, C, k, h, w] and audio [B, C, k', M].
+def extend(start: Latents, shapes: LatentShapes) -> Conditioning:
+    """Extension: the first latent frames of both are known, video [B, C, k, h, w] and audio [B, C, k', M].
 
-    k' must be whole audio patches; one modality may be None. Raises ValueError where ``start`` does not fit ``shapes``.
+    k' must be a whole number of audio patches; one modality may be None. Raises ValueError if ``start`` does not fit ``shapes``.
     """
     pairs = (("video", start.video, shapes.video), ("audio", start.audio, shapes.audio))
-    return Given(*(None if part is None else _leading(name, part, shape) for name, part, shape in pairs))
+    return Conditioning(*(None if part is None else _leading(name, part, shape) for name, part, shape in pairs))
 
 
 def token_times(t: Tensor | LatentTimes, latents: Latents, grid: TokenGrid) -> tuple[Tensor, Tensor | None]:
-    """Distinct times [B, F] and which of them each token takes, [N]; for t [B]: [B, 1] and None, which is all the same.
+    """Distinct times [B, F], and for every token the column of its time [N].
 
-    Otherwise F is the number of patches in time, video's then audio's. Raises ValueError where the times do not fit the
-    latents, or differ between the latent frames of one patch.
+    For ``t`` [B] the result is ([B, 1], None): all tokens share the time. Otherwise F is the number of patches in time, first video
+    then audio. Raises ValueError for times that do not fit the latents or differ between the latent frames of one patch.
     """
     if isinstance(t, Tensor):
         return t[:, None], None
@@ -137,43 +137,43 @@ def token_times(t: Tensor | LatentTimes, latents: Latents, grid: TokenGrid) -> t
     return merged, torch.arange(len(sizes), device=merged.device).repeat_interleave(repeats, output_size=sum(sizes))
 
 
-def _hold(name: str, given: GivenFrames | None, x: Tensor | None) -> Tensor | None:
-    if given is None:
+def _apply(name: str, frames: ConditioningFrames | None, x: Tensor | None) -> Tensor | None:
+    if frames is None:
         return x
     if x is None:
         raise ValueError(f"{name} latents were given to a network without {name}")
-    return given.hold(x)
+    return frames.apply(x)
 
 
-def _times(given: GivenFrames | None, t: Tensor, latent: Tensor | None) -> Tensor | None:
+def _times(frames: ConditioningFrames | None, t: Tensor, latent: Tensor | None) -> Tensor | None:
     if latent is None:
         return None
-    return t[:, None].expand(-1, latent.shape[2]) if given is None else given.times(t)
+    return t[:, None].expand(-1, latent.shape[2]) if frames is None else frames.times(t)
 
 
-def _whole(latents: Tensor) -> GivenFrames:
-    return GivenFrames(latents, torch.ones(latents.shape[2], dtype=torch.bool, device=latents.device))
+def _whole(latents: Tensor) -> ConditioningFrames:
+    return ConditioningFrames(latents, torch.ones(latents.shape[2], dtype=torch.bool, device=latents.device))
 
 
-def _leading(name: str, start: Tensor, shape: tuple[int, ...] | None) -> GivenFrames:
+def _leading(name: str, start: Tensor, shape: tuple[int, ...] | None) -> ConditioningFrames:
     """The frames ``start`` [B, C, k, ...] at the beginning of latents of ``shape`` (C, frames, ...)."""
     count = start.shape[2]
     if shape is None or (start.shape[1], *start.shape[3:]) != (shape[0], *shape[2:]) or not 1 <= count <= shape[1]:
         raise ValueError(f"{name} latents {tuple(start.shape)} cannot be the beginning of latents of {shape}")
     latents = start.new_zeros(start.shape[0], *shape)
     latents[:, :, :count] = start
-    return GivenFrames(latents, torch.arange(shape[1], device=start.device) < count)
+    return ConditioningFrames(latents, torch.arange(shape[1], device=start.device) < count)
 
 
 def _check_times(name: str, time: Tensor | None, latent: Tensor | None) -> None:
-    wanted = None if latent is None else (latent.shape[0], latent.shape[2])
-    found = None if time is None else tuple(time.shape)
-    if found != wanted:
-        raise ValueError(f"times of {name} latents must be of shape {wanted}, found {found}")
+    expected = None if latent is None else (latent.shape[0], latent.shape[2])
+    shape = None if time is None else tuple(time.shape)
+    if shape != expected:
+        raise ValueError(f"times of {name} latents must be of shape {expected}, found {shape}")
 
 
 def _per_patch(name: str, time: Tensor, num_patches: int) -> Tensor:
-    """Times of latent frames [B, frames] -> of their patches [B, num_patches]."""
+    """Times [B, num_patches] of patches from those of their latent frames [B, frames]."""
     cells = time.unflatten(1, (num_patches, -1))
     first = cells[..., 0]
     if cells.shape[2] > 1 and not torch.equal(cells, first[..., None].expand_as(cells)):

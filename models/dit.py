@@ -1,6 +1,6 @@
 """JavisDiT++: the joint audio-video diffusion transformer (Wan2.1 base, audio branch, TA-RoPE), as released.
 
-Parameter names and shapes are those of the released checkpoints. The output keeps Wan's own sign: the velocity x1 - x0.
+Parameter names and shapes are those of the released checkpoints. The output has Wan's sign: the velocity x1 - x0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from avpref.config.schema import NetworkSettings
+from avpref.config.network_settings import NetworkSettings
 from avpref.models.blocks import Block, FeedForward, Modulation, split_frames
 from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoid, unpatchify
@@ -25,7 +25,7 @@ from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
 
 
 class ModelType(StrEnum):
-    """Which modalities a build has: video, audio (the paper's stage 1), or both."""
+    """The modalities of a network: video, audio (the paper's stage 1), or both."""
 
     T2V = "t2v"
     T2A = "t2a"
@@ -33,21 +33,21 @@ class ModelType(StrEnum):
 
     @property
     def has_video(self) -> bool:
-        """Whether the build reads and writes video latents."""
+        """Whether the network reads and writes video latents."""
         return self is not ModelType.T2A
 
     @property
     def has_audio(self) -> bool:
-        """Whether the build reads and writes audio latents."""
+        """Whether the network reads and writes audio latents."""
         return self is not ModelType.T2V
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Constructor values, by the original's names; the network writes as many channels as it reads.
+    """Constructor values under the original's names; the network has as many output as input channels.
 
     ``dual_ffn=False`` is the shared variant of the paper's ablation (table 2): audio tokens use the base feed-forward.
-    Raises ValueError where the sizes do not fit each other.
+    Raises ValueError for sizes that contradict each other.
     """
 
     dim: int
@@ -76,22 +76,22 @@ class NetworkConfig:
 
     @classmethod
     def from_settings(cls, settings: NetworkSettings) -> NetworkConfig:
-        """The section ``network`` of a configuration file."""
+        """From the section ``network`` of a configuration file."""
         return TypeAdapter(cls).validate_python(settings.model_dump())
 
     @classmethod
     def from_original(cls, values: Mapping[str, object]) -> NetworkConfig:
-        """From the original constructor's arguments (JSON values); those that are no part of the shape are left out.
+        """From the arguments of the original constructor (JSON values); unknown ones are ignored.
 
-        Raises ValueError where the network would write another number of channels than it reads.
+        Raises ValueError if the number of output channels differs from the number of input channels.
         """
-        for written, read in (("out_dim", "in_dim"), ("audio_out_dim", "audio_in_dim")):
-            if values.get(written, values[read]) != values[read]:
+        for output, input_ in (("out_dim", "in_dim"), ("audio_out_dim", "audio_in_dim")):
+            if values.get(output, values[input_]) != values[input_]:
                 raise ValueError(
-                    f"a velocity network needs {written} = {read}, found {values[written]} and {values[read]}"
+                    f"a velocity network needs {output} = {input_}, found {values[output]} and {values[input_]}"
                 )
-        kept = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        return TypeAdapter(cls).validate_python(kept)
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        return TypeAdapter(cls).validate_python(known)
 
     def to_json(self) -> str:
         """Canonical JSON; :meth:`from_original` of its values gives an equal configuration."""
@@ -99,7 +99,7 @@ class NetworkConfig:
 
 
 class JavisDiT(nn.Module):
-    """The network. A fresh instance holds torch's default values: follow it by ``initialise`` or use ``load_network``.
+    """The network. A new instance holds torch's default values: call ``initialise``, or use ``load_network``.
 
     ``activation_checkpointing`` recomputes each block in the backward pass instead of keeping its activations.
     """
@@ -145,16 +145,17 @@ class JavisDiT(nn.Module):
         *,
         num_video_latents: int | None = None,
     ) -> Latents:
-        """Velocity x1 - x0 of noisy latents, float32, in the shapes that came in.
+        """Velocity x1 - x0 of noisy latents, float32, in the shapes of ``latents``.
 
         Args:
-            latents: x_t; exactly the modalities of this build.
+            latents: x_t; exactly the modalities of this network.
             t: [B], one timestep in [0, 1] per sample; or LatentTimes, one per latent frame.
-            text: [B, text_len, text_dim] hidden states; text_mask: [B, text_len], non-zero where a state is real.
-            num_video_latents: for audio-only builds, over how many latent frames the audio's positions spread; the
-                original takes (n - 1) // 4 + 1 for a clip of n frames. Builds with video take it from their latents.
+            text: [B, text_len, text_dim] hidden states.
+            text_mask: [B, text_len], zero for padding.
+            num_video_latents: for audio-only networks, the number of latent frames that the audio spans; the original uses
+                (n - 1) // 4 + 1 for a clip of n frames. Networks with video take it from their latents.
 
-        Raises ValueError for absent or surplus modalities, for sizes that do not fit the patches or the text length, and for
+        Raises ValueError for missing or surplus modalities, for sizes that do not fit the patches or the text length, and for
         times that do not fit the latents or differ within a patch.
         """
         grid = self.token_grid(latents, num_video_latents)
@@ -172,18 +173,18 @@ class JavisDiT(nn.Module):
         return self._read_out(x, e, frames, grid)
 
     def token_grid(self, latents: Latents, num_video_latents: int | None = None) -> TokenGrid:
-        """Token sizes of ``latents``; see :meth:`forward` for what is refused."""
+        """Number of tokens along each axis of ``latents``. Raises ValueError as :meth:`forward` does for latents."""
         _check_present("video", latents.video, self.model_type.has_video)
         _check_present("audio", latents.audio, self.model_type.has_audio)
-        audio = (0, 0) if latents.audio is None else _cut(latents.audio, self.config.audio_patch_size)
+        audio = (0, 0) if latents.audio is None else _num_patches(latents.audio, self.config.audio_patch_size)
         if latents.video is not None:
-            return TokenGrid(*_cut(latents.video, self.config.patch_size), *audio)
+            return TokenGrid(*_num_patches(latents.video, self.config.patch_size), *audio)
         if num_video_latents is None:
-            raise ValueError("an audio-only build needs num_video_latents: (frames of the clip - 1) // 4 + 1")
+            raise ValueError("an audio-only network needs num_video_latents: (frames of the clip - 1) // 4 + 1")
         return TokenGrid(num_video_latents, 0, 0, *audio)
 
     def _modulation(self, e: Tensor, dtype: torch.dtype, frames: Tensor | None) -> Modulation:
-        """Rows of all blocks from e float32 [B, F, d]: projected in float32, handed over in ``dtype``."""
+        """Modulation of all blocks from e float32 [B, F, d]: projected in float32, returned in ``dtype``."""
         base = self.time_projection(e).unflatten(2, (6, -1)).to(dtype)
         if not self.has_audio_ffn:
             return Modulation(base, None, frames)
@@ -193,8 +194,8 @@ class JavisDiT(nn.Module):
         """States [B, L, text_dim], mask [B, L] -> context [B, L, d]; masked states become zeros, as in the original."""
         if text.shape[1] != self.config.text_len:
             raise ValueError(f"text must be padded to {self.config.text_len} positions, found {text.shape[1]}")
-        kept = text.masked_fill((text_mask == 0).unsqueeze(-1), 0)
-        return self.text_embedding(kept.to(dtype))
+        unpadded = text.masked_fill((text_mask == 0).unsqueeze(-1), 0)
+        return self.text_embedding(unpadded.to(dtype))
 
     def _embed_latents(self, latents: Latents) -> Tensor:
         """Sequence [B, N, d]: all video tokens, then all audio tokens."""
@@ -208,32 +209,32 @@ class JavisDiT(nn.Module):
     def _read_out(self, x: Tensor, e: Tensor, frames: Tensor | None, grid: TokenGrid) -> Latents:
         """Tokens [B, N, d] -> velocities float32 in latent shapes."""
         video = audio = None
-        of_video, of_audio = split_frames(frames, grid.num_video)
+        video_frames, audio_frames = split_frames(frames, grid.num_video)
         if self.model_type.has_video:
             cells = (grid.video_frames, grid.video_rows, grid.video_columns)
-            video = unpatchify(self.head(x[:, : grid.num_video], e, of_video), cells, self.config.patch_size)
+            video = unpatchify(self.head(x[:, : grid.num_video], e, video_frames), cells, self.config.patch_size)
         if self.model_type.has_audio:
             steps = (grid.audio_steps, grid.audio_rows)
-            velocity = self.audio_head(x[:, grid.num_video :], e, of_audio)
+            velocity = self.audio_head(x[:, grid.num_video :], e, audio_frames)
             audio = unpatchify(velocity, steps, self.config.audio_patch_size)
         return Latents(video, audio)
 
 
 def compile_blocks(network: JavisDiT) -> None:
-    """Compile every block in place (one graph each, shared code): names in the state dict stay as they are."""
+    """Compile every block in place, with shared code; the names in the state dict do not change."""
     for block in network.blocks:
         block.compile(fullgraph=True)
 
 
-def _check_present(name: str, latent: Tensor | None, is_wanted: bool) -> None:
-    if (latent is not None) != is_wanted:
+def _check_present(name: str, latent: Tensor | None, is_required: bool) -> None:
+    if (latent is not None) != is_required:
         raise ValueError(
-            f"this build needs {name} latents" if is_wanted else f"this build has no {name}; pass {name}=None"
+            f"this network needs {name} latents" if is_required else f"this network has no {name}; pass {name}=None"
         )
 
 
-def _cut(latent: Tensor, patch: tuple[int, ...]) -> tuple[int, ...]:
-    """Patches along each axis of [B, C, *sizes]; raises ValueError where a size is no multiple of its patch."""
+def _num_patches(latent: Tensor, patch: tuple[int, ...]) -> tuple[int, ...]:
+    """Patches along each axis of [B, C, *sizes]. Raises ValueError if a size is not a multiple of its patch."""
     sizes = latent.shape[2:]
     if len(sizes) != len(patch) or any(size % step for size, step in zip(sizes, patch, strict=True)):
         raise ValueError(f"latents of size {tuple(sizes)} cannot be cut into patches of {patch}")

@@ -1,6 +1,6 @@
-"""The network's edges: time features, patches in, velocities out.
+"""Embeddings of time and patches, and the output heads.
 
-Time layers and output heads run in float32 whatever the weights are, as in the original.
+Time layers and output heads run in float32 regardless of the dtype of the weights, as in the original.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avpref.models.blocks import EPS, modulate, spread
+from avpref.models.blocks import EPS, modulate, rows_for_tokens
 
 TIMESTEP_SCALE = 1000.0
 MAX_PERIOD = 10000.0
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32, also with half-precision weights and under autocast."""
+    """A linear layer that computes in float32, even with half-precision weights or under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in], any floating type -> float32 [..., out]."""
@@ -27,7 +27,7 @@ class Float32Linear(nn.Linear):
 
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
-    """[cos | sin] features of t [...] in [0, 1], float32 [..., width]: 1000 t 10000^(-j / half), taken in float64."""
+    """Features [cos | sin] of 1000 t 10000^(-j / half) for t [...] in [0, 1]: float32 [..., width], computed in float64."""
     half = width // 2
     frequencies = MAX_PERIOD ** -(torch.arange(half, dtype=torch.float64, device=t.device) / half)
     angles = (t.double() * TIMESTEP_SCALE)[..., None] * frequencies
@@ -35,7 +35,7 @@ def sinusoid(t: Tensor, width: int) -> Tensor:
 
 
 def patchify(latent: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """Cut [B, C, *sizes] into patches [B, tokens, C * prod(patch)], tokens in grid order, channel slowest within."""
+    """Split [B, C, *sizes] into patches [B, tokens, C * prod(patch)]: tokens in grid order, the channel slowest within one."""
     grid = [size // step for size, step in zip(latent.shape[2:], patch, strict=True)]
     split = [piece for pair in zip(grid, patch, strict=True) for piece in pair]
     count = len(patch)
@@ -45,7 +45,7 @@ def patchify(latent: Tensor, patch: tuple[int, ...]) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, ...], patch: tuple[int, ...]) -> Tensor:
-    """Put patches back: [B, prod(grid), prod(patch) * C] with the channel fastest -> [B, C, *sizes]."""
+    """Join patches [B, prod(grid), prod(patch) * C], with the channel fastest, to [B, C, *sizes]."""
     count = len(patch)
     cells = tokens.unflatten(2, (*patch, -1)).unflatten(1, grid)
     pairs = [axis for index in range(count) for axis in (1 + index, 1 + count + index)]
@@ -68,8 +68,8 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / math.sqrt(dim))
 
     def forward(self, x: Tensor, e: Tensor, frames: Tensor | None) -> Tensor:
-        """x [B, N, d], time embeddings e float32 [B, F, d], the tokens' rows among them [N] -> float32 [B, N, width]."""
+        """x [B, N, d], time embeddings e float32 [B, F, d], row of each token [N] or None -> float32 [B, N, width]."""
         rows = (self.modulation.float() + e.unsqueeze(2)).unbind(2)
-        shift, scale = (spread(row, frames) for row in rows)
+        shift, scale = (rows_for_tokens(row, frames) for row in rows)
         normed = F.layer_norm(x.float(), x.shape[-1:], eps=EPS)
         return self.head(modulate(normed, shift, scale))

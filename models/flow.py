@@ -1,6 +1,6 @@
 """Rectified flow: x_t = (1 - t) x0 + t x1 with data x0, noise x1 and t in [0, 1]; the velocity is dx_t/dt = x1 - x0.
 
-Conventions of the original implementation (t in 0..1000, negated network output) never enter here.
+The conventions of the original implementation (t in 0..1000, negated network output) do not occur here.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ NOMINAL_AREA_PX = 512.0 * 512.0
 
 
 class Latents(NamedTuple):
-    """What the network reads and writes: video [B, C, T, h, w], audio [B, C, L, M]; None where a modality is absent."""
+    """Input or output of the network: video [B, C, T, h, w], audio [B, C, L, M]; None for an absent modality."""
 
     video: Tensor | None
     audio: Tensor | None
 
 
 class LatentShapes(NamedTuple):
-    """Shapes of one candidate's latents: video (C, T, h, w), audio (C, L, M); None where a modality is absent."""
+    """Shapes of one candidate's latents: video (C, T, h, w), audio (C, L, M); None for an absent modality."""
 
     video: tuple[int, int, int, int] | None
     audio: tuple[int, int, int] | None
@@ -49,7 +49,7 @@ def logit_normal(shape: tuple[int, ...], generator: torch.Generator, loc: float 
 def shift_timesteps(t: Tensor, ratio: float) -> Tensor:
     """Shift timesteps in [0, 1] towards noise: t' = r t / (1 + (r - 1) t); same shape and dtype.
 
-    Invariant: 0 and 1 stay, r = 1 is the identity, and shifting by r then 1/r returns t.
+    Invariants: 0 and 1 are fixed, r = 1 is the identity, and shifting by r then 1/r returns t.
     """
     return ratio * t / (1 + (ratio - 1) * t)
 

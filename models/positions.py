@@ -1,7 +1,7 @@
 """Rotary positions of video and audio tokens (TA-RoPE, JavisDiT++ eq. 4) and the rotation itself.
 
-Every token has a position (t, h, w). Video tokens sit on their grid. Audio tokens (time step t, mel row m) are placed
-by one of five schemes, which differ in how audio time is laid over the video's latent frames.
+Every token has a position (t, h, w). The position of a video token is its grid cell. Audio tokens (time step t, mel row m) get
+positions by one of five schemes, which differ in how audio time maps to the video's latent frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ THETA = 10000.0
 
 
 class AudioPositions(StrEnum):
-    """The schemes, by the original's names (``audio_pe_type``); the last one is the paper's formula as printed."""
+    """Position schemes of audio tokens, under the original's names (``audio_pe_type``); the last is the paper's printed formula."""
 
     VANILLA = "vanilla"
     INTERPOLATE = "interpolate"
@@ -31,7 +31,7 @@ class AudioPositions(StrEnum):
 class TokenGrid:
     """Tokens after patching: video frames x rows x columns, audio time steps x mel rows.
 
-    Without a video, rows and columns are 0 and ``video_frames`` still says how many latent frames the audio spans.
+    Without video, rows and columns are 0 and ``video_frames`` is the number of latent frames that the audio spans.
     """
 
     video_frames: int
@@ -81,11 +81,11 @@ def _steps(grid: TokenGrid) -> Tensor:
 
 
 def _stretched(grid: TokenGrid) -> Tensor:
-    """Audio steps spread evenly over the video's latent frames, both ends included: 0 .. T_v - 1."""
+    """Audio steps mapped linearly to the video's latent frames, ends included: 0 .. T_v - 1."""
     return torch.linspace(0, grid.video_frames - 1, grid.audio_steps, dtype=torch.float64)
 
 
-def _place(grid: TokenGrid, first: Tensor, second: Tensor, third_offset: int = 0) -> Tensor:
+def _grid_positions(grid: TokenGrid, first: Tensor, second: Tensor, third_offset: int = 0) -> Tensor:
     """Rows (first[t], second[t], third_offset + m) for every audio step t and mel row m."""
     rows = torch.arange(grid.audio_rows, dtype=torch.float64) + third_offset
     columns = (first[:, None], second[:, None], rows[None, :])
@@ -94,35 +94,35 @@ def _place(grid: TokenGrid, first: Tensor, second: Tensor, third_offset: int = 0
 
 def _vanilla(grid: TokenGrid) -> Tensor:
     """(t, t, m)."""
-    return _place(grid, _steps(grid), _steps(grid))
+    return _grid_positions(grid, _steps(grid), _steps(grid))
 
 
 def _interpolate(grid: TokenGrid) -> Tensor:
     """(λ, λ, m) with λ = the step's fractional latent frame."""
-    return _place(grid, _stretched(grid), _stretched(grid))
+    return _grid_positions(grid, _stretched(grid), _stretched(grid))
 
 
 def _interleave(grid: TokenGrid) -> Tensor:
     """(⌈λ⌉, t, m)."""
-    return _place(grid, _stretched(grid).ceil(), _steps(grid))
+    return _grid_positions(grid, _stretched(grid).ceil(), _steps(grid))
 
 
 def _interleave_offset(grid: TokenGrid) -> Tensor:
-    """(⌈λ⌉, H + t, W + m): no audio position ever equals a video position. The released weights use this one."""
-    return _place(grid, _stretched(grid).ceil(), _steps(grid) + grid.video_rows, grid.video_columns)
+    """(⌈λ⌉, H + t, W + m): no audio position equals a video position. The released weights use this scheme."""
+    return _grid_positions(grid, _stretched(grid).ceil(), _steps(grid) + grid.video_rows, grid.video_columns)
 
 
 def _interleave_offset_rounded(grid: TokenGrid) -> Tensor:
     """(round(t T_v / T_a), H + t, W + m): eq. 4 as printed; may exceed the last latent frame by one."""
     frames = (_steps(grid) * grid.video_frames / grid.audio_steps).round()
-    return _place(grid, frames, _steps(grid) + grid.video_rows, grid.video_columns)
+    return _grid_positions(grid, frames, _steps(grid) + grid.video_rows, grid.video_columns)
 
 
 def rotary_angles(positions: Tensor, head_dim: int) -> Tensor:
     """Angles position x frequency: float64 [tokens, head_dim / 2] from positions float64 [tokens, 3].
 
     The head's dimensions split into three bands for t, h, w, the two spatial ones 2 * (head_dim // 6) wide each and the
-    temporal one taking the rest; within a band of width D the frequencies are 10000^(-2j/D).
+    temporal band the rest; within a band of width D the frequencies are 10000^(-2j/D).
     """
     spatial = 2 * (head_dim // 6)
     bands = (head_dim - 2 * spatial, spatial, spatial)
@@ -136,10 +136,10 @@ def _frequencies(width: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def rotary_table(grid: TokenGrid, scheme: AudioPositions, head_dim: int, device: torch.device) -> Tensor:
-    """(cos, sin) of all angles of [video tokens, audio tokens]: float32 [tokens, 1, head_dim / 2, 2], taken in float64.
+    """(cos, sin) of all angles of [video tokens, audio tokens]: float32 [tokens, 1, head_dim / 2, 2], computed in float64.
 
-    Built once per grid, scheme, head size and device; outside of inference mode, so that a table first met while
-    sampling may be used in training later.
+    Cached per grid, scheme, head size and device. Built outside inference mode, so that a table built during sampling can be
+    used in training.
     """
     with torch.inference_mode(False):
         positions = torch.cat([video_positions(grid), audio_positions(grid, scheme)])
@@ -150,7 +150,7 @@ def rotary_table(grid: TokenGrid, scheme: AudioPositions, head_dim: int, device:
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate adjacent pairs of x [B, tokens, heads, head_dim] in float32; same shape and dtype.
 
-    One complex product; where the graph is compiled, the same in real numbers, for which the compiler has kernels.
+    Uses one complex product; in compiled graphs the same in real numbers, because the compiler lacks complex kernels.
     """
     pairs = x.float().unflatten(-1, (-1, 2))
     turn = _turn_real if torch.compiler.is_compiling() else _turn_complex

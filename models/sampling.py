@@ -1,6 +1,6 @@
 """Euler sampling of the probability flow from noise (t = 1) to data (t = 0), with classifier-free guidance.
 
-Parts of the latents may be given (:mod:`avpref.models.conditioning`); the others are sampled around them.
+Parts of the latents may be fixed (:mod:`avpref.models.conditioning`); the rest is sampled conditioned on them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from avpref.models.conditioning import Given, LatentTimes
+from avpref.models.conditioning import Conditioning, LatentTimes
 from avpref.models.embeddings import TIMESTEP_SCALE
 from avpref.models.flow import Latents, LatentShapes, shift_timesteps
 from avpref.models.text import TextBatch
@@ -23,7 +23,7 @@ from avpref.models.text import TextBatch
 class SamplerSettings:
     """Euler steps, guidance scale (1 = none, of both modalities) and timestep shift ratio (1 = none).
 
-    Raises ValueError for values that cannot be used.
+    Raises ValueError for ``steps`` < 1, ``guidance`` < 0 or ``shift_ratio`` <= 0.
     """
 
     steps: int
@@ -38,17 +38,17 @@ class SamplerSettings:
 def timetable(steps: int, shift_ratio: float) -> Tensor:
     """The ``steps`` + 1 times from 1 down to 0, float64: 1 - i / steps, shifted towards noise by ``shift_ratio``.
 
-    The original computes them in float32 on a scale of 0 to 1000; its rounding is kept: guidance amplifies it.
+    The original computes them in float32 on a scale of 0 to 1000. Its rounding is reproduced, because guidance amplifies it.
     """
-    even = torch.tensor([(1 - index / steps) * TIMESTEP_SCALE for index in range(steps + 1)], dtype=torch.float32)
-    shifted = shift_timesteps(even / TIMESTEP_SCALE, shift_ratio) * TIMESTEP_SCALE
+    linear = torch.tensor([(1 - index / steps) * TIMESTEP_SCALE for index in range(steps + 1)], dtype=torch.float32)
+    shifted = shift_timesteps(linear / TIMESTEP_SCALE, shift_ratio) * TIMESTEP_SCALE
     return shifted.double() / TIMESTEP_SCALE
 
 
 def draw_noise(shapes: LatentShapes, seeds: Sequence[int]) -> Latents:
     """Initial noise N(0, 1), float32 CPU, one row per seed: video drawn first, then audio.
 
-    Invariant: row i depends on ``seeds[i]`` and ``shapes`` alone.
+    Invariant: row i depends only on ``seeds[i]`` and ``shapes``.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return Latents(*(None if shape is None else _draw(shape, generators) for shape in shapes))
@@ -71,48 +71,48 @@ def sample(
     progress: Callable[[int, int], None] | None = None,
     *,
     num_video_latents: int | None = None,
-    given: Given | None = None,
+    conditioning: Conditioning | None = None,
 ) -> Latents:
     """Integrate dx/dt = v from noise to data; returns latents, float32, in the shapes of ``noise``.
 
     Args:
-        network: a :class:`avpref.models.dit.JavisDiT` or anything that is called like one.
-        noise: starting point, B rows of each modality of the network, on its device; it is not changed.
+        network: a :class:`avpref.models.dit.JavisDiT` or any callable with its signature.
+        noise: starting point, B rows of each modality of the network, on its device; not modified.
         text: B rows of text states and masks.
-        negative: what guidance points away from, B rows or one row for all. None, or a guidance of exactly 1, means no
-            guidance: one row per candidate instead of two.
+        negative: negative prompt of the guidance, B rows or one row for all. None, or a guidance of exactly 1, disables guidance,
+            which halves the rows per network call.
         settings: steps, guidance and shift.
         progress: called as progress(steps done, steps) after every step.
         num_video_latents: for audio-only networks, see JavisDiT.forward.
-        given: latents that are given, on the noise's device: they have timestep 0 and come out unchanged. Networks that
-            were trained without masks, the released v1.0 among them, need not follow them elsewhere.
+        conditioning: known latents, on the noise's device; they have timestep 0 and come out unchanged. Networks trained without
+            masks, such as the released v1.0, may not follow them in the sampled parts.
 
-    Raises ValueError where ``given`` does not fit the noise or cuts through a patch.
+    Raises ValueError for ``conditioning`` that does not fit the noise or cuts through a patch.
     """
     if settings.guidance == 1:
         negative = None
-    both = text if negative is None else _stack(text, negative)
+    texts = text if negative is None else _stack(text, negative)
     schedule = timetable(settings.steps, settings.shift_ratio).tolist()
-    x = _hold(given, _each(Tensor.float, noise))
+    x = _apply(conditioning, _map_latents(Tensor.float, noise))
     for index, (now, after) in enumerate(pairwise(schedule)):
         t = torch.full(text.mask.shape[:1], now, dtype=torch.float64, device=text.mask.device)
-        times = t if given is None else given.times(t, x)
-        inputs = x if negative is None else _each(_twice, x)
+        times = t if conditioning is None else conditioning.times(t, x)
+        inputs = x if negative is None else _map_latents(_twice, x)
         rows = times if negative is None else _twice_times(times)
-        v = network(inputs, rows, both.states, both.mask, num_video_latents=num_video_latents)
+        v = network(inputs, rows, texts.states, texts.mask, num_video_latents=num_video_latents)
         if negative is not None:
-            v = _each(partial(_guide, guidance=settings.guidance), v)
-        x = _hold(given, _each(partial(torch.add, alpha=after - now), x, v))
+            v = _map_latents(partial(_guide, guidance=settings.guidance), v)
+        x = _apply(conditioning, _map_latents(partial(torch.add, alpha=after - now), x, v))
         if progress is not None:
             progress(index + 1, settings.steps)
     return x
 
 
 def _stack(text: TextBatch, negative: TextBatch) -> TextBatch:
-    """Rows [text, negative], a single negative row repeated."""
+    """Rows [text, negative]; a single negative row is repeated."""
     rows = len(text.states)
     pairs = zip(text, negative, strict=True)
-    return TextBatch(*(torch.cat([wanted, other.expand(rows, *other.shape[1:])]) for wanted, other in pairs))
+    return TextBatch(*(torch.cat([positive, other.expand(rows, *other.shape[1:])]) for positive, other in pairs))
 
 
 def _twice(x: Tensor) -> Tensor:
@@ -125,8 +125,8 @@ def _twice_times(times: Tensor | LatentTimes) -> Tensor | LatentTimes:
     return LatentTimes(*(None if time is None else _twice(time) for time in times))
 
 
-def _hold(given: Given | None, x: Latents) -> Latents:
-    return x if given is None else given.hold(x)
+def _apply(conditioning: Conditioning | None, x: Latents) -> Latents:
+    return x if conditioning is None else conditioning.apply(x)
 
 
 def _guide(rows: Tensor, guidance: float) -> Tensor:
@@ -135,6 +135,6 @@ def _guide(rows: Tensor, guidance: float) -> Tensor:
     return negative + guidance * (conditional - negative)
 
 
-def _each(function: Callable[..., Tensor], *latents: Latents) -> Latents:
-    """``function`` of each modality that is present."""
+def _map_latents(function: Callable[..., Tensor], *latents: Latents) -> Latents:
+    """Apply ``function`` to each modality that is present."""
     return Latents(*(None if parts[0] is None else function(*parts) for parts in zip(*latents, strict=True)))

@@ -1,4 +1,4 @@
-"""Text states that the network attends to: the protocol, and an encoder that needs no weights."""
+"""Text encoders: the protocol, and an encoder without weights."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 class TextBatch(NamedTuple):
-    """Hidden states [B, L, D] float32 and mask [B, L] float32 (1 = a real state, 0 = padding)."""
+    """Hidden states [B, L, D] float32 and mask [B, L] float32 (1 = token, 0 = padding)."""
 
     states: Tensor
     mask: Tensor
 
 
 class TextEncoder(Protocol):
-    """Turns texts into states of a fixed length L; ``fingerprint`` changes whenever the states of any text would."""
+    """Encodes texts as hidden states of a fixed length L. ``fingerprint`` changes whenever the states of any text change."""
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of everything that the states depend on, beside the text."""
+        """Hex digest of everything except the text that the states depend on."""
         ...
 
     def encode(self, texts: Sequence[str]) -> TextBatch:
-        """States and masks of ``texts``, one row each; a row depends on its own text alone."""
+        """States and masks of ``texts``, one row per text; a row depends only on its own text."""
         ...
 
 
 class WordText:
-    """An encoder without weights or vocabulary: every lower-cased word has its own vector, derived from its hash.
+    """An encoder without weights or vocabulary: the vector of a lower-cased word is derived from its hash.
 
-    A state is the word's vector (N(0, 1) entries) plus a small sinusoid of its position. The empty text is all padding.
-    Of a text with more words than ``length`` the first ``length`` count and the others are left out.
+    A state is the word's vector (N(0, 1) entries) plus a small sinusoid of its position. An empty text is all padding.
+    Texts are truncated to ``length`` words.
     """
 
     def __init__(self, dim: int, length: int) -> None:
@@ -73,7 +73,7 @@ class WordText:
 
 
 def _position_signal(length: int, dim: int) -> np.ndarray:
-    """[length, dim] float32: sines and cosines of the position at falling frequencies, times POSITION_SCALE."""
+    """[length, dim] float32: sines and cosines of the position at decreasing frequencies, times POSITION_SCALE."""
     frequencies = MAX_PERIOD ** -(np.arange(dim) // 2 * 2 / dim)
     phases = np.where(np.arange(dim) % 2, np.pi / 2, 0.0)
     return (POSITION_SCALE * np.sin(np.arange(length)[:, None] * frequencies + phases)).astype(np.float32)

@@ -1,9 +1,9 @@
-"""The text encoder of the released generator: UMT5-XXL's encoder over 512 tokens, and its states kept on disk.
+"""The text encoder of the released generator: the encoder of UMT5-XXL over 512 tokens, with a disk cache of its states.
 
-Texts are cleaned as Wan 2.1 does (mojibake repaired, HTML entities resolved twice, white space collapsed; case stays), cut at
-``length`` tokens of which the last one is the end of the text. Each text is encoded by itself, without padding: a masked
-encoder gives padding no weight, so that real states are those of the padded batch, and no text depends on its neighbours.
-States of padding are zero here; the network zeroes them in any case.
+Texts are cleaned as in Wan 2.1 (mojibake repaired, HTML entities resolved twice, white space collapsed, case kept) and truncated to
+``length`` tokens including the end token. Every text is encoded separately, without padding: the encoder's mask gives padding no
+weight, so the states equal those of a padded batch and do not depend on other texts. States of padding are zero here; the network
+zeroes them as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.models.checkpoints.checkpoint_files import find_checkpoint, read_tensors
-from avpref.models.checkpoints.weight_folders import CONFIG, Published, content_hash, read_json
+from avpref.models.checkpoints.weight_folders import CONFIG, Published, read_json, weights_hash
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.storage.file_hashes import sha256_of
 from avpref.storage.local_files import commit_once
@@ -53,14 +53,14 @@ WAN_NAMES = {
     "ffn.fc1": "layer.1.DenseReluDense.wi_1",
     "ffn.fc2": "layer.1.DenseReluDense.wo",
 }
-"""Modules of a block: in Wan's file, and in transformers."""
+"""Names of a block's modules: Wan's file -> transformers."""
 UNUSED = ("decoder.", "lm_head.", "shared.")
-"""Beginnings of names in files of the whole translation model, and the second name of the embedding."""
+"""Name prefixes in files of the whole translation model that the encoder does not use."""
 
 
 @dataclass(frozen=True)
 class Umt5Files:
-    """Where an encoder is, and how it computes; :meth:`load` reads its 11 GB.
+    """Paths, dtype and device of an encoder; :meth:`load` reads its 11 GB.
 
     ``weights``: a folder as transformers saves it, or a file with Wan's names (``models_t5_umt5-xxl-enc-bf16.pth``).
     ``tokenizer``: a folder with ``tokenizer.json``, or that file.
@@ -74,18 +74,18 @@ class Umt5Files:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that states depend on: every byte of weights and tokenizer, dtype and length; places do not enter."""
-        files = content_hash(self.weights), sha256_of(_tokenizer_file(self.tokenizer))
+        """Hash of everything that the states depend on: bytes of weights and tokenizer, dtype and length, but not the paths."""
+        files = weights_hash(self.weights), sha256_of(_tokenizer_file(self.tokenizer))
         return digest("umt5", VERSION, files, str(self.dtype), self.length)
 
     def load(self) -> Umt5Text:
-        """The encoder. Raises InputError for files that cannot be read or do not fit together."""
+        """Load the encoder. Raises InputError for unreadable files and for a tokenizer that does not match the weights."""
         network = load_encoder(self.weights, self.device, self.dtype)
         return Umt5Text(network, load_tokenizer(self.tokenizer, self.length), self.length, self.fingerprint)
 
 
 class Umt5Text:
-    """See :class:`avpref.models.text.TextEncoder`; states in the encoder's dtype on the CPU."""
+    """A :class:`avpref.models.text.TextEncoder` whose states are on the CPU in the dtype of the weights."""
 
     def __init__(self, network: UMT5Stack, tokenizer: Tokenizer, length: int, fingerprint: str) -> None:
         self._network, self._tokenizer, self._length, self._fingerprint = network, tokenizer, length, fingerprint
@@ -93,7 +93,7 @@ class Umt5Text:
 
     @property
     def fingerprint(self) -> str:
-        """Of the files; see :class:`Umt5Files`."""
+        """Fingerprint of the files; see :class:`Umt5Files`."""
         return self._fingerprint
 
     def encode(self, texts: Sequence[str]) -> TextBatch:
@@ -112,24 +112,24 @@ class EncoderFiles(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint that the loaded encoder has."""
+        """Fingerprint of the loaded encoder."""
         ...
 
     @property
     def length(self) -> int:
-        """States per text."""
+        """Number of states per text."""
         ...
 
     def load(self) -> TextEncoder:
-        """The encoder itself."""
+        """Load the encoder."""
         ...
 
 
 class CachedText:
-    """A text encoder whose states are kept: one safetensors file per text, named by the hash of (encoder, text).
+    """A text encoder with a disk cache: one safetensors file per text, named by the hash of (encoder, text).
 
-    The encoder is loaded when a text is missing, and stays until :meth:`release`. Files hold real states alone, in the
-    encoder's dtype, and are committed whole or not at all, so that several processes may share the folder.
+    The encoder is loaded for the first uncached text and kept until :meth:`release`. Files hold states without padding in the
+    encoder's dtype and are written atomically, so that several processes can share the folder.
     """
 
     def __init__(self, files: EncoderFiles, folder: Path) -> None:
@@ -138,23 +138,23 @@ class CachedText:
 
     @property
     def fingerprint(self) -> str:
-        """Of the encoder: keeping states changes none."""
+        """Fingerprint of the encoder; the cache does not change states."""
         return self._files.fingerprint
 
     def encode(self, texts: Sequence[str]) -> TextBatch:
-        """As the encoder does; raises StorageError where the folder cannot be written to, InputError for a damaged file."""
+        """States and masks as of the encoder. Raises StorageError if the folder is not writable, InputError for a damaged file."""
         return padded([self._states(text) for text in texts], self._files.length)
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those of ``texts``, each once, whose states are not kept yet."""
+        """The distinct ``texts`` that are not in the cache."""
         return [text for text in dict.fromkeys(texts) if not self.path_of(text).exists()]
 
     def release(self) -> None:
-        """Let go of the encoder."""
+        """Unload the encoder."""
         self._encoder = None
 
     def path_of(self, text: str) -> Path:
-        """Where the states of ``text`` are kept."""
+        """Cache file of ``text``."""
         name = digest("text states", self.fingerprint, text.encode("utf-8", "surrogatepass").hex(), size=32)
         return self._folder / name[:2] / f"{name}.safetensors"
 
@@ -169,7 +169,7 @@ class CachedText:
 
 
 def padded(rows: Sequence[Tensor], length: int) -> TextBatch:
-    """States [n, D] of each text → one batch: zeros, and mask 0, after them. ``rows`` must not be empty."""
+    """Batch of states padded with zeros (mask 0) to ``length``, from one tensor [n, D] per text; ``rows`` must not be empty."""
     states = torch.zeros(len(rows), length, rows[0].shape[-1], dtype=rows[0].dtype)
     mask = torch.zeros(len(rows), length)
     for index, row in enumerate(rows):
@@ -178,7 +178,7 @@ def padded(rows: Sequence[Tensor], length: int) -> TextBatch:
 
 
 def clean(text: str) -> str:
-    """``text`` as Wan 2.1 gives it to the tokenizer."""
+    """Clean ``text`` as Wan 2.1 does before tokenisation."""
     import ftfy
     import regex
 
@@ -187,13 +187,13 @@ def clean(text: str) -> str:
 
 
 def load_tokenizer(path: Path, length: int = LENGTH) -> Tokenizer:
-    """The tokenizer of ``tokenizer.json``, cut at ``length`` tokens with the end token. Raises InputError for another file."""
+    """The tokenizer of ``tokenizer.json``, truncating to ``length`` tokens including the end token. Raises InputError for another file."""
     from tokenizers import Tokenizer
 
     file = _tokenizer_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exception for unreadable and broken files alike
+    except Exception as error:  # the library raises plain Exception for unreadable and for broken files
         raise InputError(
             f"{file} cannot be read: {error}", "google/umt5-xxl's tokenizer.json", "check the path"
         ) from error
@@ -206,7 +206,7 @@ def load_tokenizer(path: Path, length: int = LENGTH) -> Tokenizer:
 
 
 def load_encoder(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> UMT5Stack:
-    """The encoder of ``path``, a folder of transformers or a file with Wan's names, in ``dtype`` (None: the files').
+    """The encoder at ``path``, a folder saved by transformers or a file with Wan's names, in ``dtype`` (None: that of the files).
 
     Raises InputError for unreadable files, other models, and any tensor that is missing, unexpected or misshapen.
     """
@@ -227,22 +227,22 @@ def load_encoder(path: Path, device: torch.device | str = "cpu", dtype: torch.dt
 
 
 def transformers_name(name: str) -> str:
-    """A tensor's name in transformers' UMT5EncoderModel for its name in Wan's file; one that is not Wan's stays."""
-    ends = {WAN_EMBEDDING: "shared.weight", "norm.weight": "encoder.final_layer_norm.weight"}
+    """Name in transformers' UMT5EncoderModel of a tensor of Wan's file; other names are returned unchanged."""
+    outside_blocks = {WAN_EMBEDDING: "shared.weight", "norm.weight": "encoder.final_layer_norm.weight"}
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", name)
     if match is None or match[2] not in WAN_NAMES:
-        return ends.get(name, name)
+        return outside_blocks.get(name, name)
     return f"encoder.block.{match[1]}.{WAN_NAMES[match[2]]}.weight"
 
 
 def _sizes(path: Path, tensors: Mapping[str, Tensor]) -> Mapping[str, object]:
-    """UMT5Config's values, read off the tensors; Wan's file has no configuration. Raises InputError where it is cut."""
-    first = "encoder.block.0.layer."
+    """Values of UMT5Config inferred from tensor shapes, because Wan's file has no configuration. Raises InputError for missing tensors."""
+    block = "encoder.block.0.layer."
     try:
         vocabulary, width = tensors["shared.weight"].shape
-        buckets, heads = tensors[f"{first}0.SelfAttention.relative_attention_bias.weight"].shape
+        buckets, heads = tensors[f"{block}0.SelfAttention.relative_attention_bias.weight"].shape
         inner, hidden = (
-            tensors[first + name].shape[0] for name in ("0.SelfAttention.q.weight", "1.DenseReluDense.wi_0.weight")
+            tensors[block + name].shape[0] for name in ("0.SelfAttention.q.weight", "1.DenseReluDense.wi_0.weight")
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} is no UMT5 encoder: {error}", "Wan's text encoder", "check the path") from error
@@ -267,7 +267,7 @@ def _tokenizer_file(path: Path) -> Path:
 
 def _require_vocabulary(size: int, tokenizer: Tokenizer) -> None:
     if tokenizer.get_vocab_size() > size:
-        found = f"a tokenizer of {tokenizer.get_vocab_size()} words for an encoder of {size}"
+        found = f"a tokenizer of {tokenizer.get_vocab_size()} tokens for an encoder of {size}"
         raise InputError(found, "the encoder's own tokenizer", "use google/umt5-xxl's tokenizer.json")
 
 

@@ -48,11 +48,11 @@ def _one_torch_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run of configs/tiny.yaml, made once per test session. Read it; a test that changes a run copies it."""
-    from avpref.config import loading as config
+    from avpref.config.loading import load_config
     from avpref.flows.retrain import run_loop
     from avpref.storage.run_folder import create
 
-    folder = create(tmp_path_factory.mktemp("tiny"), config.load(HERE.parent / "configs" / "tiny.yaml").settings)
+    folder = create(tmp_path_factory.mktemp("tiny"), load_config(HERE.parent / "configs" / "tiny.yaml").settings)
     run_loop(folder)
     return folder
 
@@ -72,7 +72,7 @@ def make_decided_run(
     import numpy as np
 
     from avpref import __version__
-    from avpref.config import loading as config
+    from avpref.config.loading import load_config
     from avpref.datasets import tables
     from avpref.datasets.evidence.decision import Inputs, MetricScale, scores_of, take
     from avpref.datasets.rows import EvaluationRow, Kind, Side
@@ -81,7 +81,7 @@ def make_decided_run(
     from avpref.registry import decisions
     from avpref.storage.run_folder import create
 
-    folder = create(runs, config.load(HERE.parent / "configs" / "tiny.yaml", [f"run.name={name}", *given], {}).settings)
+    folder = create(runs, load_config(HERE.parent / "configs" / "tiny.yaml", [f"run.name={name}", *given], {}).settings)
     places = {
         decisions.CHECKPOINT: "models/sft-a/network.safetensors",
         decisions.ADAPTER: "models/dpo-a/adapter/adapter_model.safetensors",
@@ -155,7 +155,7 @@ def make_decided_run(
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[int]:
     """One local Ray for all tests that need it; gives the number of its processors. Pools and loops join it."""
-    from avpref.config.schema import RayExecutor
+    from avpref.config.executor_settings import RayExecutor
     from avpref.execution.ray_session import join_ray, ray_session
 
     with ray_session():

@@ -1,4 +1,7 @@
-"""Adapters on disk, in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+"""Adapters of this trainer on disk, in PEFT's format: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+Adapters of other programs are read by :mod:`avpref.models.checkpoints.lora_files`.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,19 @@ TRAIN_AGAIN = "train the adapter again, or point at the right folder"
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What the weights mean: the update of a linear is alpha / rank * B A."""
+    """Rank and alpha: the update of a linear layer is alpha / rank * B A."""
 
     rank: int
     alpha: float
 
     @property
     def scale(self) -> float:
-        """Factor of B A."""
+        """alpha / rank."""
         return self.alpha / self.rank
 
 
 def save_adapter(model: PeftModel, adapter_name: str, folder: Path) -> None:
-    """Write one adapter of ``model`` into ``folder``; the configuration is written last and says that the weights are whole.
+    """Write one adapter of ``model`` into ``folder``. The configuration is written last: its presence marks complete weights.
 
     Equal adapters give equal bytes. Raises StorageError.
     """
@@ -48,23 +51,23 @@ def save_adapter(model: PeftModel, adapter_name: str, folder: Path) -> None:
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """Rank and alpha of a saved adapter. Raises InputError where it is absent, unreadable or of a kind that cannot be folded."""
+    """Rank and alpha of a saved adapter. Raises InputError if it is absent, unreadable or not a plain LoRA adapter."""
     path = folder / CONFIG_FILE
     try:
         values = json.loads(path.read_text())
         config = AdapterConfig(int(values["r"]), float(values["lora_alpha"]))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: {error}", "a LoRA adapter in PEFT's format", TRAIN_AGAIN) from error
-    special = [
+    unsupported = [
         key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save") if values.get(key)
     ]
-    if special:
-        raise InputError(f"{path} uses {', '.join(special)}", "a plain LoRA adapter", TRAIN_AGAIN)
+    if unsupported:
+        raise InputError(f"{path} uses {', '.join(unsupported)}", "a plain LoRA adapter", TRAIN_AGAIN)
     return config
 
 
 def read_adapter_weights(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Module name -> (A [r, in], B [out, r]). Raises InputError where the file is unreadable or half of a pair is missing."""
+    """Module name -> (A [r, in], B [out, r]). Raises InputError if the file is unreadable or one factor of a pair is missing."""
     path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
@@ -74,9 +77,11 @@ def read_adapter_weights(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     modules = sorted(name for name in names if not name.endswith(".weight"))
     expected = {f"{PREFIX}{module}.lora_{side}.weight" for module in modules for side in "AB"}
     if expected != tensors.keys() or not modules:
-        odd = sorted(expected ^ tensors.keys())
+        unpaired = sorted(expected ^ tensors.keys())
         raise InputError(
-            f"{path}: {len(odd)} keys without a partner, first {odd[:3]}", "A and B of every linear", TRAIN_AGAIN
+            f"{path}: {len(unpaired)} keys without a partner, first {unpaired[:3]}",
+            "A and B of every linear",
+            TRAIN_AGAIN,
         )
     return {m: (tensors[f"{PREFIX}{m}.lora_A.weight"], tensors[f"{PREFIX}{m}.lora_B.weight"]) for m in modules}
 
@@ -85,15 +90,15 @@ def read_adapter_weights(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def fold_adapter(network: nn.Module, folder: Path) -> None:
     """Add a saved adapter to the weights of ``network``, in place: W + alpha / rank * B A in float32, then W's dtype.
 
-    Raises InputError where the adapter names a linear that the network lacks, or of another shape; then nothing is changed.
+    Raises InputError if the adapter names a linear layer that the network lacks or has in another shape; nothing is changed then.
     """
     config, weights = read_adapter_config(folder), read_adapter_weights(folder)
     linears = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     for name, (down, up) in weights.items():
-        found = tuple(linears[name].weight.shape) if name in linears else None
-        if found != (up.shape[0], down.shape[1]):
+        shape = tuple(linears[name].weight.shape) if name in linears else None
+        if shape != (up.shape[0], down.shape[1]):
             raise InputError(
-                f"{folder}: {name} is {(up.shape[0], down.shape[1])}", f"{found} as in the network", TRAIN_AGAIN
+                f"{folder}: {name} is {(up.shape[0], down.shape[1])}", f"{shape} as in the network", TRAIN_AGAIN
             )
     for name, (down, up) in weights.items():
         weight = linears[name].weight
@@ -102,7 +107,7 @@ def fold_adapter(network: nn.Module, folder: Path) -> None:
 
 
 def load_adapter(network: nn.Module, folder: Path) -> PeftModel:
-    """``network`` with a saved adapter on it, frozen, for prediction. Raises InputError where it is unreadable."""
+    """``network`` with a saved adapter on it, frozen, for inference. Raises InputError if the adapter is unreadable."""
     read_adapter_config(folder)
     with torch.random.fork_rng(devices=[]):
         return PeftModel.from_pretrained(network, str(folder), is_trainable=False).eval()

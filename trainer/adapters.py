@@ -1,8 +1,8 @@
-"""LoRA adapters: the policy is the network with its adapter on, the reference is the same network without a second copy.
+"""LoRA adapters: policy and reference share one network, so that no second copy is needed.
 
-``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero and the reference is
-"adapter off". ``two_adapters`` (the released layout): the SFT adapter is the trainable "policy" and, copied, the frozen "reference".
-In both, policy and reference are bitwise equal before the first step. Adapters are read and written in PEFT's format.
+``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero, and the reference is
+the network with the adapter off. ``two_adapters`` (the released layout): the SFT adapter is the trainable "policy", and a copy of it
+the frozen "reference". In both, policy and reference are bitwise equal before the first step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
 
-from avpref.config.schema import AdapterSettings
+from avpref.config.training_settings import AdapterSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT
@@ -32,31 +32,31 @@ TARGETS = tuple(
     [f"{attention}.{projection}" for attention in ("self_attn", "cross_attn") for projection in "qkvo"]
     + [f"{network}.{layer}" for network in ("ffn", "audio_ffn") for layer in (0, 2)]
 )
-"""Adapted linears of one block, the released configuration: 12 with two feed-forward networks, 10 with one."""
+"""Adapted linear layers of one block in the released configuration: 12 with two feed-forward networks, 10 with one."""
 
 
 class AdapterMisuse(AssertionError):
-    """A backward pass while the policy's adapter was not the active, trainable one: it would silently train nothing."""
+    """A backward pass while the policy's adapter was inactive or frozen: without this error it would silently train nothing."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A network with its trainable adapter; ``reference_adapter`` names the frozen one, None means adapter off."""
+    """A network with a trainable adapter. ``reference_adapter`` names the frozen adapter of the reference; None: adapter off."""
 
     model: PeftModel
     reference_adapter: str | None
 
     def __post_init__(self) -> None:
-        self.model.register_forward_hook(self._watch)
+        self.model.register_forward_hook(self._check_before_backward)
 
     @cached_property
     def layers(self) -> tuple[LoraLayer, ...]:
-        """The adapted linears."""
+        """The adapted linear layers."""
         return tuple(module for module in self.model.modules() if isinstance(module, LoraLayer))
 
     @cached_property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """All parameters by name, frozen ones too."""
+        """All parameters by name, including frozen ones."""
         return dict(self.model.named_parameters())
 
     def trainable_names(self) -> frozenset[str]:
@@ -64,23 +64,21 @@ class Policy:
         return frozenset(name for name, parameter in self.parameters.items() if parameter.requires_grad)
 
     def require_active(self) -> None:
-        """Raises AdapterMisuse unless every adapted linear has the policy's adapter on and trainable."""
+        """Raises AdapterMisuse unless the policy's adapter is active and trainable in every adapted layer."""
         for layer in self.layers:
             if layer.disable_adapters or layer.active_adapters != [POLICY]:
                 raise AdapterMisuse("the reference is active: leave `with reference(policy)` before the backward pass")
             if not all(factor.requires_grad for factor in factors(layer, POLICY)):
-                raise AdapterMisuse(
-                    "the policy's adapter is frozen: something switched adapters and did not switch back"
-                )
+                raise AdapterMisuse("the policy's adapter is frozen: adapters were switched and not switched back")
 
-    def _watch(self, model: nn.Module, inputs: object, output: tuple[Tensor | None, ...]) -> None:
+    def _check_before_backward(self, model: nn.Module, inputs: object, output: tuple[Tensor | None, ...]) -> None:
         for tensor in output:
             if tensor is not None and tensor.requires_grad:
                 tensor.register_hook(lambda gradient: self.require_active())
 
 
 def factors(layer: LoraLayer, adapter: str) -> tuple[Tensor, Tensor]:
-    """A [r, inputs] and B [outputs, r] of one adapted linear."""
+    """A [r, inputs] and B [outputs, r] of one adapted linear layer."""
     down, up = cast(nn.Linear, layer.lora_A[adapter]), cast(nn.Linear, layer.lora_B[adapter])
     return down.weight, up.weight
 
@@ -91,10 +89,10 @@ def _tuner(model: PeftModel) -> LoraModel:
 
 @contextmanager
 def reference(policy: Policy) -> Iterator[PeftModel]:
-    """Borrow the reference: within the block the model predicts as the frozen SFT network, without gradients.
+    """Switch to the reference: inside the block the model predicts as the frozen SFT network, without gradients.
 
-    Raises AdapterMisuse where the policy is not active on entry, or where the trainable set differs on exit; a backward pass of
-    the policy's predictions that runs inside the block raises it too (see :class:`Policy`).
+    Raises AdapterMisuse if the policy is not active on entry or the set of trainable parameters differs on exit. A backward pass
+    of the policy's predictions inside the block raises it too (see :class:`Policy`).
     """
     policy.require_active()
     before = policy.trainable_names()
@@ -123,17 +121,17 @@ def make_policy(
     sft_adapter: Path | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Policy:
-    """Adapt ``network`` in place as ``settings`` say; ``sft_adapter`` is the folder of the SFT stage's adapter, if it made one.
+    """Adapt ``network`` in place according to ``settings``; ``sft_adapter`` is the folder of the adapter that SFT trained, if any.
 
-    ``dtype`` is what the frozen weights are stored in once an adapter was folded into them; adapters stay float32.
-    Raises ConfigError for dropout, for ``two_adapters`` without an SFT adapter and for a rank that is not the SFT adapter's; InputError
-    for an unreadable adapter. Invariant: policy and reference give bitwise equal predictions until the first step.
+    ``dtype`` is the dtype of the frozen weights after folding; adapters stay float32.
+    Raises ConfigError for dropout, for ``two_adapters`` without an SFT adapter and for a rank or alpha other than the SFT adapter's;
+    InputError for an unreadable adapter. Invariant: policy and reference give bitwise equal predictions until the first step.
     """
     _refuse_dropout(settings)
     if settings.layout == "two_adapters":
         if sft_adapter is None:
             found = "adapter.layout two_adapters without an SFT adapter"
-            raise ConfigError(found, "an SFT stage with LoRA", "set adapter.layout: merged")
+            raise ConfigError(found, "an adapter trained by SFT", "set adapter.layout: merged")
         return _two_adapters(network.to(dtype), settings, sft_adapter)
     if sft_adapter is not None:
         fold_adapter(network, sft_adapter)
@@ -143,8 +141,8 @@ def make_policy(
 def _refuse_dropout(settings: AdapterSettings) -> None:
     if settings.dropout > 0:
         found = f"adapter.dropout {settings.dropout}"
-        why = "0: dropout makes policy and reference differ before the first step, and its draws depend on batches and ranks"
-        raise ConfigError(found, why, "set adapter.dropout: 0")
+        expected = "0: dropout makes policy and reference differ before the first step and depends on batches and ranks"
+        raise ConfigError(found, expected, "set adapter.dropout: 0")
 
 
 def _two_adapters(network: JavisDiT, settings: AdapterSettings, folder: Path) -> Policy:
@@ -153,7 +151,7 @@ def _two_adapters(network: JavisDiT, settings: AdapterSettings, folder: Path) ->
         found = f"adapter.rank {settings.rank}, alpha {settings.alpha}"
         fix = f"set adapter.rank: {config.rank} and adapter.alpha: {config.alpha}"
         raise ConfigError(found, f"those of the SFT adapter: {config.rank}, {config.alpha}", fix)
-    with _untouched_randomness():
+    with _preserved_global_rng():
         model = PeftModel.from_pretrained(network, str(folder), adapter_name=POLICY, is_trainable=True)
         model.load_adapter(str(folder), adapter_name=REFERENCE, is_trainable=False)
     _tuner(model).set_adapter(POLICY)
@@ -162,20 +160,20 @@ def _two_adapters(network: JavisDiT, settings: AdapterSettings, folder: Path) ->
 
 
 def add_adapter(network: JavisDiT, settings: AdapterSettings, seed: int) -> PeftModel:
-    """A fresh trainable adapter: B zero, A uniform in +-1/sqrt(inputs), seeded by (seed, layer name); all else is frozen.
+    """Add a new trainable adapter: B zero, A uniform in +-1/sqrt(inputs), seeded by (seed, layer name); all else is frozen.
 
-    Raises ConfigError for dropout. The global random state is left as it was.
+    The global random state does not change. Raises ConfigError for dropout.
     """
     _refuse_dropout(settings)
     targets = target_names(network)
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=cast(int, settings.alpha),  # PEFT divides by it; fractions are fine
+        lora_alpha=cast(int, settings.alpha),  # PEFT only divides by it, so fractions work
         lora_dropout=0.0,
         bias="none",
         target_modules=list(targets),
     )
-    with _untouched_randomness():
+    with _preserved_global_rng():
         model = get_peft_model(network, config, adapter_name=POLICY)
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
@@ -190,18 +188,18 @@ def add_adapter(network: JavisDiT, settings: AdapterSettings, seed: int) -> Peft
 
 
 def target_names(network: JavisDiT) -> tuple[str, ...]:
-    """Those of :data:`TARGETS` that the blocks of ``network`` have."""
+    """The names of :data:`TARGETS` that exist in the blocks of ``network``."""
     linears = {name for name, module in network.blocks[0].named_modules() if isinstance(module, nn.Linear | LoraLayer)}
     return tuple(target for target in TARGETS if target in linears)
 
 
 def _check_count(model: PeftModel, targets: tuple[str, ...]) -> None:
-    found = sum(isinstance(module, LoraLayer) for module in model.modules())
+    count = sum(isinstance(module, LoraLayer) for module in model.modules())
     expected = len(cast(JavisDiT, _tuner(model).model).blocks) * len(targets)
-    assert found == expected, f"{found} adapted linears, expected {expected}: {targets} in every block"
+    assert count == expected, f"{count} adapted linear layers, expected {expected}: {targets} in every block"
 
 
 @contextmanager
-def _untouched_randomness() -> Iterator[None]:
+def _preserved_global_rng() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         yield

@@ -1,6 +1,6 @@
 """Training data on disk: latents and texts in one safetensors file, written by the flows and read by every launcher.
 
-Tensors are mapped from the file and not read until rows are taken. Sample ids are JSON in the file's metadata.
+Tensors are memory-mapped, so rows are read when they are used. Sample ids are JSON in the file's metadata.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ REMAKE = "write it again with save_clip_set or save_pair_set (avpref retrain)"
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips to learn from: N samples over P texts.
+    """Training clips: N samples over P texts.
 
     video [N, C, T, h, w] and audio [N, C, L, M] latents (None: absent), text [P, L, D], text_mask [P, L] (true = token),
     text_index [N] (row of text of each sample), negative_text [1, L, D] and negative_mask [1, L] for caption dropout.
-    Raises InputError where shapes do not fit each other.
+    Raises InputError for shapes that do not match.
     """
 
     ids: tuple[str, ...]
@@ -50,8 +50,8 @@ class ClipSet:
 class PairSet:
     """Preference pairs: N chosen and N rejected clips of equal shape over P texts; texts as in :class:`ClipSet`.
 
-    desync_audio [N, K, C, L, M] (optional) holds K delayed versions of each chosen clip's audio: rule-made rejected clips.
-    Raises InputError where shapes do not fit each other.
+    desync_audio [N, K, C, L, M] (optional) holds K shifted versions of each chosen clip's audio, for rule-made rejected clips.
+    Raises InputError for shapes that do not match.
     """
 
     ids: tuple[str, ...]
@@ -70,12 +70,11 @@ class PairSet:
         video = {"chosen_video": (self.chosen_video, 5), "rejected_video": (self.rejected_video, 5)}
         audio = {"chosen_audio": (self.chosen_audio, 4), "rejected_audio": (self.rejected_audio, 4)}
         _check_rows("pair set", self.ids, video | audio)
-        for one, other in ((self.chosen_video, self.rejected_video), (self.chosen_audio, self.rejected_audio)):
-            found = [None if tensor is None else tuple(tensor.shape) for tensor in (one, other)]
-            if found[0] != found[1]:
-                raise InputError(
-                    f"chosen clips have shape {found[0]}, rejected ones {found[1]}", "equal shapes", REMAKE
-                )
+        for chosen, rejected in ((self.chosen_video, self.rejected_video), (self.chosen_audio, self.rejected_audio)):
+            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (chosen, rejected)]
+            if shapes[0] != shapes[1]:
+                found = f"chosen clips have shape {shapes[0]}, rejected clips {shapes[1]}"
+                raise InputError(found, "equal shapes", REMAKE)
         if self.desync_audio is not None:
             self._check_desync(self.desync_audio)
         _check_texts(self, len(self.ids))
@@ -118,22 +117,22 @@ def _check_texts(data: ClipSet | PairSet, num_rows: int) -> None:
 
 
 def save_clip_set(path: Path, clips: ClipSet) -> None:
-    """Write ``clips`` to ``path``, whole or not at all. Raises InputError for latents that are not finite, StorageError."""
+    """Write ``clips`` to ``path`` atomically. Raises InputError for latents that are not finite, StorageError."""
     _save(path, clips)
 
 
 def save_pair_set(path: Path, pairs: PairSet) -> None:
-    """Write ``pairs`` to ``path``, whole or not at all. Raises InputError for latents that are not finite, StorageError."""
+    """Write ``pairs`` to ``path`` atomically. Raises InputError for latents that are not finite, StorageError."""
     _save(path, pairs)
 
 
 def load_clip_set(path: Path) -> ClipSet:
-    """Read a file of :func:`save_clip_set`. Raises InputError where it is absent, unreadable or not such a file."""
+    """Read a file of :func:`save_clip_set`. Raises InputError if it is absent, unreadable or of another kind."""
     return _load(path, ClipSet)
 
 
 def load_pair_set(path: Path) -> PairSet:
-    """Read a file of :func:`save_pair_set`. Raises InputError where it is absent, unreadable or not such a file."""
+    """Read a file of :func:`save_pair_set`. Raises InputError if it is absent, unreadable or of another kind."""
     return _load(path, PairSet)
 
 
@@ -150,7 +149,7 @@ def _save(path: Path, data: ClipSet | PairSet) -> None:
                 "finite latents and texts",
                 "drop those clips and encode again",
             )
-    # One metadata key: safetensors writes several in no fixed order, and equal data shall give equal bytes.
+    # One metadata key: safetensors writes several in no fixed order, and equal data must give equal bytes.
     metadata = {METADATA_KEY: json.dumps({"kind": type(data).__name__, "schema": SCHEMA, "ids": data.ids})}
     replace(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 

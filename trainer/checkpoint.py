@@ -1,7 +1,7 @@
-"""Checkpoints that exist whole or not at all: safetensors for tensors, JSON for the rest, no pickles.
+"""Atomic training checkpoints: safetensors for tensors, JSON for the rest, no pickles.
 
-A checkpoint holds what is trained (not the frozen weights), the optimiser's state, the moving average and the step. There is no
-random state to save: draws are counter-based. A folder becomes visible by one rename after everything in it was synced.
+A checkpoint holds the trained parameters (not the frozen weights), the optimiser state, the moving average and the step. There is no
+random state to save, because noise is counter-based. A folder becomes visible by one rename after all its files were synced.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PARTIAL = ".partial-"
 COMPLETE = re.compile(r"step_(\d{8})")
 
 Fingerprint = Mapping[str, str]
-"""Everything that the numbers of a run depend on, key by key; a run resumes under an equal one only."""
+"""Everything that the results of a training depend on, by key; it resumes only under an equal fingerprint."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a step changes: the trained parameters by name, their AdamW, and the moving average of them (empty: none)."""
+    """The state that a step changes: trained parameters by name, their AdamW, and their moving average (empty: none)."""
 
     parameters: Mapping[str, nn.Parameter]
     optimiser: torch.optim.AdamW
@@ -53,13 +53,13 @@ class TrainingState:
 
     @torch.no_grad()
     def restore(self, flat: Mapping[str, Tensor]) -> None:
-        """Take over ``flat`` as :meth:`tensors` gave it. Raises InputError where parameters are missing or left over."""
+        """Restore the state from ``flat``, a result of :meth:`tensors`. Raises InputError for missing or unknown parameters."""
         expected = {f"parameter/{name}" for name in self.parameters} | {f"average/{name}" for name in self.average}
-        found = {name for name in flat if not name.startswith("optimiser/")}
-        if expected != found:
-            odd = sorted(expected ^ found)
+        saved = {name for name in flat if not name.startswith("optimiser/")}
+        if expected != saved:
+            unmatched = sorted(expected ^ saved)
             raise InputError(
-                f"{len(odd)} tensors that do not fit, first {odd[:3]}",
+                f"{len(unmatched)} tensors that do not match, first {unmatched[:3]}",
                 "the trained set of this run",
                 "use a new folder",
             )
@@ -72,13 +72,13 @@ class TrainingState:
             if key.startswith("optimiser/"):
                 _, slot, name = key.split("/", 2)
                 parameter = self.parameters[name]
-                place = "cpu" if slot == "step" and not self.optimiser.defaults["fused"] else parameter.device
-                self.optimiser.state[parameter][slot] = value.to(place)
+                device = "cpu" if slot == "step" and not self.optimiser.defaults["fused"] else parameter.device
+                self.optimiser.state[parameter][slot] = value.to(device)
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """The checkpoints of one run, newest last, ``keep`` of them."""
+    """The newest ``keep`` checkpoints of one training, oldest first."""
 
     folder: Path
     fingerprint: Fingerprint
@@ -92,10 +92,10 @@ class CheckpointFolder:
         return sorted(int(match[1]) for match in matches if match)
 
     def save(self, step: int, state: TrainingState) -> Path:
-        """Write the checkpoint of ``step`` and delete those beyond ``keep``. Raises StorageError; older ones then still stand."""
+        """Write the checkpoint of ``step`` and delete the oldest beyond ``keep``. Raises StorageError; older checkpoints remain then."""
         with storage_errors(self.folder):
-            for left in self.folder.glob(f"{PARTIAL}*"):
-                shutil.rmtree(left)
+            for stale in self.folder.glob(f"{PARTIAL}*"):
+                shutil.rmtree(stale)
             partial = self.folder / f"{PARTIAL}step_{step:08d}"
             partial.mkdir(parents=True)
             reached(Moment.CHECKPOINT_BEGUN)
@@ -116,46 +116,47 @@ class CheckpointFolder:
         return final
 
     def _remove(self, step: int) -> None:
-        """Delete a checkpoint; it loses its name first, so that one half deleted is never taken for a whole one."""
-        doomed = self.folder / f"{PARTIAL}old_{step:08d}"
-        os.rename(self._path(step), doomed)
-        shutil.rmtree(doomed)
+        """Delete a checkpoint. It is renamed first, so that a partly deleted one is never mistaken for a complete one."""
+        renamed = self.folder / f"{PARTIAL}old_{step:08d}"
+        os.rename(self._path(step), renamed)
+        shutil.rmtree(renamed)
 
     def resume(self, state: TrainingState) -> int:
-        """Load the newest checkpoint into ``state`` and return its step; 0, and nothing changed, where there is none.
+        """Load the newest checkpoint into ``state`` and return its step; without one, return 0 and change nothing.
 
-        Raises ConfigError for a checkpoint of another fingerprint, naming what changed; InputError for an unreadable one.
+        Raises ConfigError for a checkpoint of another fingerprint, naming the differences; InputError for an unreadable one;
+        SchemaVersionError for one of another schema version.
         """
         steps = self.steps()
         if not steps:
             return 0
         path = self._path(steps[-1])
-        fix = f"delete the folder {path} to go on from the checkpoint before it"
+        fix = f"delete the folder {path} to resume from the checkpoint before it"
         try:
             record = json.loads((path / STATE_FILE).read_text())
             flat = load((path / TENSORS_FILE).read_bytes())
             step, schema, fingerprint = record["step"], record["schema_version"], record["fingerprint"]
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise InputError(f"{path}: {error}", "a whole checkpoint", fix) from error
+            raise InputError(f"{path}: {error}", "a complete checkpoint", fix) from error
         if schema != SCHEMA_VERSION:
             raise SchemaVersionError(
                 f"{path} has schema version {schema}", f"schema version {SCHEMA_VERSION}", "use a new folder"
             )
-        self._compare(fingerprint)
+        self._require_equal(fingerprint)
         state.restore(flat)
         return step
 
-    def _compare(self, found: Fingerprint) -> None:
+    def _require_equal(self, saved: Fingerprint) -> None:
         changed = sorted(
-            key for key in found.keys() | self.fingerprint.keys() if found.get(key) != self.fingerprint.get(key)
+            key for key in saved.keys() | self.fingerprint.keys() if saved.get(key) != self.fingerprint.get(key)
         )
         if changed:
             lines = [
-                f"{key}: {found.get(key)} in the checkpoint, {self.fingerprint.get(key)} now" for key in changed[:5]
+                f"{key}: {saved.get(key)} in the checkpoint, {self.fingerprint.get(key)} now" for key in changed[:5]
             ]
             fix = f"restore these values, or train into a new folder, or delete {self.folder.parent}"
             raise ConfigError(
-                f"{self.folder}: " + "; ".join(lines), "the settings and files that the run began with", fix
+                f"{self.folder}: " + "; ".join(lines), "the settings and files that the training began with", fix
             )
 
     def _path(self, step: int) -> Path:

@@ -1,4 +1,4 @@
-"""A training job: one JSON file that says everything, so that every launcher runs the same."""
+"""A training job: one JSON file with all inputs and settings, so that every launcher runs the same training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 
-from avpref.config.schema import AdapterSettings, ClipSettings, DpoSettings, NetworkSettings, SftSettings
+from avpref.config.data_settings import ClipSettings
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
 from avpref.storage.local_files import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
@@ -22,19 +24,19 @@ EXECUTION_KEYS = (
     *("steps", "checkpoint_every", "keep_checkpoints", "log_every"),
     *("num_threads", "num_processes", "launcher", "activation_checkpointing", "compile_blocks"),
 )
-NOT_MATHEMATICS = frozenset(f"settings.loop.{key}" for key in EXECUTION_KEYS)
-"""Keys that may change between interruption and resume: how long, where and how fast, not what."""
+NOT_IN_FINGERPRINT = frozenset(f"settings.loop.{key}" for key in EXECUTION_KEYS)
+"""Settings that may change between interruption and resume: length, placement and speed; they do not affect results."""
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What to train on what, and where to write. The class of ``settings`` is the objective.
+    """Settings, inputs and output folder of one training. The class of ``settings`` selects the objective.
 
-    SFT reads a clip set from ``data`` (and from ``audio_data`` for stage 1, if that differs), starts from ``weights`` or from
-    values drawn from ``seed``, trains everything or, with ``adapter``, a fresh adapter, and writes ``network.safetensors`` or ``adapter/``.
+    SFT reads a clip set from ``data`` (stage 1: from ``audio_data`` if set), starts from ``weights`` or from random values
+    seeded by ``seed``, trains all weights or, with ``adapter``, a new adapter, and writes ``network.safetensors`` or ``adapter/``.
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
     names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
-    ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is that of frozen weights.
+    ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen weights.
     """
 
     settings: SftSettings | DpoSettings
@@ -51,6 +53,18 @@ class TrainingJob:
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    @property
+    def sft(self) -> SftSettings:
+        """Settings of an SFT job."""
+        assert isinstance(self.settings, SftSettings), "an AV-DPO job has no SFT settings"
+        return self.settings
+
+    @property
+    def dpo(self) -> DpoSettings:
+        """Settings of an AV-DPO job."""
+        assert isinstance(self.settings, DpoSettings), "an SFT job has no AV-DPO settings"
+        return self.settings
+
     def inputs(self) -> Iterator[tuple[str, Path]]:
         """Names and paths of the files that the job reads."""
         folder = self.sft_adapter
@@ -64,7 +78,7 @@ class TrainingJob:
         return ((name, path) for name, path in named.items() if path is not None)
 
     def check(self) -> None:
-        """Raises InputError for an input that is absent, ConfigError for fields that do not go together."""
+        """Raises InputError for an absent input, ConfigError for fields that contradict each other."""
         for name, path in self.inputs():
             if not path.exists():
                 raise InputError(
@@ -92,12 +106,12 @@ class TrainingJob:
             )
 
     def fingerprint(self) -> dict[str, str]:
-        """Everything that the numbers depend on: settings key by key, seed, and hashes of the inputs."""
+        """Everything that the results depend on: settings by dotted key, seed, and hashes of the inputs."""
         dumped = JOB.dump_python(self, mode="json")
         kept = {name: dumped[name] for name in ("settings", "network", "clip", "adapter", "seed", "dtype")}
-        flat = {key: value for key, value in _flatten("", kept) if key not in NOT_MATHEMATICS}
+        flat = {key: value for key, value in _flatten("", kept) if key not in NOT_IN_FINGERPRINT}
         return flat | {
-            f"sha256.{name}": content_hash(path) for name, path in self.inputs() if name != "reference_scores"
+            f"sha256.{name}": tensors_hash(path) for name, path in self.inputs() if name != "reference_scores"
         }
 
 
@@ -112,25 +126,25 @@ def _flatten(prefix: str, tree: object) -> Iterator[tuple[str, str]]:
         yield prefix, repr(tree)
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 of a safetensors file's tensors and metadata in name order: files that differ in layout alone are equal."""
-    hashed = hashlib.sha256()
+def tensors_hash(path: Path) -> str:
+    """SHA-256 of the tensors and metadata of a safetensors file in name order, 64 hex characters; the byte layout does not matter."""
+    sha256 = hashlib.sha256()
     with safe_open(path, framework="pt") as stream:
-        hashed.update(json.dumps(sorted((stream.metadata() or {}).items())).encode())
+        sha256.update(json.dumps(sorted((stream.metadata() or {}).items())).encode())
         for name in sorted(stream.keys()):
             tensor = stream.get_tensor(name)
-            hashed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-            hashed.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return hashed.hexdigest()
+            sha256.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+            sha256.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return sha256.hexdigest()
 
 
 def save_job(path: Path, job: TrainingJob) -> None:
-    """Write a job as JSON, whole or not at all."""
+    """Write a job as JSON, atomically. Raises StorageError."""
     replace(path, JOB.dump_json(job, indent=1))
 
 
 def load_job(path: Path) -> TrainingJob:
-    """Read a job. Raises InputError for an absent file, ConfigError for one that is not a job."""
+    """Read a job. Raises InputError for an absent file, ConfigError for a file that is not a job."""
     try:
         return JOB.validate_json(path.read_bytes())
     except OSError as error:

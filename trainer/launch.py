@@ -1,4 +1,4 @@
-"""Launching a job: in this process, or as workers of Ray Train. torchrun starts :mod:`avpref.trainer.worker` instead."""
+"""Launch a training job in this process or as workers of Ray Train. torchrun starts :mod:`avpref.trainer.worker` instead."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from avpref.errors import AvprefError
 from avpref.trainer.job import JOB, TrainingJob
 from avpref.trainer.metrics import PerModality, TrainingSummary
-from avpref.trainer.parallel import Context, Report, choose_device, silent
+from avpref.trainer.parallel import Context, ProgressCallback, choose_device, ignore_progress
 from avpref.trainer.run_job import SUMMARY_FILE, run_job
 
 MAX_FAILURES = 1
 
 
-def launch(job: TrainingJob, report: Report = silent) -> TrainingSummary:
-    """Run or resume ``job`` with the launcher of its settings. ``report(step, metrics)`` is told in this process only.
+def launch(job: TrainingJob, on_progress: ProgressCallback = ignore_progress) -> TrainingSummary:
+    """Run or resume ``job`` with the launcher of its settings. ``on_progress(step, metrics)`` is called in this process only.
 
     Raises what :func:`avpref.trainer.run_job.run_job` raises; with Ray, AvprefError that quotes the worker's error.
     """
     job.check()
     if job.settings.loop.launcher == "ray":
         return _launch_ray(job)
-    return run_job(job, Context(device=choose_device(job.device, 0), report=report))
+    return run_job(job, Context(device=choose_device(job.device, 0), on_progress=on_progress))
 
 
 def _launch_ray(job: TrainingJob) -> TrainingSummary:
-    """``num_processes`` Ray Train workers; a failed group is started once more and goes on from the newest checkpoint."""
+    """Run ``num_processes`` Ray Train workers; a failed group is restarted once and resumes from the newest checkpoint."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -53,16 +53,16 @@ def _ray_worker(config: Mapping[str, str]) -> None:
     import ray.train
     import ray.train.torch
 
-    def report(step: int, row: Mapping[str, float]) -> None:
+    def report_to_ray(step: int, row: Mapping[str, float]) -> None:
         ray.train.report({"step": step, **row})
 
-    place = ray.train.get_context()
-    context = Context(place.get_world_rank(), place.get_world_size(), ray.train.torch.get_device(), report)
+    worker = ray.train.get_context()
+    context = Context(worker.get_world_rank(), worker.get_world_size(), ray.train.torch.get_device(), report_to_ray)
     run_job(JOB.validate_json(config["job"]), context)
 
 
 def read_summary(job: TrainingJob) -> TrainingSummary:
-    """The summary that a finished job wrote. Raises FileNotFoundError where it did not finish."""
+    """The summary that a finished job wrote. Raises FileNotFoundError if the job did not finish."""
     values = json.loads((job.output / SUMMARY_FILE).read_text())
     pairs = {name: PerModality(**values[name]) for name in ("displacement", "drift", "implicit_accuracy")}
     return TrainingSummary(**values | pairs)

@@ -1,7 +1,7 @@
-"""The one training loop, for flow matching and for preferences, in one process or many.
+"""The training loop of flow matching and AV-DPO, in one process or many.
 
-Each rank works on its part of the global batch and gradients are summed, so the number of processes changes nothing but
-rounding. Metrics stay on the device until they are due: a step waits for no transfer.
+Each rank processes its part of the global batch and gradients are summed, so the number of processes changes only rounding.
+Metrics stay on the device until they are logged, so that a step waits for no transfer.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from avpref.config.schema import LoopSettings, OptimiserSettings
+from avpref.config.training_settings import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
-from avpref.trainer.metrics import MetricLog, Row, TrainingSummary, add_displacement, summarise
-from avpref.trainer.noise import FlowBatch, Pick, picks_of_step, share
-from avpref.trainer.objectives import Objective, Outcome
+from avpref.trainer.metrics import MetricLog, MetricRow, TrainingSummary, add_displacement, summarise
+from avpref.trainer.noise import FlowBatch, SampleIndex, indices_of_step, shard_for_rank
+from avpref.trainer.objectives import LossAndMetrics, Objective
 from avpref.trainer.parallel import Context, torch_threads
 
 TIMESTEP_EDGES = tuple(edge / 8 for edge in range(1, 8))
 """Inner edges of the eight timestep buckets of the curves."""
 
 
-class Source(Protocol):
-    """Where batches come from; a batch depends on its picks alone."""
+class BatchSource(Protocol):
+    """Source of training batches. A batch depends only on its indices."""
 
     ids: tuple[str, ...]
 
-    def batch(self, picks: Sequence[Pick]) -> FlowBatch:
-        """Rows of ``picks``."""
+    def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
+        """The batch of the samples ``indices``, on the CPU."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to train: loop and optimiser settings, seed of the order, output folder, fingerprint of all inputs.
+class LoopPlan:
+    """Parameters of :func:`train`: loop and optimiser settings, seed of the sample order, output folder, input fingerprint.
 
     ``ema_decay`` 0 keeps no moving average; ``displacement_alarm`` is in units of the velocity error.
     """
@@ -62,19 +62,21 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-def make_state(module: nn.Module, plan: Plan) -> TrainingState:
+def make_state(module: nn.Module, plan: LoopPlan) -> TrainingState:
     """AdamW over the trainable parameters and, with ``ema_decay``, a copy of them.
 
-    Raises ConfigError where nothing is trainable, or something that is not float32: small steps would round to nothing.
+    Raises ConfigError if no parameter is trainable, or if one is not float32: small steps would be rounded away.
     """
     parameters = trainable_parameters(module)
     if not parameters:
         raise ConfigError(
-            "no parameter requires a gradient", "a trainable network or adapter", "check the adapter and the stage"
+            "no parameter requires a gradient",
+            "a trainable network or adapter",
+            "check the adapter settings of the job",
         )
-    coarse = [name for name, parameter in parameters.items() if parameter.dtype != torch.float32]
-    if coarse:
-        found = f"{len(coarse)} trained tensors in {parameters[coarse[0]].dtype}, first {coarse[0]}"
+    not_float32 = [name for name, parameter in parameters.items() if parameter.dtype != torch.float32]
+    if not_float32:
+        found = f"{len(not_float32)} trained tensors in {parameters[not_float32[0]].dtype}, first {not_float32[0]}"
         raise ConfigError(found, "float32", "convert the weights, or train an adapter")
     settings = plan.optimiser
     optimiser = torch.optim.AdamW(
@@ -89,19 +91,19 @@ def make_state(module: nn.Module, plan: Plan) -> TrainingState:
     return TrainingState(parameters, optimiser, average)
 
 
-class Trained(NamedTuple):
-    """The end of a run: its summary, and the moving average of the trained parameters by name (empty without one)."""
+class TrainingResult(NamedTuple):
+    """Result of :func:`train`: the summary, and the moving average of the trained parameters by name (empty without one)."""
 
     summary: TrainingSummary
     average: Mapping[str, Tensor]
 
 
-def train(objective: Objective, source: Source, plan: Plan, context: Context) -> Trained:
+def train(objective: Objective, source: BatchSource, plan: LoopPlan, context: Context) -> TrainingResult:
     """Train ``objective.module`` in place, from the newest checkpoint if there is one, and leave a checkpoint at the end.
 
     Invariants: a run resumed at any checkpoint ends bitwise equal (CPU, equal thread count) to one that was never interrupted;
-    the loss curves of one and of several processes agree to float32 rounding. Raises AvprefError where loss or gradient is not
-    finite; ConfigError for more ranks than samples in a batch, or a checkpoint of other settings.
+    the loss curves of one and of several processes agree to float32 rounding. Raises AvprefError for a loss or gradient that is
+    not finite; ConfigError for more ranks than samples in a batch, or a checkpoint of other settings.
     """
     if context.world > plan.loop.batch_size:
         found = f"{context.world} processes for a batch of {plan.loop.batch_size}"
@@ -112,45 +114,45 @@ def train(objective: Objective, source: Source, plan: Plan, context: Context) ->
         first = checkpoints.resume(run.state)
         with MetricLog(plan.output, first, is_writer=context.is_first) as log:
             _run_steps(run, checkpoints, log, first)
-        return Trained(summarise(log.rows), run.state.average)
+        return TrainingResult(summarise(log.rows), run.state.average)
 
 
 @dataclass(frozen=True)
 class _Run:
     objective: Objective
-    source: Source
-    plan: Plan
+    source: BatchSource
+    plan: LoopPlan
     context: Context
     state: TrainingState
 
-    def step(self, step: int) -> tuple[Outcome, Tensor]:
-        """One optimiser step; returns this rank's outcome and the norm of the summed gradient before clipping."""
+    def step(self, step: int) -> tuple[LossAndMetrics, Tensor]:
+        """Take one optimiser step; return this rank's result and the norm of the summed gradient before clipping."""
         plan, context, optimiser = self.plan, self.context, self.state.optimiser
-        picks = share(
-            picks_of_step(plan.seed, step, plan.loop.batch_size, len(self.source.ids)), context.rank, context.world
+        indices = shard_for_rank(
+            indices_of_step(plan.seed, step, plan.loop.batch_size, len(self.source.ids)), context.rank, context.world
         )
-        outcome = self.objective.outcome(self.source.batch(picks).to(context.device))
-        (outcome.loss / plan.loop.batch_size).backward()
+        result = self.objective.compute(self.source.batch(indices).to(context.device))
+        (result.loss / plan.loop.batch_size).backward()
         parameters = list(self.state.parameters.values())
-        context.add_up_gradients(parameters)
+        context.all_reduce_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, plan.optimiser.grad_clip)
         for group in optimiser.param_groups:
             group["lr"] = plan.lr(step)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         _advance_average(self.state, plan.ema_decay)
-        return outcome, norm
+        return result, norm
 
 
 def _run_steps(run: _Run, checkpoints: CheckpointFolder, log: MetricLog, first: int) -> None:
     loop = run.plan.loop
-    window = Window(run.plan, run.context)
+    metrics = MetricWindow(run.plan, run.context)
     for step in range(first, loop.steps):
-        window.add(*run.step(step))
+        metrics.add(*run.step(step))
         done = step + 1
         is_saving = done % loop.checkpoint_every == 0 or done == loop.steps
         if is_saving or done % loop.log_every == 0:
-            window.flush(log, done)
+            metrics.flush(log, done)
         if is_saving and run.context.is_first:
             checkpoints.save(done, run.state)
         if is_saving:
@@ -163,10 +165,10 @@ def _advance_average(state: TrainingState, decay: float) -> None:
         average.lerp_(state.parameters[name], 1 - decay)
 
 
-class Window:
-    """Metrics of the steps since the last flush, summed per timestep bucket, on the device."""
+class MetricWindow:
+    """Metrics of the steps since the last flush, summed per timestep bucket and kept on the device."""
 
-    def __init__(self, plan: Plan, context: Context) -> None:
+    def __init__(self, plan: LoopPlan, context: Context) -> None:
         self._plan, self._context = plan, context
         self._edges = torch.tensor(TIMESTEP_EDGES, device=context.device)
         self._names: list[str] = []
@@ -174,22 +176,25 @@ class Window:
         self._norms: list[Tensor] = []
         self._started = time.monotonic()
 
-    def add(self, outcome: Outcome, norm: Tensor) -> None:
-        """Count one step: sums over this rank's samples, [metrics + 1, buckets]; the last row counts samples."""
-        self._names = list(outcome.metrics)
-        values = torch.stack([*outcome.metrics.values(), torch.ones_like(outcome.t)]).double()
-        bucket = torch.bucketize(outcome.t, self._edges)
+    def add(self, result: LossAndMetrics, norm: Tensor) -> None:
+        """Add one step: sums over this rank's samples, [metrics + 1, buckets]; the last row counts samples."""
+        self._names = list(result.metrics)
+        values = torch.stack([*result.metrics.values(), torch.ones_like(result.t)]).double()
+        bucket = torch.bucketize(result.t, self._edges)
         empty = values.new_zeros(len(values), len(TIMESTEP_EDGES) + 1)
         self._sums.append(empty.index_add_(1, bucket, values))
         self._norms.append(norm)
 
     def flush(self, log: MetricLog, done: int) -> None:
-        """Write the rows of the steps up to ``done``, and report the last. Raises AvprefError where they are not finite."""
+        """Write the rows of the steps up to ``done`` and pass the last to the progress callback.
+
+        Raises AvprefError for values that are not finite, StorageError.
+        """
         assert self._sums, "a flush follows at least one step"
-        sums = self._context.add_up(torch.stack(self._sums))
+        sums = self._context.all_reduce_sum(torch.stack(self._sums))
         means = (sums.sum(2)[:, :-1] / self._plan.loop.batch_size).tolist()
         norms = torch.stack(self._norms).tolist()
-        rows: list[Row] = []
+        rows: list[MetricRow] = []
         for offset, (values, norm) in enumerate(zip(means, norms, strict=True)):
             step = done - len(means) + offset
             row = {"step": step + 1, "lr": self._plan.lr(step), "grad_norm": norm} | dict(
@@ -200,12 +205,12 @@ class Window:
         seconds = time.monotonic() - self._started
         rate = {"samples_per_s": len(rows) * self._plan.loop.batch_size / max(seconds, 1e-9)}
         log.write(rows, _bucket_means(self._names, sums.sum(0)) | rate)
-        self._context.report(done, rows[-1])
+        self._context.on_progress(done, rows[-1])
         self._sums, self._norms, self._started = [], [], time.monotonic()
 
 
 def _bucket_means(names: list[str], sums: Tensor) -> dict[str, float]:
-    """Curves ``NAME/t_0.000`` … from sums [metrics + 1, buckets]; buckets without samples are left out."""
+    """Curves ``NAME/t_0.000`` … from sums [metrics + 1, buckets]; buckets without samples are omitted."""
     *values, counts = sums.tolist()
     return {
         f"{name}/t_{bucket / len(counts):.3f}": row[bucket] / count
@@ -215,8 +220,8 @@ def _bucket_means(names: list[str], sums: Tensor) -> dict[str, float]:
     }
 
 
-def _require_finite(row: Row) -> None:
-    odd = [name for name, value in row.items() if not math.isfinite(value)]
-    if odd:
-        found = f"step {row['step']}: {', '.join(odd)} not finite; the last checkpoint is from before it"
+def _require_finite(row: MetricRow) -> None:
+    non_finite = [name for name, value in row.items() if not math.isfinite(value)]
+    if non_finite:
+        found = f"step {row['step']}: {', '.join(non_finite)} not finite; the last checkpoint is older than this step"
         raise AvprefError(found, "finite numbers", "lower optimiser.lr or the betas, then resume or start again")

@@ -1,4 +1,4 @@
-"""AV-DPO and flow-matching losses as pure functions of a few scalars per sample. No network, no randomness.
+"""AV-DPO and flow-matching losses as pure functions of a few scalars per sample, without networks or randomness.
 
 Symbols: for one modality, l_w and l_l are the policy's velocity errors on the chosen and the rejected clip, r_w and r_l the
 reference's on the same noisy inputs; D_policy = l_w - l_l, D_reference = r_w - r_l. Sources: JavisDiT++ eq. (5), eq. (A1) and the
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 
 Reduction = Literal["mean", "sum"]
 
@@ -30,8 +30,8 @@ class PairErrors(NamedTuple):
         return self.chosen - self.rejected
 
 
-class Comparison(NamedTuple):
-    """Policy and reference errors of one modality."""
+class ModalityErrors(NamedTuple):
+    """Errors of policy and reference on one modality."""
 
     policy: PairErrors
     reference: PairErrors
@@ -58,8 +58,8 @@ class PreferenceTerms(NamedTuple):
 def velocity_error(prediction: Tensor, target: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Squared error of each sample over all its elements: prediction, target [B, ...] -> float32 [B].
 
-    ``mean`` is the released form, ``sum`` the paper's squared norm. Invariants: 0 where equal; the sign convention of the
-    velocity does not matter.
+    ``mean`` is the released form, ``sum`` the paper's squared norm. Invariants: 0 for equal inputs; negating both inputs changes
+    nothing.
     """
     squared = (prediction.float() - target.float()).square().flatten(1)
     return squared.mean(1) if reduction == "mean" else squared.sum(1)
@@ -71,9 +71,9 @@ def split_pairs(errors: Tensor) -> PairErrors:
     return PairErrors(chosen, rejected)
 
 
-def preference_logit(comparison: Comparison, beta: float, half: bool = True) -> Tensor:
+def preference_logit(errors: ModalityErrors, beta: float, half: bool = True) -> Tensor:
     """z = beta * margin, times 1/2 with ``half`` (the released form), [B]."""
-    return (0.5 * beta if half else beta) * comparison.margin
+    return (0.5 * beta if half else beta) * errors.margin
 
 
 def preference_term(
@@ -100,7 +100,9 @@ def _variant(logit: Tensor, variant: Literal["sigmoid", "ipo", "hinge"]) -> Tens
             return (logit - 0.5).square()
 
 
-def preference_loss(video: Comparison | None, audio: Comparison | None, settings: PreferenceLoss) -> PreferenceTerms:
+def preference_loss(
+    video: ModalityErrors | None, audio: ModalityErrors | None, settings: PreferenceLossSettings
+) -> PreferenceTerms:
     """The AV-DPO loss of each pair from four scalars per modality.
 
     ``per_modality`` (released): sum over modalities of f(z_k); ``joint`` (paper, eq. 5): f(z_video + z_audio). Both add
@@ -108,10 +110,11 @@ def preference_loss(video: Comparison | None, audio: Comparison | None, settings
     f(0) per modality (log 2 each for the sigmoid) and the gradient with respect to a rejected error is minus the preference part
     of its chosen error's.
     """
-    present = [(c, b) for c, b in ((video, settings.beta_video), (audio, settings.beta_audio)) if c is not None]
+    weighted = ((video, settings.beta_video), (audio, settings.beta_audio))
+    present = [(errors, beta) for errors, beta in weighted if errors is not None]
     assert present, "a preference needs at least one modality"
-    logits = [preference_logit(comparison, beta, settings.half) for comparison, beta in present]
-    regulariser = settings.flow_weight * torch.stack([c.policy.chosen for c, _ in present]).sum(0)
+    logits = [preference_logit(errors, beta, settings.half) for errors, beta in present]
+    regulariser = settings.flow_weight * torch.stack([errors.policy.chosen for errors, _ in present]).sum(0)
     if settings.form == "joint":
         preference = preference_term(torch.stack(logits).sum(0), settings.variant, settings.label_smoothing)
         return PreferenceTerms(preference + regulariser, preference, regulariser, None, None)
@@ -122,14 +125,14 @@ def preference_loss(video: Comparison | None, audio: Comparison | None, settings
     return PreferenceTerms(preference + regulariser, preference, regulariser, video_term, audio_term)
 
 
-def implicit_accuracy(comparison: Comparison) -> Tensor:
-    """1.0 where D_policy < D_reference strictly, [B] (paper, eq. A1). Ties count as wrong; see :func:`ties`."""
-    return (comparison.policy.difference < comparison.reference.difference).float()
+def implicit_accuracy(errors: ModalityErrors) -> Tensor:
+    """1.0 where D_policy < D_reference strictly, else 0.0, [B] (paper, eq. A1). Ties count as wrong; see :func:`ties`."""
+    return (errors.policy.difference < errors.reference.difference).float()
 
 
-def ties(comparison: Comparison) -> Tensor:
-    """1.0 where D_policy equals D_reference exactly, [B]; all ones before the first step."""
-    return (comparison.policy.difference == comparison.reference.difference).float()
+def ties(errors: ModalityErrors) -> Tensor:
+    """1.0 where D_policy equals D_reference exactly, else 0.0, [B]; all ones before the first step."""
+    return (errors.policy.difference == errors.reference.difference).float()
 
 
 def flow_loss(video: Tensor | None, audio: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""What a run says about itself: one JSON line per step, TensorBoard curves, the displacement alarm and a summary.
+"""Training metrics: one JSON line per step, TensorBoard curves, the displacement alarm and a summary.
 
-Accuracy says little about a preference run; what matters is whether the chosen clips themselves got worse (displacement).
-Lines hold no times, so equal runs give equal files; after a resume the file is cut back to the checkpoint's step.
+Implicit accuracy says little about preference training; displacement shows whether the chosen clips themselves became less likely.
+Lines contain no times, so equal trainings give equal files. On resume the file is truncated to the checkpoint's step.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ METRICS_FILE = "metrics.jsonl"
 DISPLACEMENT_WINDOW = 50
 MODALITIES = ("video", "audio")
 
-Row = dict[str, float]
+MetricRow = dict[str, float]
 
 
 @dataclass(frozen=True)
 class PerModality:
-    """One number per modality; None for a modality that is absent or a metric that this run does not have."""
+    """One number per modality; None for an absent modality or a metric that this training lacks."""
 
     video: float | None
     audio: float | None
@@ -40,7 +40,7 @@ class TrainingSummary:
     """Means over the last quarter of the steps. Errors are mean squared velocity errors.
 
     displacement: policy minus reference error on chosen clips (above 0: chosen clips became less likely); drift: mean square of
-    policy minus reference velocity; implicit_accuracy: share with D_policy < D_reference strictly; alarms: steps under alarm.
+    policy minus reference velocity; implicit_accuracy: share of pairs with D_policy < D_reference; alarms: steps with an alarm.
     """
 
     steps: int
@@ -56,7 +56,7 @@ class TrainingSummary:
 
 
 def summarise(rows: Sequence[Mapping[str, float]]) -> TrainingSummary:
-    """Summary of a run's rows, at least one."""
+    """Summary of the rows of a training; ``rows`` must not be empty."""
     tail = rows[len(rows) - math.ceil(len(rows) / 4) :]
 
     def means(name: str) -> PerModality:
@@ -74,8 +74,8 @@ def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def add_displacement(row: Row, earlier: Sequence[Mapping[str, float]], alarm: float) -> Row:
-    """``row`` with the running mean of the chosen side's shift over the last 50 steps, and whether it is above ``alarm``."""
+def add_displacement(row: MetricRow, earlier: Sequence[Mapping[str, float]], alarm: float) -> MetricRow:
+    """``row`` with the running mean of ``chosen_shift`` over the last 50 steps, and whether it exceeds ``alarm``."""
     window = [*earlier[-(DISPLACEMENT_WINDOW - 1) :], row]
     running = {f"displacement_{m}": _mean(window, f"chosen_shift_{m}") for m in MODALITIES}
     present = {name: value for name, value in running.items() if value is not None}
@@ -83,13 +83,13 @@ def add_displacement(row: Row, earlier: Sequence[Mapping[str, float]], alarm: fl
 
 
 class MetricLog:
-    """The rows of a run, in memory on every rank and in ``metrics.jsonl`` and TensorBoard of the rank that writes."""
+    """The rows of a training: in memory on every rank, in ``metrics.jsonl`` and TensorBoard on the writing rank."""
 
     def __init__(self, folder: Path, resumed_step: int, *, is_writer: bool) -> None:
-        self.rows: list[Row] = _rows_until(folder / METRICS_FILE, resumed_step)
+        self.rows: list[MetricRow] = _rows_until(folder / METRICS_FILE, resumed_step)
         self._path = folder / METRICS_FILE
         self._stream: Any = None
-        self._board: Any = None
+        self._curves: Any = None
         self._is_writer = is_writer
 
     def __enter__(self) -> Self:
@@ -99,7 +99,7 @@ class MetricLog:
             replace(self._path, "".join(_line(row) for row in self.rows).encode())
             with storage_errors(self._path):
                 self._stream = open(self._path, "a", encoding="utf-8")
-                self._board = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=len(self.rows) + 1)
+                self._curves = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=len(self.rows) + 1)
         return self
 
     def __exit__(
@@ -107,16 +107,16 @@ class MetricLog:
     ) -> None:
         if not self._is_writer:
             return
-        for stream in (self._stream, self._board):
+        for stream in (self._stream, self._curves):
             try:
                 with storage_errors(self._path):
                     stream.close()
             except StorageError:
-                if value is None:  # else the block's own error is the one to tell
+                if value is None:  # an error of the block takes precedence
                     raise
 
-    def write(self, rows: Sequence[Row], curves: Mapping[str, float]) -> None:
-        """Add the rows of consecutive steps; ``curves`` are further numbers of the last one, for TensorBoard only.
+    def write(self, rows: Sequence[MetricRow], curves: Mapping[str, float]) -> None:
+        """Append the rows of consecutive steps; ``curves`` are further values of the last step, for TensorBoard only.
 
         Raises StorageError.
         """
@@ -134,15 +134,15 @@ class MetricLog:
             step = int(rows[-1]["step"])
             for name, value in (rows[-1] | dict(curves)).items():
                 if name != "step":
-                    self._board.add_scalar(name, value, step)
+                    self._curves.add_scalar(name, value, step)
 
 
-def _line(row: Row) -> str:
+def _line(row: MetricRow) -> str:
     return json.dumps(row) + "\n"
 
 
-def _rows_until(path: Path, step: int) -> list[Row]:
-    """Rows of steps 1..step. Raises InputError where some are missing; a torn last line is past them and ignored."""
+def _rows_until(path: Path, step: int) -> list[MetricRow]:
+    """Rows of steps 1..step. Raises InputError for missing rows; later lines, complete or not, are ignored."""
     if step == 0:
         return []
     lines = path.read_text(encoding="utf-8").splitlines()[:step] if path.exists() else []

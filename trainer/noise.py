@@ -1,7 +1,7 @@
-"""Counter-based randomness: what is drawn for a sample depends on (run seed, sample id, draw) and on nothing else.
+"""Counter-based training noise: all random values of a sample depend only on (run seed, sample id, epoch).
 
-The timestep, the noise, caption dropout and the rule-made rejected clip of draw k of a sample are therefore the same in every
-batch, order, rank and world size, and a resumed run needs no random state. Chosen and rejected clips of a pair share all of them.
+Timestep, noise, caption dropout and rule-made rejected audio of a sample are therefore the same in every batch, order, rank and
+world size, and a resumed run needs no random state. Chosen and rejected clips of a pair share all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from avpref.config.schema import ClipSettings, TimestepSettings
+from avpref.config.data_settings import ClipSettings
+from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.flow import (
@@ -29,16 +30,20 @@ from avpref.models.flow import (
 from avpref.trainer.batches import ClipSet, PairSet
 
 
-class Pick(NamedTuple):
-    """One sample of a batch: its row in the data file and how often it was drawn before (its epoch)."""
+class SampleIndex(NamedTuple):
+    """One sample of a batch: its row in the data file, and its epoch (how often the sample was used before)."""
 
     row: int
-    draw: int
+    epoch: int
 
 
 @dataclass(frozen=True)
-class DrawLaw:
-    """The distribution of draws: run seed, timesteps (logit-normal, then shift), and shares of the two rule-made changes."""
+class NoiseConfig:
+    """Distribution of training noise: seed, logit-normal timesteps with a shift, and the probabilities of two changes.
+
+    ``caption_dropout`` is the probability that the negative text replaces the caption, ``desync_share`` the one that the chosen clip
+    with shifted audio replaces the rejected clip.
+    """
 
     seed: int
     shift: float
@@ -48,8 +53,11 @@ class DrawLaw:
     desync_share: float = 0.0
 
 
-class Draw(NamedTuple):
-    """One draw: timestep in [0, 1], whether the caption is dropped, index of the rule-made rejected audio, and noise."""
+class SampleNoise(NamedTuple):
+    """Random values of one sample: timestep t [] in [0, 1], caption dropout, index of the shifted audio, noise x1.
+
+    ``desync`` is None for a sample that keeps its own rejected clip; ``noise`` has the shapes of the sample's latents.
+    """
 
     t: Tensor
     drops_caption: bool
@@ -60,7 +68,7 @@ class Draw(NamedTuple):
 class FlowBatch(NamedTuple):
     """Rows ready for the network: noisy latents x_t, velocity targets, t [B], text [B, L, D], text_mask [B, L].
 
-    A batch of n pairs has 2n rows: all chosen, then all rejected, with equal t, noise and text. ``picks`` names the n samples.
+    A batch of n pairs has 2n rows: all chosen, then all rejected, with equal t, noise and text. ``indices`` has n entries.
     """
 
     noisy: Latents
@@ -68,17 +76,19 @@ class FlowBatch(NamedTuple):
     t: Tensor
     text: Tensor
     text_mask: Tensor
-    picks: tuple[Pick, ...]
+    indices: tuple[SampleIndex, ...]
 
     def to(self, device: torch.device) -> FlowBatch:
         """The same batch on ``device``."""
         noisy = Latents(*(None if x is None else x.to(device) for x in self.noisy))
         target = Latents(*(None if x is None else x.to(device) for x in self.target))
-        return FlowBatch(noisy, target, self.t.to(device), self.text.to(device), self.text_mask.to(device), self.picks)
+        return FlowBatch(
+            noisy, target, self.t.to(device), self.text.to(device), self.text_mask.to(device), self.indices
+        )
 
 
 def resolve_shift(timesteps: TimestepSettings, clip: ClipSettings) -> float:
-    """The fixed shift of ``timesteps``, or the ratio of the clip's size and length. Raises ConfigError for clips under 17 frames."""
+    """The fixed shift of ``timesteps``, or the ratio from the clip's size and length. Raises ConfigError for clips of 2 to 16 frames."""
     if timesteps.shift is not None:
         return timesteps.shift
     try:
@@ -89,57 +99,63 @@ def resolve_shift(timesteps: TimestepSettings, clip: ClipSettings) -> float:
 
 @lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_samples: int) -> tuple[int, ...]:
-    """The order of an epoch: a permutation of 0..num_samples-1 that depends on the seed and the epoch."""
+    """The order of the samples in an epoch: a permutation of 0..num_samples-1 that depends only on seed and epoch."""
     generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
     return tuple(torch.randperm(num_samples, generator=generator).tolist())
 
 
-def picks_of_step(seed: int, step: int, batch_size: int, num_samples: int) -> list[Pick]:
-    """Samples of the global batch of ``step`` (0-based): the epochs' orders laid end to end and cut into batches.
+def indices_of_step(seed: int, step: int, batch_size: int, num_samples: int) -> list[SampleIndex]:
+    """Samples of the global batch of ``step`` (0-based): the epochs' orders, concatenated and cut into batches.
 
     Invariant: over any ``num_samples`` consecutive positions that start an epoch, each sample occurs once.
     """
     positions = range(step * batch_size, (step + 1) * batch_size)
     return [
-        Pick(epoch_order(seed, p // num_samples, num_samples)[p % num_samples], p // num_samples) for p in positions
+        SampleIndex(epoch_order(seed, p // num_samples, num_samples)[p % num_samples], p // num_samples)
+        for p in positions
     ]
 
 
-def share(picks: Sequence[Pick], rank: int, world: int) -> list[Pick]:
-    """The contiguous part of a global batch that ``rank`` of ``world`` works on; parts differ by one row at most."""
-    return list(picks[rank * len(picks) // world : (rank + 1) * len(picks) // world])
+def shard_for_rank(indices: Sequence[SampleIndex], rank: int, world: int) -> list[SampleIndex]:
+    """The contiguous part of a global batch for ``rank`` of ``world``; the sizes of the parts differ by one at most."""
+    return list(indices[rank * len(indices) // world : (rank + 1) * len(indices) // world])
 
 
-def draw_sample(law: DrawLaw, sample_id: str, draw: int, shapes: LatentShapes, num_delays: int = 0) -> Draw:
-    """Draw number ``draw`` of a sample with latents of ``shapes``; ``num_delays`` rule-made rejected audios to choose from."""
-    generator = torch.Generator().manual_seed(derive_seed("draw", law.seed, sample_id, draw))
-    t = shift_timesteps(logit_normal((), generator, law.loc, law.spread), law.shift)
-    caption, is_desync, which = torch.rand(3, generator=generator).tolist()
-    desync = int(which * num_delays) if num_delays and is_desync < law.desync_share else None
+def draw_sample_noise(
+    config: NoiseConfig, sample_id: str, epoch: int, shapes: LatentShapes, num_delays: int = 0
+) -> SampleNoise:
+    """Random values of a sample in ``epoch``, for latents of ``shapes`` and ``num_delays`` versions of shifted audio.
+
+    Invariant: equal arguments give equal values; ``caption_dropout`` and ``desync_share`` do not change timestep and noise.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("draw", config.seed, sample_id, epoch))
+    t = shift_timesteps(logit_normal((), generator, config.loc, config.spread), config.shift)
+    caption, desync, delay = torch.rand(3, generator=generator).tolist()
+    delay_index = int(delay * num_delays) if num_delays and desync < config.desync_share else None
     noise = (None if shape is None else torch.randn(shape, generator=generator) for shape in shapes)
-    return Draw(t, caption < law.caption_dropout, desync, Latents(*noise))
+    return SampleNoise(t, caption < config.caption_dropout, delay_index, Latents(*noise))
 
 
-def shapes_of(video: Tensor | None, audio: Tensor | None) -> LatentShapes:
+def latent_shapes_of(video: Tensor | None, audio: Tensor | None) -> LatentShapes:
     """Shapes of one sample's latents from video [N, C, T, h, w] and audio [N, C, L, M]."""
-    one_video = None if video is None else cast(tuple[int, int, int, int], tuple(video.shape[1:]))
-    one_audio = None if audio is None else cast(tuple[int, int, int], tuple(audio.shape[1:]))
-    return LatentShapes(one_video, one_audio)
+    video_shape = None if video is None else cast(tuple[int, int, int, int], tuple(video.shape[1:]))
+    audio_shape = None if audio is None else cast(tuple[int, int, int], tuple(audio.shape[1:]))
+    return LatentShapes(video_shape, audio_shape)
 
 
-def _texts(data: ClipSet | PairSet, rows: list[int], draws: list[Draw]) -> tuple[Tensor, Tensor]:
+def _texts(data: ClipSet | PairSet, rows: list[int], noises: list[SampleNoise]) -> tuple[Tensor, Tensor]:
     index = data.text_index[rows]
     text, mask = data.text[index].float(), data.text_mask[index]
-    for position, draw in enumerate(draws):
-        if draw.drops_caption:
+    for position, noise in enumerate(noises):
+        if noise.drops_caption:
             assert data.negative_text is not None and data.negative_mask is not None
             text[position], mask[position] = data.negative_text[0], data.negative_mask[0]
     return text, mask
 
 
-def _noise(draws: list[Draw]) -> Latents:
-    video = [draw.noise.video for draw in draws if draw.noise.video is not None]
-    audio = [draw.noise.audio for draw in draws if draw.noise.audio is not None]
+def _stack_noise(noises: list[SampleNoise]) -> Latents:
+    video = [sample.noise.video for sample in noises if sample.noise.video is not None]
+    audio = [sample.noise.audio for sample in noises if sample.noise.audio is not None]
     return Latents(torch.stack(video) if video else None, torch.stack(audio) if audio else None)
 
 
@@ -149,76 +165,79 @@ def _flow(x0: Tensor | None, x1: Tensor | None, t: Tensor) -> tuple[Tensor | Non
     return interpolate(x0, x1, t), velocity_target(x0, x1)
 
 
-def _check_law(law: DrawLaw, data: ClipSet | PairSet) -> None:
-    if law.caption_dropout and data.negative_text is None:
-        found = f"caption_dropout {law.caption_dropout} and no negative_text in the data file"
+def _require_negative_text(config: NoiseConfig, data: ClipSet | PairSet) -> None:
+    if config.caption_dropout and data.negative_text is None:
+        found = f"caption_dropout {config.caption_dropout} and no negative_text in the data file"
         raise ConfigError(found, "an encoded negative prompt", "set caption_dropout: 0, or write negative_text")
 
 
 class ClipSource:
-    """Batches of a :class:`ClipSet` under a law. Raises ConfigError where captions shall be dropped and no substitute is stored."""
+    """Batches of a :class:`ClipSet`. Raises ConfigError for caption dropout without a negative text in the data."""
 
-    def __init__(self, clips: ClipSet, law: DrawLaw) -> None:
-        _check_law(law, clips)
-        self.clips, self.law = clips, law
+    def __init__(self, clips: ClipSet, config: NoiseConfig) -> None:
+        _require_negative_text(config, clips)
+        self.clips, self.config = clips, config
         self.ids = clips.ids
-        self._shapes = shapes_of(clips.video, clips.audio)
+        self._shapes = latent_shapes_of(clips.video, clips.audio)
 
-    def batch(self, picks: Sequence[Pick]) -> FlowBatch:
-        """Noisy rows and targets of ``picks``; row i depends on picks[i] alone."""
-        rows = [pick.row for pick in picks]
-        draws = [draw_sample(self.law, self.ids[pick.row], pick.draw, self._shapes) for pick in picks]
-        noise, t = _noise(draws), torch.stack([draw.t for draw in draws])
+    def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
+        """Noisy rows and targets of ``indices``; row i depends on indices[i] alone."""
+        rows = [index.row for index in indices]
+        noises = [draw_sample_noise(self.config, self.ids[index.row], index.epoch, self._shapes) for index in indices]
+        noise, t = _stack_noise(noises), torch.stack([sample.t for sample in noises])
         x0 = [None if x is None else x[rows].float() for x in (self.clips.video, self.clips.audio)]
         flows = [_flow(data, x1, t) for data, x1 in zip(x0, noise, strict=True)]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
-        return FlowBatch(noisy, target, t, *_texts(self.clips, rows, draws), tuple(picks))
+        return FlowBatch(noisy, target, t, *_texts(self.clips, rows, noises), tuple(indices))
 
 
 class PairSource:
-    """Batches of a :class:`PairSet` under a law. Raises ConfigError as :class:`ClipSource`, and for absent delayed audio."""
+    """Batches of a :class:`PairSet`. Raises ConfigError as :class:`ClipSource`, and for ``desync_share`` without shifted audio."""
 
-    def __init__(self, pairs: PairSet, law: DrawLaw) -> None:
-        _check_law(law, pairs)
-        if law.desync_share and pairs.desync_audio is None:
-            found = f"desync_share {law.desync_share} and no desync_audio in the data file"
+    def __init__(self, pairs: PairSet, config: NoiseConfig) -> None:
+        _require_negative_text(config, pairs)
+        if config.desync_share and pairs.desync_audio is None:
+            found = f"desync_share {config.desync_share} and no desync_audio in the data file"
             raise ConfigError(
-                found, "delayed versions of the chosen audio", "set dpo.desync_share: 0, or write desync_audio"
+                found, "shifted versions of the chosen audio", "set dpo.desync_share: 0, or write desync_audio"
             )
-        self.pairs, self.law = pairs, law
+        self.pairs, self.config = pairs, config
         self.ids = pairs.ids
         self._num_delays = 0 if pairs.desync_audio is None else pairs.desync_audio.shape[1]
-        self._shapes = shapes_of(pairs.chosen_video, pairs.chosen_audio)
+        self._shapes = latent_shapes_of(pairs.chosen_video, pairs.chosen_audio)
 
-    def batch(self, picks: Sequence[Pick]) -> FlowBatch:
-        """Noisy rows and targets of ``picks``, chosen then rejected; rows i and n + i depend on picks[i] alone."""
-        rows = [pick.row for pick in picks]
-        draws = [draw_sample(self.law, self.ids[p.row], p.draw, self._shapes, self._num_delays) for p in picks]
-        noise, t = _noise(draws), torch.stack([draw.t for draw in draws]).repeat(2)
+    def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
+        """Noisy rows and targets of ``indices``, chosen then rejected; rows i and n + i depend on indices[i] alone."""
+        rows = [index.row for index in indices]
+        noises = [
+            draw_sample_noise(self.config, self.ids[index.row], index.epoch, self._shapes, self._num_delays)
+            for index in indices
+        ]
+        noise, t = _stack_noise(noises), torch.stack([sample.t for sample in noises]).repeat(2)
         flows = [
             _flow(data, None if x1 is None else x1.repeat(2, *[1] * (x1.ndim - 1)), t)
-            for data, x1 in zip(self._clips(rows, draws), noise, strict=True)
+            for data, x1 in zip(self._clips(rows, noises), noise, strict=True)
         ]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
-        text, mask = _texts(self.pairs, rows, draws)
-        return FlowBatch(noisy, target, t, text.repeat(2, 1, 1), mask.repeat(2, 1), tuple(picks))
+        text, mask = _texts(self.pairs, rows, noises)
+        return FlowBatch(noisy, target, t, text.repeat(2, 1, 1), mask.repeat(2, 1), tuple(indices))
 
-    def _clips(self, rows: list[int], draws: list[Draw]) -> Iterator[Tensor | None]:
-        """Data of both modalities, [2n, ...]; a rule-made rejected clip is the chosen one with delayed audio."""
+    def _clips(self, rows: list[int], noises: list[SampleNoise]) -> Iterator[Tensor | None]:
+        """Clean latents of both modalities, video then audio, [2n, ...]: all chosen, then all rejected."""
         pairs = self.pairs
         if pairs.chosen_video is None or pairs.rejected_video is None:
             yield None
         else:
             video = torch.cat([pairs.chosen_video[rows], pairs.rejected_video[rows]]).float()
-            for position, draw in enumerate(draws):
-                if draw.desync is not None:
+            for position, noise in enumerate(noises):
+                if noise.desync is not None:
                     video[len(rows) + position] = video[position]
             yield video
         if pairs.chosen_audio is None or pairs.rejected_audio is None:
             yield None
             return
         audio = torch.cat([pairs.chosen_audio[rows], pairs.rejected_audio[rows]]).float()
-        for position, draw in enumerate(draws):
-            if draw.desync is not None and pairs.desync_audio is not None:
-                audio[len(rows) + position] = pairs.desync_audio[rows[position], draw.desync]
+        for position, noise in enumerate(noises):
+            if noise.desync is not None and pairs.desync_audio is not None:
+                audio[len(rows) + position] = pairs.desync_audio[rows[position], noise.desync]
         yield audio

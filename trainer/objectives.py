@@ -1,4 +1,4 @@
-"""What one batch says: the loss to go down, and numbers per sample that come from the same predictions."""
+"""Training objectives: the loss of a batch, and metrics per sample from the same predictions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.models.flow import Latents
 from avpref.trainer.adapters import Policy, reference
 from avpref.trainer.losses import (
-    Comparison,
+    ModalityErrors,
     Reduction,
     flow_loss,
     implicit_accuracy,
@@ -23,7 +23,7 @@ from avpref.trainer.losses import (
 from avpref.trainer.noise import FlowBatch
 
 
-class Outcome(NamedTuple):
+class LossAndMetrics(NamedTuple):
     """Loss summed over the batch's samples, metrics [n] by name, and the samples' timesteps t [n]."""
 
     loss: Tensor
@@ -32,37 +32,37 @@ class Outcome(NamedTuple):
 
 
 class Objective(Protocol):
-    """A network with a loss. ``module`` holds the parameters that are trained: those that require a gradient."""
+    """A network with a loss. The trained parameters are those of ``module`` that require a gradient."""
 
     @property
     def module(self) -> nn.Module:
         """The network."""
 
-    def outcome(self, batch: FlowBatch) -> Outcome:
-        """Loss and metrics of a batch, with the loss's graph."""
+    def compute(self, batch: FlowBatch) -> LossAndMetrics:
+        """Loss (with its graph) and metrics of a batch."""
 
 
 class FlowObjective:
-    """Flow matching: regress the velocity, both modalities with weight 1.
+    """Flow matching: velocity regression, both modalities with weight 1.
 
-    ``num_video_latents`` is the number of video latent frames that an audio-only network aligns its positions with.
+    ``num_video_latents`` is the number of video latent frames to which an audio-only network aligns its positions.
     """
 
     def __init__(self, network: nn.Module, num_video_latents: int | None = None) -> None:
         self.module = network
-        self._extra = {} if num_video_latents is None else {"num_video_latents": num_video_latents}
+        self._keywords = {} if num_video_latents is None else {"num_video_latents": num_video_latents}
 
-    def outcome(self, batch: FlowBatch) -> Outcome:
+    def compute(self, batch: FlowBatch) -> LossAndMetrics:
         """Metrics: loss and flow_video, flow_audio, the mean squared velocity errors."""
-        velocity = self.module(batch.noisy, batch.t, batch.text, batch.text_mask, **self._extra)
+        velocity = self.module(batch.noisy, batch.t, batch.text, batch.text_mask, **self._keywords)
         video, audio = errors_of(velocity, batch.target, "mean")
         loss = flow_loss(video, audio)
         metrics = {"loss": loss, "flow_video": video, "flow_audio": audio}
-        return Outcome(loss.sum(), _present(metrics), batch.t)
+        return LossAndMetrics(loss.sum(), _present(metrics), batch.t)
 
 
 class ReferenceScores(NamedTuple):
-    """Errors [2n] of the reference on each modality, and its predictions where they were computed now."""
+    """Errors [2n] of the reference on each modality, and its predicted velocities (None if the errors come from a table)."""
 
     video: Tensor | None
     audio: Tensor | None
@@ -70,14 +70,16 @@ class ReferenceScores(NamedTuple):
 
 
 class Reference(Protocol):
-    """Where the reference's errors come from: a forward pass (:class:`LiveReference`) or a table of scores."""
+    """Source of the reference's errors: a forward pass (:class:`LiveReference`) or a table
+    (:class:`avpref.trainer.reference_cache.CachedReference`).
+    """
 
     def scores(self, batch: FlowBatch) -> ReferenceScores:
-        """Errors on the rows of a batch of pairs."""
+        """Errors on the 2n rows of a batch of pairs."""
 
 
 class LiveReference:
-    """The policy's own frozen reference, one forward pass without gradients per batch."""
+    """The frozen reference of the policy: one forward pass without gradients per batch."""
 
     def __init__(self, policy: Policy, reduction: Reduction) -> None:
         self._policy, self._reduction = policy, reduction
@@ -90,41 +92,41 @@ class LiveReference:
 
 
 class PreferenceObjective:
-    """AV-DPO on pairs: four errors per modality and pair, from one policy pass over 2n rows and the reference's scores."""
+    """AV-DPO on pairs: four errors per modality and pair, from one policy pass over 2n rows and the reference's errors."""
 
-    def __init__(self, policy: Policy, settings: PreferenceLoss, scores: Reference) -> None:
+    def __init__(self, policy: Policy, settings: PreferenceLossSettings, scores: Reference) -> None:
         self.module: nn.Module = policy.model
         self._settings, self._scores = settings, scores
 
-    def outcome(self, batch: FlowBatch) -> Outcome:
-        """Metrics per pair: loss, preference, and per modality those of :func:`comparison_metrics`, and drift if it is known."""
+    def compute(self, batch: FlowBatch) -> LossAndMetrics:
+        """Metrics per pair: loss, preference, those of :func:`modality_metrics`, and drift if the reference's velocities are known."""
         scores = self._scores.scores(batch)
         velocity = self.module(batch.noisy, batch.t, batch.text, batch.text_mask)
         video, audio = (
-            None if mine is None or theirs is None else Comparison(split_pairs(mine), split_pairs(theirs))
-            for mine, theirs in zip(
+            None if policy is None or frozen is None else ModalityErrors(split_pairs(policy), split_pairs(frozen))
+            for policy, frozen in zip(
                 errors_of(velocity, batch.target, self._settings.reduction), scores[:2], strict=True
             )
         )
         terms = preference_loss(video, audio, self._settings)
         metrics: dict[str, Tensor | None] = {"loss": terms.total, "preference": terms.preference}
         metrics |= {"preference_video": terms.preference_video, "preference_audio": terms.preference_audio}
-        for name, comparison in (("video", video), ("audio", audio)):
-            if comparison is not None:
-                metrics |= comparison_metrics(name, comparison)
+        for name, errors in (("video", video), ("audio", audio)):
+            if errors is not None:
+                metrics |= modality_metrics(name, errors)
         if scores.velocity is not None:
             drift = errors_of(velocity, scores.velocity, "mean")
             metrics |= {"drift_video": _pair_mean(drift[0]), "drift_audio": _pair_mean(drift[1])}
-        return Outcome(terms.total.sum(), _present(metrics), batch.t.chunk(2)[0])
+        return LossAndMetrics(terms.total.sum(), _present(metrics), batch.t.chunk(2)[0])
 
 
-def comparison_metrics(name: str, comparison: Comparison) -> dict[str, Tensor | None]:
-    """Per pair [n]: implicit accuracy, ties, margin, the chosen side's error, and both sides' errors relative to the reference."""
-    policy, frozen = comparison
+def modality_metrics(name: str, errors: ModalityErrors) -> dict[str, Tensor | None]:
+    """Metrics per pair [n]: implicit accuracy, ties, margin, chosen error, and both errors relative to the reference."""
+    policy, frozen = errors
     return {
-        f"implicit_accuracy_{name}": implicit_accuracy(comparison),
-        f"ties_{name}": ties(comparison),
-        f"margin_{name}": comparison.margin,
+        f"implicit_accuracy_{name}": implicit_accuracy(errors),
+        f"ties_{name}": ties(errors),
+        f"margin_{name}": errors.margin,
         f"flow_{name}": policy.chosen,
         f"chosen_shift_{name}": policy.chosen - frozen.chosen,
         f"rejected_shift_{name}": policy.rejected - frozen.rejected,
@@ -134,8 +136,8 @@ def comparison_metrics(name: str, comparison: Comparison) -> dict[str, Tensor | 
 def errors_of(prediction: Latents, target: Latents, reduction: Reduction) -> tuple[Tensor | None, Tensor | None]:
     """Velocity errors [rows] of video and audio; None for an absent modality."""
     video, audio = (
-        None if one is None or other is None else velocity_error(one, other, reduction)
-        for one, other in zip(prediction, target, strict=True)
+        None if predicted is None or wanted is None else velocity_error(predicted, wanted, reduction)
+        for predicted, wanted in zip(prediction, target, strict=True)
     )
     return video, audio
 

@@ -1,4 +1,4 @@
-"""Which part of the global batch this process works on, and how gradients are added up: the same for every launcher."""
+"""The rank, device and collectives of one training process, the same for every launcher."""
 
 from __future__ import annotations
 
@@ -14,55 +14,56 @@ from torch import Tensor, nn
 from avpref.errors import ConfigError
 
 CPU = torch.device("cpu")
-Report = Callable[[int, Mapping[str, float]], None]
+ProgressCallback = Callable[[int, Mapping[str, float]], None]
+"""Called as callback(step, metrics)."""
 
 
-def silent(step: int, row: Mapping[str, float]) -> None:
-    """Reports nothing."""
+def ignore_progress(step: int, row: Mapping[str, float]) -> None:
+    """A :data:`ProgressCallback` that does nothing."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """One process of a training run: its rank among ``world``, its device, and whom it tells about progress.
+    """One process of a training run: its rank among ``world`` processes, its device and its progress callback.
 
-    ``report(step, metrics)`` is called by every rank at the same steps. With ``world`` > 1 the default process group of
+    ``on_progress(step, metrics)`` is called by every rank at the same steps. With ``world`` > 1 the default process group of
     torch.distributed must exist. Sums over ranks are explicit, one collective for all gradients, because a step runs two
-    forward passes of one module under different adapters, which the hooks of DistributedDataParallel do not expect.
+    forward passes of one module under different adapters, which DistributedDataParallel does not support.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = CPU
-    report: Report = silent
+    on_progress: ProgressCallback = ignore_progress
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes files."""
         return self.rank == 0
 
-    def add_up(self, values: Tensor) -> Tensor:
-        """Sum of ``values`` over ranks, in place."""
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Sum ``values`` over ranks, in place, and return them."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
-    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its sum over ranks. Every rank must hold gradients of the same parameters."""
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over ranks. All ranks must hold gradients of the same parameters."""
         if self.world == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = self.add_up(torch.cat([gradient.flatten() for gradient in gradients]))
+        flat = self.all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def wait(self) -> None:
-        """Return once all ranks are here."""
+        """Block until all ranks have called this."""
         if self.world > 1:
             dist.barrier()
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
-    """``cpu``, or the process's own CUDA device. Raises ConfigError where there is none."""
+    """The CPU, or CUDA device ``local_rank``. Raises ConfigError if CUDA is not available."""
     if device == "cpu":
         return CPU
     if not torch.cuda.is_available():
@@ -71,26 +72,26 @@ def choose_device(device: str, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def environment_context(device: str, report: Report = silent) -> Iterator[Context]:
-    """The context that torchrun's variables describe (RANK, WORLD_SIZE, LOCAL_RANK); one process where they are absent.
+def environment_context(device: str, on_progress: ProgressCallback = ignore_progress) -> Iterator[Context]:
+    """The context described by torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK; a single process without them.
 
-    Opens the process group (gloo on CPU, nccl on CUDA) and closes it at the end.
+    Opens the process group (gloo on CPU, nccl on CUDA) and closes it at the end. Raises ConfigError as :func:`choose_device`.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    place = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    process_device = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world == 1:
-        yield Context(device=place, report=report)
+        yield Context(device=process_device, on_progress=on_progress)
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if process_device.type == "cuda" else "gloo")
     try:
-        yield Context(dist.get_rank(), world, place, report)
+        yield Context(dist.get_rank(), world, process_device, on_progress)
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Run the block with ``count`` torch threads and restore the number; the number decides how sums are split."""
+    """Run the block with ``count`` torch threads, then restore the previous number. It affects the rounding of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,7 +1,7 @@
-"""Reference scores kept: four floats per (pair, draw) instead of a forward pass per step.
+"""Cached reference scores: four floats per (pair, epoch) replace a forward pass of the reference per step.
 
-Draws are counter-based, so draw k of a pair has the same noise and timestep whenever it is met. Scores are computed in the same
-batches as training forms them, which makes them bitwise equal to live ones on a CPU with one process.
+Noise is counter-based, so a pair has the same noise and timestep in a given epoch of every run. Scores are computed in the
+batches of training, which makes them bitwise equal to live ones on a CPU with one process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from avpref.errors import InputError
 from avpref.storage.local_files import replace
-from avpref.trainer.noise import FlowBatch, PairSource, picks_of_step
+from avpref.trainer.noise import FlowBatch, PairSource, indices_of_step
 from avpref.trainer.objectives import Reference, ReferenceScores
 
 MODALITIES = ("video", "audio")
@@ -25,10 +25,10 @@ AGAIN = "compute them again with cache_reference"
 
 
 @dataclass(frozen=True)
-class ScoreTable:
-    """Errors [N pairs, K draws, 2 modalities (video, audio), 2 sides (chosen, rejected)], NaN where there is none, and their key.
+class ReferenceScoreTable:
+    """Errors [N pairs, K epochs, 2 modalities (video, audio), 2 sides (chosen, rejected)], NaN where absent, and their key.
 
-    ``key`` is a hash of all that the numbers depend on: weights, dtype, data, law of draws, reduction.
+    ``key`` is a hash of everything that the errors depend on: weights, dtype, data, noise configuration, reduction.
     """
 
     errors: Tensor
@@ -36,26 +36,26 @@ class ScoreTable:
 
 
 class CachedReference:
-    """Reads the reference's errors from a table; the reference's predictions, and so the drift, are not known."""
+    """Reads the errors of the reference from a table. Its predictions, and therefore the drift, are unknown."""
 
-    def __init__(self, table: ScoreTable, device: torch.device) -> None:
+    def __init__(self, table: ReferenceScoreTable, device: torch.device) -> None:
         self._errors = table.errors
         self._device = device
 
     def scores(self, batch: FlowBatch) -> ReferenceScores:
-        """Errors on the rows of ``batch``. Raises InputError where a draw is not in the table."""
-        rows, draws = ([pick.row for pick in batch.picks], [pick.draw for pick in batch.picks])
-        if max(draws) >= self._errors.shape[1]:
-            raise InputError(f"no reference scores of draw {max(draws)}", f"{max(draws) + 1} draws", AGAIN)
-        found = self._errors[rows, draws]
+        """Errors on the rows of ``batch``. Raises InputError for an epoch or pair that the table lacks."""
+        rows, epochs = [index.row for index in batch.indices], [index.epoch for index in batch.indices]
+        if max(epochs) >= self._errors.shape[1]:
+            raise InputError(f"no reference scores of epoch {max(epochs)}", f"{max(epochs) + 1} epochs", AGAIN)
+        batch_errors = self._errors[rows, epochs]
         present = (batch.target.video is not None, batch.target.audio is not None)
         values: list[Tensor | None] = []
-        for index, is_present in enumerate(present):
-            errors = found[:, index].T.flatten()
+        for modality, is_present in enumerate(present):
+            errors = batch_errors[:, modality].T.flatten()
             if is_present and errors.isnan().any():
                 raise InputError(
-                    f"no reference scores ({MODALITIES[index]}) of some pairs of this step",
-                    "all draws of the run",
+                    f"no reference scores ({MODALITIES[modality]}) of some pairs of this step",
+                    "scores of all epochs of the run",
                     AGAIN,
                 )
             values.append(errors.to(self._device) if is_present else None)
@@ -64,32 +64,32 @@ class CachedReference:
 
 def score_reference(
     live: Reference, source: PairSource, seed: int, steps: int, batch_size: int, key: str, device: torch.device
-) -> ScoreTable:
-    """Scores of every draw that ``steps`` training steps will meet, computed batch by batch as training does."""
+) -> ReferenceScoreTable:
+    """Scores of all samples that ``steps`` training steps will use, computed batch by batch as in training."""
     num_pairs = len(source.ids)
     errors = torch.full((num_pairs, math.ceil(steps * batch_size / num_pairs), 2, 2), torch.nan)
     for step in range(steps):
-        picks = picks_of_step(seed, step, batch_size, num_pairs)
-        scores = live.scores(source.batch(picks).to(device))
-        rows, draws = [pick.row for pick in picks], [pick.draw for pick in picks]
-        for index, found in enumerate((scores.video, scores.audio)):
-            if found is not None:
-                errors[rows, draws, index] = found.cpu().view(2, len(picks)).T
-    return ScoreTable(errors, key)
+        indices = indices_of_step(seed, step, batch_size, num_pairs)
+        scores = live.scores(source.batch(indices).to(device))
+        rows, epochs = [index.row for index in indices], [index.epoch for index in indices]
+        for modality, modality_errors in enumerate((scores.video, scores.audio)):
+            if modality_errors is not None:
+                errors[rows, epochs, modality] = modality_errors.cpu().view(2, len(indices)).T
+    return ReferenceScoreTable(errors, key)
 
 
-def save_scores(path: Path, table: ScoreTable) -> None:
-    """Write a table, whole or not at all. Raises StorageError."""
+def save_reference_scores(path: Path, table: ReferenceScoreTable) -> None:
+    """Write a table atomically. Raises StorageError."""
     replace(path, save({"errors": table.errors.contiguous()}, {"key": table.key}))
 
 
-def load_scores(path: Path, key: str) -> ScoreTable:
-    """Read a table. Raises InputError where it is unreadable or stale: computed for another ``key``."""
+def load_reference_scores(path: Path, key: str) -> ReferenceScoreTable:
+    """Read a table. Raises InputError if it is unreadable or stale (computed for another ``key``)."""
     try:
         with safe_open(path, framework="pt") as stream:
-            found, errors = (stream.metadata() or {}).get("key", ""), stream.get_tensor("errors")
+            saved_key, errors = (stream.metadata() or {}).get("key", ""), stream.get_tensor("errors")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: {error}", "reference scores", AGAIN) from error
-    if found != key:
-        raise InputError(f"{path} was computed for {found}", f"weights, data and draws of this run: {key}", AGAIN)
-    return ScoreTable(errors, found)
+    if saved_key != key:
+        raise InputError(f"{path} was computed for {saved_key}", f"weights, data and noise of this run: {key}", AGAIN)
+    return ReferenceScoreTable(errors, key)

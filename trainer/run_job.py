@@ -1,16 +1,16 @@
-"""The paper's three stages: audio branch alone, joint flow matching, and AV-DPO. What is built, trained and written in each."""
+"""Run a training job: SFT (the paper's stages 1 and 2) or AV-DPO (stage 3). Builds the network, trains it, writes the results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from avpref.config.schema import DpoSettings, LoopSettings, SftSettings
+from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.identity import derive_seed, digest
 from avpref.models.checkpoints.network_loading import load_network, save_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
@@ -21,31 +21,37 @@ from avpref.trainer.adapter_files import save_adapter
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
 from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.loop import Plan, Trained, train
+from avpref.trainer.loop import LoopPlan, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
-from avpref.trainer.noise import ClipSource, DrawLaw, PairSource, resolve_shift
+from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, resolve_shift
 from avpref.trainer.objectives import FlowObjective, LiveReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
-from avpref.trainer.reference_cache import CachedReference, ScoreTable, load_scores, save_scores, score_reference
+from avpref.trainer.reference_cache import (
+    CachedReference,
+    ReferenceScoreTable,
+    load_reference_scores,
+    save_reference_scores,
+    score_reference,
+)
 
 NETWORK_FILE = "network.safetensors"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
 SUMMARY_FILE = "summary.json"
-AUDIO_STAGE_FOLDER = "audio_stage"
+AUDIO_FOLDER = "audio_stage"
 
 
 def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
-    """Run or resume ``job`` as one of ``context.world`` processes; the first writes the results. See :class:`TrainingJob`.
+    """Run or resume ``job`` as one of ``context.world`` processes; rank 0 writes the results. See :class:`TrainingJob`.
 
     Raises what :meth:`TrainingJob.check`, loading and :func:`avpref.trainer.loop.train` raise.
     """
     job.check()
     match job.settings:
         case SftSettings():
-            summary = _run_sft(job, job.settings, context)
+            summary = _run_sft(job, context)
         case DpoSettings():
-            summary = _run_dpo(job, job.settings, context)
+            summary = _run_dpo(job, context)
     if context.is_first:
         reached(Moment.TRAINING_DONE)
         write_file(job.output / SUMMARY_FILE, summary.to_json().encode())
@@ -53,28 +59,28 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
     return summary
 
 
-def _run_sft(job: TrainingJob, settings: SftSettings, context: Context) -> TrainingSummary:
-    """Stage 1 if it has steps, then stage 2."""
+def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
+    """Train the audio branch alone if the job has steps for it (stage 1), then the joint network (stage 2)."""
     network = _start_network(job, context)
-    if settings.audio_steps:
-        _run_audio_stage(job, settings, network, context)
+    if job.sft.audio_steps:
+        _train_audio_branch(job, network, context)
     clips = load_clip_set(job.data)
     module: nn.Module = network
     if job.adapter is not None:
         module = add_adapter(network.to(_dtype(job)), job.adapter, derive_seed("sft adapter", job.seed))
-    _prepare(network, settings.loop)
-    source = ClipSource(clips, _sft_law(job, settings, "joint"))
-    trained = train(FlowObjective(module), source, _plan(job, job.output, settings.loop), context)
+    _prepare(network, job.sft.loop)
+    source = ClipSource(clips, _sft_noise(job, "joint"))
+    result = train(FlowObjective(module), source, _plan(job, job.output, job.sft.loop), context)
     if context.is_first:
-        _write_sft(job, network, module, trained)
-    return trained.summary
+        _write_sft(job, network, module, result)
+    return result.summary
 
 
-def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, trained: Trained) -> None:
-    """The adapter, or the network; with a moving average that is what counts, and the raw network stands beside it."""
-    if trained.average and job.adapter is None:
+def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, result: TrainingResult) -> None:
+    """Write the adapter or the network. With a moving average, that is the result and the raw network is written too."""
+    if result.average and job.adapter is None:
         save_network(job.output / RAW_NETWORK_FILE, network)
-    _load_parameters(module, trained.average)
+    _load_parameters(module, result.average)
     if job.adapter is None:
         save_network(job.output / NETWORK_FILE, network)
     else:
@@ -82,35 +88,36 @@ def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, trained: 
         save_adapter(module, POLICY, job.output / ADAPTER_FOLDER)
 
 
-def _run_audio_stage(job: TrainingJob, settings: SftSettings, network: JavisDiT, context: Context) -> None:
-    """Train exactly the audio tensors in an audio-only build that shares ``network``'s values, and take them back into it."""
+def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -> None:
+    """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
     clips = load_clip_set(job.audio_data or job.data)
-    build = audio_build(network)
-    _prepare(build, settings.loop)
-    source = ClipSource(replace(clips, video=None), _sft_law(job, settings, "audio"))
-    loop = settings.loop.model_copy(update={"steps": settings.audio_steps})
-    objective = FlowObjective(build, num_video_latents(clips, job))
-    trained = train(objective, source, _plan(job, job.output / AUDIO_STAGE_FOLDER, loop), context)
-    _load_parameters(build, trained.average)
-    _load_parameters(network, {name: p for name, p in build.named_parameters() if p.requires_grad})
+    audio_network = audio_only_network(network)
+    _prepare(audio_network, job.sft.loop)
+    source = ClipSource(replace(clips, video=None), _sft_noise(job, "audio"))
+    loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps})
+    objective = FlowObjective(audio_network, num_video_latents(clips, job))
+    result = train(objective, source, _plan(job, job.output / AUDIO_FOLDER, loop), context)
+    _load_parameters(audio_network, result.average)
+    _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
 
 
-def audio_build(network: JavisDiT) -> JavisDiT:
-    """An audio-only build with the values of ``network``, in which only the audio tensors require gradients.
+def audio_only_network(network: JavisDiT) -> JavisDiT:
+    """An audio-only network with the values of ``network``, in which only the audio tensors require gradients.
 
     These are patch embedding, head, time projection, and every block's audio feed-forward and its modulation.
     """
     with torch.device("meta"):
-        build = JavisDiT(network.config, ModelType.T2A)
+        audio_network = JavisDiT(network.config, ModelType.T2A)
     values = network.state_dict()
-    build.load_state_dict({name: values[name].detach().clone() for name in build.state_dict()}, assign=True)
-    for name, parameter in build.named_parameters():
+    copies = {name: values[name].detach().clone() for name in audio_network.state_dict()}
+    audio_network.load_state_dict(copies, assign=True)
+    for name, parameter in audio_network.named_parameters():
         parameter.requires_grad_(is_audio_tensor(name))
-    return build
+    return audio_network
 
 
 def is_audio_tensor(name: str) -> bool:
-    """Whether a tensor belongs to the audio branch alone: some part of its dotted name starts with ``audio_``."""
+    """Whether a tensor belongs to the audio branch: some part of its dotted name starts with ``audio_``."""
     return any(part.startswith("audio_") for part in name.split("."))
 
 
@@ -119,69 +126,66 @@ def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
     return (job.clip.num_frames - 1) // 4 + 1 if clips.video is None else clips.video.shape[2]
 
 
-def _run_dpo(job: TrainingJob, settings: DpoSettings, context: Context) -> TrainingSummary:
-    stage = open_preference_stage(job, settings, context)
-    objective = PreferenceObjective(stage.policy, settings.loss, stage.scores(job, context))
-    trained = train(objective, stage.source, _plan(job, job.output, settings.loop), context)
+def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
+    training = prepare_preference_training(job, context)
+    objective = PreferenceObjective(training.policy, job.dpo.loss, training.reference_scores(job, context))
+    result = train(objective, training.source, _plan(job, job.output, job.dpo.loop), context)
     if context.is_first:
-        save_adapter(stage.policy.model, POLICY, job.output / ADAPTER_FOLDER)
-    return trained.summary
+        save_adapter(training.policy.model, POLICY, job.output / ADAPTER_FOLDER)
+    return result.summary
 
 
 @dataclass(frozen=True)
-class PreferenceStage:
-    """What AV-DPO needs: policy, pairs, the live reference, and the key that cached reference scores must have."""
+class PreferenceTraining:
+    """Inputs of AV-DPO: policy, batches of pairs, the live reference, and the key that cached reference scores must have."""
 
     policy: Policy
     source: PairSource
     live: LiveReference
     cache_key: str
 
-    def scores(self, job: TrainingJob, context: Context) -> Reference:
-        """The table that the job names, or the live reference. Raises InputError for a stale table."""
+    def reference_scores(self, job: TrainingJob, context: Context) -> Reference:
+        """The score table that the job names, or the live reference. Raises InputError for a stale table."""
         if job.reference_scores is None:
             return self.live
-        return CachedReference(load_scores(job.reference_scores, self.cache_key), context.device)
+        return CachedReference(load_reference_scores(job.reference_scores, self.cache_key), context.device)
 
 
-def open_preference_stage(job: TrainingJob, settings: DpoSettings, context: Context) -> PreferenceStage:
-    """Load network and pairs of an AV-DPO job and adapt the network."""
+def prepare_preference_training(job: TrainingJob, context: Context) -> PreferenceTraining:
+    """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
-    policy = make_policy(network, settings.adapter, seed, job.sft_adapter, _dtype(job))
-    _prepare(network, settings.loop)
-    shift = resolve_shift(settings.timesteps, job.clip)
-    law = DrawLaw(
+    policy = make_policy(network, job.dpo.adapter, seed, job.sft_adapter, _dtype(job))
+    _prepare(network, job.dpo.loop)
+    noise = NoiseConfig(
         derive_seed("dpo", job.seed),
-        shift,
-        settings.timesteps.loc,
-        settings.timesteps.spread,
-        settings.caption_dropout,
-        settings.desync_share,
+        resolve_shift(job.dpo.timesteps, job.clip),
+        job.dpo.timesteps.loc,
+        job.dpo.timesteps.spread,
+        job.dpo.caption_dropout,
+        job.dpo.desync_share,
     )
-    live = LiveReference(policy, settings.loss.reduction)
-    prints = job.fingerprint()
-    inputs = {
-        key: value
-        for key, value in prints.items()
-        if key.startswith(("sha256.", "network.", "dtype", "settings.adapter.layout"))
-    }
-    key = digest("reference scores", inputs, repr(law), settings.loss.reduction, size=64)
-    return PreferenceStage(policy, PairSource(load_pair_set(job.data), law), live, key)
+    live = LiveReference(policy, job.dpo.loss.reduction)
+    relevant = ("sha256.", "network.", "dtype", "settings.adapter.layout")
+    inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
+    cache_key = digest("reference scores", inputs, asdict(noise), job.dpo.loss.reduction, size=64)
+    return PreferenceTraining(policy, PairSource(load_pair_set(job.data), noise), live, cache_key)
 
 
-def cache_reference(job: TrainingJob, path: Path, context: Context) -> ScoreTable:
-    """Compute the reference scores of all steps of an AV-DPO job in this process and write them to ``path``."""
+def cache_reference(job: TrainingJob, path: Path, context: Context) -> ReferenceScoreTable:
+    """Compute the reference scores of all steps of an AV-DPO job in this process and write them to ``path``.
+
+    Raises what :func:`run_job` raises before training, and StorageError where ``path`` cannot be written.
+    """
     job.check()
-    assert isinstance(job.settings, DpoSettings), "only AV-DPO has a reference"
-    loop = job.settings.loop
-    stage = open_preference_stage(job, job.settings, context)
+    loop = job.dpo.loop
+    training = prepare_preference_training(job, context)
     order_seed = _plan(job, job.output, loop).seed
     with torch_threads(loop.num_threads):
         table = score_reference(
-            stage.live, stage.source, order_seed, loop.steps, loop.batch_size, stage.cache_key, context.device
+            training.live, training.source, order_seed, loop.steps, loop.batch_size, training.cache_key, context.device
         )
-    save_scores(path, table)
+    save_reference_scores(path, table)
     return table
 
 
@@ -199,17 +203,17 @@ def _prepare(network: JavisDiT, loop: LoopSettings) -> None:
         compile_blocks(network)
 
 
-def _sft_law(job: TrainingJob, settings: SftSettings, stage: str) -> DrawLaw:
-    timesteps = settings.timesteps
+def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
+    """Noise of one part of SFT: ``audio`` (stage 1) or ``joint`` (stage 2)."""
+    timesteps = job.sft.timesteps
     shift = resolve_shift(timesteps, job.clip)
-    return DrawLaw(
-        derive_seed("sft", stage, job.seed), shift, timesteps.loc, timesteps.spread, settings.caption_dropout
-    )
+    seed = derive_seed("sft", part, job.seed)
+    return NoiseConfig(seed, shift, timesteps.loc, timesteps.spread, job.sft.caption_dropout)
 
 
-def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> Plan:
+def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:
     settings = job.settings
-    plan = Plan(loop, settings.optimiser, derive_seed("order", job.seed), output, job.fingerprint())
+    plan = LoopPlan(loop, settings.optimiser, derive_seed("order", job.seed), output, job.fingerprint())
     match settings:
         case SftSettings():
             return replace(plan, ema_decay=settings.ema_decay)
@@ -223,6 +227,6 @@ def _dtype(job: TrainingJob) -> torch.dtype:
 
 @torch.no_grad()
 def _load_parameters(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    own = dict(module.named_parameters())
+    parameters = dict(module.named_parameters())
     for name, value in values.items():
-        own[name].copy_(value)
+        parameters[name].copy_(value)

@@ -1,4 +1,4 @@
-"""One process of a job: ``python -m avpref.trainer.worker JOB.json``, alone or under ``torchrun --nproc-per-node N -m``."""
+"""One process of a training job: ``python -m avpref.trainer.worker JOB.json``, alone or under ``torchrun --nproc-per-node N -m``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avpref.trainer.run_job import run_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job file that is named; returns the exit status of :mod:`avpref.errors`."""
+    """Run the job file named in ``arguments`` (default: the command line); returns an exit status of :mod:`avpref.errors`."""
     parser = argparse.ArgumentParser(prog="python -m avpref.trainer.worker", description="Train one job.")
     parser.add_argument("job", type=Path, help="a file written by avpref.trainer.job.save_job")
     path = parser.parse_args(arguments).job

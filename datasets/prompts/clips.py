@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import cycle, islice
 from pathlib import Path
 
-from avpref.config.schema import ClipPrompts
+from avpref.config.data_settings import ClipPrompts
 from avpref.datasets.csv_rows import Row, data_rows
 from avpref.datasets.prompts.held_out import held_out
 from avpref.domain import Prompt, Split, prompt_id

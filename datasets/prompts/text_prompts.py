@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avpref.config.schema import TextPrompts
+from avpref.config.data_settings import TextPrompts
 from avpref.datasets.csv_rows import Row, data_rows
 from avpref.datasets.prompts.clips import Refused
 from avpref.datasets.prompts.held_out import held_out

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
-from avpref.config.schema import ToyWorldPrompts
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.identity import derive_seed
 from avpref.media.delay import delay_audio
@@ -34,9 +34,9 @@ from avpref.media.toyscene import (
     RINGS,
     Attributes,
     Material,
-    Side,
+    StartSide,
+    all_attributes,
     describe,
-    every_attributes,
     understand,
 )
 
@@ -97,7 +97,7 @@ class SimulatedClip:
 @lru_cache(maxsize=1)
 def held_out() -> frozenset[str]:
     """The eight held-out texts: the first derived draw in which every word occurs equally often, give or take one."""
-    scenes = every_attributes()
+    scenes = all_attributes()
     for attempt in itertools.count():
         drawn = generator("toy world split", attempt).permutation(len(scenes))[:NUM_HELD_OUT]
         chosen = [scenes[index] for index in drawn]
@@ -110,7 +110,7 @@ def held_out() -> frozenset[str]:
 
 def texts(split: Split) -> list[str]:
     """The 28 training texts or the 8 held-out ones, in a fixed order."""
-    known = [describe(attributes) for attributes in every_attributes()]
+    known = [describe(attributes) for attributes in all_attributes()]
     return [text for text in known if (text in held_out()) == (split == Split.HELD_OUT)]
 
 
@@ -201,7 +201,7 @@ def render(attributes: Attributes, drop: Drop, shape: ClipShape) -> NDArray[np.u
     """Frames uint8 [T, H, W, 3]: frame k shows the instant k / fps. Edges are anti-aliased."""
     times_s = np.arange(shape.num_frames) / shape.fps_hz
     across = drop.x + drop.speed * times_s
-    across = across if attributes.side == Side.LEFT else 1.0 - across
+    across = across if attributes.side == StartSide.LEFT else 1.0 - across
     down = FLOOR_LEVEL - height_at(times_s, drop, ACCELERATION[attributes.gravity])
     frames = np.repeat(_scenery(shape)[None], shape.num_frames, axis=0)
     ball = np.array(BALL_RGB[attributes.colour], np.float64)

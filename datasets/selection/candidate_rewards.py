@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.score_matrix import board, usable_counts
 from avpref.datasets.tables import REWARDS, conform

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.tables import DIFFERENCES, PAIRS, conform

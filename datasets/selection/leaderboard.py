@@ -9,7 +9,7 @@ from itertools import groupby
 import duckdb
 import pyarrow as pa
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.selection.candidate_rewards import stand, strategy_label
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pairing import rank

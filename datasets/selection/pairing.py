@@ -23,7 +23,7 @@ from enum import StrEnum
 import duckdb
 import pyarrow as pa
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.selection.candidate_rewards import applied_norm_id, read_rewards, stand, strategy_label
 from avpref.datasets.selection.normalise import Norm, measure_board
 from avpref.datasets.selection.score_matrix import board

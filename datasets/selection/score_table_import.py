@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.table_files import read_table
 from avpref.datasets.tables import CANDIDATES, SCORES, conform
 from avpref.domain import METRIC_BY_NAME, METRICS, Metric, Origin, ScoreStatus

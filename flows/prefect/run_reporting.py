@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-from avpref.config.reporting_settings import ReportingSettings
+from avpref.config.observe_settings import ReportingSettings
 from avpref.console import say
 from avpref.errors import AvprefError
 from avpref.execution.stage_observer import NoObserver, ShardDone, StageObserver

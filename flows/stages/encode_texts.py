@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from avpref.config.schema import Settings, WordText
+from avpref.config.codec_settings import WordTextSettings
+from avpref.config.schema import Settings
 from avpref.datasets.tables import TEXTS
 from avpref.domain import Prompt
 from avpref.execution.contract import Receipt
@@ -67,7 +68,7 @@ class TextWorker:
 
 def encode_texts(run: Run, prompts: Sequence[Prompt]) -> tuple[ItemCounts, ...]:
     """Make the states of all prompts' texts and of the negative prompt; nothing where the encoder has no weights."""
-    if isinstance(run.settings.text, WordText):
+    if isinstance(run.settings.text, WordTextSettings):
         return ()
     texts = dict.fromkeys([run.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])
     items = [TextItem("t" + digest("text", text), text) for text in texts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avpref.config.schema import ClipPrompts, TextPrompts, ToyWorldPrompts
+from avpref.config.data_settings import ClipPrompts, TextPrompts, ToyWorldPrompts
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts

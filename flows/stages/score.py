@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Protocol
 
-from avpref.config.schema import Executor, InProcessExecutor, PoolSettings, RayExecutor, RunSettings
+from avpref.config.executor_settings import Executor, InProcessExecutor, PoolSettings, RayExecutor
+from avpref.config.run_settings import RunSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets import tables
 from avpref.datasets.tables import Table

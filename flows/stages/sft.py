@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from avpref.config.schema import SftSettings, SftWeights
+from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.datasets.latents import LATENTS
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.execution.plan import shards

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from avpref.config.schema import DpoSettings
+from avpref.config.training_settings import DpoSettings
 from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS
 from avpref.domain import Candidate

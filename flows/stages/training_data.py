@@ -22,7 +22,7 @@ from avpref.observability.progress import Progress
 from avpref.observability.run_status import audience, told
 from avpref.trainer.batches import ClipSet
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.parallel import Report
+from avpref.trainer.parallel import ProgressCallback
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def clip_set(clips: EncodedClips, texts: Texts) -> ClipSet:
 
 
 @contextmanager
-def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
+def progress_of(stage: str, job: TrainingJob) -> Iterator[ProgressCallback]:
     """A report function that drives a progress bar of optimiser steps. Processes that train are at work all the time."""
     loop = job.settings.loop
     workers = Workers("main", loop.num_processes, float(job.device == "cuda"))

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from avpref.config import schema
+from avpref.config.codec_settings import (
+    CodecSettings,
+    IdentityCodecSettings,
+    JavisCodecSettings,
+    TextSettings,
+    Umt5TextSettings,
+    WordTextSettings,
+)
+from avpref.config.data_settings import ClipSettings
 from avpref.config.schema import Settings
 from avpref.devices import resolved
 from avpref.errors import ConfigError
@@ -36,9 +44,9 @@ def open_codec(given: Settings, device: str = "cpu") -> Codec:
     where weights are absent."""
     shape = clip_shape(given)
     match given.codec:
-        case schema.IdentityCodec() as config:
+        case IdentityCodecSettings() as config:
             return IdentityCodec(config, shape)
-        case schema.JavisCodec() as config:
+        case JavisCodecSettings() as config:
             from avpref.models.codecs.javis_codec import JavisCodec
 
             return JavisCodec(config, shape, device)
@@ -50,9 +58,9 @@ def open_text(given: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
     Weights are loaded when a text is met whose states are not kept yet. Raises InputError where they are absent.
     """
     match given.text:
-        case schema.WordText():
+        case WordTextSettings():
             return WordText(given.network.text_dim, given.network.text_len)
-        case schema.UMT5Text() as config:
+        case Umt5TextSettings() as config:
             from avpref.models.umt5 import CachedText
 
             folder = Path(config.cache) if config.cache else runs / TEXTS
@@ -70,26 +78,26 @@ def text_identity(given: Settings) -> str:
 
 
 @lru_cache
-def _codec_identity(codec: schema.Codec, clip: schema.ClipSettings) -> str:
+def _codec_identity(codec: CodecSettings, clip: ClipSettings) -> str:
     match codec:
-        case schema.IdentityCodec() as config:
+        case IdentityCodecSettings() as config:
             return digest("identity", config.model_dump(mode="json"))
-        case schema.JavisCodec() as config:
+        case JavisCodecSettings() as config:
             from avpref.models.codecs.javis_codec import JavisCodec
 
             return JavisCodec(config, ClipShape(**clip.model_dump())).fingerprint
 
 
 @lru_cache
-def _text_identity(text: schema.Text, dim: int, length: int) -> str:
+def _text_identity(text: TextSettings, dim: int, length: int) -> str:
     match text:
-        case schema.WordText():
+        case WordTextSettings():
             return WordText(dim, length).fingerprint
-        case schema.UMT5Text() as config:
+        case Umt5TextSettings() as config:
             return _encoder_files(config, length, "cpu").fingerprint
 
 
-def _encoder_files(config: schema.UMT5Text, length: int, device: str) -> Umt5Files:
+def _encoder_files(config: Umt5TextSettings, length: int, device: str) -> Umt5Files:
     from avpref.models import umt5
 
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
@@ -137,7 +145,7 @@ def sampler_settings(settings: Settings) -> SamplerSettings:
 def _nominal(settings: Settings) -> tuple[int, int]:
     """The size that the shift is taken of: of the released generator the published one, before it is rounded up."""
     height, width = settings.clip.height_px, settings.clip.width_px
-    return nominal_size(height, width) if isinstance(settings.codec, schema.JavisCodec) else (height, width)
+    return nominal_size(height, width) if isinstance(settings.codec, JavisCodecSettings) else (height, width)
 
 
 def negative_text(encoder: TextEncoder, settings: Settings) -> TextBatch:

@@ -10,7 +10,8 @@ import numpy as np
 import avpref.datasets.prompts.clips as recordings
 import avpref.datasets.prompts.text_prompts as text_list
 import avpref.datasets.prompts.toyworld as toyworld
-from avpref.config.schema import ClipPrompts, Settings, TextPrompts, ToyWorldPrompts
+from avpref.config.data_settings import ClipPrompts, TextPrompts, ToyWorldPrompts
+from avpref.config.schema import Settings
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape

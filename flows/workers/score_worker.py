@@ -17,7 +17,7 @@ from avpref.flows.workers.committed_clips import ClipBytes, open_clip
 from avpref.flows.workers.scorers import ScorerSource
 from avpref.identity import bytes_sha256
 from avpref.media.geometry import ClipShape
-from avpref.media.reading import DecodedClip, Source, probe, read_clip
+from avpref.media.reading import DecodedClip, MediaSource, probe, read_clip
 from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
@@ -52,7 +52,7 @@ class View:
     shape: ClipShape | None
     window_s: float
 
-    def read(self, clip: Source, is_network: bool) -> DecodedClip:
+    def read(self, clip: MediaSource, is_network: bool) -> DecodedClip:
         """Decode ``clip`` for scorers of one sort. Raises MediaError."""
         if self.shape is not None and not is_network:
             return read_clip(clip, self.shape)

@@ -1,8 +1,8 @@
-"""Which files hold a network, and their tensors under plain names.
+"""Find the weight files of a network and read their tensors under plain names.
 
-A checkpoint is one file, or a folder with one file, or with shards and their index, or a folder of one of these: ``transformer/``
-of a diffusers pipeline, ``model/`` of a JavisDiT-v1.0 release with its adapter in ``lora/`` beside it. Both safetensors and torch's
-files are read, mapped into memory: what is not touched is not read.
+A checkpoint is a file, a folder with one file or with shards and their index, or a folder that contains such a folder:
+``transformer/`` of a diffusers pipeline, or ``model/`` of a JavisDiT-v1.0 release with its adapter in ``lora/``. Safetensors and
+torch files are memory-mapped, so that only the used parts are read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OS_ERROR = re.compile(r"os error (\d+)")
 
 _INDEX = ".index.json"
 _ENDINGS = ((".safetensors",), (".bin", ".pth", ".pt"))
-"""In order of preference: where a folder holds both kinds, the first is read."""
+"""In order of preference: of a folder with both kinds, the first is read."""
 _CLASSES = ("WanModel", "WanTransformer3DModel")
 _WRAPPERS = re.compile(r"^(?:module\.)?(?:base_model\.model\.)?")
 _ADAPTER = re.compile(r"\.lora_(?:A|B)(?:\.\w+)?\.weight$")
@@ -42,7 +42,7 @@ _ADAPTER = re.compile(r"\.lora_(?:A|B)(?:\.\w+)?\.weight$")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Files of one network. ``index``: file name by tensor, where the weights are sharded; ``adapter``: the folder ``lora/``."""
+    """Files of one network. ``index``: file name by tensor, for sharded weights; ``adapter``: the folder ``lora/``, if any."""
 
     path: Path
     files: tuple[Path, ...]
@@ -51,7 +51,7 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """Folder of the files."""
         return self.files[0].parent
 
     @property
@@ -61,9 +61,9 @@ class Checkpoint:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """The files of the network at ``path``, not opened yet.
+    """Find the files of the network at ``path`` without opening them.
 
-    Raises InputError where there is none, where several could be meant, or where an index names a shard that is absent.
+    Raises InputError for no file, for an ambiguous choice, and for an index that names an absent shard.
     """
     if path.is_file():
         return Checkpoint(path, (path,))
@@ -85,27 +85,26 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether ``folder`` exists and holds files of weights or an index, an adapter's aside."""
+    """Whether ``folder`` exists and holds weight files or an index, other than an adapter's."""
     return folder.is_dir() and any(_first_kind(folder, suffix) for suffix in ("", _INDEX))
 
 
 def _first_kind(folder: Path, suffix: str = "") -> list[Path]:
-    """Files of the preferred kind that is there; ``suffix`` follows the ending."""
+    """Files of the most preferred kind in ``folder``; ``suffix`` follows the ending."""
     for endings in _ENDINGS:
-        found = [
-            file for file in sorted(folder.iterdir()) if file.name.endswith(tuple(f"{e}{suffix}" for e in endings))
-        ]
-        if found := [file for file in found if file.is_file() and file.name not in ADAPTER_WEIGHTS]:
-            return found
+        suffixes = tuple(f"{ending}{suffix}" for ending in endings)
+        files = [file for file in sorted(folder.iterdir()) if file.name.endswith(suffixes) and file.is_file()]
+        if files := [file for file in files if file.name not in ADAPTER_WEIGHTS]:
+            return files
     return []
 
 
 def _read_index(path: Path) -> Mapping[str, str]:
-    """File name by tensor. Raises InputError where the index is broken or a shard is absent."""
+    """File name by tensor. Raises InputError for a broken index or an absent shard."""
     fix = f"fetch {path.parent.name} again"
     try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        index = {str(name): str(file) for name, file in places.items()}
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        index = {str(name): str(file) for name, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error!r}", "an index with a weight_map", fix) from error
     absent = [
@@ -119,7 +118,7 @@ def _read_index(path: Path) -> Mapping[str, str]:
 
 
 def require_same_config(folder: Path, config: NetworkConfig) -> None:
-    """Compare what shapes cannot tell with Wan's or diffusers' ``config.json`` in ``folder``, where it has one.
+    """Compare values that shapes do not determine with Wan's or diffusers' ``config.json`` in ``folder``, if it has one.
 
     Raises InputError naming the values that differ.
     """
@@ -133,19 +132,19 @@ def require_same_config(folder: Path, config: NetworkConfig) -> None:
     if not isinstance(values, dict) or values.get("_class_name") not in _CLASSES:
         return
     heads, length = config.num_heads, config.text_len
-    wanted = {"num_heads": heads, "num_attention_heads": heads, "text_len": length, "eps": EPS}
-    odd = [name for name, value in wanted.items() if values.get(name, value) != value]
-    if odd:
-        found = f"{path}: " + ", ".join(f"{name} {values[name]}" for name in odd)
-        expected = ", ".join(f"{name} {wanted[name]}" for name in odd)
+    expected_values = {"num_heads": heads, "num_attention_heads": heads, "text_len": length, "eps": EPS}
+    changed = [name for name, value in expected_values.items() if values.get(name, value) != value]
+    if changed:
+        found = f"{path}: " + ", ".join(f"{name} {values[name]}" for name in changed)
+        expected = ", ".join(f"{name} {expected_values[name]}" for name in changed)
         raise InputError(found, expected, "give the section `network` of the configuration the file's values")
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Tensors on the CPU in the files' dtypes; wrappers' fragments (``module.``, ``base_layer.``, ...) are taken off the names.
+    """Tensors by name, on the CPU, in the files' dtypes. Name parts of wrappers (``module.``, ``base_layer.``, ...) are removed.
 
-    Raises InputError for an unreadable file, values that are no tensors, a name that comes twice, and shards that differ from
-    their index.
+    Raises InputError for an unreadable file, values that are not tensors, a duplicate name, and shards that differ from their
+    index.
     """
     tensors: dict[str, Tensor] = {}
     for file in checkpoint.files:
@@ -165,22 +164,22 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def _require_indexed(checkpoint: Checkpoint, file: Path, names: Iterable[str]) -> None:
     if checkpoint.index is None:
         return
-    listed = {name for name, place in checkpoint.index.items() if place == file.name}
-    odd = sorted(listed.symmetric_difference(names))
-    if odd:
-        differences = f"{len(odd)} tensors differ from the index ({', '.join(odd[:SHOWN])})"
+    listed = {name for name, file_name in checkpoint.index.items() if file_name == file.name}
+    unmatched = sorted(listed.symmetric_difference(names))
+    if unmatched:
+        differences = f"{len(unmatched)} tensors differ from the index ({', '.join(unmatched[:SHOWN])})"
         raise InputError(
             f"{file}: {differences}", f"its {len(listed)} tensors", f"delete {file.name} and fetch it again"
         )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """One safetensors file that appears whole or not at all. Raises StorageError where it cannot be written."""
+    """Write one safetensors file atomically. Raises StorageError if it cannot be written."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
         try:
             save_file(plain, partial, metadata=dict(metadata))
-        except SafetensorError as error:  # the library tells the system's error in words alone
+        except SafetensorError as error:  # the library reports an operating system error only as text
             number = _OS_ERROR.search(str(error))
             if number is None:
                 raise
@@ -188,12 +187,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def is_adapter_tensor(name: str) -> bool:
-    """Whether ``name`` is a LoRA factor: training with an adapter writes them beside the weights in ``model/``."""
+    """Whether ``name`` is a LoRA factor; training with an adapter stores them among the weights in ``model/``."""
     return _ADAPTER.search(name) is not None
 
 
-def adapter_files(folder: Path) -> tuple[Path, Path]:
-    """Configuration and weights of an adapter folder in PEFT's format. Raises InputError where one of them is absent."""
+def find_adapter_files(folder: Path) -> tuple[Path, Path]:
+    """Configuration and weights of an adapter folder in PEFT's format. Raises InputError if one of them is absent."""
     weights = [folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()]
     if not weights or not (folder / ADAPTER_CONFIG).is_file():
         expected = f"{ADAPTER_CONFIG} and {' or '.join(ADAPTER_WEIGHTS)}"
@@ -202,9 +201,9 @@ def adapter_files(folder: Path) -> tuple[Path, Path]:
 
 
 def checkpoint_hash(path: Path) -> str:
-    """SHA-256 over names and bytes of the files that make a network (with ``lora/``) or an adapter, 64 hex characters.
+    """SHA-256 over names and bytes of the files of a network (including ``lora/``) or an adapter, 64 hex characters.
 
-    Moving or renaming ``path`` does not change it; hashes of large files are remembered beside them
+    Moving or renaming ``path`` does not change it. Hashes of large files are cached next to them
     (:func:`avpref.storage.file_hashes.sha256_of`). Raises InputError as :func:`find_checkpoint` does.
     """
     named = [[file.relative_to(path).as_posix(), sha256_of(file)] for file in sorted(_files_of(path))]
@@ -213,6 +212,6 @@ def checkpoint_hash(path: Path) -> str:
 
 def _files_of(path: Path) -> tuple[Path, ...]:
     if (path / ADAPTER_CONFIG).is_file():
-        return adapter_files(path)
+        return find_adapter_files(path)
     checkpoint = find_checkpoint(path)
-    return checkpoint.files + (adapter_files(checkpoint.adapter) if checkpoint.adapter else ())
+    return checkpoint.files + (find_adapter_files(checkpoint.adapter) if checkpoint.adapter else ())

@@ -1,4 +1,4 @@
-"""Networks and adapters for other programs: under the original's or diffusers' names, in shards, whole or without the audio branch."""
+"""Export networks and adapters for other programs, under the original's or diffusers' names."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ Value = TypeVar("Value")
 
 
 def to_original_names(state: Mapping[str, Value]) -> dict[str, Value]:
-    """``state`` under the original's names. Raises InputError for a name of no known layout, or of another than the others."""
-    return _in_order(state, Layout.ORIGINAL)
+    """``state`` under the original's names. Raises InputError for a name of no known layout, or of another layout than the rest."""
+    return _in_layout(state, Layout.ORIGINAL)
 
 
 def to_diffusers_names(state: Mapping[str, Value]) -> dict[str, Value]:
-    """``state`` under the names of diffusers' class, the audio branch under parallels of them. Raises as :func:`to_original_names`."""
-    return _in_order(state, Layout.DIFFUSERS)
+    """``state`` under diffusers' names, and corresponding ones for the audio branch. Raises as :func:`to_original_names`."""
+    return _in_layout(state, Layout.DIFFUSERS)
 
 
-def _in_order(state: Mapping[str, Value], wanted: Layout) -> dict[str, Value]:
-    if recognise(state, "the state") is wanted:
+def _in_layout(state: Mapping[str, Value], layout: Layout) -> dict[str, Value]:
+    if recognise(state, "the state") is layout:
         return dict(state)
-    rename = original_name if wanted is Layout.ORIGINAL else diffusers_name
+    rename = original_name if layout is Layout.ORIGINAL else diffusers_name
     return {rename(name): value for name, value in state.items()}
 
 
 def video_only(state: Mapping[str, Value]) -> dict[str, Value]:
-    """``state`` without the audio branch, in the names it came with: what a plain Wan pipeline loads."""
+    """``state`` without the audio branch, names unchanged; a plain Wan pipeline loads it."""
     return {name: value for name, value in state.items() if not is_audio(name)}
 
 
 def save_sharded(network: JavisDiT, folder: Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Write ``network`` under the original's names into ``folder``: ``model.safetensors``, or shards and their index.
 
-    Read back by ``load_generator``; the released programs read it as ``model/`` of a checkpoint. Raises as :func:`write_shards`.
+    ``load_generator`` reads it back; the released programs read it as ``model/`` of a checkpoint. Raises as :func:`write_shards`.
     """
     write_shards(network.state_dict(), folder, "model", max_shard_bytes, own_metadata(network))
 
@@ -63,7 +63,7 @@ def save_sharded(network: JavisDiT, folder: Path, max_shard_bytes: int = SHARD_B
 def save_diffusers(network: JavisDiT, folder: Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Write the video part of ``network`` as a folder that diffusers' ``WanTransformer3DModel.from_pretrained`` reads.
 
-    Raises as :func:`write_shards`, and InputError for a network that the class cannot be: audio alone, or without norms of q and k.
+    Raises as :func:`write_shards`, and InputError for a network that the class cannot hold: audio only, or without q and k norms.
     """
     config = network.config
     if not network.model_type.has_video or not config.qk_norm:
@@ -101,8 +101,8 @@ def write_shards(
 ) -> None:
     """Write ``tensors`` as ``stem``.safetensors, or as shards of at most ``max_shard_bytes`` and, last, their index.
 
-    A tensor that is larger gets a shard of its own. One shard at a time is held in memory. Raises InputError where ``folder`` holds weights
-    already (old shards would be read with new ones), StorageError where it cannot be written.
+    A larger tensor gets its own shard. One shard at a time is held in memory. Raises InputError if ``folder`` already holds weights
+    (old shards would be read with new ones), StorageError if it cannot be written.
     """
     if holds_weights(folder):
         raise InputError(
@@ -112,25 +112,28 @@ def write_shards(
     if len(shards) == 1:
         _write(folder / f"{stem}.safetensors", tensors, shards[0], metadata)
         return
-    places: dict[str, str] = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         _write(folder / file, tensors, names, metadata)
-        places |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": sum(_num_bytes(tensor) for tensor in tensors.values())}, "weight_map": places}
+        weight_map |= dict.fromkeys(names, file)
+    index = {
+        "metadata": {"total_size": sum(_num_bytes(tensor) for tensor in tensors.values())},
+        "weight_map": weight_map,
+    }
     replace(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=1, sort_keys=True).encode())
 
 
 def _shards(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> Iterator[list[str]]:
     """Names of each shard, in the order of ``tensors``."""
     names: list[str] = []
-    filled = 0
+    num_bytes = 0
     for name, tensor in tensors.items():
-        if names and filled + _num_bytes(tensor) > max_shard_bytes:
+        if names and num_bytes + _num_bytes(tensor) > max_shard_bytes:
             yield names
-            names, filled = [], 0
+            names, num_bytes = [], 0
         names.append(name)
-        filled += _num_bytes(tensor)
+        num_bytes += _num_bytes(tensor)
     yield names
 
 
@@ -145,14 +148,14 @@ def _write(path: Path, tensors: Mapping[str, Tensor], names: list[str], metadata
 
 
 def save_peft_adapter(lora: Lora, folder: Path) -> None:
-    """Write ``lora`` as a folder that PEFT loads; the configuration comes last and says that the weights are whole.
+    """Write ``lora`` as a folder in PEFT's format. The configuration is written last: its presence marks complete weights.
 
-    Raises InputError where the linears differ in rank or alpha, StorageError where the folder cannot be written.
+    Raises InputError if layers differ in rank or alpha, StorageError if the folder cannot be written.
     """
     kinds = {(factors.rank, factors.alpha) for factors in lora.factors.values()}
     if len(kinds) != 1:
         found = f"{lora.source} has {len(kinds)} pairs of rank and alpha"
-        raise InputError(found, "one for all linears", "export it in ComfyUI's manner")
+        raise InputError(found, "one pair for all layers", "export it with save_comfyui_adapter")
     ((rank, alpha),) = kinds
     tensors = {f"{PEFT_PREFIX}{name}": tensor for name, tensor in _halves(lora)}
     _write(folder / ADAPTER_WEIGHTS[0], tensors, sorted(tensors), {"format": "pt"})
@@ -169,9 +172,9 @@ def save_peft_adapter(lora: Lora, folder: Path) -> None:
 
 
 def save_comfyui_adapter(lora: Lora, path: Path) -> None:
-    """Write ``lora`` as one safetensors file with the prefix ``diffusion_model.`` and an ``alpha`` (float32, no axes) per linear.
+    """Write ``lora`` as one safetensors file with the prefix ``diffusion_model.`` and an ``alpha`` (float32 scalar) per layer.
 
-    Plain Wan programs know no audio branch: give them ``lora.video_only()``. Raises StorageError where it cannot be written.
+    Plain Wan programs have no audio branch: export ``lora.video_only()`` for them. Raises StorageError if it cannot be written.
     """
     alphas = {f"{name}.alpha": torch.tensor(factors.alpha) for name, factors in lora.factors.items()}
     tensors = {f"{COMFYUI_PREFIX}{name}": tensor for name, tensor in [*_halves(lora), *alphas.items()]}

@@ -1,15 +1,14 @@
-"""Networks on disk: our own files, and those of others under their names; checked tensor by tensor before anything is loaded."""
+"""Save and load networks: our own files and files of other programs; every tensor is checked before anything is loaded."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError
@@ -32,14 +31,14 @@ from avpref.storage.weight_files import require_shapes
 def save_network(path: Path | str, network: JavisDiT, metadata: Mapping[str, str] | None = None) -> None:
     """Write the state dict and, as metadata, schema version, configuration, model type and ``metadata``.
 
-    The file appears whole or not at all, and equal networks give equal bytes: all metadata is one key, because safetensors
-    writes several in no fixed order. Raises StorageError where it cannot be written.
+    The file is written atomically, and equal networks give equal bytes: all metadata is one key, because safetensors writes
+    several in no fixed order. Raises StorageError if it cannot be written.
     """
     write_tensors(Path(path), network.state_dict(), own_metadata(network, metadata))
 
 
 def own_metadata(network: JavisDiT, metadata: Mapping[str, str] | None = None) -> Mapping[str, str]:
-    """What our safetensors files say of themselves; :func:`load_generator` and :func:`load_network` check it."""
+    """Metadata of our safetensors files, which :func:`load_generator` and :func:`load_network` check."""
     own = {
         "avpref_schema": str(SCHEMA_VERSION),
         "config": network.config.to_json(),
@@ -51,10 +50,10 @@ def own_metadata(network: JavisDiT, metadata: Mapping[str, str] | None = None) -
 def load_network(
     path: Path | str, config: NetworkConfig, model_type: ModelType, device: torch.device | str = "cpu"
 ) -> JavisDiT:
-    """A network with exactly the tensors of ``path``, in the file's dtype, on ``device``.
+    """Load a network saved by :func:`save_network`, in the file's dtype, on ``device``.
 
-    Raises InputError where the file is absent or unreadable, was saved with another configuration, lacks a tensor, has
-    one of another shape, or has one too many; SchemaVersionError where another schema version wrote it.
+    Raises InputError for a file that is absent or unreadable, was saved with another configuration, or has missing, surplus or
+    misshapen tensors; SchemaVersionError for a file of another schema version.
     """
     shapes, metadata = read_header(Path(path))
     check_metadata(path, metadata, config)
@@ -74,21 +73,21 @@ def load_generator(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> JavisDiT:
-    """The network at ``path``: original Wan or diffusers names (told by the names themselves), one file, shards or a release's folder.
+    """Load the network at ``path``: original or diffusers names (detected), in one file, in shards or in a release folder.
 
     Args:
-        path: what :func:`avpref.models.checkpoints.checkpoint_files.find_checkpoint` takes. Of a JavisDiT-v1.0 folder the
-            adapter in ``lora/`` is folded in; its ``model/`` alone is the base without it.
-        lora: an adapter to fold in instead, in float32 before weights are rounded to ``dtype``; see
+        path: as for :func:`avpref.models.checkpoints.checkpoint_files.find_checkpoint`. For a JavisDiT-v1.0 folder the
+            adapter in ``lora/`` is folded in; give its ``model/`` for the base alone.
+        lora: another adapter to fold in, in float32 before weights are rounded to ``dtype``; see
             :mod:`avpref.models.checkpoints.lora_files`.
-        audio_from: stage-1 audio weights that complete a video-only ``path``. Its frozen tensors must be the video network's, up to
-            bfloat16's rounding; the video network's are taken.
-        dtype: of all weights; None keeps the files'.
+        audio_from: stage-1 audio weights that complete a video-only ``path``. Its frozen tensors must equal the video network's up
+            to bfloat16 rounding; the video network's are used.
+        dtype: dtype of all weights; None keeps that of the files.
 
-    Strict: every tensor is wanted and found, in its shape; left aside are only LoRA factors saved beside the base, and
-    :data:`avpref.models.checkpoints.strict_reading.IGNORED`. On the CPU, weights that need no change stay mapped to the files.
-    Raises InputError that names what is missing, unexpected or misshapen, files that are unreadable or half written, values of
-    a configuration that differ, mixed dtypes with ``dtype`` None, and adapters of another rank or base; SchemaVersionError as
+    Loading is strict: all tensors must be present in their shapes, and no others, except LoRA factors among the base weights and
+    :data:`avpref.models.checkpoints.strict_reading.IGNORED`. On the CPU, unchanged weights stay memory-mapped.
+    Raises InputError naming missing, unexpected or misshapen tensors, and for unreadable or truncated files, a different
+    configuration, mixed dtypes with ``dtype`` None, and adapters of another rank or base; SchemaVersionError as
     :func:`load_network`.
     """
     checkpoint, network = find_checkpoint(path), _on_meta(config, model_type)
@@ -96,9 +95,9 @@ def load_generator(
     adapter = lora or checkpoint.adapter
     factors: Mapping[str, Factors] = {}
     if adapter is not None:
-        found = read_lora(adapter)
-        found.require_fit(network)
-        factors = found.factors
+        loaded = read_lora(adapter)
+        loaded.require_fit(network)
+        factors = loaded.factors
     return _assign(network, tensors, factors, device, dtype or _only_dtype(path, tensors))
 
 
@@ -111,7 +110,7 @@ def with_audio_from_video(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> JavisDiT:
-    """An audio-only or joint network whose audio branch starts from the video-only network at ``path``, as in the paper's stage 1.
+    """Load a video-only network and start an audio branch from it, as in the paper's stage 1; audio-only or joint.
 
     See :func:`avpref.models.initialisation.with_audio_started`. Raises InputError as :func:`load_generator`.
     """
@@ -130,18 +129,18 @@ def _on_meta(config: NetworkConfig, model_type: ModelType) -> JavisDiT:
 def _without_adapter(path: Path) -> Checkpoint:
     checkpoint = find_checkpoint(path)
     if checkpoint.adapter is not None:
-        found = f"{path} has an adapter, {checkpoint.adapter.name}/, which is no part of a start"
+        found = f"{path} has an adapter, {checkpoint.adapter.name}/, which cannot be used here"
         raise InputError(found, "a network's weights alone", f"give {checkpoint.folder}")
     return checkpoint
 
 
 def _joined(checkpoint: Checkpoint, audio_from: Path, network: JavisDiT) -> dict[str, Tensor]:
-    """The paper's start of stage 2: a video network and the audio branch that was trained on it."""
-    assert network.model_type is ModelType.T2AV, "two parts make a joint network"
+    """State dict at the start of the paper's stage 2: a video network and the audio branch that was trained on it."""
+    assert network.model_type is ModelType.T2AV, "audio_from completes a joint network"
     video = read_exactly(checkpoint, _on_meta(network.config, ModelType.T2V))
     audio = read_exactly(_without_adapter(audio_from), _on_meta(network.config, ModelType.T2A))
     shared = [name for name in audio if not is_audio(name)]
-    changed = [name for name in shared if not _is_same(audio[name], video[name])]
+    changed = [name for name in shared if not _is_close(audio[name], video[name])]
     if changed:
         found = f"{audio_from}: {len(changed)} of {len(shared)} frozen tensors differ ({', '.join(changed[:SHOWN])})"
         raise InputError(
@@ -150,9 +149,9 @@ def _joined(checkpoint: Checkpoint, audio_from: Path, network: JavisDiT) -> dict
     return {name: audio[name] if is_audio(name) else video[name] for name in network.state_dict()}
 
 
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Up to the rounding of bfloat16 (and of float16's subnormal numbers)."""
-    return torch.allclose(one.float(), other.float(), rtol=2**-8, atol=2**-24)
+def _is_close(first: Tensor, second: Tensor) -> bool:
+    """Equality up to the rounding of bfloat16 and of subnormal float16 numbers."""
+    return torch.allclose(first.float(), second.float(), rtol=2**-8, atol=2**-24)
 
 
 def _only_dtype(path: Path, tensors: Mapping[str, Tensor]) -> torch.dtype:
@@ -170,7 +169,7 @@ def _assign(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> JavisDiT:
-    """Move ``tensors`` (emptied on the way) into ``network``, one after the other, adapted by ``factors`` of their modules."""
+    """Move ``tensors`` into ``network`` one by one, with the update of ``factors``. Empties ``tensors`` to limit memory."""
     moved = {}
     for name in list(tensors):
         tensor = tensors.pop(name).to(device)
@@ -178,16 +177,3 @@ def _assign(
         moved[name] = (tensor if adapter is None else adapter.merged(tensor)).to(dtype)
     network.load_state_dict(moved, assign=True)
     return network
-
-
-def state_hash(network: nn.Module) -> str:
-    """SHA-256 of a state dict: names, dtypes, shapes and values in name order, 64 hex characters.
-
-    Invariant: saving, loading and moving between devices do not change it; changing one value does.
-    """
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        flat = tensor.detach().cpu().contiguous().flatten()
-        hashed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        hashed.update(flat.view(torch.uint8).numpy())
-    return hashed.hexdigest()

@@ -1,4 +1,4 @@
-"""A network's tensors from files of any known layout: exactly the wanted ones, or an error that names the difference."""
+"""Read exactly the tensors of a network from files of any known layout, or raise an error that names the differences."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from avpref.storage.weight_files import require_shapes
 
 METADATA_KEY = "avpref"
 IGNORED = frozenset({"start_of_audio", "end_of_audio"})
-"""Tensors that the original can store and never uses."""
+"""Tensors that the original may store but never uses."""
 CHECK_CONFIGURATION = "check the path, the model type and the section `network` of the configuration"
-_START_AUDIO = "start its audio branch: models.loading.with_audio_from_video; or give stage-1 weights of it: audio_from"
+_START_AUDIO = (
+    "start an audio branch with network_loading.with_audio_from_video, or give its stage-1 weights as audio_from"
+)
 _FIXES: Mapping[tuple[ModelType | None, ModelType], str] = {
     (ModelType.T2V, ModelType.T2AV): _START_AUDIO,
     (ModelType.T2V, ModelType.T2A): _START_AUDIO,
     (ModelType.T2A, ModelType.T2AV): "give the video network as `path` and this path as `audio_from`",
-    (ModelType.T2AV, ModelType.T2V): "export its video part first: models.exporting.video_only and write_shards",
+    (ModelType.T2AV, ModelType.T2V): "export its video part first with exporting.video_only and write_shards",
 }
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_exactly(checkpoint: Checkpoint, network: JavisDiT) -> dict[str, Tensor]:
-    """Exactly the tensors of ``network`` (on any device), under the original's names, as the files hold them.
+    """Exactly the tensors of ``network`` (on any device) from the files of ``checkpoint``, under the original's names.
 
     Raises as :func:`avpref.models.checkpoints.network_loading.load_generator` does for weights.
     """
@@ -44,17 +46,17 @@ def read_exactly(checkpoint: Checkpoint, network: JavisDiT) -> dict[str, Tensor]
     tensors = read_tensors(checkpoint)
     adapter = [name for name in tensors if is_adapter_tensor(name)]
     _require_adapter(checkpoint, len(adapter), len(tensors))
-    kept = {name: tensors[name] for name in tensors.keys() - adapter - IGNORED}
-    layout = recognise(kept, path)
+    own = {name: tensors[name] for name in tensors.keys() - adapter - IGNORED}
+    layout = recognise(own, path)
     expected = {name_in(layout, name): shape for name, shape in shapes_of(network.state_dict()).items()}
-    held = _build(kept, layout)
-    fix = _FIXES.get((held, network.model_type), CHECK_CONFIGURATION)
-    require_shapes(f"{path} (a {held} network under {layout.value} names)", shapes_of(kept), expected, fix)
-    return {name: kept[name_in(layout, name)] for name in network.state_dict()}
+    saved_type = _model_type(own, layout)
+    fix = _FIXES.get((saved_type, network.model_type), CHECK_CONFIGURATION)
+    require_shapes(f"{path} (a {saved_type} network under {layout.value} names)", shapes_of(own), expected, fix)
+    return {name: own[name_in(layout, name)] for name in network.state_dict()}
 
 
 def _require_adapter(checkpoint: Checkpoint, num_factors: int, num_tensors: int) -> None:
-    """Factors beside the base mean that it was trained with an adapter, so that a release without ``lora/`` is not whole."""
+    """Raises InputError for an adapter without a base, and for a release that was trained with an adapter but lacks ``lora/``."""
     if 0 < num_factors == num_tensors:
         found = f"{checkpoint.path} holds an adapter ({num_factors} tensors) and no network"
         raise InputError(found, "a network", "give this path as `lora` and the network's as `path`")
@@ -63,8 +65,8 @@ def _require_adapter(checkpoint: Checkpoint, num_factors: int, num_tensors: int)
         raise InputError(found, "model/ and lora/", f"fetch lora/, or give {checkpoint.folder} for the base without it")
 
 
-def _build(names: Mapping[str, object], layout: Layout) -> ModelType | None:
-    """Which modalities a file's network has, by its heads."""
+def _model_type(names: Mapping[str, object], layout: Layout) -> ModelType | None:
+    """Modalities of a file's network, judged by its heads; None if it has no head."""
     has_video, has_audio = (name_in(layout, head) in names for head in ("head.head.weight", "audio_head.head.weight"))
     if has_video:
         return ModelType.T2AV if has_audio else ModelType.T2V
@@ -72,7 +74,7 @@ def _build(names: Mapping[str, object], layout: Layout) -> ModelType | None:
 
 
 def read_header(path: Path) -> tuple[Shapes, Mapping[str, str]]:
-    """Shapes by name, and our metadata (empty in files of others). Raises InputError for an unreadable safetensors file."""
+    """Shapes by name, and our metadata (empty for files of other programs). Raises InputError for an unreadable file."""
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
@@ -83,7 +85,7 @@ def read_header(path: Path) -> tuple[Shapes, Mapping[str, str]]:
 
 
 def check_metadata(path: Path | str, metadata: Mapping[str, str], config: NetworkConfig) -> None:
-    """Compare what a file says of itself with ``config``; files of others carry no metadata and pass.
+    """Compare the metadata of a file with ``config``. Files of other programs have no metadata and pass.
 
     Raises InputError for another configuration, SchemaVersionError for another schema version.
     """
@@ -92,11 +94,11 @@ def check_metadata(path: Path | str, metadata: Mapping[str, str], config: Networ
         raise SchemaVersionError(f"{path} has schema {schema}", f"schema {SCHEMA_VERSION}", "train the network again")
     saved = metadata.get("config", config.to_json())
     if saved != config.to_json():
-        mine, theirs = json.loads(config.to_json()), json.loads(saved)
-        changed = [name for name in mine if mine[name] != theirs.get(name)]
+        expected, stored = json.loads(config.to_json()), json.loads(saved)
+        changed = [name for name in expected if expected[name] != stored.get(name)]
         raise InputError(
-            f"{path} was saved with " + ", ".join(f"{name}={theirs.get(name)}" for name in changed),
-            ", ".join(f"{name}={mine[name]}" for name in changed),
+            f"{path} was saved with " + ", ".join(f"{name}={stored.get(name)}" for name in changed),
+            ", ".join(f"{name}={expected[name]}" for name in changed),
             "give the section `network` of the configuration the saved values",
         )
 

@@ -1,6 +1,6 @@
-"""Codecs and encoders as their publishers keep them: a folder with ``config.json``, or a repository in the Hugging Face cache.
+"""Locate published codecs and encoders: a folder with ``config.json``, or a repository in the Hugging Face cache.
 
-Nothing is ever downloaded here. The files themselves are found and read by :mod:`avpref.models.checkpoints.checkpoint_files`.
+This module downloads nothing. :mod:`avpref.models.checkpoints.checkpoint_files` finds and reads the weight files.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True)
 class Published:
-    """A folder of a repository on the Hugging Face hub, and the configuration's key that names another place.
+    """A folder of a repository on the Hugging Face hub, and the configuration key that overrides it.
 
-    ``landmark`` is a file of that folder, by which it is found in the cache.
+    ``landmark`` is a file of that folder, used to find it in the cache.
     """
 
     repo: str
@@ -32,47 +32,47 @@ class Published:
     key: str
     landmark: str = CONFIG
 
-    def locate(self, given: str) -> Path:
-        """``given``, or where it is empty the folder in the cache. Raises InputError where there is nothing."""
-        if given:
-            path = Path(given).expanduser()
+    def locate(self, configured: str) -> Path:
+        """The path ``configured``, or, if that is empty, the folder in the cache. Raises InputError if it does not exist."""
+        if configured:
+            path = Path(configured).expanduser()
             if not path.exists():
-                raise InputError(f"{self.key}={given} is absent", "a file or folder", f"--set {self.key}=PATH")
+                raise InputError(f"{self.key}={configured} is absent", "a file or folder", f"--set {self.key}=PATH")
             return path
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.repo, f"{self.folder}/{self.landmark}")
-        if not isinstance(found, str):
+        cached = try_to_load_from_cache(self.repo, f"{self.folder}/{self.landmark}")
+        if not isinstance(cached, str):
             raise InputError(
                 f"{self.repo} has no {self.folder}/ in the Hugging Face cache",
-                f"that folder, or {self.key} with another place",
+                f"that folder, or {self.key} with a path",
                 f"hf download {self.repo} --include '{self.folder}/*'",
             )
-        return Path(found).parent
+        return Path(cached).parent
 
 
 def read_json(file: Path) -> Mapping[str, Json]:
-    """A JSON object. Raises InputError where the file is absent or holds something else."""
+    """Read a JSON object. Raises InputError if the file is absent or holds something else."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {error}", "a JSON object", "check the path") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file} holds a {type(found).__name__}", "a JSON object", "check the path")
-    return found
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds a {type(content).__name__}", "a JSON object", "check the path")
+    return content
 
 
-def require_values(source: Path, found: Mapping[str, object], expected: Mapping[str, object], owner: str) -> None:
-    """Raises InputError that names the first value of ``found`` that is not as ``expected`` of ``owner``'s weights."""
+def require_values(source: Path, values: Mapping[str, object], expected: Mapping[str, object], owner: str) -> None:
+    """Raises InputError naming the first of ``values`` that differs from ``expected``, the values of ``owner``'s weights."""
     for name, value in expected.items():
-        if found.get(name) != value:
+        if values.get(name) != value:
             raise InputError(
-                f"{source}: {name} is {found.get(name)}", f"{value}, as {owner} has it", f"use the weights of {owner}"
+                f"{source}: {name} is {values.get(name)}", f"{value}, as {owner} has it", f"use the weights of {owner}"
             )
 
 
-def content_hash(path: Path) -> str:
-    """Hash of the configuration and of every byte of weights at ``path``, wherever it lies. Raises InputError for none."""
+def weights_hash(path: Path) -> str:
+    """Hash of configuration and weights at ``path``, independent of the path itself. Raises InputError for no weights."""
     config = path / CONFIG
     files = [config] if config.is_file() else []
     return digest("weights", [sha256_of(file) for file in (*files, *find_checkpoint(path).files)])

@@ -1,8 +1,8 @@
-"""Names of the same tensors elsewhere: the original's (ours too) and those of diffusers' ``WanTransformer3DModel``.
+"""Tensor names in two layouts: the original's (also ours) and those of diffusers' ``WanTransformer3DModel``.
 
-The base table follows diffusers' own class; note that its ``norm2`` is the original's ``norm3``, the only norm of a block with
-parameters. The audio branch has no class in diffusers, its names there are parallels of ours. Whole module names are looked up,
-never parts of them: ``audio_ffn.0`` contains ``ffn.0``.
+The base table follows diffusers' own class, whose ``norm2`` is the original's ``norm3``, the only norm of a block with parameters.
+The audio branch has no class in diffusers; its names there are formed like the others. Complete module names are looked up, because
+``audio_ffn.0`` contains ``ffn.0``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 from avpref.errors import InputError
 
-_EDGES = {
+_OUTER = {
     "patch_embedding": "patch_embedding",
     "time_embedding.0": "condition_embedder.time_embedder.linear_1",
     "time_embedding.2": "condition_embedder.time_embedder.linear_2",
@@ -45,7 +45,7 @@ SHOWN = 3
 
 
 class Layout(Enum):
-    """How the tensors of a file are called. Values end the sentence "its tensors have ... names"."""
+    """Naming scheme of the tensors of a file. Values complete the phrase "under ... names"."""
 
     ORIGINAL = "original Wan"
     DIFFUSERS = "diffusers"
@@ -57,14 +57,14 @@ def is_audio(name: str) -> bool:
 
 
 def in_block(name: str) -> str:
-    """``name`` without its block: ``blocks.3.ffn.0`` is ``ffn.0``; names outside of blocks stay."""
+    """``name`` without its block: ``blocks.3.ffn.0`` becomes ``ffn.0``; names outside blocks do not change."""
     return re.sub(r"^blocks\.\d+\.", "", name)
 
 
 def recognise(names: Iterable[str], source: object) -> Layout:
-    """The layout of ``names`` (tensors or modules): the one that more of the names belong to and to no other layout.
+    """The layout of ``names`` (tensors or modules): the one with more names that occur in no other layout.
 
-    Raises InputError, which calls the names ``source``'s, where no name is known.
+    Raises InputError, naming ``source``, if no name is known.
     """
     listed = list(names)
     counts = {layout: sum(_is_only_in(layout, name) for name in listed) for layout in Layout}
@@ -76,18 +76,18 @@ def recognise(names: Iterable[str], source: object) -> Layout:
 
 
 def name_in(layout: Layout, name: str) -> str:
-    """What the original's tensor or module ``name`` is called in ``layout``. Raises InputError for a name that is not ours."""
+    """Name in ``layout`` of the original's tensor or module ``name``. Raises InputError for an unknown name."""
     return name if layout is Layout.ORIGINAL else diffusers_name(name)
 
 
 def diffusers_name(name: str) -> str:
-    """diffusers' name of the original's tensor or module ``name``. Raises InputError for a name that is not ours."""
-    return _renamed(name, _EDGES, _IN_BLOCKS, Layout.ORIGINAL)
+    """diffusers' name of the original's tensor or module ``name``. Raises InputError for an unknown name."""
+    return _renamed(name, _OUTER, _IN_BLOCKS, Layout.ORIGINAL)
 
 
 def original_name(name: str) -> str:
-    """Inverse of :func:`diffusers_name`. Raises InputError for a name that is not diffusers'."""
-    return _renamed(name, _EDGES_BACK, _IN_BLOCKS_BACK, Layout.DIFFUSERS)
+    """Inverse of :func:`diffusers_name`. Raises InputError for an unknown name."""
+    return _renamed(name, _OUTER_BACK, _IN_BLOCKS_BACK, Layout.DIFFUSERS)
 
 
 def _inverse(table: Mapping[str, str]) -> Mapping[str, str]:
@@ -96,12 +96,12 @@ def _inverse(table: Mapping[str, str]) -> Mapping[str, str]:
     return inverse
 
 
-_EDGES_BACK, _IN_BLOCKS_BACK = _inverse(_EDGES), _inverse(_IN_BLOCKS)
+_OUTER_BACK, _IN_BLOCKS_BACK = _inverse(_OUTER), _inverse(_IN_BLOCKS)
 
 
-def _renamed(name: str, edges: Mapping[str, str], in_blocks: Mapping[str, str], layout: Layout) -> str:
+def _renamed(name: str, outer: Mapping[str, str], in_blocks: Mapping[str, str], layout: Layout) -> str:
     block, module, ending = _parts(name)
-    table = in_blocks if block else edges
+    table = in_blocks if block else outer
     if module not in table:
         raise InputError(f"no tensor of the network is called {name}", f"{layout.value} names", "check the file")
     return f"{block}{table[module]}{ending}"
@@ -109,7 +109,7 @@ def _renamed(name: str, edges: Mapping[str, str], in_blocks: Mapping[str, str], 
 
 def _is_only_in(layout: Layout, name: str) -> bool:
     block, module, _ = _parts(name)
-    ours, theirs = (_IN_BLOCKS, _IN_BLOCKS_BACK) if block else (_EDGES, _EDGES_BACK)
+    ours, theirs = (_IN_BLOCKS, _IN_BLOCKS_BACK) if block else (_OUTER, _OUTER_BACK)
     own, other = (ours, theirs) if layout is Layout.ORIGINAL else (theirs, ours)
     return module in own and module not in other
 

@@ -1,9 +1,10 @@
-"""Clips ↔ latents. The identity codec keeps pixels and sound levels themselves as latents: it has no weights.
+"""The codec protocol (clips ↔ latents), and the identity codec, which needs no weights.
 
-Video latents are area-averaged pixels scaled to [-1, 1]; audio latents are band levels (:mod:`avpref.media.bands`) scaled so
-that -80 dB is -1 and full scale is 1. Both are then centred and divided by constants of the configuration, as Wan's VAE
-does per channel: flow matching wants latents whose spread is near that of the noise. Decoding is smooth between cells,
-yet averages back to the latents; what black and white cut off is put back once, evenly over the cell.
+Video latents of the identity codec are area-averaged pixels scaled to [-1, 1]; audio latents are band levels
+(:mod:`avpref.media.bands`) scaled so that -80 dB is -1 and full scale is 1. Both are then normalised with constants of the
+configuration, as Wan's VAE does per channel, because flow matching needs latents with a standard deviation near that of the noise.
+Decoded pixels are interpolated between cells, but their averages equal the latents; the error of clipping at black and white is
+corrected once, evenly over the cell.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.errors import ConfigError, MediaError
 from avpref.identity import digest
 from avpref.media.bands import FLOOR_DB, BandLayout, analyse, synthesise
@@ -28,7 +29,16 @@ VERSION = 1
 
 
 class Codec(Protocol):
-    """What turns clips into latents and back."""
+    """Encodes clips as latents and decodes latents to clips; all clips have the shape that the codec was made for.
+
+    Example::
+
+        shape = ClipShape(num_frames=16, height_px=64, width_px=64, fps_hz=8.0, sample_rate_hz=16000)
+        codec = IdentityCodec(IdentityCodecSettings(), shape)
+        latents = codec.encode([read_clip("one.mp4", shape), read_clip("two.mp4", shape)])
+        latents.video.shape  # [2, 3, 16, 8, 8], as codec.encoded_shapes().video with two rows
+        frames, audio = codec.decode(latents)[0]  # uint8 [16, 64, 64, 3], float32 [32000]
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -36,29 +46,32 @@ class Codec(Protocol):
         ...
 
     def latent_shapes(self) -> LatentShapes:
-        """Shapes of one clip's latents as they are generated."""
+        """Shapes of one clip's latents when they are generated."""
         ...
 
     def encoded_shapes(self) -> LatentShapes:
-        """Shapes of one clip's latents as :meth:`encode` gives them; they may be shorter."""
+        """Shapes of one clip's latents from :meth:`encode`; they may be shorter in time than :meth:`latent_shapes`."""
         ...
 
     def encode(self, clips: Sequence[DecodedClip]) -> Latents:
-        """Latents of ``clips``: video [B, C, T, h, w], audio [B, C, L, M], float32 on the CPU."""
+        """Latents of ``clips``: video [B, C, T, h, w], audio [B, C, L, M], float32 on the CPU.
+
+        Raises MediaError for a missing track, ValueError for a clip of another shape.
+        """
         ...
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """One (frames uint8 [T, H, W, 3], audio float32 [S]) per row of ``latents``."""
+        """One pair (frames uint8 [T, H, W, 3], audio float32 [S]) per row of ``latents``."""
         ...
 
 
 class IdentityCodec:
-    """The codec of the embedded default; see the module.
+    """The codec without weights; see the module.
 
-    Raises ConfigError where the clip's shape is not a whole number of cells and frames.
+    Raises ConfigError if the clip's shape is not a whole number of cells and audio frames.
     """
 
-    def __init__(self, config: settings.IdentityCodec, shape: ClipShape) -> None:
+    def __init__(self, config: IdentityCodecSettings, shape: ClipShape) -> None:
         self.config, self.shape = config, shape
         self._require_whole_cells()
         self._layout = _band_layout(config, shape)
@@ -77,7 +90,7 @@ class IdentityCodec:
         return LatentShapes((3, self.shape.num_frames, height, width), (1, num_levels, self.config.audio_bands))
 
     def encoded_shapes(self) -> LatentShapes:
-        """Those of :meth:`latent_shapes`."""
+        """Equal to :meth:`latent_shapes`."""
         return self.latent_shapes()
 
     def encode(self, clips: Sequence[DecodedClip]) -> Latents:
@@ -90,10 +103,10 @@ class IdentityCodec:
         scaled = 1.0 - levels[:, None] * (2.0 / FLOOR_DB)
         config = self.config
         video, audio = (cells - config.video_mean) / config.video_std, (scaled - config.audio_mean) / config.audio_std
-        return Latents(*(torch.from_numpy(np.ascontiguousarray(each, np.float32)) for each in (video, audio)))
+        return Latents(*(torch.from_numpy(np.ascontiguousarray(track, np.float32)) for track in (video, audio)))
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """See :class:`Codec`. Values beyond black, white, silence and full scale end there: media hold no more."""
+        """See :class:`Codec`. Values beyond black, white, silence and full scale are clipped."""
         assert latents.video is not None and latents.audio is not None
         config = self.config
         cells = (
@@ -106,9 +119,9 @@ class IdentityCodec:
 
     def _pixels(self, cells: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Frames [T, H, W, 3] of one clip's cells [T, h, w, 3]."""
-        wanted = _resample(cells, *self._grow)
-        pixels = np.clip(wanted, -1.0, 1.0)
-        if not np.array_equal(pixels, wanted):
+        unclipped = _resample(cells, *self._grow)
+        pixels = np.clip(unclipped, -1.0, 1.0)
+        if not np.array_equal(pixels, unclipped):
             missing = cells - _resample(pixels, *self._shrink)
             scale = self.config.video_scale
             pixels = np.clip(pixels + missing.repeat(scale, axis=1).repeat(scale, axis=2), -1.0, 1.0)
@@ -142,14 +155,14 @@ def _size(shape: ClipShape) -> tuple[int, int]:
     return shape.height_px, shape.width_px
 
 
-def _band_layout(config: settings.IdentityCodec, shape: ClipShape) -> BandLayout:
+def _band_layout(config: IdentityCodecSettings, shape: ClipShape) -> BandLayout:
     try:
         layout = BandLayout(shape.sample_rate_hz, config.audio_rate_hz, config.audio_bands)
         layout.num_frames(shape.num_samples)
     except ValueError as error:
         raise ConfigError(
             found=f"codec.audio_rate_hz {config.audio_rate_hz}, audio_bands {config.audio_bands}: {error}",
-            expected="whole frames of sound in clip.sample_rate_hz and in the clip's length, and bands they can resolve",
+            expected="a whole number of audio frames per second and per clip, and bands that they resolve",
             fix="change codec.audio_rate_hz, codec.audio_bands, clip.sample_rate_hz or clip.num_frames",
         ) from error
     return layout
@@ -158,7 +171,7 @@ def _band_layout(config: settings.IdentityCodec, shape: ClipShape) -> BandLayout
 def _resample(
     pixels: NDArray[np.float32], rows: NDArray[np.float32], columns: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Apply [h', h] to the rows and [w', w] to the columns of [..., h, w, C]."""
+    """Apply ``rows`` [h', h] and ``columns`` [w', w] to pixels [..., h, w, C] -> [..., h', w', C]."""
     *lead, height, width, channels = pixels.shape
     tall = rows @ pixels.reshape(-1, height, width * channels)
     wide = columns @ tall.reshape(-1, width, channels)
@@ -166,12 +179,12 @@ def _resample(
 
 
 def _shrink(num_cells: int, scale: int) -> NDArray[np.float32]:
-    """Averages of ``scale`` neighbours: [cells, cells · scale]."""
+    """Matrix [cells, cells · scale] that averages ``scale`` neighbours."""
     return np.asarray(np.repeat(np.eye(num_cells), scale, axis=1) / scale, np.float32)
 
 
 def _grow(shrink: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
-    """Linear interpolation [cells · scale, cells] of the one set of knots whose averages are the cells: shrink @ grow = 1."""
+    """Linear interpolation [cells · scale, cells] whose averages over cells equal the input: shrink @ grow = 1."""
     num_cells, num_pixels = shrink.shape
     centres = (np.arange(num_pixels) + 0.5) / scale - 0.5
     linear = np.clip(1.0 - np.abs(centres.clip(0, num_cells - 1)[:, None] - np.arange(num_cells)), 0.0, 1.0)

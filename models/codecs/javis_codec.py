@@ -1,7 +1,7 @@
-"""The codec of the released generator: Wan 2.1's video VAE beside AudioLDM2's sound VAE and vocoder.
+"""The codec of the released generator: Wan 2.1's video VAE with AudioLDM2's audio VAE and vocoder.
 
-The networks are loaded at their first use; :meth:`JavisCodec.release` gives their memory back, so that encoding, training
-and sampling can take turns on one device.
+The networks are loaded at first use; :meth:`JavisCodec.release` frees their memory, so that encoding, training and sampling can
+share one device.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import JavisCodecSettings
 from avpref.errors import ConfigError, MediaError
 from avpref.identity import digest
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip
 from avpref.media.resolutions import CELL_PX, latent_frames, nearest_lengths, nearest_sides
 from avpref.media.spectra import CODEC_BANDS, RATE_HZ, STFT_SHORTEST
-from avpref.models.checkpoints.weight_folders import content_hash
+from avpref.models.checkpoints.weight_folders import weights_hash
 from avpref.models.codecs import sound_vae, video_vae
 from avpref.models.codecs.sound_vae import SoundVae, Tail
 from avpref.models.codecs.video_vae import Tiling, VideoVae
@@ -33,18 +33,18 @@ TAILS = {"corrected": sound_vae.CORRECTED, "released": sound_vae.RELEASED}
 SPREADS = {"sample": 1.0, "mean": 0.0}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WITHOUT_EFFECT = {"video_vae", "audio_vae", "vocoder", "stream_frames"}
-"""Settings that say where things lie, not what comes out."""
+"""Settings that do not change latents or decoded clips: paths, and where frames are kept."""
 
 
 class JavisCodec:
     """See :class:`avpref.models.codecs.codec.Codec`.
 
-    ``shape`` is what is really generated: sides are multiples of 16 pixels (:func:`avpref.media.resolutions.effective_size` of the
-    nominal ones), 4k + 1 frames, sound at 16 kHz. Raises ConfigError for any other. Weights are looked for when they are needed:
-    shapes are known without them; everything else raises InputError where they are absent.
+    ``shape`` is the effective shape: sides in multiples of 16 pixels (:func:`avpref.media.resolutions.effective_size` of nominal
+    ones), 4k + 1 frames, audio at 16 kHz. Raises ConfigError for any other shape. Weights are located on first use: shapes are
+    known without them, every other method raises InputError if they are absent.
     """
 
-    def __init__(self, config: settings.JavisCodec, shape: ClipShape, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: JavisCodecSettings, shape: ClipShape, device: torch.device | str = "cpu") -> None:
         _require_size(shape)
         _require_sound(shape)
         self.config, self.shape, self.device = config, shape, torch.device(device)
@@ -52,7 +52,7 @@ class JavisCodec:
 
     @cached_property
     def _paths(self) -> tuple[Path, ...]:
-        """Where the weights are. Raises InputError where they are absent."""
+        """Paths of the weights. Raises InputError if they are absent."""
         config = self.config
         return (
             video_vae.PUBLISHED.locate(config.video_vae),
@@ -62,16 +62,18 @@ class JavisCodec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the codec's version, the settings that matter, the clip shape, and every byte of the weights."""
-        chosen = self.config.model_dump(exclude=WITHOUT_EFFECT)
-        return digest("javis codec", VERSION, chosen, asdict(self.shape), [content_hash(path) for path in self._paths])
+        """Hash of the codec's version, the settings that affect results, the clip shape, and the bytes of the weights."""
+        settings = self.config.model_dump(exclude=WITHOUT_EFFECT)
+        return digest(
+            "javis codec", VERSION, settings, asdict(self.shape), [weights_hash(path) for path in self._paths]
+        )
 
     def latent_shapes(self) -> LatentShapes:
-        """Shapes of what is generated: video (16, T, H / 8, W / 8), audio (8, L, 16) with L in multiples of 8."""
+        """Shapes of generated latents: video (16, T, H / 8, W / 8), audio (8, L, 16) with L a multiple of 8."""
         return self._shapes(sound_vae.generated_mel_frames(self.shape.num_samples, self._tail))
 
     def encoded_shapes(self) -> LatentShapes:
-        """Shapes of what :meth:`encode` gives: as generated, but L in multiples of 2, as the released model was trained."""
+        """Shapes of encoded latents: as generated, but L a multiple of 2, as in training of the released model."""
         return self._shapes(sound_vae.encoded_mel_frames(self.shape.num_samples))
 
     def encode(self, clips: Sequence[DecodedClip]) -> Latents:
@@ -81,14 +83,14 @@ class JavisCodec:
         return Latents(video, torch.stack([self._sound.encode(audio) for _, audio in tracks]))
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """See :class:`avpref.models.codecs.codec.Codec`. The sound ends with the picture, whatever the latents' length."""
+        """See :class:`avpref.models.codecs.codec.Codec`. Audio is cut to the length of the video."""
         assert latents.video is not None and latents.audio is not None
         pictures = [self._video.decode(latent) for latent in latents.video]
         sounds = [self._sound.decode(latent, self.shape.num_samples) for latent in latents.audio]
         return list(zip(pictures, sounds, strict=True))
 
     def release(self) -> None:
-        """Let go of the networks; the next use loads them again."""
+        """Unload the networks; the next use loads them again."""
         self.__dict__.pop("_video", None)
         self.__dict__.pop("_sound", None)
 
@@ -130,14 +132,14 @@ def _require_size(shape: ClipShape) -> None:
     if wrong:
         nearest = {name: nearest_sides(side) for name, side in wrong.items()}
         raise ConfigError(
-            ", ".join(f"clip.{name} {side}" for name, side in wrong.items()) + ": the codec works on whole cells",
+            ", ".join(f"clip.{name} {side}" for name, side in wrong.items()) + ", which is not a whole number of cells",
             "; ".join(f"{name} " + " or ".join(map(str, near)) for name, near in nearest.items()),
             " ".join(f"--set clip.{name}={near[-1]}" for name, near in nearest.items()),
         )
     near = nearest_lengths(shape.num_frames)
     if shape.num_frames not in near:
         raise ConfigError(
-            f"clip.num_frames {shape.num_frames}: the codec's groups are one frame, then four each",
+            f"clip.num_frames {shape.num_frames}, which is not 4k + 1",
             "num_frames " + " or ".join(map(str, near)),
             f"--set clip.num_frames={near[-1]}",
         )
@@ -146,7 +148,7 @@ def _require_size(shape: ClipShape) -> None:
 def _require_sound(shape: ClipShape) -> None:
     if shape.sample_rate_hz != RATE_HZ:
         found = f"clip.sample_rate_hz {shape.sample_rate_hz}"
-        raise ConfigError(found, f"{RATE_HZ}, the sound codec's rate", f"--set clip.sample_rate_hz={RATE_HZ}")
+        raise ConfigError(found, f"{RATE_HZ}, the rate of the audio codec", f"--set clip.sample_rate_hz={RATE_HZ}")
     if shape.num_samples < STFT_SHORTEST:
         found = f"a clip of {shape.num_samples} samples"
         raise ConfigError(found, f"at least {STFT_SHORTEST}", "raise clip.num_frames or lower clip.fps_hz")

@@ -1,11 +1,11 @@
-"""The video VAE of Wan 2.1 as the released generator uses it: posterior means, one mean and spread per channel, float32.
+"""The video VAE of Wan 2.1 as the released generator uses it: posterior means, normalised per channel, float32.
 
-One latent frame is one frame of pixels, every further one four; 8 × 8 pixels are one cell. The network is causal and keeps
-the last two frames of every convolution's input, so both directions run latent frame by latent frame in the same memory
-for any length. What is left grows with the picture: 20.6 KiB per pixel while decoding, and a canvas of 12 bytes per pixel and
-frame. At 480p, 81 frames, that is 8.5 GiB above the network, or 1.7 GiB in tiles of 256 px (measured on a CPU with 9 frames of
-that size and of that tile: benchmarks/video_decoding.md). Tiles are blended linearly over their overlap. They are an
-approximation: the decoder attends over a whole frame once, and zeros surround each tile; a single tile is exactly the whole.
+The first latent frame covers one frame of pixels, every further one four; a cell is 8 × 8 pixels. The network is causal and caches
+the last two input frames of every convolution, so encoding and decoding run latent frame by latent frame in constant memory for any
+length. Memory grows with the picture: 20.6 KiB per pixel while decoding, plus a canvas of 12 bytes per pixel and frame. At 480p and
+81 frames that is 8.5 GiB above the network, or 1.7 GiB in tiles of 256 px (measured on a CPU with 9 frames of that size and of that
+tile: benchmarks/video_decoding.md). Tiles are blended linearly over their overlap. Tiling is an approximation, because the decoder
+has one attention over whole frames and pads every tile with zeros; a single tile gives exactly the untiled result.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STRUCTURE = {
     "is_residual": False,
     "patch_size": None,
 }
-"""Of diffusers' configuration: what makes a VAE this one. Widths are free, so that tests can be small."""
+"""Values of diffusers' configuration that identify this VAE. Widths are not fixed, so that tests can use small ones."""
 
 MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
@@ -51,12 +51,12 @@ STD = (
     *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
     *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
 )
-"""Of each latent channel over natural video, published with Wan 2.1."""
+"""Mean and standard deviation of each latent channel over natural video, published with Wan 2.1."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture is decoded in pieces. ``tile_px`` 0: whole. Raises ConfigError for sizes that are no whole cells."""
+    """Size and overlap of the tiles of a decoded frame; ``tile_px`` 0: no tiling. Raises ConfigError for partial cells."""
 
     tile_px: int = 0
     overlap_px: int = 0
@@ -70,25 +70,25 @@ class Tiling:
             )
 
     def along(self, num_cells: int) -> list[tuple[slice, Tensor]]:
-        """Tiles of one axis: their cells, and the weight of each of their pixels. At every pixel the weights add up to 1."""
+        """Tiles of one axis: the cells of each tile, and the weights of its pixels. The weights of a pixel sum to 1."""
         tile, overlap = self.tile_px // CELL_PX or num_cells, self.overlap_px // CELL_PX
         if tile >= num_cells:
             return [(slice(0, num_cells), torch.ones(num_cells * CELL_PX))]
         count = math.ceil((num_cells - overlap) / (tile - overlap))
         starts = [round(index * (num_cells - tile) / (count - 1)) for index in range(count)]
-        places = torch.arange(num_cells * CELL_PX) + 0.5
-        ramps = [self._ramp(places, start * CELL_PX, num_cells * CELL_PX) for start in starts]
+        centres_px = torch.arange(num_cells * CELL_PX) + 0.5
+        ramps = [self._ramp(centres_px, start * CELL_PX, num_cells * CELL_PX) for start in starts]
         total = torch.stack(ramps).sum(0)
         return [
             (slice(start, start + tile), (ramp / total)[start * CELL_PX : (start + tile) * CELL_PX])
             for start, ramp in zip(starts, ramps, strict=True)
         ]
 
-    def _ramp(self, places: Tensor, start_px: int, size_px: int) -> Tensor:
-        """Over all pixels of an axis: 1 inside a tile, falling to 0 at those of its ends where another tile goes on."""
+    def _ramp(self, centres_px: Tensor, start_px: int, size_px: int) -> Tensor:
+        """Weights over all pixels of an axis: 1 inside a tile, falling to 0 at its ends except at the ends of the axis."""
         end_px, width = start_px + self.tile_px, max(self.overlap_px, 1)
-        rising = (places - start_px) / width if start_px else torch.ones_like(places)
-        falling = (end_px - places) / width if end_px < size_px else torch.ones_like(places)
+        rising = (centres_px - start_px) / width if start_px else torch.ones_like(centres_px)
+        falling = (end_px - centres_px) / width if end_px < size_px else torch.ones_like(centres_px)
         return torch.minimum(rising, falling).clamp(0.0, 1.0)
 
 
@@ -109,13 +109,13 @@ class VideoVae:
         for start in (0, *range(1, len(frames), FRAME_GROUP)):
             group = torch.tensor(frames[start : start + FRAME_GROUP if start else 1], device=self._device)
             pixels = group.permute(3, 0, 1, 2)[None] / 127.5 - 1.0
-            found = self._network.encoder(pixels, feat_cache=caches, feat_idx=[0])
-            moments.append(self._network.quant_conv(found)[0, :CHANNELS])
+            features = self._network.encoder(pixels, feat_cache=caches, feat_idx=[0])
+            moments.append(self._network.quant_conv(features)[0, :CHANNELS])
         return ((torch.cat(moments, dim=1) - self._mean) * (1.0 / self._std)).cpu()
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> NDArray[np.uint8]:
-        """Latents [16, T, h, w] → frames [4T − 3, 8h, 8w, 3]: clamped to [−1, 1], then rounded half up to whole levels."""
+        """Latents [16, T, h, w] → frames [4T − 3, 8h, 8w, 3]: clamped to [−1, 1], then rounded half up to 8-bit levels."""
         _, num_latent, height, width = latent.shape
         z = latent.to(self._device, torch.float32) / (1.0 / self._std) + self._mean
         size = (3, FRAME_GROUP * (num_latent - 1) + 1, CELL_PX * height, CELL_PX * width)
@@ -123,22 +123,22 @@ class VideoVae:
         for rows, row_weights in self._tiling.along(height):
             for columns, column_weights in self._tiling.along(width):
                 weights = (row_weights[:, None] * column_weights).to(self._device)
-                piece, seen = canvas[:, :, _pixels(rows), _pixels(columns)], 0
+                tile, done = canvas[:, :, _pixels(rows), _pixels(columns)], 0
                 for group in self._stream(z[None, :, :, rows, columns]):
-                    piece[:, seen : seen + group.shape[1]] += (group * weights).to(canvas.device)
-                    seen += group.shape[1]
+                    tile[:, done : done + group.shape[1]] += (group * weights).to(canvas.device)
+                    done += group.shape[1]
         levels = canvas.clamp_(-1.0, 1.0).add_(1.0).div_(2.0).mul_(255.0).add_(0.5).floor_().clamp_(max=255.0)
         return levels.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
     def _stream(self, z: Tensor) -> Iterator[Tensor]:
-        """Decoded [3, 1 or 4, 8h, 8w] of each latent frame of [1, 16, T, h, w], in turn."""
+        """Decode latents [1, 16, T, h, w] frame by frame: pixels [3, 1 or 4, 8h, 8w] per latent frame."""
         caches = self._caches("decoder")
         for index in range(z.shape[2]):
             frame = self._network.post_quant_conv(z[:, :, index : index + 1])
             yield self._network.decoder(frame, feat_cache=caches, feat_idx=[0], first_chunk=index == 0)[0]
 
     def _caches(self, part: str) -> list[Tensor | None]:
-        """One empty place for every causal convolution of ``part``: what the network remembers between groups."""
+        """Empty caches, one for every causal convolution of ``part``; the network fills them between groups."""
         from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
         modules = self._network.get_submodule(part).modules()
@@ -148,9 +148,9 @@ class VideoVae:
 def load_video_vae(
     path: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> AutoencoderKLWan:
-    """Wan 2.1's VAE from a folder as diffusers saves it, or from a file with Wan's own names (``Wan2.1_VAE.pth``).
+    """Load Wan 2.1's VAE from a folder saved by diffusers or a file with Wan's names (``Wan2.1_VAE.pth``).
 
-    Weights are rounded to ``dtype`` (None: not) and computed with in float32: the released code rounds them to bfloat16.
+    Weights are rounded to ``dtype`` (None: not rounded), and arithmetic runs in float32; the released code rounds to bfloat16.
     Raises InputError for unreadable files, for another VAE, and for any tensor that is missing, unexpected or misshapen.
     """
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
@@ -171,7 +171,7 @@ def load_video_vae(
 
 
 def _widths(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Constructor values of the network whose tensors, under Wan's names, these are; the published ones where unknown."""
+    """Constructor values inferred from ``tensors`` under Wan's names; published values if a tensor is missing."""
     encoder, decoder = tensors.get("encoder.conv1.weight"), tensors.get("decoder.conv1.weight")
     width = 96 if encoder is None else encoder.shape[0]
     return {"base_dim": width, "decoder_base_dim": width if decoder is None else decoder.shape[0] // 4}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from avpref.domain import METRICS, OWN_TERMS, Dimension, Metric, Score, Terms
 from avpref.identity import digest
-from avpref.media.toyscene import BACKGROUND_RGB, BALL_RGB, RINGS, Attributes, Side, understand
+from avpref.media.toyscene import BACKGROUND_RGB, BALL_RGB, RINGS, Attributes, StartSide, understand
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 from avpref.rewards.toy.toy_ball import BallisticPath, BallTrack, fit_path, track_ball
 from avpref.rewards.toy.toy_sound import (
@@ -85,7 +85,7 @@ def text_video(evidence: Evidence) -> float:
     expected = np.array(BALL_RGB[evidence.scene.colour], np.float64) - BACKGROUND_RGB
     colour = float(evidence.track.colour @ expected / np.linalg.norm(expected))
     start = float(np.median(evidence.track.x[: max(1, len(evidence.track.x) // 5)])) / evidence.track.width
-    from_middle = (0.5 - start) if evidence.scene.side == Side.LEFT else (start - 0.5)
+    from_middle = (0.5 - start) if evidence.scene.side == StartSide.LEFT else (start - 0.5)
     return 0.5 * colour + 0.5 * float(np.tanh(from_middle / SIDE_WIDTH))
 
 

@@ -1,4 +1,4 @@
-"""Where networks run."""
+"""Selection of the device of networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ AUTO = "auto"
 
 
 def resolved(device: str) -> str:
-    """``device``, or for ``auto`` CUDA where this process sees one and the CPU otherwise."""
+    """``device``; ``auto`` becomes ``cuda`` if this process has a CUDA device and ``cpu`` otherwise."""
     if device != AUTO:
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"

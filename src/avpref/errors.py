@@ -1,28 +1,28 @@
-"""The exception tree. Users' mistakes end here with three parts: found, expected, and the command that fixes it.
+"""The exception tree. Every error has three parts: what was found, what was expected, and a fix.
 
 AvprefError                 exit 1   something failed
 ├── ConfigError             exit 2   a key, value or flag is wrong
-├── GateRefused             exit 3   everything ran; the answer is no
-├── AuditRefused            exit 3   chosen and rejected can be told apart by a shortcut; nothing was trained
+├── GateRefused             exit 3   the evaluation is complete and the gate did not pass
+├── AuditRefused            exit 3   a shortcut separates chosen from rejected clips; nothing was trained
 ├── InputError              exit 4   an input is missing, stale or unreadable
 │   ├── MediaError                   a clip that cannot be decoded or lacks a track
 │   ├── TableError                   a table with missing columns, NaN, or a wrong hash
 │   ├── SchemaVersionError           a folder written by another schema version
-│   └── ProductVersionError          a run that another version of the product began
+│   └── ProductVersionError          a run that another version of the product created
 ├── AliasConflict           exit 1   an alias was moved by another command at the same time
 ├── StorageError            exit 1   a folder that cannot be written, a full disk
-├── ClusterError            exit 1   a Ray cluster that cannot be joined, has no room, or runs other code
-├── CircuitOpen             exit 1   so many units failed alike that it is no longer the data's fault
-└── PartialResult           exit 5   some candidates were quarantined, the rest is complete
+├── ClusterError            exit 1   a Ray cluster that cannot be joined, lacks resources, or runs other code
+├── CircuitOpen             exit 1   many units failed in the same way, so the cause is not the data
+└── PartialResult           exit 5   some candidates were quarantined, all others are complete
 """
 
 from __future__ import annotations
 
 
 class AvprefError(Exception):
-    """Base of all errors that the product raises on purpose.
+    """Base of all errors that the product raises deliberately.
 
-    ``found`` says what was met, ``expected`` what should have been there and ``fix`` the command or edit that helps.
+    ``found`` describes the problem, ``expected`` the correct state and ``fix`` a command or edit that corrects it.
     """
 
     exit_code = 1
@@ -41,19 +41,19 @@ class AvprefError(Exception):
 
 
 class ConfigError(AvprefError):
-    """A configuration key, value or command-line flag that cannot be used."""
+    """An invalid configuration key, value or command-line flag."""
 
     exit_code = 2
 
 
 class GateRefused(AvprefError):
-    """The gate ran and its verdict is no."""
+    """The gate ran and did not pass."""
 
     exit_code = 3
 
 
 class AuditRefused(AvprefError):
-    """A shortcut tells chosen from rejected better than the configuration allows: training was not started."""
+    """A shortcut separates chosen from rejected clips better than the configuration allows; training did not start."""
 
     exit_code = 3
 
@@ -65,11 +65,11 @@ class InputError(AvprefError):
 
 
 class MediaError(InputError):
-    """A media file that cannot be decoded, or lacks a track that is needed."""
+    """A media file that cannot be decoded or lacks a required track."""
 
 
 class TableError(InputError):
-    """A table whose columns, values or hash are not what its schema says."""
+    """A table whose columns, values or hash contradict its schema."""
 
 
 class SchemaVersionError(InputError):
@@ -77,7 +77,7 @@ class SchemaVersionError(InputError):
 
 
 class ProductVersionError(InputError):
-    """A run that another version of the product began; going on would do all its stages again."""
+    """A run that another version of the product created; continuing would repeat all its stages."""
 
 
 class AliasConflict(AvprefError):
@@ -89,14 +89,14 @@ class StorageError(AvprefError):
 
 
 class ClusterError(AvprefError):
-    """A Ray cluster that cannot be joined, has no room for an actor, or runs another version of the product."""
+    """A Ray cluster that cannot be joined, lacks resources for an actor, or runs another version of the product."""
 
 
 class CircuitOpen(AvprefError):
-    """Too many units failed, or all failed alike: the configuration is wrong, not the data."""
+    """Too many units failed, or all failed in the same way: the configuration is wrong, not the data."""
 
 
 class PartialResult(AvprefError):
-    """Some candidates were quarantined; everything else is complete."""
+    """Some candidates were quarantined; all others are complete."""
 
     exit_code = 5

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.flows import retrain
 from avpref.storage import failpoints as moments
 from avpref.storage.run_folder import RunFolder, open_root

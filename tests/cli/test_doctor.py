@@ -17,8 +17,8 @@ import pytest
 from avpref.cli.doctor import machine_checks as checkup
 from avpref.cli.doctor import prefect_checks
 from avpref.cli.doctor.check import Check
-from avpref.config import loading as config
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
+from avpref.config.loading import load_config
 from avpref.config.scoring_settings import ModelSettings, ScoringSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -275,14 +275,14 @@ def test_a_torch_that_does_not_load(monkeypatch):
 def test_a_gpu_that_is_asked_for_and_absent(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    settings = config.load(TINY).settings
+    settings = load_config(TINY).settings
     assert checkup.gpu(settings).status == "ok"
     asking = settings.model_copy(update={"executor": RayExecutor(num_gpus_per_actor=0.5)})
     assert checkup.gpu(asking).status == "fail"
 
 
 def test_disk_space(tmp_path, monkeypatch):
-    settings = config.load(TINY).settings
+    settings = load_config(TINY).settings
     runs = tmp_path / "not" / "yet"
     assert checkup.disk(settings, runs).status == "ok"
     assert not runs.exists()
@@ -309,12 +309,12 @@ def no_weights(tmp_path, monkeypatch):
 
 
 def with_scoring(**values):
-    settings = config.load(TINY).settings
+    settings = load_config(TINY).settings
     return settings.model_copy(update={"scoring": ScoringSettings(**values)})
 
 
 def test_absent_weights_are_listed_with_size_licence_and_command(no_weights):
-    found = {check.name: check for check in checkup.reward_models(config.load(TINY).settings)}
+    found = {check.name: check for check in checkup.reward_models(load_config(TINY).settings)}
     assert set(found) == {f"weights {name}" for name in ("audiobox", "imagebind", "synchformer", "videoalign")}
     assert {check.status for check in found.values()} == {"warn"}
     check = found["weights imagebind"]

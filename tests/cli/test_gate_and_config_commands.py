@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
+from avpref.config.loading import flatten, load_config
 from avpref.datasets import tables
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -59,7 +59,7 @@ def test_an_evaluation_of_other_pairs_is_stale(call, own_runs, own_run):
 def test_a_run_without_an_evaluation_is_missing_input(call, tmp_path):
     from avpref.storage.run_folder import create
 
-    create(tmp_path, config.load(TINY).settings)
+    create(tmp_path, load_config(TINY).settings)
     answer = call("gate", "check", "--runs", tmp_path)
     assert answer.code == 4
     assert "avpref runs resume" in answer.err
@@ -81,7 +81,7 @@ def test_config_show_has_every_leaf_and_its_origin(call, monkeypatch):
     assert values["dpo.loop.steps"] == (33, "environment AVPREF_DPO__LOOP__STEPS")
     assert values["clip.num_frames"][1] == TINY
     assert values["dpo.loss.variant"] == ("sigmoid", "default")
-    leaves = dict(config.flatten(config.load(TINY).settings.model_dump(mode="json")))
+    leaves = dict(flatten(load_config(TINY).settings.model_dump(mode="json")))
     assert set(values) == set(leaves)
 
 

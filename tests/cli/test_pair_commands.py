@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.datasets.selection.leaderboard import STRATEGIES
 from avpref.domain import METRICS
@@ -202,7 +202,7 @@ def test_environment_does_not_change_a_runs_own_settings(call, runs, monkeypatch
     before = call("pairs", "select", "--runs", runs, "--json").document
     monkeypatch.setenv("AVPREF_PAIRS__STRATEGY", "average")
     assert call("pairs", "select", "--runs", runs, "--json").document == before
-    assert config.load(TINY).settings.pairs.strategy == "average"
+    assert load_config(TINY).settings.pairs.strategy == "average"
 
 
 def test_audit_shows_every_fact_of_the_run_s_pairs(call, runs, tiny_run):

@@ -16,7 +16,7 @@ from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Metric, ScoreStatus, Terms
 from avpref.errors import InputError, TableError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip
-from avpref.media.toyscene import every_attributes
+from avpref.media.toyscene import all_attributes
 from avpref.media.writing import encode_clip
 from avpref.rewards.fake import FakeScorer
 from avpref.rewards.negatives.corruptions import DELAY_STEPS_S, SEED_KINDS, Negative, NegativeKind, negatives
@@ -92,7 +92,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings")
     (folder / "deeper").mkdir()
     for number in range(NUM_RECORDINGS):
-        clip = toyworld.simulate(every_attributes()[7 * number], number, SHAPE)
+        clip = toyworld.simulate(all_attributes()[7 * number], number, SHAPE)
         name = f"deeper/c{number}.mp4" if number else f"c{number}.mp4"
         (folder / name).write_bytes(encode_clip(clip.frames, SHAPE.fps_hz, clip.audio, SHAPE.sample_rate_hz))
     (folder / "notes.txt").write_text("no recording")

@@ -173,10 +173,10 @@ def test_what_a_stage_lost_makes_the_exit_code_5(call, own_runs, own_run):
 
 
 def test_a_stage_before_its_input_is_missing_input(call, tmp_path):
-    from avpref.config import loading as config
+    from avpref.config.loading import load_config
     from avpref.storage.run_folder import create
 
-    create(tmp_path, config.load(TINY).settings)
+    create(tmp_path, load_config(TINY).settings)
     for command in STAGE_COMMANDS:
         answer = call(*command, "--runs", tmp_path)
         assert answer.code == 4

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from avpref.cli.commands import runs_logs as run_logs
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import CircuitOpen
@@ -28,7 +28,7 @@ HEAVY = ("torch", "prefect", "ray")
 @pytest.fixture
 def folder(tmp_path):
     """A run of which nothing is done."""
-    return create(tmp_path, config.load(TINY).settings)
+    return create(tmp_path, load_config(TINY).settings)
 
 
 def shown(call, folder):

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_codecs import save_tiny_codecs
 
-from avpref.config.schema import NetworkSettings
+from avpref.config.network_settings import NetworkSettings
 from avpref.flows.workers.canary import canary_clip
 from avpref.media.writing import encode_clip
 from avpref.models.dit import ModelType, NetworkConfig
@@ -39,41 +40,13 @@ class Release:
         values: dict[str, object] = {
             **{f"network.{name}": value for name, value in NETWORK.items()},
             **{"clip.height_px": height, "clip.width_px": width, "clip.num_frames": frames},
-            **{"codec.video_vae": self.root / "vae", "codec.audio_vae": self.root / "audio_vae"},
+            **{"codec.video_vae": self.root / "video_vae", "codec.audio_vae": self.root / "audio_vae"},
             **{"codec.vocoder": self.root / "vocoder", "text.encoder": self.root / "text_encoder"},
             **{"text.tokenizer": self.root / "tokenizer", "sft.network": self.root / "JavisDiT-v1.0"},
             **{"sampling.steps": 2, "sampling.num_candidates": 2, "sft.dtype": "float32", "sampling.dtype": "float32"},
             **{"text.dtype": "float32", "executor": "{kind: in_process}", **more},
         }
         return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
-
-
-def _codecs(root: Path) -> None:
-    from diffusers import AutoencoderKL, AutoencoderKLWan
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
-
-    AutoencoderKLWan(base_dim=4).save_pretrained(root / "vae")
-    AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        latent_channels=8,
-        block_out_channels=[8, 8, 8],
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        norm_num_groups=4,
-        layers_per_block=1,
-        scaling_factor=0.4110932946205139,
-    ).save_pretrained(root / "audio_vae")
-    vocoder = SpeechT5HifiGanConfig(
-        model_in_dim=64,
-        upsample_initial_channel=32,
-        upsample_rates=[5, 4, 2, 2, 2],
-        upsample_kernel_sizes=[16, 16, 8, 4, 4],
-        resblock_kernel_sizes=[3],
-        resblock_dilation_sizes=[[1]],
-        normalize_before=False,
-    )
-    SpeechT5HifiGan(vocoder).save_pretrained(root / "vocoder")
 
 
 def _text(root: Path) -> None:
@@ -123,9 +96,9 @@ def _network(root: Path) -> None:
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     root = tmp_path_factory.mktemp("release")
-    torch.manual_seed(11)
-    for make in (_codecs, _text, _network):
-        make(root)
+    save_tiny_codecs(root, seed=11)
+    _text(root)
+    _network(root)
     return Release(root)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.selection.score_table_import import read_scores
 from avpref.domain import METRICS
 from avpref.errors import TableError

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from avpref.config import loading as config
-from avpref.config.schema import InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
+from avpref.config.loading import config_to_yaml, identity_hash, load_config
 from avpref.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -27,7 +27,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
 
 def refusal(path: Path, *overrides: str, **environment: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        config.load(path, overrides, environment)
+        load_config(path, overrides, environment)
     assert caught.value.exit_code == 2
     assert caught.value.expected and caught.value.fix
     return caught.value
@@ -35,9 +35,9 @@ def refusal(path: Path, *overrides: str, **environment: str) -> ConfigError:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_configuration_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
-    settings = config.load(path, environment={}).settings
-    (tmp_path / "again.yaml").write_text(config.to_yaml(settings))
-    assert config.load(tmp_path / "again.yaml", environment={}).settings == settings
+    settings = load_config(path, environment={}).settings
+    (tmp_path / "again.yaml").write_text(config_to_yaml(settings))
+    assert load_config(tmp_path / "again.yaml", environment={}).settings == settings
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_a_missing_section_and_a_missing_key_are_named(tmp_path: Path) -> None:
     tree = yaml.safe_load(TINY.read_text())
     del tree["clip"], tree["sft"]["loop"]["steps"]
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(tree))
-    found = refusal(tmp_path / "short.yaml").found
-    assert "clip is missing" in found and "sft.loop.steps is missing" in found
+    message = refusal(tmp_path / "short.yaml").found
+    assert "clip is missing" in message and "sft.loop.steps is missing" in message
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_value_of_the_wrong_type_or_range_is_named_with_what_was_found(overrid
 
 def test_flags_win_over_environment_over_file_over_defaults() -> None:
     environment = {"AVPREF_RUN__SEED": "5", "AVPREF_RUN__NAME": "from-environment", "AVPREF_SFT__LOOP__STEPS": "7"}
-    resolved = config.load(TINY, ["run.seed=6"], environment)
+    resolved = load_config(TINY, ["run.seed=6"], environment)
     rows = {key: (value, origin) for key, value, origin in resolved.rows()}
     assert rows["run.seed"] == (6, "--set run.seed")
     assert rows["run.name"] == ("from-environment", "environment AVPREF_RUN__NAME")
@@ -113,13 +113,13 @@ def test_flags_win_over_environment_over_file_over_defaults() -> None:
 
 def test_variables_without_a_section_are_no_settings() -> None:
     environment = {"AVPREF_GOLDEN": "x", "AVPREF_MEDIA": "y", "PATH": "z"}
-    assert config.load(TINY, environment=environment).settings == config.load(TINY, environment={}).settings
+    assert load_config(TINY, environment=environment).settings == load_config(TINY, environment={}).settings
 
 
 def test_the_process_environment_counts_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AVPREF_RUN__SEED", "11")
-    assert config.load(TINY).settings.run.seed == 11
-    assert config.load(TINY, environment={}).settings.run.seed == 0
+    assert load_config(TINY).settings.run.seed == 11
+    assert load_config(TINY, environment={}).settings.run.seed == 0
 
 
 def test_a_wrong_variable_is_named_as_what_it_is() -> None:
@@ -128,22 +128,22 @@ def test_a_wrong_variable_is_named_as_what_it_is() -> None:
 
 
 def test_values_of_flags_are_yaml() -> None:
-    given_values = [
+    overrides = [
         "sampling.shift=null",
         "scoring.metrics=[desync]",
         "sampling.ground_truth=false",
         "dpo.optimiser.lr=1e-5",
     ]
-    settings = config.load(TINY, given_values, {}).settings
+    settings = load_config(TINY, overrides, {}).settings
     assert (settings.sampling.shift, settings.scoring.metrics) == (None, ("desync",))
     assert settings.sampling.ground_truth is False
     assert settings.dpo.optimiser.lr == 1e-5
 
 
 def test_a_flag_can_change_the_kind_of_a_section() -> None:
-    settings = config.load(TINY, ["executor.kind=ray", "executor.num_actors=3"], {}).settings
+    settings = load_config(TINY, ["executor.kind=ray", "executor.num_actors=3"], {}).settings
     assert settings.executor == RayExecutor(num_actors=3)
-    assert config.load(TINY, environment={}).settings.executor == InProcessExecutor()
+    assert load_config(TINY, environment={}).settings.executor == InProcessExecutor()
 
 
 @pytest.mark.parametrize("override", ["run.seed", "run.seed.deep=1", "run.seed=[1", "=5", ""])
@@ -175,9 +175,9 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_identity_does_not_depend_on_the_executor_and_on_nothing_less() -> None:
-    base = config.identity_hash(config.load(TINY, environment={}).settings)
-    executor = config.load(TINY, ["executor.kind=ray", "executor.num_actors=3"], {}).settings
-    assert config.identity_hash(executor) == base
+    base = identity_hash(load_config(TINY, environment={}).settings)
+    executor = load_config(TINY, ["executor.kind=ray", "executor.num_actors=3"], {}).settings
+    assert identity_hash(executor) == base
     others = [
         "run.seed=1",
         "run.name=b",
@@ -185,13 +185,13 @@ def test_the_identity_does_not_depend_on_the_executor_and_on_nothing_less() -> N
         "pairs.strategy=average",
         "evaluation.gate.max_displacement=1",
     ]
-    hashes = {config.identity_hash(config.load(TINY, [each], {}).settings) for each in others}
+    hashes = {identity_hash(load_config(TINY, [override], {}).settings) for override in others}
     assert len(hashes | {base}) == len(others) + 1
 
 
 def test_a_default_that_is_written_out_is_the_same_configuration() -> None:
-    written = config.load(TINY, ["dpo.loss.label_smoothing=0.0"], {}).settings
-    assert config.identity_hash(written) == config.identity_hash(config.load(TINY, environment={}).settings)
+    written = load_config(TINY, ["dpo.loss.label_smoothing=0.0"], {}).settings
+    assert identity_hash(written) == identity_hash(load_config(TINY, environment={}).settings)
 
 
 @settings(max_examples=12)
@@ -205,7 +205,7 @@ def test_a_default_that_is_written_out_is_the_same_configuration() -> None:
 def test_settings_survive_a_round_trip_through_yaml(
     tmp_path_factory: pytest.TempPathFactory, seed: int, name: str, text: str, rate: float
 ) -> None:
-    base = config.load(TINY, environment={}).settings
+    base = load_config(TINY, environment={}).settings
     changed = base.model_copy(
         update={
             "run": base.run.model_copy(update={"seed": seed, "name": name}),
@@ -214,14 +214,14 @@ def test_settings_survive_a_round_trip_through_yaml(
         }
     )
     path = tmp_path_factory.mktemp("config") / "config.yaml"
-    path.write_text(config.to_yaml(changed), encoding="utf-8")
-    again = config.load(path, environment={}).settings
+    path.write_text(config_to_yaml(changed), encoding="utf-8")
+    again = load_config(path, environment={}).settings
     assert again == changed
-    assert config.identity_hash(again) == config.identity_hash(changed)
+    assert identity_hash(again) == identity_hash(changed)
 
 
 def test_a_section_given_as_a_whole_replaces_the_files_and_says_where_it_came_from() -> None:
-    resolved = config.load(CONFIGS / "toyworld.yaml", ["executor={kind: in_process}"], {})
+    resolved = load_config(CONFIGS / "toyworld.yaml", ["executor={kind: in_process}"], {})
     origins = {key: origin for key, _, origin in resolved.rows() if key.startswith("executor.")}
     assert origins.pop("executor.kind") == "--set executor"
     assert set(origins) == {"executor.device", "executor.scoring"} and set(origins.values()) == {"default"}
@@ -229,5 +229,11 @@ def test_a_section_given_as_a_whole_replaces_the_files_and_says_where_it_came_fr
 
 def test_a_key_of_another_kind_is_explained_as_that() -> None:
     with pytest.raises(ConfigError, match=r"executor\.num_actors is no key of executor\.kind in_process") as caught:
-        config.load(CONFIGS / "toyworld.yaml", ["executor.kind=in_process"], {})
+        load_config(CONFIGS / "toyworld.yaml", ["executor.kind=in_process"], {})
     assert "did you mean" not in caught.value.found
+
+
+def test_an_adapter_layout_that_no_stage_can_serve_is_refused_before_a_run_begins() -> None:
+    error = refusal(TINY, "dpo.adapter.layout=two_adapters")
+    assert "dpo.adapter.layout two_adapters" in error.found
+    assert error.fix == "--set dpo.adapter.layout=merged"

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from avpref.config.schema import ClipPrompts
+from avpref.config.data_settings import ClipPrompts
 from avpref.datasets.prompts.clips import ground_truth_clip, prompts, read_clip_list, recording_of
 from avpref.domain import Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError, TableError

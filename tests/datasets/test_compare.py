@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection.compare import Inputs, Snapshot, diff
 from avpref.datasets.selection.normalise import measure

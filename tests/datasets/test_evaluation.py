@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import GateSettings
+from avpref.config.gate_settings import GateSettings
 from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare, rewards
 from avpref.datasets.evidence.gate import decide
 from avpref.datasets.rows import Side

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpref.config.schema import GateSettings
+from avpref.config.gate_settings import GateSettings
 from avpref.datasets import tables
 from avpref.datasets.evidence import gate
 from avpref.datasets.evidence.evaluation import Comparison

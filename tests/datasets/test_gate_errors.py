@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avpref.config.schema import EvaluationSettings
+from avpref.config.gate_settings import EvaluationSettings
 from avpref.datasets.evidence import gate
 from avpref.datasets.evidence import sequential as looks
 from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare

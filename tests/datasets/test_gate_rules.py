@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
 from avpref.config.gate_settings import (
     DisplacementRule,
     GateSettings,
@@ -17,6 +16,7 @@ from avpref.config.gate_settings import (
     SuperiorityRule,
     ValidityRule,
 )
+from avpref.config.loading import identity_hash, load_config
 from avpref.datasets.evidence import gate
 from avpref.datasets.evidence.evaluation import Comparison, Unscorable
 from avpref.domain import Dimension
@@ -107,9 +107,9 @@ def test_further_looks_are_a_waste_only_where_an_upper_bound_fails() -> None:
 
 def test_rules_come_from_the_configuration_and_change_the_run() -> None:
     listed = "evaluation.gate.rules=[{kind: superiority, dimension: av}, {kind: validity, max_rise: 0.1}]"
-    settings = config.load(TINY, [listed], {}).settings
+    settings = load_config(TINY, [listed], {}).settings
     assert settings.evaluation.gate.rules == (SuperiorityRule(dimension="av"), ValidityRule(max_rise=0.1))
-    assert config.identity_hash(settings) != config.identity_hash(config.load(TINY, [], {}).settings)
+    assert identity_hash(settings) != identity_hash(load_config(TINY, [], {}).settings)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +126,11 @@ def test_rules_come_from_the_configuration_and_change_the_run() -> None:
 )
 def test_wrong_rules_are_explained(given: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.load(TINY, [given], {})
+        load_config(TINY, [given], {})
     assert said in str(caught.value)
 
 
 def test_promotion_is_not_part_of_a_run_s_identity() -> None:
-    base = config.load(TINY, [], {}).settings
-    other = config.load(TINY, ["promotion.automatic=true", "promotion.approval=required"], {}).settings
-    assert config.identity_hash(other) == config.identity_hash(base)
+    base = load_config(TINY, [], {}).settings
+    other = load_config(TINY, ["promotion.automatic=true", "promotion.approval=required"], {}).settings
+    assert identity_hash(other) == identity_hash(base)

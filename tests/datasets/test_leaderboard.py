@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection.candidate_rewards import rewards, strategy_label
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard

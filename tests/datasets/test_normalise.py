@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise
 from avpref.datasets.selection.candidate_rewards import rewards

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.normalise import measure

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from avpref.config.schema import PairSettings
+from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import SkipReason, select_pairs

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import ToyWorldPrompts
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.datasets.prompts import toyworld
 from avpref.datasets.prompts.toyworld import Drop
 from avpref.domain import Split
@@ -25,9 +25,9 @@ from avpref.media.toyscene import (
     RADIUS,
     RINGS,
     Gravity,
-    Side,
+    StartSide,
+    all_attributes,
     describe,
-    every_attributes,
     understand,
 )
 
@@ -43,12 +43,12 @@ DROPS = st.builds(
 
 
 def test_prompts_say_everything_and_can_be_read_back() -> None:
-    scenes = every_attributes()
+    scenes = all_attributes()
     assert len({describe(scene) for scene in scenes}) == 36
     assert all(understand(describe(scene)) == scene for scene in scenes)
     assert (
         understand("Bounces, metallic; fast gravity, right: blue.".replace(";", ",").replace(":", ",")).side
-        == Side.RIGHT
+        == StartSide.RIGHT
     )
     with pytest.raises(ValueError, match="found none"):
         understand("a whale swims")
@@ -81,7 +81,7 @@ def test_prompts_are_instances() -> None:
 
 
 def test_everything_is_derived_from_seeds() -> None:
-    scene = every_attributes()[7]
+    scene = all_attributes()[7]
     first, again, other = (toyworld.simulate(scene, seed, SHAPE) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.frames, again.frames)
     np.testing.assert_array_equal(first.audio, again.audio)
@@ -118,7 +118,7 @@ def test_the_ball_obeys(drop: Drop, gravity: Gravity) -> None:
 
 
 def test_the_ball_is_drawn_where_it_is() -> None:
-    for scene in every_attributes()[::5]:
+    for scene in all_attributes()[::5]:
         drop = Drop(height=0.5, hold_s=0.1, x=0.2, speed=0.2, restitution=0.7)
         frames = toyworld.render(scene, drop, SHAPE).astype(float)
         direction = np.array(BALL_RGB[scene.colour], float) - BACKGROUND_RGB
@@ -129,7 +129,7 @@ def test_the_ball_is_drawn_where_it_is() -> None:
         times = np.arange(16) / 8
         x = (share.sum(axis=1) @ columns) / share.sum(axis=(1, 2))
         expected_x = 0.2 + 0.2 * times
-        np.testing.assert_allclose(x if scene.side == Side.LEFT else 1 - x, expected_x, atol=0.01)
+        np.testing.assert_allclose(x if scene.side == StartSide.LEFT else 1 - x, expected_x, atol=0.01)
         height = toyworld.height_at(times, drop, ACCELERATION[scene.gravity])
         flying = height > 0.02
         y = (share.sum(axis=2) @ rows) / share.sum(axis=(1, 2))
@@ -137,7 +137,7 @@ def test_the_ball_is_drawn_where_it_is() -> None:
         assert share[0].sum() / 96**2 == pytest.approx(np.pi * RADIUS**2, rel=0.05)
 
 
-@pytest.mark.parametrize("scene", every_attributes()[::7], ids=describe)
+@pytest.mark.parametrize("scene", all_attributes()[::7], ids=describe)
 def test_impacts_sound_when_they_happen_and_in_their_band(scene) -> None:
     layout = BandLayout(16000, 16.0, 8)
     band = int(np.searchsorted(layout.edges_hz, RINGS[scene.material].centre_hz)) - 1
@@ -153,7 +153,7 @@ def test_impacts_sound_when_they_happen_and_in_their_band(scene) -> None:
 
 def test_other_shapes() -> None:
     shape = ClipShape(24, 64, 128, 12.0, 8000)
-    clip = toyworld.simulate(every_attributes()[20], 1, shape)
+    clip = toyworld.simulate(all_attributes()[20], 1, shape)
     assert clip.frames.shape == (24, 64, 128, 3) and clip.frames.dtype == np.uint8
     assert clip.audio.shape == (16000,) and clip.audio.dtype == np.float32
 
@@ -161,7 +161,7 @@ def test_other_shapes() -> None:
 def test_the_shares_of_defects() -> None:
     counts = Counter()
     for number in range(200):
-        clip = toyworld.simulate(every_attributes()[number % 36], number, SHAPE)
+        clip = toyworld.simulate(all_attributes()[number % 36], number, SHAPE)
         frames, audio = toyworld.with_defects(clip, toyworld.generator("test", number), SHAPE)
         counts["video"] += not np.array_equal(frames, clip.frames)
         floor = np.sqrt(np.square(audio[:4000]).mean())
@@ -175,7 +175,7 @@ def test_the_shares_of_defects() -> None:
 @given(delay_s=st.floats(0.0, 0.6))
 @settings(max_examples=20, deadline=None)
 def test_a_delay_moves_the_sound(delay_s: float) -> None:
-    audio = toyworld.simulate(every_attributes()[0], 2, SHAPE).audio
+    audio = toyworld.simulate(all_attributes()[0], 2, SHAPE).audio
     late = delay_audio(audio, delay_s, 16000)
     shift = round(delay_s * 16000)
     assert late.shape == audio.shape and late.dtype == np.float32
@@ -184,7 +184,7 @@ def test_a_delay_moves_the_sound(delay_s: float) -> None:
 
 
 def test_noise_and_blur_are_as_strong_as_asked() -> None:
-    clip = toyworld.simulate(every_attributes()[0], 2, SHAPE)
+    clip = toyworld.simulate(all_attributes()[0], 2, SHAPE)
     noisy = toyworld.add_audio_noise(clip.audio, 0.05, toyworld.generator("a"))
     assert np.std(noisy - clip.audio) == pytest.approx(0.05, rel=0.05)
     grained = toyworld.add_video_noise(clip.frames, 10.0, toyworld.generator("b"))

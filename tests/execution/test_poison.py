@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.datasets import tables
 from avpref.execution.contract import Receipt
 from avpref.execution.pool import InProcessPool, open_pool

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config.schema import InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.errors import ConfigError, InputError, MediaError, StorageError
 from avpref.execution import ray_session as session
 from avpref.execution.contract import Outcome, Pool, Receipt, attempt

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import avpref
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.errors import ClusterError, StorageError
 from avpref.execution import ray_pool, ray_session
 from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_version

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
@@ -90,7 +90,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
 
 def opened(runs: Path, *changes: str) -> RunFolder:
-    return create(runs, config.load(TINY, [*SMALL, *changes], environment={}).settings)
+    return create(runs, load_config(TINY, [*SMALL, *changes], environment={}).settings)
 
 
 def finished(folder: RunFolder, stages: Sequence[object] = STAGES) -> list[ItemCounts]:
@@ -350,7 +350,7 @@ def test_a_list_that_grows_adds_its_new_prompts_to_the_same_run(base: RunFolder,
 
 def texts_run(runs: Path, *given: str) -> RunFolder:
     small = [each for each in SMALL if not each.startswith(("prompts.", "sft."))]
-    tree = config.load(TINY, small, {}).settings.model_dump(mode="json")
+    tree = load_config(TINY, small, {}).settings.model_dump(mode="json")
     tree |= {"sft": yaml.safe_load(given[0].partition("=")[2]), "prompts": yaml.safe_load(given[1].partition("=")[2])}
     return create(runs, Settings.model_validate(tree))
 
@@ -371,7 +371,7 @@ def test_a_new_checkpoint_reuses_the_ground_truth_and_its_scores_alone(
 def test_ground_truth_of_another_seed_is_not_taken_for_ours() -> None:
     prompt = Prompt("p", "text", Split.TRAIN)
     recorded = replace(prompt, ground_truth_sha256="ab", ground_truth_start_s=1.0)
-    seeds = [config.load(TINY, [f"run.seed={seed}"], {}).settings for seed in (0, 1)]
+    seeds = [load_config(TINY, [f"run.seed={seed}"], {}).settings for seed in (0, 1)]
     assert len({ground_truth_source(prompt, settings) for settings in seeds}) == 2
     assert len({ground_truth_source(recorded, settings) for settings in seeds}) == 1
     assert ground_truth_source(recorded, seeds[0]) != ground_truth_source(

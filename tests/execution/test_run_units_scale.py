@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.execution import run_units as stage_module
 from avpref.execution.contract import Receipt
@@ -60,7 +60,7 @@ class Stub:
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     given = [f"run.shard_prompts={SHARD}", f"run.unit_candidates={UNIT}"]
-    return create(tmp_path, config.load(TINY, given).settings)
+    return create(tmp_path, load_config(TINY, given).settings)
 
 
 class RecordingObserver(NoObserver):

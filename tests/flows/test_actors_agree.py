@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets.latents import LATENTS
 from avpref.datasets.tables import CANDIDATES
 from avpref.flows.retrain import CURATION
@@ -30,7 +30,7 @@ Timeless = Callable[[RunFolder], list[dict[str, object]]]
 
 def with_actors(num_actors: int, runs: Path) -> RunFolder:
     overrides = ["executor.kind=ray", f"executor.num_actors={num_actors}"]
-    return create(runs, config.load(TINY, overrides, {}).settings)
+    return create(runs, load_config(TINY, overrides, {}).settings)
 
 
 def contents(folder: RunFolder, pattern: str) -> dict[str, bytes]:

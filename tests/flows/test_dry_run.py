@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.flows.dry_run import estimate, latent_bytes, network_values
 
@@ -42,8 +42,8 @@ def test_the_networks_size_is_that_of_its_file(tiny_run):
 
 
 def test_more_candidates_are_more_bytes_and_nothing_else_changes():
-    settings = config.load(TINY).settings
-    more = config.load(TINY, ["sampling.num_candidates=5"]).settings
+    settings = load_config(TINY).settings
+    more = load_config(TINY, ["sampling.num_candidates=5"]).settings
     before, after = ({stage["name"]: stage for stage in estimate(each)["stages"]} for each in (settings, more))
     assert after["generate"]["items"] - before["generate"]["items"] == 2 * settings.prompts.num_prompts
     assert after["generate"]["bytes"] > before["generate"]["bytes"]
@@ -51,10 +51,10 @@ def test_more_candidates_are_more_bytes_and_nothing_else_changes():
 
 
 def test_the_total_is_the_sum_of_what_is_known():
-    document = estimate(config.load(TINY).settings)
+    document = estimate(load_config(TINY).settings)
     assert document["total_bytes"] == sum(stage["bytes"] or 0 for stage in document["stages"])
 
 
 def test_delayed_sound_takes_room():
-    settings = config.load(TINY).settings
+    settings = load_config(TINY).settings
     assert latent_bytes(settings, 2) - latent_bytes(settings, 1) == latent_bytes(settings, 1) - latent_bytes(settings)

@@ -14,8 +14,8 @@ from fork_server import PATIENCE_S, Nursery
 from invariants import finished, same_end
 from kill_campaign import Siege
 
-from avpref.config import loading as config
-from avpref.config.schema import InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
+from avpref.config.loading import load_config
 from avpref.errors import StorageError
 from avpref.execution.contract import Receipt
 from avpref.execution.pool import InProcessPool
@@ -72,7 +72,7 @@ def test_a_run_on_a_disk_that_fills_again_and_again_ends_like_any_other(
     disk: Disk, tiny_run: RunFolder, nursery: Nursery
 ) -> None:
     """The disk grows by a little after each failure, so that every stage finds it full once; nothing that was whole is damaged."""
-    siege = Siege(nursery, create(disk.path / "runs", config.load(TINY, environment={}).settings), may_fail_with=1)
+    siege = Siege(nursery, create(disk.path / "runs", load_config(TINY, environment={}).settings), may_fail_with=1)
     needed_kb = sum(-(-path.stat().st_size // 1024 // PAGE_KB) * PAGE_KB for path in tiny_run.root.rglob("*"))
     failures = 0
     size_kb = disk.used_kb() + PAGE_KB
@@ -94,7 +94,7 @@ def test_a_run_on_a_disk_that_fills_again_and_again_ends_like_any_other(
 def test_a_run_in_a_folder_that_became_read_only_says_so_and_goes_on_afterwards(
     disk: Disk, tiny_run: RunFolder, nursery: Nursery
 ) -> None:
-    siege = Siege(nursery, create(disk.path / "runs", config.load(TINY, environment={}).settings), may_fail_with=1)
+    siege = Siege(nursery, create(disk.path / "runs", load_config(TINY, environment={}).settings), may_fail_with=1)
     nursery.start(siege.folder.root, f"{Moment.MEDIA_COMMITTED}:9")
     assert siege.settle(nursery.ended(PATIENCE_S)) == -signal.SIGKILL
     disk.remount("ro")

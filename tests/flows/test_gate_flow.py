@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from avpref.config import loading as config
+from avpref.config.loading import config_to_yaml, load_config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
@@ -22,8 +22,8 @@ LOOKS = "{kind: sequential, look_prompts: 3}"
 
 def with_settings(folder: RunFolder, *given: str) -> RunFolder:
     """The run with other settings of what comes after its training."""
-    settings = config.load(folder.root / "config.yaml", given, environment={}).settings
-    (folder.root / "config.yaml").write_text(config.to_yaml(settings))
+    settings = load_config(folder.root / "config.yaml", given, environment={}).settings
+    (folder.root / "config.yaml").write_text(config_to_yaml(settings))
     return open_root(folder.root)
 
 

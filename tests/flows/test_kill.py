@@ -23,8 +23,8 @@ from fork_server import PATIENCE_S, Nursery
 from invariants import same_end
 from kill_campaign import Siege
 
-from avpref.config import loading as config
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
+from avpref.config.loading import load_config
 from avpref.flows.retrain import run_loop
 from avpref.identity import derive_seed
 from avpref.storage.failpoints import Moment
@@ -46,7 +46,7 @@ def drawn(seed: int) -> dict[Moment, list[int]]:
 def test_a_loop_that_is_killed_at_every_named_moment_ends_like_one_that_was_not(
     tiny_run: RunFolder, tmp_path: Path, nursery: Nursery
 ) -> None:
-    siege = Siege(nursery, create(tmp_path / "runs", config.load(TINY, environment={}).settings))
+    siege = Siege(nursery, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
     never = siege.at_moments(drawn(0))
     assert not never, "the harness lists a moment that a tiny run does not reach"
     assert set(siege.kills) == set(Moment) and siege.kills.total() >= 25
@@ -60,7 +60,7 @@ def test_a_loop_that_is_killed_at_random_moments_ends_like_one_that_was_not(
 ) -> None:
     """Each execution dies a random while after its beginning, a little later each time so that all stages have their turn."""
     generator = np.random.Generator(np.random.PCG64(derive_seed("kill at random", seed)))
-    siege = Siege(nursery, create(tmp_path / "runs", config.load(TINY, environment={}).settings))
+    siege = Siege(nursery, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
     for n in range(40):
         siege.after(float(generator.uniform(0.02, 0.4) * (1 + n / 4)))
     siege.finish()
@@ -71,7 +71,7 @@ def test_a_loop_that_is_killed_at_random_moments_ends_like_one_that_was_not(
 def test_wall_clocks_that_jump_change_nothing(tiny_run: RunFolder, tmp_path: Path, nursery: Nursery) -> None:
     """The clock goes back a day and forward a year from stage to stage; between two lives every file's time is set anew."""
     day_s, year_s = 86400.0, 365 * 86400.0
-    siege = Siege(nursery, create(tmp_path / "runs", config.load(TINY, environment={}).settings))
+    siege = Siege(nursery, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
     root = siege.folder.root
     nursery.start(root, f"{Moment.CHECKPOINT_VISIBLE}:2", (-day_s, year_s))
     assert siege.settle(nursery.ended(PATIENCE_S)) == -signal.SIGKILL
@@ -183,7 +183,7 @@ def test_a_ray_loop_that_is_killed_in_every_pool_ends_on_ray(
     tmp_path: Path,
     finished_marks: Callable[[Path], dict[str, object]],
 ) -> None:
-    folder = on_ray(create(tmp_path / "runs", config.load(TINY, environment={}).settings))
+    folder = on_ray(create(tmp_path / "runs", load_config(TINY, environment={}).settings))
     kept: dict[str, object] = {}
     for pattern, count in (
         ("units/sft_clips/*/*.parquet", 2),

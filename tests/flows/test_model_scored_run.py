@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
 from avpref.storage.run_folder import RunFolder, create
@@ -19,7 +19,7 @@ MODELS = "audiobox,imagebind,synchformer,videoalign"
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     given = [f"scoring.scorers={MODELS}", "scoring.preset=tiny", "evaluation.gate.min_audio_delta_sd=-9"]
     given += ["evaluation.gate.min_av_ci_low_sd=-9", "evaluation.gate.min_video_ci_low_sd=-9"]
-    folder = create(tmp_path_factory.mktemp("models"), config.load(TINY, given, {}).settings)
+    folder = create(tmp_path_factory.mktemp("models"), load_config(TINY, given, {}).settings)
     run_loop(folder)
     return folder
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from avpref.cli.views.run_state import quarantine, rows_of, stages, state
-from avpref.config import loading as config
+from avpref.config.loading import identity_hash, load_config
 from avpref.config.schema import Settings
 from avpref.config.storage_settings import ObjectStorage
 from avpref.datasets import tables
@@ -29,7 +29,7 @@ TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 
 
 def settings(bucket: ObjectStorage, *overrides: str) -> Settings:
-    return config.load(TINY, (f"storage={bucket.model_dump_json()}", *overrides), {}).settings
+    return load_config(TINY, (f"storage={bucket.model_dump_json()}", *overrides), {}).settings
 
 
 def without_times(document: dict[str, object]) -> dict[str, object]:
@@ -143,11 +143,11 @@ def test_a_run_that_stopped_between_two_puts_goes_on(
 DRIVER = """
 import sys
 from pathlib import Path
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
 from avpref.storage.run_folder import create
 
-settings = config.load(sys.argv[1], [f"storage={sys.argv[2]}"], {}).settings
+settings = load_config(sys.argv[1], [f"storage={sys.argv[2]}"], {}).settings
 run_loop(create(Path(sys.argv[3]), settings))
 """
 
@@ -189,7 +189,7 @@ def test_actors_read_and_write_the_bucket(
 
 
 def test_a_run_does_not_change_its_place_without_a_word(bucket: ObjectStorage, tmp_path: Path) -> None:
-    folder = create(tmp_path, config.load(TINY, (), {}).settings)
+    folder = create(tmp_path, load_config(TINY, (), {}).settings)
     with pytest.raises(ConfigError) as caught:
         create(tmp_path, settings(bucket))
     assert bucket.url in caught.value.found and "the folder itself" in caught.value.found
@@ -237,11 +237,11 @@ def test_settings_of_a_run_hold_no_credentials(bucket: ObjectStorage, tmp_path: 
 )  # fmt: skip
 def test_a_storage_that_makes_no_sense_is_a_configuration_error(storage: str) -> None:
     with pytest.raises(ConfigError, match="storage"):
-        config.load(TINY, [f"storage={storage}"], {})
+        load_config(TINY, [f"storage={storage}"], {})
 
 
 def test_where_files_are_kept_is_no_part_of_the_identity(bucket: ObjectStorage) -> None:
-    assert config.identity_hash(settings(bucket)) == config.identity_hash(config.load(TINY, (), {}).settings)
+    assert identity_hash(settings(bucket)) == identity_hash(load_config(TINY, (), {}).settings)
 
 
 def test_a_folder_that_lost_its_model_brings_it_back(bucket: ObjectStorage, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from avpref.config import loading as config
+from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Origin, Split
@@ -238,7 +238,7 @@ def test_the_share_that_may_be_lost_is_part_of_the_configuration(tiny_copy: Copy
     stricter = folder.settings.model_copy(
         update={"run": folder.settings.run.model_copy(update={"max_quarantined_share": 0.02})}
     )
-    assert config.identity_hash(stricter) != config.identity_hash(folder.settings)
+    assert identity_hash(stricter) != identity_hash(folder.settings)
     strict = RunFolder(folder.root, stricter)
     paths = clip_paths(folder)
     for path in paths[:2]:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from avpref.config import loading as config
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
+from avpref.config.loading import load_config
 
 ROOT = Path(__file__).parents[2]
 SHARED = "/shared"
@@ -32,7 +32,7 @@ def words(parts: dict[str, Any]) -> list[str]:
 def executor(words: list[str]) -> RayExecutor:
     """The executor that the job's flags come to."""
     given = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
-    found = config.load(ROOT / "configs" / "tiny.yaml", given, {}).settings.executor
+    found = load_config(ROOT / "configs" / "tiny.yaml", given, {}).settings.executor
     assert isinstance(found, RayExecutor)
     return found
 

@@ -69,8 +69,8 @@ def test_an_onset_stays_in_its_frame() -> None:
     clip = read_clip(io.BytesIO(data))
     assert clip.audio is not None
     for heard in (audio, clip.audio):
-        found = analyse(heard, LAYOUT)[:, 4]
-        assert found[11] < -50 and found[12] == pytest.approx(-20.0, abs=0.5)
+        actual = analyse(heard, LAYOUT)[:, 4]
+        assert actual[11] < -50 and actual[12] == pytest.approx(-20.0, abs=0.5)
 
 
 def test_rows_of_a_batch_do_not_mix() -> None:

@@ -41,11 +41,13 @@ def test_the_published_table() -> None:
 
 @given(st.integers(1, 4000), st.integers(1, 4000))
 def test_effective_sizes_are_the_next_whole_cells(height: int, width: int) -> None:
-    found = effective_size(height, width)
-    assert all(side % 16 == 0 and 0 <= side - given < 16 for side, given in zip(found, (height, width), strict=True))
-    assert effective_size(*found) == found
-    assert found == tuple(8 * 2 * math.ceil(side / 8 / 2) for side in (height, width))  # the original's rule
-    assert nearest_sides(height)[-1] == found[0]
+    actual = effective_size(height, width)
+    assert all(
+        side % 16 == 0 and 0 <= side - nominal < 16 for side, nominal in zip(actual, (height, width), strict=True)
+    )
+    assert effective_size(*actual) == actual
+    assert actual == tuple(8 * 2 * math.ceil(side / 8 / 2) for side in (height, width))  # the original's rule
+    assert nearest_sides(height)[-1] == actual[0]
 
 
 @given(st.integers(1, 500))

@@ -46,12 +46,12 @@ def test_resampling_gives_the_published_samples(vectors: Path) -> None:
     io = np.load(vectors / "audiobox" / "io.npz")
     checked = 0
     for name, rate_hz in zip("abc", io["sample_rates"], strict=True):
-        found = resample(torch.from_numpy(io[f"input_{name}"]), int(rate_hz), 16000).mean(dim=0, keepdim=True)
+        actual = resample(torch.from_numpy(io[f"input_{name}"]), int(rate_hz), 16000).mean(dim=0, keepdim=True)
         for key in (f"mono16k_{name}", f"mono16k_{name}_first_window_head"):
             if key in io:
                 expected = io[key]
-                assert found.shape == expected.shape or key.endswith("head")
-                np.testing.assert_allclose(found[:, : expected.shape[1]], expected, rtol=0, atol=2e-5)
+                assert actual.shape == expected.shape or key.endswith("head")
+                np.testing.assert_allclose(actual[:, : expected.shape[1]], expected, rtol=0, atol=2e-5)
                 checked += 1
     assert checked
 
@@ -64,8 +64,8 @@ def test_htk_mel_gives_the_published_powers(vectors: Path) -> None:
     expected = io["mel_power_seg0"]
     np.testing.assert_allclose(power[0], expected, rtol=0, atol=1e-6 * expected.max())
     logs = torch.log(power + 1e-6)
-    found = torch.nn.functional.pad(logs, (0, 1)).add(4.2677393).div(2 * 4.5689974)
-    np.testing.assert_allclose(found, io["mel_segments"], rtol=0, atol=1e-5)
+    actual = torch.nn.functional.pad(logs, (0, 1)).add(4.2677393).div(2 * 4.5689974)
+    np.testing.assert_allclose(actual, io["mel_segments"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.golden
@@ -81,8 +81,10 @@ def test_kaldi_fbank_gives_the_published_logs(vectors: Path) -> None:
         rate_hz = 16000 if f"audio16k_{case}" in media else config["audio_rates"][case]
         mono = resample(audio, rate_hz, 16000)[:1]
         for (start, end), expected in zip(cuts, io[stored], strict=False):
-            found = kaldi_fbank(mono[:, start:end])[0].T
-            difference = (found - torch.from_numpy(expected[0, :, : found.shape[1]] * KALDI_SCALE + KALDI_SHIFT)).abs()
+            actual = kaldi_fbank(mono[:, start:end])[0].T
+            difference = (
+                actual - torch.from_numpy(expected[0, :, : actual.shape[1]] * KALDI_SCALE + KALDI_SHIFT)
+            ).abs()
             assert difference.max() / KALDI_SCALE < 2e-2 and difference.mean() / KALDI_SCALE < 5e-5
             checked += 1
     assert checked
@@ -97,8 +99,8 @@ def test_codec_mel_gives_the_published_logs(vectors: Path) -> None:
         audio = whole[case["offset"] : case["offset"] + case["samples"]].clone()
         if name == "gap":
             audio[20000:30000] = 0.0
-        found = audioldm2_log_mel(audio, case["duration_s"])
-        np.testing.assert_allclose(found, io[f"mel_{name}"][0], rtol=0, atol=1e-3, err_msg=name)
+        actual = audioldm2_log_mel(audio, case["duration_s"])
+        np.testing.assert_allclose(actual, io[f"mel_{name}"][0], rtol=0, atol=1e-3, err_msg=name)
         if (stored := f"peak_norm_{name}_first4000") in io:
             np.testing.assert_allclose(peak_normalised(audio)[:4000], io[stored], rtol=0, atol=1e-6)
 
@@ -107,10 +109,10 @@ def test_codec_mel_gives_the_published_logs(vectors: Path) -> None:
 @given(RATES, RATES, st.integers(1, 3000))
 def test_resampled_length_and_linearity(from_hz: int, to_hz: int, num_samples: int) -> None:
     x, y = noise(2, num_samples, seed=1), noise(2, num_samples, seed=2)
-    found = resample(x, from_hz, to_hz)
-    assert found.shape == (2, -(-num_samples * to_hz // from_hz))
+    actual = resample(x, from_hz, to_hz)
+    assert actual.shape == (2, -(-num_samples * to_hz // from_hz))
     together = resample(2.0 * x - 0.5 * y, from_hz, to_hz)
-    torch.testing.assert_close(together, 2.0 * found - 0.5 * resample(y, from_hz, to_hz), rtol=0, atol=2e-5)
+    torch.testing.assert_close(together, 2.0 * actual - 0.5 * resample(y, from_hz, to_hz), rtol=0, atol=2e-5)
 
 
 def test_equal_rates_give_the_input_back() -> None:
@@ -124,8 +126,8 @@ def test_a_constant_stays_and_a_tone_keeps_its_time(from_hz: int, to_hz: int) ->
     inside = slice(to_hz // 40, -to_hz // 40)
     constant = resample(torch.ones(from_hz // 5), from_hz, to_hz)[inside]
     torch.testing.assert_close(constant, torch.ones_like(constant), rtol=0, atol=2e-3)
-    found, expected = resample(tone(440.0, from_hz // 5, from_hz), from_hz, to_hz), tone(440.0, to_hz // 5, to_hz)
-    torch.testing.assert_close(found[: len(expected)][inside], expected[inside], rtol=0, atol=4e-3)
+    actual, expected = resample(tone(440.0, from_hz // 5, from_hz), from_hz, to_hz), tone(440.0, to_hz // 5, to_hz)
+    torch.testing.assert_close(actual[: len(expected)][inside], expected[inside], rtol=0, atol=4e-3)
 
 
 def test_what_the_lower_rate_cannot_hold_is_removed() -> None:
@@ -134,10 +136,10 @@ def test_what_the_lower_rate_cannot_hold_is_removed() -> None:
 
 def test_resampling_in_two_precisions_agrees_and_keeps_leading_axes() -> None:
     audio = noise(2, 3, 500)
-    found = resample(audio, 44100, 16000)
-    assert found.shape[:2] == (2, 3) and found.dtype == torch.float32
-    torch.testing.assert_close(found, resample(audio.double(), 44100, 16000).float(), rtol=0, atol=2e-6)
-    torch.testing.assert_close(found[1, 2], resample(audio[1, 2], 44100, 16000), rtol=0, atol=2e-6)
+    actual = resample(audio, 44100, 16000)
+    assert actual.shape[:2] == (2, 3) and actual.dtype == torch.float32
+    torch.testing.assert_close(actual, resample(audio.double(), 44100, 16000).float(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(actual[1, 2], resample(audio[1, 2], 44100, 16000), rtol=0, atol=2e-6)
 
 
 def test_senseless_rates_are_refused() -> None:
@@ -196,9 +198,9 @@ def test_a_tone_lands_in_the_band_of_its_pitch() -> None:
 
 @pytest.mark.parametrize(("duration_s", "frames"), [(None, 1024), (1.0, 104), (4.0625, 408), (0.08, 8)])
 def test_codec_frames_are_a_multiple_of_eight_and_zeros_follow(duration_s: float | None, frames: int) -> None:
-    found = audioldm2_log_mel(noise(8000), duration_s)
-    assert found.shape == (frames, 64)
-    assert frames <= 51 or not found[51:].any()
+    actual = audioldm2_log_mel(noise(8000), duration_s)
+    assert actual.shape == (frames, 64)
+    assert frames <= 51 or not actual[51:].any()
 
 
 @pytest.mark.parametrize(("front_end", "fewest"), [(kaldi_fbank, KALDI_FRAME), (htk_mel_power, STFT_SHORTEST)])

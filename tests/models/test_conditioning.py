@@ -1,4 +1,4 @@
-"""Generation around given latents: what is given stays, the rest is sampled, and a network trained with masks follows."""
+"""Conditional generation: conditioning frames stay, the rest is sampled, and a network trained with masks follows them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given as drawn
-from hypothesis import strategies
+from hypothesis import given, strategies
 from safetensors.torch import load_file
 from torch import Tensor
 
 from avpref.models.conditioning import (
-    Given,
-    GivenFrames,
+    Conditioning,
+    ConditioningFrames,
     LatentTimes,
     audio_to_video,
     extend,
@@ -42,11 +41,11 @@ def data(seed: int = 77) -> Latents:
     return draw_noise(SHAPES, [seed, seed + 1])
 
 
-def sampled(network: JavisDiT, noise: Latents, given: Given | None) -> Latents:
-    return sample(network, noise, texts(0.5), texts(0.0, rows=1), SETTINGS, given=given)
+def sampled(network: JavisDiT, noise: Latents, conditioning: Conditioning | None) -> Latents:
+    return sample(network, noise, texts(0.5), texts(0.0, rows=1), SETTINGS, conditioning=conditioning)
 
 
-MODES: dict[str, tuple[Callable[[Latents], Given], int, int]] = {
+MODES: dict[str, tuple[Callable[[Latents], Conditioning], int, int]] = {
     "image": (lambda x: image_to_av(x.video[:, :, :1], SHAPES), 1, 0),
     "audio": (lambda x: audio_to_video(x.audio), 0, 8),
     "video": (lambda x: video_to_audio(x.video), 3, 0),
@@ -57,23 +56,23 @@ MODES: dict[str, tuple[Callable[[Latents], Given], int, int]] = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_given_stays_and_the_rest_is_sampled(make_network, mode: str) -> None:
+def test_conditioning_frames_stay_and_the_rest_is_sampled(make_network, mode: str) -> None:
     build, num_video, num_audio = MODES[mode]
     network, noise, clip = make_network(), draw_noise(SHAPES, [1, 2]), data()
-    free, found = sampled(network, noise, None), sampled(network, noise, build(clip))
-    for part, alone, wanted, count in zip(found, free, clip, (num_video, num_audio), strict=True):
+    free, conditioned = sampled(network, noise, None), sampled(network, noise, build(clip))
+    for part, alone, wanted, count in zip(conditioned, free, clip, (num_video, num_audio), strict=True):
         assert torch.equal(part[:, :, :count], wanted[:, :, :count])
         assert part.isfinite().all()
         rest = (part - alone)[:, :, count:]
         assert rest.numel() == 0 or (rest.flatten(3).abs().amax(dim=(1, 3)) > 1e-4).all()
 
 
-@drawn(
+@given(
     strategies.lists(strategies.booleans(), min_size=6, max_size=6),
     strategies.lists(strategies.booleans(), min_size=8, max_size=8),
 )
 def test_any_mask_of_any_row_is_obeyed(video_bits: list[bool], audio_bits: list[bool]) -> None:
-    """On a network that moves everything: a row's given frames stay, its other frames move by the whole velocity."""
+    """On a network that moves everything: a row's conditioning frames stay, its other frames move by the whole velocity."""
 
     def network(latents: Latents, t: LatentTimes, *_: Tensor, num_video_latents: int | None) -> Latents:
         for time, mask in zip(t, masks, strict=True):
@@ -82,14 +81,14 @@ def test_any_mask_of_any_row_is_obeyed(video_bits: list[bool], audio_bits: list[
 
     masks = (torch.tensor(video_bits).view(ROWS, 3), torch.tensor(audio_bits)[None].expand(ROWS, -1))
     clip, noise = data(), draw_noise(SHAPES, [1, 2])
-    given = Given(GivenFrames(clip.video, masks[0]), GivenFrames(clip.audio, masks[1][0]))
-    found = sample(network, noise, texts(0.5), None, SamplerSettings(1, 1.0, 1.0), given=given)
-    for part, start, wanted, mask in zip(found, noise, clip, masks, strict=True):
+    conditioning = Conditioning(ConditioningFrames(clip.video, masks[0]), ConditioningFrames(clip.audio, masks[1][0]))
+    actual = sample(network, noise, texts(0.5), None, SamplerSettings(1, 1.0, 1.0), conditioning=conditioning)
+    for part, start, wanted, mask in zip(actual, noise, clip, masks, strict=True):
         expected = torch.where(mask.view(ROWS, 1, -1, *[1] * (part.ndim - 3)), wanted, start - 1)
         assert torch.equal(part, expected)
 
 
-def test_the_network_sees_given_frames_clean_at_every_step_in_both_rows_of_guidance() -> None:
+def test_the_network_sees_clean_conditioning_frames_at_every_step_in_both_rows_of_guidance() -> None:
     clip, noise, seen = data(), draw_noise(SHAPES, [1, 2]), []
 
     def network(latents: Latents, t: LatentTimes, text: Tensor, *_: Tensor, num_video_latents: int | None) -> Latents:
@@ -98,14 +97,14 @@ def test_the_network_sees_given_frames_clean_at_every_step_in_both_rows_of_guida
         seen.append(t.video.unique().item())
         return Latents(*(part + text.mean() for part in latents))
 
-    sample(network, noise, texts(0.5), texts(0.0), SETTINGS, given=audio_to_video(clip.audio))
+    sample(network, noise, texts(0.5), texts(0.0), SETTINGS, conditioning=audio_to_video(clip.audio))
     assert seen[0] == 1 and seen == sorted(seen, reverse=True) and len(set(seen)) == SETTINGS.steps
 
 
-def test_one_given_clip_serves_all_rows_and_inputs_are_not_changed(make_network) -> None:
+def test_one_conditioning_clip_serves_all_rows_and_inputs_are_not_changed(make_network) -> None:
     noise, clip, untouched = draw_noise(SHAPES, [1, 2]), data(), data()
-    found = sampled(make_network(), noise, audio_to_video(clip.audio[:1]))
-    assert torch.equal(found.audio, clip.audio[:1].expand(ROWS, -1, -1, -1))
+    actual = sampled(make_network(), noise, audio_to_video(clip.audio[:1]))
+    assert torch.equal(actual.audio, clip.audio[:1].expand(ROWS, -1, -1, -1))
     assert torch.equal(clip.audio, untouched.audio) and torch.equal(noise.video, draw_noise(SHAPES, [1, 2]).video)
 
 
@@ -113,7 +112,7 @@ def test_a_conditioned_candidate_does_not_depend_on_its_batch(make_network) -> N
     network, clip, noise = make_network(), data(), draw_noise(SHAPES, [4, 5])
     together = sampled(network, noise, video_to_audio(clip.video))
     second = Latents(*(part[1:] for part in noise))
-    alone = sample(network, second, texts(0.5, 1), texts(0.0, 1), SETTINGS, given=video_to_audio(clip.video[1:]))
+    alone = sample(network, second, texts(0.5, 1), texts(0.0, 1), SETTINGS, conditioning=video_to_audio(clip.video[1:]))
     torch.testing.assert_close(together.audio[1:], alone.audio, rtol=1e-4, atol=1e-5)
 
 
@@ -131,9 +130,9 @@ def test_equal_times_give_the_plain_result(make_network, make_inputs, model_type
         network(inputs.latents, t, inputs.text, inputs.mask, num_video_latents=frames)
         for t in (inputs.t, latent_times(inputs.t, inputs.latents))
     )
-    for wanted, found in zip(plain, spread, strict=True):
+    for wanted, actual in zip(plain, spread, strict=True):
         if wanted is not None:
-            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6 * wanted.abs().max().item())
+            torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-6 * wanted.abs().max().item())
 
 
 @pytest.mark.golden
@@ -146,9 +145,9 @@ def test_equal_times_give_the_original_output(golden: Path) -> None:
     times = latent_times(vectors["t"].double() / 1000, latents)
     with torch.no_grad():
         velocity = network(latents, times, vectors["y"], vectors["mask"])
-    for name, found in velocity._asdict().items():
+    for name, actual in velocity._asdict().items():
         wanted = vectors[f"out.{config.audio_pe_type}.{name}"]
-        assert (found + wanted).abs().max() < 1e-5 * wanted.abs().max()
+        assert (actual + wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("dual_ffn", [True, False])
@@ -162,11 +161,11 @@ def test_every_token_takes_the_time_of_its_own_frame(make_network, make_inputs, 
         torch.rand(3, 3, generator=generator), torch.rand(3, 6, generator=generator).repeat_interleave(2, dim=1)
     )
     with torch.no_grad():
-        found = network(inputs.latents, times, inputs.text, inputs.mask)
+        actual = network(inputs.latents, times, inputs.text, inputs.mask)
         for part, modality in enumerate(("video", "audio")):
             for frame in range(times[part].shape[1]):
                 plain = network(inputs.latents, times[part][:, frame], inputs.text, inputs.mask)[part][:, :, frame]
-                assert torch.allclose(found[part][:, :, frame], plain, rtol=1e-5, atol=1e-5), (modality, frame)
+                assert torch.allclose(actual[part][:, :, frame], plain, rtol=1e-5, atol=1e-5), (modality, frame)
 
 
 def test_gradients_with_times_per_frame_survive_checkpointing(make_network, make_inputs) -> None:
@@ -176,8 +175,8 @@ def test_gradients_with_times_per_frame_survive_checkpointing(make_network, make
     for network in (plain, saving):
         video, audio = network(inputs.latents, times, inputs.text, inputs.mask)
         (video.square().mean() + audio.square().mean()).backward()
-    for wanted, found in zip(plain.parameters(), saving.parameters(), strict=True):
-        assert wanted.grad.any() and torch.equal(wanted.grad, found.grad)
+    for wanted, actual in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert wanted.grad.any() and torch.equal(wanted.grad, actual.grad)
 
 
 @pytest.mark.slow
@@ -186,9 +185,11 @@ def test_compiled_blocks_take_times_per_frame(make_network, make_inputs) -> None
     compile_blocks(compiled)
     times = latent_times(inputs.t, inputs.latents)._replace(audio=torch.zeros(3, 12))
     with torch.no_grad():
-        pairs = zip(*(each(inputs.latents, times, inputs.text, inputs.mask) for each in (plain, compiled)), strict=True)
-        for wanted, found in pairs:
-            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        pairs = zip(
+            *(network(inputs.latents, times, inputs.text, inputs.mask) for network in (plain, compiled)), strict=True
+        )
+        for wanted, actual in pairs:
+            torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_latents_that_do_not_fit_are_refused(make_network) -> None:
 @pytest.mark.parametrize("mask", [torch.ones(8), torch.ones(7, dtype=torch.bool), torch.ones(3, 8, dtype=torch.bool)])
 def test_masks_that_do_not_fit_are_refused(mask: Tensor) -> None:
     with pytest.raises(ValueError, match="mask"):
-        GivenFrames(data().audio, mask)
+        ConditioningFrames(data().audio, mask)
 
 
 LEVELS = NetworkConfig(
@@ -269,7 +270,7 @@ def correlation(first: Tensor, second: Tensor) -> float:
     return torch.corrcoef(torch.stack([first, second]))[0, 1].item()
 
 
-def test_a_network_trained_with_masks_follows_what_is_given() -> None:
+def test_a_network_trained_with_masks_follows_its_conditions() -> None:
     """64 unrelated pairs correlate above 0.6 by chance with p < 1e-6; with three seeds 0.97 and more was seen.
 
     The same network from the same noise, without conditions, cannot know the levels: beyond 0.45 has p < 1e-3.
@@ -278,8 +279,8 @@ def test_a_network_trained_with_masks_follows_what_is_given() -> None:
     network, u = train_on_levels(generator, num_steps=150), torch.randn(64, generator=generator)
     clip, noise, settings = levels(u), draw_noise(LEVEL_SHAPES, range(64)), SamplerSettings(8, 1.0, 1.0)
     free = sample(network, noise, no_text(64), None, settings)
-    seen = sample(network, noise, no_text(64), None, settings, given=audio_to_video(clip.audio)).video
-    heard = sample(network, noise, no_text(64), None, settings, given=video_to_audio(clip.video)).audio
+    seen = sample(network, noise, no_text(64), None, settings, conditioning=audio_to_video(clip.audio)).video
+    heard = sample(network, noise, no_text(64), None, settings, conditioning=video_to_audio(clip.video)).audio
     assert correlation(seen.flatten(1).mean(1), u) > 0.6
     assert correlation(heard.flatten(1).mean(1), u) > 0.6
     for part in free:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from avpref.config.schema import NetworkSettings
+from avpref.config.network_settings import NetworkSettings
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions
@@ -64,10 +64,10 @@ def test_shared_variant_has_one_feed_forward(make_network) -> None:
 @pytest.mark.parametrize("model_type", list(ModelType))
 def test_velocity_has_the_shapes_of_its_input(make_network, make_inputs, model_type: ModelType, dual_ffn: bool) -> None:
     inputs = make_inputs(model_type)
-    for given, found in zip(inputs.latents, run(make_network(model_type, dual_ffn=dual_ffn), inputs), strict=True):
-        assert (given is None) == (found is None)
-        if given is not None:
-            assert found.shape == given.shape and found.dtype == torch.float32
+    for latent, actual in zip(inputs.latents, run(make_network(model_type, dual_ffn=dual_ffn), inputs), strict=True):
+        assert (latent is None) == (actual is None)
+        if latent is not None:
+            assert actual.shape == latent.shape and actual.dtype == torch.float32
 
 
 def test_inputs_are_not_changed(make_network, make_inputs) -> None:
@@ -120,15 +120,15 @@ def test_norms_that_are_switched_off_leave_no_tensors(make_network, make_inputs)
 
 def test_bfloat16_weights_stay_close_and_answer_in_float32(make_network, make_inputs) -> None:
     exact = run(make_network(), make_inputs())
-    for wanted, found in zip(exact, run(make_network().bfloat16(), make_inputs()), strict=True):
-        assert found.dtype == torch.float32
-        assert (found - wanted).norm() < 0.05 * wanted.norm()
+    for wanted, actual in zip(exact, run(make_network().bfloat16(), make_inputs()), strict=True):
+        assert actual.dtype == torch.float32
+        assert (actual - wanted).norm() < 0.05 * wanted.norm()
 
 
 def test_time_layers_and_heads_ignore_autocast(make_network, make_inputs) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = run(make_network(), make_inputs())
-    assert found.video.dtype == torch.float32 and found.video.isfinite().all()
+        actual = run(make_network(), make_inputs())
+    assert actual.video.dtype == torch.float32 and actual.video.isfinite().all()
 
 
 @pytest.mark.parametrize("dual_ffn", [True, False])
@@ -145,8 +145,8 @@ def test_checkpointing_changes_no_gradient(make_network, make_inputs) -> None:
     saving.activation_checkpointing = True
     for network in (plain, saving):
         loss_of(run(network, make_inputs())).backward()
-    for wanted, found in zip(plain.parameters(), saving.parameters(), strict=True):
-        assert torch.equal(wanted.grad, found.grad)
+    for wanted, actual in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert torch.equal(wanted.grad, actual.grad)
 
 
 def test_sampling_first_does_not_break_training(make_network, make_inputs) -> None:
@@ -207,7 +207,7 @@ def test_compiled_blocks_agree_and_keep_their_names(make_network, make_inputs) -
     assert list(compiled.state_dict()) == list(plain.state_dict())
     for network in (plain, compiled):
         loss_of(run(network, make_inputs())).backward()
-    for wanted, found in zip(run(plain, make_inputs()), run(compiled, make_inputs()), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    for wanted, found in zip(plain.parameters(), compiled.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-3, atol=1e-5)
+    for wanted, actual in zip(run(plain, make_inputs()), run(compiled, make_inputs()), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+    for wanted, actual in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, wanted.grad, rtol=1e-3, atol=1e-5)

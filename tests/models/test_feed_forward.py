@@ -22,12 +22,12 @@ def test_pieces_equal_the_whole(tokens: int) -> None:
     whole = nn.Sequential(nn.Linear(6, 10), nn.GELU(approximate="tanh"), nn.Linear(10, 4))
     whole.load_state_dict(network.state_dict())
     x, weight = torch.randn(2, tokens, 6, generator=generator), torch.randn(2, tokens, 4, generator=generator)
-    found, wanted = network(x), whole(x)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    actual, wanted = network(x), whole(x)
+    torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         assert torch.equal(network(x), whole(x))  # in training mode nothing is cut, with gradients or without
         torch.testing.assert_close(network.eval()(x), wanted, rtol=1e-5, atol=1e-6)
-    for output in (found, wanted):
+    for output in (actual, wanted):
         (output * weight).sum().backward()
     for mine, theirs in zip(network.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-4)

@@ -25,9 +25,9 @@ TOLERANCE = 1e-5
 ORIGINAL_SCHEMES = [scheme for scheme in AudioPositions if scheme is not AudioPositions.INTERLEAVE_OFFSET_ROUNDED]
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
+def relative_error(actual: Tensor, wanted: Tensor) -> float:
     """Largest difference, relative to the output's scale."""
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+    return ((actual - wanted).abs().max() / wanted.abs().max()).item()
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_forward(
     network.load_state_dict(weights)
     latents = Latents(vectors["video"], vectors["audio"])
     velocity = network(latents, vectors["t"].double() / 1000, vectors["y"], vectors["mask"])
-    for name, found in velocity._asdict().items():
-        assert relative_error(-found, vectors[f"out.{scheme}.{name}"]) < TOLERANCE
+    for name, actual in velocity._asdict().items():
+        assert relative_error(-actual, vectors[f"out.{scheme}.{name}"]) < TOLERANCE
 
 
 @torch.no_grad()
@@ -101,13 +101,13 @@ def test_sampler(network: JavisDiT, golden: Path) -> None:
     vectors = load_file(golden / "javis_sampler.safetensors")
     settings = SamplerSettings(steps=6, guidance=5.0, shift_ratio=shift_ratio(240, 426, 65, 1.0))
     text, negative = TextBatch(vectors["y"], vectors["mask"]), TextBatch(vectors["y_neg"], vectors["mask_neg"])
-    found = sample(network, Latents(vectors["video"], vectors["audio"]), text, negative, settings)
-    for name, part in found._asdict().items():
+    actual = sample(network, Latents(vectors["video"], vectors["audio"]), text, negative, settings)
+    for name, part in actual._asdict().items():
         assert relative_error(part, vectors[f"out.{name}"]) < TOLERANCE
 
 
 def test_timestep_shift(golden: Path) -> None:
     for row in json.loads((golden / "timestep_shift.json").read_text()):
         ratio = shift_ratio(row["height"], row["width"], row["num_frames"], row["scale"])
-        found = shift_timesteps(torch.tensor(row["t"]) / 1000, ratio) * 1000
-        torch.testing.assert_close(found, torch.tensor(row["out"]), rtol=TOLERANCE, atol=0)
+        actual = shift_timesteps(torch.tensor(row["t"]) / 1000, ratio) * 1000
+        torch.testing.assert_close(actual, torch.tensor(row["out"]), rtol=TOLERANCE, atol=0)

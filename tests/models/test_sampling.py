@@ -44,17 +44,17 @@ def test_schedule_of_the_released_sampler() -> None:
 @pytest.mark.parametrize("steps", [1, 7])
 def test_a_straight_flow_is_integrated_exactly(steps: int) -> None:
     noise = draw_noise(SHAPES, [1, 2])
-    found = sample(StraightFlow(noise), noise, texts(0.5), None, SamplerSettings(steps, 5.0, 3.0))
-    for part in found:
+    actual = sample(StraightFlow(noise), noise, texts(0.5), None, SamplerSettings(steps, 5.0, 3.0))
+    for part in actual:
         torch.testing.assert_close(part, torch.full_like(part, 0.5), rtol=0, atol=1e-5)
 
 
 def test_guidance_points_away_from_the_negative_text() -> None:
     noise = draw_noise(SHAPES, [1, 2])
     network = StraightFlow(noise)
-    found = sample(network, noise, texts(0.5), texts(0.1, rows=1), SamplerSettings(4, 5.0, 1.0))
+    actual = sample(network, noise, texts(0.5), texts(0.1, rows=1), SamplerSettings(4, 5.0, 1.0))
     assert network.rows == [4] * 4
-    for part in found:
+    for part in actual:
         torch.testing.assert_close(part, torch.full_like(part, 0.1 + 5 * (0.5 - 0.1)), rtol=0, atol=1e-5)
 
 
@@ -97,8 +97,8 @@ def test_every_build_can_be_sampled(make_network, model_type: ModelType) -> None
     )
     noise, untouched = draw_noise(shapes, [1, 2]), draw_noise(shapes, [1, 2])
     frames = None if model_type.has_video else 3
-    found = sample(network, noise, texts(0.5), texts(0.0), SamplerSettings(2, 4.0, 2.0), num_video_latents=frames)
-    for part, start, same in zip(found, noise, untouched, strict=True):
+    actual = sample(network, noise, texts(0.5), texts(0.0), SamplerSettings(2, 4.0, 2.0), num_video_latents=frames)
+    for part, start, same in zip(actual, noise, untouched, strict=True):
         assert (part is None) == (start is None)
         if part is not None:
             assert part.shape == start.shape and part.isfinite().all() and torch.equal(start, same)

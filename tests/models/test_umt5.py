@@ -62,10 +62,10 @@ def test_states_are_those_of_the_padded_and_masked_encoder(network, files: Umt5F
     ids = torch.tensor([[*row, *[0] * (LENGTH - len(row))] for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (LENGTH - len(row)) for row in rows])
     expected = network(input_ids=ids, attention_mask=mask).last_hidden_state * mask[:, :, None]
-    states, found = files.load().encode(TEXTS)
-    assert states.shape == (len(TEXTS), LENGTH, 16) and torch.equal(found, mask.float())
+    states, actual = files.load().encode(TEXTS)
+    assert states.shape == (len(TEXTS), LENGTH, 16) and torch.equal(actual, mask.float())
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
-    assert (found.sum(1) == torch.tensor([7, 1, 2, LENGTH, len(rows[4]), 2])).all()
+    assert (actual.sum(1) == torch.tensor([7, 1, 2, LENGTH, len(rows[4]), 2])).all()
 
 
 def test_texts_do_not_depend_on_their_neighbours(files: Umt5Files) -> None:
@@ -141,8 +141,8 @@ def test_wans_own_file(network, files: Umt5Files, tmp_path: Path) -> None:
     torch.save(state, path)
     encoder = replace(files, weights=path)
     torch.testing.assert_close(encoder.load().encode(TEXTS).states, files.load().encode(TEXTS).states)
-    found, expected = load_encoder(path).state_dict(), network.encoder.state_dict()
-    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    actual, expected = load_encoder(path).state_dict(), network.encoder.state_dict()
+    assert actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in expected)
     for broken in (dict(list(state.items())[:-1]), {**state, "blocks.0.attn.q.bias": torch.ones(2)}):
         torch.save(broken, path)
         with pytest.raises(InputError, match=r"1 missing|1 unexpected"):
@@ -156,8 +156,8 @@ def test_a_checkpoint_of_the_whole_translator(network, files: Umt5Files, tmp_pat
     state = {**network.state_dict(), "decoder.block.0.layer.0.SelfAttention.q.weight": torch.ones(2, 2)}
     torch.save({**state, "lm_head.weight": torch.ones(2, 2)}, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_bytes((files.weights / "config.json").read_bytes())
-    found = load_encoder(tmp_path).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in network.encoder.state_dict().items())
+    actual = load_encoder(tmp_path).state_dict()
+    assert all(torch.equal(actual[name], tensor) for name, tensor in network.encoder.state_dict().items())
 
 
 def test_half_precision(files: Umt5Files) -> None:
@@ -190,7 +190,7 @@ def test_files_that_do_not_fit(network, files: Umt5Files, tmp_path: Path) -> Non
     with pytest.raises(InputError, match="cannot be read"):
         load_tokenizer(tmp_path)
     write_tokenizer(tmp_path / "tokenizer.json", [*WORDS, *"abcdefghijklmnop"])
-    with pytest.raises(InputError, match="25 words for an encoder of 20"):
+    with pytest.raises(InputError, match="25 tokens for an encoder of 20"):
         replace(files, tokenizer=tmp_path).load()
     from tokenizers import Tokenizer
 
@@ -262,9 +262,9 @@ def test_the_real_encoder_is_kept_bit_by_bit(files: Umt5Files, tmp_path: Path) -
     half = replace(files, dtype=torch.bfloat16)
     direct, kept = half.load().encode(TEXTS), CachedText(half, tmp_path)
     for _ in range(2):
-        found = kept.encode(TEXTS)
-        assert torch.equal(found.states, direct.states) and torch.equal(found.mask, direct.mask)
-        assert found.states.dtype == torch.bfloat16
+        actual = kept.encode(TEXTS)
+        assert torch.equal(actual.states, direct.states) and torch.equal(actual.mask, direct.mask)
+        assert actual.states.dtype == torch.bfloat16
         kept.release()
     files_kept = list(tmp_path.rglob("*.safetensors"))
     assert len(files_kept) == len(set(TEXTS))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.config.observe_settings import ObserveSettings
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
@@ -79,7 +79,7 @@ def plan(num_shards: int, num_units: int, size: int, stage: str = "score") -> li
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return create(tmp_path, config.load(TINY).settings)
+    return create(tmp_path, load_config(TINY).settings)
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
-from avpref.config.retention_settings import RetentionSettings
+from avpref.config.loading import load_config
+from avpref.config.storage_settings import RetentionSettings
 from avpref.datasets import tables
 from avpref.datasets.rows import EvaluationRow, Kind, Side
 from avpref.domain import Candidate, Origin, Prompt, ScoreStatus, Split
@@ -49,7 +49,7 @@ class Workshop:
     serial: itertools.count = field(default_factory=itertools.count)
 
     def new_run(self, *overrides: str) -> RunFolder:
-        settings = config.load(TINY, [f"run.seed={next(self.serial)}", *overrides], environment={}).settings
+        settings = load_config(TINY, [f"run.seed={next(self.serial)}", *overrides], environment={}).settings
         return create(self.runs, settings)
 
     def clips(self, folder: RunFolder, stage: str, count: int) -> list[Candidate]:

@@ -341,7 +341,7 @@ def test_aliases_move_independently_and_do_not_depend_on_where_the_runs_lie(
 
 
 def test_a_replay_names_inputs_that_are_others_today_and_still_agrees(decided_run: Decided, tmp_path: Path) -> None:
-    from avpref.config import loading as config
+    from avpref.config.loading import config_to_yaml
     from avpref.datasets import tables
 
     run = decided_run(tmp_path, "one")
@@ -349,7 +349,7 @@ def test_a_replay_names_inputs_that_are_others_today_and_still_agrees(decided_ru
     rows = run.tables.read(tables.EVALUATIONS).slice(0, 14)
     run.tables.seal(tables.EVALUATIONS, "fewer", rows)
     (run.root / "config.yaml").write_text(
-        config.to_yaml(
+        config_to_yaml(
             run.settings.model_copy(
                 update={"evaluation": run.settings.evaluation.model_copy(update={"confidence": 0.9})}
             )

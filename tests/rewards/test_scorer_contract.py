@@ -12,7 +12,7 @@ import pytest
 
 from avpref.domain import METRIC_BY_NAME, Dimension, Score, ScoreStatus
 from avpref.media.reading import DecodedClip
-from avpref.media.toyscene import describe, every_attributes
+from avpref.media.toyscene import all_attributes, describe
 from avpref.rewards.audiobox.audiobox import tiny_audiobox
 from avpref.rewards.fake import FakeScorer
 from avpref.rewards.imagebind.imagebind import tiny_imagebind
@@ -28,7 +28,7 @@ NETWORKS = (tiny_audiobox, tiny_imagebind, tiny_javis_score, tiny_synchformer, t
 SCORERS: Sequence[Scorer] = [FakeScorer(), *toy_scorers(), *signal_scorers(), *(tiny() for tiny in NETWORKS)]
 ROUNDING = 5e-6
 """How far a network's number may move with its batch: matrices of other sizes add up in another order."""
-TEXT = describe(every_attributes()[0])
+TEXT = describe(all_attributes()[0])
 
 scorers = pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: type(scorer).__name__)
 

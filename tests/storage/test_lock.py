@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from avpref import __version__
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.errors import ProductVersionError, StorageError
 from avpref.storage.run_folder import RUN_FILE, RunFolder, adopt_version, create, open_root
 from avpref.storage.work_folder import WorkFolder
@@ -118,7 +118,7 @@ def of_version(folder: RunFolder, version: str) -> None:
 
 
 def test_a_run_of_another_version_is_refused_with_both_versions_and_not_touched(tmp_path: Path) -> None:
-    settings = config.load(TINY, environment={}).settings
+    settings = load_config(TINY, environment={}).settings
     folder = create(tmp_path, settings)
     of_version(folder, "0.0.9")
     (folder.root / "units").mkdir()
@@ -139,7 +139,7 @@ def test_a_run_of_another_version_can_be_looked_at(tiny_copy: Callable[..., RunF
 
 
 def test_an_adopted_run_goes_on_and_remembers_who_began_it(tmp_path: Path) -> None:
-    folder = create(tmp_path, config.load(TINY, environment={}).settings)
+    folder = create(tmp_path, load_config(TINY, environment={}).settings)
     for version in ("0.0.8", "0.0.9", __version__):
         of_version(folder, version)
         adopt_version(folder)
@@ -149,7 +149,7 @@ def test_an_adopted_run_goes_on_and_remembers_who_began_it(tmp_path: Path) -> No
 
 
 def test_a_run_that_is_worked_on_is_not_adopted(tmp_path: Path) -> None:
-    folder = create(tmp_path, config.load(TINY, environment={}).settings)
+    folder = create(tmp_path, load_config(TINY, environment={}).settings)
     of_version(folder, "0.0.9")
     with command(folder.root) as owner:
         tell(owner)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config import loading as config
-from avpref.config.schema import InProcessExecutor, RayExecutor, Settings
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
+from avpref.config.loading import identity_hash, load_config
+from avpref.config.schema import Settings
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, SchemaVersionError, StorageError
 from avpref.storage.local_files import TEMPORARY_PREFIX
@@ -22,7 +23,7 @@ TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 
 
 def settings(*overrides: str) -> Settings:
-    return config.load(TINY, overrides, {}).settings
+    return load_config(TINY, overrides, {}).settings
 
 
 def set_schema(root: Path, version: object) -> None:
@@ -33,7 +34,7 @@ def set_schema(root: Path, version: object) -> None:
 def test_a_run_is_named_by_name_seed_and_the_hash_of_its_settings(tmp_path: Path) -> None:
     given = settings("run.seed=4")
     folder = create(tmp_path, given)
-    assert folder.run_id == run_id(given) == f"tiny-s4-{config.identity_hash(given)}"
+    assert folder.run_id == run_id(given) == f"tiny-s4-{identity_hash(given)}"
     assert folder.root == tmp_path / folder.run_id
     assert create(tmp_path, given) == folder
     assert create(tmp_path, settings("run.seed=5")).root != folder.root

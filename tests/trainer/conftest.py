@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from avpref.config.schema import (
+from avpref.config.data_settings import ClipSettings
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import (
     AdapterSettings,
-    ClipSettings,
     DpoSettings,
     LoopSettings,
-    NetworkSettings,
     OptimiserSettings,
     SftSettings,
     TimestepSettings,

@@ -9,7 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from avpref.config.schema import AdapterSettings, NetworkSettings
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import AdapterSettings
 from avpref.errors import ConfigError, InputError
 from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
@@ -64,14 +65,14 @@ def test_policy_equals_reference_at_the_start_and_equals_the_sft_model(
     with reference(policy) as frozen:
         before = frozen(*inputs())
     after = policy.model(*inputs())
-    for one, other in zip(before, after, strict=True):
-        assert torch.equal(one, other)
-        assert not one.requires_grad and other.requires_grad
+    for first, second in zip(before, after, strict=True):
+        assert torch.equal(first, second)
+        assert not first.requires_grad and second.requires_grad
     expected = make_network()
     if (tmp_path / "sft").exists():
         expected = load_adapter(expected, tmp_path / "sft")
-    for one, other in zip(before, expected(*inputs()), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for first, second in zip(before, expected(*inputs()), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_policy_trains_and_every_factor_gets_a_gradient(policy: Policy) -> None:
@@ -94,9 +95,9 @@ def test_only_the_policy_trains_and_every_factor_gets_a_gradient(policy: Policy)
     with reference(policy) as frozen:
         end = frozen(*inputs())
     moved = policy.model(*inputs())
-    for one, other, now in zip(start, end, moved, strict=True):
-        assert torch.equal(one, other)
-        assert not torch.equal(one, now)
+    for first, second, now in zip(start, end, moved, strict=True):
+        assert torch.equal(first, second)
+        assert not torch.equal(first, now)
 
 
 def test_a_backward_pass_inside_the_reference_is_an_error(policy: Policy) -> None:
@@ -147,11 +148,11 @@ def test_fresh_adapters_leave_the_global_generator_alone_and_depend_on_their_see
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    one, same, other = (dict(add_adapter(make_network(), MERGED, seed).named_parameters()) for seed in (1, 1, 2))
+    first, same, second = (dict(add_adapter(make_network(), MERGED, seed).named_parameters()) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(3), expected)
-    adapted = [name for name in one if "lora_A" in name]
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not any(torch.equal(one[name], other[name]) for name in adapted)
+    adapted = [name for name in first if "lora_A" in name]
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not any(torch.equal(first[name], second[name]) for name in adapted)
 
 
 def test_number_of_adapted_linears(make_network: MakeNetwork, network_settings: NetworkSettings) -> None:
@@ -210,6 +211,6 @@ def test_bfloat16_base_keeps_float32_adapters(make_network: MakeNetwork) -> None
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
     with reference(policy) as frozen:
         before = frozen(*inputs())
-    for one, other in zip(before, policy.model(*inputs()), strict=True):
-        assert torch.equal(one, other)
+    for first, second in zip(before, policy.model(*inputs()), strict=True):
+        assert torch.equal(first, second)
     loss_of(policy.model).backward()

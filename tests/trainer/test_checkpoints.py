@@ -28,24 +28,24 @@ def state(seed: int = 0, *, average: bool = True, stepped: int = 2) -> TrainingS
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    folder, saved, other = CheckpointFolder(tmp_path, PRINT, 2), state(0), state(1)
+    folder, saved, restored = CheckpointFolder(tmp_path, PRINT, 2), state(0), state(1)
     folder.save(7, saved)
-    assert folder.resume(other) == 7
-    mine, theirs = saved.tensors(), other.tensors()
+    assert folder.resume(restored) == 7
+    mine, theirs = saved.tensors(), restored.tensors()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    for one in (saved, other):
-        for parameter in one.parameters.values():
+    for training in (saved, restored):
+        for parameter in training.parameters.values():
             parameter.grad = torch.ones(2, 3)
-        one.optimiser.step()
-    assert all(torch.equal(saved.parameters[n], other.parameters[n]) for n in saved.parameters)
+        training.optimiser.step()
+    assert all(torch.equal(saved.parameters[n], restored.parameters[n]) for n in saved.parameters)
 
 
 def test_without_a_checkpoint_nothing_changes(tmp_path: Path) -> None:
-    one = state()
-    before = {name: value.clone() for name, value in one.tensors().items()}
-    assert CheckpointFolder(tmp_path / "absent", PRINT, 2).resume(one) == 0
-    assert all(torch.equal(before[name], value) for name, value in one.tensors().items())
+    training = state()
+    before = {name: value.clone() for name, value in training.tensors().items()}
+    assert CheckpointFolder(tmp_path / "absent", PRINT, 2).resume(training) == 0
+    assert all(torch.equal(before[name], value) for name, value in training.tensors().items())
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
@@ -79,10 +79,10 @@ def test_a_write_that_is_interrupted_leaves_the_last_good_one(
             )
         with pytest.raises(KeyboardInterrupt):
             folder.save(6, state(1))
-    other = state(2)
+    restored = state(2)
     assert folder.steps() == [3]
-    assert folder.resume(other) == 3
-    assert torch.equal(other.parameters["c"], good.parameters["c"])
+    assert folder.resume(restored) == 3
+    assert torch.equal(restored.parameters["c"], good.parameters["c"])
     folder.save(6, state(1))
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step_00000003", "step_00000006"]
 

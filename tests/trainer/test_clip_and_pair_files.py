@@ -14,9 +14,9 @@ from avpref.errors import InputError
 from avpref.trainer.batches import ClipSet, PairSet, load_clip_set, load_pair_set, save_clip_set, save_pair_set
 
 
-def same(one: object, other: object) -> bool:
-    for field in fields(one):  # type: ignore[arg-type]
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+def same(first: object, second: object) -> bool:
+    for field in fields(first):  # type: ignore[arg-type]
+        mine, theirs = getattr(first, field.name), getattr(second, field.name)
         if isinstance(mine, torch.Tensor):
             if not (torch.equal(mine, theirs) and mine.dtype == theirs.dtype):
                 return False

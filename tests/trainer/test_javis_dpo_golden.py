@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents, interpolate, velocity_target
-from avpref.trainer.losses import Comparison, flow_loss, implicit_accuracy, preference_loss, split_pairs
+from avpref.trainer.losses import ModalityErrors, flow_loss, implicit_accuracy, preference_loss, split_pairs
 from avpref.trainer.objectives import errors_of
 
 pytestmark = pytest.mark.golden
@@ -32,7 +32,7 @@ def load(golden: Path, name: str) -> JavisDiT:
 
 
 @pytest.fixture(scope="module")
-def comparisons(golden: Path, vectors: dict[str, Tensor]) -> tuple[Comparison, Comparison]:
+def comparisons(golden: Path, vectors: dict[str, Tensor]) -> tuple[ModalityErrors, ModalityErrors]:
     t = (vectors["t"] / 1000).repeat(2)
     names = ("video", "audio")
     noisy = Latents(*(interpolate(vectors[f"x0.{m}"], vectors[f"noise.{m}"], t) for m in names))
@@ -42,17 +42,17 @@ def comparisons(golden: Path, vectors: dict[str, Tensor]) -> tuple[Comparison, C
             errors_of(load(golden, name)(noisy, t, vectors["y"], vectors["mask"]), target, "mean")
             for name in ("javis_policy.safetensors", "javis_reference.safetensors")
         ]
-    video, audio = (Comparison(split_pairs(sides[0][m]), split_pairs(sides[1][m])) for m in (0, 1))
+    video, audio = (ModalityErrors(split_pairs(sides[0][m]), split_pairs(sides[1][m])) for m in (0, 1))
     return video, audio
 
 
-def test_preference_loss(vectors: dict[str, Tensor], comparisons: tuple[Comparison, Comparison]) -> None:
+def test_preference_loss(vectors: dict[str, Tensor], comparisons: tuple[ModalityErrors, ModalityErrors]) -> None:
     video, audio = comparisons
     names = {key.split(".")[0] for key in vectors if key.endswith(".loss") and key.startswith("b")}
     assert names, "no preference losses in the file"
     for name in names:
         beta_audio, beta_video = (float(part) for part in name.removeprefix("b").split("_"))
-        terms = preference_loss(video, audio, PreferenceLoss(beta_video=beta_video, beta_audio=beta_audio))
+        terms = preference_loss(video, audio, PreferenceLossSettings(beta_video=beta_video, beta_audio=beta_audio))
         room = rounding(comparisons, max(beta_video, beta_audio) / 2)
         close(terms.total, vectors[f"{name}.loss"], room)
         preferences = {"video": terms.preference_video, "audio": terms.preference_audio}
@@ -65,18 +65,18 @@ def test_preference_loss(vectors: dict[str, Tensor], comparisons: tuple[Comparis
             assert implicit_accuracy(comparison).mean() == vectors[f"{name}.implicit_acc_{modality}"]
 
 
-def test_flow_loss(vectors: dict[str, Tensor], comparisons: tuple[Comparison, Comparison]) -> None:
+def test_flow_loss(vectors: dict[str, Tensor], comparisons: tuple[ModalityErrors, ModalityErrors]) -> None:
     chosen = [comparison.policy.chosen for comparison in comparisons]
     close(flow_loss(*chosen), vectors["sft.loss"])
     for errors, modality in zip(chosen, ("video", "audio"), strict=True):
         close(errors.mean(), vectors[f"sft.loss_{modality}"])
 
 
-def rounding(comparisons: tuple[Comparison, Comparison], slope: float) -> float:
+def rounding(comparisons: tuple[ModalityErrors, ModalityErrors], slope: float) -> float:
     """What one float32 rounding of each of the four errors becomes after their difference is multiplied by the slope."""
     largest = max(float(errors.max()) for comparison in comparisons for side in comparison for errors in side)
     return slope * 4 * torch.finfo(torch.float32).eps * largest
 
 
-def close(found: Tensor, expected: Tensor, absolute: float = 1e-7) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=absolute)
+def close(actual: Tensor, expected: Tensor, absolute: float = 1e-7) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=absolute)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.errors import AvprefError
 from avpref.trainer.job import TrainingJob, save_job
 from avpref.trainer.launch import launch, read_summary
@@ -31,9 +31,9 @@ def torchrun(job: TrainingJob, path: Path, count: int) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 
-def agree(one: TrainingJob, other: TrainingJob) -> None:
+def agree(first: TrainingJob, second: TrainingJob) -> None:
     """Curves to 1e-6; the norm of the gradient, a sum over all parameters, to 1e-4 of its size."""
-    for mine, theirs in zip(rows(one), rows(other), strict=True):
+    for mine, theirs in zip(rows(first), rows(second), strict=True):
         assert mine.keys() == theirs.keys()
         for name, value in mine.items():
             tolerance = {"rel": 1e-4} if name == "grad_norm" else {"rel": 0.0, "abs": 1e-6}
@@ -42,7 +42,7 @@ def agree(one: TrainingJob, other: TrainingJob) -> None:
 
 def test_two_torchrun_processes_train_what_one_does(dpo_job: MakeJob, tmp_path: Path) -> None:
     """A global batch of 5 is cut into 2 and 3 pairs. Small betas: large ones multiply the rounding of errors by 1500."""
-    changes = {"caption_dropout": 0.2, "loss": PreferenceLoss(beta_video=5, beta_audio=2)}
+    changes = {"caption_dropout": 0.2, "loss": PreferenceLossSettings(beta_video=5, beta_audio=2)}
     alone, together = (dpo_job(name, batch_size=5, dpo=changes) for name in ("alone", "together"))
     launch(alone)
     done = torchrun(together, tmp_path / "job.json", 2)

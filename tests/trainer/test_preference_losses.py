@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avpref.config.schema import PreferenceLoss
+from avpref.config.training_settings import PreferenceLossSettings
 from avpref.trainer.losses import (
-    Comparison,
+    ModalityErrors,
     PairErrors,
     flow_loss,
     implicit_accuracy,
@@ -30,12 +30,12 @@ def draw(size: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.0, 2.0, (2, 2, 2, size))
 
 
-def comparison(errors: np.ndarray) -> Comparison:
+def comparison(errors: np.ndarray) -> ModalityErrors:
     policy, frozen = (PairErrors(torch.tensor(side[0]), torch.tensor(side[1])) for side in errors)
-    return Comparison(policy, frozen)
+    return ModalityErrors(policy, frozen)
 
 
-def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLoss) -> np.ndarray:
+def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLossSettings) -> np.ndarray:
     """The formulas of the specification, one pair and one modality at a time, in plain Python floats."""
 
     def term(z: float) -> float:
@@ -70,7 +70,7 @@ def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLoss) -> np.
 def test_every_variant_equals_the_formulas(form: str, variant: str, smoothing: float, present: list[int]) -> None:
     for size in range(1, 5):
         for half in (True, False):
-            loss = PreferenceLoss(
+            loss = PreferenceLossSettings(
                 form=form,
                 variant=variant,
                 label_smoothing=smoothing,
@@ -95,7 +95,7 @@ def test_step_zero(seed: int, size: int) -> None:
     video, audio = comparison(errors[0]), comparison(errors[1])
     for side in (*video.policy, *audio.policy):
         side.requires_grad_()
-    loss = PreferenceLoss()
+    loss = PreferenceLossSettings()
     terms = preference_loss(video, audio, loss)
     assert torch.equal(video.margin, torch.zeros(size, dtype=torch.float64))
     assert torch.equal(ties(video), torch.ones(size))
@@ -103,10 +103,10 @@ def test_step_zero(seed: int, size: int) -> None:
     expected = 2 * math.log(2) + 0.1 * (video.policy.chosen + audio.policy.chosen)
     torch.testing.assert_close(terms.total, expected)
     terms.total.sum().backward()
-    for one, beta in ((video, loss.beta_video), (audio, loss.beta_audio)):
-        assert one.policy.rejected.grad is not None and one.policy.chosen.grad is not None
-        torch.testing.assert_close(one.policy.rejected.grad, torch.full((size,), -beta / 4, dtype=torch.float64))
-        torch.testing.assert_close(one.policy.chosen.grad, loss.flow_weight - one.policy.rejected.grad)
+    for modality, beta in ((video, loss.beta_video), (audio, loss.beta_audio)):
+        assert modality.policy.rejected.grad is not None and modality.policy.chosen.grad is not None
+        torch.testing.assert_close(modality.policy.rejected.grad, torch.full((size,), -beta / 4, dtype=torch.float64))
+        torch.testing.assert_close(modality.policy.chosen.grad, loss.flow_weight - modality.policy.rejected.grad)
 
 
 def test_slope_of_the_released_numbers() -> None:
@@ -115,7 +115,9 @@ def test_slope_of_the_released_numbers() -> None:
         torch.tensor([0.501], dtype=torch.float64, requires_grad=True), torch.tensor([0.5], dtype=torch.float64)
     )
     frozen = PairErrors(torch.tensor([0.5], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64))
-    preference_loss(None, Comparison(policy, frozen), PreferenceLoss(flow_weight=0.0)).total.sum().backward()
+    preference_loss(
+        None, ModalityErrors(policy, frozen), PreferenceLossSettings(flow_weight=0.0)
+    ).total.sum().backward()
     assert policy.chosen.grad is not None
     assert policy.chosen.grad.item() == pytest.approx(311.23, abs=0.005)
 
@@ -133,7 +135,7 @@ def test_value_at_a_tie_does_not_depend_on_smoothing(variant: str) -> None:
     errors = np.ones((2, 2, 2, 1))
     values = [
         preference_loss(
-            comparison(errors[0]), None, PreferenceLoss(variant=variant, label_smoothing=e)
+            comparison(errors[0]), None, PreferenceLossSettings(variant=variant, label_smoothing=e)
         ).preference.item()
         for e in (0.0, 0.3)
     ]
@@ -158,6 +160,6 @@ def test_flow_loss_adds_modalities() -> None:
 def test_ties_are_not_right_answers() -> None:
     policy = PairErrors(torch.tensor([1.0, 0.5, 2.0]), torch.tensor([1.0, 1.0, 1.0]))
     frozen = PairErrors(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.0, 1.0, 1.0]))
-    both = Comparison(policy, frozen)
+    both = ModalityErrors(policy, frozen)
     assert implicit_accuracy(both).tolist() == [0, 1, 0]
     assert ties(both).tolist() == [1, 0, 0]

@@ -12,25 +12,25 @@ import pytest
 import torch
 from torch import nn
 
-from avpref.config.schema import AdapterSettings, LoopSettings, OptimiserSettings, PreferenceLoss
+from avpref.config.training_settings import AdapterSettings, LoopSettings, OptimiserSettings, PreferenceLossSettings
 from avpref.errors import AvprefError, ConfigError, InputError
 from avpref.models.dit import JavisDiT
 from avpref.trainer.adapters import make_policy
 from avpref.trainer.batches import ClipSet, PairSet
 from avpref.trainer.checkpoint import CheckpointFolder
-from avpref.trainer.loop import Plan, Trained, make_state, train
-from avpref.trainer.noise import ClipSource, DrawLaw, PairSource, Pick, picks_of_step
-from avpref.trainer.objectives import FlowObjective, LiveReference, Objective, Outcome, PreferenceObjective
+from avpref.trainer.loop import LoopPlan, TrainingResult, make_state, train
+from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, SampleIndex, indices_of_step
+from avpref.trainer.objectives import FlowObjective, LiveReference, LossAndMetrics, Objective, PreferenceObjective
 from avpref.trainer.parallel import Context
 
-LAW = DrawLaw(seed=5, shift=2.0, caption_dropout=0.2)
+NOISE = NoiseConfig(seed=5, shift=2.0, caption_dropout=0.2)
 MakeNetwork = Callable[..., JavisDiT]
 MakeClips = Callable[..., ClipSet]
 MakePairs = Callable[..., PairSet]
 Build = Callable[[], tuple[Objective, ClipSource | PairSource]]
 
 
-def plan(folder: Path, *, lr: float = 1e-3, ema: float = 0.0, alarm: float = math.inf, **loop: object) -> Plan:
+def plan(folder: Path, *, lr: float = 1e-3, ema: float = 0.0, alarm: float = math.inf, **loop: object) -> LoopPlan:
     values = {
         "steps": 6,
         "batch_size": 4,
@@ -40,7 +40,7 @@ def plan(folder: Path, *, lr: float = 1e-3, ema: float = 0.0, alarm: float = mat
         "num_threads": 1,
     }
     optimiser = OptimiserSettings(lr=lr, warmup_steps=2)
-    return Plan(LoopSettings(**values | loop), optimiser, 1, folder, {"lr": str(lr)}, ema, alarm)
+    return LoopPlan(LoopSettings(**values | loop), optimiser, 1, folder, {"lr": str(lr)}, ema, alarm)
 
 
 @pytest.fixture(params=["flow", "preference"])
@@ -51,17 +51,17 @@ def build(
     make_pairs: MakePairs,
 ) -> Build:
     def flow() -> tuple[Objective, ClipSource]:
-        return FlowObjective(make_network()), ClipSource(make_clips(), LAW)
+        return FlowObjective(make_network()), ClipSource(make_clips(), NOISE)
 
     def preference() -> tuple[Objective, PairSource]:
         policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), seed=1)
-        objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
-        return objective, PairSource(make_pairs(num_delays=2), replace(LAW, desync_share=0.5))
+        objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
+        return objective, PairSource(make_pairs(num_delays=2), replace(NOISE, desync_share=0.5))
 
     return {"flow": flow, "preference": preference}[request.param]
 
 
-def run(build: Build, plan: Plan) -> tuple[Trained, dict[str, torch.Tensor], str]:
+def run(build: Build, plan: LoopPlan) -> tuple[TrainingResult, dict[str, torch.Tensor], str]:
     objective, source = build()
     trained = train(objective, source, plan, Context())
     values = {name: value.clone() for name, value in objective.module.state_dict().items()}
@@ -104,8 +104,8 @@ def test_a_finished_run_runs_no_more(build: Build, tmp_path: Path) -> None:
 
 def test_step_zero_of_a_preference_run(make_network: MakeNetwork, make_pairs: MakePairs, tmp_path: Path) -> None:
     policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), seed=1)
-    objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
-    train(objective, PairSource(make_pairs(), LAW), plan(tmp_path), Context())
+    objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
+    train(objective, PairSource(make_pairs(), NOISE), plan(tmp_path), Context())
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     for modality in ("video", "audio"):
         for name in ("margin", "drift", "chosen_shift", "rejected_shift", "implicit_accuracy", "displacement"):
@@ -119,13 +119,13 @@ def test_step_zero_of_a_preference_run(make_network: MakeNetwork, make_pairs: Ma
 def test_one_step_is_adam_with_warm_up_and_clipping(
     make_network: MakeNetwork, make_clips: MakeClips, tmp_path: Path
 ) -> None:
-    source = ClipSource(make_clips(), LAW)
+    source = ClipSource(make_clips(), NOISE)
     mine, theirs = make_network(), make_network()
     train(FlowObjective(mine), source, plan(tmp_path, steps=3), Context())
     optimiser = torch.optim.AdamW(theirs.parameters(), lr=1.0, eps=1e-15, weight_decay=0.0)
     for step, lr in enumerate((1e-3 / 3, 2e-3 / 3, 1e-3)):
-        outcome = FlowObjective(theirs).outcome(source.batch(picks_of_step(1, step, 4, 10)))
-        (outcome.loss / 4).backward()
+        result = FlowObjective(theirs).compute(source.batch(indices_of_step(1, step, 4, 10)))
+        (result.loss / 4).backward()
         nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
         optimiser.param_groups[0]["lr"] = lr
         optimiser.step()
@@ -149,8 +149,8 @@ def test_activation_checkpointing_gives_the_same_gradients(make_network: MakeNet
         network = make_network()
         network.activation_checkpointing = is_on
         policy = make_policy(network, AdapterSettings(rank=2, alpha=4), seed=1)
-        objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
-        objective.outcome(PairSource(make_pairs(), LAW).batch([Pick(0, 0), Pick(1, 0)])).loss.backward()
+        objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
+        objective.compute(PairSource(make_pairs(), NOISE).batch([SampleIndex(0, 0), SampleIndex(1, 0)])).loss.backward()
         gradients.append({n: p.grad for n, p in policy.model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name])
@@ -159,8 +159,8 @@ def test_activation_checkpointing_gives_the_same_gradients(make_network: MakeNet
 def test_it_learns_four_pairs(make_network: MakeNetwork, make_pairs: MakePairs, tmp_path: Path) -> None:
     """Implicit accuracy reaches 0.95 and the rejected side rises less than three times as much as the gap opens."""
     policy = make_policy(make_network(), AdapterSettings(rank=8, alpha=16), seed=1)
-    objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
-    source = PairSource(make_pairs(4), replace(LAW, caption_dropout=0.0))
+    objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
+    source = PairSource(make_pairs(4), replace(NOISE, caption_dropout=0.0))
     trained = train(objective, source, plan(tmp_path, steps=60, lr=5e-3, checkpoint_every=60), Context())
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-15:]
     for modality in ("video", "audio"):
@@ -174,7 +174,7 @@ def test_it_learns_four_pairs(make_network: MakeNetwork, make_pairs: MakePairs, 
 def test_flow_loss_goes_down(make_network: MakeNetwork, make_clips: MakeClips, tmp_path: Path) -> None:
     trained = train(
         FlowObjective(make_network()),
-        ClipSource(make_clips(4), LAW),
+        ClipSource(make_clips(4), NOISE),
         plan(tmp_path, steps=40, lr=5e-3, checkpoint_every=40),
         Context(),
     )
@@ -190,8 +190,8 @@ def test_displacement_alarm(
 ) -> None:
     """A learning rate that wrecks the network makes the chosen clips worse: one warning, a field, and a count."""
     policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), seed=1)
-    objective = PreferenceObjective(policy, PreferenceLoss(), LiveReference(policy, "mean"))
-    trained = train(objective, PairSource(make_pairs(), LAW), plan(tmp_path, lr=1.0, alarm=0.01), Context())
+    objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
+    trained = train(objective, PairSource(make_pairs(), NOISE), plan(tmp_path, lr=1.0, alarm=0.01), Context())
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     flags = [row["displacement_alarm"] for row in rows]
     assert flags[0] is False and flags[-1] is True
@@ -207,28 +207,28 @@ class Broken:
         self.module: nn.Module = nn.Linear(1, 1)
         self.calls = 0
 
-    def outcome(self, batch: object) -> Outcome:
+    def compute(self, batch: object) -> LossAndMetrics:
         self.calls += 1
         values = self.module(torch.ones(4, 1))[:, 0] * (math.nan if self.calls > 4 else 1.0)
-        return Outcome(values.sum(), {"loss": values.detach()}, torch.full((4,), 0.5))
+        return LossAndMetrics(values.sum(), {"loss": values.detach()}, torch.full((4,), 0.5))
 
 
 def test_numbers_that_are_not_finite_stop_the_run_and_leave_the_last_checkpoint(
     make_clips: MakeClips, tmp_path: Path
 ) -> None:
     with pytest.raises(AvprefError, match="step 5: grad_norm, loss not finite"):
-        train(Broken(), ClipSource(make_clips(), LAW), plan(tmp_path), Context())
+        train(Broken(), ClipSource(make_clips(), NOISE), plan(tmp_path), Context())
     assert CheckpointFolder(tmp_path / "checkpoints", {}, 1).steps() == [3]
 
 
 def test_nothing_to_train_and_too_many_ranks(make_network: MakeNetwork, make_clips: MakeClips, tmp_path: Path) -> None:
     network = make_network().requires_grad_(False)
     with pytest.raises(ConfigError, match="no parameter"):
-        train(FlowObjective(network), ClipSource(make_clips(), LAW), plan(tmp_path), Context())
+        train(FlowObjective(network), ClipSource(make_clips(), NOISE), plan(tmp_path), Context())
     with pytest.raises(ConfigError, match="bfloat16"):
-        train(FlowObjective(make_network().bfloat16()), ClipSource(make_clips(), LAW), plan(tmp_path), Context())
+        train(FlowObjective(make_network().bfloat16()), ClipSource(make_clips(), NOISE), plan(tmp_path), Context())
     with pytest.raises(ConfigError, match="5 processes"):
-        train(FlowObjective(make_network()), ClipSource(make_clips(), LAW), plan(tmp_path), Context(rank=0, world=5))
+        train(FlowObjective(make_network()), ClipSource(make_clips(), NOISE), plan(tmp_path), Context(rank=0, world=5))
 
 
 def test_lost_metrics_are_noticed(build: Build, tmp_path: Path) -> None:

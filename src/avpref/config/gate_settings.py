@@ -1,4 +1,4 @@
-"""Sections of the held-out decision: the gate's rules, how the evidence is looked at, and what a yes moves."""
+"""Sections ``evaluation`` and ``promotion``: the held-out comparison, the rules of the gate, and the alias it moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DimensionName = Literal["video", "audio", "av"]
 
 
 class SuperiorityRule(Section):
-    """The policy is better than the reference by more than a margin: the interval's lower bound is above it."""
+    """The policy is better than the reference by more than ``margin_sd``: the lower bound of the interval exceeds it."""
 
     kind: Literal["superiority"] = "superiority"
     dimension: DimensionName
@@ -20,7 +20,7 @@ class SuperiorityRule(Section):
 
 
 class MinimumEffectRule(Section):
-    """The measured gain is worth having: the delta itself, not its interval, is at least this."""
+    """The measured delta (the estimate, not its interval) is at least ``effect_sd``."""
 
     kind: Literal["minimum_effect"] = "minimum_effect"
     dimension: DimensionName
@@ -28,7 +28,7 @@ class MinimumEffectRule(Section):
 
 
 class NonInferiorityRule(Section):
-    """The policy is not worse than the reference by more than a margin: the interval's lower bound is above minus it."""
+    """The policy is at most ``margin_sd`` worse than the reference: the lower bound of the interval exceeds -margin_sd."""
 
     kind: Literal["non_inferiority"] = "non_inferiority"
     dimension: DimensionName
@@ -36,14 +36,14 @@ class NonInferiorityRule(Section):
 
 
 class DisplacementRule(Section):
-    """Training did not make the chosen clips less likely: the displacement of either modality is below this."""
+    """Training did not make the chosen clips less likely: the displacement of each modality is below ``maximum``."""
 
     kind: Literal["displacement"] = "displacement"
     maximum: float = Field(default=0.01, gt=0)
 
 
 class ValidityRule(Section):
-    """The share of clips that a scorer could not judge did not rise by more than this, in any dimension."""
+    """The share of clips without a valid score rose by at most ``max_rise`` in every dimension."""
 
     kind: Literal["validity"] = "validity"
     max_rise: float = Field(default=0.0, ge=0, lt=1)
@@ -58,7 +58,7 @@ GateRule = Annotated[
 class GateSettings(Section):
     """Promotion rules: deltas are in standard deviations of the SFT model's rewards on the held-out clips.
 
-    Either the four bounds, which are the rules of most runs, or a list of ``rules`` in their place.
+    Set either the four bounds, which cover most runs, or a list of ``rules`` that replaces them.
     """
 
     min_audio_delta_sd: float = 0.5
@@ -68,22 +68,25 @@ class GateSettings(Section):
     rules: tuple[GateRule, ...] = ()
 
     @model_validator(mode="after")
-    def _one_or_the_other(self) -> Self:
+    def _bounds_or_rules(self) -> Self:
         bounds = {name: field.default for name, field in type(self).model_fields.items() if name != "rules"}
         changed = [name for name, default in bounds.items() if getattr(self, name) != default]
         if self.rules and changed:
-            raise ValueError(f"rules take the place of the four bounds, and {changed[0]} is given too: leave one out")
+            raise ValueError(f"rules replace the four bounds, but {changed[0]} is set too: remove one of them")
         return self
 
 
 class BootstrapProcedure(Section):
-    """All held-out prompts at once; intervals from the paired bootstrap."""
+    """Compare on all held-out prompts at once; intervals come from the paired bootstrap."""
 
     kind: Literal["bootstrap"] = "bootstrap"
 
 
 class SequentialProcedure(Section):
-    """Looks of so many held-out prompts; it ends at the first that decides, and no look costs the error rate."""
+    """Sequential test with a look every ``look_prompts`` held-out prompts; it stops at the first conclusive look.
+
+    The error rate holds for any number of looks.
+    """
 
     kind: Literal["sequential"] = "sequential"
     look_prompts: int = Field(default=64, ge=2)
@@ -102,8 +105,8 @@ class EvaluationSettings(Section):
 
 
 class PromotionSettings(Section):
-    """What a yes of the gate moves: an alias in the registry beside the runs. Not part of a run's identity."""
+    """The alias that a passed gate moves, in the registry next to the runs. Not part of a run's identity."""
 
     alias: str = Field(default="serving", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
-    automatic: bool = Field(default=False, description="retrain moves the alias itself when the gate says promote")
+    automatic: bool = Field(default=False, description="retrain moves the alias itself when the gate passes")
     approval: Literal["none", "required"] = "none"

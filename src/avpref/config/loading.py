@@ -1,6 +1,6 @@
-"""Configuration files: one whole YAML file, then ``AVPREF_SECTION__KEY`` of the environment, then ``--set a.b=c``.
+"""Load configuration: one complete YAML file, then ``AVPREF_SECTION__KEY`` of the environment, then ``--set a.b=c``.
 
-Every value knows where it came from, and an unknown key is an error that names the nearest known one.
+The origin of every value is recorded, and an unknown key is an error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from avpref.identity import digest
 
 ENVIRONMENT_PREFIX = "AVPREF_"
 NOT_SETTINGS = {"AVPREF_GOLDEN", "AVPREF_MEDIA"}
-"""Variables of the test-suite that share the prefix but are no configuration (no double underscore in any of them)."""
+"""Variables of the test suite that share the prefix but are not configuration."""
 
+GUIDE = "keys and values of docs/configuration.md"
 UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
-"""Sections that take one of several forms, chosen by their key ``kind``."""
+"""Sections with several forms, selected by their key ``kind``."""
 
 Tree = dict[str, Any]
 SectionT = TypeVar("SectionT", bound=Section)
@@ -33,7 +34,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 @dataclass(frozen=True)
 class Resolved:
-    """A validated configuration and the origin of every value that was given (others are defaults)."""
+    """A validated configuration and the origin of every value that is not a default."""
 
     settings: Settings
     origins: Mapping[str, str]
@@ -44,55 +45,68 @@ class Resolved:
             yield key, value, self.origins.get(key, "default")
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Resolved:
+def load_config(
+    path: Path | str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Resolved:
     """Read ``path``, apply environment and ``key=value`` overrides, validate.
 
-    Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value.
+    Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value; all wrong keys
+    are named at once.
     """
     path = Path(path)
     tree = _read_yaml(path)
     origins = {key: str(path) for key, _ in flatten(tree)}
     _apply(tree, origins, overrides, os.environ if environment is None else environment)
-    return Resolved(_validate(tree, str(path), origins), origins)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: {_explain_all(error, origins)}", GUIDE, "avpref config show --config FILE"
+        ) from None
+    _require_implemented(settings, path)
+    return Resolved(settings, origins)
 
 
 def load_section(
-    kind: type[SectionT], name: str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    schema: type[SectionT], name: str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> SectionT:
-    """One section without a file: its defaults, then environment and ``key=value`` overrides as in :func:`load`.
+    """The section ``name`` without a file: its defaults, then environment and ``key=value`` overrides as in :func:`load_config`.
 
     Raises ConfigError for an unknown key (with the nearest known one) or a bad value.
     """
-    tree: Tree = {}
-    origins: dict[str, str] = {}
-    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    tree, origins = _without_file(overrides, environment)
     try:
-        return kind.model_validate(tree.get(name, {}))
+        return schema.model_validate(tree.get(name, {}))
     except ValidationError as error:
-        lines = [_explain({**item, "loc": (name, *item["loc"])}, origins) for item in error.errors()]
-        raise ConfigError(
-            f"section {name}: " + "; ".join(lines),
-            "keys and values of docs/configuration.md",
-            f"--set {name}.KEY=VALUE",
-        ) from None
+        reasons = _explain_all(error, origins, (name,))
+        raise ConfigError(f"section {name}: {reasons}", GUIDE, f"--set {name}.KEY=VALUE") from None
 
 
-def load_defaults(
+def load_sections(
     schema: type[SectionT], overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> SectionT:
-    """Several sections (the fields of ``schema``) without a file: defaults, environment, ``key=value`` overrides.
-
-    Raises ConfigError for an unknown key (with the nearest known one) or a bad value.
-    """
-    tree: Tree = {}
-    origins: dict[str, str] = {}
-    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    """Several sections (the fields of ``schema``) without a file; otherwise as :func:`load_section`."""
+    tree, origins = _without_file(overrides, environment)
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(item, origins) for item in error.errors()]
         expected = f"sections {', '.join(schema.model_fields)} of docs/configuration.md"
-        raise ConfigError("; ".join(lines), expected, "--set section.KEY=VALUE") from None
+        raise ConfigError(_explain_all(error, origins), expected, "--set section.KEY=VALUE") from None
+
+
+def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | None) -> tuple[Tree, dict[str, str]]:
+    """Values of environment and overrides alone, and the origin of each."""
+    tree: Tree = {}
+    origins: dict[str, str] = {}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    return tree, origins
+
+
+def _require_implemented(settings: Settings, path: Path) -> None:
+    """Raises ConfigError for a value that the schema knows and no stage of a run can serve."""
+    if settings.dpo.adapter.layout == "two_adapters":
+        found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
+        raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
 
 
 def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -107,33 +121,20 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
         _assign(tree, origins, dotted.strip(), value, f"--set {dotted.strip()}")
 
 
-def _validate(tree: Tree, source: str, origins: Mapping[str, str]) -> Settings:
-    """Settings from a tree of plain values. Raises ConfigError naming every wrong key at once, and what gave it."""
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(item, origins) for item in error.errors()]
-        raise ConfigError(
-            f"{source}: " + "; ".join(lines),
-            "keys and values of docs/configuration.md",
-            "avpref config show --config FILE",
-        ) from None
-
-
 NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
-"""Sections that say who does the work, where and how it is watched, but not what comes out."""
+"""Sections that affect where a run executes and how it is observed, but not its results."""
 
 
 def identity_hash(settings: Settings) -> str:
-    """Hash of everything that a run's results depend on: all sections but those of :data:`NOT_OF_IDENTITY`."""
+    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`."""
     return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
 
 
-def to_yaml(settings: Settings) -> str:
-    """The resolved configuration as a whole file that :func:`load` reads back to equal settings."""
+def config_to_yaml(settings: Settings) -> str:
+    """The resolved configuration as a complete file; :func:`load_config` reads it back to equal settings."""
     tree = settings.model_dump(mode="json")
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    if "\x85" in text:  # the one character that the writer leaves as it is and the reader takes for a line's end
+    if "\x85" in text:  # the writer leaves NEL unescaped, but the reader takes it for a line break
         return yaml.safe_dump(tree, sort_keys=False)
     return text
 
@@ -149,14 +150,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where plain YAML takes the last without a word."""
+    """YAML loader that refuses duplicate keys; plain YAML silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See :class:`yaml.SafeLoader`."""
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        duplicate = next((key for key in keys if keys.count(key) > 1), None)
+        if duplicate is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {duplicate!r}", node.start_mark)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -193,27 +194,32 @@ def _assign(tree: Tree, origins: dict[str, str], dotted: str, text: str, origin:
     origins.update((key, origin) for key, _ in flatten({dotted: value}))
 
 
+def _explain_all(error: ValidationError, origins: Mapping[str, str], prefix: tuple[str, ...] = ()) -> str:
+    """One phrase per wrong key; ``prefix`` is the section that the validated model is."""
+    return "; ".join(_explain({**item, "loc": (*prefix, *item["loc"])}, origins) for item in error.errors())
+
+
 def _explain(item: Any, origins: Mapping[str, str]) -> str:
     location = [str(part) for part in item["loc"]]
     kind = ""
     if location[0] in UNION_SECTIONS and len(location) > 1:
-        kind = location.pop(1)  # the union's tag, which is no key of the file
+        kind = location.pop(1)  # the tag of the union, which is not a key of the file
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         names = _names_in_section(location[:-1]) or _known_names(Settings)
         if kind and location[-1] in names:
             hint = f"--set '{location[0]}={{kind: {kind}}}' replaces the whole section"
-            return f"{key} is no key of {location[0]}.kind {kind} ({hint}){_given_by(key, origins)}"
+            return f"{key} is no key of {location[0]}.kind {kind} ({hint}){_origin_note(key, origins)}"
         near = difflib.get_close_matches(location[-1], sorted(names), n=1)
         hint = f" (did you mean {'.'.join([*location[:-1], near[0]])}?)" if near else ""
-        return f"unknown key {key}{hint}{_given_by(key, origins)}"
+        return f"unknown key {key}{hint}{_origin_note(key, origins)}"
     if item["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} = {item.get('input')!r}: {item['msg']}{_given_by(key, origins)}"
+    return f"{key} = {item.get('input')!r}: {item['msg']}{_origin_note(key, origins)}"
 
 
-def _given_by(key: str, origins: Mapping[str, str]) -> str:
-    """Where a value came from, unless it is the file that the message names anyway."""
+def _origin_note(key: str, origins: Mapping[str, str]) -> str:
+    """The origin of a value as the end of a sentence; empty for a value of the file, which the message names already."""
     origin = origins.get(key, "")
     return f", given by {origin}" if origin.startswith(("environment ", "--set ")) else ""
 
@@ -238,7 +244,4 @@ def _known_names(model: type[BaseModel]) -> set[str]:
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    found: list[type[BaseModel]] = []
-    for argument in getattr(annotation, "__args__", ()):
-        found += _models_in(argument)
-    return found
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]

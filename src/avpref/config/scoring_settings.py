@@ -1,4 +1,4 @@
-"""The section ``scoring`` of a configuration file: which scorers, and how reward models compute."""
+"""Section ``scoring``: the scorers of a run and how their reward models compute."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from avpref.config.section import Section
 
 
 class ModelSettings(Section):
-    """A reward model: where its files are (empty: where ``avpref weights fetch`` puts them) and how it computes."""
+    """A reward model: the folder of its files (empty: that of ``avpref weights fetch``), dtype and batch size."""
 
     folder: str = ""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_clips: int = Field(default=4, gt=0, description="clips per forward pass; halved where GPU memory runs out")
+    batch_clips: int = Field(default=4, gt=0, description="clips per forward pass; halved when GPU memory runs out")
 
 
 class ImageBindSettings(ModelSettings):
-    """ImageBind; ``javisbench`` cuts long texts as the benchmark's copy does, which loses the end token and the text with it."""
+    """ImageBind. ``javisbench`` truncates long texts as the benchmark's copy does, which drops the end token."""
 
     long_prompts: Literal["keep_end", "javisbench"] = "keep_end"
     store_embeddings: bool = False
 
 
 class SynchformerSettings(ModelSettings):
-    """Synchformer; which 14 segments are judged: JavisBench's windows, or av-benchmark's first and last."""
+    """Synchformer, over 14 segments of a clip: the windows of JavisBench, or the first and last of av-benchmark."""
 
     windows: Literal["javisbench", "av_benchmark"] = "javisbench"
 
 
 class VideoAlignSettings(ModelSettings):
-    """VideoAlign, in bfloat16 as it was published."""
+    """VideoAlign, by default in bfloat16 as published."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
@@ -40,16 +40,19 @@ ScorerName = Literal["toy", "signal", "fake", "audiobox", "imagebind", "synchfor
 
 
 class ScoringSettings(Section):
-    """Which scorers, which of their metrics enter rewards (empty: all of the seven), and what of a clip they see."""
+    """The scorers, the metrics that enter rewards (empty: all seven), and the part of a clip that is scored."""
 
     scorers: tuple[ScorerName, ...] = Field(default=("toy",), min_length=1)
     metrics: tuple[str, ...] = ()
     preset: Literal["full", "tiny"] = Field(
-        default="full", description="tiny: small reward models with random weights, for dry runs; numbers mean nothing"
+        default="full",
+        description="tiny: small reward models with random weights, for dry runs; the scores have no meaning",
     )
-    window_s: float | None = Field(default=None, gt=0, description="what reward models see; none: the clip's length")
+    window_s: float | None = Field(
+        default=None, gt=0, description="length that reward models see; none: the whole clip"
+    )
     canary_tolerance: float | None = Field(
-        default=None, gt=0, description="relative drift of the canary's scores that is borne; none: by dtype"
+        default=None, gt=0, description="largest accepted relative drift of the canary's scores; none: by dtype"
     )
     audiobox: ModelSettings = ModelSettings()
     imagebind: ImageBindSettings = ImageBindSettings()
@@ -60,7 +63,7 @@ class ScoringSettings(Section):
     @field_validator("scorers", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """One name, or several with commas between them, instead of a list."""
+        """Accept one name or several separated by commas in place of a list."""
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("scorers")

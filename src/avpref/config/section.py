@@ -1,4 +1,4 @@
-"""What every section of a configuration file is."""
+"""Base class of the sections of a configuration file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, strict about keys."""
+    """Base of every section: immutable; an unknown key is a validation error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

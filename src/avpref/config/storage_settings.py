@@ -1,4 +1,4 @@
-"""The section ``storage`` of a configuration file: where a run keeps what is true of it."""
+"""Sections ``storage`` and ``retention``: where runs are stored and how long unreferenced files are kept."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<prefix>(
 
 
 class FolderStorage(Section):
-    """The run's folder holds everything: a disk of this machine, or one that all machines share."""
+    """The run folder holds everything, on a local disk or on a file system that all machines share."""
 
     kind: Literal["folder"] = "folder"
 
 
 class ObjectStorage(Section):
-    """A bucket of an S3-compatible store holds the truth, ``URL/RUN_ID/…``; the run's folder is scratch and cache.
+    """A bucket of an S3-compatible store is authoritative (``URL/RUN_ID/…``); the run folder is scratch space and cache.
 
-    Credentials come from the environment alone, so that no configuration, run or log holds them.
+    Credentials come only from the environment, so that no configuration, run or log contains them.
     """
 
     kind: Literal["objects"] = "objects"
-    url: str = Field(description="s3://bucket/prefix, under which every run has a folder of its own")
+    url: str = Field(description="s3://bucket/prefix; every run has its own folder under it")
     endpoint: str = Field(default="", description="URL of the store; empty: AWS, or AWS_ENDPOINT_URL")
     region: str = Field(default="", description="empty: AWS_REGION, or us-east-1")
-    allow_http: bool = Field(default=False, description="talk to the endpoint without TLS")
+    allow_http: bool = Field(default=False, description="connect to the endpoint without TLS")
 
     @field_validator("url")
     @classmethod
@@ -41,7 +41,7 @@ class ObjectStorage(Section):
     @classmethod
     def _is_endpoint(cls, value: str) -> str:
         if value and not re.fullmatch(r"https?://[^/@\s]+/?", value):
-            raise ValueError("not of the form https://host:port (credentials go into the environment)")
+            raise ValueError("not of the form https://host:port (set credentials in the environment)")
         return value.rstrip("/")
 
     @property
@@ -51,13 +51,23 @@ class ObjectStorage(Section):
 
     @property
     def prefix(self) -> str:
-        """What every name in the bucket begins with; empty for the whole bucket."""
+        """Common prefix of all names in the bucket; empty for the whole bucket."""
         return self._parts()["prefix"].strip("/")
 
     def _parts(self) -> dict[str, str]:
-        found = URL.fullmatch(self.url)
-        assert found is not None  # the validator saw to it
-        return found.groupdict()
+        match = URL.fullmatch(self.url)
+        assert match is not None  # checked by the validator
+        return match.groupdict()
 
 
 Storage = Annotated[FolderStorage | ObjectStorage, Field(discriminator="kind")]
+
+
+class RetentionSettings(Section):
+    """Limits of garbage collection. Referenced files are kept regardless of these values."""
+
+    keep_days: float = Field(
+        default=30.0, ge=0, description="age at which units of superseded fingerprints, and whole runs, may be removed"
+    )
+    keep_runs: int = Field(default=10, ge=0, description="number of newest runs that are never removed as a whole")
+    grace_hours: float = Field(default=24.0, ge=0, description="files that changed more recently are kept")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from avpref.config.schema import RunSettings
+from avpref.config.run_settings import RunSettings
 from avpref.storage.unit import Unit
 
 

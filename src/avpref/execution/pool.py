@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from avpref.config.schema import InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.execution.contract import Committed, Outcome, Pool, Worker, WorkerSpec, after_building, attempt
 from avpref.execution.ray_session import join_ray
 from avpref.storage.unit import Unit

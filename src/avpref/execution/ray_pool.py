@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.errors import AvprefError, ClusterError, StorageError
 from avpref.execution.code_version import code_version
 from avpref.execution.contract import (

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.errors import ClusterError
 
 OBJECT_STORE_BYTES = 100 * 2**20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from avpref.config.schema import Executor, InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import Executor, InProcessExecutor, RayExecutor
 from avpref.devices import resolved
 from avpref.execution.contract import WorkerSpec
 from avpref.execution.item_counts import ItemCounts, log_counts

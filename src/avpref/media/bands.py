@@ -1,12 +1,12 @@
-"""Band energies of sound and back: [S] samples ↔ [L, K] decibels, numpy only.
+"""Band levels of audio and synthesis from them: samples [S] ↔ decibels [L, K], numpy only.
 
-The waveform is cut into L frames that do not overlap, so that a sharp onset stays in its frame. Each frame is tapered
-(Tukey, a quarter at either end) and its power spectrum summed over K geometric bands from ``LOWEST_HZ`` to half the
-sample rate. Decibels are relative to full scale (a mean square of 1) and end softly at ``FLOOR_DB``.
+The waveform is split into L frames without overlap, so that a sharp onset stays in its frame. Each frame is tapered (Tukey, a quarter
+at either end) and its power spectrum is summed over K geometric bands from ``LOWEST_HZ`` to half the sample rate. Decibels are
+relative to full scale (a mean square of 1) and approach ``FLOOR_DB`` smoothly.
 
-Synthesis gives every band a carrier of constant power inside the band (a tone whose frequency swings slowly) and sets
-its level frame by frame. Levels change only inside the louder of two neighbouring frames, within its tapered ends, so
-nothing leaks ahead of an onset and :func:`analyse` returns what was asked for (see :func:`synthesise` for the error).
+Synthesis gives every band a carrier of constant power inside the band (a slowly frequency-modulated tone) and sets its level frame by
+frame. Levels change only inside the louder of two neighbouring frames, within its tapered ends, so no energy precedes an onset and
+:func:`analyse` returns the requested levels (see :func:`synthesise` for the error).
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 FLOOR_DB = -80.0
-"""Level of digital silence; lower powers are not told apart."""
+"""Level of digital silence, the lowest level."""
 LOWEST_HZ = 200.0
-"""Lower edge of the first band; what lies below is not analysed."""
+"""Lower edge of the first band; lower frequencies are ignored."""
 RISE_S = 0.004
-"""How fast a level rises in synthesis."""
+"""Rise time of a level in synthesis, in seconds."""
 SWING = 0.6
 """Modulation index of the carriers."""
 
 
 @dataclass(frozen=True)
 class BandLayout:
-    """Frames and bands. Raises ValueError where frames are not a whole number of samples or bands are too narrow."""
+    """Sample rate, frame rate and number of bands. Raises ValueError for fractional frame lengths and for too narrow bands."""
 
     sample_rate_hz: int
     rate_hz: float
@@ -63,14 +63,14 @@ class BandLayout:
 
     @cached_property
     def weights(self) -> NDArray[np.float32]:
-        """Share of each spectral bin in each band [hop // 2 + 1, K]; a bin on an edge is divided."""
+        """Share of each spectral bin in each band [hop // 2 + 1, K]; a bin on an edge is split between two bands."""
         spacing = self.sample_rate_hz / self.hop
         low = (np.arange(self.hop // 2 + 1) - 0.5)[:, None] * spacing
         overlap = np.minimum(low + spacing, self.edges_hz[1:]) - np.maximum(low, self.edges_hz[:-1])
         return np.clip(overlap / spacing, 0.0, 1.0).astype(np.float32)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames in ``num_samples`` samples. Raises ValueError where the last one would not be full."""
+        """Frames in ``num_samples`` samples. Raises ValueError if that is not a whole number."""
         if num_samples % self.hop:
             raise ValueError(f"{num_samples} samples are not a whole number of frames of {self.hop}")
         return num_samples // self.hop
@@ -79,7 +79,7 @@ class BandLayout:
 def analyse(audio: NDArray[np.float32], layout: BandLayout) -> NDArray[np.float32]:
     """Levels [..., L, K] in dB of waveforms [..., S], at ``FLOOR_DB`` or above.
 
-    A tone inside a band gives its mean square. Raises ValueError where S is not a whole number of frames.
+    The level of a tone inside a band is its mean square. Raises ValueError if S is not a whole number of frames.
     """
     num_frames = layout.num_frames(audio.shape[-1])
     frames = audio.reshape(*audio.shape[:-1], num_frames, layout.hop) * layout.taper
@@ -90,17 +90,17 @@ def analyse(audio: NDArray[np.float32], layout: BandLayout) -> NDArray[np.float3
 
 
 def synthesise(levels_db: NDArray[np.float32], layout: BandLayout) -> NDArray[np.float32]:
-    """Waveforms [..., S] whose :func:`analyse` gives ``levels_db`` [..., L, K] back.
+    """Waveforms [..., S] for which :func:`analyse` returns ``levels_db`` [..., L, K].
 
     With 16 frames a second and 8 bands at 16 kHz the mean error is below 0.5 dB for levels of random height over 40 dB
-    from band to band and frame to frame, and every level above the loudest one of its frame − 30 dB is within 1.5 dB.
+    from band to band and frame to frame; levels less than 30 dB below the loudest of their frame are within 1.5 dB.
     """
     num_frames = levels_db.shape[-2]
     power = np.maximum(10.0 ** (levels_db.astype(np.float64) / 10) - 10.0 ** (FLOOR_DB / 10), 0.0)
     level = np.sqrt(power).astype(np.float32)
-    edge = np.zeros_like(level[..., :1, :])
-    fall_in = level - np.minimum(level, np.concatenate([edge, level[..., :-1, :]], axis=-2))
-    fall_out = level - np.minimum(level, np.concatenate([level[..., 1:, :], edge], axis=-2))
+    silence = np.zeros_like(level[..., :1, :])
+    fall_in = level - np.minimum(level, np.concatenate([silence, level[..., :-1, :]], axis=-2))
+    fall_out = level - np.minimum(level, np.concatenate([level[..., 1:, :], silence], axis=-2))
     ramps = _ramps(layout)
     shape = np.stack([level, fall_in, fall_out], axis=-1) @ ramps
     audio = np.einsum("...lkn,lkn->...ln", shape, _carriers(layout, num_frames))
@@ -119,7 +119,7 @@ def _carriers(layout: BandLayout, num_frames: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4)
 def _ramps(layout: BandLayout) -> NDArray[np.float32]:
-    """[3, hop]: a constant level, minus what is missing while it rises, minus what is missing while it falls."""
+    """Envelopes [3, hop]: a constant level, and the negative corrections of a rise at the start and a fall at the end."""
     hop = layout.hop
     rise, fall = max(2, round(RISE_S * layout.sample_rate_hz)), hop // 4
     ramps = np.zeros((3, hop), np.float32)

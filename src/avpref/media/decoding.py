@@ -1,6 +1,6 @@
-"""From decoded frames to a window of picture and sound, by timestamp. Used by :mod:`avpref.media.reading`; PyAV and numpy only.
+"""Assemble a window of video and audio from decoded frames by timestamp, for :mod:`avpref.media.reading`; PyAV and numpy only.
 
-Both classes are fed frames in the order of their timestamps, in seconds on the recording's timeline.
+Both classes receive frames in the order of their timestamps, in seconds on the recording's timeline.
 """
 
 from __future__ import annotations
@@ -17,58 +17,58 @@ from av.video.stream import VideoStream
 from avpref.errors import MediaError
 
 FRAME_SLACK_S = 0.001
-"""A frame that begins this little after a wanted instant still serves it: containers round timestamps."""
+"""Tolerance in seconds for a frame that starts after its output time, because containers round timestamps."""
 RESYNC_S = 0.005
-"""Audio timestamps that disagree with the running sample count by more than this begin a new stretch."""
+"""Difference in seconds between timestamp and sample count above which audio starts a new segment."""
 PREROLL_S = 0.25
-"""Audio decoded ahead of a window, so that the decoder's and resampler's start is over when the window begins."""
+"""Seconds of audio decoded before a window, so that decoder and resampler have settled when it starts."""
 
 
 class FramePicker:
-    """Keeps, for each wanted instant, the frame that is being shown then.
+    """Selects the frame that is shown at each output time.
 
     ``picked`` holds uint8 [H, W, 3] RGB arrays; ``size`` is (H, W) after filling and centre cropping, or None for the
-    frames' own size. ``end_s`` is where the frames seen so far end; ``step_s`` is the usual length of one.
+    original size. ``end_s`` is the end of the frames received so far; ``step_s`` is the usual length of a frame.
     """
 
     def __init__(
-        self, stream: VideoStream, wanted_s: Sequence[float], size: tuple[int, int] | None, step_s: float
+        self, stream: VideoStream, times_s: Sequence[float], size: tuple[int, int] | None, step_s: float
     ) -> None:
         self.stream = stream
         self.slack_s = step_s
         self.picked: list[np.ndarray] = []
         self.end_s = 0.0
         self.has_run_out = False
-        self._wanted_s, self._size = wanted_s, size
+        self._times_s, self._size = times_s, size
         self._reformatter = VideoReformatter()
-        self._held: av.VideoFrame | None = None
-        self._held_rgb: np.ndarray | None = None
+        self._current: av.VideoFrame | None = None
+        self._current_rgb: np.ndarray | None = None
 
     @property
     def is_done(self) -> bool:
-        """Whether every wanted instant has its frame."""
-        return len(self.picked) == len(self._wanted_s)
+        """Whether every output time has its frame."""
+        return len(self.picked) == len(self._times_s)
 
     def offer(self, time_s: float, frame: av.VideoFrame) -> None:
-        """Take the next frame, shown from ``time_s`` on. The first one also stands in for whatever is earlier."""
-        if self._held is not None:
+        """Take the next frame, shown from ``time_s`` on. The first frame also serves earlier output times."""
+        if self._current is not None:
             self._pick_until(time_s - FRAME_SLACK_S)
-        self._held, self._held_rgb = frame, None
+        self._current, self._current_rgb = frame, None
         length_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self.slack_s
         self.end_s = time_s + length_s
 
     def finish(self) -> None:
-        """No more frames: the last one serves what is left, and ``has_run_out`` says whether anything was."""
+        """End of the stream: the last frame serves the remaining output times; ``has_run_out`` is true if there were any."""
         self.has_run_out = not self.is_done
-        if self._held is not None:
+        if self._current is not None:
             self._pick_until(float("inf"))
 
     def _pick_until(self, time_s: float) -> None:
-        while not self.is_done and self._wanted_s[len(self.picked)] < time_s:
-            if self._held_rgb is None and self._held is not None:
-                self._held_rgb = self._displayed(self._held)
-            assert self._held_rgb is not None
-            self.picked.append(self._held_rgb)
+        while not self.is_done and self._times_s[len(self.picked)] < time_s:
+            if self._current_rgb is None and self._current is not None:
+                self._current_rgb = self._displayed(self._current)
+            assert self._current_rgb is not None
+            self.picked.append(self._current_rgb)
 
     def _displayed(self, frame: av.VideoFrame) -> np.ndarray:
         turns = quarter_turns(frame)
@@ -84,15 +84,15 @@ class FramePicker:
             interpolation=Interpolation.AREA if scale < 1 else Interpolation.BILINEAR,
             threads=1,
         ).to_ndarray()
-        top, left = (filled.shape[0] - height) // 2, (filled.shape[1] - width) // 2
-        return np.rot90(filled[top : top + height, left : left + width], turns)
+        y, x = (filled.shape[0] - height) // 2, (filled.shape[1] - width) // 2
+        return np.rot90(filled[y : y + height, x : x + width], turns)
 
 
-class SoundPlacer:
-    """Lays decoded audio into a window by its timestamps: one resampler per stretch without gaps.
+class AudioCollector:
+    """Collects decoded audio in a window by its timestamps, with one resampler per segment without gaps.
 
-    ``channels`` is float32 [C, S], zero where there is no sound; C is what the stream declares, and a stretch with another number
-    of channels is averaged and given to all of them.
+    ``channels`` is float32 [C, S], zero where there is no audio. C is declared by the stream; a segment with another number of
+    channels is averaged, and the mean is written to all channels.
     """
 
     slack_s = 0.1
@@ -109,31 +109,31 @@ class SoundPlacer:
         self._cursor = 0
 
     def offer(self, time_s: float, frame: av.AudioFrame) -> None:
-        """Take the next frame, whose first sample sounds at ``time_s``."""
+        """Take the next frame, whose first sample is at ``time_s``."""
         self.is_done = time_s >= self._window_end_s
         length_s = frame.samples / frame.sample_rate
         if self.is_done or time_s + length_s < self._start_s - PREROLL_S:
             return
-        found = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if self._resampler is None or found != self._format or abs(time_s - self.end_s) > RESYNC_S:
+        frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is None or frame_format != self._format or abs(time_s - self.end_s) > RESYNC_S:
             self._flush()
-            self._resampler, self._format = AudioResampler(format="fltp", rate=self.sample_rate_hz), found
+            self._resampler, self._format = AudioResampler(format="fltp", rate=self.sample_rate_hz), frame_format
             self._cursor = round((time_s - self._start_s) * self.sample_rate_hz)
             self.end_s = time_s
         self.end_s += length_s
         frame.pts = None
-        self._place(self._resampler.resample(frame))
+        self._write(self._resampler.resample(frame))
 
     def finish(self) -> None:
-        """No more frames; ``has_run_out`` says whether the window reaches further than they did."""
+        """End of the stream; ``has_run_out`` is true if the window extends beyond it."""
         self.has_run_out = not self.is_done
         self._flush()
 
     def _flush(self) -> None:
         if self._resampler is not None:
-            self._place(self._resampler.resample(None))
+            self._write(self._resampler.resample(None))
 
-    def _place(self, resampled: Sequence[av.AudioFrame | None]) -> None:
+    def _write(self, resampled: Sequence[av.AudioFrame | None]) -> None:
         for frame in resampled:
             if frame is None:
                 continue
@@ -148,8 +148,8 @@ class SoundPlacer:
 
 def quarter_turns(frame: av.VideoFrame) -> int:
     """Counter-clockwise quarter turns from the stored to the displayed picture. Raises MediaError for other angles."""
-    turns, rest = divmod(frame.rotation % 360, 90)
-    if rest:
+    turns, remainder = divmod(frame.rotation % 360, 90)
+    if remainder:
         raise MediaError(
             found=f"a picture that is to be displayed turned by {frame.rotation} degrees",
             expected="a multiple of 90 degrees",

@@ -1,4 +1,4 @@
-"""Sound moved against its picture: the toy world's defect, the scorers' ladder and the trainer's rule-made negatives."""
+"""Shift audio against video: for the toy world's defects, for validating scorers, and for rule-made rejected clips."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 
 def delay_audio(audio: NDArray[np.float32], delay_s: float, sample_rate_hz: int) -> NDArray[np.float32]:
-    """The sound [S] ``delay_s`` later (earlier if negative), same length, by half of it at most.
+    """Audio [S] shifted by ``delay_s`` seconds (negative: earlier), of the same length, by at most half of it.
 
-    The gap is filled with the sound's own quietest stretch of that length, so that no digital silence gives the shift away.
+    The gap is filled with the quietest segment of that length of ``audio``, so that digital silence does not reveal the shift.
     """
     shift = min(round(abs(delay_s) * sample_rate_hz), len(audio) // 2)
     if shift == 0:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The shape that a model reads and writes: frames, pixels, and rates.
+    """Shape of the clips of a model: frames, pixels and rates.
 
-    Raises ValueError where a size is not positive.
+    Raises ValueError for a size that is not positive.
     """
 
     num_frames: int
@@ -34,9 +34,9 @@ class ClipShape:
 
 
 def window_starts_s(duration_s: float, window_s: float) -> tuple[float, ...]:
-    """Starts of the non-overlapping windows of ``window_s`` seconds that fit into a recording of ``duration_s`` seconds.
+    """Starts in seconds of the non-overlapping windows of ``window_s`` seconds in a recording of ``duration_s`` seconds.
 
-    A recording a hair shorter than a whole number of windows (container rounding, 1 %) still gives all of them.
+    A recording up to 1 % of a window shorter than a whole number of windows (container rounding) still gives all of them.
     """
     count = int(duration_s / window_s + 0.01)
     return tuple(index * window_s for index in range(count))

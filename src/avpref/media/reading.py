@@ -1,11 +1,11 @@
-"""Reading clips: what a file holds, and its picture and sound by timestamp. PyAV and numpy only.
+"""Read media files: properties of a file, and its video and audio by timestamp. PyAV and numpy only.
 
-The timeline starts at the container's first timestamp. Frame k of a clip is the frame *being shown* at
-``start_s + k / fps_hz``; audio samples lie where their timestamps put them, with gaps as zeros. Neither headers' frame
-counts nor the order in a file decides, so variable rates, B-frames, edit lists and priming samples read correctly.
+The timeline starts at the container's first timestamp. Frame k of a clip is the frame *shown* at ``start_s + k / fps_hz``; audio
+samples are positioned by their timestamps, with zeros in gaps. Frame counts in headers and the order in the file are ignored, so
+variable rates, B-frames, edit lists and priming samples are read correctly.
 
-Where a file holds several streams the largest picture wins (cover art aside), and among audio streams the highest
-sample rate, then the most channels; ties go to the first. Channels are averaged to mono. Pixels are taken as square.
+Of several video streams the one with the most pixels is read (except cover art), of several audio streams the one with the highest
+sample rate, then the most channels, then the first. Channels are averaged to mono. Pixels are assumed to be square.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
-from avpref.media.decoding import FRAME_SLACK_S, PREROLL_S, FramePicker, SoundPlacer, quarter_turns
+from avpref.media.decoding import FRAME_SLACK_S, PREROLL_S, AudioCollector, FramePicker, quarter_turns
 from avpref.media.geometry import ClipShape
 
-Source = Path | str | BinaryIO
+MediaSource = Path | str | BinaryIO
 
 END_SLACK_S = 0.1
-"""How far a window may reach past the end of a recording: containers round lengths."""
+"""Seconds by which a window may extend past the end of a recording, because containers round lengths."""
 
 
 @dataclass(frozen=True)
 class VideoTrack:
-    """The picture that is read from a file. Size is as displayed, after ``rotation_deg`` (counter-clockwise)."""
+    """The video stream that is read from a file. The size is the displayed one, after ``rotation_deg`` (counter-clockwise)."""
 
     stream_index: int
     codec: str
@@ -49,7 +49,7 @@ class VideoTrack:
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """The sound that is read from a file."""
+    """The audio stream that is read from a file."""
 
     stream_index: int
     codec: str
@@ -60,7 +60,7 @@ class AudioTrack:
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file holds. ``duration_s`` is where the picture ends, or the sound where there is no picture."""
+    """Properties of a media file. ``duration_s`` is the end of the video, or of the audio if there is no video."""
 
     duration_s: float
     num_streams: int
@@ -69,22 +69,22 @@ class MediaInfo:
 
     @property
     def has_video(self) -> bool:
-        """Whether there is a picture."""
+        """Whether there is video."""
         return self.video is not None
 
     @property
     def has_audio(self) -> bool:
-        """Whether there is sound."""
+        """Whether there is audio."""
         return self.audio is not None
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedClip:
-    """Picture and sound of one window of a recording.
+    """Video and audio of one window of a recording.
 
     ``frames`` is uint8 [T, H, W, 3] RGB and ``audio`` float32 [S], mono, S = round(duration_s · sample_rate_hz); either
-    is None where the file has no such track. ``fps_hz`` is 0 without picture, ``sample_rate_hz`` is 0 without sound.
-    ``channels`` is float32 [C, S], what ``audio`` is the mean of; only a clip that was read from a file has it.
+    is None if the file has no such track. ``fps_hz`` is 0 without video, ``sample_rate_hz`` is 0 without audio.
+    ``channels`` is float32 [C, S], the channels whose mean is ``audio``; only clips that were read from a file have it.
     """
 
     frames: np.ndarray | None
@@ -97,20 +97,20 @@ class DecodedClip:
 
     @property
     def has_video(self) -> bool:
-        """Whether there is a picture."""
+        """Whether there is video."""
         return self.frames is not None
 
     @property
     def has_audio(self) -> bool:
-        """Whether there is sound."""
+        """Whether there is audio."""
         return self.audio is not None
 
 
 Stream = TypeVar("Stream", VideoStream, AudioStream)
 
 
-def probe(source: Source) -> MediaInfo:
-    """What ``source`` holds, from its headers and one decoded frame. Raises MediaError where it cannot be read."""
+def probe(source: MediaSource) -> MediaInfo:
+    """Properties of ``source`` from its headers and one decoded frame. Raises MediaError if it cannot be read."""
     with _opened(source) as container:
         video, audio = _best_video(container), _best_audio(container)
         return MediaInfo(
@@ -122,17 +122,17 @@ def probe(source: Source) -> MediaInfo:
 
 
 def read_clip(
-    source: Source, shape: ClipShape | None = None, *, start_s: float = 0.0, duration_s: float | None = None
+    source: MediaSource, shape: ClipShape | None = None, *, start_s: float = 0.0, duration_s: float | None = None
 ) -> DecodedClip:
-    """Decode the window of ``duration_s`` (default: the shape's length, or all that follows) from ``start_s``.
+    """Decode the window of ``duration_s`` seconds (default: the shape's length, or the rest of the file) from ``start_s``.
 
-    With a ``shape`` the picture is resized to fill it (area averaging when shrinking, bilinear when enlarging), cropped
-    in the centre and taken at the shape's frame rate, and the sound is resampled to its rate; without one everything
-    keeps the file's size and rates (variable frame rates become their average).
+    With a ``shape``, the video is resized to fill it (area averaging when shrinking, bilinear when enlarging), centre cropped and
+    sampled at the shape's frame rate, and the audio is resampled to its sample rate. Without one, size and rates are those of the
+    file (a variable frame rate becomes its average).
 
-    Sound that ends before the window does is followed by zeros; a missing track is reported by ``has_video`` and
-    ``has_audio``. Raises MediaError for a file that cannot be decoded or ends before its header says, and for a window
-    that reaches past the recording; ValueError for a senseless window.
+    Audio that ends before the window is padded with zeros; ``has_video`` and ``has_audio`` report missing tracks. Raises MediaError
+    for a file that cannot be decoded or is shorter than its header says, and for a window that extends past the recording;
+    ValueError for a negative start, a length of 0 or less, or two different lengths.
     """
     if shape is not None and duration_s is not None and abs(duration_s - shape.duration_s) > 1e-9:
         raise ValueError(f"duration_s is {duration_s} but the shape lasts {shape.duration_s} s; give one of the two")
@@ -140,55 +140,55 @@ def read_clip(
         raise ValueError(f"a window needs start_s >= 0 and duration_s > 0, found {start_s} and {duration_s}")
     with _opened(source) as container:
         video, audio = _best_video(container), _best_audio(container)
-        whole_s = _recording_s(container, video, audio)
-        window_s = shape.duration_s if shape is not None else duration_s or whole_s - start_s
-        _require_inside(container, whole_s, start_s, window_s)
+        length_s = _recording_s(container, video, audio)
+        window_s = shape.duration_s if shape is not None else duration_s or length_s - start_s
+        _require_inside(container, length_s, start_s, window_s)
         fps_hz = 0.0 if video is None else shape.fps_hz if shape is not None else _fps_hz(video)
         rate_hz = 0 if audio is None else shape.sample_rate_hz if shape is not None else audio.sample_rate
-        picker = None if video is None else _picker(video, shape, start_s, window_s)
-        placer = None if audio is None else SoundPlacer(audio, start_s, window_s, rate_hz)
-        takers = [taker for taker in (picker, placer) if taker is not None]
-        _decode(container, start_s, takers)
-        for taker in takers:
-            _require_end(container, taker, start_s + window_s)
-        _require_container_end(container, takers, start_s + window_s)
+        picker = None if video is None else _frame_picker(video, shape, start_s, window_s)
+        audio_collector = None if audio is None else AudioCollector(audio, start_s, window_s, rate_hz)
+        collectors = [collector for collector in (picker, audio_collector) if collector is not None]
+        _decode(container, start_s, collectors)
+        for collector in collectors:
+            _require_end(container, collector, start_s + window_s)
+        _require_container_end(container, collectors, start_s + window_s)
     frames = None if picker is None else np.stack(picker.picked)
-    channels = None if placer is None else placer.channels
+    channels = None if audio_collector is None else audio_collector.channels
     mono = None if channels is None else channels.mean(axis=0)
     return DecodedClip(frames, fps_hz, mono, rate_hz, window_s, start_s, channels)
 
 
-def _picker(stream: VideoStream, shape: ClipShape | None, start_s: float, window_s: float) -> FramePicker:
+def _frame_picker(stream: VideoStream, shape: ClipShape | None, start_s: float, window_s: float) -> FramePicker:
     fps_hz = _fps_hz(stream)
     if shape is None:
-        wanted_s = [start_s + index / fps_hz for index in range(max(1, round(window_s * fps_hz)))]
-        return FramePicker(stream, wanted_s, None, 1.0 / fps_hz)
-    wanted_s = [start_s + index / shape.fps_hz for index in range(shape.num_frames)]
-    return FramePicker(stream, wanted_s, (shape.height_px, shape.width_px), 1.0 / fps_hz)
+        times_s = [start_s + index / fps_hz for index in range(max(1, round(window_s * fps_hz)))]
+        return FramePicker(stream, times_s, None, 1.0 / fps_hz)
+    times_s = [start_s + index / shape.fps_hz for index in range(shape.num_frames)]
+    return FramePicker(stream, times_s, (shape.height_px, shape.width_px), 1.0 / fps_hz)
 
 
-def _decode(container: InputContainer, start_s: float, takers: list[FramePicker | SoundPlacer]) -> None:
+def _decode(container: InputContainer, start_s: float, collectors: list[FramePicker | AudioCollector]) -> None:
     origin_s = _origin_s(container)
-    by_stream = {taker.stream.index: taker for taker in takers}
-    for taker in takers:
-        taker.stream.codec_context.thread_count = 1
+    by_stream = {collector.stream.index: collector for collector in collectors}
+    for collector in collectors:
+        collector.stream.codec_context.thread_count = 1
     if start_s > 2 * PREROLL_S:
         container.seek(int((origin_s + start_s - PREROLL_S) * av.time_base))
-    for packet in container.demux([taker.stream for taker in takers]):
-        taker = by_stream[packet.stream.index]
-        if taker.is_done:
-            if all(other.is_done for other in takers):
+    for packet in container.demux([collector.stream for collector in collectors]):
+        collector = by_stream[packet.stream.index]
+        if collector.is_done:
+            if all(other.is_done for other in collectors):
                 break
             continue
         if packet.is_corrupt:
             raise _ends_early(container.name, f"a damaged {packet.stream.type} packet", "whole packets")
         for frame in packet.decode():
-            if isinstance(frame, av.VideoFrame) and isinstance(taker, FramePicker):
-                taker.offer(_time_s(container, frame) - origin_s, frame)
-            if isinstance(frame, av.AudioFrame) and isinstance(taker, SoundPlacer):
-                taker.offer(_time_s(container, frame) - origin_s, frame)
-    for taker in takers:
-        taker.finish()
+            if isinstance(frame, av.VideoFrame) and isinstance(collector, FramePicker):
+                collector.offer(_time_s(container, frame) - origin_s, frame)
+            if isinstance(frame, av.AudioFrame) and isinstance(collector, AudioCollector):
+                collector.offer(_time_s(container, frame) - origin_s, frame)
+    for collector in collectors:
+        collector.finish()
 
 
 def _time_s(container: InputContainer, frame: av.VideoFrame | av.AudioFrame) -> float:
@@ -202,37 +202,39 @@ def _time_s(container: InputContainer, frame: av.VideoFrame | av.AudioFrame) -> 
     return float(stamp * frame.time_base)
 
 
-def _require_inside(container: InputContainer, whole_s: float, start_s: float, window_s: float) -> None:
-    if window_s <= 0 or start_s + window_s > whole_s + END_SLACK_S:
+def _require_inside(container: InputContainer, length_s: float, start_s: float, window_s: float) -> None:
+    if window_s <= 0 or start_s + window_s > length_s + END_SLACK_S:
         raise MediaError(
-            found=f"{container.name}: {whole_s:.3f} s long",
+            found=f"{container.name}: {length_s:.3f} s long",
             expected=f"a recording that holds {max(window_s, 0.0):.3f} s from {start_s:.3f} s",
             fix="ask for an earlier or shorter window, or remove the file's row",
         )
 
 
-def _require_end(container: InputContainer, taker: FramePicker | SoundPlacer, end_s: float) -> None:
-    """Refuse a stream that ran out before both the window's end and its own declared end, less one frame."""
-    declared_s = _declared_end_s(container, taker.stream)
-    has_nothing = isinstance(taker, FramePicker) and not taker.picked
+def _require_end(container: InputContainer, collector: FramePicker | AudioCollector, end_s: float) -> None:
+    """Raises MediaError for a stream that ended before both the window's end and its declared end, less one frame."""
+    declared_s = _declared_end_s(container, collector.stream)
+    has_nothing = isinstance(collector, FramePicker) and not collector.picked
     needed_s = end_s if declared_s is None else min(end_s, declared_s)
-    is_short = declared_s is not None and taker.end_s < needed_s - taker.slack_s - FRAME_SLACK_S
-    if has_nothing or (taker.has_run_out and is_short):
-        raise _ends_early(container.name, f"{taker.stream.type} until {taker.end_s:.3f} s", f"{needed_s:.3f} s")
+    is_short = declared_s is not None and collector.end_s < needed_s - collector.slack_s - FRAME_SLACK_S
+    if has_nothing or (collector.has_run_out and is_short):
+        raise _ends_early(container.name, f"{collector.stream.type} until {collector.end_s:.3f} s", f"{needed_s:.3f} s")
 
 
-def _require_container_end(container: InputContainer, takers: list[FramePicker | SoundPlacer], end_s: float) -> None:
-    """Refuse a file of which no stream reaches the container's end; for containers that keep no length per stream."""
-    whole_s = _container_end_s(container)
-    if whole_s is None or not all(taker.has_run_out for taker in takers):
+def _require_container_end(
+    container: InputContainer, collectors: list[FramePicker | AudioCollector], end_s: float
+) -> None:
+    """Raises MediaError if no stream reaches the container's end; for containers without lengths per stream."""
+    length_s = _container_end_s(container)
+    if length_s is None or not all(collector.has_run_out for collector in collectors):
         return
-    reached_s, needed_s = max(taker.end_s for taker in takers), min(end_s, whole_s)
+    reached_s, needed_s = max(collector.end_s for collector in collectors), min(end_s, length_s)
     if reached_s < needed_s - END_SLACK_S:
         raise _ends_early(container.name, f"media until {reached_s:.3f} s", f"{needed_s:.3f} s")
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[InputContainer]:
+def _opened(source: MediaSource) -> Iterator[InputContainer]:
     name = Path(source).name if isinstance(source, str | Path) else getattr(source, "name", "a clip in memory")
     try:
         if isinstance(source, str | Path):
@@ -251,7 +253,7 @@ def _opened(source: Source) -> Iterator[InputContainer]:
 
 
 def _require_all_bytes(stream: BinaryIO, name: str) -> None:
-    """Refuse an mp4 of which a top-level box is longer than the file. Other containers are left to their durations."""
+    """Raises MediaError for an mp4 with a top-level box longer than the file. Other containers are checked by duration."""
     position, size = 0, stream.seek(0, 2)
     while position + 8 <= size:
         stream.seek(position)
@@ -275,25 +277,25 @@ def _ends_early(name: str, found: str, expected: str) -> MediaError:
 
 
 def _best_video(container: InputContainer) -> VideoStream | None:
-    pictures = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    return max(_decodable(container, pictures), key=lambda stream: stream.width * stream.height, default=None)
+    videos = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    return max(_decodable(container, videos), key=lambda stream: stream.width * stream.height, default=None)
 
 
 def _best_audio(container: InputContainer) -> AudioStream | None:
-    sounds = _decodable(container, list(container.streams.audio))
-    return max(sounds, key=lambda stream: (stream.sample_rate, stream.channels), default=None)
+    audios = _decodable(container, list(container.streams.audio))
+    return max(audios, key=lambda stream: (stream.sample_rate, stream.channels), default=None)
 
 
 def _decodable(container: InputContainer, streams: list[Stream]) -> list[Stream]:
-    """Those of ``streams`` that a decoder is known for; a file that has some, but none of these, is refused."""
-    known = [stream for stream in streams if stream.codec_context is not None]
-    if streams and not known:
+    """The ``streams`` that have a decoder. Raises MediaError if there are streams but none has one."""
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if streams and not decodable:
         raise MediaError(
             found=f"{container.name}: {streams[0].type} in an unknown or damaged format",
             expected="a format that FFmpeg decodes, such as H.264 and AAC",
             fix="copy or make the file again, or remove its row",
         )
-    return known
+    return decodable
 
 
 def _video_track(container: InputContainer, stream: VideoStream) -> VideoTrack:
@@ -326,7 +328,7 @@ def _fps_hz(stream: VideoStream) -> float:
 
 
 def _origin_s(container: InputContainer) -> float:
-    """Where the timeline starts. Timestamps below zero are priming, which is not played."""
+    """Start of the timeline in seconds. Negative timestamps are priming samples, which are not played."""
     return max(0.0, (container.start_time or 0) / av.time_base)
 
 
@@ -337,7 +339,7 @@ def _declared_end_s(container: InputContainer, stream: VideoStream | AudioStream
 
 
 def _container_end_s(container: InputContainer) -> float | None:
-    """Where the container says that it ends; Matroska and Flash count from zero, others from their first timestamp."""
+    """End of the container in seconds by its header. Matroska and Flash count from zero, others from their first timestamp."""
     if container.duration is None:
         return None
     counts_from_zero = any(name in container.format.name for name in ("matroska", "flv"))

@@ -1,8 +1,8 @@
-"""Sizes and lengths that the released generator knows, and what they become where its video codec needs whole cells.
+"""Published sizes and lengths of the released generator, and their rounding to whole cells of its video codec.
 
-The codec works on 8 × 8 pixels and the network joins 2 × 2 of those, so both sides are whole multiples of 16 pixels; time is
-one frame and then groups of four. A *nominal* size is what a resolution is called by (240 × 426); its *effective* size is
-what is generated (240 × 432): every side rounded up. A :class:`avpref.media.geometry.ClipShape` always has the effective size.
+The codec works on 8 × 8 pixels and the network joins 2 × 2 of those, so both sides are multiples of 16 pixels; the frames are one and
+then groups of four. The *nominal* size names a resolution (240 × 426); the *effective* size is the generated one (240 × 432), every
+side rounded up. A :class:`avpref.media.geometry.ClipShape` always has the effective size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Resolution:
 
     @property
     def effective(self) -> tuple[int, int]:
-        """Height and width that are generated, in pixels."""
+        """Effective height and width in pixels."""
         return effective_size(self.height_px, self.width_px)
 
     @property
@@ -44,21 +44,21 @@ RESOLUTIONS = (
     Resolution("480p", "0.75", 554, 738),
     Resolution("480p", "1.00", 640, 640),
 )
-"""The sizes at which the released model is used. "9:16" of the original means height : width, which is 0.56: landscape."""
+"""Published sizes of the released model. The original's "9:16" is height : width, 0.56, and means landscape."""
 
 NUM_FRAMES = (33, 49, 65, 81)
 """Lengths that the released model was trained on, at 16 frames per second."""
 
 
 def effective_size(height_px: int, width_px: int) -> tuple[int, int]:
-    """Both sides rounded up to whole multiples of 16 pixels."""
+    """Height and width rounded up to multiples of 16 pixels."""
     return -(-height_px // CELL_PX) * CELL_PX, -(-width_px // CELL_PX) * CELL_PX
 
 
 def nominal_size(height_px: int, width_px: int) -> tuple[int, int]:
-    """The published nominal size that is generated as this effective one; a size of no published row gives itself.
+    """The published nominal size of this effective size; other sizes are returned unchanged.
 
-    The original shifts its timesteps by the nominal size when it samples and by the effective one when it trains.
+    The original shifts timesteps by the nominal size in sampling and by the effective size in training.
     """
     for row in RESOLUTIONS:
         if row.effective == (height_px, width_px):
@@ -74,13 +74,13 @@ def latent_frames(num_frames: int) -> int:
 
 
 def nearest_lengths(num_frames: int) -> tuple[int, ...]:
-    """The lengths 4k + 1 around ``num_frames``: the one below (if any) and the one above, or itself."""
+    """The nearest lengths 4k + 1: the next below (if positive) and the next above, or ``num_frames`` alone if it is one."""
     below = (num_frames - 1) // FRAME_GROUP * FRAME_GROUP + 1
     above = -(-(num_frames - 1) // FRAME_GROUP) * FRAME_GROUP + 1
     return tuple(length for length in dict.fromkeys((below, above)) if length > 0)
 
 
 def nearest_sides(side_px: int) -> tuple[int, ...]:
-    """The multiples of 16 around ``side_px``: the one below (if any) and the one above, or itself."""
+    """The nearest multiples of 16: the next below (if positive) and the next above, or ``side_px`` alone if it is one."""
     below = side_px // CELL_PX * CELL_PX
     return tuple(side for side in dict.fromkeys((below, -(-side_px // CELL_PX) * CELL_PX)) if side > 0)

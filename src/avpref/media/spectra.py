@@ -1,9 +1,9 @@
-"""Sound as networks want it: resampling and mel spectra, in plain torch, batched, on the device and in the dtype of the input.
+"""Audio front ends of networks: resampling and mel spectra in torch, batched, on the device and in the dtype of the input.
 
-Three published front ends, each one's numbers kept: the resampler is the windowed sinc of torchaudio's ``functional.resample``
+Three published front ends, with equal numbers: the resampler is the windowed sinc of torchaudio's ``functional.resample``
 (Hann, six zero crossings, roll-off 0.99); :func:`kaldi_fbank` is Kaldi's ``compute-fbank-feats`` without dither;
 :func:`htk_mel_power` is torchaudio's ``MelSpectrogram`` with its defaults; :func:`audioldm2_log_mel` is the input of AudioLDM2's
-audio codec. Filters are built once per device and dtype.
+audio codec. Filters are cached per device and dtype.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RATE_HZ = 16000
-"""The rate of every mel spectrum here."""
+"""Sample rate of all mel spectra in this module."""
 NYQUIST_HZ = RATE_HZ / 2
 HOP = 160
-"""Samples from one frame to the next: 10 ms."""
+"""Samples between frames: 10 ms."""
 
 ZERO_CROSSINGS = 6
 ROLL_OFF = 0.99
 
 KALDI_FRAME = 400
-"""Samples that :func:`kaldi_fbank` needs at least: 25 ms."""
+"""Minimum number of samples of :func:`kaldi_fbank`: 25 ms."""
 KALDI_FFT = 512
 KALDI_LOWEST_HZ = 20.0
 PRE_EMPHASIS = 0.97
@@ -33,7 +33,7 @@ KALDI_BANDS = 128
 
 FFT = 1024
 STFT_SHORTEST = FFT // 2 + 1
-"""Samples that :func:`htk_mel_power` and :func:`audioldm2_log_mel` need at least: their ends are mirrored by half a frame."""
+"""Minimum number of samples of :func:`htk_mel_power` and :func:`audioldm2_log_mel`, which mirror the ends by half a frame."""
 HTK_WINDOW = 400
 HTK_BANDS = 128
 
@@ -46,7 +46,7 @@ CODEC_DOWNSAMPLING = 8
 
 
 def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """[..., S] at ``from_hz`` → [..., ⌈S·to_hz/from_hz⌉] at ``to_hz``; equal rates give the input back.
+    """[..., S] at ``from_hz`` → [..., ⌈S·to_hz/from_hz⌉] at ``to_hz``; equal rates return the input.
 
     Sample n of the result is the input at time n / to_hz, low-passed at 0.99 of the lower of the two half rates; outside its
     ends the input is zero. Raises ValueError for a rate below 1 Hz.
@@ -59,14 +59,14 @@ def resample(audio: Tensor, from_hz: int, to_hz: int) -> Tensor:
     kernels = _sinc_kernels(step, phases, audio.device, audio.dtype)
     reach = (kernels.shape[-1] - step) // 2
     rows = F.pad(audio.reshape(-1, 1, audio.shape[-1]), (reach, reach + step))
-    found = F.conv1d(rows, kernels, stride=step).transpose(1, 2).flatten(1)
+    resampled = F.conv1d(rows, kernels, stride=step).transpose(1, 2).flatten(1)
     length = -(-audio.shape[-1] * phases // step)
-    return found[:, :length].reshape(*audio.shape[:-1], length)
+    return resampled[:, :length].reshape(*audio.shape[:-1], length)
 
 
 @cache
 def _sinc_kernels(step: int, phases: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[phases, 1, 2·reach + step]: row p weighs the inputs around p·step/phases, counted in inputs from −reach."""
+    """[phases, 1, 2·reach + step]: row p holds the weights of the inputs around p·step/phases, starting at input −reach."""
     cutoff = ROLL_OFF * min(step, phases) / step
     reach = math.ceil(ZERO_CROSSINGS / cutoff)
     with torch.inference_mode(False):
@@ -80,9 +80,9 @@ def _sinc_kernels(step: int, phases: int, device: torch.device, dtype: torch.dty
 def kaldi_fbank(audio: Tensor) -> Tensor:
     """[B, S] at 16 kHz → natural log of mel power [B, F, 128], F = 1 + (S − 400) // 160: whole frames only, oldest first.
 
-    Each frame of 400 samples loses its mean, is pre-emphasised by 0.97 (its first sample by itself), multiplied by a symmetric
-    Hann window and transformed with 512 points; 128 triangles on Kaldi's mel scale from 20 to 8000 Hz; powers below the float32
-    epsilon are raised to it. Not normalised. Raises ValueError for fewer than 400 samples.
+    Frames of 400 samples without their mean, pre-emphasised by 0.97 (the first sample with itself), under a symmetric Hann window,
+    transformed with 512 points; 128 triangles on Kaldi's mel scale from 20 to 8000 Hz; powers below the float32 epsilon are raised
+    to it. Not normalised. Raises ValueError for fewer than 400 samples.
     """
     _require_samples(audio, KALDI_FRAME)
     frames = audio.unfold(-1, KALDI_FRAME, HOP)
@@ -109,17 +109,17 @@ def audioldm2_log_mel(audio: Tensor, duration_s: float | None) -> Tensor:
 
     The sound is centred and its peak set to 0.5 first. Frames of 1024 samples around every 160th one, the ends mirrored, under a
     periodic Hann window; 64 triangles of equal area on the Slaney mel scale from 0 to 8000 Hz; magnitudes below 1e-5 are raised
-    to it. What is longer than F frames is cut; what is shorter is followed by zeros, as published, which is louder than silence
+    to it. The result is truncated to F frames or padded with zeros, as published, which is louder than silence
     (log 1e-5 = −11.5). Raises ValueError for fewer than 513 samples.
     """
     magnitude = _spectrum(peak_normalised(audio)[None], FFT).abs()[0]
-    found = (_slaney_triangles(audio.device, audio.dtype) @ magnitude).clamp_min(CODEC_FLOOR).log().T
-    wanted = _codec_frames(duration_s)
-    return F.pad(found[:wanted], (0, 0, 0, max(0, wanted - len(found))))
+    mel = (_slaney_triangles(audio.device, audio.dtype) @ magnitude).clamp_min(CODEC_FLOOR).log().T
+    num_frames = _codec_frames(duration_s)
+    return F.pad(mel[:num_frames], (0, 0, 0, max(0, num_frames - len(mel))))
 
 
 def peak_normalised(audio: Tensor) -> Tensor:
-    """[S] → [S]: centred, then scaled to a peak of 0.5, as AudioLDM2's codec was trained. Silence stays silence."""
+    """[S] → [S]: centred, then scaled to a peak of 0.5, as in training of AudioLDM2's codec. Silence stays silence."""
     centred = audio - audio.mean()
     return (centred / (centred.abs().max() + 1e-8) * CODEC_PEAK).clamp(-1.0, 1.0)
 
@@ -144,14 +144,14 @@ def _require_samples(audio: Tensor, fewest: int) -> None:
 
 @cache
 def _hann(length: int, periodic: bool, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[length], computed in ``dtype``, as published: one rounded from float64 moves bands near silence by 4e-4 in the logarithm."""
+    """[length], computed in ``dtype``, as published: rounding from float64 would change the logarithm of bands near silence by 4e-4."""
     with torch.inference_mode(False):
         return torch.hann_window(length, periodic=periodic, dtype=dtype).to(device)
 
 
 @cache
 def _kaldi_triangles(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[128, 257]: triangles that are straight on the mel scale 1127·ln(1 + f/700), the bin at 8000 Hz left out."""
+    """[128, 257]: triangles that are linear on the mel scale 1127·ln(1 + f/700), without the bin at 8000 Hz."""
     with torch.inference_mode(False):
         mels = 1127.0 * torch.log1p(_bins_hz(KALDI_FFT) / 700.0)
         lowest = 1127.0 * math.log1p(KALDI_LOWEST_HZ / 700.0)
@@ -163,9 +163,9 @@ def _kaldi_triangles(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 @cache
 def _htk_triangles(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[128, 513]: triangles that are straight in Hz, with edges equally spaced on the mel scale 2595·log10(1 + f/700).
+    """[128, 513]: triangles that are linear in Hz, with edges equally spaced on the mel scale 2595·log10(1 + f/700).
 
-    Computed in float32, as published: the narrow triangles of low bands carry its rounding, up to 5e-5 of their power.
+    Computed in float32, as published, which changes the narrow triangles of low bands by up to 5e-5 of their power.
     """
     with torch.inference_mode(False):
         highest = 2595.0 * math.log10(1.0 + NYQUIST_HZ / 700.0)
@@ -175,7 +175,7 @@ def _htk_triangles(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 @cache
 def _slaney_triangles(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[64, 513]: triangles of area 1 that are straight in Hz; the scale is linear to 1000 Hz (15 steps), then 27 steps per 6.4-fold."""
+    """[64, 513]: triangles of area 1 that are linear in Hz; the scale is linear to 1000 Hz (15 steps), then 27 steps per 6.4-fold."""
     with torch.inference_mode(False):
         highest = 15.0 + 27.0 * math.log(NYQUIST_HZ / 1000.0) / math.log(6.4)
         steps = torch.linspace(0.0, highest, CODEC_BANDS + 2, dtype=torch.float64)
@@ -190,7 +190,7 @@ def _bins_hz(points: int) -> Tensor:
 
 
 def _triangles(positions: Tensor, edges: Tensor) -> Tensor:
-    """[M, K]: at K positions, M triangles of height 1 that stand on neighbouring triples of M + 2 edges."""
+    """[M, K]: M triangles of height 1 over consecutive triples of M + 2 ``edges``, evaluated at K ``positions``."""
     low, peak, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (positions - low) / (peak - low), (high - positions) / (high - peak)
     return torch.minimum(rising, falling).clamp_min(0.0)

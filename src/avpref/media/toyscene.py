@@ -1,6 +1,6 @@
-"""The toy world's vocabulary and scenery, known to those who draw it and to those who judge it.
+"""Vocabulary and geometry of the toy world, shared by the simulator and the toy scorer.
 
-Lengths are in picture heights (horizontal positions in widths), y grows downwards from the top edge.
+Lengths are in picture heights (horizontal positions in picture widths); y grows downwards from the top edge.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
-class Side(StrEnum):
-    """Where the ball starts."""
+class StartSide(StrEnum):
+    """Start side of the ball."""
 
     LEFT = "left"
     RIGHT = "right"
 
 
 class Gravity(StrEnum):
-    """How fast things fall."""
+    """Strength of gravity."""
 
     SLOW = "slow"
     FAST = "fast"
 
 
 class Material(StrEnum):
-    """What an impact sounds like; the values are the words of the prompt."""
+    """Material that determines the sound of an impact; the values are words of the prompt."""
 
     WOOD = "wooden"
     GLASS = "glassy"
@@ -42,28 +42,28 @@ class Material(StrEnum):
 
 @dataclass(frozen=True)
 class Attributes:
-    """The four things that a prompt fixes."""
+    """The four attributes that a prompt specifies."""
 
     colour: Colour
-    side: Side
+    side: StartSide
     gravity: Gravity
     material: Material
 
 
 @dataclass(frozen=True)
 class Ring:
-    """How a material sounds: the middle of its band, and the time in which the amplitude falls to 1/e."""
+    """Sound of a material: centre of its band in Hz, and the time in seconds in which the amplitude falls to 1/e."""
 
     centre_hz: float
     decay_s: float
 
 
 GROUND = 0.9
-"""Height at which the ground begins."""
+"""Vertical position of the ground."""
 RADIUS = 0.13
 """Radius of the ball."""
 FLOOR_LEVEL = GROUND - RADIUS
-"""Height of the ball's centre while it touches the ground."""
+"""Vertical position of the ball's centre while it touches the ground."""
 
 BACKGROUND_RGB = (40, 42, 48)
 GROUND_RGB = (92, 90, 86)
@@ -75,13 +75,13 @@ ACCELERATION = {Gravity.SLOW: 1.5, Gravity.FAST: 3.5}
 RINGS = {Material.WOOD: Ring(640.0, 0.05), Material.GLASS: Ring(4000.0, 0.10), Material.METAL: Ring(1600.0, 0.20)}
 
 
-def every_attributes() -> list[Attributes]:
+def all_attributes() -> list[Attributes]:
     """All 36 combinations, in a fixed order."""
-    return [Attributes(*values) for values in itertools.product(Colour, Side, Gravity, Material)]
+    return [Attributes(*values) for values in itertools.product(Colour, StartSide, Gravity, Material)]
 
 
 def describe(attributes: Attributes) -> str:
-    """The prompt of a scene; :func:`understand` reads it back."""
+    """The prompt of a scene; :func:`understand` parses it."""
     return (
         f"a {attributes.colour} ball dropped from the {attributes.side} under {attributes.gravity} gravity "
         f"bounces with a {attributes.material} sound"
@@ -89,21 +89,21 @@ def describe(attributes: Attributes) -> str:
 
 
 def understand(text: str) -> Attributes:
-    """The scene that a prompt describes, from its words in any order.
+    """Attributes of the scene that a prompt describes; the order of its words does not matter.
 
     Raises ValueError unless there is exactly one word for each of colour, side, gravity and material.
     """
     words = text.lower().replace(",", " ").replace(".", " ").split()
     return Attributes(
         Colour(_only(words, list(Colour))),
-        Side(_only(words, list(Side))),
+        StartSide(_only(words, list(StartSide))),
         Gravity(_only(words, list(Gravity))),
         Material(_only(words, list(Material))),
     )
 
 
 def _only(words: list[str], known: list[str]) -> str:
-    found = sorted({word for word in words if word in known})
-    if len(found) != 1:
-        raise ValueError(f"a toy-world prompt has one of {', '.join(known)}; found {', '.join(found) or 'none'}")
-    return found[0]
+    matches = sorted({word for word in words if word in known})
+    if len(matches) != 1:
+        raise ValueError(f"a toy-world prompt has one of {', '.join(known)}; found {', '.join(matches) or 'none'}")
+    return matches[0]

@@ -1,7 +1,7 @@
-"""Writing clips: H.264 and AAC in an mp4 that browsers play while it loads. PyAV and numpy only.
+"""Write clips as H.264 and AAC in an mp4 that browsers play while it loads. PyAV and numpy only.
 
-Equal input gives equal bytes: one encoder thread, no dates or version strings. The index is written in front of the
-media (room for it is set aside), which is what a ``faststart`` pass would achieve by rewriting the file.
+Equal input gives equal bytes: one encoder thread, no dates or version strings. The index is written before the media, in reserved
+space, as ``faststart`` would do in a second pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 CRF = 18
-"""Constant quality of x264: about 1/4 of a grey level mean error on smooth pictures."""
+"""Constant rate factor of x264: a mean error of about 1/4 grey level on smooth pictures."""
 AAC_FRAME = 1024
 """Samples per AAC packet."""
 
@@ -26,9 +26,9 @@ _AUDIO_OPTIONS = {"aac_coder": "fast", "aac_tns": "0", "aac_pns": "0", "aac_is":
 
 
 def encode_clip(frames: np.ndarray, fps_hz: float, audio: np.ndarray, sample_rate_hz: int) -> bytes:
-    """The bytes of an mp4 with ``frames`` uint8 [T, H, W, 3] RGB and ``audio`` float32 [S] mono on both channels.
+    """Bytes of an mp4 with ``frames`` uint8 [T, H, W, 3] RGB and ``audio`` float32 [S] mono on both channels.
 
-    Full scale is [-1, 1]; the codec carries the overshoot of resampled recordings, so louder samples are not refused.
+    Full scale is [-1, 1]; louder samples are accepted, because resampled recordings overshoot and the codec can represent it.
     Raises ValueError for other shapes and types, for values that are not finite, and for odd heights and widths
     (yuv420p halves both).
     """

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avpref.config.retention_settings import RetentionSettings
+from avpref.config.storage_settings import RetentionSettings
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AvprefError, InputError, StorageError

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avpref import __version__
-from avpref.config import loading as config
+from avpref.config.executor_settings import Executor
+from avpref.config.loading import config_to_yaml, identity_hash, load_config
 from avpref.config.observe_settings import ObserveSettings
-from avpref.config.schema import Executor, Settings
+from avpref.config.schema import Settings
 from avpref.config.storage_settings import FolderStorage, ObjectStorage
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, ProductVersionError, SchemaVersionError
@@ -39,7 +40,7 @@ RESULT_FILE = "result.json"
 
 def run_id(settings: Settings) -> str:
     """The run's identity: name, seed and the hash of its settings. The executor does not enter."""
-    return f"{settings.run.name}-s{settings.run.seed}-{config.identity_hash(settings)}"
+    return f"{settings.run.name}-s{settings.run.seed}-{identity_hash(settings)}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class RunFolder(WorkFolder):
         Raises ProductVersionError for a run that another version of the product began.
         """
         _refuse_other_version(self)
-        text = config.to_yaml(self.settings).encode()
+        text = config_to_yaml(self.settings).encode()
         self.documents.replace_everywhere(CONFIG_FILE, text)
 
 
@@ -139,7 +140,7 @@ def create(runs: Path, settings: Settings) -> RunFolder:
         "seed": settings.run.seed,
         "version": __version__,
     }
-    text, identity = config.to_yaml(settings).encode(), json.dumps(document, indent=1).encode()
+    text, identity = config_to_yaml(settings).encode(), json.dumps(document, indent=1).encode()
     folder = RunFolder(root, settings)
     if (root / RUN_FILE).exists():
         _check_schema(LocalFiles(root))
@@ -180,7 +181,7 @@ def open_run(runs: Path, run: str = "") -> RunFolder:
 def open_root(root: Path) -> RunFolder:
     """The run in ``root``. Raises SchemaVersionError for one written by another schema, ConfigError for broken settings."""
     _check_schema(LocalFiles(root))
-    return RunFolder(root, config.load(root / CONFIG_FILE, environment={}).settings)
+    return RunFolder(root, load_config(root / CONFIG_FILE, environment={}).settings)
 
 
 def list_runs(runs: Path) -> list[str]:

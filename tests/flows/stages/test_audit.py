@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from avpref.config import loading as config
-from avpref.config.audit_settings import AuditSettings
+from avpref.config.loading import identity_hash, load_config
+from avpref.config.pairs_settings import AuditSettings
 from avpref.datasets import tables
 from avpref.domain import Split
 from avpref.errors import AuditRefused, ConfigError
@@ -116,12 +116,12 @@ def test_off_measures_nothing(tiny_copy: Copy) -> None:
 
 def test_off_may_be_written_as_yaml_reads_it_and_other_words_are_refused() -> None:
     path = "configs/tiny.yaml"
-    settings = config.load(path, ["audit.action=off"], {}).settings
+    settings = load_config(path, ["audit.action=off"], {}).settings
     assert settings.audit.action == "off"
-    assert config.identity_hash(settings) == config.identity_hash(config.load(path, [], {}).settings)
+    assert identity_hash(settings) == identity_hash(load_config(path, [], {}).settings)
     for wrong in ("audit.action=no_idea", "audit.max_auroc=0.3", "audit.action=on"):
         with pytest.raises(ConfigError):
-            config.load(path, [wrong], {})
+            load_config(path, [wrong], {})
 
 
 def test_a_clip_that_is_not_the_one_that_was_committed_has_no_facts_but_a_reason(tiny_copy: Copy) -> None:

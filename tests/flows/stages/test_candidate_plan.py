@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split
 from avpref.execution.plan import grouped, shards
@@ -20,7 +20,7 @@ PROMPTS = [Prompt(f"p{n}", f"text {n}", Split.HELD_OUT if n % 4 == 3 else Split.
 
 
 def settings(*overrides: str) -> Settings:
-    return config.load(TINY, overrides, {}).settings
+    return load_config(TINY, overrides, {}).settings
 
 
 def planned(given: Settings, prompts: list[Prompt] = PROMPTS, checkpoint: str = "k") -> list[CandidateRequest]:

@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avpref.config.schema import InProcessExecutor, RayExecutor, RunSettings, ScoreJob
+from avpref.config.executor_settings import InProcessExecutor, RayExecutor
+from avpref.config.run_settings import RunSettings
+from avpref.config.schema import ScoreJob
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets import tables
 from avpref.domain import ScoreStatus

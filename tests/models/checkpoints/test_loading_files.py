@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from network_states import state_hash
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from avpref.errors import InputError, SchemaVersionError
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
 from avpref.models.checkpoints.exporting import save_sharded, write_shards
-from avpref.models.checkpoints.network_loading import load_generator, save_network, state_hash, with_audio_from_video
+from avpref.models.checkpoints.network_loading import load_generator, save_network, with_audio_from_video
 from avpref.models.checkpoints.weight_layouts import is_audio
 from avpref.models.dit import JavisDiT, ModelType
-from avpref.models.initialisation import audio_from_video
+from avpref.models.initialisation import with_audio_started
 
 Save = Callable[[Mapping[str, Tensor], Path], Path]
 
@@ -38,12 +39,12 @@ def as_torch(state: Mapping[str, Tensor], folder: Path) -> Path:
 def as_bin_shards(state: Mapping[str, Tensor], folder: Path) -> Path:
     """As the original's trainer writes ``model/``: torch's files and an index."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, places = sorted(state), {}
+    names, weight_map = sorted(state), {}
     for number in range(3):
         file = f"pytorch_model-{number + 1:05d}.bin"
         torch.save({name: state[name] for name in names[number::3]}, folder / file)
-        places |= dict.fromkeys(names[number::3], file)
-    index = {"metadata": {"total_size": 0}, "weight_map": places}
+        weight_map |= dict.fromkeys(names[number::3], file)
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     return folder
 
@@ -60,7 +61,7 @@ def as_release(state: Mapping[str, Tensor], folder: Path) -> Path:
 
 
 def as_wrapped(state: Mapping[str, Tensor], folder: Path) -> Path:
-    """Names as distributed and PEFT wrappers leave them."""
+    """Names with the additions of distributed and PEFT wrappers."""
     linear = re.compile(r"(\.[qkvo]|ffn\.[02])\.(weight|bias)$")
     named = {"module.base_model.model." + linear.sub(r"\1.base_layer.\2", name): t for name, t in state.items()}
     assert any(".base_layer." in name for name in named)
@@ -147,14 +148,14 @@ def test_a_video_file_never_becomes_a_joint_network_silently(make_network, tiny_
     ("held", "wanted", "fix"),
     [(ModelType.T2A, ModelType.T2AV, "audio_from"), (ModelType.T2AV, ModelType.T2V, "video_only")],
 )
-def test_another_build_is_said(make_network, tiny_config, tmp_path: Path, held, wanted, fix: str) -> None:
+def test_another_model_type_is_named(make_network, tiny_config, tmp_path: Path, held, wanted, fix: str) -> None:
     path = as_safetensors(make_network(held).state_dict(), tmp_path)
     with pytest.raises(InputError, match=f"a {held} network") as caught:
         load_generator(path, tiny_config, wanted)
     assert fix in caught.value.fix
 
 
-def test_tensors_that_the_original_never_uses_are_left_aside(make_network, tiny_config, tmp_path: Path) -> None:
+def test_tensors_that_the_original_never_uses_are_ignored(make_network, tiny_config, tmp_path: Path) -> None:
     state = make_network().state_dict() | {"start_of_audio": torch.zeros(2), "end_of_audio": torch.zeros(2)}
     loaded = load_generator(as_safetensors(state, tmp_path), tiny_config, ModelType.T2AV)
     assert state_hash(loaded) == state_hash(make_network())
@@ -221,10 +222,15 @@ def test_a_name_that_comes_twice_is_refused(make_network, tiny_config, tmp_path:
         load_generator(path, tiny_config, ModelType.T2AV)
 
 
+def start_audio(audio: JavisDiT, video: Mapping[str, Tensor]) -> None:
+    """The audio-only network at the start of the paper's stage 1."""
+    audio.load_state_dict(with_audio_started(audio, video, torch.Generator().manual_seed(2)))
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_stage_1_audio_weights_complete_a_video_file(make_network, tiny_config, tmp_path: Path, dtype) -> None:
     video, audio = make_network(ModelType.T2V), make_network(ModelType.T2A)
-    audio_from_video(audio, video.state_dict())
+    start_audio(audio, video.state_dict())
     with torch.no_grad():
         for name, parameter in audio.named_parameters():
             if is_audio(name):
@@ -240,7 +246,7 @@ def test_stage_1_audio_weights_complete_a_video_file(make_network, tiny_config, 
 
 def test_audio_weights_of_another_base_are_refused(make_network, tiny_config, tmp_path: Path) -> None:
     video, audio = make_network(ModelType.T2V).state_dict(), make_network(ModelType.T2A)
-    audio_from_video(audio, video)
+    start_audio(audio, video)
     with torch.no_grad():
         audio.blocks[1].self_attn.k.weight[3, 4] += 0.01
     as_torch(audio.state_dict(), tmp_path)
@@ -257,11 +263,9 @@ def test_the_audio_branch_starts_as_in_stage_1(make_network, tiny_config, tmp_pa
     def start(seed: int) -> JavisDiT:
         return with_audio_from_video(path, tiny_config, model_type, torch.Generator().manual_seed(seed))
 
-    state, reference = start(3).state_dict(), make_network(ModelType.T2A)
-    audio_from_video(reference, video.state_dict())
-    edges = ("audio_patch_embedding.", "audio_head.")
-    for name, tensor in reference.state_dict().items():
-        assert name.startswith(edges) or torch.equal(state[name], tensor), name
+    state = start(3).state_dict()
+    assert state.keys() == make_network(model_type).state_dict().keys()
+    assert torch.equal(state["blocks.1.audio_ffn.2.weight"], video.state_dict()["blocks.1.ffn.2.weight"])
     for name, tensor in video.state_dict().items():
         assert model_type is ModelType.T2A or torch.equal(state[name], tensor), name
     assert not state["audio_head.head.weight"].any() and not state["audio_head.head.bias"].any()

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from network_states import state_hash
 from safetensors.torch import load_file, save_file
 
 from avpref.errors import InputError
 from avpref.models.checkpoints.exporting import save_diffusers, to_diffusers_names, to_original_names, video_only
-from avpref.models.checkpoints.network_loading import load_generator, load_network, state_hash
+from avpref.models.checkpoints.network_loading import load_generator, load_network
 from avpref.models.checkpoints.weight_layouts import Layout, diffusers_name, is_audio, original_name, recognise
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from network_states import state_hash
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from avpref.errors import InputError, SchemaVersionError
-from avpref.models.checkpoints.network_loading import load_network, save_network, state_hash
+from avpref.models.checkpoints.network_loading import load_network, save_network
 from avpref.models.dit import ModelType
 from avpref.models.positions import AudioPositions
 

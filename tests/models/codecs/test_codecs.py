@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.errors import ConfigError, MediaError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -20,7 +20,7 @@ SHAPE = ClipShape(16, 96, 96, 8.0, 16000)
 
 
 def open_codec(shape: ClipShape = SHAPE, **values: float) -> IdentityCodec:
-    return IdentityCodec(settings.IdentityCodec(**values), shape)
+    return IdentityCodec(IdentityCodecSettings(**values), shape)
 
 
 def draw_latents(codec: IdentityCodec, batch: int, seed: int = 0) -> Latents:
@@ -101,9 +101,13 @@ def test_rows_do_not_depend_on_the_batch() -> None:
         ((frames, audio),) = codec.decode(alone)
         np.testing.assert_array_equal(frames, together[row][0])
         np.testing.assert_array_equal(audio, together[row][1])
-        one = codec.encode(as_clips(codec, alone))
-        assert one.video is not None and encoded.video is not None and torch.equal(one.video[0], encoded.video[row])
-        assert one.audio is not None and encoded.audio is not None and torch.equal(one.audio[0], encoded.audio[row])
+        single = codec.encode(as_clips(codec, alone))
+        assert (
+            single.video is not None and encoded.video is not None and torch.equal(single.video[0], encoded.video[row])
+        )
+        assert (
+            single.audio is not None and encoded.audio is not None and torch.equal(single.audio[0], encoded.audio[row])
+        )
 
 
 def test_wild_latents_decode_to_media() -> None:

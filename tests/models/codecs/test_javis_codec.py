@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from tiny_codecs import save_tiny_codecs
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import CodecSettings, IdentityCodecSettings, JavisCodecSettings
 from avpref.errors import ConfigError, InputError, MediaError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -21,47 +22,17 @@ from avpref.models.codecs.javis_codec import JavisCodec
 from avpref.models.flow import Latents
 
 SHAPE = ClipShape(13, 32, 48, 16.0, 16000)
-SCALING = 0.4110932946205139
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of the three networks as their libraries save them."""
-    from diffusers import AutoencoderKL, AutoencoderKLWan
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
-
-    torch.manual_seed(5)
-    folder = tmp_path_factory.mktemp("weights")
-    vocoder = SpeechT5HifiGanConfig(
-        model_in_dim=64,
-        upsample_initial_channel=32,
-        upsample_rates=[5, 4, 2, 2, 2],
-        upsample_kernel_sizes=[16, 16, 8, 4, 4],
-        resblock_kernel_sizes=[3],
-        resblock_dilation_sizes=[[1]],
-        normalize_before=False,
-        initializer_range=0.1,
-    )
-    vae = AutoencoderKL(
-        in_channels=1,
-        out_channels=1,
-        latent_channels=8,
-        block_out_channels=[8, 8, 8],
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        norm_num_groups=4,
-        layers_per_block=1,
-        scaling_factor=SCALING,
-    )
-    networks = {"video_vae": AutoencoderKLWan(base_dim=4), "audio_vae": vae, "vocoder": SpeechT5HifiGan(vocoder)}
-    for key, network in networks.items():
-        network.save_pretrained(folder / key)
-    return {key: str(folder / key) for key in networks}
+    return save_tiny_codecs(tmp_path_factory.mktemp("weights"), seed=5)
 
 
 @pytest.fixture(scope="module")
 def codec(weights: dict[str, str]) -> JavisCodec:
-    return JavisCodec(settings.JavisCodec(**weights), SHAPE)
+    return JavisCodec(JavisCodecSettings(**weights), SHAPE)
 
 
 def draw_clips(shape: ClipShape, count: int, seed: int = 0) -> list[DecodedClip]:
@@ -97,7 +68,7 @@ def draw_latents(codec: JavisCodec, count: int) -> Latents:
 def test_the_published_shapes(
     weights: dict[str, str], shape: ClipShape, video: tuple[int, ...], generated: int, encoded: int
 ) -> None:
-    codec = JavisCodec(settings.JavisCodec(**weights), shape)
+    codec = JavisCodec(JavisCodecSettings(**weights), shape)
     assert codec.latent_shapes() == (video, (8, generated, 16))
     assert codec.encoded_shapes() == (video, (8, encoded, 16))
 
@@ -128,8 +99,8 @@ def test_rows_do_not_depend_on_the_batch(codec: JavisCodec) -> None:
     together, decoded = codec.encode(clips), codec.decode(draw_latents(codec, 3))
     for row in range(3):
         alone = codec.encode(clips[row : row + 1])
-        for all_rows, one in zip(together, alone, strict=True):
-            assert all_rows is not None and one is not None and torch.equal(all_rows[row], one[0])
+        for all_rows, single in zip(together, alone, strict=True):
+            assert all_rows is not None and single is not None and torch.equal(all_rows[row], single[0])
         latents = draw_latents(codec, 3)
         assert latents.video is not None and latents.audio is not None
         ((frames, audio),) = codec.decode(Latents(latents.video[row : row + 1], latents.audio[row : row + 1]))
@@ -144,7 +115,7 @@ def test_a_decoded_clip_survives_its_file(codec: JavisCodec) -> None:
 
 
 def test_networks_come_and_go(weights: dict[str, str], codec: JavisCodec) -> None:
-    fresh = JavisCodec(settings.JavisCodec(**weights), SHAPE)
+    fresh = JavisCodec(JavisCodecSettings(**weights), SHAPE)
     assert not {"_video", "_sound"} & vars(fresh).keys()
     latents = draw_latents(codec, 1)
     first = fresh.decode(latents)
@@ -159,18 +130,18 @@ def test_settings_reach_the_networks(weights: dict[str, str], codec: JavisCodec)
     clips, plain = draw_clips(SHAPE, 1), codec.encode(draw_clips(SHAPE, 1))
     changes = {"audio_tail": "released", "audio_posterior": "mean", "dtype": "bfloat16"}
     for key, value in changes.items():
-        found = JavisCodec(settings.JavisCodec(**weights, **{key: value}), SHAPE).encode(clips)
-        assert found.audio is not None and plain.audio is not None and not torch.equal(found.audio, plain.audio), key
-    tiled = JavisCodec(settings.JavisCodec(**weights, tile_px=16, tile_overlap_px=8), SHAPE)
+        actual = JavisCodec(JavisCodecSettings(**weights, **{key: value}), SHAPE).encode(clips)
+        assert actual.audio is not None and plain.audio is not None and not torch.equal(actual.audio, plain.audio), key
+    tiled = JavisCodec(JavisCodecSettings(**weights, tile_px=16, tile_overlap_px=8), SHAPE)
     latents = draw_latents(codec, 1)
     assert not np.array_equal(tiled.decode(latents)[0][0], codec.decode(latents)[0][0])
-    gathered = JavisCodec(settings.JavisCodec(**weights, stream_frames=False), SHAPE)
+    gathered = JavisCodec(JavisCodecSettings(**weights, stream_frames=False), SHAPE)
     np.testing.assert_array_equal(gathered.decode(latents)[0][0], codec.decode(latents)[0][0])
 
 
 def test_fingerprints(weights: dict[str, str], tmp_path: Path) -> None:
     def fingerprint(shape: ClipShape = SHAPE, **changes: object) -> str:
-        return JavisCodec(settings.JavisCodec(**{**weights, **changes}), shape).fingerprint
+        return JavisCodec(JavisCodecSettings(**{**weights, **changes}), shape).fingerprint
 
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -204,7 +175,7 @@ def test_fingerprints(weights: dict[str, str], tmp_path: Path) -> None:
 )
 def test_shapes_that_cannot_be(weights: dict[str, str], changes: dict[str, float], message: str, fix: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        JavisCodec(settings.JavisCodec(**weights), replace(SHAPE, **changes))
+        JavisCodec(JavisCodecSettings(**weights), replace(SHAPE, **changes))
     assert message in str(caught.value) and fix in caught.value.fix
 
 
@@ -221,13 +192,13 @@ def test_clips_that_do_not_fit(codec: JavisCodec) -> None:
 def test_weights_that_are_not_there(weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     for key, repo in {"video_vae": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vocoder": "cvssp/audioldm2"}.items():
-        absent = JavisCodec(settings.JavisCodec(**{**weights, key: ""}), SHAPE)
+        absent = JavisCodec(JavisCodecSettings(**{**weights, key: ""}), SHAPE)
         assert absent.latent_shapes().video == (16, 4, 4, 6)
         with pytest.raises(InputError, match="Hugging Face cache") as caught:
             absent.encode(draw_clips(SHAPE, 1))
         assert f"hf download {repo}" in caught.value.fix
         with pytest.raises(InputError, match="is absent") as caught:
-            _ = JavisCodec(settings.JavisCodec(**{**weights, key: str(tmp_path / "none")}), SHAPE).fingerprint
+            _ = JavisCodec(JavisCodecSettings(**{**weights, key: str(tmp_path / "none")}), SHAPE).fingerprint
         assert f"--set codec.{key}" in caught.value.fix
 
 
@@ -239,13 +210,13 @@ def test_weights_in_the_cache(weights: dict[str, str], tmp_path: Path, monkeypat
     for name, key in {"vae": "audio_vae", "vocoder": "vocoder"}.items():
         (snapshot / name).symlink_to(weights[key])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    found = JavisCodec(settings.JavisCodec(video_vae=weights["video_vae"]), SHAPE)
-    assert found.fingerprint == JavisCodec(settings.JavisCodec(**weights), SHAPE).fingerprint
+    actual = JavisCodec(JavisCodecSettings(video_vae=weights["video_vae"]), SHAPE)
+    assert actual.fingerprint == JavisCodec(JavisCodecSettings(**weights), SHAPE).fingerprint
 
 
 def test_the_section_of_the_configuration() -> None:
-    read = TypeAdapter(settings.Codec).validate_python
-    assert isinstance(read({"kind": "javisdit", "tile_px": 256}), settings.JavisCodec)
-    assert isinstance(read({"kind": "identity"}), settings.IdentityCodec)
-    default = settings.JavisCodec()
+    read = TypeAdapter(CodecSettings).validate_python
+    assert isinstance(read({"kind": "javisdit", "tile_px": 256}), JavisCodecSettings)
+    assert isinstance(read({"kind": "identity"}), IdentityCodecSettings)
+    default = JavisCodecSettings()
     assert (default.audio_tail, default.audio_posterior, default.dtype) == ("corrected", "sample", "float32")

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_codecs import tiny_audio_vae, tiny_vocoder
 
 from avpref.errors import InputError
 from avpref.media.spectra import audioldm2_log_mel
@@ -34,41 +35,13 @@ SILENCE = math.log(1e-5)
 
 
 def make_vae(**changes):
-    from diffusers import AutoencoderKL
-
     torch.manual_seed(3)
-    return AutoencoderKL(
-        **{
-            "in_channels": 1,
-            "out_channels": 1,
-            "latent_channels": 8,
-            "block_out_channels": [8, 8, 8],
-            "down_block_types": ["DownEncoderBlock2D"] * 3,
-            "up_block_types": ["UpDecoderBlock2D"] * 3,
-            "norm_num_groups": 4,
-            "layers_per_block": 1,
-            "scaling_factor": SCALING,
-            **changes,
-        }
-    ).eval()
+    return tiny_audio_vae(**changes).eval()
 
 
 def make_vocoder(**changes):
-    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
-
     torch.manual_seed(4)
-    values = {
-        "model_in_dim": 64,
-        "sampling_rate": 16000,
-        "upsample_initial_channel": 32,
-        "upsample_rates": [5, 4, 2, 2, 2],
-        "upsample_kernel_sizes": [16, 16, 8, 4, 4],
-        "resblock_kernel_sizes": [3],
-        "resblock_dilation_sizes": [[1]],
-        "normalize_before": False,
-        "initializer_range": 0.1,
-    }
-    return SpeechT5HifiGan(SpeechT5HifiGanConfig(**{**values, **changes})).eval()
+    return tiny_vocoder(**changes).eval()
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +93,11 @@ def test_a_length_whose_end_the_released_rule_leaves_out(networks) -> None:
 @pytest.mark.parametrize("tail", [CORRECTED, RELEASED], ids=["corrected", "released"])
 def test_mel_frames_of_the_sound_itself_are_the_published_front_end(tail: Tail) -> None:
     audio = torch.from_numpy(tone(33000))
-    found, published = log_mel(audio, tail), audioldm2_log_mel(audio, 33 / 16)
-    assert found.shape == published.shape == (208, 64)
+    actual, published = log_mel(audio, tail), audioldm2_log_mel(audio, 33 / 16)
+    assert actual.shape == published.shape == (208, 64)
     real = 1 + 33000 // 160
-    assert torch.equal(found[:real], published[:real])
-    assert (found[real:] == tail.level).all() and len(found) - real == 1
+    assert torch.equal(actual[:real], published[:real])
+    assert (actual[real:] == tail.level).all() and len(actual) - real == 1
 
 
 @pytest.mark.parametrize("num_frames", [33, 49, 65, 81])
@@ -180,9 +153,9 @@ def test_decoding_is_the_libraries_own(networks) -> None:
         mel = networks[0].decode(latent[None] / SCALING).sample
         waveform = networks[1](mel.squeeze(1))
     assert mel.shape == (1, 1, 224, 64) and waveform.shape[1] >= 224 * 160
-    found = SoundVae(*networks, CORRECTED, 1.0).decode(latent, 33000)
-    np.testing.assert_array_equal(found, waveform[0, :33000].numpy())
-    assert np.abs(found).max() <= 1 and found.std() > 0
+    actual = SoundVae(*networks, CORRECTED, 1.0).decode(latent, 33000)
+    np.testing.assert_array_equal(actual, waveform[0, :33000].numpy())
+    assert np.abs(actual).max() <= 1 and actual.std() > 0
 
 
 def test_silence_is_encoded_as_silence(networks) -> None:
@@ -192,10 +165,10 @@ def test_silence_is_encoded_as_silence(networks) -> None:
 
 
 def test_folders_of_the_libraries(networks, folders: tuple[Path, Path], tmp_path: Path) -> None:
-    for found, network in zip((load_sound_vae(folders[0]), load_vocoder(folders[1])), networks, strict=True):
+    for actual, network in zip((load_sound_vae(folders[0]), load_vocoder(folders[1])), networks, strict=True):
         expected = network.state_dict()
-        assert found.state_dict().keys() == expected.keys()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
+        assert actual.state_dict().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in actual.state_dict().items())
     for network, folder in zip(networks, folders, strict=True):
         (tmp_path / folder.name).mkdir()
         torch.save(network.state_dict(), tmp_path / folder.name / "pytorch_model.bin")
@@ -212,8 +185,8 @@ def test_attention_under_its_old_names(networks, folders: tuple[Path, Path], tmp
     assert "encoder.mid_block.attentions.0.proj_attn.weight" in state
     save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_bytes((folders[0] / "config.json").read_bytes())
-    found = load_sound_vae(tmp_path).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in networks[0].state_dict().items())
+    actual = load_sound_vae(tmp_path).state_dict()
+    assert all(torch.equal(actual[name], tensor) for name, tensor in networks[0].state_dict().items())
 
 
 def test_half_precision_is_the_networks_own(folders: tuple[Path, Path], networks) -> None:

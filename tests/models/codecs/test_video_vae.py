@@ -65,9 +65,9 @@ def test_latents_are_normalised_means(network, num_frames: int, height: int, wid
     frames = draw_frames(num_frames, height, width)
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 255 * 2 - 1
     expected = (network.encode(pixels).latent_dist.mode() - of_channels(MEAN)) / of_channels(STD)
-    found = VideoVae(network, WHOLE).encode(frames)
-    assert found.shape == (16, (num_frames - 1) // 4 + 1, height // 8, width // 8) and found.dtype == torch.float32
-    torch.testing.assert_close(found, expected[0], rtol=1e-5, atol=1e-5)
+    actual = VideoVae(network, WHOLE).encode(frames)
+    assert actual.shape == (16, (num_frames - 1) // 4 + 1, height // 8, width // 8) and actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected[0], rtol=1e-5, atol=1e-5)
 
 
 def test_the_constants_are_those_of_the_published_configuration(network) -> None:
@@ -79,11 +79,11 @@ def test_frames_are_clamped_and_rounded_half_up(network, num_latent: int, height
     latent = draw_latent(num_latent, height, width)
     values = network.decode(latent[None] * of_channels(STD) + of_channels(MEAN)).sample[0].double().numpy()
     levels = np.floor((values.transpose(1, 2, 3, 0) + 1) * 127.5 + 0.5)
-    found = VideoVae(network, WHOLE).decode(latent)
-    assert found.shape == (4 * num_latent - 3, 8 * height, 8 * width, 3) and found.dtype == np.uint8
-    difference = np.abs(levels - found)
+    actual = VideoVae(network, WHOLE).decode(latent)
+    assert actual.shape == (4 * num_latent - 3, 8 * height, 8 * width, 3) and actual.dtype == np.uint8
+    difference = np.abs(levels - actual)
     assert difference.max() <= 1 and difference.mean() < 1e-3
-    assert len(np.unique(found)) > 50
+    assert len(np.unique(actual)) > 50
 
 
 def test_where_frames_are_kept_changes_nothing(network) -> None:
@@ -180,8 +180,8 @@ def test_wans_own_file(network, tmp_path: Path) -> None:
     assert_equal_networks(load_video_vae(path), network)
 
 
-def assert_equal_networks(found, expected) -> None:
-    for (name, tensor), (other, same) in zip(found.state_dict().items(), expected.state_dict().items(), strict=True):
+def assert_equal_networks(actual, expected) -> None:
+    for (name, tensor), (other, same) in zip(actual.state_dict().items(), expected.state_dict().items(), strict=True):
         assert name == other and torch.equal(tensor, same), name
 
 
@@ -194,8 +194,8 @@ def test_a_folder_of_diffusers(network, folder: Path, tmp_path: Path) -> None:
 
 def test_weights_are_rounded_and_arithmetic_is_not(network, folder: Path) -> None:
     rounded = load_video_vae(folder, dtype=torch.bfloat16)
-    for found, original in zip(rounded.parameters(), network.parameters(), strict=True):
-        assert found.dtype == torch.float32 and torch.equal(found, original.bfloat16().float())
+    for actual, original in zip(rounded.parameters(), network.parameters(), strict=True):
+        assert actual.dtype == torch.float32 and torch.equal(actual, original.bfloat16().float())
     assert VideoVae(rounded, WHOLE).encode(draw_frames(1, 16, 16)).dtype == torch.float32
 
 

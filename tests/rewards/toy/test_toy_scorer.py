@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from avpref.config import schema as settings
+from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.datasets.prompts import toyworld
 from avpref.datasets.prompts.toyworld import SimulatedClip
 from avpref.domain import METRICS, ScoreStatus
 from avpref.media.delay import delay_audio
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
-from avpref.media.toyscene import Attributes, Colour, Material, Side, describe, every_attributes
+from avpref.media.toyscene import Attributes, Colour, Material, StartSide, all_attributes, describe
 from avpref.media.writing import encode_clip
 from avpref.models.codecs.codec import IdentityCodec
 from avpref.rewards.protocol import ScorableClip
@@ -34,12 +34,12 @@ Corruption = Callable[[SimulatedClip, np.random.Generator], tuple[np.ndarray, np
 
 @pytest.fixture(scope="module")
 def codec() -> IdentityCodec:
-    return IdentityCodec(settings.IdentityCodec(), SHAPE)
+    return IdentityCodec(IdentityCodecSettings(), SHAPE)
 
 
 @pytest.fixture(scope="module")
 def simulated() -> list[SimulatedClip]:
-    scenes = every_attributes()
+    scenes = all_attributes()
     return [toyworld.simulate(scenes[number % 36], 500 + number, SHAPE) for number in range(NUM_CLIPS)]
 
 
@@ -162,7 +162,7 @@ def test_broken_paths_are_ordered(stored, simulated: list[SimulatedClip]) -> Non
 
 
 def another(attributes: Attributes, name: str) -> Attributes:
-    members = list({"colour": Colour, "side": Side, "material": Material}[name])
+    members = list({"colour": Colour, "side": StartSide, "material": Material}[name])
     following = members[(members.index(getattr(attributes, name)) + 1) % len(members)]
     return dataclasses.replace(attributes, **{name: following})
 
@@ -186,7 +186,7 @@ def test_sync_is_judged_in_noise(stored, simulated: list[SimulatedClip]) -> None
 def test_strange_clips_get_numbers() -> None:
     """Noise, a still ball, a clip of another size and rate: bad numbers perhaps, but numbers."""
     random = np.random.default_rng(0)
-    still = np.repeat(toyworld.simulate(every_attributes()[0], 0, SHAPE).frames[:1], 16, axis=0)
+    still = np.repeat(toyworld.simulate(all_attributes()[0], 0, SHAPE).frames[:1], 16, axis=0)
     noise = random.integers(0, 255, (16, 96, 96, 3)).astype(np.uint8)
     hiss = (0.1 * random.standard_normal(32000)).astype(np.float32)
     clips = [
@@ -195,12 +195,12 @@ def test_strange_clips_get_numbers() -> None:
         DecodedClip(random.integers(0, 255, (30, 90, 160, 3)).astype(np.uint8), 29.97, hiss[:22072], 22050, 1.001),
         DecodedClip(noise[:4], 8.0, np.full(8000, 0.5, np.float32), 16000, 0.5),
     ]
-    for row in ToyScorer().score([ScorableClip("c", describe(every_attributes()[0]), clip) for clip in clips]):
+    for row in ToyScorer().score([ScorableClip("c", describe(all_attributes()[0]), clip) for clip in clips]):
         assert all(score.value is not None and math.isfinite(score.value) for score in row)
 
 
 def test_prompts_of_another_world_are_skipped() -> None:
-    clip = toyworld.simulate(every_attributes()[0], 0, SHAPE)
+    clip = toyworld.simulate(all_attributes()[0], 0, SHAPE)
     decoded = DecodedClip(clip.frames, 8.0, clip.audio, 16000, 2.0)
     for score in ToyScorer().score([ScorableClip("c", "a whale swims", decoded)])[0]:
         assert (score.status == ScoreStatus.SKIPPED) == score.metric.startswith("text_")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from avpref.cli.output import print_facts, print_json
 from avpref.cli.views.stage_runs import present
-from avpref.config import loading as configuration
-from avpref.config.schema import Settings, TextPrompts
+from avpref.config.data_settings import TextPrompts
+from avpref.config.loading import load_config
+from avpref.config.schema import Settings
 from avpref.errors import ConfigError
 from avpref.execution.ray_session import ray_session
 from avpref.flows.flops import effort
@@ -62,11 +63,11 @@ def _settings(config: Path, prompts: Path | None, overrides: Sequence[str]) -> S
     given = list(overrides)
     if prompts is not None:
         given.append(f"prompts.prompts={json.dumps(str(prompts))}")
-    kind = configuration.load(config, overrides).settings.prompts
+    kind = load_config(config, overrides).settings.prompts
     if prompts is not None and not isinstance(kind, TextPrompts):
         raise ConfigError(
             f"{config} takes its prompts from {kind.kind}",
             "a configuration with prompts.kind: texts",
             "--config configs/javisdit.yaml",
         )
-    return configuration.load(config, given).settings
+    return load_config(config, given).settings

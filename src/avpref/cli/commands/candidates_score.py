@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from avpref.cli.output import print_facts, print_json, print_line, print_table
-from avpref.config import loading as config
+from avpref.config.loading import load_sections
 from avpref.config.schema import ScoreJob
 from avpref.datasets import tables
 from avpref.errors import PartialResult
@@ -22,7 +22,7 @@ def score_clips(
     clips: Path, scorers: str, window_s: float | None, runs: Path, overrides: Sequence[str], as_json: bool
 ) -> int:
     """Score the clips, print the wide table; exit code 5 where clips could not be read."""
-    job = config.load_defaults(ScoreJob, [*_given(scorers, window_s), *overrides])
+    job = load_sections(ScoreJob, [*_given(scorers, window_s), *overrides])
     with ray_session():
         folder, lost = score_clip_list(clips, job, runs)
     document = {

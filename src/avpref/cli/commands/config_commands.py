@@ -20,12 +20,12 @@ def show(
     json: AsJson = False,
 ) -> int:
     """Show every value after file, environment and flags; with --origin where each came from."""
-    from avpref.config import loading as configuration
+    from avpref.config.loading import identity_hash, load_config
 
-    resolved = configuration.load(config, overrides(set_, seed))
+    resolved = load_config(config, overrides(set_, seed))
     rows = [{"key": key, "value": value, "origin": found} for key, value, found in resolved.rows()]
     if json:
-        settings_hash = configuration.identity_hash(resolved.settings)
+        settings_hash = identity_hash(resolved.settings)
         print_json({"config": str(config), "settings_hash": settings_hash, "values": rows})
     else:
         print_table(rows, ["key", "value", "origin"] if origin else ["key", "value"])
@@ -37,9 +37,9 @@ def validate(
     *, config: Config = DEFAULT_CONFIG, set_: Overrides = None, seed: Seed = None, json: AsJson = False
 ) -> int:
     """Check keys and values, that the scorers give the metrics asked for, and that the clip's shape can be sampled."""
-    from avpref.config import loading as configuration
+    from avpref.config.loading import identity_hash, load_config
 
-    settings = configuration.load(config, overrides(set_, seed)).settings
+    settings = load_config(config, overrides(set_, seed)).settings
     from avpref.datasets.selection.score_matrix import check_metrics
     from avpref.flows.workers.scorers import metrics_of
     from avpref.storage.run_folder import run_id
@@ -49,7 +49,7 @@ def validate(
     document = {
         "config": str(config),
         "valid": True,
-        "settings_hash": configuration.identity_hash(settings),
+        "settings_hash": identity_hash(settings),
         "run_id": run_id(settings),
         "metrics": [metric.name for metric in metrics],
     }

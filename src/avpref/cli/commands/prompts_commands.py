@@ -82,14 +82,14 @@ def _settings(clips: Path, config: Path, given: Sequence[str]) -> Settings:
     """The configuration with ``prompts.clips`` set. Raises ConfigError for one that is not about recordings."""
     import json
 
-    from avpref.config import loading as configuration
-    from avpref.config.schema import ClipPrompts
+    from avpref.config.data_settings import ClipPrompts
+    from avpref.config.loading import load_config
 
-    kind = configuration.load(config, given).settings.prompts
+    kind = load_config(config, given).settings.prompts
     if not isinstance(kind, ClipPrompts):
         found = f"{config} takes its prompts from {kind.kind}"
         raise ConfigError(found, "a configuration with prompts.kind: clips", f"--config {DEFAULT_CLIPS_CONFIG}")
-    return configuration.load(config, [*given, f"prompts.clips={json.dumps(str(clips))}"]).settings
+    return load_config(config, [*given, f"prompts.clips={json.dumps(str(clips))}"]).settings
 
 
 def _counts(folder: RunFolder) -> dict[str, Any]:

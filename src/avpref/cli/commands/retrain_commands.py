@@ -25,9 +25,9 @@ def retrain(
     Run it again to go on where it stopped; an unchanged run recomputes nothing. Exit code 3: the gate refused;
     5: some candidates were quarantined.
     """
-    from avpref.config import loading as configuration
+    from avpref.config.loading import load_config
 
-    settings = configuration.load(config, overrides(set_, seed)).settings
+    settings = load_config(config, overrides(set_, seed)).settings
     if dry_run:
         from avpref.flows.dry_run import estimate
 

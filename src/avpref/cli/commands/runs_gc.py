@@ -54,7 +54,7 @@ def gc(
     gc/TIME.json first. Refuses while a run is in use. Exit code 5: a run was passed by, because it cannot be told what of it is live.
     """
     from avpref.config.loading import load_section
-    from avpref.config.retention_settings import RetentionSettings
+    from avpref.config.storage_settings import RetentionSettings
     from avpref.registry.garbage_collection import Request, collect
 
     given = {"keep_days": keep_days, "keep_runs": keep_runs, "grace_hours": grace_hours}

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from avpref.cli.doctor import prefect_checks
 from avpref.cli.doctor.check import FAIL, OK, WARN, Check
-from avpref.config import loading as configuration
-from avpref.config.schema import RayExecutor, Settings
+from avpref.config.executor_settings import RayExecutor
+from avpref.config.loading import load_config
+from avpref.config.schema import Settings
 from avpref.errors import AvprefError
 from avpref.execution.ray_session import OBJECT_STORE_BYTES
 
@@ -174,7 +175,7 @@ def optional(name: str, what: str, fix: str) -> Check:
 
 def _settings(config: Path, overrides: Sequence[str]) -> tuple[Settings | None, Check]:
     try:
-        return configuration.load(config, overrides).settings, Check("configuration", OK, str(config))
+        return load_config(config, overrides).settings, Check("configuration", OK, str(config))
     except AvprefError as error:
         return None, Check("configuration", FAIL, error.found, error.fix)
 

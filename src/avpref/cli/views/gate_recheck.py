@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.datasets.evidence.decision import Inputs, inputs_of
 from avpref.errors import ConfigError, InputError
@@ -25,7 +25,7 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
     others = [override for override in given if not override.startswith(SECTION)]
     if others:
         raise ConfigError(f"--set {others[0]}", f"{SECTION}KEY=VALUE", "avpref config show")
-    settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
+    settings = load_config(folder.root / CONFIG_FILE, given, environment={}).settings
     folder.tables.require(tables.EVALUATIONS)
     stored = decisions.read(folder)
     inputs = inputs_of(stored)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from avpref.cli.views.run_rows import pair, pairs
-from avpref.config import loading as config
-from avpref.config.schema import PairSettings
+from avpref.config.loading import load_config, load_section
+from avpref.config.pairs_settings import PairSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.console import say
 from avpref.datasets import tables
@@ -41,7 +41,7 @@ def from_run(folder: RunFolder, given: Sequence[str]) -> tuple[Document, Selecti
     _refuse_others(given)
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.tables.require(table)
-    settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
+    settings = load_config(folder.root / CONFIG_FILE, given, environment={}).settings
     selection = select(replace(folder, settings=settings))
     documents = pairs(folder, selection.pairs)
     return {"run_id": folder.run_id, **_document(selection, settings.pairs, documents)}, selection
@@ -53,8 +53,8 @@ def from_file(path: Path, given: Sequence[str]) -> tuple[Document, Selection]:
     Raises as :func:`avpref.datasets.selection.score_table_import.read_scores`, and ConfigError for another override.
     """
     _refuse_others(given)
-    settings = config.load_section(PairSettings, "pairs", [one for one in given if one.startswith("pairs.")])
-    scoring = config.load_section(ScoringSettings, "scoring", [one for one in given if one.startswith("scoring.")])
+    settings = load_section(PairSettings, "pairs", [one for one in given if one.startswith("pairs.")])
+    scoring = load_section(ScoringSettings, "scoring", [one for one in given if one.startswith("scoring.")])
     if settings.norm:
         raise ConfigError("pairs.norm with a file of scores", "a run, which saves its norms", "leave pairs.norm empty")
     metrics = _metrics(scoring.metrics)

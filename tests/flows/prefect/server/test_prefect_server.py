@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from avpref.config import loading as config
+from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.domain import Split
 from avpref.flows.retrain import STAGES
@@ -28,7 +28,7 @@ TINY = "configs/tiny.yaml"
 REPORTED = (*STAGES, report)
 """Stages that a whole execution reports as subflows."""
 POOL = "avpref"
-SETTINGS = config.load(ROOT / TINY, environment={}).settings
+SETTINGS = load_config(ROOT / TINY, environment={}).settings
 PROMPTS_PER_SHARD = SETTINGS.run.shard_prompts - 1
 
 

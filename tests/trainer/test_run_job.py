@@ -1,4 +1,4 @@
-"""Jobs from file to result: stages, launch in process, cached reference scores, resume and refusals."""
+"""Training jobs from file to result: SFT, AV-DPO, launch in process, cached reference scores, resume and refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from avpref.config.schema import AdapterSettings, NetworkSettings, PreferenceLoss
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import AdapterSettings, PreferenceLossSettings
 from avpref.errors import ConfigError, InputError
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
@@ -19,8 +20,8 @@ from avpref.trainer.adapter_files import load_adapter, read_adapter_weights
 from avpref.trainer.job import TrainingJob, load_job, save_job
 from avpref.trainer.launch import launch, read_summary
 from avpref.trainer.parallel import Context
-from avpref.trainer.reference_cache import load_scores
-from avpref.trainer.run_job import audio_build, cache_reference, is_audio_tensor
+from avpref.trainer.reference_cache import load_reference_scores
+from avpref.trainer.run_job import audio_only_network, cache_reference, is_audio_tensor
 from avpref.trainer.worker import main
 
 MakeJob = Callable[..., TrainingJob]
@@ -38,15 +39,15 @@ def test_sft_from_scratch_trains_everything(sft_job: MakeJob, network_settings: 
     assert summary.steps == 6
     config = NetworkConfig.from_settings(network_settings)
     first = load_network(job.output / "network.safetensors", config, ModelType.T2AV)
-    again = sft_job("again")
-    launch(again)
-    second = load_network(again.output / "network.safetensors", config, ModelType.T2AV)
-    for (name, one), two in zip(first.named_parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, two), name
-        assert one.abs().max() > 0, name
+    repeated = sft_job("again")
+    launch(repeated)
+    second = load_network(repeated.output / "network.safetensors", config, ModelType.T2AV)
+    for (name, value), again in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(value, again), name
+        assert value.abs().max() > 0, name
 
 
-def test_moving_average_of_sft_is_what_counts(sft_job: MakeJob) -> None:
+def test_sft_writes_the_moving_average_as_its_result(sft_job: MakeJob) -> None:
     job = sft_job(sft={"ema_decay": 0.9})
     launch(job)
     averaged, raw = (load_file(job.output / name) for name in ("network.safetensors", "network_raw.safetensors"))
@@ -73,10 +74,12 @@ def test_audio_stage_trains_exactly_the_audio_tensors(
     assert rows(alone)[0]["loss"] != rows(job)[0]["loss"]
 
 
-def test_the_audio_build_shares_values_and_leaves_the_network_alone(make_network: Callable[..., JavisDiT]) -> None:
+def test_the_audio_only_network_copies_values_and_leaves_the_network_unchanged(
+    make_network: Callable[..., JavisDiT],
+) -> None:
     network = make_network()
-    build = audio_build(network)
-    for name, value in build.state_dict().items():
+    audio_network = audio_only_network(network)
+    for name, value in audio_network.state_dict().items():
         assert torch.equal(value, network.state_dict()[name])
         assert value.data_ptr() != network.state_dict()[name].data_ptr()
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -111,29 +114,29 @@ def test_cached_reference_scores_equal_live_ones_bitwise(dpo_job: MakeJob) -> No
     assert summary.drift.video is None
     without_drift = [{k: v for k, v in row.items() if not k.startswith("drift")} for row in rows(live)]
     assert rows(cached) == without_drift
-    one, other = (read_adapter_weights(job.output / "adapter") for job in (live, cached))
-    assert all(torch.equal(a, b) for name in one for a, b in zip(one[name], other[name], strict=True))
+    uncached, from_table = (read_adapter_weights(job.output / "adapter") for job in (live, cached))
+    assert all(torch.equal(a, b) for name in uncached for a, b in zip(uncached[name], from_table[name], strict=True))
 
 
 def test_stale_or_short_reference_scores_are_refused(dpo_job: MakeJob) -> None:
     job = dpo_job()
     path = job.output / "scores.safetensors"
     table = cache_reference(job, path, Context())
-    assert torch.equal(load_scores(path, table.key).errors.nan_to_num(), table.errors.nan_to_num())
+    assert torch.equal(load_reference_scores(path, table.key).errors.nan_to_num(), table.errors.nan_to_num())
     with pytest.raises(InputError, match="was computed for"):
         launch(replace(job, seed=4, reference_scores=path))
     with pytest.raises(InputError, match="no reference scores"):
         launch(replace(dpo_job(steps=20), reference_scores=path))
 
 
-def test_jobs_survive_the_disk(sft_job: MakeJob, dpo_job: MakeJob, tmp_path: Path) -> None:
+def test_jobs_round_trip_through_a_file(sft_job: MakeJob, dpo_job: MakeJob, tmp_path: Path) -> None:
     for job in (sft_job(job={"adapter": ADAPTER}), dpo_job()):
         save_job(tmp_path / "job.json", job)
         assert load_job(tmp_path / "job.json") == job
         assert load_job(tmp_path / "job.json").fingerprint() == job.fingerprint()
 
 
-def test_fingerprint_names_mathematics_and_not_execution(sft_job: MakeJob, tmp_path: Path) -> None:
+def test_the_fingerprint_leaves_out_execution_settings(sft_job: MakeJob, tmp_path: Path) -> None:
     job = sft_job()
     base = job.fingerprint()
     same = sft_job("elsewhere", steps=50, log_every=7, num_threads=2, checkpoint_every=9).fingerprint()
@@ -179,15 +182,15 @@ def test_worker_module(sft_job: MakeJob, tmp_path: Path) -> None:
 
 
 def test_progress_is_reported(sft_job: MakeJob) -> None:
-    seen: list[int] = []
-    launch(sft_job(), report=lambda step, row: seen.append(step))
-    assert seen == [2, 3, 4, 6]
+    steps: list[int] = []
+    launch(sft_job(), on_progress=lambda step, row: steps.append(step))
+    assert steps == [2, 3, 4, 6]
 
 
 @pytest.mark.slow
 def test_compiled_blocks_train_alike(dpo_job: MakeJob) -> None:
     """One graph per block with adapters on and one with adapters off; small betas, as rounding differs."""
-    loss = PreferenceLoss(beta_video=5, beta_audio=2)
+    loss = PreferenceLossSettings(beta_video=5, beta_audio=2)
     plain, compiled = dpo_job("plain", dpo={"loss": loss}), dpo_job("compiled", dpo={"loss": loss}, compile_blocks=True)
     launch(plain)
     launch(compiled)

@@ -1,0 +1,48 @@
+"""Sections ``clip`` and ``prompts``: the shape of every clip and the source of the prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from avpref.config.section import Section
+
+
+class ClipSettings(Section):
+    """The shape of every clip of the run."""
+
+    num_frames: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    width_px: int = Field(gt=0)
+    fps_hz: float = Field(gt=0)
+    sample_rate_hz: int = Field(default=16000, gt=0)
+
+
+class ToyWorldPrompts(Section):
+    """Prompts of the built-in toy world, and the number of simulated clips for SFT."""
+
+    kind: Literal["toyworld"] = "toyworld"
+    num_prompts: int = Field(default=384, gt=0)
+    num_evaluation_clips: int = Field(default=256, gt=0)
+    num_sft_clips: int = Field(default=4096, gt=0)
+
+
+class ClipPrompts(Section):
+    """Your recordings: a CSV with columns ``file,text`` and optionally ``taxonomy``; paths are relative to the CSV."""
+
+    kind: Literal["clips"] = "clips"
+    clips: str = ""
+    held_out_share: float = Field(default=0.25, gt=0, lt=1)
+    num_evaluation_clips: int = Field(default=32, gt=0)
+
+
+class TextPrompts(Section):
+    """Texts from a CSV with a column ``text``, and optionally ``file`` (ground truth, relative to the CSV) and ``taxonomy``."""
+
+    kind: Literal["texts"] = "texts"
+    prompts: str = ""
+    held_out_share: float = Field(default=0.1, ge=0, lt=1)
+
+
+PromptSettings = Annotated[ToyWorldPrompts | ClipPrompts | TextPrompts, Field(discriminator="kind")]

@@ -1,0 +1,66 @@
+"""Section ``executor``: where units run, on which device, and how scorers share actors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from avpref.config.section import Section
+
+
+class InProcessExecutor(Section):
+    """Run everything in the calling process; for tests and debugging."""
+
+    kind: Literal["in_process"] = "in_process"
+    device: str = Field(
+        default="auto",
+        description="of generator, codec, text encoder and reward models: cpu, cuda, cuda:1; auto: CUDA where available",
+    )
+    scoring: Literal["together", "waves"] = Field(
+        default="together",
+        description="together: each clip is read once for all scorers; waves: one scorer after the other",
+    )
+
+
+class PoolSettings(Section):
+    """Actors of one scorer, when each scorer has its own pool."""
+
+    num_actors: int = Field(default=1, gt=0)
+    num_gpus_per_actor: float = Field(default=0.0, ge=0)
+
+
+class ScorerPools(Section):
+    """Actor pools per reward model, for ``scoring: waves`` and ``scoring: pools``."""
+
+    audiobox: PoolSettings = PoolSettings()
+    imagebind: PoolSettings = PoolSettings()
+    synchformer: PoolSettings = PoolSettings()
+    videoalign: PoolSettings = PoolSettings()
+    javis_score: PoolSettings = PoolSettings()
+
+
+class RayExecutor(Section):
+    """A pool of Ray core actors. ``address`` joins a cluster; when empty, Ray starts on this machine."""
+
+    kind: Literal["ray"] = "ray"
+    num_actors: int = Field(default=2, gt=0)
+    num_gpus_per_actor: float = Field(default=0.0, ge=0)
+    address: str = ""
+    unit_timeout_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="a unit that runs longer fails with TimedOut and its actor is killed; 0: no limit",
+    )
+    start_patience_s: float = Field(
+        default=300.0, gt=0, description="how long a cluster may take to start the first actor"
+    )
+    device: str = Field(default="auto", description="as for in_process")
+    scoring: Literal["together", "waves", "pools"] = Field(
+        default="together",
+        description="together: actors hold all scorers; waves: a pool per scorer, one after the other; pools: at the same time",
+    )
+    pools: ScorerPools = ScorerPools()
+
+
+Executor = Annotated[InProcessExecutor | RayExecutor, Field(discriminator="kind")]

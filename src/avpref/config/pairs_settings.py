@@ -1,0 +1,45 @@
+"""Sections ``pairs`` and ``audit``: how pairs are selected, and the check of pairs for shortcuts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from avpref.config.section import Section
+
+
+class PairSettings(Section):
+    """Rules that select the chosen and the rejected candidate of a prompt; see datasets/selection/pairing.py."""
+
+    strategy: Literal["modality", "average", "strict"] = "modality"
+    average: Literal["micro", "macro"] = "micro"
+    normalise: bool = True
+    ground_truth: bool = True
+    min_margin: float = Field(default=0.0, ge=0)
+    max_pairs_per_prompt: int = Field(default=1, gt=0)
+    min_aspect_ratio: float = Field(default=0.0, ge=0)
+    max_aspect_ratio: float = Field(default=1e9, gt=0)
+    max_length_ratio: float = Field(default=1e9, ge=1)
+    norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
+
+
+class AuditSettings(Section):
+    """Check for facts that separate chosen from rejected clips (datasets/evidence/shortcuts.py). It does not change the training data."""
+
+    action: Literal["flag", "refuse", "off"] = Field(
+        default="flag", description="flag: warn and continue; refuse: stop before training; off: measure nothing"
+    )
+    max_auroc: float = Field(
+        default=0.8,
+        ge=0.5,
+        le=1,
+        description="highest accepted AUROC of one fact, or of all together, for chosen against rejected",
+    )
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+
+    @field_validator("action", mode="before")
+    @classmethod
+    def _false_means_off(cls, value: object) -> object:
+        """Accept a bare ``off``, which YAML 1.1 reads as false."""
+        return "off" if value is False else value

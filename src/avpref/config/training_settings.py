@@ -1,0 +1,119 @@
+"""Sections ``sft`` and ``dpo``: flow matching on clips, then AV-DPO on pairs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from avpref.config.section import Section
+
+
+class OptimiserSettings(Section):
+    """AdamW with linear warm-up; the defaults are those of the released configuration."""
+
+    lr: float = Field(default=1e-5, gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    eps: float = Field(default=1e-15, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: float = Field(default=1.0, gt=0)
+
+
+class TimestepSettings(Section):
+    """Logit-normal timesteps, then the resolution and length shift times ``scale`` (or a fixed ``shift``)."""
+
+    loc: float = 0.0
+    spread: float = Field(default=1.0, gt=0)
+    shift: float | None = Field(default=None, description="fixed shift ratio; none: from the clip's size and length")
+    scale: float = Field(default=5.0, gt=0)
+
+
+class LoopSettings(Section):
+    """Length, batch size, checkpoints and launcher of a training loop."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    checkpoint_every: int = Field(default=100, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=10, gt=0)
+    num_threads: int = Field(
+        default=2, gt=0, description="torch threads of each process; fixed, because it affects the rounding of sums"
+    )
+    num_processes: int = Field(default=1, gt=0)
+    launcher: Literal["in_process", "ray"] = "in_process"
+    activation_checkpointing: bool = False
+    compile_blocks: bool = False
+
+
+class SftSettings(Section):
+    """Flow matching on clips: ``audio_steps`` of the audio branch alone (paper, stage 1), then joint training (stage 2)."""
+
+    kind: Literal["train"] = "train"
+    loop: LoopSettings
+    audio_steps: int = Field(default=0, ge=0)
+    optimiser: OptimiserSettings = OptimiserSettings()
+    timesteps: TimestepSettings = TimestepSettings()
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+
+
+class SftWeights(Section):
+    """A trained SFT network: a file or folder in any known layout, and optionally a LoRA adapter to fold in."""
+
+    kind: Literal["weights"] = "weights"
+    network: str = ""
+    lora: str = Field(default="", description="folder or file; empty: the adapter in the network's folder, if any")
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+Sft = Annotated[SftSettings | SftWeights, Field(discriminator="kind")]
+
+
+class AdapterSettings(Section):
+    """LoRA. ``merged``: the reference is the network with the adapter off.
+
+    ``two_adapters`` (an SFT adapter is copied into policy and frozen reference) exists in the trainer only: :func:`load_config`
+    refuses it, because no stage writes an SFT adapter yet.
+    """
+
+    layout: Literal["merged", "two_adapters"] = "merged"
+    rank: int = Field(default=64, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class PreferenceLossSettings(Section):
+    """The AV-DPO loss (:mod:`avpref.trainer.losses`); the defaults are those of the released configuration."""
+
+    form: Literal["per_modality", "joint"] = "per_modality"
+    variant: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    beta_video: float = Field(default=3000.0, gt=0)
+    beta_audio: float = Field(default=1000.0, gt=0)
+    half: bool = True
+    reduction: Literal["mean", "sum"] = "mean"
+    flow_weight: float = Field(default=0.1, ge=0)
+
+
+class DpoSettings(Section):
+    """AV-DPO training of the LoRA adapter."""
+
+    loop: LoopSettings
+    optimiser: OptimiserSettings = OptimiserSettings()
+    timesteps: TimestepSettings = TimestepSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    loss: PreferenceLossSettings = PreferenceLossSettings()
+    caption_dropout: float = Field(default=0.1, ge=0, lt=1)
+    desync_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of each batch whose rejected clip is the chosen one with shifted audio",
+    )
+    desync_min_s: float = Field(default=0.125, gt=0)
+    desync_max_s: float = Field(default=0.5, gt=0)
+    desync_early_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of those whose audio is early instead of late"
+    )
+    displacement_alarm: float = Field(default=0.01, gt=0)
