@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,9 +37,9 @@ class WorkFolder:
 
     root: Path
 
-    @property
+    @cached_property
     def events(self) -> EventLog:
-        """The structured log."""
+        """The structured log; one per folder object, since it remembers where the file ends."""
         return EventLog(self.root / EVENTS_FILE, self.root.name)
 
     @property
