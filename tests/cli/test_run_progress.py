@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.cli.commands import runs_logs as run_logs
+from avpref.cli.views import run_log
 from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
@@ -202,7 +202,7 @@ def test_following_goes_on_until_nobody_owns_the_run(folder, monkeypatch):
     """The owner writes on after the first look, then ends; everything is seen, once, and the command ends."""
     folder.events.write("before")
     looked, ended = threading.Event(), threading.Event()
-    monkeypatch.setattr(run_logs, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(run_log, "POLL_EVERY_S", 0.01)
 
     def own() -> None:
         with folder.locked():
@@ -215,7 +215,7 @@ def test_following_goes_on_until_nobody_owns_the_run(folder, monkeypatch):
     owner.start()
     assert ended.wait(30)
     seen = []
-    for event in run_logs.events(folder.root, follow=True):
+    for event in run_log.events(folder.root, follow=True):
         seen.append((event["event"], event.get("number")))
         looked.set()
     owner.join()
