@@ -9,8 +9,9 @@ from cyclopts import Parameter, validators
 
 Config = Annotated[Path, Parameter(name="--config", help="configuration file (YAML)")]
 Runs = Annotated[Path, Parameter(name="--runs", help="folder of the runs")]
-Run = Annotated[str, Parameter(name="--run", help="run id, or an unambiguous prefix of one [default: the newest run]")]
-RunId = Annotated[str, Parameter(help="run id, or an unambiguous prefix of one [default: the newest run]")]
+RUN_HELP, NEWEST = "run id, or an unambiguous prefix of one", "the newest run"
+Run = Annotated[str, Parameter(name="--run", help=RUN_HELP, show_default=NEWEST)]
+RunId = Annotated[str, Parameter(help=RUN_HELP, show_default=NEWEST)]
 Seed = Annotated[int | None, Parameter(name="--seed", help="seed of the run; overrides run.seed")]
 Overrides = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Overrides, Run, Runs
+from avpref.cli.options import DEFAULT_RUNS, RUN_HELP, AsJson, Overrides, Run, Runs
 from avpref.cli.output import print_facts, print_json, print_line, print_table
 from avpref.errors import GateRefused, InputError
 from avpref.observability.progress import say
@@ -16,13 +16,13 @@ from avpref.observability.progress import say
 app = App(name="gate")
 
 Alias = Annotated[str, Parameter(name="--alias", help="alias of the serving adapter")]
-OwnAlias = Annotated[str, Parameter(name="--alias", help="alias to move [default: promotion.alias of the run]")]
-By = Annotated[str, Parameter(name="--by", help="who decides [default: user and machine]")]
+OwnAlias = Annotated[str, Parameter(name="--alias", help="alias to move", show_default="promotion.alias of the run")]
+By = Annotated[str, Parameter(name="--by", help="who decides", show_default="user and machine")]
 Name = Annotated[str, Parameter(name="--by", help="who decides")]
 Reason = Annotated[str, Parameter(name="--reason", help="reason; recorded with the move")]
-OneRun = Annotated[str, Parameter(help="run id, or an unambiguous prefix of one")]
+OneRun = Annotated[str, Parameter(help=RUN_HELP)]
 Replay = Annotated[bool, Parameter(name="--replay", negative="", help="repeat a stored decision with its own bounds")]
-Stored = Annotated[str, Parameter(help="with --replay: id of the decision [default: the run's last one]")]
+Stored = Annotated[str, Parameter(help="with --replay: id of the decision", show_default="the run's last one")]
 Override = Annotated[
     bool,
     Parameter(
@@ -115,7 +115,7 @@ def rollback(
     *,
     runs: Runs = DEFAULT_RUNS,
     alias: Alias = DEFAULT_ALIAS,
-    to: Annotated[str, Parameter(name="--to", help="an adapter that has served [default: the previous one]")] = "",
+    to: Annotated[str, Parameter(name="--to", help="an adapter that has served", show_default="the previous one")] = "",
     by: By = "",
     reason: Reason = "",
     json: AsJson = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Overrides, Run, Runs
+from avpref.cli.options import DEFAULT_RUNS, RUN_HELP, AsJson, Limit, OfPrompt, Overrides, Run, Runs
 from avpref.cli.output import first, print_json, print_line, print_table
 from avpref.errors import ConfigError
 from avpref.observability.progress import say
@@ -24,8 +24,8 @@ Strategy = Annotated[
     Literal["modality", "average", "strict"] | None, Parameter(name="--strategy", help="overrides pairs.strategy")
 ]
 Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table to this .parquet or .csv file")]
-Before = Annotated[str, Parameter(help="run id, or an unambiguous prefix of one")]
-After = Annotated[str, Parameter(help="run id, or an unambiguous prefix of one")]
+Before = Annotated[str, Parameter(help=RUN_HELP)]
+After = Annotated[str, Parameter(help=RUN_HELP)]
 PAIR_COLUMNS = ["pair_id", "prompt_id", "chosen", "rejected"]
 MARGINS = ("video", "audio", "av", "total")
 

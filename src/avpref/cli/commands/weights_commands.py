@@ -40,7 +40,7 @@ def list_(models: MaybeNames = None, /, *, folder: Folder = None, json: AsJson =
 def fetch(models: Names, /, *, dry_run: DryRun = False, json: AsJson = False) -> int:
     """Fetch the missing files of the named reward models. Present files are kept, broken downloads continue.
 
-    Files go to AVPREF_WEIGHTS/<model>/, by default ~/.cache/avpref/weights/<model>/. Mind the licences: see list.
+    Files go to AVPREF_WEIGHTS/MODEL/, by default ~/.cache/avpref/weights/MODEL/. Mind the licences: see list.
     """
     from avpref.cli.actions import fetch_weights
 
