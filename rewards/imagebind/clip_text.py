@@ -1,8 +1,8 @@
-"""Text as CLIP reads it: 49,408 byte pairs, at most 77 of them at a time.
+"""CLIP's tokenizer: 49,408 ids, at most 77 of them per text.
 
-``clip_merges.txt.gz`` beside this file is data of OpenAI's CLIP (MIT licence, copyright 2021 OpenAI): the 48,894 merges in use, the
-most frequent first, one pair a line. Ids are those of CLIP's own tokenizer: the bytes, the bytes that end a word, the merges,
-then the two special ids.
+``clip_merges.txt.gz`` in this folder is data of OpenAI's CLIP (MIT licence, copyright 2021 OpenAI): the 48,894 merges in use, the
+most frequent first, one pair per line. Ids are those of CLIP's own tokenizer: the bytes, the bytes that end a word, the merges,
+then the two special ids. Merging is done by the ``tokenizers`` library.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import gzip
 import html
 import re
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, lru_cache
-from itertools import chain, pairwise
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from tokenizers.models import BPE
 
 MERGES = Path(__file__).with_name("clip_merges.txt.gz")
 CONTEXT = 77
 """Ids that the text tower reads: start, up to 75 ids of text, end, then zeros."""
 START, END = 49406, 49407
 START_MARK, END_MARK = "<|startoftext|>", "<|endoftext|>"
+SPECIAL_IDS = {START_MARK: START, END_MARK: END}
 WORD_END = "</w>"
-CACHED_WORDS = 65536
 
 
 class LongPrompts(StrEnum):
@@ -35,15 +36,6 @@ class LongPrompts(StrEnum):
 
     KEEP_END = "keep_end"
     JAVISBENCH = "javisbench"
-
-
-@dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """``ids`` of symbols, ``ranks`` of the pairs that merge (lower first), and the letter that stands for each of the 256 bytes."""
-
-    ids: dict[str, int]
-    ranks: dict[tuple[str, str], int]
-    letters: dict[int, str]
 
 
 def encode(text: str) -> tuple[int, ...]:
@@ -73,25 +65,19 @@ def in_context(ids: tuple[int, ...], long_prompts: LongPrompts) -> tuple[int, ..
 
 
 @cache
-def vocabulary() -> Vocabulary:
-    """The vocabulary that belongs to :data:`MERGES`."""
+def byte_pairs() -> BPE:
+    """The byte pairs of :data:`MERGES`; it tokenizes one word, written in :func:`byte_letters`."""
     with gzip.open(MERGES, "rt", encoding="utf-8") as stream:
-        pairs = [(first, second) for first, second in (line.split() for line in stream)]
-    letters = _letters()
-    symbols = [
-        *letters.values(),
-        *(letter + WORD_END for letter in letters.values()),
-        *(first + second for first, second in pairs),
-        START_MARK,
-        END_MARK,
-    ]
-    assert len(symbols) == END + 1, "another table of merges"
-    ids = {symbol: index for index, symbol in enumerate(symbols)}
-    return Vocabulary(ids, {pair: rank for rank, pair in enumerate(pairs)}, letters)
+        merges = [(first, second) for first, second in (line.split() for line in stream)]
+    letters = byte_letters().values()
+    symbols = [*letters, *(letter + WORD_END for letter in letters), *(first + second for first, second in merges)]
+    assert len(symbols) == START, "another table of merges"
+    return BPE({symbol: index for index, symbol in enumerate(symbols)}, merges, end_of_word_suffix=WORD_END)
 
 
-def _letters() -> dict[int, str]:
-    """A visible letter for every byte: itself where Latin-1 shows one, else the next letter from 256 on. In the order of the ids."""
+@cache
+def byte_letters() -> dict[int, str]:
+    """A visible letter for every byte, in the order of the ids: itself where Latin-1 shows one, else the next letter from 256 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}
@@ -116,28 +102,8 @@ def _cleaned(text: str) -> str:
     return re.sub(r"\s+", " ", resolved).strip().lower()
 
 
-@lru_cache(maxsize=CACHED_WORDS)
-def _word_ids(word: str) -> tuple[int, ...]:
-    table = vocabulary()
-    if word in (START_MARK, END_MARK):
-        return (table.ids[word],)
-    symbols = [table.letters[byte] for byte in word.encode("utf-8")]
-    symbols[-1] += WORD_END
-    return tuple(table.ids[symbol] for symbol in _merged(symbols, table.ranks))
-
-
-def _merged(symbols: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
-    """Join the pair of the lowest rank, wherever it stands, until no neighbours can be joined."""
-    while len(symbols) > 1:
-        best = min(pairwise(symbols), key=lambda pair: ranks.get(pair, len(ranks)))
-        if best not in ranks:
-            break
-        joined: list[str] = []
-        for symbol in symbols:
-            # a symbol that has just been made is longer than the pair's first, so it cannot be joined once more
-            if joined and (joined[-1], symbol) == best:
-                joined[-1] += symbol
-            else:
-                joined.append(symbol)
-        symbols = joined
-    return symbols
+def _word_ids(word: str) -> list[int]:
+    if word in SPECIAL_IDS:
+        return [SPECIAL_IDS[word]]
+    letters = byte_letters()
+    return [token.id for token in byte_pairs().tokenize("".join(letters[byte] for byte in word.encode("utf-8")))]

@@ -1,17 +1,16 @@
 """Fetching weight files over HTTP, from the Hugging Face hub or from elsewhere; a broken download goes on where it stopped.
 
-The hub's own client gives the addresses (and with them ``HF_ENDPOINT``), but not the bytes: release 2.4 begins every broken
-download anew, which is a nuisance with five gigabytes. No token is sent: all of the repositories are public.
+The hub's own client gives the addresses (and with them ``HF_ENDPOINT``), but not the bytes: release 2.4 starts every broken
+download from zero (decision record 22). No token is sent: all of the repositories are public.
 
-Files grow in ``<home>/<model>/.unfinished/`` and move to their place only when they are whole and have the right hash, so what
-has its name is complete. What came is written into ``weights.json`` beside the files, for ``avpref weights verify``.
+Files grow in ``<home>/<model>/.unfinished/`` and move to their place only when they are whole and have the right hash, so a file
+under its final name is complete. Each fetched file is recorded in ``weights.json`` in its folder, for ``avpref weights verify``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import http.client
 import os
 import shutil
@@ -21,6 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from avpref import __version__
 from avpref.console import say
@@ -204,23 +205,18 @@ def _held_bytes(target: Path, file: WeightFile) -> int:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Own ``folder``, which is made. Raises StorageError where another command owns it or it cannot be made."""
+    lock = FileLock(folder / "lock", blocking=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock.acquire()
+    except Timeout:
+        raise StorageError(f"another command fetches into {folder}", "one command at a time", "wait for it") from None
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
-        _take(handle, folder)
         yield
     finally:
-        os.close(handle)
-
-
-def _take(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StorageError(f"another command fetches into {folder}", "one at a time", "wait for it") from None
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from avpref.domain import SCHEMA_VERSION
 from avpref.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
+CLI = ROOT / "src" / "avpref" / "cli"
 NOUNS = {
     "candidates": {"list", "show", "sample", "score"},
     "automations": {"apply"},
@@ -48,15 +50,66 @@ def test_every_command_explains_itself_and_prints_json(call, command):
     assert answer.err == ""
 
 
-def test_help_imports_nothing_heavy():
+def modules_after(*command_lines: tuple[str, ...]) -> set[str]:
+    """The modules that one process has imported after it printed the help of every command line."""
     code = (
-        "import sys, avpref.cli.main\n"
-        "try: avpref.cli.main.main(['pairs', 'select', '--help'])\n"
-        "except SystemExit: pass\n"
-        f"sys.stderr.write(repr([name for name in {HEAVY!r} if name in sys.modules]))"
+        "import json, sys, avpref.cli.main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    try: avpref.cli.main.main([*words, '--help'])\n"
+        "    except SystemExit as ended: assert not ended.code\n"
+        "sys.stderr.write(json.dumps(list(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert found.stderr == "[]"
+    command = [sys.executable, "-c", code, json.dumps(command_lines)]
+    return set(json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stderr))
+
+
+def test_help_imports_nothing_heavy():
+    nouns = [(noun,) for noun in NOUNS]
+    assert modules_after((), *nouns, *COMMANDS) & set(HEAVY) == set()
+
+
+def test_a_noun_is_imported_when_it_is_named():
+    def commands(modules: set[str]) -> set[str]:
+        return {name.rpartition(".")[2] for name in modules if name.startswith("avpref.cli.commands.")}
+
+    always = commands(modules_after(()))
+    assert always == {"retrain_commands", "doctor_commands"}
+    assert commands(modules_after(("pairs", "show"))) - always == {"pairs_commands"}
+
+
+def local_imports(path: Path) -> dict[str, list[str]]:
+    """Modules imported inside the functions of a file, by function."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    return {
+        function.name: [
+            f"{node.module}.{node.names[0].name}" if isinstance(node, ast.ImportFrom) else node.names[0].name
+            for node in ast.walk(function)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        for function in functions
+    }
+
+
+@pytest.mark.parametrize("path", sorted((CLI / "commands").glob("*.py")), ids=lambda path: path.stem)
+def test_a_command_imports_one_module_when_it_runs(path):
+    for function, modules in local_imports(path).items():
+        is_either = (path.stem, function) == ("retrain_commands", "retrain")  # a dry run, or a run
+        assert len(modules) <= (2 if is_either else 1), function
+
+
+@pytest.mark.parametrize("folder", ["actions", "views", "doctor"])
+def test_modules_that_do_the_work_import_at_their_top(folder):
+    local = {
+        (path.stem, function)
+        for path in (CLI / folder).glob("*.py")
+        for function, modules in local_imports(path).items()
+        if modules
+    }
+    needed = {
+        "views": {("run_state", "_finished_state")},
+        "doctor": {("machine_checks", "disk"), ("machine_checks", "_prefect_url")},
+    }
+    assert local == needed.get(folder, set())
 
 
 def test_without_a_command_there_is_help(call):

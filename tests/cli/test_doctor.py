@@ -14,8 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from avpref.cli.doctor import machine_checks as checkup
-from avpref.cli.doctor import prefect_checks
+from avpref.cli.doctor import machine_checks, prefect_checks
 from avpref.cli.doctor.check import Check
 from avpref.config.executor_settings import RayExecutor
 from avpref.config.loading import load_config
@@ -83,26 +82,26 @@ HEALTHY = {
 
 
 def test_no_server_is_fine():
-    findings = statuses(prefect_checks.examine("", free_port()))
+    findings = statuses(prefect_checks.run_checks("", free_port()))
     assert findings == {"prefect": "ok", "prefect port": "ok"}
 
 
 def test_a_healthy_server():
     with serving(HEALTHY) as port:
-        findings = statuses(prefect_checks.examine(f"http://127.0.0.1:{port}/api"))
+        findings = statuses(prefect_checks.run_checks(f"http://127.0.0.1:{port}/api"))
     assert set(findings.values()) == {"ok"}
 
 
 def test_a_server_that_is_not_there():
     url = f"http://127.0.0.1:{free_port()}/api"
-    check = next(prefect_checks.examine(url))
+    check = next(prefect_checks.run_checks(url))
     assert check.status == "fail" and url in check.found and "prefect server start" in check.fix
 
 
 def test_pools_without_a_worker_and_late_runs():
     pools = [{"name": "lonely", "status": "NOT_READY"}, {"name": "busy", "status": "READY"}]
     with serving(HEALTHY | {"/api/work_pools/filter": pools, "/api/flow_runs/count": 3}) as port:
-        findings = {check.name: check for check in prefect_checks.examine(f"http://127.0.0.1:{port}/api")}
+        findings = {check.name: check for check in prefect_checks.run_checks(f"http://127.0.0.1:{port}/api")}
     pool, late = findings["prefect pools"], findings["prefect late runs"]
     assert (pool.status, pool.fix) == ("warn", "prefect worker start --pool lonely") and "busy" not in pool.found
     assert late.status == "warn" and "3" in late.found
@@ -110,7 +109,7 @@ def test_pools_without_a_worker_and_late_runs():
 
 def test_a_server_that_answers_half_the_questions():
     with serving({"/api/health": True}) as port:
-        findings = statuses(prefect_checks.examine(f"http://127.0.0.1:{port}/api"))
+        findings = statuses(prefect_checks.run_checks(f"http://127.0.0.1:{port}/api"))
     assert findings == {
         "prefect": "ok",
         "prefect pools": "warn",
@@ -138,7 +137,7 @@ def test_a_pool_that_prefect_yaml_names_and_the_server_lacks(tmp_path):
     pools = [{"name": "there", "status": "READY"}]
     with serving(HEALTHY | {"/api/work_pools/filter": pools}) as port:
         url, project = f"http://127.0.0.1:{port}/api", project_with(tmp_path, "there", "gone")
-        findings = {check.name: check for check in prefect_checks.examine(url, project=project)}
+        findings = {check.name: check for check in prefect_checks.run_checks(url, project=project)}
     found = findings["prefect pools"]
     assert (found.status, found.fix) == ("fail", "prefect work-pool create gone --type process")
     assert "gone" in found.found and "there" not in found.found.split("names")[1].split(",")[0]
@@ -149,7 +148,7 @@ def test_a_prefect_yaml_that_names_no_pool(tmp_path, text):
     (tmp_path / "prefect.yaml").write_text(text)
     with serving(HEALTHY) as port:
         url = f"http://127.0.0.1:{port}/api"
-        findings = statuses(prefect_checks.examine(url, project=tmp_path / "prefect.yaml"))
+        findings = statuses(prefect_checks.run_checks(url, project=tmp_path / "prefect.yaml"))
     assert findings["prefect pools"] == "ok"
 
 
@@ -170,7 +169,7 @@ def deployment(**changes):
 def deployment_checks(found, limit=1):
     answers = {"/api/deployments/filter": [found], "/api/work_pools/avpref/queues/loop": {"concurrency_limit": limit}}
     with serving(HEALTHY | answers) as port:
-        checks = list(prefect_checks.examine(f"http://127.0.0.1:{port}/api"))
+        checks = list(prefect_checks.run_checks(f"http://127.0.0.1:{port}/api"))
     return [check for check in checks if check.name == "prefect deployments"]
 
 
@@ -211,7 +210,7 @@ def test_a_queue_of_long_runs_without_a_limit():
 
 def test_a_port_taken_by_something_else():
     with serving({"/": "a web site"}) as port:
-        (check,) = list(prefect_checks.examine("", port))[1:]
+        (check,) = list(prefect_checks.run_checks("", port))[1:]
     assert check.status == "warn" and "something else" in check.found
     assert f"--port {port + 1}" in check.fix
 
@@ -225,7 +224,7 @@ def test_a_port_taken_by_something_that_does_not_speak_http(greeting):
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Talker) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        findings = statuses(prefect_checks.examine("", server.server_address[1]))
+        findings = statuses(prefect_checks.run_checks("", server.server_address[1]))
         server.shutdown()
         thread.join()
     assert findings["prefect port"] == "warn"
@@ -233,21 +232,21 @@ def test_a_port_taken_by_something_that_does_not_speak_http(greeting):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:port/api", "nonsense", "http://[::1/api"])
 def test_an_address_that_is_none(url):
-    check = next(prefect_checks.examine(url, free_port()))
+    check = next(prefect_checks.run_checks(url, free_port()))
     assert check.status == "fail" and url in check.found
-    assert len(list(prefect_checks.examine(url, free_port()))) == 2
+    assert len(list(prefect_checks.run_checks(url, free_port()))) == 2
 
 
 @pytest.mark.parametrize(
     ("version", "status"), [((3, 11), "ok"), ((3, 12), "ok"), ((3, 10), "fail"), ((3, 13), "fail")]
 )
 def test_the_interpreter(version, status):
-    assert checkup.python(version).status == status
+    assert machine_checks.python(version).status == status
 
 
 def test_encoders_that_are_there_and_that_are_not():
-    assert checkup.encoders().status == "ok"
-    found = checkup.encoders(("libx264", "no-such-codec"))
+    assert machine_checks.encoders().status == "ok"
+    found = machine_checks.encoders(("libx264", "no-such-codec"))
     assert found.status == "fail" and "no-such-codec" in found.found and found.fix
 
 
@@ -259,43 +258,47 @@ def test_unwanted_packages(tmp_path, monkeypatch):
     module(tmp_path, "fine_extra", "")
     module(tmp_path, "broken_extra", "raise OSError('libtorch.so: undefined symbol')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert checkup.unwanted("absent_extra").status == "ok"
-    assert checkup.unwanted("fine_extra").status == "warn"
-    broken = checkup.unwanted("broken_extra")
+    assert machine_checks.unwanted("absent_extra").status == "ok"
+    assert machine_checks.unwanted("fine_extra").status == "warn"
+    broken = machine_checks.unwanted("broken_extra")
     assert broken.status == "fail" and "undefined symbol" in broken.found
     assert broken.fix == "python -m pip uninstall -y broken_extra"
     sys.modules.pop("fine_extra")
 
 
 def test_a_torch_that_does_not_load(monkeypatch):
-    monkeypatch.setattr(checkup, "_import_problem", lambda name: f"{name}: no libcudart")
-    assert (checkup.torch().status, checkup.gpu(None).status, checkup.encoders().status) == ("fail", "ok", "fail")
+    monkeypatch.setattr(machine_checks, "_import_problem", lambda name: f"{name}: no libcudart")
+    assert (machine_checks.torch().status, machine_checks.gpu(None).status, machine_checks.encoders().status) == (
+        "fail",
+        "ok",
+        "fail",
+    )
 
 
 def test_a_gpu_that_is_asked_for_and_absent(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = load_config(TINY).settings
-    assert checkup.gpu(settings).status == "ok"
+    assert machine_checks.gpu(settings).status == "ok"
     asking = settings.model_copy(update={"executor": RayExecutor(num_gpus_per_actor=0.5)})
-    assert checkup.gpu(asking).status == "fail"
+    assert machine_checks.gpu(asking).status == "fail"
 
 
 def test_disk_space(tmp_path, monkeypatch):
     settings = load_config(TINY).settings
     runs = tmp_path / "not" / "yet"
-    assert checkup.disk(settings, runs).status == "ok"
+    assert machine_checks.disk(settings, runs).status == "ok"
     assert not runs.exists()
     small = type("Usage", (), {"free": 1})
-    monkeypatch.setattr(checkup.shutil, "disk_usage", lambda place: small)
-    found = checkup.disk(settings, runs)
+    monkeypatch.setattr(machine_checks.shutil, "disk_usage", lambda place: small)
+    found = machine_checks.disk(settings, runs)
     assert found.status == "fail" and "--runs" in found.fix
-    assert checkup.shared_memory(tmp_path).status == "warn"
-    assert checkup.shared_memory(tmp_path / "none").status == "ok"
+    assert machine_checks.shared_memory(tmp_path).status == "warn"
+    assert machine_checks.shared_memory(tmp_path / "none").status == "ok"
 
 
 def test_optional_packages():
-    assert checkup.optional("absent_package", "the notebook", "pip install it").fix == "pip install it"
+    assert machine_checks.optional("absent_package", "the notebook", "pip install it").fix == "pip install it"
 
 
 @pytest.fixture
@@ -314,20 +317,20 @@ def with_scoring(**values):
 
 
 def test_absent_weights_are_listed_with_size_licence_and_command(no_weights):
-    found = {check.name: check for check in checkup.reward_models(load_config(TINY).settings)}
+    found = {check.name: check for check in machine_checks.reward_models(load_config(TINY).settings)}
     assert set(found) == {f"weights {name}" for name in ("audiobox", "imagebind", "synchformer", "videoalign")}
     assert {check.status for check in found.values()} == {"warn"}
     check = found["weights imagebind"]
     assert "4,804 MB" in check.found and "CC-BY-NC-SA-4.0" in check.found and "no commercial use" in check.found
     assert check.fix == "avpref weights fetch imagebind"
-    assert checkup.reward_models(None)[0].status == "warn"
+    assert machine_checks.reward_models(None)[0].status == "warn"
 
 
 @pytest.mark.parametrize(("scorer", "model"), [("videoalign", "videoalign"), ("javis_score", "imagebind")])
 def test_weights_that_the_configuration_asks_for(no_weights, scorer, model):
-    asking = statuses(checkup.reward_models(with_scoring(scorers=(scorer,))))
+    asking = statuses(machine_checks.reward_models(with_scoring(scorers=(scorer,))))
     assert [name for name, status in asking.items() if status == "fail"] == [f"weights {model}"]
-    dry = statuses(checkup.reward_models(with_scoring(scorers=(scorer,), preset="tiny")))
+    dry = statuses(machine_checks.reward_models(with_scoring(scorers=(scorer,), preset="tiny")))
     assert set(dry.values()) == {"warn"}
 
 
@@ -337,21 +340,21 @@ def test_weights_in_the_folder_that_the_configuration_names(no_weights, tmp_path
     for name in ("model.safetensors", "config.json"):
         (own / name).write_text("{}")
     settings = with_scoring(scorers=("audiobox",), audiobox=ModelSettings(folder=str(own)))
-    assert statuses(checkup.reward_models(settings))["weights audiobox"] == "ok"
+    assert statuses(machine_checks.reward_models(settings))["weights audiobox"] == "ok"
     gone = with_scoring(scorers=("audiobox",), audiobox=ModelSettings(folder=str(tmp_path / "typo")))
-    check = checkup.reward_models(gone)[0]
+    check = machine_checks.reward_models(gone)[0]
     assert check.status == "fail" and "typo" in check.found
 
 
 def test_half_a_file_is_no_file(no_weights):
     (no_weights / "imagebind").mkdir(parents=True)
     (no_weights / "imagebind" / "imagebind_huge.pth").write_bytes(b"half")
-    check = checkup.reward_models(None)[1]
+    check = machine_checks.reward_models(None)[1]
     assert check.status == "warn" and "cut short" in check.found and "fetch imagebind" in check.fix
 
 
 def test_the_whole_examination(call, monkeypatch, tmp_path):
-    monkeypatch.setattr(prefect_checks, "examine", lambda url: [Check("prefect", "ok", "")])
+    monkeypatch.setattr(prefect_checks, "run_checks", lambda url: [Check("prefect", "ok", "")])
     answer = call("doctor", "--config", TINY, "--runs", tmp_path, "--json")
     checks = {check["name"]: check for check in answer.document["checks"]}
     assert {
@@ -373,7 +376,7 @@ def test_the_whole_examination(call, monkeypatch, tmp_path):
 
 
 def test_a_bad_configuration_is_a_finding(call, monkeypatch, tmp_path):
-    monkeypatch.setattr(prefect_checks, "examine", lambda url: [])
+    monkeypatch.setattr(prefect_checks, "run_checks", lambda url: [])
     answer = call("doctor", "--config", str(CONFIGS / "none.yaml"), "--runs", tmp_path)
     assert answer.code == 1
     assert "fail  configuration" in answer.out and "fix:" in answer.out

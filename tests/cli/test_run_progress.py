@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.cli.commands import runs_logs as run_logs
+from avpref.cli.views import run_log
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def shown(call, folder):
-    return call("runs", "show", "--runs", folder.root.parent, "--json").document
+    return call("runs", "show", "--runs", folder.runs, "--json").document
 
 
 def states(document):
@@ -60,7 +60,7 @@ def test_while_a_run_goes_on_its_stage_its_owner_and_what_is_left_are_told(call,
         begin(folder, "generate")
         begin_pass(folder, "generate")
         document = shown(call, folder)
-        text = call("runs", "show", "--runs", folder.root.parent).out
+        text = call("runs", "show", "--runs", folder.runs).out
     assert document["state"] == "in use" and "process" in document["owner"]
     assert states(document)["generate"] == ("running", "")
     (found,) = document["passes"]
@@ -174,26 +174,26 @@ def test_logs_are_one_document_in_order(call, runs, tiny_run):
 def test_logs_of_a_stage_are_those_of_its_pools_too(call, folder):
     for stage in ("score", "score-audiobox", "scorer", "generate"):
         folder.events.write("unit_done", stage=stage)
-    found = call("runs", "logs", "--runs", folder.root.parent, "--stage", "score", "--json").document["events"]
+    found = call("runs", "logs", "--runs", folder.runs, "--stage", "score", "--json").document["events"]
     assert [event["stage"] for event in found] == ["score", "score-audiobox"]
 
 
 def test_logs_of_a_level_leave_out_what_matters_less(call, folder):
     for level in Level:
         folder.events.write("said", level, what=level.word)
-    found = call("runs", "logs", "--runs", folder.root.parent, "--level", "warning", "--json").document["events"]
+    found = call("runs", "logs", "--runs", folder.runs, "--level", "warning", "--json").document["events"]
     assert [event["what"] for event in found] == ["warning", "error"]
 
 
 def test_an_unknown_level_names_those_that_there_are(call, folder):
-    answer = call("runs", "logs", "--runs", folder.root.parent, "--level", "loud")
+    answer = call("runs", "logs", "--runs", folder.runs, "--level", "loud")
     assert answer.code == 2 and "debug, info, warning, error" in answer.err
 
 
 def test_the_newest_events_are_kept_by_a_limit(call, folder):
     for number in range(5):
         folder.events.write("tick", number=number, text="two words")
-    out = call("runs", "logs", "--runs", folder.root.parent, "--limit", "2").out.splitlines()
+    out = call("runs", "logs", "--runs", folder.runs, "--limit", "2").out.splitlines()
     assert [line.split("number=")[1].split()[0] for line in out] == ["3", "4"]
     assert all('text="two words"' in line for line in out)
 
@@ -202,7 +202,7 @@ def test_following_goes_on_until_nobody_owns_the_run(folder, monkeypatch):
     """The owner writes on after the first look, then ends; everything is seen, once, and the command ends."""
     folder.events.write("before")
     looked, ended = threading.Event(), threading.Event()
-    monkeypatch.setattr(run_logs, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(run_log, "POLL_EVERY_S", 0.01)
 
     def own() -> None:
         with folder.locked():
@@ -215,7 +215,7 @@ def test_following_goes_on_until_nobody_owns_the_run(folder, monkeypatch):
     owner.start()
     assert ended.wait(30)
     seen = []
-    for event in run_logs.events(folder.root, follow=True):
+    for event in run_log.events(folder.root, follow=True):
         seen.append((event["event"], event.get("number")))
         looked.set()
     owner.join()
@@ -224,5 +224,5 @@ def test_following_goes_on_until_nobody_owns_the_run(folder, monkeypatch):
 
 def test_followed_json_is_an_object_a_line(call, folder):
     folder.events.write("tick", number=1)
-    out = call("runs", "logs", "--runs", folder.root.parent, "--follow", "--json").out
+    out = call("runs", "logs", "--runs", folder.runs, "--follow", "--json").out
     assert [json.loads(line)["number"] for line in out.splitlines()] == [1]

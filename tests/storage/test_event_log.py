@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pickle
+import shutil
 import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from avpref.errors import StorageError
+from avpref.storage import event_log
 from avpref.storage.event_log import EventLog, Level, is_at_least, read_events
+from avpref.storage.work_folder import WorkFolder
 
 
 def events(path: Path) -> list[dict[str, object]]:
@@ -58,6 +68,128 @@ def test_many_processes_may_write_one_log(tmp_path: Path) -> None:
     found = events(log.path)
     for writer in range(4):
         assert [each["number"] for each in found if each["writer"] == writer] == list(range(50))
+
+
+def test_threads_may_share_a_log(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+
+    def write(writer: int) -> None:
+        for number in range(50):
+            log.write("tick", writer=writer, number=number)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    written = events(log.path)
+    assert [event["seq"] for event in written] == list(range(1, 201))
+    for writer in range(4):
+        assert [event["number"] for event in written if event["writer"] == writer] == list(range(50))
+
+
+@pytest.fixture
+def tail_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sequence number that each reading of the file's end gave."""
+    reads: list[int] = []
+    original = event_log._last_sequence
+
+    def note(stream: BinaryIO) -> tuple[int, bool]:
+        last, is_torn = original(stream)
+        reads.append(last)
+        return last, is_torn
+
+    monkeypatch.setattr(event_log, "_last_sequence", note)
+    return reads
+
+
+def test_the_end_of_the_file_is_read_once_by_its_owner(tmp_path: Path, tail_reads: list[int]) -> None:
+    first = EventLog(tmp_path / "events.jsonl")
+    for _ in range(100):
+        first.write("tick")
+    assert tail_reads == [0]
+    later = EventLog(first.path)  # the next command that owns the run
+    for _ in range(100):
+        later.write("tick")
+    assert tail_reads == [0, 100]
+    assert [event["seq"] for event in events(first.path)] == list(range(1, 201))
+
+
+def test_a_log_notices_what_another_process_has_appended(tmp_path: Path, tail_reads: list[int]) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("before")
+    code = f"from pathlib import Path; from avpref.storage.event_log import EventLog; EventLog(Path({str(log.path)!r})).write('x')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    log.write("after")
+    log.write("after")
+    assert [(event["seq"], event["event"]) for event in events(log.path)] == [
+        (1, "before"), (2, "x"), (3, "after"), (4, "after")
+    ]  # fmt: skip
+    assert tail_reads == [0, 2]
+
+
+def test_an_owner_killed_while_it_writes_loses_at_most_its_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    for _ in range(5):
+        enough = (path.stat().st_size if path.exists() else 0) + 2_000
+        process = os.fork()
+        if process == 0:
+            log = EventLog(path)
+            while True:
+                log.write("tick", text="x" * 500)
+        while not path.exists() or path.stat().st_size < enough:
+            time.sleep(0.001)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        with open(path, "r+b") as stream:  # as if the kill had come within the last write
+            stream.truncate(path.stat().st_size - 300)
+        log = EventLog(path)
+        log.write("next owner")
+        log.write("next owner")
+    read = [event for event, _ in read_events(path)]
+    numbers = [event["seq"] for event in read if event["event"] != "torn_line"]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert [event["event"] for event in read].count("torn_line") == 5
+
+
+def test_a_failed_write_does_not_use_up_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("first")
+
+    def half_written(path: Path) -> BinaryIO:
+        with open(path, "ab") as stream:
+            stream.write(b'{"seq": 2, "eve')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full_disk, pytest.raises(StorageError, match="no space left"):
+        full_disk.setattr(event_log, "_appending", half_written)
+        log.write("lost")
+    log.write("second")
+    assert [(event.get("seq"), event["event"]) for event, _ in read_events(log.path)] == [
+        (1, "first"), (None, "torn_line"), (2, "second")
+    ]  # fmt: skip
+
+
+def test_a_removed_log_begins_again(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "run" / "events.jsonl")
+    log.write("before")
+    shutil.rmtree(log.path.parent)
+    log.write("after")
+    assert [(event["seq"], event["event"]) for event in events(log.path)] == [(1, "after")]
+
+
+def test_a_log_can_be_sent_to_a_worker(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl", "r1")
+    log.write("here")
+    copy = pickle.loads(pickle.dumps(log))
+    copy.write("there")
+    log.write("here")
+    assert [(event["seq"], event["event"], event["run"]) for event in events(log.path)] == [
+        (1, "here", "r1"), (2, "there", "r1"), (3, "here", "r1")
+    ]  # fmt: skip
+
+
+def test_a_folder_has_one_log(tmp_path: Path) -> None:
+    folder = WorkFolder(tmp_path)
+    assert folder.events is folder.events
+    assert pickle.loads(pickle.dumps(folder)).events.path == folder.events.path
 
 
 def test_a_log_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:

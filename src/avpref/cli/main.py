@@ -1,8 +1,9 @@
-"""The command line: noun then verb. Data goes to stdout, progress to stderr, and the exit code says what happened.
+"""The command line: noun, then verb. Data goes to stdout, progress to stderr, and the exit code tells the outcome.
 
     0 ok · 1 failure · 2 usage or configuration · 3 gate refused · 4 missing or stale input · 5 partial · 130 interrupted
 
-Only light modules are imported here; each command imports what it needs when it runs.
+A noun's module is imported when the command line names the noun. It holds signatures and help alone; a verb imports the module that
+does its work (in ``avpref.cli.actions`` or ``avpref.cli.views``) when it runs.
 """
 
 from __future__ import annotations
@@ -14,23 +15,8 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from avpref import __version__
-from avpref.cli.commands import automations_commands as automations
-from avpref.cli.commands import candidates_commands as candidates
-from avpref.cli.commands import config_commands as config
-from avpref.cli.commands import doctor_commands as doctor
-from avpref.cli.commands import eval_commands as evaluation
-from avpref.cli.commands import gate_commands as gate
-from avpref.cli.commands import lineage_commands as lineage
-from avpref.cli.commands import pairs_commands as pairs
-from avpref.cli.commands import prompts_commands as prompts
-from avpref.cli.commands import retrain_commands as retrain
-from avpref.cli.commands import rewards_commands as rewards
-from avpref.cli.commands import runs_commands as runs
-from avpref.cli.commands import runs_gc as retention
-from avpref.cli.commands import runs_reproduce as reproduction
-from avpref.cli.commands import scores_commands as scores
-from avpref.cli.commands import train_commands as train
-from avpref.cli.commands import weights_commands as weights
+from avpref.cli.commands.doctor_commands import doctor
+from avpref.cli.commands.retrain_commands import retrain
 from avpref.errors import AvprefError, ConfigError
 
 INTERRUPTED = 130
@@ -45,30 +31,41 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-app.command(retrain.retrain)
-for noun in (runs, prompts, candidates, scores, pairs, train, evaluation, gate, lineage):
-    app.command(noun.app)
-for noun in (rewards, weights, automations, config):
-    app.command(noun.app)
-app.command(doctor.doctor)
-runs.app.command(reproduction.reproduce)
-runs.app.command(retention.gc)
+NOUNS = {
+    "automations": "Automations and notifications of a Prefect server.",
+    "candidates": "List, show, sample and score the candidates of a run.",
+    "config": "Show or validate a configuration.",
+    "eval": "Compare policy and reference on held-out prompts.",
+    "gate": "Decide whether a run's adapter may be promoted, and move the alias that serves.",
+    "lineage": "Trace adapters, pairs and clips to their sources and to their uses.",
+    "pairs": "Select and show preference pairs; compare runs and strategies.",
+    "prompts": "Import recordings as prompts; list the prompts of a run.",
+    "rewards": "Validate reward models.",
+    "runs": "List, inspect, resume and clean up runs.",
+    "scores": "List, show and export the scores of a run.",
+    "train": "Train the adapter of a run.",
+    "weights": "List, fetch and verify the files of the published reward models.",
+}
+for noun, noun_help in NOUNS.items():
+    app.command(f"avpref.cli.commands.{noun}_commands:app", name=noun, help=noun_help)
+app.command(retrain)
+app.command(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point ``avpref``. Exits with the code of the module's docstring; tracebacks only with ``--debug``."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    is_debug = "--debug" in given
+    """Entry point ``avpref``. Exits with a code of the module's docstring; tracebacks only with ``--debug``."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in words
     _quiet_environment()
     try:
-        code = app([argument for argument in given if argument != "--debug"], exit_on_error=False, print_error=False)
+        code = app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
         code = _explain(f"{str(error).strip()}\nfix: {_usage(error)}", ConfigError.exit_code)
     except AvprefError as error:
         code = _explain(_trace(is_debug) + str(error), error.exit_code)
     except KeyboardInterrupt:
-        code = _explain("interrupted; run the same command again to go on", INTERRUPTED)
+        code = _explain("interrupted; run the same command again to continue", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -92,20 +89,20 @@ def _trace(is_debug: bool) -> str:
 
 
 def _usage(error: CycloptsError) -> str:
-    """The command whose help tells what is possible."""
+    """The command that prints the help of the failed one."""
     return " ".join(["avpref", *(error.command_chain or ()), "--help"])
 
 
 def _quiet_environment() -> None:
-    """No telemetry, and OpenMP threads that sleep while they wait: spinning ones starve each other on a busy machine."""
-    wanted = {
+    """Switch telemetry off and let OpenMP threads sleep while they wait: spinning threads slow a busy machine down."""
+    defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_WAIT_POLICY": "PASSIVE",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    for name, value in wanted.items():
+    for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
 

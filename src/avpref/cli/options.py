@@ -8,22 +8,27 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 Config = Annotated[Path, Parameter(name="--config", help="configuration file (YAML)")]
-Runs = Annotated[Path, Parameter(name="--runs", help="folder that holds the runs")]
-Run = Annotated[
-    str, Parameter(name="--run", help="run id, or an unambiguous beginning of one; the newest run if left out")
-]
+Runs = Annotated[Path, Parameter(name="--runs", help="folder of the runs")]
+RUN_HELP, NEWEST = "run id, or an unambiguous prefix of one", "the newest run"
+Run = Annotated[str, Parameter(name="--run", help=RUN_HELP, show_default=NEWEST)]
+RunId = Annotated[str, Parameter(help=RUN_HELP, show_default=NEWEST)]
 Seed = Annotated[int | None, Parameter(name="--seed", help="seed of the run; overrides run.seed")]
 Overrides = Annotated[
     list[str] | None,
-    Parameter(name="--set", help="section.key=value; may be given again", negative="", consume_multiple=False),
+    Parameter(
+        name="--set",
+        help="section.key=value: override a value of the configuration; may be repeated",
+        negative="",
+        consume_multiple=False,
+    ),
 ]
 Limit = Annotated[
-    int | None, Parameter(name="--limit", help="print at most so many rows", validator=validators.Number(gte=1))
+    int | None, Parameter(name="--limit", help="maximum number of rows", validator=validators.Number(gte=1))
 ]
-OfPrompt = Annotated[str, Parameter(name="--prompt", help="only this prompt: its id, or the beginning of it")]
+OfPrompt = Annotated[str, Parameter(name="--prompt", help="only this prompt: its id, or a prefix of it")]
+CandidateId = Annotated[str, Parameter(help="candidate id, or an unambiguous prefix of one")]
 Wait = Annotated[
-    bool,
-    Parameter(name="--wait", help="wait for another command that works on the run, instead of refusing", negative=""),
+    bool, Parameter(name="--wait", help="wait while another command uses the run, instead of failing", negative="")
 ]
 AsJson = Annotated[bool, Parameter(name="--json", help="print one JSON document", negative="")]
 
@@ -32,6 +37,6 @@ DEFAULT_CONFIG = Path("configs/toyworld.yaml")
 DEFAULT_CLIPS_CONFIG = Path("configs/clips.yaml")
 
 
-def overrides(given: list[str] | None, seed: int | None) -> list[str]:
-    """``--set`` values, then the seed, which wins."""
-    return list(given or []) + ([f"run.seed={seed}"] if seed is not None else [])
+def overrides(values: list[str] | None, seed: int | None) -> list[str]:
+    """The values of ``--set``, then the seed, which wins."""
+    return list(values or []) + ([f"run.seed={seed}"] if seed is not None else [])

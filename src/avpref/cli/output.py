@@ -1,4 +1,4 @@
-"""What commands print: one JSON document, or a plain table that a terminal and ``cut`` can both read."""
+"""Output of commands: one JSON document, or plain tables that people and ``cut`` can read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def first(rows: Sequence[Row], limit: int | None) -> Sequence[Row]:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one document with its ``schema_version``; NaN and infinities become null, so that any reader takes it."""
-    whole = {"schema_version": SCHEMA_VERSION, **document}
-    sys.stdout.write(json.dumps(_plain(whole), indent=1, ensure_ascii=False) + "\n")
+    """Print one document with its ``schema_version``; NaN and infinities become null, as JSON requires."""
+    versioned = {"schema_version": SCHEMA_VERSION, **document}
+    sys.stdout.write(json.dumps(_plain(versioned), indent=1, ensure_ascii=False) + "\n")
 
 
 def print_line(text: str = "") -> None:
@@ -30,7 +30,7 @@ def print_line(text: str = "") -> None:
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Print one name and value a line, aligned."""
+    """Print one name and value per line, aligned."""
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
         print_line(f"{name.ljust(width)}  {_cell(value)}")
@@ -46,7 +46,7 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> No
 
 def print_verdict(document: Mapping[str, Any]) -> None:
     """Print the ``evaluation`` and the ``gate`` of a document: deltas per dimension, verdict, reasons."""
-    rows = [{"dimension": name, **found} for name, found in document["evaluation"].items()]
+    rows = [{"dimension": name, **comparison} for name, comparison in document["evaluation"].items()]
     print_table(rows, ["dimension", "delta_sd", "ci_low", "ci_high", "win_rate", "num_pairs"])
     print_line(f"gate: {document['gate']['verdict']}")
     for reason in document["gate"]["reasons"]:

@@ -1,8 +1,8 @@
-"""The structured log of a run: one JSON object a line, in an order that no clock decides.
+"""The structured log of a run: one JSON object per line, ordered by a sequence number and not by a clock.
 
-Every event has ``seq`` (its place in the log, 1, 2, …), ``time_s`` (Unix time, for people), ``level``, ``run`` and ``event``, and where
-they are known ``stage``, ``pool``, ``shard``, ``unit``, ``candidate_id``. Workers write nothing here: what they have to say comes back
-with the outcome of their unit, so no file is shared between machines.
+Every event has ``seq`` (1, 2, …), ``time_s`` (Unix time, for people), ``level``, ``run`` and ``event``, and where they are known
+``stage``, ``pool``, ``shard``, ``unit``, ``candidate_id``. Workers do not write here: their messages come back with the outcome of
+their unit, so that no file is shared between machines.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from enum import IntEnum
@@ -21,6 +22,7 @@ from avpref.storage.local_files import storage_errors
 TAIL_BYTES = 4096
 MESSAGE_CHARACTERS = 2000
 TORN = "torn_line"
+UNREAD = -1
 
 Event = dict[str, Any]
 """One parsed line."""
@@ -41,33 +43,44 @@ class Level(IntEnum):
 
 
 class EventLog:
-    """Appends events to ``path``. A torn last line of a killed process is ended first.
+    """Appends events to ``path``, in constant time per event.
+
+    A run's owner keeps one log for as long as it works. The log remembers the sequence number of its last event and the size of the
+    file behind it; the end of the file is read only where the size differs: at the first event, and after another writer. The torn
+    last line of a killed process is ended first.
 
     Raises StorageError where the file cannot be written.
     """
 
     def __init__(self, path: Path, run: str = "") -> None:
         self.path, self.run = path, run
+        self._threads = threading.Lock()
+        self._sequence, self._num_bytes = 0, UNREAD
+
+    def __reduce__(self) -> tuple[type[EventLog], tuple[Path, str]]:
+        return EventLog, (self.path, self.run)
 
     def write(self, event: str, level: Level = Level.INFO, **fields: object) -> None:
         """Append one event. Texts longer than 2,000 characters are cut."""
         about = {"level": level.word, "run": self.run, "event": event, **{key: _cut(fields[key]) for key in fields}}
-        with storage_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a+b") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                sequence, is_torn = _end(stream)
-                line = json.dumps(
-                    {"seq": sequence + 1, "time_s": round(time.time(), 3), **about}, ensure_ascii=False, default=str
-                )
-                stream.write(b"\n" * is_torn + line.encode(errors="replace") + b"\n")
+        with self._threads, storage_errors(self.path), _appending(self.path) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # keeps numbers unique even where two processes write at once
+            num_bytes, sequence, is_torn = os.fstat(stream.fileno()).st_size, self._sequence, False
+            if num_bytes != self._num_bytes:
+                sequence, is_torn = _last_sequence(stream)
+            document = {"seq": sequence + 1, "time_s": round(time.time(), 3), **about}
+            text = json.dumps(document, ensure_ascii=False, default=str)
+            line = b"\n" * is_torn + text.encode(errors="replace") + b"\n"
+            stream.write(line)
+            stream.flush()
+            self._sequence, self._num_bytes = sequence + 1, num_bytes + len(line)
 
 
 def read_events(path: Path, offset: int = 0, only: str = "") -> Iterator[tuple[Event, int]]:
-    """Whole lines of the log from byte ``offset`` on, each with the offset behind it. No file has no lines.
+    """Complete lines of the log from byte ``offset`` on, each with the offset behind it; none where there is no file.
 
-    A line that is no JSON object (its writer was killed) is an event ``torn_line`` with its text. With ``only``, lines without
-    that text are passed over without being parsed.
+    A line that is not a JSON object (its writer was killed) becomes an event ``torn_line`` with its text. With ``only``, lines
+    without that text are skipped unparsed.
     """
     if not path.exists():
         return
@@ -90,11 +103,11 @@ def is_at_least(event: Event, level: Level) -> bool:
 
 def _parsed(line: bytes) -> Event:
     try:
-        found = json.loads(line)
+        event = json.loads(line)
     except ValueError:
-        found = None
-    if isinstance(found, dict):
-        return found
+        event = None
+    if isinstance(event, dict):
+        return event
     return {"level": Level.WARNING.word, "event": TORN, "text": line.decode(errors="replace").rstrip("\n")}
 
 
@@ -104,20 +117,29 @@ def _cut(value: object) -> object:
     return value
 
 
-def _end(stream: BinaryIO) -> tuple[int, bool]:
-    """The last event's place in the log, and whether the last line is torn."""
+def _appending(path: Path) -> BinaryIO:
+    """The file opened for appending and reading; its folder is made where it is absent."""
+    try:
+        return open(path, "a+b")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+b")
+
+
+def _last_sequence(stream: BinaryIO) -> tuple[int, bool]:
+    """The sequence number of the last event (0 without one), and whether the last line is torn."""
     size = stream.seek(0, os.SEEK_END)
     length = TAIL_BYTES
     while True:
         stream.seek(max(0, size - length))
         tail = stream.read()
         whole = tail.splitlines() if length >= size else tail.splitlines()[1:]
-        found = next((place for place in map(_place, reversed(whole)) if place is not None), None)
-        if found is not None or length >= size:
-            return found or 0, bool(tail) and not tail.endswith(b"\n")
+        last = next((number for number in map(_sequence, reversed(whole)) if number is not None), None)
+        if last is not None or length >= size:
+            return last or 0, bool(tail) and not tail.endswith(b"\n")
         length *= 4
 
 
-def _place(line: bytes) -> int | None:
-    found = _parsed(line).get("seq")
-    return found if isinstance(found, int) else None
+def _sequence(line: bytes) -> int | None:
+    number = _parsed(line).get("seq")
+    return number if isinstance(number, int) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from avpref import __version__
@@ -65,9 +66,9 @@ class WorkFolder:
         """Small JSON documents."""
         return Documents(self.files, LocalFiles(self.root))
 
-    @property
+    @cached_property
     def events(self) -> EventLog:
-        """The structured log."""
+        """The structured log; one object per folder object, because it remembers where the file ends."""
         return EventLog(self.root / EVENTS_FILE, self.root.name)
 
     def units(self, table: Table) -> UnitFiles:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,12 +15,15 @@ from hypothesis import strategies as st
 from avpref.rewards.imagebind.clip_text import (
     CONTEXT,
     END,
+    MERGES,
     START,
+    WORD_END,
     LongPrompts,
+    byte_letters,
+    byte_pairs,
     encode,
     has_special_ids,
     in_context,
-    vocabulary,
 )
 
 
@@ -32,10 +38,42 @@ def test_ids_are_those_of_the_original(golden: Path) -> None:
 
 
 def test_the_vocabulary_is_whole() -> None:
-    table = vocabulary()
-    assert len(table.ids) == END + 1 and len(table.ranks) == 48894
-    assert table.ids["<|startoftext|>"] == START and table.ids["<|endoftext|>"] == END
-    assert sorted(table.ids.values()) == list(range(END + 1))
+    model = byte_pairs()
+    symbols = [model.id_to_token(index) for index in range(START)]
+    assert None not in symbols and len(set(symbols)) == START and model.id_to_token(START) is None
+    assert len(merge_ranks()) == 48894 == START - 2 * 256
+
+
+@cache
+def merge_ranks() -> dict[tuple[str, str], int]:
+    with gzip.open(MERGES, "rt", encoding="utf-8") as stream:
+        return {(first, second): rank for rank, (first, second) in enumerate(line.split() for line in stream)}
+
+
+def merged(word: str) -> list[str]:
+    """Byte-pair encoding as the paper of Sennrich et al. defines it: join the most frequent pair until there is none."""
+    letters = byte_letters()
+    symbols = [letters[byte] for byte in word.encode()]
+    symbols[-1] += WORD_END
+    while len(symbols) > 1:
+        best = min(pairwise(symbols), key=lambda pair: merge_ranks().get(pair, END))
+        if best not in merge_ranks():
+            break
+        joined: list[str] = []
+        for symbol in symbols:
+            if joined and (joined[-1], symbol) == best:
+                joined[-1] += symbol
+            else:
+                joined.append(symbol)
+        symbols = joined
+    return symbols
+
+
+@given(st.text(min_size=1, max_size=40) | st.text("abceinorst", min_size=1, max_size=300))
+def test_words_are_merged_as_the_definition_says(word: str) -> None:
+    letters = byte_letters()
+    tokens = byte_pairs().tokenize("".join(letters[byte] for byte in word.encode()))
+    assert [token.value for token in tokens] == merged(word)
 
 
 def test_known_words() -> None:

@@ -7,13 +7,15 @@ import hashlib
 import http.server
 import io
 import json
+import random
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +114,7 @@ class Site:
     pages: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     drops_after: int | None = None
+    stalls_after: int | None = None
     has_ranges: bool = True
 
 
@@ -137,7 +140,9 @@ def site() -> Iterator[Site]:
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(data[start : found.drops_after])
+                self.wfile.write(data[start : found.stalls_after or found.drops_after])
+                while found.stalls_after:
+                    time.sleep(0.01)
 
         do_HEAD = do_GET
 
@@ -519,6 +524,44 @@ def test_one_command_fetches_a_model_at_a_time(site: Site, home: Path) -> None:
         with pytest.raises(StorageError, match="another command"):
             fetch(plan(model_of(web_file(site.url, b"data"))))
     assert not site.asked
+
+
+FETCH_ONE = """
+import sys
+from avpref.rewards.weights.catalogue import HubFile, Model, Terms, WeightFile
+from avpref.rewards.weights.weight_fetch import fetch, plan
+url, commit, size, sha256 = sys.argv[1:]
+file = WeightFile("model.pth", HubFile("org/repo", "model.pth", commit), int(size), sha256, is_size_exact=True)
+fetch(plan(Model("toy", (file,), Terms("CC-BY-4.0", commercial_use=True), "a toy")), endpoint=url)
+"""
+
+
+def test_a_killed_download_from_the_hub_goes_on_where_it_stopped(site: Site, home: Path) -> None:
+    data = random.Random(0).randbytes(3 * 2**20)
+    address = f"/org/repo/resolve/{COMMIT}/model.pth"
+    site.pages, site.stalls_after = {address: data}, 2 * 2**20
+    arguments = (site.url, COMMIT, str(len(data)), sha256(data))
+    partial = home / "toy" / UNFINISHED / "model.pth.partial"
+    process = subprocess.Popen([sys.executable, "-c", FETCH_ONE, *arguments])
+    try:
+        wait_for(lambda: partial.exists() and partial.stat().st_size > 0)
+    finally:
+        process.kill()
+        process.wait()
+        site.stalls_after = None
+    held = partial.stat().st_size
+    assert 0 < held <= 2 * 2**20
+    subprocess.run([sys.executable, "-c", FETCH_ONE, *arguments], check=True)
+    assert site.asked[-1] == ("GET", address, f"bytes={held}-")
+    assert (home / "toy" / "model.pth").read_bytes() == data
+    assert not (home / "toy" / UNFINISHED).exists()
+
+
+def wait_for(is_true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < end_s, "nothing came"
+        time.sleep(0.01)
 
 
 def test_a_full_disk_while_downloading(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""``avpref candidates``: list them, look at one, make them, score them."""
+"""``avpref candidates``: list, show, sample and score them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter, validators
 
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Overrides, Run, Runs, Seed, overrides
+from avpref.cli.opening import open_run
+from avpref.cli.options import DEFAULT_RUNS, AsJson, CandidateId, Limit, OfPrompt, Overrides, Run, Runs, Seed, overrides
 from avpref.cli.output import first, print_facts, print_json, print_line, print_table
 from avpref.errors import ConfigError
 
-app = App(name="candidates", help="List, show, sample and score the candidates of a run.")
+app = App(name="candidates")
 
 Clips = Annotated[
-    Path | None, Parameter(name="--clips", help="CSV with columns file,text: score these clips and not those of a run")
+    Path | None, Parameter(name="--clips", help="CSV with columns file,text: score these clips instead of a run's")
 ]
 Scorers = Annotated[
     str,
     Parameter(
-        name="--scorers", help="names with commas between: audiobox, imagebind, synchformer, videoalign, …; or tiny"
+        name="--scorers", help="scorers, separated by commas: audiobox, imagebind, synchformer, videoalign, …; or tiny"
     ),
 ]
 Window = Annotated[
-    float | None, Parameter(name="--window-s", help="seconds of each clip, from its start, that every scorer sees")
+    float | None, Parameter(name="--window-s", help="seconds of each clip, from its start, that every scorer reads")
 ]
 OptionalConfig = Annotated[Path | None, Parameter(name="--config", help="configuration file (YAML) of a new run")]
 Prompts = Annotated[
@@ -31,9 +32,9 @@ Prompts = Annotated[
 ]
 Speed = Annotated[
     float,
-    Parameter(name="--tflops", help="sustained speed of one GPU, for --dry-run", validator=validators.Number(gt=0)),
+    Parameter(name="--tflops", help="sustained TFLOP/s of one GPU, for --dry-run", validator=validators.Number(gt=0)),
 ]
-CandidateId = Annotated[str, Parameter(help="candidate id, or an unambiguous beginning of one")]
+DryRun = Annotated[bool, Parameter(name="--dry-run", help="print the amount of work, and sample nothing")]
 
 
 @app.command(name="list")
@@ -42,7 +43,6 @@ def list_(
 ) -> int:
     """List the candidates of a run, prompt by prompt."""
     from avpref.cli.views import run_rows
-    from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
     rows = first(run_rows.candidates(folder, prompt), limit)
@@ -53,9 +53,8 @@ def list_(
 
 @app.command
 def show(candidate: CandidateId, *, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
-    """Show one candidate: where it came from, its prompt, its scores, its file."""
+    """Show one candidate: its source, prompt, scores and file."""
     from avpref.cli.views import run_rows
-    from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
     document = run_rows.candidate(folder, candidate)
@@ -72,32 +71,28 @@ def sample(
     run: Run = "",
     seed: Seed = None,
     set_: Overrides = None,
-    dry_run: bool = False,
+    dry_run: DryRun = False,
     tflops: Speed = 200.0,
     json: AsJson = False,
 ) -> int:
-    """Make the candidates that a run still lacks, or with --config those of a new run over a list of prompts.
+    """Sample the missing candidates of a run, or with --config those of a new run over a list of prompts.
 
-    --dry-run counts candidates, tokens and operations, and the GPU-hours that they take at --tflops. Exit code 5: some prompts
-    were refused or candidates quarantined.
+    --dry-run prints candidates, tokens, operations, and GPU-hours at --tflops. Exit code 5: some prompts were refused or
+    candidates quarantined.
     """
-    if config is not None:
-        from avpref.cli.commands.candidates_sample import sample_prompts
-
-        return sample_prompts(config, prompts, runs, overrides(set_, seed), tflops if dry_run else None, json)
-    if prompts is not None or set_ or seed is not None or dry_run:
+    if config is None and (prompts is not None or set_ or seed is not None or dry_run):
         found = "--prompts, --set, --seed or --dry-run without --config"
         raise ConfigError(
             found, "--config with them; a run has its own configuration", "--config configs/javisdit.yaml"
         )
-    from avpref.storage.run_folder import open_run
+    folder = None if config is not None else open_run(runs, run)
+    from avpref.cli.actions import candidates_sample
 
-    folder = open_run(runs, run)
-    from avpref.cli.views.stage_runs import present, run_stage
-    from avpref.flows.stages.generate import generate
-
-    rows = run_stage(folder, generate)
-    return present(folder, {"stage": "generate", "candidates": rows}, {"generate"}, json)
+    if folder is not None:
+        return candidates_sample.sample_run(folder, json)
+    assert config is not None
+    speed = tflops if dry_run else None
+    return candidates_sample.sample_prompts(config, prompts, runs, overrides(set_, seed), speed, json)
 
 
 @app.command
@@ -111,25 +106,20 @@ def score(
     set_: Overrides = None,
     json: AsJson = False,
 ) -> int:
-    """Score the candidates of a run that have no scores yet, or with --clips a list of clips of your own.
+    """Score the unscored candidates of a run, or with --clips any list of clips.
 
-    A clip that a scorer cannot judge has a reason instead of a number. Exit code 5: some clips could not be read.
+    Where a scorer cannot judge a clip, a reason takes the place of the number. Exit code 5: some clips could not be read.
     """
-    if clips is not None:
-        from avpref.cli.commands.candidates_score import score_clips
-
-        return score_clips(clips, scorers, window_s, runs, set_ or [], json)
-    if scorers or window_s is not None or set_:
+    if clips is None and (scorers or window_s is not None or set_):
         expected = "--clips CSV with them; a run has the scorers of its configuration"
         raise ConfigError("--scorers, --window-s or --set without --clips", expected, "--clips clips.csv")
-    from avpref.storage.run_folder import open_run
+    folder = None if clips is not None else open_run(runs, run)
+    from avpref.cli.actions import candidates_score
 
-    folder = open_run(runs, run)
-    from avpref.cli.views.stage_runs import present, run_stage
-    from avpref.flows.stages.score import score as flow
-
-    rows = run_stage(folder, flow)
-    return present(folder, {"stage": "score", "scores": rows}, {"score"}, json)
+    if folder is not None:
+        return candidates_score.score_run(folder, json)
+    assert clips is not None
+    return candidates_score.score_clips(clips, scorers, window_s, runs, set_ or [], json)
 
 
 def _print(document: dict[str, Any]) -> None:

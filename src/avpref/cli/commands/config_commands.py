@@ -1,13 +1,19 @@
-"""``avpref config``: every value of a configuration and where it came from."""
+"""``avpref config``: every value of a configuration and its origin."""
 
 from __future__ import annotations
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 
 from avpref.cli.options import DEFAULT_CONFIG, AsJson, Config, Overrides, Seed, overrides
 from avpref.cli.output import print_json, print_line, print_table
 
-app = App(name="config", help="Show or validate a configuration.")
+app = App(name="config")
+
+WithOrigin = Annotated[
+    bool, Parameter(name="--origin", help="print the origin of each value: default, file, environment or flag")
+]
 
 
 @app.command
@@ -16,14 +22,15 @@ def show(
     config: Config = DEFAULT_CONFIG,
     set_: Overrides = None,
     seed: Seed = None,
-    origin: bool = False,
+    origin: WithOrigin = False,
     json: AsJson = False,
 ) -> int:
-    """Show every value after file, environment and flags; with --origin where each came from."""
+    """Show every value after file, environment and flags; with --origin also its origin."""
+
     from avpref.config.loading import identity_hash, load_config
 
     resolved = load_config(config, overrides(set_, seed))
-    rows = [{"key": key, "value": value, "origin": found} for key, value, found in resolved.rows()]
+    rows = [{"key": key, "value": value, "origin": source} for key, value, source in resolved.rows()]
     if json:
         settings_hash = identity_hash(resolved.settings)
         print_json({"config": str(config), "settings_hash": settings_hash, "values": rows})
@@ -36,22 +43,9 @@ def show(
 def validate(
     *, config: Config = DEFAULT_CONFIG, set_: Overrides = None, seed: Seed = None, json: AsJson = False
 ) -> int:
-    """Check keys and values, that the scorers give the metrics asked for, and that the clip's shape can be sampled."""
-    from avpref.config.loading import identity_hash, load_config
+    """Check keys and values, that the scorers provide the metrics in use, and that clips of this shape can be sampled."""
+    from avpref.cli.views import config_validation
 
-    settings = load_config(config, overrides(set_, seed)).settings
-    from avpref.datasets.selection.score_matrix import check_metrics
-    from avpref.flows.workers.scorers import metrics_of
-    from avpref.storage.run_folder import run_id
-
-    metrics = metrics_of(settings.scoring)
-    check_metrics(metrics)
-    document = {
-        "config": str(config),
-        "valid": True,
-        "settings_hash": identity_hash(settings),
-        "run_id": run_id(settings),
-        "metrics": [metric.name for metric in metrics],
-    }
+    document = config_validation.validated(config, overrides(set_, seed))
     print_json(document) if json else print_line(f"{config}: valid, run {document['run_id']}")
     return 0

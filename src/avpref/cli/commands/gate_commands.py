@@ -1,4 +1,4 @@
-"""``avpref gate``: may the trained adapter replace the reference, and what serves under which name?"""
+"""``avpref gate``: decide whether an adapter may be promoted, and move the alias that serves."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Overrides, Run, Runs
+from avpref.cli.opening import open_run
+from avpref.cli.options import DEFAULT_RUNS, RUN_HELP, AsJson, Overrides, Run, Runs
 from avpref.cli.output import print_facts, print_json, print_line, print_table
 from avpref.console import say
 from avpref.errors import GateRefused, InputError
 
-app = App(name="gate", help="Decide whether a run's adapter may be promoted, and move the alias that serves.")
+app = App(name="gate")
 
-Alias = Annotated[str, Parameter(name="--alias", help="the name under which it serves")]
-OwnAlias = Annotated[
-    str, Parameter(name="--alias", help="the name to serve under; promotion.alias of the run if left out")
-]
-By = Annotated[str, Parameter(name="--by", help="who decides; user and machine if left out")]
+Alias = Annotated[str, Parameter(name="--alias", help="alias of the serving adapter")]
+OwnAlias = Annotated[str, Parameter(name="--alias", help="alias to move", show_default="promotion.alias of the run")]
+By = Annotated[str, Parameter(name="--by", help="who decides", show_default="user and machine")]
 Name = Annotated[str, Parameter(name="--by", help="who decides")]
-Reason = Annotated[str, Parameter(name="--reason", help="why; kept with the move")]
-OneRun = Annotated[str, Parameter(help="run id, or an unambiguous beginning of one")]
-Replay = Annotated[bool, Parameter(name="--replay", negative="", help="take a stored decision again, as it was taken")]
-Stored = Annotated[str, Parameter(help="with --replay: id of the decision; the run's last one if left out")]
+Reason = Annotated[str, Parameter(name="--reason", help="reason; recorded with the move")]
+OneRun = Annotated[str, Parameter(help=RUN_HELP)]
+Replay = Annotated[bool, Parameter(name="--replay", negative="", help="repeat a stored decision with its own bounds")]
+Stored = Annotated[str, Parameter(help="with --replay: id of the decision", show_default="the run's last one")]
 Override = Annotated[
     bool,
-    Parameter(name="--override", negative="", help="although the gate refused, or nobody approved; needs --reason"),
+    Parameter(
+        name="--override", negative="", help="promote although the gate refused or nobody approved; needs --reason"
+    ),
 ]
 DEFAULT_ALIAS = "serving"
 
@@ -41,16 +42,15 @@ def check(
     replay: Replay = False,
     json: AsJson = False,
 ) -> int:
-    """Take the gate's decision again from the stored evaluation; nothing is recorded. Exit code 3: refused.
+    """Compute the gate's decision again from the stored evaluation; nothing is recorded. Exit code 3: refused.
 
-    ``--set evaluation.gate.KEY=VALUE`` asks what other bounds would say. ``--replay`` takes bounds and all from the stored
-    decision, and says what is not as it was; exit code 4: the numbers differ.
+    ``--set evaluation.gate.KEY=VALUE`` tries other bounds. ``--replay`` repeats a stored decision with its own bounds and
+    reports every difference; exit code 4: the numbers differ.
     """
-    from avpref.cli.views import gate_recheck as gating
-    from avpref.storage.run_folder import open_run
+    from avpref.cli.views import gate_recheck
 
     folder = open_run(runs, run)
-    document = gating.replayed(folder, decision) if replay else gating.decide(folder, list(set_ or []))
+    document = gate_recheck.replayed(folder, decision) if replay else gate_recheck.decide(folder, list(set_ or []))
     print_json(document) if json else _print(document)
     for warning in document["warnings"]:
         say(f"warning: {warning}")
@@ -70,7 +70,7 @@ def promote(
     override: Override = False,
     json: AsJson = False,
 ) -> int:
-    """Let a run's adapter serve under an alias, after verifying its files and its decision. Exit code 3: refused."""
+    """Move an alias to a run's adapter, after verifying its files and its decision. Exit code 3: refused."""
     from avpref.registry import promotion
 
     return _moved(promotion.promote(runs, run, alias, by, reason, override), json)
@@ -86,7 +86,7 @@ def approve(
     reason: Reason = "",
     json: AsJson = False,
 ) -> int:
-    """Say yes to what the gate allowed, and let it serve."""
+    """Approve an adapter that the gate allowed, and move the alias to it."""
     from avpref.registry import promotion
 
     return _moved(promotion.approve(runs, run, by, reason, alias), json)
@@ -102,7 +102,7 @@ def reject(
     alias: OwnAlias = "",
     json: AsJson = False,
 ) -> int:
-    """Say no to what the gate allowed; it does not serve."""
+    """Reject an adapter that the gate allowed; the alias does not move."""
     from avpref.registry import promotion
 
     document = asdict(promotion.reject(runs, run, by, reason, alias))
@@ -115,12 +115,12 @@ def rollback(
     *,
     runs: Runs = DEFAULT_RUNS,
     alias: Alias = DEFAULT_ALIAS,
-    to: Annotated[str, Parameter(name="--to", help="an adapter that has served; the one before if left out")] = "",
+    to: Annotated[str, Parameter(name="--to", help="an adapter that has served", show_default="the previous one")] = "",
     by: By = "",
     reason: Reason = "",
     json: AsJson = False,
 ) -> int:
-    """Let the adapter serve that served before. Its files are verified; the gate is not asked again."""
+    """Move an alias back to an adapter that served before. Its files are verified; the gate is not applied again."""
     from avpref.registry import promotion
 
     return _moved(promotion.rollback(runs, alias, to, by, reason), json)
@@ -128,7 +128,7 @@ def rollback(
 
 @app.command
 def serving(*, runs: Runs = DEFAULT_RUNS, alias: Alias = DEFAULT_ALIAS, json: AsJson = False) -> int:
-    """Print what serves under an alias: paths of adapter and base checkpoint, hashes. The files are verified."""
+    """Print the adapter that an alias serves: paths of adapter and base checkpoint, hashes. The files are verified."""
     from avpref.registry import promotion
 
     document = asdict(promotion.serving(runs, alias))
@@ -142,10 +142,10 @@ def serving(*, runs: Runs = DEFAULT_RUNS, alias: Alias = DEFAULT_ALIAS, json: As
 
 @app.command(name="list")
 def list_(*, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
-    """List who serves under which alias since when, and what waits for approval."""
-    from avpref.cli.views.gate_rows import serving_rows, waiting_rows
+    """List the adapter of every alias, since when it serves, and runs that wait for approval."""
+    from avpref.cli.views import gate_rows
 
-    document = {"serving": serving_rows(runs), "awaiting_approval": waiting_rows(runs)}
+    document = {"serving": gate_rows.serving_rows(runs), "awaiting_approval": gate_rows.waiting_rows(runs)}
     if json:
         print_json(document)
         return 0
@@ -153,7 +153,7 @@ def list_(*, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
     for row in document["awaiting_approval"]:
         print_line(f"awaiting approval: run {row['run_id']} for {row['alias']}")
     if not document["serving"]:
-        say(f"nothing serves in {runs}; let something: avpref gate promote --runs {runs}")
+        say(f"no adapter serves in {runs}; promote one: avpref gate promote --runs {runs}")
     return 0
 
 
@@ -187,7 +187,7 @@ def _print(document: dict[str, Any]) -> None:
         print_line(f"  {reason}")
     if "agrees" in document:
         print_line(f"replay of {document['decision_id']}: {'the same' if document['agrees'] else 'NOT the same'}")
-    for each in document.get("differences", []):
-        print_line(f"  {each['what']}: was {each['then']}, is {each['now']}")
-    for each in document.get("changed_inputs", []):
-        print_line(f"  changed since: {each['what']}: was {each['then']}, is {each['now']}")
+    for change in document.get("differences", []):
+        print_line(f"  {change['what']}: was {change['then']}, is {change['now']}")
+    for change in document.get("changed_inputs", []):
+        print_line(f"  changed since: {change['what']}: was {change['then']}, is {change['now']}")

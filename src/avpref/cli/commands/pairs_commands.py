@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Overrides, Run, Runs
+from avpref.cli.opening import open_run
+from avpref.cli.options import DEFAULT_RUNS, RUN_HELP, AsJson, Limit, OfPrompt, Overrides, Run, Runs
 from avpref.cli.output import first, print_json, print_line, print_table
 from avpref.console import say
 from avpref.errors import ConfigError
 
-app = App(name="pairs", help="Select preference pairs, show them, compare runs and strategies.")
+app = App(name="pairs")
 
 Scores = Annotated[
     Path | None,
@@ -24,8 +24,10 @@ Strategy = Annotated[
     Literal["modality", "average", "strict"] | None, Parameter(name="--strategy", help="overrides pairs.strategy")
 ]
 Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table to this .parquet or .csv file")]
+Before = Annotated[str, Parameter(help=RUN_HELP)]
+After = Annotated[str, Parameter(help=RUN_HELP)]
 PAIR_COLUMNS = ["pair_id", "prompt_id", "chosen", "rejected"]
-MARGIN_COLUMNS = ["margin_video", "margin_audio", "margin_av", "margin_total"]
+MARGINS = ("video", "audio", "av", "total")
 
 
 @app.command
@@ -42,73 +44,62 @@ def select(
 ) -> int:
     """Select pairs over a run's scores, or over a file of scores; the run is not changed.
 
-    Exit code 5: candidates without a number for some metric were left out.
+    Exit code 5: candidates were left out because some metric has no number.
     """
     if scores is not None and run:
         raise ConfigError("both --scores and --run", "one of them", "avpref pairs select --scores FILE")
-    from avpref.cli.views import pair_selection as selecting
-    from avpref.datasets.table_files import check_format, write_table
-    from avpref.storage.run_folder import open_run
+    from avpref.cli.views import pair_selection
 
     if out is not None:
-        check_format(out)
-    given = [*(set_ or []), *([f"pairs.strategy={strategy}"] if strategy else [])]
+        pair_selection.check_format(out)
+    overrides = [*(set_ or []), *([f"pairs.strategy={strategy}"] if strategy else [])]
     if scores is not None:
-        document, selection = selecting.from_file(scores, given)
+        document, selection = pair_selection.from_file(scores, overrides)
     else:
-        document, selection = selecting.from_run(open_run(runs, run), given)
+        document, selection = pair_selection.from_run(open_run(runs, run), overrides)
     if out is not None:
-        write_table(out, selection.pairs)
+        pair_selection.write_table(out, selection.pairs)
         say(f"{out}: {selection.pairs.num_rows} pairs")
     if not document["num_pairs"]:
         say("no prompt gives a pair: sample more candidates, or relax pairs.strategy or pairs.min_margin")
-    shown = {**document, "pairs": first(document["pairs"], limit)}
-    print_json(shown) if json else _print_selection(shown)
-    return selecting.exit_code(selection)
+    limited = {**document, "pairs": first(document["pairs"], limit)}
+    print_json(limited) if json else _print_selection(limited)
+    return pair_selection.exit_code(selection)
 
 
 @app.command
 def show(
     *, runs: Runs = DEFAULT_RUNS, run: Run = "", prompt: OfPrompt = "", limit: Limit = None, json: AsJson = False
 ) -> int:
-    """Show the pairs of a run: both sides, scores, margins, paths; equal for equal seeds wherever the run was made."""
+    """Show the pairs of a run: both sides, scores, margins, paths. Equal seeds give equal output on any machine."""
     from avpref.cli.views import run_rows
-    from avpref.datasets.tables import PAIRS
-    from avpref.storage.run_folder import open_run
 
-    folder = open_run(runs, run)
-    documents = first(run_rows.pairs(folder, folder.tables.read(PAIRS), prompt), limit)
+    documents = first(run_rows.sealed_pairs(open_run(runs, run), prompt), limit)
     print_json({"pairs": documents}) if json else _print_pairs(documents)
     return 0
 
 
 @app.command
-def diff(before: str, after: str, *, runs: Runs = DEFAULT_RUNS, limit: Limit = None, json: AsJson = False) -> int:
-    """Show which pairs of run AFTER are added, removed, flipped or moved against run BEFORE, and because of what."""
-    from avpref.cli.views.pair_selection import snapshot
-    from avpref.datasets.selection.compare import diff as compare
-    from avpref.storage.run_folder import open_run
+def diff(before: Before, after: After, *, runs: Runs = DEFAULT_RUNS, limit: Limit = None, json: AsJson = False) -> int:
+    """Show the pairs that run AFTER adds, removes, flips or moves against run BEFORE, and the cause of each change."""
+    from avpref.cli.views import pair_selection
 
-    old, new = open_run(runs, before), open_run(runs, after)
-    rows = compare(snapshot(old), snapshot(new)).to_pylist()
-    counts = Counter((row["change"], row["cause"]) for row in rows)
-    summary = [{"change": change, "cause": cause, "pairs": count} for (change, cause), count in sorted(counts.items())]
-    document = {"before": old.run_id, "after": new.run_id, "summary": summary, "differences": first(rows, limit)}
+    comparison = pair_selection.compared(open_run(runs, before), open_run(runs, after))
+    document = {**comparison, "differences": first(comparison["differences"], limit)}
     print_json(document) if json else _print_differences(document)
     return 0
 
 
 @app.command
 def leaderboard(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
-    """Show what every selection strategy would make of a run's scores; --json adds how far any two agree."""
-    from avpref.cli.views.pair_selection import board_of
-    from avpref.storage.run_folder import open_run
+    """Show the pairs that each selection strategy would give over a run's scores; --json adds how far any two agree."""
+    from avpref.cli.views import pair_selection
 
     folder = open_run(runs, run)
-    found = board_of(folder)
-    rows = found.rows.to_pylist()
+    strategies = pair_selection.leaderboard_of(folder)
+    rows = strategies.rows.to_pylist()
     if json:
-        print_json({"run_id": folder.run_id, "leaderboard": rows, "overlaps": found.overlaps.to_pylist()})
+        print_json({"run_id": folder.run_id, "leaderboard": rows, "overlaps": strategies.overlaps.to_pylist()})
     else:
         print_table(rows, list(rows[0]))
     return 0
@@ -116,21 +107,20 @@ def leaderboard(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = Fals
 
 @app.command
 def audit(*, runs: Runs = DEFAULT_RUNS, run: Run = "", strategy: Strategy = None, json: AsJson = False) -> int:
-    """Show how well loudness, stillness, length and other plain facts tell chosen from rejected; the run is not changed.
+    """Show how well loudness, stillness, length and other plain facts separate chosen from rejected; changes nothing.
 
-    With --strategy: what another strategy would select over the same scores. A fact beyond audit.max_auroc is flagged.
+    With --strategy: for the pairs of another strategy over the same scores. A fact beyond audit.max_auroc is flagged.
     """
-    from avpref.cli.views.audit_view import document_of
-    from avpref.storage.run_folder import open_run
+    from avpref.cli.views import audit_view
 
-    document = document_of(open_run(runs, run), strategy)
+    document = audit_view.document_of(open_run(runs, run), strategy)
     print_json(document) if json else _print_audit(document)
     return 0
 
 
 def _print_audit(document: dict[str, Any]) -> None:
     columns = ["kind", "fact", "value", "ci_low", "ci_high", "num", "bound", "is_flagged", "detail"]
-    print_line(f"{document['strategy']}: how well single facts tell chosen from rejected (AUROC; 0.5 is chance)")
+    print_line(f"{document['strategy']}: how well single facts separate chosen from rejected (AUROC; 0.5 is chance)")
     print_table(document["audit"], columns)
     flagged = [row["fact"] for row in document["audit"] if row["is_flagged"]]
     print_line(f"flagged: {', '.join(flagged) or 'none'}")
@@ -148,10 +138,9 @@ def _print_selection(document: dict[str, Any]) -> None:
 
 
 def _print_pairs(documents: Sequence[dict[str, Any]]) -> None:
-    from avpref.cli.views.run_rows import flat
-
-    rows = [flat(document) for document in documents]
-    print_table(rows, [*PAIR_COLUMNS, *MARGIN_COLUMNS, "prompt"])
+    margins = [{f"margin_{name}": document["margins"][name] for name in MARGINS} for document in documents]
+    rows = [{**document, **margin} for document, margin in zip(documents, margins, strict=True)]
+    print_table(rows, [*PAIR_COLUMNS, *(f"margin_{name}" for name in MARGINS), "prompt"])
 
 
 def _print_differences(document: dict[str, Any]) -> None:

@@ -1,13 +1,15 @@
-"""``avpref retrain``: the whole loop on one command."""
+"""``avpref retrain``: the whole loop with one command."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from avpref.cli.opening import load_settings
 from avpref.cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Wait, overrides
-from avpref.cli.output import print_json, print_line, print_table, print_verdict
-from avpref.console import say
-from avpref.errors import GateRefused, PartialResult
+
+DryRun = Annotated[bool, Parameter(name="--dry-run", help="print the amount of work per stage, and run nothing")]
 
 
 def retrain(
@@ -17,43 +19,19 @@ def retrain(
     seed: Seed = None,
     set_: Overrides = None,
     json: AsJson = False,
-    dry_run: bool = False,
+    dry_run: DryRun = False,
     wait: Wait = False,
 ) -> int:
     """Run the whole loop: candidates, scores, pairs, AV-DPO, evaluation, gate, report.
 
-    Run it again to go on where it stopped; an unchanged run recomputes nothing. Exit code 3: the gate refused;
+    Run it again to continue where it stopped; an unchanged run recomputes nothing. Exit code 3: the gate refused;
     5: some candidates were quarantined.
     """
-    from avpref.config.loading import load_config
-
-    settings = load_config(config, overrides(set_, seed)).settings
+    settings = load_settings(config, overrides(set_, seed))
     if dry_run:
-        from avpref.flows.dry_run import estimate
+        from avpref.cli.actions import estimate_work
 
-        document = estimate(settings)
-        print_json(document) if json else print_table(document["stages"], ["name", "items", "unit", "bytes"])
-        say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
-        return 0
-    from avpref.flows.prefect import run_reporting as reporting
-    from avpref.flows.retrain import retrain as flow
+        return estimate_work.print_estimate(settings, json)
+    from avpref.cli.actions import retrain_run
 
-    document = reporting.call(flow, str(config), str(runs), seed, list(set_ or []), wait)
-    return present(document, json)
-
-
-def present(document: dict[str, Any], as_json: bool) -> int:
-    """Print a result document; returns the exit code that it calls for."""
-    print_json(document) if as_json else _summary(document)
-    if document["gate"]["verdict"] != "promote":
-        return GateRefused.exit_code
-    return PartialResult.exit_code if document["quarantined"] else 0
-
-
-def _summary(document: dict[str, Any]) -> None:
-    pairs = document["pairs"]
-    print_line(f"run {document['run_id']}: {pairs['kept']} pairs from {pairs['prompts']} prompts ({pairs['strategy']})")
-    print_verdict(document)
-    promotion = document["promotion"]
-    print_line(f"promotion to {promotion['alias']}: {promotion['state']}")
-    say(f"report: {document['run_dir']}/report.html")
+    return retrain_run.retrain_config(retrain_run.Request(config, runs, seed, tuple(set_ or ()), wait), json)

@@ -1,38 +1,37 @@
-"""``avpref runs gc``: remove what nothing refers to any more."""
+"""``avpref runs gc``: remove files that nothing refers to any more."""
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Runs
 from avpref.cli.output import print_facts, print_json, print_line, print_table
-from avpref.errors import PartialResult
-
-if TYPE_CHECKING:
-    from avpref.registry.garbage_collection import Collection
 
 SHOWN = 20
 AT_LEAST_0 = validators.Number(gte=0)
 
 Days = Annotated[
     float | None,
-    Parameter(name="--keep-days", help="age of superseded units and of whole runs that go", validator=AT_LEAST_0),
+    Parameter(
+        name="--keep-days", help="minimum age of the superseded units and whole runs to remove", validator=AT_LEAST_0
+    ),
 ]
 Newest = Annotated[
-    int | None, Parameter(name="--keep-runs", help="newest runs that never go whole", validator=AT_LEAST_0)
+    int | None,
+    Parameter(name="--keep-runs", help="number of newest runs that are never removed whole", validator=AT_LEAST_0),
 ]
 Grace = Annotated[
-    float | None, Parameter(name="--grace-hours", help="younger files are not touched", validator=AT_LEAST_0)
+    float | None, Parameter(name="--grace-hours", help="minimum age of any file to remove", validator=AT_LEAST_0)
 ]
 WholeRuns = Annotated[
-    bool, Parameter(name="--whole-runs", help="old runs go too, where nobody promoted them", negative="")
+    bool, Parameter(name="--whole-runs", help="also remove old runs whose adapter was never promoted", negative="")
 ]
-LeaveBusy = Annotated[bool, Parameter(name="--leave-busy", help="pass by runs that are in use", negative="")]
-DryRun = Annotated[bool, Parameter(name="--dry-run", help="say what would go, and remove nothing", negative="")]
+LeaveBusy = Annotated[
+    bool, Parameter(name="--leave-busy", help="skip runs that are in use, instead of failing", negative="")
+]
+DryRun = Annotated[bool, Parameter(name="--dry-run", help="list the files, and remove nothing", negative="")]
 All = Annotated[bool, Parameter(name="--all", help="list every file", negative="")]
 
 
@@ -50,45 +49,15 @@ def gc(
 ) -> int:
     """Remove table versions, clips, units, checkpoints and leftovers that nothing refers to.
 
-    Whatever a current table, an adapter's record, a decision or an alias names stays. The list of what goes is written to
-    gc/TIME.json first. Refuses while a run is in use. Exit code 5: a run was passed by, because it cannot be told what of it is live.
+    Files named by a current table, an adapter's record, a decision or an alias are kept. The list of files to remove is written to
+    gc/TIME.json first. Refuses while a run is in use. Exit code 5: a run was skipped, because its live files cannot be determined.
     """
-    from avpref.config.loading import load_section
-    from avpref.config.storage_settings import RetentionSettings
-    from avpref.registry.garbage_collection import Request, collect
+    from avpref.cli.actions import collect_garbage
 
-    given = {"keep_days": keep_days, "keep_runs": keep_runs, "grace_hours": grace_hours}
-    bounds = load_section(RetentionSettings, "retention").model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-    )
-    collection = collect(runs, Request(bounds, whole_runs, leave_busy, dry_run))
-    shown = _document(runs.resolve(), collection, None if all_ else SHOWN)
-    document = {"runs": str(runs), "dry_run": dry_run, "retention": bounds.model_dump(), **shown}
+    options = collect_garbage.Options(keep_days, keep_runs, grace_hours, whole_runs, leave_busy, dry_run)
+    document, exit_code = collect_garbage.collect_runs(runs, options, None if all_ else SHOWN)
     print_json(document) if json else _print(document)
-    return PartialResult.exit_code if collection.unclear else 0
-
-
-def _document(runs: Path, collection: Collection, limit: int | None) -> dict[str, Any]:
-    files, num_bytes = Counter[str](), Counter[str]()
-    for each in collection.entries:
-        files[each.sort] += 1
-        num_bytes[each.sort] += each.num_bytes
-    entries = [
-        {
-            "path": each.path.relative_to(runs).as_posix(),
-            "sort": str(each.sort),
-            "reason": each.reason,
-            "num_bytes": each.num_bytes,
-        }
-        for each in collection.entries[:limit]
-    ]
-    return {
-        "num_bytes": collection.num_bytes,
-        "sorts": [{"sort": str(sort), "entries": files[sort], "num_bytes": num_bytes[sort]} for sort in files],
-        "entries": entries,
-        "passed_by": dict(collection.passed_by),
-        "list": str(collection.tombstone.relative_to(runs)) if collection.tombstone else None,
-    }
+    return exit_code
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -96,7 +65,7 @@ def _print(document: dict[str, Any]) -> None:
     print_line()
     print_table(document["entries"], ["path", "sort", "num_bytes", "reason"])
     for run, reason in document["passed_by"].items():
-        print_line(f"passed by {run}: {reason}")
+        print_line(f"skipped {run}: {reason}")
     print_line()
     verb = "would be removed" if document["dry_run"] else "removed"
     print_facts({verb: f"{document['num_bytes']} bytes", "list": document["list"]})

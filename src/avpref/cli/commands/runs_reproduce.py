@@ -1,4 +1,4 @@
-"""``avpref runs reproduce``: make a share of a run again and say what came out otherwise."""
+"""``avpref runs reproduce``: make a share of a run again and report the differences."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter, validators
 
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Runs
+from avpref.cli.opening import open_run
+from avpref.cli.options import DEFAULT_RUNS, AsJson, RunId, Runs
 from avpref.cli.output import print_facts, print_json, print_line, print_table
 
-RunId = Annotated[str, Parameter(help="run id, or an unambiguous beginning of one; the newest run if left out")]
 Share = Annotated[
-    float, Parameter(name="--share", help="share of the candidates", validator=validators.Number(gt=0, lte=1))
+    float,
+    Parameter(name="--share", help="share of the candidates to make again", validator=validators.Number(gt=0, lte=1)),
 ]
 Num = Annotated[
-    int | None, Parameter(name="--num", help="number of candidates, instead", validator=validators.Number(gte=1))
+    int | None,
+    Parameter(name="--num", help="number of candidates, instead of a share", validator=validators.Number(gte=1)),
 ]
-Seed = Annotated[int, Parameter(name="--seed", help="which ones: another seed takes others")]
+Seed = Annotated[int, Parameter(name="--seed", help="seed of the random choice")]
 Work = Annotated[
     Path | None,
-    Parameter(name="--work", help="folder to work in; with actors on other machines one that they share"),
+    Parameter(name="--work", help="scratch folder; actors on other machines must share it"),
 ]
 
 FAILED = 1
@@ -38,19 +40,17 @@ def reproduce(
     work: Work = None,
     json: AsJson = False,
 ) -> int:
-    """Make a random share of a run's clips again, score them, select the pairs, and compare with what the run has.
+    """Make a random share of a run's clips again, score them, select the pairs, and compare with the run.
 
-    Nothing is written to the run. Exit code 1: something differs; the document says what and by how much.
+    Nothing is written to the run. Exit code 1: something differs; the document lists the differences.
     """
-    from avpref.storage.run_folder import open_run
-
     folder = open_run(runs, run)
-    from avpref.flows.reproduce import reproduce as again
+    from avpref.flows import reproduce
 
-    found = again(folder, share, num, seed, work)
-    document = {"is_same": found.is_same, **asdict(found)}
+    comparison = reproduce.reproduce(folder, share, num, seed, work)
+    document = {"is_same": comparison.is_same, **asdict(comparison)}
     print_json(document) if json else _print(document)
-    return 0 if found.is_same else FAILED
+    return 0 if comparison.is_same else FAILED
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -62,8 +62,7 @@ def _print(document: dict[str, Any]) -> None:
         "tables": "; ".join(document["tables"]) or "as sealed",
     }
     for name in ("norm", "pairs"):
-        one = document[name]
-        facts[name] = None if one is None else _same(one)
+        facts[name] = None if document[name] is None else _hashes(document[name])
     print_facts(facts)
     if clips:
         print_line()
@@ -76,6 +75,6 @@ def _print(document: dict[str, Any]) -> None:
     print_line("reproduced" if document["is_same"] else "not reproduced")
 
 
-def _same(one: dict[str, str]) -> str:
-    same = one["recorded"] == one["now"]
-    return f"{one['recorded']}, again" if same else f"{one['recorded']} then, {one['now']} now"
+def _hashes(hashes: dict[str, str]) -> str:
+    recorded, now = hashes["recorded"], hashes["now"]
+    return f"{recorded}, the same" if recorded == now else f"{recorded} recorded, {now} now"

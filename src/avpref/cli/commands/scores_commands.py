@@ -1,4 +1,4 @@
-"""``avpref scores``: the seven numbers of every candidate."""
+"""``avpref scores``: the metrics of every candidate."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from avpref.cli.commands.candidates_commands import CandidateId
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, OfPrompt, Run, Runs
+from avpref.cli.opening import open_run
+from avpref.cli.options import DEFAULT_RUNS, AsJson, CandidateId, Limit, OfPrompt, Run, Runs
 from avpref.cli.output import first, print_json, print_table
 from avpref.console import say
 from avpref.domain import METRICS
 
-app = App(name="scores", help="List, show and export the scores of a run.")
+app = App(name="scores")
 
-Target = Annotated[Path, Parameter(help="file to write; .csv or .parquet decides the format")]
+Target = Annotated[Path, Parameter(help="file to write, .csv or .parquet")]
 
 
 @app.command(name="list")
 def list_(
     *, runs: Runs = DEFAULT_RUNS, run: Run = "", prompt: OfPrompt = "", limit: Limit = None, json: AsJson = False
 ) -> int:
-    """List raw scores, one row per candidate; a metric without a number is left empty, with its reason in --json."""
+    """List raw scores, one row per candidate; a missing number is left empty, and --json gives the reason."""
     from avpref.cli.views import run_rows
-    from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
     rows = first(run_rows.wide_scores(folder, prompt), limit)
@@ -35,15 +34,14 @@ def list_(
 
 @app.command
 def show(candidate: CandidateId, *, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
-    """Show the scores of one candidate: value, status, reason, who gave it and what it cost."""
+    """Show the scores of one candidate: value, status, reason, scorer and time."""
     from avpref.cli.views import run_rows
-    from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
-    found = run_rows.candidate(folder, candidate)
+    row = run_rows.candidate(folder, candidate)
     columns = ["metric", "value", "status", "reason", "scorer", "elapsed_ms"]
-    document = {"run_id": folder.run_id, "candidate_id": found["candidate_id"], "scores": found["scores"]}
-    print_json(document) if json else print_table(found["scores"], columns)
+    document = {"run_id": folder.run_id, "candidate_id": row["candidate_id"], "scores": row["scores"]}
+    print_json(document) if json else print_table(row["scores"], columns)
     return 0
 
 
@@ -51,14 +49,10 @@ def show(candidate: CandidateId, *, runs: Runs = DEFAULT_RUNS, run: Run = "", js
 def export(path: Target, *, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
     """Write the wide score table to a file that ``avpref pairs select --scores`` reads back."""
     from avpref.cli.views import run_rows
-    from avpref.datasets.table_files import check_format, write_table
-    from avpref.storage.run_folder import open_run
 
-    check_format(path)
     folder = open_run(runs, run)
-    rows = run_rows.wide_scores(folder)
-    write_table(path, run_rows.wide_table(rows))
+    num_rows = run_rows.write_wide_scores(folder, path)
     if json:
-        print_json({"run_id": folder.run_id, "path": str(path), "rows": len(rows)})
-    say(f"{path}: {len(rows)} candidates")
+        print_json({"run_id": folder.run_id, "path": str(path), "rows": num_rows})
+    say(f"{path}: {num_rows} candidates")
     return 0

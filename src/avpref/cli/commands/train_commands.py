@@ -6,38 +6,20 @@ from typing import Any
 
 from cyclopts import App
 
+from avpref.cli.opening import open_run
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Run, Runs
 from avpref.cli.output import print_facts, print_json, print_line, print_table
 
-app = App(name="train", help="Train the adapter of a run.")
+app = App(name="train")
 
 
 @app.command
 def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
-    """Train the run's adapter, from the newest checkpoint on; a trained run is not trained again."""
-    from avpref.storage.run_folder import open_run
-
+    """Train the run's adapter, starting from its newest checkpoint; a finished training is not repeated."""
     folder = open_run(runs, run)
-    from avpref.cli.views.stage_runs import run_stage
-    from avpref.flows.run import Run as OpenedRun
-    from avpref.flows.stages.train import train
+    from avpref.cli.actions import train_adapter
 
-    steps = run_stage(folder, train)
-    opened = OpenedRun.of(folder)
-    summary, policy = opened.training_summary, opened.policy
-    assert policy.adapter is not None
-    document = {
-        "run_id": folder.run_id,
-        "stage": "train",
-        "steps": steps,
-        "loss": summary.loss,
-        "displacement": vars(summary.displacement),
-        "drift": vars(summary.drift),
-        "implicit_accuracy": vars(summary.implicit_accuracy),
-        "alarms": summary.alarms,
-        "adapter": str(policy.adapter.relative_to(folder.root)),
-        "policy_hash": policy.hash,
-    }
+    document = train_adapter.train_run(folder)
     print_json(document) if json else _print(document)
     return 0
 

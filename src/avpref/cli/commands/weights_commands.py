@@ -1,147 +1,67 @@
-"""``avpref weights``: the files of the published reward models: what there is, fetching them, and whether they are whole."""
+"""``avpref weights``: list, fetch and verify the files of the published reward models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from avpref.cli.options import AsJson
 from avpref.cli.output import print_facts, print_json, print_line, print_table
-from avpref.errors import ConfigError, InputError
+from avpref.errors import InputError
 
-if TYPE_CHECKING:
-    from avpref.rewards.weights.catalogue import Model, WeightFile
-    from avpref.rewards.weights.weight_fetch import Plan
-    from avpref.rewards.weights.weight_verify import Finding
-
-app = App(name="weights", help="List, fetch and verify the files of the published reward models.")
+app = App(name="weights")
 
 Names = Annotated[list[str], Parameter(help="names of reward models", negative="")]
-MaybeNames = Annotated[list[str] | None, Parameter(help="names of reward models; all of them if left out", negative="")]
+MaybeNames = Annotated[list[str] | None, Parameter(help="names of reward models [default: all]", negative="")]
 Folder = Annotated[
     Path | None, Parameter(name="--folder", help="the folder that the configuration names for this one model")
 ]
-DryRun = Annotated[bool, Parameter(name="--dry-run", help="say what would be fetched, and fetch nothing", negative="")]
+DryRun = Annotated[bool, Parameter(name="--dry-run", help="list the files to fetch, and fetch nothing", negative="")]
 
 
 @app.command(name="list")
 def list_(models: MaybeNames = None, /, *, folder: Folder = None, json: AsJson = False) -> int:
-    """List every file of every reward model: size, licence, and where it lies on this machine."""
-    from avpref.rewards.weights.catalogue import size_text, weights_home
+    """List every file of every reward model: size, licence, and its path on this machine."""
+    from avpref.cli.views import weight_rows
 
-    named = _models(models, folder)
-    rows = [_row(model, file, folder) for model in named for file in model.files]
+    listing = weight_rows.listing(models or [], folder)
     if json:
-        print_json({"home": str(weights_home()), "weights": rows})
+        print_json({"home": listing.home, "weights": listing.rows})
         return 0
-    for row in rows:
-        row["size"] = ("" if row["is_size_exact"] else "~") + size_text(row["num_bytes"])
-        row["commercial"] = "yes" if row["commercial_use"] else "no"
-        row["where"] = row["path"] or "absent"
-    print_table(rows, ["model", "file", "size", "commercial", "where"])
+    print_table(weight_rows.for_people(listing.rows), ["model", "file", "size", "commercial", "where"])
     print_line()
-    print_facts({model.name: f"{model.note} [{model.terms.licence}]" for model in named})
+    print_facts(listing.notes)
     return 0
 
 
 @app.command
 def fetch(models: Names, /, *, dry_run: DryRun = False, json: AsJson = False) -> int:
-    """Fetch what is missing of the named reward models; files that are there are not touched, unfinished ones go on.
+    """Fetch the missing files of the named reward models. Present files are kept, broken downloads continue.
 
-    Files land in AVPREF_WEIGHTS/<model>/, by default ~/.cache/avpref/weights/<model>/. Mind the licences: see list.
+    Files go to AVPREF_WEIGHTS/MODEL/, by default ~/.cache/avpref/weights/MODEL/. Mind the licences: see list.
     """
-    from avpref.rewards.weights.weight_fetch import fetch, plan
+    from avpref.cli.actions import fetch_weights
 
-    plans = [plan(model) for model in _models(models, None)]
-    rows = [row for planned in plans for row in _planned(planned)]
-    if not dry_run:
-        came = [fetched for planned in plans for fetched in fetch(planned).values()]
-        hashes = {fetched.source: fetched.sha256 for fetched in came}
-        rows = [{**row, "sha256": hashes.get(row["source"])} for row in rows]
-    if json:
-        needed = sum(planned.num_bytes for planned in plans)
-        print_json({"is_dry_run": dry_run, "num_bytes": needed, "free_bytes": plans[0].free_bytes, "files": rows})
-    else:
-        print_table(rows, ["model", "file", "num_bytes", "is_there", "path"])
+    document = fetch_weights.fetch_models(models, dry_run)
+    print_json(document) if json else print_table(document["files"], ["model", "file", "num_bytes", "is_there", "path"])
     return 0
 
 
 @app.command
 def verify(models: MaybeNames = None, /, *, folder: Folder = None, json: AsJson = False) -> int:
-    """Read every byte: sizes, hashes, and whether each file opens. Exit code 4: something is missing, cut short or altered.
+    """Check size, hash and readability of every file. Exit code 4: a file is missing, cut short or altered.
 
-    Without names, models of which no file is there are left out.
+    Without names, models without any file on this machine are left out.
     """
-    from avpref.rewards.weights.catalogue import find
-    from avpref.rewards.weights.weight_verify import State, verify
+    from avpref.cli.views import weight_rows
 
-    named = _models(models, folder)
-    if not models:
-        named = [model for model in named if any(find(model, file) for file in model.files)]
-    if not named:
-        raise InputError("no file of any reward model is there", "at least one model", "avpref weights list")
-    findings = [finding for model in named for finding in verify(model, folder)]
-    is_whole = all(finding.state is State.OK for finding in findings)
+    findings = weight_rows.findings(models or [], folder)
+    is_whole = weight_rows.are_whole(findings)
     if json:
         print_json({"is_whole": is_whole, "files": [vars(finding) for finding in findings]})
     else:
         for finding in findings:
-            print_line(_line(finding))
+            print_line(weight_rows.line(finding))
     return 0 if is_whole else InputError.exit_code
-
-
-def _models(names: Sequence[str] | None, folder: Path | None) -> list[Model]:
-    from avpref.rewards.weights.catalogue import MODELS, model_named
-
-    if folder is not None and len(names or ()) != 1:
-        raise ConfigError("--folder without a model", "the one model whose files it holds", "avpref weights list MODEL")
-    if folder is not None and not folder.is_dir():
-        raise ConfigError(f"no folder {folder}", "a folder with the files of the model", "avpref weights list")
-    return [model_named(name) for name in dict.fromkeys(names)] if names else list(MODELS)
-
-
-def _row(model: Model, file: WeightFile, folder: Path | None) -> dict[str, Any]:
-    from avpref.rewards.weights.catalogue import find
-
-    path = find(model, file, folder)
-    return {
-        "model": model.name,
-        "file": file.name,
-        "source": str(file.source),
-        "num_bytes": file.num_bytes,
-        "is_size_exact": file.is_size_exact,
-        "sha256": file.sha256,
-        "licence": model.terms.licence,
-        "commercial_use": model.terms.commercial_use,
-        "is_there": path is not None,
-        "path": str(path or ""),
-    }
-
-
-def _planned(planned: Plan) -> list[dict[str, Any]]:
-    """What each file comes to: the ones that are there first."""
-    there = [(file, path, True) for file, path in planned.present]
-    wanted = [(file, planned.target / file.place, False) for file in planned.missing]
-    return [
-        {
-            "model": planned.model.name,
-            "file": file.name,
-            "source": str(file.source),
-            "num_bytes": file.num_bytes,
-            "is_there": is_there,
-            "path": str(path),
-        }
-        for file, path, is_there in there + wanted
-    ]
-
-
-def _line(finding: Finding) -> str:
-    """One line: what was found, what was expected, what helps."""
-    start = f"{finding.state:<12}  {finding.model} {finding.file}: {finding.found}"
-    if not finding.fix:
-        return f"{start}, {finding.expected}"
-    where = f" in {finding.path}" if finding.path else ""
-    return f"{start}{where}; expected: {finding.expected}; fix: {finding.fix}"

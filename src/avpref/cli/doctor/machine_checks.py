@@ -1,4 +1,4 @@
-"""The checks of ``avpref doctor``. Each looks at one thing and never raises; what it looks at can be given by tests."""
+"""The checks of ``avpref doctor`` on this machine. Each tests one thing and never raises; tests pass the thing in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from avpref.cli.doctor import prefect_checks
 from avpref.cli.doctor.check import FAIL, OK, WARN, Check
@@ -18,39 +18,37 @@ from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.errors import AvprefError
 from avpref.execution.ray_session import OBJECT_STORE_BYTES
-
-if TYPE_CHECKING:
-    from avpref.rewards.weights.catalogue import Model
+from avpref.rewards.weights.catalogue import MODELS, Model, resolve, size_text, terms_text
 
 REINSTALL = "python -m pip install -r requirements.lock"
 UNWANTED = ("torchaudio", "torchvision", "torchcodec")
-"""Builds that do not fit the installed torch break other packages at import; nothing here needs them."""
+"""Builds of these that do not fit the installed torch break other packages at import; avpref needs none of them."""
 OLDEST, NEWEST = (3, 11), (3, 12)
 MIB = 2**20
 USES_FILES_OF = {"javis_score": "imagebind"}
-"""Scorers that are computed with another reward model's files."""
+"""Scorers that use another reward model's files."""
 
 
-def examine(config: Path, overrides: Sequence[str], runs: Path) -> list[Check]:
+def run_checks(config: Path, overrides: Sequence[str], runs: Path) -> list[Check]:
     """Every check, for runs of ``config`` in the folder ``runs``."""
     settings, configured = _settings(config, overrides)
-    found = [python(sys.version_info[:2]), torch()]
-    found += [unwanted(name) for name in UNWANTED]
-    found += [encoders(), gpu(settings), configured]
+    checks = [python(sys.version_info[:2]), torch()]
+    checks += [unwanted(name) for name in UNWANTED]
+    checks += [encoders(), gpu(settings), configured]
     if settings is not None:
-        found.append(disk(settings, runs))
-    found += reward_models(settings)
-    found += [shared_memory(Path("/dev/shm")), ray()]
-    found += prefect_checks.examine(_prefect_url())
-    found += [optional("tensorboard", "the curves", REINSTALL)]
-    found += [optional("marimo", "the notebook", "python -m pip install 'avpref[notebooks]'")]
-    return found
+        checks.append(disk(settings, runs))
+    checks += reward_models(settings)
+    checks += [shared_memory(Path("/dev/shm")), ray()]
+    checks += prefect_checks.run_checks(_prefect_url())
+    checks += [optional("tensorboard", "the curves", REINSTALL)]
+    checks += [optional("marimo", "the notebook", "python -m pip install 'avpref[notebooks]'")]
+    return checks
 
 
-def python(version: tuple[int, ...]) -> Check:
-    """Whether the interpreter is one that the lock file was made for."""
-    text = ".".join(map(str, version))
-    if OLDEST <= version <= NEWEST:
+def python(release: tuple[int, ...]) -> Check:
+    """Whether the lock file supports the interpreter."""
+    text = ".".join(map(str, release))
+    if OLDEST <= release <= NEWEST:
         return Check("python", OK, text)
     return Check("python", FAIL, f"{text}, expected 3.11 or 3.12", "python3.11 -m venv .venv")
 
@@ -64,12 +62,12 @@ def torch() -> Check:
 
 
 def unwanted(name: str) -> Check:
-    """Whether a package that nothing needs is installed, and whether it is broken on top."""
+    """Whether an unneeded package is installed, and whether it can be imported."""
     if importlib.util.find_spec(name) is None:
         return Check(name, OK, "not installed, not needed")
     problem = _import_problem(name)
-    status, found = (FAIL, f"installed and broken: {problem}") if problem else (WARN, "installed, not needed")
-    return Check(name, status, found, f"python -m pip uninstall -y {name}")
+    status, observation = (FAIL, f"installed and broken: {problem}") if problem else (WARN, "installed, not needed")
+    return Check(name, status, observation, f"python -m pip uninstall -y {name}")
 
 
 def encoders(names: Sequence[str] = ("libx264", "aac")) -> Check:
@@ -99,21 +97,21 @@ def gpu(settings: Settings | None) -> Check:
 
 
 def disk(settings: Settings, runs: Path) -> Check:
-    """Whether twice what a run would write is free."""
+    """Whether twice the bytes that a run would write are free."""
     from avpref.flows.dry_run import estimate
 
-    place = next(folder for folder in (runs.resolve(), *runs.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    folder = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
     try:
         need = 2 * estimate(settings)["total_bytes"]
     except AvprefError as error:
-        return Check("disk", WARN, f"{_size(free)} free; the need is not known: {error.found}", error.fix)
-    found = f"{_size(free)} free in {place}, twice the need is {_size(need)}"
+        return Check("disk", WARN, f"{_size(free)} free; the need is unknown: {error.found}", error.fix)
+    observation = f"{_size(free)} free in {folder}, twice the need is {_size(need)}"
     if free < need:
-        return Check("disk", FAIL, found, "free disk space, or choose another folder: --runs DIR")
-    if not os.access(place, os.W_OK):
-        return Check("disk", FAIL, f"{place} cannot be written to", "choose another folder: --runs DIR")
-    return Check("disk", OK, found)
+        return Check("disk", FAIL, observation, "free disk space, or choose another folder: --runs DIR")
+    if not os.access(folder, os.W_OK):
+        return Check("disk", FAIL, f"{folder} cannot be written to", "choose another folder: --runs DIR")
+    return Check("disk", OK, observation)
 
 
 def shared_memory(folder: Path) -> Check:
@@ -121,31 +119,25 @@ def shared_memory(folder: Path) -> Check:
     if not folder.is_dir():
         return Check("shared memory", OK, f"no {folder} on this system")
     free = shutil.disk_usage(folder).free
-    found = f"{_size(free)} free in {folder}, Ray's object store takes {_size(OBJECT_STORE_BYTES)}"
+    observation = f"{_size(free)} free in {folder}, Ray's object store takes {_size(OBJECT_STORE_BYTES)}"
     if free < OBJECT_STORE_BYTES:
-        return Check("shared memory", WARN, found, "docker run --shm-size=1g, or --set executor.kind=in_process")
-    return Check("shared memory", OK, found)
+        return Check("shared memory", WARN, observation, "docker run --shm-size=1g, or --set executor.kind=in_process")
+    return Check("shared memory", OK, observation)
 
 
 def ray() -> Check:
     """Whether Ray is installed; it is not started."""
     if importlib.util.find_spec("ray") is None:
         return Check("ray", FAIL, "not installed", REINSTALL)
-    from importlib.metadata import version
-
     return Check("ray", OK, version("ray"))
 
 
 def reward_models(settings: Settings | None) -> list[Check]:
-    """Whether the files of each reward model are there. Absent ones fail where the configuration scores with the model."""
-    from avpref.rewards.weights.catalogue import MODELS
-
+    """Whether the files of each reward model are present. Missing files fail where the configuration scores with the model."""
     return [_reward_model(model, settings) for model in MODELS]
 
 
 def _reward_model(model: Model, settings: Settings | None) -> Check:
-    from avpref.rewards.weights.catalogue import resolve, size_text, terms_text
-
     folder, is_needed = _reward_files(model.name, settings)
     try:
         resolve(model, folder)
@@ -168,8 +160,6 @@ def optional(name: str, what: str, fix: str) -> Check:
     """Whether a package that only ``what`` needs is installed."""
     if importlib.util.find_spec(name) is None:
         return Check(name, WARN, f"not installed; needed for {what}", fix)
-    from importlib.metadata import version
-
     return Check(name, OK, version(name))
 
 
@@ -207,7 +197,7 @@ def _can_encode(name: str) -> bool:
 
 
 def _import_problem(name: str) -> str:
-    """What goes wrong when ``name`` is imported: absent, or a shared library that does not load. Empty: nothing."""
+    """The error of importing ``name`` (not installed, or a shared library does not load); empty where it works."""
     try:
         importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What ``avpref doctor`` asks a Prefect server, over plain HTTP: health, port, pools, deployments, late runs."""
+"""The checks of ``avpref doctor`` on a Prefect server, over plain HTTP: health, port, pools, deployments, late runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ DEFAULT_PORT = 4200
 PROJECT_FILE, DEFAULT_POOL = Path("prefect.yaml"), "avpref"
 FIRST_BAD_SQLALCHEMY = (2, 1)
 NO_ANSWER = (OSError, HTTPException, ValueError)
-"""What asking something else than a Prefect server may raise: no connection, no HTTP, no JSON."""
+"""Raised by requests to anything but a Prefect server: no connection, no HTTP, no JSON."""
 LOCAL = ("127.0.0.1", "localhost", "::1", "0.0.0.0")
 
 
-def examine(url: str, port: int = DEFAULT_PORT, project: Path = PROJECT_FILE) -> Iterator[Check]:
-    """Findings about the server at ``url`` (empty: none is configured) and the local port that one would take.
+def run_checks(url: str, port: int = DEFAULT_PORT, project: Path = PROJECT_FILE) -> Iterator[Check]:
+    """Check the server at ``url`` (empty: none is configured) and the local port that a server would take.
 
-    ``project`` is the file of deployments; its pools are looked for where it exists.
+    ``project`` is the file of deployments; the server must have its work pools.
     """
     if not url:
         yield Check("prefect", OK, "no server configured; flows run without one")
@@ -46,11 +46,11 @@ def examine(url: str, port: int = DEFAULT_PORT, project: Path = PROJECT_FILE) ->
 
 
 def scheduler(sqlalchemy: str) -> Iterator[Check]:
-    """A finding where a server started from this environment would never start a scheduled run."""
+    """A warning where a server started from this environment would never start a scheduled run."""
     if tuple(map(int, sqlalchemy.split(".")[:2])) >= FIRST_BAD_SQLALCHEMY:
-        found = f"SQLAlchemy {sqlalchemy}: with it Prefect 3.8's server makes no runs for schedules"
+        problem = f"SQLAlchemy {sqlalchemy}: with it Prefect 3.8's server makes no runs for schedules"
         yield Check(
-            "prefect schedules", WARN, found, "python -m pip install 'sqlalchemy<2.1', and start the server again"
+            "prefect schedules", WARN, problem, "python -m pip install 'sqlalchemy<2.1', and start the server again"
         )
 
 
@@ -84,7 +84,7 @@ def _local_port(url: str) -> int | None:
     try:
         parts = urlsplit(url)
         return parts.port if parts.hostname in LOCAL else None
-    except ValueError:  # a port that is no number; that the server does not answer is said already
+    except ValueError:  # the port is not a number; is_prefect has reported that already
         return None
 
 
@@ -107,22 +107,22 @@ def _pools(url: str, project: Path) -> Iterator[Check]:
 
 
 def _pools_wanted(project: Path) -> set[str]:
-    """Names of the work pools that the deployments of ``project`` name; none where it cannot be read."""
+    """The work pools that the deployments of ``project`` need; none where it cannot be read."""
     try:
         tree = yaml.safe_load(project.read_text(encoding="utf-8"))
-        pools = [each.get("work_pool") or {} for each in tree["deployments"]]
+        pools = [deployment.get("work_pool") or {} for deployment in tree["deployments"]]
         return {pool["name"] for pool in pools if "name" in pool}
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return set()
 
 
 def _deployments(url: str) -> Iterator[Check]:
-    """Deployments of this product that cannot run: no work pool (any more), or parameters that their flow does not have."""
+    """Check the deployments of this product: their work pools exist, and their flows have their parameters."""
     name = "prefect deployments"
     try:
-        found = _ask(f"{url.rstrip('/')}/deployments/filter", {})
-        ours = [each for each in found if str(each.get("entrypoint")).startswith("avpref.")]
-        problems = [problem for each in ours for problem in _problems(each)]
+        deployments = _ask(f"{url.rstrip('/')}/deployments/filter", {})
+        ours = [deployment for deployment in deployments if str(deployment.get("entrypoint")).startswith("avpref.")]
+        problems = [problem for deployment in ours for problem in _problems(deployment)]
     except (*NO_ANSWER, KeyError, TypeError, AttributeError) as error:
         yield Check(name, WARN, f"cannot be listed: {error}", "prefect deployment ls")
         return
@@ -137,12 +137,13 @@ def _problems(deployment: dict[str, Any]) -> Iterator[Check]:
     name, label = "prefect deployments", deployment["name"]
     if not deployment.get("work_pool_name"):
         fix = f"prefect work-pool create {DEFAULT_POOL} --type process, then: prefect --no-prompt deploy --name {label}"
-        yield Check(name, FAIL, f"{label} has no work pool, so that nothing carries out its runs", fix)
+        yield Check(name, FAIL, f"{label} has no work pool, so nothing executes its runs", fix)
     known = list((deployment.get("parameter_openapi_schema") or {}).get("properties", {}))
     sources = [("", deployment["parameters"])]
-    sources += [(_schedule_name(each), each.get("parameters") or {}) for each in deployment.get("schedules") or []]
-    for where, given in sources:
-        for unknown in [key for key in given if key not in known]:
+    schedules = deployment.get("schedules") or []
+    sources += [(_schedule_name(schedule), schedule.get("parameters") or {}) for schedule in schedules]
+    for where, parameters in sources:
+        for unknown in [key for key in parameters if key not in known]:
             near = difflib.get_close_matches(unknown, known, 1)
             meant = f" (did you mean {near[0]}?)" if near else ""
             fix = f"correct it in {PROJECT_FILE}{meant}; its flow has: {', '.join(known)}; then prefect --no-prompt deploy --all"
@@ -150,17 +151,17 @@ def _problems(deployment: dict[str, Any]) -> Iterator[Check]:
 
 
 def _unlimited_queues(url: str, deployments: list[dict[str, Any]]) -> Iterator[Check]:
-    """Queues of deployments without a limit of their own, which run any number of heavy runs at once."""
-    alone = [each for each in deployments if not each.get("global_concurrency_limit") and each.get("work_pool_name")]
-    for pool, queue in sorted({(each["work_pool_name"], each["work_queue_name"]) for each in alone}):
+    """Warn of queues without a limit, whose deployments have none either: they execute any number of heavy runs at once."""
+    unlimited = [row for row in deployments if not row.get("global_concurrency_limit") and row.get("work_pool_name")]
+    for pool, queue in sorted({(row["work_pool_name"], row["work_queue_name"]) for row in unlimited}):
         try:
             limit = _ask(f"{url.rstrip('/')}/work_pools/{quote(pool)}/queues/{quote(queue)}")["concurrency_limit"]
         except (*NO_ANSWER, KeyError, TypeError):
             continue
         if limit is None:
             fix = f"prefect work-queue set-concurrency-limit {queue} 1 --pool {pool}"
-            found = f"work queue {queue} of pool {pool} has no limit: runs that take hours would share the machine"
-            yield Check("prefect deployments", WARN, found, fix)
+            problem = f"work queue {queue} of pool {pool} has no limit: runs that take hours would share the machine"
+            yield Check("prefect deployments", WARN, problem, fix)
 
 
 def _schedule_name(schedule: dict[str, Any]) -> str:
@@ -182,7 +183,7 @@ def _late_runs(url: str) -> Iterator[Check]:
 
 
 def _ask(url: str, body: Any = None) -> Any:
-    """The JSON that ``url`` answers; this machine is asked without a proxy. Raises one of :data:`NO_ANSWER`."""
+    """The JSON response of ``url``; local addresses are asked without a proxy. Raises one of :data:`NO_ANSWER`."""
     data = None if body is None else json.dumps(body).encode()
     opener = build_opener(ProxyHandler({})) if urlsplit(url).hostname in LOCAL else build_opener()
     with opener.open(Request(url, data, {"Content-Type": "application/json"}), timeout=TIMEOUT_S) as answer:

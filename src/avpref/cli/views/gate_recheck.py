@@ -1,4 +1,4 @@
-"""The gate's decision, taken again from what a run's evaluation has sealed."""
+"""The gate's decision, computed again from a run's sealed evaluation."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from avpref.storage.run_folder import CONFIG_FILE, RunFolder
 SECTION = "evaluation.gate."
 
 
-def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
-    """Compare the sealed scores again (same bootstrap) and apply the rules, with the overrides ``given`` of them.
+def decide(folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compare the sealed scores again (same bootstrap) and apply the rules with ``overrides`` of their bounds.
 
     Raises ConfigError for an override of something else, InputError before the evaluation or where it is older than the
     pairs, TableError where its files were changed.
     """
-    others = [override for override in given if not override.startswith(SECTION)]
+    others = [override for override in overrides if not override.startswith(SECTION)]
     if others:
         raise ConfigError(f"--set {others[0]}", f"{SECTION}KEY=VALUE", "avpref config show")
-    settings = load_config(folder.root / CONFIG_FILE, given, environment={}).settings
+    settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
     folder.tables.require(tables.EVALUATIONS)
     stored = decisions.read(folder)
     inputs = inputs_of(stored)
     _refuse_stale(folder, inputs)
     rules = inputs.settings.model_copy(update={"gate": settings.evaluation.gate})
     taken = decisions.again(folder, replace(inputs, settings=rules))
-    warning = not_what_serves(folder, inputs)
-    found = {key: value for key, value in taken.document().items() if key != "inputs"}
-    return {"run_id": folder.run_id, **found, "warnings": [warning] if warning else []}
+    warning = serving_warning(folder, inputs)
+    decision = {key: value for key, value in taken.document().items() if key != "inputs"}
+    return {"run_id": folder.run_id, **decision, "warnings": [warning] if warning else []}
 
 
 def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
-    """A stored decision taken again from what it names, and what is not as it was. Raises InputError, TableError."""
-    found = decisions.replay(folder, decision)
-    again = {key: value for key, value in found.again.document().items() if key != "inputs"}
+    """A stored decision computed again from its own inputs, with every difference. Raises InputError, TableError."""
+    replay = decisions.replay(folder, decision)
+    again = {key: value for key, value in replay.again.document().items() if key != "inputs"}
     return {
         "run_id": folder.run_id,
         **again,
-        "decision_id": found.stored["decision_id"],
-        "agrees": found.agrees,
-        "differences": [asdict(each) for each in found.wrong],
-        "changed_inputs": [asdict(each) for each in found.changed],
+        "decision_id": replay.stored["decision_id"],
+        "agrees": replay.agrees,
+        "differences": [asdict(change) for change in replay.wrong],
+        "changed_inputs": [asdict(change) for change in replay.changed],
         "warnings": [],
     }
 
 
-def not_what_serves(folder: RunFolder, inputs: Inputs) -> str:
-    """Why a yes would not mean "better than what serves"; empty where nothing else serves."""
+def serving_warning(folder: RunFolder, inputs: Inputs) -> str:
+    """A warning where another adapter serves, which the decision does not compare with; else empty."""
     runs, alias = folder.runs, folder.settings.promotion.alias
     move = aliases.current(runs, alias)
     if move is None:
@@ -64,7 +64,7 @@ def not_what_serves(folder: RunFolder, inputs: Inputs) -> str:
     base = "the same" if record["reference_hash"] == inputs.reference_hash else "another"
     return (
         f"{alias} is adapter {move.adapter} of run {move.run_id} (on {base} SFT network); this decision compares with the SFT"
-        " network alone, not with what serves"
+        " network alone, not with the serving adapter"
     )
 
 

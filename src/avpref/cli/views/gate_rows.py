@@ -1,4 +1,4 @@
-"""The lines of ``gate list``: what serves under which alias, and which runs wait for a human."""
+"""The rows of ``gate list``: the adapter of every alias, and runs that wait for approval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avpref.storage.run_folder import list_runs, open_run
 
 
 def serving_rows(runs: Path) -> list[dict[str, Any]]:
-    """One row per alias. Raises TableError for a chain of moves that was changed."""
+    """One row per alias. Raises TableError where the chain of moves was changed."""
     moves = [move for alias in aliases.names(runs) if (move := aliases.current(runs, alias)) is not None]
     return [
         {
@@ -29,10 +29,10 @@ def serving_rows(runs: Path) -> list[dict[str, Any]]:
 
 
 def waiting_rows(runs: Path) -> list[dict[str, Any]]:
-    """Runs whose gate said yes and whose configuration asks for an approval that nobody gave. Raises as opening a run."""
-    found = []
+    """Runs that the gate allowed and whose configuration requires an approval that is missing. Raises as opening a run."""
+    rows = []
     for run_id in list_runs(runs):
         folder = open_run(runs, run_id)
         if promotion.state(folder) is promotion.State.AWAITING:
-            found.append({"run_id": run_id, "alias": folder.settings.promotion.alias})
-    return found
+            rows.append({"run_id": run_id, "alias": folder.settings.promotion.alias})
+    return rows

@@ -1,4 +1,4 @@
-"""Selecting pairs again, over a run's sealed scores or over a file, without writing to the run."""
+"""Selects pairs again, over a run's sealed scores or over a file, without writing to the run; compares selections."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise
 from avpref.datasets.selection.candidate_rewards import strategy_label
-from avpref.datasets.selection.compare import Inputs, Snapshot
+from avpref.datasets.selection.compare import Inputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import Leaderboard, leaderboard
 from avpref.datasets.selection.pairing import Selection, select_pairs
 from avpref.datasets.selection.score_table_import import read_scores
+from avpref.datasets.table_files import check_format, write_table
 from avpref.datasets.views import connect_tables
 from avpref.domain import METRIC_BY_NAME, METRICS, Metric
 from avpref.errors import ConfigError, PartialResult
@@ -28,33 +29,44 @@ from avpref.flows.workers.scorers import metrics_of
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
 from avpref.storage.table_readers import read_norm
 
+__all__ = [
+    "check_format",
+    "compared",
+    "exit_code",
+    "from_file",
+    "from_run",
+    "leaderboard_of",
+    "snapshot",
+    "write_table",
+]
+
 Document = dict[str, Any]
 
 MAY_CHANGE = ("pairs.", "scoring.metrics")
 
 
-def from_run(folder: RunFolder, given: Sequence[str]) -> tuple[Document, Selection]:
-    """Select over the run's scores with its settings and the overrides ``given`` (sections pairs and scoring.metrics).
+def from_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[Document, Selection]:
+    """Select over the run's scores with its settings and ``overrides`` (of the section pairs and of scoring.metrics).
 
-    Raises ConfigError for another override, InputError where the scores are not there or were changed.
+    Raises ConfigError for another override, InputError where the scores are missing or were changed.
     """
-    _refuse_others(given)
+    _refuse_others(overrides)
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.tables.require(table)
-    settings = load_config(folder.root / CONFIG_FILE, given, environment={}).settings
+    settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
     selection = select(replace(folder, settings=settings))
     documents = pairs(folder, selection.pairs)
     return {"run_id": folder.run_id, **_document(selection, settings.pairs, documents)}, selection
 
 
-def from_file(path: Path, given: Sequence[str]) -> tuple[Document, Selection]:
-    """Select over a file of scores with the defaults and the overrides ``given``; see avpref.datasets.selection.score_table_import.
+def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection]:
+    """Select over a file of scores with the defaults and ``overrides``; see avpref.datasets.selection.score_table_import.
 
     Raises as :func:`avpref.datasets.selection.score_table_import.read_scores`, and ConfigError for another override.
     """
-    _refuse_others(given)
-    settings = load_section(PairSettings, "pairs", [one for one in given if one.startswith("pairs.")])
-    scoring = load_section(ScoringSettings, "scoring", [one for one in given if one.startswith("scoring.")])
+    _refuse_others(overrides)
+    settings = load_section(PairSettings, "pairs", _of_section("pairs", overrides))
+    scoring = load_section(ScoringSettings, "scoring", _of_section("scoring", overrides))
     if settings.norm:
         raise ConfigError("pairs.norm with a file of scores", "a run, which saves its norms", "leave pairs.norm empty")
     metrics = _metrics(scoring.metrics)
@@ -70,12 +82,12 @@ def from_file(path: Path, given: Sequence[str]) -> tuple[Document, Selection]:
 
 
 def exit_code(selection: Selection) -> int:
-    """0, or 5 where candidates had to be left out for want of a number."""
+    """0, or 5 where candidates were left out because some metric has no number."""
     return PartialResult.exit_code if selection.excluded.num_rows else 0
 
 
 def snapshot(folder: RunFolder) -> Snapshot:
-    """The run's pairs and everything that they were selected from."""
+    """The run's pairs and the inputs of their selection."""
     con = training_tables(folder)
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
     settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
@@ -85,8 +97,16 @@ def snapshot(folder: RunFolder) -> Snapshot:
     )
 
 
-def board_of(folder: RunFolder) -> Leaderboard:
-    """What every strategy would select over the run's scores; on the run's norm where it has one."""
+def compared(before: RunFolder, after: RunFolder) -> Document:
+    """The differences between the pairs of two runs, and their number by kind and cause."""
+    rows = diff(snapshot(before), snapshot(after)).to_pylist()
+    counts = Counter((row["change"], row["cause"]) for row in rows)
+    summary = [{"change": change, "cause": cause, "pairs": count} for (change, cause), count in sorted(counts.items())]
+    return {"before": before.run_id, "after": after.run_id, "summary": summary, "differences": rows}
+
+
+def leaderboard_of(folder: RunFolder) -> Leaderboard:
+    """The pairs that each strategy would select over the run's scores; on the run's norm where it has one."""
     con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
     norm = (
         read_norm(folder.tables) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
@@ -117,8 +137,12 @@ def _metrics(names: Sequence[str]) -> list[Metric]:
     return [metric for metric in METRICS if not names or metric.name in names]
 
 
-def _refuse_others(given: Sequence[str]) -> None:
-    for override in given:
+def _of_section(section: str, overrides: Sequence[str]) -> list[str]:
+    return [override for override in overrides if override.startswith(f"{section}.")]
+
+
+def _refuse_others(overrides: Sequence[str]) -> None:
+    for override in overrides:
         if not override.startswith(MAY_CHANGE):
             expected = "pairs.KEY=VALUE or scoring.metrics=[...]: nothing else changes which pairs are selected"
             raise ConfigError(f"--set {override}", expected, "avpref config show")

@@ -1,4 +1,4 @@
-"""What is done, running, missing and why: read from a run's files, with no server asked and no plan made."""
+"""The state of stages and passes, read from a run's files alone, without a server and without planning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from avpref.datasets.rows import QuarantineRow
-from avpref.observability import run_status as watching
+from avpref.observability import run_status
 from avpref.observability.meters import duration, rate
 from avpref.observability.run_status import Document
 from avpref.storage.event_log import read_events
@@ -22,7 +22,7 @@ QUARANTINED = "quarantined"
 
 
 class Condition(StrEnum):
-    """How a stage stands."""
+    """The state of a stage."""
 
     DONE = "done"
     RUNNING = "running"
@@ -36,9 +36,9 @@ class Condition(StrEnum):
 
 @dataclass(frozen=True)
 class StageState:
-    """One stage of a run: whether its result is there, the rows of its table (None where it makes files), how it stands and why.
+    """One stage of a run: whether it has a result, the number of rows of its table (None where it makes files), its state and why.
 
-    ``since`` is when it last began (None: never, or an earlier release did it), ``by`` who ran it.
+    ``since`` is the time of its last start (None: never, or by an earlier release), ``by`` the process that ran it.
     """
 
     name: str
@@ -50,83 +50,87 @@ class StageState:
     by: str | None
 
 
-def stage_state(folder: RunFolder, found: tuple[str, bool, int | None], before: str | None, in_use: bool) -> StageState:
-    """How the stage (name, whether its result is there, rows) stands; ``before`` is a stage before it that is missing."""
-    name, is_done, rows = found
-    document = watching.read_document(folder.root / watching.PROGRESS / f"{name}{watching.STAGE_SUFFIX}")
-    condition, why = _condition(document, is_done, before, in_use)
+def stage_state(
+    folder: RunFolder, result: tuple[str, bool, int | None], first_missing: str | None, in_use: bool
+) -> StageState:
+    """The state of the stage of ``result`` (name, whether it has one, rows); ``first_missing`` is an earlier missing stage."""
+    name, is_done, rows = result
+    document = run_status.read_document(folder.root / run_status.PROGRESS / f"{name}{run_status.STAGE_SUFFIX}")
+    condition, why = _condition(document, is_done, first_missing, in_use)
     since = moment(document["since_s"]) if document else None
     return StageState(name, is_done, rows, str(condition), why, since, document["by"] if document else None)
 
 
-def _condition(document: Document | None, is_done: bool, before: str | None, in_use: bool) -> tuple[Condition, str]:
-    said = document["state"] if document else None
-    if said == watching.RUNNING and in_use:
+def _condition(
+    document: Document | None, is_done: bool, first_missing: str | None, in_use: bool
+) -> tuple[Condition, str]:
+    recorded = document["state"] if document else None
+    if recorded == run_status.RUNNING and in_use:
         return Condition.RUNNING, ""
     if is_done:
         return Condition.DONE, ""
-    if document and said == watching.RUNNING:
-        return Condition.KILLED, f"{document['by']} began and never ended, and nobody owns the run now"
-    if said == watching.INTERRUPTED:
+    if document and recorded == run_status.RUNNING:
+        return Condition.KILLED, f"{document['by']} began and never ended, and no command owns the run now"
+    if recorded == run_status.INTERRUPTED:
         return Condition.INTERRUPTED, "stopped by a signal"
-    if document and said == watching.FAILED:
+    if document and recorded == run_status.FAILED:
         error = document["error"]
         condition = Condition.CIRCUIT_OPEN if error["is_circuit_open"] else Condition.FAILED
         return condition, f"{error['error']}: {error.get('found') or error['message']}"
-    if before:
-        return Condition.WAITING, f"waits for stage {before}"
+    if first_missing:
+        return Condition.WAITING, f"waits for stage {first_missing}"
     return Condition.NEXT, "nothing before it is missing"
 
 
 def passes(folder: RunFolder, in_use: bool) -> list[dict[str, Any]]:
-    """Every pass over units and every training, oldest first: state, counts, rate, what is left, how busy, what it took."""
-    return [_pass(document, in_use) for document in watching.documents(folder.root, watching.UNITS_SUFFIX)]
+    """Every pass over units and every training, oldest first: state, counts, rate, time left, utilisation, cost."""
+    return [_pass(document, in_use) for document in run_status.documents(folder.root, run_status.UNITS_SUFFIX)]
 
 
 def _pass(document: Document, in_use: bool) -> dict[str, Any]:
-    measure, said = document["measure"], document["state"]
-    is_running = said == watching.RUNNING and in_use
-    state = str(Condition.KILLED) if said == watching.RUNNING and not in_use else said
+    measure, recorded = document["measure"], document["state"]
+    is_running = recorded == run_status.RUNNING and in_use
+    state = str(Condition.KILLED) if recorded == run_status.RUNNING and not in_use else recorded
     numbers = {name: value for name, value in measure.items() if name not in ("stage", "eta_s")}
     about = {"name": document["name"], "stage": document["stage"], "state": state, "by": document["by"]}
     times = {"since": moment(document["since_s"]), "as_of": moment(document["updated_s"])}
-    left = {"eta_s": measure["eta_s"] if is_running else None, "age_s": time.time() - document["updated_s"]}
-    return about | times | left | numbers | {"spent": document["spent"]}
+    estimates = {"eta_s": measure["eta_s"] if is_running else None, "age_s": time.time() - document["updated_s"]}
+    return about | times | estimates | numbers | {"spent": document["spent"]}
 
 
-def pass_rows(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def pass_rows(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Passes as rows for people."""
     return [
         {
-            "pass": each["name"],
-            "state": each["state"],
-            "items": f"{each['done']}/{each['total']} {each['unit']}",
-            "units": f"{each['units_done']}/{each['units_total']}" if each["units_total"] else None,
-            "shards": f"{each['shards_done']}/{each['shards_total']}" if each.get("shards_total") else None,
-            "rate": rate(each["rate_hz"]) if each["made"] else None,
-            "left": duration(each["eta_s"]) if each["eta_s"] is not None else None,
-            "busy": f"{100 * each['busy_share']:.0f} %" if each["made"] else None,
-            QUARANTINED: each[QUARANTINED],
-            "as of": f"{duration(each['age_s'])} ago" if each["state"] == watching.RUNNING else None,
+            "pass": row["name"],
+            "state": row["state"],
+            "items": f"{row['done']}/{row['total']} {row['unit']}",
+            "units": f"{row['units_done']}/{row['units_total']}" if row["units_total"] else None,
+            "shards": f"{row['shards_done']}/{row['shards_total']}" if row.get("shards_total") else None,
+            "rate": rate(row["rate_hz"]) if row["made"] else None,
+            "left": duration(row["eta_s"]) if row["eta_s"] is not None else None,
+            "busy": f"{100 * row['busy_share']:.0f} %" if row["made"] else None,
+            QUARANTINED: row[QUARANTINED],
+            "as of": f"{duration(row['age_s'])} ago" if row["state"] == run_status.RUNNING else None,
         }
-        for each in found
+        for row in measured
     ]
 
 
 def owner(root: Path) -> str:
-    """Who owns the run, as its lock says."""
+    """The owner of the run, as its lock file names it."""
     with open(root / "lock", "rb") as stream:
         return stream.read(OWNER_BYTES).decode(errors="replace").strip()
 
 
 def quarantined_so_far(path: Path) -> list[QuarantineRow]:
-    """What stages gave up on, as the log at ``path`` has it: each candidate and stage once."""
-    found: dict[tuple[str, str], QuarantineRow] = {}
+    """The quarantined candidates in the log at ``path``; each candidate and stage once."""
+    rows: dict[tuple[str, str], QuarantineRow] = {}
     for event, _ in read_events(path, only=QUARANTINED):
         if event["event"] == QUARANTINED:
             row = QuarantineRow(**{name: event[name] for name in QuarantineRow.__dataclass_fields__})
-            found.setdefault((row.candidate_id, row.stage), row)
-    return list(found.values())
+            rows.setdefault((row.candidate_id, row.stage), row)
+    return list(rows.values())
 
 
 def moment(time_s: float) -> str:

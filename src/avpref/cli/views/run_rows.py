@@ -1,14 +1,16 @@
-"""Rows of a run for people and scripts: candidates with their scores, pairs with both sides. Read from sealed tables."""
+"""Rows of a run's sealed tables for people and scripts: prompts, candidates with their scores, pairs with both sides."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
 from avpref.datasets import tables
+from avpref.datasets.table_files import check_format, write_table
 from avpref.domain import METRICS, ScoreStatus
 from avpref.errors import InputError
 from avpref.storage.run_folder import RunFolder
@@ -19,35 +21,41 @@ CANDIDATE_COLUMNS = (
     *("candidate_id", "prompt_id", "index", "origin", "height_px", "width_px", "num_frames", "duration_s"),
     *(metric.name for metric in METRICS),
 )
-"""Columns of the wide score table; it can be read back by ``avpref pairs select --scores``."""
+"""Columns of the wide score table; ``avpref pairs select --scores`` reads it back."""
+
+
+def prompts(folder: RunFolder) -> list[Document]:
+    """The prompts in their order."""
+    return folder.tables.read(tables.PROMPTS).to_pylist()
 
 
 def candidates(folder: RunFolder, prompt: str = "") -> list[Document]:
-    """Candidates in the plan's order, those of the prompts whose id begins with ``prompt``."""
+    """Candidates in the plan's order, of the prompts whose id begins with ``prompt``. Raises InputError where there are none."""
     rows = folder.tables.read(tables.CANDIDATES).to_pylist()
-    found = [row for row in rows if row["prompt_id"].startswith(prompt)]
-    if not found and prompt:
+    matching = [row for row in rows if row["prompt_id"].startswith(prompt)]
+    if not matching and prompt:
         _refuse(f"no prompt {prompt} with candidates", prompt, {row["prompt_id"] for row in rows}, "prompts list")
-    return found
+    return matching
 
 
 def candidate(folder: RunFolder, candidate_id: str) -> Document:
-    """One candidate by id, or by an unambiguous beginning of one, with the text of its prompt and its scores.
+    """One candidate by id, or by an unambiguous prefix of one, with the text of its prompt and its scores.
 
     Raises InputError naming the nearest ids.
     """
     rows = candidates(folder)
-    found = [row for row in rows if row["candidate_id"].startswith(candidate_id)]
-    if not candidate_id or len(found) != 1:
-        what = f"no candidate {candidate_id!r}" if not found else f"{candidate_id!r} may mean {len(found)} candidates"
-        _refuse(what, candidate_id, {row["candidate_id"] for row in found or rows}, "candidates list")
-    row = found[0]
-    text = {prompt["prompt_id"]: prompt["text"] for prompt in folder.tables.read(tables.PROMPTS).to_pylist()}
+    matching = [row for row in rows if row["candidate_id"].startswith(candidate_id)]
+    if not candidate_id or len(matching) != 1:
+        several = f"{candidate_id!r} may mean {len(matching)} candidates"
+        reason = several if matching else f"no candidate {candidate_id!r}"
+        _refuse(reason, candidate_id, {row["candidate_id"] for row in matching or rows}, "candidates list")
+    row = matching[0]
+    text = {prompt["prompt_id"]: prompt["text"] for prompt in prompts(folder)}
     return {**row, "prompt": text[row["prompt_id"]], "scores": scores_of(folder, row["candidate_id"])}
 
 
 def scores_of(folder: RunFolder, candidate_id: str) -> list[Document]:
-    """Score rows of one candidate; none before the candidates were scored."""
+    """Score rows of one candidate; none before the stage ``score``."""
     if not folder.tables.has(tables.SCORES):
         return []
     return [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] == candidate_id]
@@ -82,21 +90,34 @@ def wide_table(rows: Sequence[Document]) -> pa.Table:
     return pa.Table.from_pylist([{name: row[name] for name in CANDIDATE_COLUMNS} for row in rows], pa.schema(fields))
 
 
+def write_wide_scores(folder: RunFolder, path: Path) -> int:
+    """Write the wide score table to ``path`` (.csv or .parquet); returns its number of rows. Raises ConfigError, InputError."""
+    check_format(path)
+    rows = wide_scores(folder)
+    write_table(path, wide_table(rows))
+    return len(rows)
+
+
+def sealed_pairs(folder: RunFolder, prompt: str = "") -> list[Document]:
+    """The run's own pairs as :func:`pairs`."""
+    return pairs(folder, folder.tables.read(tables.PAIRS), prompt)
+
+
 def pairs(folder: RunFolder, rows: pa.Table, prompt: str = "") -> list[Document]:
     """Pairs of the run as documents, in the order of the prompts and then of rank; paths relative to the run's folder."""
-    prompts = folder.tables.read(tables.PROMPTS).to_pylist()
-    place = {row["prompt_id"]: ordinal for ordinal, row in enumerate(prompts)}
-    text = {row["prompt_id"]: row["text"] for row in prompts}
+    texts = prompts(folder)
+    order = {row["prompt_id"]: index for index, row in enumerate(texts)}
+    text = {row["prompt_id"]: row["text"] for row in texts}
     path = {row["candidate_id"]: row["path"] for row in candidates(folder)}
-    ordered = sorted(rows.to_pylist(), key=lambda row: (place[row["prompt_id"]], row["rank"]))
-    found = [row for row in ordered if row["prompt_id"].startswith(prompt)]
-    if not found and prompt:
+    ordered = sorted(rows.to_pylist(), key=lambda row: (order[row["prompt_id"]], row["rank"]))
+    matching = [row for row in ordered if row["prompt_id"].startswith(prompt)]
+    if not matching and prompt:
         _refuse(f"no pair of prompt {prompt}", prompt, {row["prompt_id"] for row in ordered}, "pairs show")
-    return [pair(row, text[row["prompt_id"]], path) for row in found]
+    return [pair(row, text[row["prompt_id"]], path) for row in matching]
 
 
 def pair(row: Document, text: str | None, path: dict[str, str]) -> Document:
-    """One row of table ``pairs`` as a document; ``path`` gives a candidate's file, where there is one."""
+    """One row of table ``pairs`` as a document; ``path`` maps candidates to their files."""
     return {
         "pair_id": row["pair_id"],
         "prompt_id": row["prompt_id"],
@@ -115,11 +136,6 @@ def pair(row: Document, text: str | None, path: dict[str, str]) -> Document:
     }
 
 
-def flat(document: Document) -> Document:
-    """A pair's document as a row of a plain table."""
-    return {**document, **{f"margin_{name}": value for name, value in document["margins"].items()}}
-
-
-def _refuse(found: str, given: str, known: Iterable[str], listing: str) -> None:
-    near = difflib.get_close_matches(given, sorted(known), n=3, cutoff=0.3) or sorted(known)[:3]
+def _refuse(found: str, asked: str, known: Iterable[str], listing: str) -> NoReturn:
+    near = difflib.get_close_matches(asked, sorted(known), n=3, cutoff=0.3) or sorted(known)[:3]
     raise InputError(found, f"an id such as {', '.join(near)}" if near else "an id of this run", f"avpref {listing}")

@@ -1,4 +1,4 @@
-"""What a run's folder says of the run, read from its files alone: neither the network nor Prefect is loaded to look."""
+"""The state of a run, read from its files alone, without torch, Prefect or pandas."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
-from avpref.registry.promotion import State
-from avpref.registry.promotion import state as promotion_state
 from avpref.storage.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
@@ -23,17 +21,18 @@ VERDICT_FILE = "evaluation.json"
 REPORT_FILE = "report.html"
 QUARANTINES = ("refused.json", "quarantine-*.json")
 Result = tuple[str, bool, int | None]
-"""A stage's name, whether its result is there, and the rows of its table (None where it makes files)."""
+"""A stage's name, whether it has a result, and the number of rows of its table (None where it makes files)."""
 FINISHED, IN_USE, UNREADABLE = "finished", "in use", "unreadable"
 
 
 def stages(folder: RunFolder) -> list[StageState]:
-    """Every stage of the loop in order: whether it is done, running, missing, and why."""
-    in_use, before, found = is_in_use(folder.root), None, []
-    for stage in _results(folder):
-        found.append(stage_state(folder, stage, before, in_use))
-        before = before or (None if found[-1].is_done else found[-1].name)
-    return found
+    """The state of every stage of the loop, in order."""
+    in_use, first_missing, states = is_in_use(folder.root), None, []
+    for result in _results(folder):
+        stage = stage_state(folder, result, first_missing, in_use)
+        first_missing = first_missing or (None if stage.is_done else stage.name)
+        states.append(stage)
+    return states
 
 
 def _results(folder: RunFolder) -> list[Result]:
@@ -52,18 +51,25 @@ def _results(folder: RunFolder) -> list[Result]:
 
 
 def state(folder: RunFolder) -> str:
-    """In use, finished, awaiting approval, or the first stage that is missing."""
+    """In use, finished, awaiting approval, or the first missing stage."""
     if is_in_use(folder.root):
         return IN_USE
     if folder.files.exists(RESULT_FILE):
-        is_asked = folder.settings.promotion.approval == "required"
-        return str(State.AWAITING) if is_asked and promotion_state(folder) is State.AWAITING else FINISHED
+        return _finished_state(folder)
     missing = [name for name, is_done, _ in _results(folder) if not is_done]
     return f"next: {missing[0]}" if missing else FINISHED
 
 
+def _finished_state(folder: RunFolder) -> str:
+    if folder.settings.promotion.approval != "required":
+        return FINISHED
+    from avpref.registry import promotion  # imports pandas and scipy, which few runs need
+
+    return str(promotion.State.AWAITING) if promotion.state(folder) is promotion.State.AWAITING else FINISHED
+
+
 def is_in_use(root: Path) -> bool:
-    """Whether a command holds the run's lock; the shared lock that is tried for this is given back at once."""
+    """Whether a command holds the run's lock. The shared lock that tests this is released at once."""
     path = root / "lock"
     if not path.exists():
         return False
@@ -84,9 +90,9 @@ def verdict(folder: RunFolder) -> str | None:
 
 
 def quarantine(folder: RunFolder) -> list[QuarantineRow]:
-    """Everything that any stage gave up on, recordings refused at import included.
+    """Every quarantined candidate of every stage, with the recordings refused at import.
 
-    Stages that are not finished write no list: what they gave up on is read from the log.
+    Unfinished stages have not written their list yet: their quarantined candidates are read from the log.
     """
     documents = folder.files.children()
     names = [name for pattern in QUARANTINES for name in fnmatch.filter(documents, pattern)]
@@ -104,19 +110,19 @@ def rows_per_table(folder: RunFolder) -> dict[str, int]:
 
 
 def lineage(folder: RunFolder) -> dict[str, Any]:
-    """What the run's results come from: seed, settings, sealed table versions, trained files, promoted adapters."""
+    """The sources of the run's results: seed, settings, sealed table versions, trained files, promoted adapters."""
     sealed = {table.name: folder.tables.current(table.name) for table in tables.TABLES}
     return {
         "seed": folder.settings.run.seed,
         "settings_hash": identity_hash(folder.settings),
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
-        "models": {"sft": _found(folder, SFT_NETWORK), "train": _found(folder, ADAPTER)},
+        "models": {"sft": _matching(folder, SFT_NETWORK), "train": _matching(folder, ADAPTER)},
         "promoted": folder.files.children("promoted"),
     }
 
 
 def row_of(runs: Path, run_id: str) -> dict[str, Any]:
-    """The run's line of ``runs list``; a folder that cannot be read is listed with the reason."""
+    """The run's row in ``runs list``; an unreadable folder is listed with the reason."""
     try:
         folder = open_root(Path(runs).resolve() / run_id)
         return {
@@ -132,14 +138,14 @@ def row_of(runs: Path, run_id: str) -> dict[str, Any]:
 
 
 def rows_of(runs: Path) -> list[dict[str, Any]]:
-    """The lines of ``runs list``, newest run first. Raises InputError where there is no such folder."""
+    """The rows of ``runs list``, newest run first. Raises InputError where the folder is missing."""
     if not runs.is_dir():
         raise InputError(f"no folder {runs}", "a folder of runs", f"avpref retrain --runs {runs}")
     return [row_of(runs, run_id) for run_id in list_runs(runs)]
 
 
-def _found(folder: RunFolder, pattern: str) -> list[str]:
-    """What matches of the run's folder, or else of the models that were published elsewhere."""
+def _matching(folder: RunFolder, pattern: str) -> list[str]:
+    """Paths in the run's folder that match, or else names of published models."""
     local = sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
     return local or fnmatch.filter(folder.models.published(), pattern)
 
@@ -149,4 +155,4 @@ def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> Result:
 
 
 def _file_stage(folder: RunFolder, name: str, pattern: str) -> Result:
-    return name, bool(_found(folder, pattern)), None
+    return name, bool(_matching(folder, pattern)), None

@@ -1,4 +1,4 @@
-"""One stage of an existing run, started by hand: owns the run's folder for its length, then says what came out."""
+"""Runs one stage of an existing run, which it owns meanwhile, and prints the result."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def run_stage(folder: RunFolder, stage: Stage) -> int:
 
 
 def present(folder: RunFolder, document: dict[str, Any], stages: set[str], as_json: bool) -> int:
-    """Print what a stage came to, with what ``stages`` of the run gave up on; exit code 5 where that is anything."""
+    """Print the result of a stage with the candidates that ``stages`` quarantined; returns exit code 5 if there are any."""
     lost = [vars(row) for row in quarantine(folder) if row.stage in stages]
-    whole = {"run_id": folder.run_id, **document, "quarantined": lost}
-    print_json(whole) if as_json else _print(whole)
+    result = {"run_id": folder.run_id, **document, "quarantined": lost}
+    print_json(result) if as_json else _print(result)
     return PartialResult.exit_code if lost else 0
 
 

@@ -1,4 +1,4 @@
-"""``avpref candidates sample --config … --prompts …``: N candidates for each text of a list."""
+"""The work of ``avpref candidates sample``: the candidates of a run, or of a new run over a list of prompts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from avpref.cli.actions.stage_runs import present, run_stage
 from avpref.cli.output import print_facts, print_json
-from avpref.cli.views.stage_runs import present
 from avpref.config.data_settings import TextPrompts
 from avpref.config.loading import load_config
 from avpref.config.schema import Settings
@@ -22,25 +22,31 @@ from avpref.flows.stages.prompts import prompts as prompts_flow
 from avpref.flows.stages.sft import sft
 from avpref.flows.workers.generator import codec_identity, open_codec, sampler_settings, text_identity
 from avpref.observability.run_status import watched, watched_stage
-from avpref.storage.run_folder import create
+from avpref.storage.run_folder import RunFolder, create
 
 S_PER_H = 3600
+
+
+def sample_run(folder: RunFolder, as_json: bool) -> int:
+    """Sample the candidates that ``folder`` lacks. Exit code 5 where candidates were quarantined."""
+    rows = run_stage(folder, generate)
+    return present(folder, {"stage": "generate", "candidates": rows}, {"generate"}, as_json)
 
 
 def sample_prompts(
     config: Path, prompts: Path | None, runs: Path, overrides: Sequence[str], tflops: float | None, as_json: bool
 ) -> int:
-    """Make the run of ``config`` over ``prompts`` and its candidates; with ``tflops`` only say how much work it is.
+    """Make the run of ``config`` over ``prompts`` and its candidates; with ``tflops`` only print the amount of work.
 
-    Exit code 5 where rows of the list were refused or candidates were given up; the others are there.
+    Exit code 5 where rows of the list were refused or candidates quarantined; the other candidates are complete.
     """
     settings = _settings(config, prompts, overrides)
     if tflops is not None:
-        found = asdict(effort(settings, tflops))
-        print_json(found) if as_json else print_facts(found)
+        work = asdict(effort(settings, tflops))
+        print_json(work) if as_json else print_facts(work)
         return 0
     for check in (open_codec, sampler_settings, codec_identity, text_identity):
-        check(settings)  # what cannot work is said before anything is made
+        check(settings)  # configuration errors are raised before the run is made
     folder = create(runs, settings)
     run = Run.of(folder)
     started = time.monotonic()
@@ -49,20 +55,17 @@ def sample_prompts(
             with watched_stage(run, stage.name):
                 rows = stage(run).rows
     hours = (time.monotonic() - started) / S_PER_H
-    made = {
+    document = {
         "stage": "generate",
         "run_dir": str(folder.root),
         "candidates": rows,
         "clips_per_hour": round(rows / hours, 1),
     }
-    return present(folder, made, {"prompts", "generate"}, as_json)
+    return present(folder, document, {"prompts", "generate"}, as_json)
 
 
 def _settings(config: Path, prompts: Path | None, overrides: Sequence[str]) -> Settings:
-    """The configuration, with ``prompts`` as its list. Raises ConfigError for one that takes no list of texts."""
-    given = list(overrides)
-    if prompts is not None:
-        given.append(f"prompts.prompts={json.dumps(str(prompts))}")
+    """The configuration, with ``prompts`` as its list. Raises ConfigError where it takes no list of texts."""
     kind = load_config(config, overrides).settings.prompts
     if prompts is not None and not isinstance(kind, TextPrompts):
         raise ConfigError(
@@ -70,4 +73,5 @@ def _settings(config: Path, prompts: Path | None, overrides: Sequence[str]) -> S
             "a configuration with prompts.kind: texts",
             "--config configs/javisdit.yaml",
         )
-    return load_config(config, given).settings
+    listed = [] if prompts is None else [f"prompts.prompts={json.dumps(str(prompts))}"]
+    return load_config(config, [*overrides, *listed]).settings

@@ -1,4 +1,4 @@
-"""``avpref candidates score --clips``: any list of clips through any scorers."""
+"""The work of ``avpref candidates score``: the clips of a run, or any list of clips, through any scorers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from avpref.cli.actions.stage_runs import present, run_stage
 from avpref.cli.output import print_facts, print_json, print_line, print_table
 from avpref.config.loading import load_sections
 from avpref.config.schema import ScoreJob
@@ -13,16 +14,24 @@ from avpref.datasets import tables
 from avpref.errors import PartialResult
 from avpref.execution.ray_session import ray_session
 from avpref.flows.score_clips import ClipScores, score_clip_list
+from avpref.flows.stages.score import score
 from avpref.flows.workers.scorers import overrides_of, sources
+from avpref.storage.run_folder import RunFolder
 
 MEANINGLESS = "random weights: no number below says anything about quality"
+
+
+def score_run(folder: RunFolder, as_json: bool) -> int:
+    """Score the unscored candidates of ``folder``. Exit code 5 where candidates were quarantined."""
+    rows = run_stage(folder, score)
+    return present(folder, {"stage": "score", "scores": rows}, {"score"}, as_json)
 
 
 def score_clips(
     clips: Path, scorers: str, window_s: float | None, runs: Path, overrides: Sequence[str], as_json: bool
 ) -> int:
-    """Score the clips, print the wide table; exit code 5 where clips could not be read."""
-    job = load_sections(ScoreJob, [*_given(scorers, window_s), *overrides])
+    """Score the clips and print the wide table. Exit code 5 where clips could not be read."""
+    job = load_sections(ScoreJob, [*_overrides(scorers, window_s), *overrides])
     with ray_session():
         folder, lost = score_clip_list(clips, job, runs)
     document = {
@@ -36,9 +45,9 @@ def score_clips(
     return PartialResult.exit_code if lost else 0
 
 
-def _given(scorers: str, window_s: float | None) -> list[str]:
-    given = overrides_of(scorers) if scorers else []
-    return given + ([f"scoring.window_s={window_s}"] if window_s is not None else [])
+def _overrides(scorers: str, window_s: float | None) -> list[str]:
+    of_window = [f"scoring.window_s={window_s}"] if window_s is not None else []
+    return [*(overrides_of(scorers) if scorers else []), *of_window]
 
 
 def _scorer(source: Any) -> dict[str, Any]:
@@ -46,12 +55,12 @@ def _scorer(source: Any) -> dict[str, Any]:
 
 
 def _clips(folder: ClipScores) -> list[dict[str, Any]]:
-    """One document per clip: values by metric, reasons by metric where there is none, milliseconds in all."""
+    """One document per clip: values by metric, reasons by metric where there is no value, milliseconds in total."""
     scores = folder.tables.read(tables.SCORES).to_pylist()
     text = {row["prompt_id"]: row["text"] for row in folder.tables.read(tables.PROMPTS).to_pylist()}
-    found = {}
+    clips = {}
     for row in folder.tables.read(tables.CANDIDATES).to_pylist():
-        found[row["candidate_id"]] = {
+        clips[row["candidate_id"]] = {
             "candidate_id": row["candidate_id"],
             "file": row["path"],
             "text": text[row["prompt_id"]],
@@ -61,23 +70,23 @@ def _clips(folder: ClipScores) -> list[dict[str, Any]]:
             "gpu_s": 0.0,
         }
     for row in scores:
-        clip = found[row["candidate_id"]]
+        clip = clips[row["candidate_id"]]
         clip["scores"][row["metric"]] = row["value"]
         if row["reason"]:
             clip["reasons"][row["metric"]] = row["reason"]
         clip["elapsed_ms"] += row["elapsed_ms"]
         clip["gpu_s"] += row["gpu_s"]
-    return list(found.values())
+    return list(clips.values())
 
 
 def _print(document: dict[str, Any]) -> None:
     scorers = document["scorers"]
     terms = [
-        f"{one['name']} ({one['licence']}{'' if one['commercial_use'] else ', not for commercial use'})"
-        for one in scorers
+        f"{scorer['name']} ({scorer['licence']}{'' if scorer['commercial_use'] else ', not for commercial use'})"
+        for scorer in scorers
     ]
     print_facts({"scores": document["scores_dir"], "window_s": document["window_s"], "scorers": "; ".join(terms)})
-    if not all(one["is_meaningful"] for one in scorers):
+    if not all(scorer["is_meaningful"] for scorer in scorers):
         print_line(MEANINGLESS)
     metrics = list(dict.fromkeys(name for clip in document["clips"] for name in clip["scores"]))
     rows = [{"clip": Path(clip["file"]).name, **clip["scores"]} for clip in document["clips"]]

@@ -1,0 +1,26 @@
+"""The checks of ``avpref config validate``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avpref.config.loading import identity_hash, load_config
+from avpref.datasets.selection.score_matrix import check_metrics
+from avpref.flows.workers.scorers import metrics_of
+from avpref.storage.run_folder import run_id
+
+
+def validated(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The identity and the metrics of a valid configuration. Raises ConfigError."""
+    settings = load_config(config, overrides).settings
+    metrics = metrics_of(settings.scoring)
+    check_metrics(metrics)
+    return {
+        "config": str(config),
+        "valid": True,
+        "settings_hash": identity_hash(settings),
+        "run_id": run_id(settings),
+        "metrics": [metric.name for metric in metrics],
+    }

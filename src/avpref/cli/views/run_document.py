@@ -1,0 +1,65 @@
+"""The document of ``avpref runs show``, and the same for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avpref.cli.output import print_facts, print_line, print_table, print_verdict
+from avpref.cli.views import run_progress, run_state
+from avpref.cli.views.run_progress import pass_rows
+from avpref.observability.cost import spending
+from avpref.storage.run_folder import RESULT_FILE, RunFolder
+
+
+def document_of(folder: RunFolder) -> dict[str, Any]:
+    """State, progress, cost, tables, quarantined candidates, result and lineage of a run, read from its files."""
+    in_use = run_state.is_in_use(folder.root)
+    rows = run_state.rows_per_table(folder)
+    return {
+        "run_id": folder.run_id,
+        "run_dir": str(folder.root),
+        "state": run_state.state(folder),
+        "owner": run_progress.owner(folder.root) if in_use else None,
+        "stages": [vars(stage) for stage in run_state.stages(folder)],
+        "passes": run_progress.passes(folder, in_use),
+        "spent": spending(folder.root, rows.get("pairs", 0), folder.observe).document(),
+        "tables": rows,
+        "quarantine": [vars(row) for row in run_state.quarantine(folder)],
+        "result": folder.documents.read(RESULT_FILE),
+        "lineage": run_state.lineage(folder),
+    }
+
+
+def print_run(document: dict[str, Any]) -> None:
+    """Print the document of a run for people."""
+    facts = {name: document[name] for name in ("run_id", "run_dir", "state", "owner") if document[name]}
+    lineage = document["lineage"]
+    print_facts(facts | {name: lineage[name] for name in ("seed", "settings_hash")})
+    print_line()
+    print_table(document["stages"], ["name", "state", "rows", "since", "why"])
+    print_line()
+    if document["passes"]:
+        columns = ["pass", "state", "items", "units", "shards", "rate", "left", "busy", "quarantined", "as of"]
+        print_table(pass_rows(document["passes"]), columns)
+        print_line()
+        _print_spent(document["spent"])
+        print_line()
+    rows = [
+        {"table": name, "rows": rows, "version": lineage["tables"][name]} for name, rows in document["tables"].items()
+    ]
+    print_table(rows, ["table", "rows", "version"])
+    if document["quarantine"]:
+        print_line()
+        print_table(document["quarantine"], ["candidate_id", "stage", "error", "message"])
+    if document["result"]:
+        print_line()
+        print_verdict(document["result"])
+    print_line()
+    print_facts({f"model {stage}": " ".join(paths) or None for stage, paths in lineage["models"].items()})
+
+
+def _print_spent(spent: dict[str, Any]) -> None:
+    names = ["gpu_s", "busy_actor_s", "gpu_s_per_kept_pair", "busy_actor_s_per_kept_pair"]
+    if spent["price_per_gpu_hour"]:
+        names += ["cost", "cost_per_kept_pair", "currency"]
+    print_facts({name: spent[name] for name in names})
