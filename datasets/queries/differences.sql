@@ -1,6 +1,6 @@
--- What changed between the first and the last of five pair tables, between which the inputs are exchanged in turn:
+-- Differences between the first and the last of five pair tables, between which the inputs are exchanged in turn:
 -- stage 0 = before, 1 = candidates, 2 = scores, 3 = norm, 4 = strategy = after.
--- A pair is known by its two candidates, whichever is chosen (side). The cause of an added, removed or flipped pair is
+-- A pair is identified by its two candidates, whichever is chosen (side). The cause of an added, removed or flipped pair is
 -- the last exchange that changed its side; that of a moved margin is the exchange that moved it most (ties: the first).
 -- In: view stages (stage, prompt_id, chosen, rejected and the four margins). Out: rows of table differences.
 WITH states AS (
