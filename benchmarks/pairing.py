@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from avpref.config.schema import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.selection.compare import Inputs, Snapshot, diff
+from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import Selection, select_pairs
@@ -66,9 +66,7 @@ def chunk(first_prompt: int, num_prompts: int) -> tuple[pa.Table, pa.Table]:
         for field in tables.CANDIDATES.schema
         if field.type != pa.string()
     }
-    columns |= {
-        field.name: constant("", count) for field in tables.CANDIDATES.schema if field.type == pa.string()
-    }
+    columns |= {field.name: constant("", count) for field in tables.CANDIDATES.schema if field.type == pa.string()}
     columns |= {
         name: constant(size, count) for name, size in (("num_frames", 81), ("height_px", 480), ("width_px", 853))
     }
@@ -85,7 +83,10 @@ def chunk(first_prompt: int, num_prompts: int) -> tuple[pa.Table, pa.Table]:
     scores = {"candidate_id": names.take(np.repeat(np.arange(count), len(NAMES))), "metric": NAMES * count}
     scores |= {"value": values.ravel(), "status": constant("ok", rows), "elapsed_ms": constant(1.0, rows)}
     scores |= {name: constant("", rows) for name in ("reason", "scorer", "fingerprint", "licence")}
-    scores |= {"gpu_s": constant(0.0, rows), **{name: constant(True, rows) for name in ("commercial_use", "is_meaningful")}}
+    scores |= {
+        "gpu_s": constant(0.0, rows),
+        **{name: constant(True, rows) for name in ("commercial_use", "is_meaningful")},
+    }
     return tables.conform(tables.CANDIDATES, pa.table(columns)), tables.conform(tables.SCORES, pa.table(scores))
 
 
@@ -200,7 +201,7 @@ def compare_strategies(files: Files, selection: Selection) -> Iterator[Line]:
     took, _ = timed(lambda: leaderboard(con, METRICS, norm))
     yield Line(f"leaderboard of {len(STRATEGIES)} strategies with overlaps", str(took))
     candidates, scores = (tables.read(*files[table.name], table) for table in (tables.CANDIDATES, tables.SCORES))
-    inputs = Inputs(tables.to_arrow(tables.PROMPTS, []), candidates, scores, norm, PairSettings(), METRICS)
+    inputs = SelectionInputs(tables.to_arrow(tables.PROMPTS, []), candidates, scores, norm, PairSettings(), METRICS)
     macro = PairSettings(average="macro")
     after = Snapshot(select_pairs(con, macro, METRICS, norm).pairs, replace(inputs, settings=macro))
     took, rows = timed(lambda: diff(Snapshot(selection.pairs, inputs), after))

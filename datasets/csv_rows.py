@@ -12,7 +12,7 @@ from avpref.errors import InputError, TableError
 
 
 @dataclass(frozen=True)
-class Row:
+class CsvRow:
     """One data row as written; ``line`` is the last line of the CSV that it takes up."""
 
     line: int
@@ -24,7 +24,7 @@ class Row:
         return self.fields[self.columns.index(column)] if column in self.columns else ""
 
 
-def data_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+def data_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[CsvRow]:
     """Rows under the header of a UTF-8 CSV, blank lines aside.
 
     Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8, or its header lacks a required column
@@ -36,7 +36,7 @@ def data_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> 
             columns = _checked_columns(table, next(reader, []), required, optional)
             for fields in reader:
                 if fields:
-                    yield Row(reader.line_num, columns, tuple(fields))
+                    yield CsvRow(reader.line_num, columns, tuple(fields))
     except UnicodeDecodeError as error:
         raise TableError(
             found=f"{table}: not UTF-8 text ({error.reason})",

@@ -12,14 +12,14 @@ from enum import StrEnum
 from avpref.domain import OWN_TERMS, Score, ScoreStatus, Terms
 
 
-class Side(StrEnum):
+class EvaluationSide(StrEnum):
     """Which network made an evaluation clip."""
 
     REFERENCE = "reference"
     POLICY = "policy"
 
 
-class Kind(StrEnum):
+class EvaluationKind(StrEnum):
     """What an evaluation row's number is: a metric's raw score, or a dimension's reward under ``norm_id``."""
 
     SCORE = "score"
@@ -66,10 +66,10 @@ class EvaluationRow:
     evaluation_id: str
     prompt_id: str
     index: int
-    side: Side
+    side: EvaluationSide
     candidate_id: str
     seed: int
-    kind: Kind
+    kind: EvaluationKind
     name: str
     value: float | None
     status: ScoreStatus

@@ -379,11 +379,6 @@ def read_stream(stream: BinaryIO, name: str, table: Table) -> pa.Table:
     return arrow
 
 
-def read_all(paths: Sequence[Path], table: Table) -> pa.Table:
-    """Several files of one table, one after the other; no files give an empty table. Metadata: the first file's."""
-    return joined([read(path, table) for path in paths], table)
-
-
 def joined(parts: Sequence[pa.Table], table: Table) -> pa.Table:
     """Parts of one table, one after the other; none give an empty table. Metadata: the first part's."""
     if not parts:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from avpref.datasets import tables
-from avpref.datasets.rows import Kind
+from avpref.datasets.rows import EvaluationKind
 from avpref.domain import Candidate, Prompt
 from avpref.flows.stages.score_stage import score_candidates
 from avpref.flows.workers.scorers import sources
@@ -72,7 +72,7 @@ def _recorded(folder: RunFolder, names: set[str]) -> dict[Key, Answer]:
     found: dict[Key, Answer] = {}
     if folder.has(tables.EVALUATIONS):
         for row in folder.read(tables.EVALUATIONS).to_pylist():
-            if row["candidate_id"] in names and row["kind"] == str(Kind.SCORE):
+            if row["candidate_id"] in names and row["kind"] == str(EvaluationKind.SCORE):
                 found[row["candidate_id"], row["name"]] = row["value"], row["status"]
     if folder.has(tables.SCORES):
         scores = folder.read(tables.SCORES).select(["candidate_id", "metric", "value", "status"])

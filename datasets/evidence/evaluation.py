@@ -1,7 +1,6 @@
 """Held-out comparison of policy and reference: paired by prompt and noise, in standard deviations of the reference.
 
-A clip that has no valid score of a metric counts as the worst that was seen of it on either side, so that a model never
-gains by making clips that cannot be scored; where both sides have none the pair says nothing and is left out of that metric.
+Rewards come from :mod:`avpref.datasets.reward_formula` with the policy ``MissingScores.WORST``.
 
 The interval is the expanded percentile interval (T. Hesterberg, What Teachers Should Know About the Bootstrap, The American
 Statistician 69, 2015, section 3.3): quantiles of the resampled means, taken a little further out, because resampling n values
@@ -17,16 +16,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.special import ndtr, stdtrit
 
-from avpref.datasets.rows import Side
-from avpref.domain import Dimension, Metric
+from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
+from avpref.datasets.rows import EvaluationSide
+from avpref.datasets.views import Limits, connect_tables, sql
+from avpref.domain import Dimension
 from avpref.errors import InputError
 from avpref.identity import derive_seed
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DimensionComparison:
     """Policy against reference in one dimension; deltas and interval in the reference's standard deviations.
 
     ``level`` is the share of experiments in which each end of the interval may miss: 0.025 for a 95 % interval.
@@ -50,32 +52,36 @@ class BootstrapSettings:
     seed: int
 
 
-def rewards(
-    scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric], norm: Mapping[str, tuple[float, float]]
-) -> dict[Side, pd.DataFrame]:
-    """Per side a frame prompt × dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none.
+def rewards_of_sides(
+    scores: Mapping[EvaluationSide, pd.DataFrame], metrics: Sequence[MetricScale]
+) -> dict[EvaluationSide, pd.DataFrame]:
+    """Rewards per side: a frame prompt × dimension, NaN where neither side's clip has a score of some metric.
 
-    ``norm`` is (mean, standard deviation) per metric, as frozen when pairs were selected.
-    Raises InputError where the two sides cover different prompts.
+    ``scores[side]``: prompt × metric raw values, NaN where a clip has no valid score. ``metrics`` carry the norm that was
+    frozen when pairs were selected. Raises InputError where the two sides cover different prompts.
     """
-    reference, policy = scores[Side.REFERENCE], scores[Side.POLICY]
+    reference, policy = scores[EvaluationSide.REFERENCE], scores[EvaluationSide.POLICY]
     if list(reference.index) != list(policy.index):
         missing = sorted(set(reference.index) ^ set(policy.index))
         raise InputError(
             f"{len(missing)} prompts were scored on one side only: {missing[:3]}", "equal prompts", "avpref runs resume"
         )
-    z = {side: _normalised(frame, metrics, norm) for side, frame in scores.items()}
-    worst = {metric.name: min(z[side][metric.name].min() for side in z) for metric in metrics}
-    has_any = {
-        metric.name: z[Side.REFERENCE][metric.name].notna() | z[Side.POLICY][metric.name].notna() for metric in metrics
-    }
-    filled = {
-        side: pd.DataFrame(
-            {m.name: frame[m.name].where(frame[m.name].notna() | ~has_any[m.name], worst[m.name]) for m in metrics}
-        )
-        for side, frame in z.items()
-    }
-    return {side: _dimensions(frame, metrics) for side, frame in filled.items()}
+    both = pd.concat([reference, policy])
+    con = connect_tables({}, Limits(threads=1))
+    con.register("raw_scores", _raw_scores(both, metrics))
+    create_rewards(con, metrics, "micro", MissingScores.WORST)
+    rows = con.sql(sql("rewards_of_sides")).to_arrow_table().to_pandas()
+    dimensions = {dimension: rows[dimension].to_numpy(float) for dimension in Dimension}
+    rewards = pd.DataFrame(dimensions, index=both.index)
+    num_prompts = len(reference)
+    return {EvaluationSide.REFERENCE: rewards[:num_prompts], EvaluationSide.POLICY: rewards[num_prompts:]}
+
+
+def _raw_scores(scores: pd.DataFrame, metrics: Sequence[MetricScale]) -> pa.Table:
+    """Rows as :func:`avpref.datasets.reward_formula.create_rewards` takes them; NaN becomes NULL."""
+    columns = {m.name: pa.array(scores[m.name].to_numpy(float), pa.float64(), from_pandas=True) for m in metrics}
+    prompts = pa.array([str(prompt) for prompt in scores.index], pa.string())
+    return pa.table({"ordinal": pa.array(range(len(scores)), pa.int64()), "prompt_id": prompts, **columns})
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,24 +100,26 @@ class Unscorable:
     policy: float
 
 
-def unscorable(scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric]) -> dict[Dimension, Unscorable]:
+def unscorable(
+    scores: Mapping[EvaluationSide, pd.DataFrame], metrics: Sequence[MetricScale]
+) -> dict[Dimension, Unscorable]:
     """Shares per dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none."""
     names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
     share = {
         side: {d: float(frame[columns].isna().any(axis=1).mean()) for d, columns in names.items()}
         for side, frame in scores.items()
     }
-    return {d: Unscorable(share[Side.REFERENCE][d], share[Side.POLICY][d]) for d in Dimension}
+    return {d: Unscorable(share[EvaluationSide.REFERENCE][d], share[EvaluationSide.POLICY][d]) for d in Dimension}
 
 
-def paired(sides: Mapping[Side, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
+def paired(sides: Mapping[EvaluationSide, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
     """Rewards of both sides (prompt × dimension) as paired differences.
 
     Raises InputError with fewer than two comparable pairs, or where the reference's rewards do not vary.
     """
     found = {}
     for dimension in Dimension:
-        reference, policy = sides[Side.REFERENCE][dimension], sides[Side.POLICY][dimension]
+        reference, policy = sides[EvaluationSide.REFERENCE][dimension], sides[EvaluationSide.POLICY][dimension]
         assert reference.index.equals(policy.index), "both sides cover the same prompts in one order"
         values = np.stack([reference.to_numpy(float), policy.to_numpy(float)])
         values = values[:, ~np.isnan(values).any(axis=0)]
@@ -123,16 +131,18 @@ def paired(sides: Mapping[Side, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
     return found
 
 
-def compare(sides: Mapping[Side, pd.DataFrame], settings: BootstrapSettings) -> dict[Dimension, Comparison]:
+def compare(
+    sides: Mapping[EvaluationSide, pd.DataFrame], settings: BootstrapSettings
+) -> dict[Dimension, DimensionComparison]:
     """Paired bootstrap over prompts, per dimension. Raises as :func:`paired`."""
     return {dimension: _resampled(found, dimension, settings) for dimension, found in paired(sides).items()}
 
 
-def comparison(found: PairedDeltas, low: float, high: float, level: float) -> Comparison:
+def comparison(found: PairedDeltas, low: float, high: float, level: float) -> DimensionComparison:
     """A comparison with the given interval; ties count as half a win."""
     wins = np.mean(found.deltas > 0) + 0.5 * np.mean(found.deltas == 0)
     delta, num_pairs = float(found.deltas.mean()), len(found.deltas)
-    return Comparison(delta, float(low), float(high), float(wins), num_pairs, found.reference_sd, level)
+    return DimensionComparison(delta, float(low), float(high), float(wins), num_pairs, found.reference_sd, level)
 
 
 def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> PairedDeltas:
@@ -144,7 +154,7 @@ def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> 
     return PairedDeltas((policy - reference) / scale, scale)
 
 
-def _resampled(found: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> Comparison:
+def _resampled(found: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> DimensionComparison:
     deltas, num_pairs = found.deltas, len(found.deltas)
     generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), num_pairs)))
     draws = generator.integers(0, num_pairs, size=(settings.samples, num_pairs))
@@ -157,19 +167,3 @@ def _resampled(found: PairedDeltas, dimension: Dimension, settings: BootstrapSet
 def _expanded(level: float, num_pairs: int) -> float:
     """The quantile to take so that an end misses with probability ``level``: Φ(√(n / (n − 1)) · t(level, n − 1))."""
     return float(ndtr(np.sqrt(num_pairs / (num_pairs - 1)) * stdtrit(num_pairs - 1, level)))
-
-
-def _normalised(
-    frame: pd.DataFrame, metrics: Sequence[Metric], norm: Mapping[str, tuple[float, float]]
-) -> pd.DataFrame:
-    columns = {}
-    for metric in metrics:
-        mean, std = norm[metric.name]
-        sign = 1.0 if metric.higher_is_better else -1.0
-        columns[metric.name] = sign * (frame[metric.name] - mean) / (std if std > 0 else np.inf)
-    return pd.DataFrame(columns, index=frame.index)
-
-
-def _dimensions(frame: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
-    return pd.DataFrame({dimension: frame[columns].mean(axis=1, skipna=False) for dimension, columns in names.items()})

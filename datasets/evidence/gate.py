@@ -21,7 +21,7 @@ from avpref.config.gate_settings import (
     SuperiorityRule,
     ValidityRule,
 )
-from avpref.datasets.evidence.evaluation import Comparison, Unscorable
+from avpref.datasets.evidence.evaluation import DimensionComparison, Unscorable
 from avpref.datasets.rows import GateRow
 from avpref.domain import Dimension
 from avpref.identity import digest
@@ -62,11 +62,11 @@ class Verdict:
 class Requirement(Protocol):
     """A rule on the comparison of one dimension."""
 
-    def outcomes(self, comparisons: Mapping[Dimension, Comparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
         """What came of it."""
         ...
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, Comparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
         """Whether even the interval's upper bound fails."""
         ...
 
@@ -79,14 +79,14 @@ class EstimateAtLeast:
     dimension: Dimension
     bound: float
 
-    def outcomes(self, comparisons: Mapping[Dimension, Comparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
         """See :class:`Requirement`."""
         value = comparisons[self.dimension].delta_sd
         passed = value >= self.bound
         detail = f"{self.dimension} delta {value:+.3f} sd {'>=' if passed else '<'} {self.bound:+.3f} sd"
         return [RuleOutcome(self.rule, self.dimension, value, self.bound, passed, detail)]
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, Comparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
         """See :class:`Requirement`."""
         return comparisons[self.dimension].ci_high < self.bound
 
@@ -103,7 +103,7 @@ class LowerBoundAbove:
     dimension: Dimension
     bound: float
 
-    def outcomes(self, comparisons: Mapping[Dimension, Comparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
         """See :class:`Requirement`."""
         found = comparisons[self.dimension]
         value, passed = found.ci_low, found.ci_low > self.bound
@@ -112,13 +112,13 @@ class LowerBoundAbove:
         rule = RuleOutcome(self.rule, self.dimension, value, self.bound, passed, detail)
         return [rule, *_too_few(self.dimension, found)]
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, Comparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
         """See :class:`Requirement`."""
         return comparisons[self.dimension].ci_high <= self.bound
 
 
 def decide(
-    comparisons: Mapping[Dimension, Comparison],
+    comparisons: Mapping[Dimension, DimensionComparison],
     displacement: Mapping[str, float | None],
     settings: GateSettings,
     meaningless: Sequence[str] = (),
@@ -142,7 +142,7 @@ def decide(
     return Verdict(PROMOTE if all(rule.passed for rule in outcomes) else REFUSE, tuple(outcomes))
 
 
-def is_hopeless(comparisons: Mapping[Dimension, Comparison], settings: GateSettings) -> bool:
+def is_hopeless(comparisons: Mapping[Dimension, DimensionComparison], settings: GateSettings) -> bool:
     """Whether a rule fails by its interval's upper bound, so that looking further is a waste."""
     return any(requirement.is_hopeless(comparisons) for requirement in requirements(settings))
 
@@ -186,7 +186,7 @@ def _requirement(rule: GateRule) -> list[Requirement]:
             return []
 
 
-def _too_few(dimension: Dimension, found: Comparison) -> list[RuleOutcome]:
+def _too_few(dimension: Dimension, found: DimensionComparison) -> list[RuleOutcome]:
     needed = min_pairs(found.level)
     if found.num_pairs >= needed:
         return []

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
-from avpref.datasets.evidence.evaluation import Comparison, comparison, paired
-from avpref.datasets.rows import Side
+from avpref.datasets.evidence.evaluation import DimensionComparison, comparison, paired
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Dimension
 
 
@@ -50,7 +50,7 @@ def plan(num_prompts: int, look_prompts: int, confidence: float) -> list[Look]:
     return [Look(size, after - before) for size, before, after in zip(sizes, used, used[1:], strict=False)]
 
 
-def compare_at(sides: Mapping[Side, pd.DataFrame], look: Look) -> dict[Dimension, Comparison]:
+def compare_at(sides: Mapping[EvaluationSide, pd.DataFrame], look: Look) -> dict[Dimension, DimensionComparison]:
     """Student's interval of the mean paired difference, per dimension, at the look's level.
 
     ``sides``: rewards prompt × dimension of the prompts seen so far. Raises as :func:`avpref.datasets.evidence.evaluation.paired`.

@@ -1,6 +1,6 @@
 """Import of anyone's recordings: a CSV of files and texts becomes prompts with ground-truth windows.
 
-Nothing is decoded but headers, and files are hashed in chunks. A row that cannot be used is kept as :class:`Refused` with its
+Nothing is decoded but headers, and files are hashed in chunks. A row that cannot be used is kept as :class:`RefusedRow` with its
 reason; only a CSV that cannot be read at all is an error.
 """
 
@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from avpref.config.schema import ClipPrompts
-from avpref.datasets.csv_rows import Row, data_rows
+from avpref.datasets.csv_rows import CsvRow, data_rows
 from avpref.datasets.prompts.held_out import held_out
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError
@@ -48,7 +48,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedRow:
     """One row that is not used, and why."""
 
     line: int
@@ -67,12 +67,12 @@ class ClipRow:
 
 
 @dataclass(frozen=True)
-class ClipList:
+class RecordingList:
     """All rows of a CSV: every data row is in ``rows`` or in ``refused``."""
 
     csv: Path
     rows: tuple[Recording, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedRow, ...]
 
 
 @dataclass(frozen=True)
@@ -84,46 +84,46 @@ class _Window:
     start_s: float
 
 
-def read_clip_list(path: Path | str) -> ClipList:
+def read_clip_list(path: Path | str) -> RecordingList:
     """Read a UTF-8 CSV with header ``file,text[,taxonomy]``; relative files are relative to the CSV's folder.
 
-    Refused rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
+    RefusedRow rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
     the same bytes as an earlier one. Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8,
     or its header lacks a column or has an unknown or repeated one.
     """
     table = Path(path)
     rows: list[Recording] = []
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     first_line_of: dict[str, int] = {}
     for row in data_rows(table, REQUIRED, OPTIONAL):
         outcome = _recording(table, row)
         if isinstance(outcome, Recording) and outcome.sha256 in first_line_of:
-            outcome = Refused(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
-        if isinstance(outcome, Refused):
+            outcome = RefusedRow(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
+        if isinstance(outcome, RefusedRow):
             refused.append(outcome)
         else:
             first_line_of[outcome.sha256] = row.line
             rows.append(outcome)
-    return ClipList(table, tuple(rows), tuple(refused))
+    return RecordingList(table, tuple(rows), tuple(refused))
 
 
-def read_rows(path: Path | str) -> Iterator[ClipRow | Refused]:
+def read_rows(path: Path | str) -> Iterator[ClipRow | RefusedRow]:
     """Rows of a CSV as :func:`read_clip_list` reads it, without opening any file; raises what it raises about the CSV."""
     table = Path(path)
     for row in data_rows(table, REQUIRED, OPTIONAL):
         if len(row.fields) != len(row.columns):
-            yield Refused(row.line, row.fields[0], _miscounted(row))
+            yield RefusedRow(row.line, row.fields[0], _miscounted(row))
         elif not row.get("file").strip():
-            yield Refused(row.line, "", NO_FILE)
+            yield RefusedRow(row.line, "", NO_FILE)
         else:
             yield ClipRow(row.line, row.get("file"), (table.parent / row.get("file")).resolve(), row.get("text"))
 
 
-def _miscounted(row: Row) -> str:
+def _miscounted(row: CsvRow) -> str:
     return f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
 
 
-def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[Refused]]:
+def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[RefusedRow]]:
     """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the rows not used.
 
     Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
@@ -147,7 +147,9 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
     listed = read_clip_list(settings.clips)
     usable = [row for row in listed.rows if window_starts_s(row.duration_s, shape.duration_s)]
     short = [
-        Refused(row.line, row.file, f"{row.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s")
+        RefusedRow(
+            row.line, row.file, f"{row.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s"
+        )
         for row in listed.rows
         if not window_starts_s(row.duration_s, shape.duration_s)
     ]
@@ -197,31 +199,31 @@ def _sha256_of(path: Path, mtime_ns: int, size_bytes: int) -> str:
     return file_sha256(path)
 
 
-def _recording(table: Path, row: Row) -> Recording | Refused:
+def _recording(table: Path, row: CsvRow) -> Recording | RefusedRow:
     """A row looked at: the file's headers and hash, or the reason for not using it."""
     if len(row.fields) != len(row.columns):
-        return Refused(row.line, row.fields[0], _miscounted(row))
+        return RefusedRow(row.line, row.fields[0], _miscounted(row))
     file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
     path = (table.parent / file).resolve()
     if not file.strip():
-        return Refused(row.line, file, NO_FILE)
+        return RefusedRow(row.line, file, NO_FILE)
     if not text.strip():
-        return Refused(row.line, file, "empty text")
+        return RefusedRow(row.line, file, "empty text")
     if not path.is_file():
-        return Refused(row.line, file, "no such file")
+        return RefusedRow(row.line, file, "no such file")
     try:
         info, sha256 = probe(path), file_sha256(path)
     except MediaError as error:
-        return Refused(row.line, file, f"unreadable: {error.found}")
+        return RefusedRow(row.line, file, f"unreadable: {error.found}")
     except OSError as error:
-        return Refused(row.line, file, f"unreadable: {error.strerror}")
+        return RefusedRow(row.line, file, f"unreadable: {error.strerror}")
     if info.video is None or info.audio is None:
-        return Refused(row.line, file, "no picture" if info.video is None else "no sound")
+        return RefusedRow(row.line, file, "no picture" if info.video is None else "no sound")
     duration_s = min(info.duration_s, info.audio.duration_s)
     return Recording(row.line, file, path, text, taxonomy, sha256, duration_s)
 
 
-def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[Refused]) -> None:
+def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[RefusedRow]) -> None:
     """Training and evaluation need a recording each."""
     if len(usable) >= 2:
         return

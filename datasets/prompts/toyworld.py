@@ -1,7 +1,7 @@
 """The toy world: short clips of a ball that is dropped, bounces and rings, with ground truth for everything.
 
 A prompt fixes colour, side, gravity and material; height, start, sideways speed and restitution are free, so *when* it
-sounds has to be inferred from the picture. Everything is derived from seeds. numpy and OpenCV only.
+sounds has to be inferred from the picture. Everything is derived from seeds. numpy only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
@@ -234,13 +233,6 @@ def add_video_noise(frames: NDArray[np.uint8], std: float, random: Generator) ->
     grains = std * random.standard_normal((num_frames, rows, columns, 3), np.float32)
     noise = grains.repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
     return np.clip(np.rint(frames + noise), 0, 255).astype(np.uint8)
-
-
-def blur_video(frames: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
-    """Gaussian blur of ``sigma`` picture heights."""
-    if sigma == 0:
-        return frames
-    return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma * frames.shape[1]) for frame in frames]).astype(np.uint8)
 
 
 def generator(*parts: object) -> Generator:

@@ -23,7 +23,7 @@ STAGE_COLUMNS = ("prompt_id", "chosen", "rejected", "margin_video", "margin_audi
 
 
 @dataclass(frozen=True)
-class Inputs:
+class SelectionInputs:
     """Everything that pairs are selected from. ``prompts`` may be empty."""
 
     prompts: pa.Table
@@ -39,7 +39,7 @@ class Snapshot:
     """A pair table and what it was selected from."""
 
     pairs: pa.Table
-    inputs: Inputs
+    inputs: SelectionInputs
 
 
 def diff(before: Snapshot, after: Snapshot) -> pa.Table:
@@ -61,7 +61,7 @@ def diff(before: Snapshot, after: Snapshot) -> pa.Table:
     return conform(DIFFERENCES, con.sql(sql("differences")).to_arrow_table())
 
 
-def _walk(before: Inputs, after: Inputs) -> tuple[Inputs, ...]:
+def _walk(before: SelectionInputs, after: SelectionInputs) -> tuple[SelectionInputs, ...]:
     """The five inputs from ``before`` to ``after``: candidates, scores, norm and strategy are exchanged in turn.
 
     Scores of the second are the old ones where the candidate is an old one. A metric that only one of the norms has is
@@ -80,7 +80,7 @@ def _completed(norm: Norm, other: Norm) -> Norm:
     return Norm(norm.population, (*norm.metrics, *absent))
 
 
-def _old_scores(before: Inputs, after: Inputs) -> pa.Table:
+def _old_scores(before: SelectionInputs, after: SelectionInputs) -> pa.Table:
     """Scores of the new candidates: those of ``before`` for the candidates that it had, those of ``after`` for the others."""
     old, new = before.candidates["candidate_id"], after.candidates["candidate_id"]
     kept = before.scores.filter(pc.is_in(before.scores["candidate_id"], new.combine_chunks()))
@@ -88,13 +88,13 @@ def _old_scores(before: Inputs, after: Inputs) -> pa.Table:
     return pa.concat_tables([kept.replace_schema_metadata(None), fresh.replace_schema_metadata(None)])
 
 
-def _is_same(one: Inputs, other: Inputs) -> bool:
+def _is_same(one: SelectionInputs, other: SelectionInputs) -> bool:
     tables = ("prompts", "candidates", "scores")
     rest = (one.norm, one.settings, one.metrics) == (other.norm, other.settings, other.metrics)
     return rest and all(getattr(one, name).equals(getattr(other, name)) for name in tables)
 
 
-def _select(inputs: Inputs) -> pa.Table:
+def _select(inputs: SelectionInputs) -> pa.Table:
     tables = {"prompts": inputs.prompts, "candidates": inputs.candidates, "scores": inputs.scores}
     settings = inputs.settings.model_copy(update={"norm": ""})
     return select_pairs(connect_tables(tables), settings, inputs.metrics, inputs.norm).pairs

@@ -15,8 +15,9 @@ from avpref import __version__
 from avpref.config.gate_settings import BootstrapProcedure, SequentialProcedure
 from avpref.datasets import tables
 from avpref.datasets.evidence import sequential as looks
-from avpref.datasets.evidence.decision import Decision, Inputs, MetricScale, rewards_of, take
-from avpref.datasets.rows import EvaluationRow, Kind, QuarantineRow, Side
+from avpref.datasets.evidence.decision import Decision, DecisionInputs, rewards_of, take
+from avpref.datasets.reward_formula import MetricScale
+from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide, QuarantineRow
 from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
@@ -61,14 +62,14 @@ def evaluate(run_dir: str) -> int:
     """
     folder = open_root(Path(run_dir))
     parts = held_out_parts(folder)
-    sides = {side: SideClips([], NO_SCORES) for side in Side}
+    sides = {side: SideClips([], NO_SCORES) for side in EvaluationSide}
     prompts: list[Prompt] = []
     lost: list[QuarantineRow] = []
     for part in parts:
         policy, given_up = _policy(folder, part)
         sides = {
-            Side.REFERENCE: sides[Side.REFERENCE].joined(_reference(folder, part)),
-            Side.POLICY: sides[Side.POLICY].joined(policy),
+            EvaluationSide.REFERENCE: sides[EvaluationSide.REFERENCE].joined(_reference(folder, part)),
+            EvaluationSide.POLICY: sides[EvaluationSide.POLICY].joined(policy),
         }
         prompts, lost = prompts + part, lost + given_up
         inputs = _inputs(folder, prompts, sum(map(len, parts)))
@@ -98,10 +99,10 @@ def held_out_parts(folder: RunFolder) -> list[list[Prompt]]:
             return [ordered[start:end] for start, end in pairwise(ends)]
 
 
-def _inputs(folder: RunFolder, prompts: list[Prompt], num_held_out: int) -> Inputs:
+def _inputs(folder: RunFolder, prompts: list[Prompt], num_held_out: int) -> DecisionInputs:
     norm, policy = read_norm(folder), policy_network(folder)
     scale = {found.metric: found for found in norm.metrics}
-    return Inputs(
+    return DecisionInputs(
         run_id=folder.run_id,
         product_version=__version__,
         settings=folder.settings.evaluation,
@@ -139,7 +140,7 @@ def _policy(folder: RunFolder, prompts: list[Prompt]) -> tuple[SideClips, list[Q
     return SideClips(candidates, rows.to_pandas()), lost
 
 
-def _wide(side: SideClips, inputs: Inputs) -> pd.DataFrame:
+def _wide(side: SideClips, inputs: DecisionInputs) -> pd.DataFrame:
     """Prompt × metric of valid raw values, NaN where there is none, in the order of the inputs' prompts."""
     prompt_of = {candidate.candidate_id: candidate.prompt_id for candidate in side.candidates}
     valid = side.scores[side.scores.status == ScoreStatus.OK]
@@ -149,7 +150,7 @@ def _wide(side: SideClips, inputs: Inputs) -> pd.DataFrame:
     return table.reindex(index=list(inputs.prompts), columns=[metric.name for metric in inputs.metrics]).astype(float)
 
 
-def _write(folder: RunFolder, sides: dict[Side, SideClips], decision: Decision) -> None:
+def _write(folder: RunFolder, sides: dict[EvaluationSide, SideClips], decision: Decision) -> None:
     inputs = decision.inputs
     rewards = rewards_of(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
     rows = list(_rows(sides, rewards, inputs.norm_id))
@@ -164,21 +165,33 @@ def _write(folder: RunFolder, sides: dict[Side, SideClips], decision: Decision) 
     folder.write_json(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
 
 
-def _rows(sides: dict[Side, SideClips], rewards: Mapping[Side, pd.DataFrame], norm_id: str) -> Iterator[EvaluationRow]:
+def _rows(
+    sides: dict[EvaluationSide, SideClips], rewards: Mapping[EvaluationSide, pd.DataFrame], norm_id: str
+) -> Iterator[EvaluationRow]:
     for side, clips in sides.items():
         by_id = {candidate.candidate_id: candidate for candidate in clips.candidates}
         for row in clips.scores.itertuples():
             value = row.value if row.status == ScoreStatus.OK else None
-            yield _row(by_id[row.candidate_id], side, Kind.SCORE, (row.metric, value, row.status, row.reason), norm_id)
+            yield _row(
+                by_id[row.candidate_id],
+                side,
+                EvaluationKind.SCORE,
+                (row.metric, value, row.status, row.reason),
+                norm_id,
+            )
         for candidate in clips.candidates:
             for dimension in Dimension:
                 value = float(rewards[side].at[candidate.prompt_id, dimension])
                 state = (value, ScoreStatus.OK, "") if value == value else (None, ScoreStatus.SKIPPED, "no valid score")
-                yield _row(candidate, side, Kind.REWARD, (str(dimension), *state), norm_id)
+                yield _row(candidate, side, EvaluationKind.REWARD, (str(dimension), *state), norm_id)
 
 
 def _row(
-    candidate: Candidate, side: Side, kind: Kind, number: tuple[str, float | None, str, str], norm_id: str
+    candidate: Candidate,
+    side: EvaluationSide,
+    kind: EvaluationKind,
+    number: tuple[str, float | None, str, str],
+    norm_id: str,
 ) -> EvaluationRow:
     name, value, status, reason = number
     return EvaluationRow(

@@ -12,10 +12,10 @@ import pandas as pd
 
 from avpref.config.schema import Settings
 from avpref.datasets import tables
-from avpref.datasets.evidence.evaluation import Comparison
+from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.evidence.shortcuts import AuditRow
-from avpref.datasets.rows import Kind, Side
+from avpref.datasets.rows import EvaluationKind, EvaluationSide
 from avpref.domain import PUBLIC_NAME, Candidate, Dimension, Metric, Split
 from avpref.errors import InputError
 from avpref.flows.stages import evaluate
@@ -44,7 +44,7 @@ class StageTime:
 class HeldOut:
     """Reference and policy on the same held-out prompts and noise.
 
-    ``clips``: candidate ids, index ``prompt_id``, columns :class:`Side`. ``rewards`` and ``scores``: values, index
+    ``clips``: candidate ids, index ``prompt_id``, columns :class:`EvaluationSide`. ``rewards`` and ``scores``: values, index
     ``prompt_id``, columns (side, dimension) and (side, metric); NaN where a clip has no valid number.
     """
 
@@ -55,7 +55,7 @@ class HeldOut:
     @property
     def gain(self) -> pd.Series:
         """Sum over the dimensions of policy − reference, best first; prompts without all six rewards are left out."""
-        deltas = self.rewards[Side.POLICY] - self.rewards[Side.REFERENCE]
+        deltas = self.rewards[EvaluationSide.POLICY] - self.rewards[EvaluationSide.REFERENCE]
         total = deltas.sum(axis=1, skipna=False).dropna().rename("gain").reset_index()
         return total.sort_values(["gain", "prompt_id"], ascending=[False, True]).set_index("prompt_id")["gain"]
 
@@ -77,7 +77,7 @@ class ReportData:
     metrics: tuple[Metric, ...]
     verdict: str
     rules: tuple[RuleOutcome, ...]
-    comparisons: Mapping[Dimension, Comparison]
+    comparisons: Mapping[Dimension, DimensionComparison]
     held_out: HeldOut
     texts: Mapping[str, str]
     num_train_prompts: int
@@ -115,7 +115,9 @@ def collect(folder: RunFolder) -> ReportData:
         metrics=tuple(metrics_of(folder.settings.scoring)),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
-        comparisons={dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()},
+        comparisons={
+            dimension: DimensionComparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()
+        },
         held_out=_held_out(folder.read(tables.EVALUATIONS).to_pandas()),
         texts={prompt.prompt_id: prompt.text for prompt in prompts},
         num_train_prompts=sum(prompt.split == Split.TRAIN for prompt in prompts),
@@ -142,12 +144,12 @@ def _policy_candidates(folder: RunFolder) -> list[Candidate]:
 
 def _held_out(rows: pd.DataFrame) -> HeldOut:
     clips = rows.drop_duplicates(["prompt_id", "side"]).pivot(index="prompt_id", columns="side", values="candidate_id")
-    numbers = {kind: rows[rows.kind == kind] for kind in Kind}
+    numbers = {kind: rows[rows.kind == kind] for kind in EvaluationKind}
     wide = {
         kind: found.pivot(index="prompt_id", columns=["side", "name"], values="value").astype(float)
         for kind, found in numbers.items()
     }
-    return HeldOut(clips, wide[Kind.REWARD], wide[Kind.SCORE])
+    return HeldOut(clips, wide[EvaluationKind.REWARD], wide[EvaluationKind.SCORE])
 
 
 def _with_origin(rewards: pd.DataFrame, candidates: Mapping[str, Candidate]) -> pd.DataFrame:

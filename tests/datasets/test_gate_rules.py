@@ -18,12 +18,12 @@ from avpref.config.gate_settings import (
     ValidityRule,
 )
 from avpref.datasets.evidence import gate
-from avpref.datasets.evidence.evaluation import Comparison, Unscorable
+from avpref.datasets.evidence.evaluation import DimensionComparison, Unscorable
 from avpref.domain import Dimension
 from avpref.errors import ConfigError
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-GOOD = Comparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
+GOOD = DimensionComparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
 ALL_GOOD = {dimension: GOOD for dimension in Dimension}
 KEPT: dict[str, float | None] = {"video": -0.1, "audio": 0.0}
 STANDARD = GateSettings(
@@ -36,7 +36,7 @@ STANDARD = GateSettings(
 )
 
 
-def verdict(rules: tuple[object, ...], **changes: Comparison) -> gate.Verdict:
+def verdict(rules: tuple[object, ...], **changes: DimensionComparison) -> gate.Verdict:
     found = {**ALL_GOOD, **{Dimension(name): one for name, one in changes.items()}}
     return gate.decide(found, KEPT, GateSettings(rules=rules))  # type: ignore[arg-type]
 

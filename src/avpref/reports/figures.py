@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from avpref.datasets.evidence.evaluation import Comparison
-from avpref.datasets.rows import Side
+from avpref.datasets.evidence.evaluation import DimensionComparison
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Dimension, Origin
 from avpref.reports.html import signed
 from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel
@@ -80,8 +80,8 @@ def held_out_panels(data: ReportData) -> list[Panel]:
     return [
         distribution(
             f"{NAME[dimension]} on held-out prompts",
-            Sample("reference", _finite(rewards[Side.REFERENCE, dimension])),
-            Sample("policy", _finite(rewards[Side.POLICY, dimension])),
+            Sample("reference", _finite(rewards[EvaluationSide.REFERENCE, dimension])),
+            Sample("policy", _finite(rewards[EvaluationSide.POLICY, dimension])),
             dimension,
             NORMALISED,
         )
@@ -137,7 +137,7 @@ def distribution(title: str, baseline: Sample, compared: Sample, dimension: Dime
     return Panel(title, words, partial(_two, baseline=baseline, compared=compared, dimension=dimension, unit=unit))
 
 
-def interval(one: Comparison) -> str:
+def interval(one: DimensionComparison) -> str:
     """The interval of a delta as text."""
     return f"[{signed(one.ci_low)}, {signed(one.ci_high)}]"
 
@@ -150,7 +150,7 @@ def _per_modality(rows: pd.DataFrame, name: str) -> dict[str, str]:
     return {f"{name}_{each}": each for each in ("video", "audio") if f"{name}_{each}" in rows}
 
 
-def _forest(axes: Axes, found: Mapping[Dimension, Comparison], label: str) -> None:
+def _forest(axes: Axes, found: Mapping[Dimension, DimensionComparison], label: str) -> None:
     places = range(len(found), 0, -1)
     for place, (dimension, one) in zip(places, found.items(), strict=True):
         colour = COLOUR[dimension]
@@ -166,7 +166,7 @@ def _forest(axes: Axes, found: Mapping[Dimension, Comparison], label: str) -> No
     axes.set_xlabel(label)
 
 
-def _wins(axes: Axes, found: Mapping[Dimension, Comparison]) -> None:
+def _wins(axes: Axes, found: Mapping[Dimension, DimensionComparison]) -> None:
     names, values = [NAME[each] for each in found], [100 * one.win_rate for one in found.values()]
     bars = axes.barh(names[::-1], values[::-1], color=[COLOUR[each] for each in found][::-1], height=0.5)
     axes.bar_label(bars, fmt="%.1f %%", padding=4, fontsize=8)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from avpref.datasets.rows import Side
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Dimension, Metric
 from avpref.flows.stages.report_data import ReportData
 from avpref.reports.figures import NAME
@@ -65,11 +65,16 @@ def before_and_after(data: ReportData, shelf: Shelf) -> Html:
 
 def _match(data: ReportData, shelf: Shelf, prompt: str, title: str) -> Html:
     found = data.held_out
-    clips = [data.candidates[found.clips.at[prompt, side]] for side in (Side.REFERENCE, Side.POLICY)]
-    rewards = [[found.rewards.at[prompt, (side, each)] for each in Dimension] for side in (Side.REFERENCE, Side.POLICY)]
+    clips = [
+        data.candidates[found.clips.at[prompt, side]] for side in (EvaluationSide.REFERENCE, EvaluationSide.POLICY)
+    ]
+    rewards = [
+        [found.rewards.at[prompt, (side, each)] for each in Dimension]
+        for side in (EvaluationSide.REFERENCE, EvaluationSide.POLICY)
+    ]
     scores = [
         [found.scores.at[prompt, (side, metric.name)] for metric in data.metrics]
-        for side in (Side.REFERENCE, Side.POLICY)
+        for side in (EvaluationSide.REFERENCE, EvaluationSide.POLICY)
     ]
     players = _sides(shelf, clips, ("reference", "policy"), data.texts[prompt])
     numbers = _rewards(rewards, ("reference", "policy", "change"), sign=1.0)

@@ -48,6 +48,7 @@ def select(
         raise ConfigError("both --scores and --run", "one of them", "avpref pairs select --scores FILE")
     from avpref.cli.views import pair_selection as selecting
     from avpref.datasets.table_files import check_format, write_table
+    from avpref.storage.local_files import replace
     from avpref.storage.run_folder import open_run
 
     if out is not None:
@@ -58,7 +59,7 @@ def select(
     else:
         document, selection = selecting.from_run(open_run(runs, run), given)
     if out is not None:
-        write_table(out, selection.pairs)
+        write_table(out, selection.pairs, replace)
         say(f"{out}: {selection.pairs.num_rows} pairs")
     if not document["num_pairs"]:
         say("no prompt gives a pair: sample more candidates, or relax pairs.strategy or pairs.min_margin")

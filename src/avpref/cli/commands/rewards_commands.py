@@ -88,7 +88,7 @@ def _write(out: Path, written: dict[str, Any], scored: Scored, judged: Sequence[
 
     table = rows_table(scored)
     for suffix in (".csv", ".parquet"):
-        write_table(out / f"{NAME}{suffix}", table)
+        write_table(out / f"{NAME}{suffix}", table, replace)
     replace(out / f"{NAME}.png", png(panels(judged), 2))
     replace(
         out / f"{NAME}.json",

@@ -52,12 +52,13 @@ def export(path: Target, *, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJs
     """Write the wide score table to a file that ``avpref pairs select --scores`` reads back."""
     from avpref.cli.views import run_rows
     from avpref.datasets.table_files import check_format, write_table
+    from avpref.storage.local_files import replace
     from avpref.storage.run_folder import open_run
 
     check_format(path)
     folder = open_run(runs, run)
     rows = run_rows.wide_scores(folder)
-    write_table(path, run_rows.wide_table(rows))
+    write_table(path, run_rows.wide_table(rows), replace)
     if json:
         print_json({"run_id": folder.run_id, "path": str(path), "rows": len(rows)})
     say(f"{path}: {len(rows)} candidates")

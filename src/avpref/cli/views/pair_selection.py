@@ -15,7 +15,7 @@ from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise
 from avpref.datasets.selection.candidate_rewards import strategy_label
-from avpref.datasets.selection.compare import Inputs, Snapshot
+from avpref.datasets.selection.compare import SelectionInputs, Snapshot
 from avpref.datasets.selection.leaderboard import Leaderboard, leaderboard
 from avpref.datasets.selection.pairing import Selection, select_pairs
 from avpref.datasets.selection.score_table_import import read_scores
@@ -79,7 +79,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
     settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
     return Snapshot(
-        folder.read(tables.PAIRS), Inputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
+        folder.read(tables.PAIRS), SelectionInputs(**read, norm=read_norm(folder), settings=settings, metrics=metrics)
     )
 
 
