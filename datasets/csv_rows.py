@@ -1,4 +1,4 @@
-"""Rows of a CSV that a user wrote: checked columns, line numbers, errors that say what to do."""
+"""Reads a user's CSV: checks the columns, keeps line numbers, and raises errors that name the fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avpref.errors import InputError, TableError
 
 @dataclass(frozen=True)
 class CsvRow:
-    """One data row as written; ``line`` is the last line of the CSV that it takes up."""
+    """One data row as written; ``line`` is the last line of the CSV that it occupies."""
 
     line: int
     columns: tuple[str, ...]
@@ -25,7 +25,7 @@ class CsvRow:
 
 
 def data_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[CsvRow]:
-    """Rows under the header of a UTF-8 CSV, blank lines aside.
+    """Rows under the header of a UTF-8 CSV, without blank lines.
 
     Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8, or its header lacks a required column
     or has an unknown or repeated one.

@@ -67,7 +67,9 @@ def create_rewards(
         "std": [metric.std for metric in metrics],
         "sign": [1.0 if metric.higher_is_better else -1.0 for metric in metrics],
     }
-    normalised = metric_list("normalised({metric}, $mean[{number}], $std[{number}], $sign[{number}]) AS {metric}", names)
+    normalised = metric_list(
+        "normalised({metric}, $mean[{number}], $std[{number}], $sign[{number}]) AS {metric}", names
+    )
     rewards = sql("candidate_rewards").format(
         values=metric_list(_value(average), names),
         filled=metric_list(_filled(missing), names),

@@ -1,6 +1,6 @@
-"""DuckDB over the tables of a run: one view per table, made of files that are listed one by one.
+"""DuckDB over the tables of a run: one view per table, over explicitly listed files.
 
-Every table of the schema has its view; one that no file is given for is empty, so a query always finds its tables.
+Every table of the schema has a view; a table without files has an empty one, so queries always find their tables.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["QUERIES", "Limits", "connect", "connect_locked", "connect_tables", "
 
 @dataclass(frozen=True)
 class Limits:
-    """What DuckDB may use. ``memory`` as DuckDB spells it (``4GB``); ``spill`` is the folder for what does not fit.
+    """Resource limits of DuckDB. ``memory`` in DuckDB's syntax (``4GB``); ``spill``: folder for data beyond that.
 
-    The defaults leave DuckDB's own: all threads, four fifths of the memory, no spill folder of ours.
+    None means DuckDB's default: all threads, four fifths of the memory, its own spill folder.
     """
 
     threads: int | None = None
@@ -56,7 +56,7 @@ def connect_tables(tables: Mapping[str, pa.Table], limits: Limits | None = None)
 
 
 def connect_locked(tables: Mapping[str, pa.Table], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
-    """As :func:`connect_tables`, for SQL from strangers: no files, no network, no extensions, no changes of settings."""
+    """As :func:`connect_tables`, for untrusted SQL: no files, network, extensions or changes of settings."""
     con = connect_tables(tables, limits)
     for setting in ("enable_external_access", "autoinstall_known_extensions", "autoload_known_extensions"):
         con.execute(f"SET {setting} = false")
@@ -81,7 +81,7 @@ def _refuse_unknown(names: Mapping[str, object]) -> None:
 
 
 def _view(con: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[Path]) -> None:
-    """A view over listed files; the list is a variable of the connection, since table functions take no subqueries."""
+    """A view over listed files; the list is a connection variable, because table functions accept no subqueries."""
     if not paths:
         con.register(table.name, to_arrow(table, []))
         return

@@ -78,7 +78,9 @@ class Decision:
             "verdict": self.verdict.verdict,
             "reasons": self.verdict.reasons,
             "rules": [vars(rule) for rule in self.verdict.rules],
-            "evaluation": {PUBLIC_NAME[dimension]: vars(found) for dimension, found in self.comparisons.items()},
+            "evaluation": {
+                PUBLIC_NAME[dimension]: vars(comparison) for dimension, comparison in self.comparisons.items()
+            },
             "inputs": self.inputs.document(),
         }
 

@@ -3,10 +3,9 @@
 Rewards come from :mod:`avpref.datasets.reward_formula` with the policy ``MissingScores.WORST``.
 
 The interval is the expanded percentile interval (T. Hesterberg, What Teachers Should Know About the Bootstrap, The American
-Statistician 69, 2015, section 3.3): quantiles of the resampled means, taken a little further out, because resampling n values
-spreads less than sampling n values does and because their spread is itself an estimate. With 256 pairs it is one percent
-wider than plain quantiles, with 8 pairs a third; plain quantiles say "better" of two equal models too often below 12 pairs
-(benchmarks/gate.md).
+Statistician 69, 2015, section 3.3): more extreme quantiles of the resampled means, because resampling n values varies less than
+sampling n values and because the spread itself is an estimate. It is one percent wider than plain quantiles with 256 pairs and
+a third wider with 8; plain quantiles call one of two equal models better too often below 12 pairs (benchmarks/gate.md).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from avpref.identity import derive_seed
 class DimensionComparison:
     """Policy against reference in one dimension; deltas and interval in the reference's standard deviations.
 
-    ``level`` is the share of experiments in which each end of the interval may miss: 0.025 for a 95 % interval.
+    ``level`` is the error probability of each end of the interval: 0.025 for a 95 % interval.
     """
 
     delta_sd: float
@@ -58,7 +57,8 @@ def rewards_of_sides(
     """Rewards per side: a frame prompt × dimension, NaN where neither side's clip has a score of some metric.
 
     ``scores[side]``: prompt × metric raw values, NaN where a clip has no valid score. ``metrics`` carry the norm that was
-    frozen when pairs were selected. Raises InputError where the two sides cover different prompts.
+    frozen when pairs were selected. A policy is not better for having scores of a metric where the reference has none at
+    all: the dimension is then NaN on both sides. Raises InputError where the two sides cover different prompts.
     """
     reference, policy = scores[EvaluationSide.REFERENCE], scores[EvaluationSide.POLICY]
     if list(reference.index) != list(policy.index):
@@ -66,7 +66,8 @@ def rewards_of_sides(
         raise InputError(
             f"{len(missing)} prompts were scored on one side only: {missing[:3]}", "equal prompts", "avpref runs resume"
         )
-    both = pd.concat([reference, policy])
+    unscored = [metric.name for metric in metrics if reference[metric.name].isna().all()]
+    both = pd.concat([reference, policy.assign(**dict.fromkeys(unscored, np.nan))])
     con = connect_tables({}, Limits(threads=1))
     con.register("raw_scores", _raw_scores(both, metrics))
     create_rewards(con, metrics, "micro", MissingScores.WORST)
@@ -86,7 +87,7 @@ def _raw_scores(scores: pd.DataFrame, metrics: Sequence[MetricScale]) -> pa.Tabl
 
 @dataclass(frozen=True, eq=False)
 class PairedDeltas:
-    """Policy minus reference of the prompts that both sides can be judged on, in ``reference_sd``; shape [num_pairs]."""
+    """Policy minus reference on the prompts where both have a reward, in units of ``reference_sd``; shape [num_pairs]."""
 
     deltas: np.ndarray
     reference_sd: float
@@ -94,7 +95,7 @@ class PairedDeltas:
 
 @dataclass(frozen=True)
 class Unscorable:
-    """Share of each side's clips that lack a valid score of one metric or more of a dimension."""
+    """Share of each side's clips that lack a valid score of at least one metric of a dimension."""
 
     reference: float
     policy: float
@@ -117,7 +118,7 @@ def paired(sides: Mapping[EvaluationSide, pd.DataFrame]) -> dict[Dimension, Pair
 
     Raises InputError with fewer than two comparable pairs, or where the reference's rewards do not vary.
     """
-    found = {}
+    deltas = {}
     for dimension in Dimension:
         reference, policy = sides[EvaluationSide.REFERENCE][dimension], sides[EvaluationSide.POLICY][dimension]
         assert reference.index.equals(policy.index), "both sides cover the same prompts in one order"
@@ -127,22 +128,22 @@ def paired(sides: Mapping[EvaluationSide, pd.DataFrame]) -> dict[Dimension, Pair
         if num_pairs < 2:
             fix = "raise prompts.num_evaluation_clips, or correct the scorers"
             raise InputError(f"{num_pairs} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
-        found[dimension] = _deltas(values[0], values[1], dimension)
-    return found
+        deltas[dimension] = _deltas(values[0], values[1], dimension)
+    return deltas
 
 
 def compare(
     sides: Mapping[EvaluationSide, pd.DataFrame], settings: BootstrapSettings
 ) -> dict[Dimension, DimensionComparison]:
     """Paired bootstrap over prompts, per dimension. Raises as :func:`paired`."""
-    return {dimension: _resampled(found, dimension, settings) for dimension, found in paired(sides).items()}
+    return {dimension: _resampled(pairs, dimension, settings) for dimension, pairs in paired(sides).items()}
 
 
-def comparison(found: PairedDeltas, low: float, high: float, level: float) -> DimensionComparison:
+def comparison(pairs: PairedDeltas, low: float, high: float, level: float) -> DimensionComparison:
     """A comparison with the given interval; ties count as half a win."""
-    wins = np.mean(found.deltas > 0) + 0.5 * np.mean(found.deltas == 0)
-    delta, num_pairs = float(found.deltas.mean()), len(found.deltas)
-    return DimensionComparison(delta, float(low), float(high), float(wins), num_pairs, found.reference_sd, level)
+    wins = np.mean(pairs.deltas > 0) + 0.5 * np.mean(pairs.deltas == 0)
+    delta, num_pairs = float(pairs.deltas.mean()), len(pairs.deltas)
+    return DimensionComparison(delta, float(low), float(high), float(wins), num_pairs, pairs.reference_sd, level)
 
 
 def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> PairedDeltas:
@@ -154,16 +155,16 @@ def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> 
     return PairedDeltas((policy - reference) / scale, scale)
 
 
-def _resampled(found: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> DimensionComparison:
-    deltas, num_pairs = found.deltas, len(found.deltas)
+def _resampled(pairs: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> DimensionComparison:
+    deltas, num_pairs = pairs.deltas, len(pairs.deltas)
     generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), num_pairs)))
     draws = generator.integers(0, num_pairs, size=(settings.samples, num_pairs))
     level = (1 - settings.confidence) / 2
     tail = _expanded(level, num_pairs)
     low, high = np.quantile(deltas[draws].mean(axis=1), [tail, 1 - tail])
-    return comparison(found, low, high, level)
+    return comparison(pairs, low, high, level)
 
 
 def _expanded(level: float, num_pairs: int) -> float:
-    """The quantile to take so that an end misses with probability ``level``: Φ(√(n / (n − 1)) · t(level, n − 1))."""
+    """The quantile at which an end misses with probability ``level``: Φ(√(n / (n − 1)) · t(level, n − 1))."""
     return float(ndtr(np.sqrt(num_pairs / (num_pairs - 1)) * stdtrit(num_pairs - 1, level)))

@@ -1,7 +1,7 @@
-"""Import of anyone's recordings: a CSV of files and texts becomes prompts with ground-truth windows.
+"""Import of recordings: a CSV of files and texts becomes prompts with ground-truth windows.
 
-Nothing is decoded but headers, and files are hashed in chunks. A row that cannot be used is kept as :class:`RefusedRow` with its
-reason; only a CSV that cannot be read at all is an error.
+Only headers are decoded; files are hashed in chunks. A row that cannot be used is kept as :class:`RefusedRow` with its
+reason; only a CSV that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """One row that is not used, and why."""
+    """One row that is not used, with the reason."""
 
     line: int
     file: str
@@ -58,7 +58,7 @@ class RefusedRow:
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One data row as it is, nothing opened: ``path`` is resolved, ``text`` may be empty."""
+    """One data row whose file has not been opened: ``path`` is resolved, ``text`` may be empty."""
 
     line: int
     file: str
@@ -68,7 +68,7 @@ class ClipRow:
 
 @dataclass(frozen=True)
 class RecordingList:
-    """All rows of a CSV: every data row is in ``rows`` or in ``refused``."""
+    """The rows of a CSV: every data row is in ``rows`` or in ``refused``."""
 
     csv: Path
     rows: tuple[Recording, ...]
@@ -77,7 +77,7 @@ class RecordingList:
 
 @dataclass(frozen=True)
 class _Window:
-    """One piece of a recording, ``index`` counting from its start."""
+    """One window of a recording; ``index`` counts from its start."""
 
     recording: Recording
     index: int
@@ -124,18 +124,18 @@ def _miscounted(row: CsvRow) -> str:
 
 
 def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[RefusedRow]]:
-    """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the rows not used.
+    """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the refused rows.
 
     Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
-    are held out: a hash of ``seed`` and the recordings' bytes (not names or places in the CSV) holds out about ``held_out_share``
-    of them, at least one and never all, so a recording stays on its side when the list grows (see
+    are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about ``held_out_share``
+    of them, at least one and never all, so a recording keeps its split when the list grows (see
     :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
-    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; when they run out they start
-    again as further instances.
+    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; if there are fewer windows,
+    they are used again as further instances.
 
     ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
-    ``prompt_id`` follows from text, source and split as everywhere. ``ground_truth_path`` is absolute; the bytes are identified
-    by ``ground_truth_sha256``. Raises like :func:`read_clip_list`; ConfigError where no CSV is named; InputError where fewer
+    ``prompt_id`` derives from text, source and split as usual. ``ground_truth_path`` is absolute; ``ground_truth_sha256``
+    identifies the bytes. Raises like :func:`read_clip_list`; ConfigError where no CSV is named; InputError where fewer
     than two recordings are usable.
     """
     if not settings.clips:
@@ -165,15 +165,14 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
 
 
 def recording_of(prompt: Prompt) -> str:
-    """The id of the recording that a prompt of this file was cut from: its source without the instance number."""
+    """The id of the recording that a prompt was cut from: its source without the instance number."""
     return prompt.source.partition(INSTANCE_MARK)[0]
 
 
 def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
     """The prompt's window, resized (to fill, centre crop) and resampled to ``shape``; for re-encoding by the caller.
 
-    Raises InputError where the file is gone or its bytes are not those that were imported, and MediaError where it cannot be
-    decoded.
+    Raises InputError where the file is absent or differs from the imported one, and MediaError where it cannot be decoded.
     """
     path = Path(prompt.ground_truth_path)
     if not path.is_file():
@@ -183,10 +182,10 @@ def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
             fix="put the file back, or import the CSV again: avpref prompts import",
         )
     stat = path.stat()
-    found = _sha256_of(path, stat.st_mtime_ns, stat.st_size)
-    if found != prompt.ground_truth_sha256:
+    sha256 = _sha256_of(path, stat.st_mtime_ns, stat.st_size)
+    if sha256 != prompt.ground_truth_sha256:
         raise InputError(
-            found=f"{path}: sha-256 {found[:12]}…, changed since the import",
+            found=f"{path}: sha-256 {sha256[:12]}…, changed since the import",
             expected=f"sha-256 {prompt.ground_truth_sha256[:12]}…",
             fix="put the old file back, or import the CSV again: avpref prompts import",
         )
@@ -195,12 +194,12 @@ def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
 
 @lru_cache(maxsize=1024)
 def _sha256_of(path: Path, mtime_ns: int, size_bytes: int) -> str:
-    """Hash of a file, computed once for each state of it."""
+    """Hash of a file, cached by modification time and size."""
     return file_sha256(path)
 
 
 def _recording(table: Path, row: CsvRow) -> Recording | RefusedRow:
-    """A row looked at: the file's headers and hash, or the reason for not using it."""
+    """The row's recording from the file's headers and hash, or the refusal."""
     if len(row.fields) != len(row.columns):
         return RefusedRow(row.line, row.fields[0], _miscounted(row))
     file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
@@ -224,7 +223,7 @@ def _recording(table: Path, row: CsvRow) -> Recording | RefusedRow:
 
 
 def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[RefusedRow]) -> None:
-    """Training and evaluation need a recording each."""
+    """Raises InputError unless training and evaluation can each have a recording."""
     if len(usable) >= 2:
         return
     reasons = "".join(f"\n  line {row.line}: {row.file}: {row.reason}" for row in refused)
@@ -236,7 +235,7 @@ def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[Ref
 
 
 def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]:
-    """First windows of all recordings, then all second ones, and so on: any prefix draws on as many recordings as it can."""
+    """First windows of all recordings, then all second ones, and so on: a prefix covers as many recordings as possible."""
     windows = [
         _Window(recording, index, start_s)
         for recording in recordings

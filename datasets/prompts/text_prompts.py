@@ -1,4 +1,4 @@
-"""Prompts from a list of texts, with or without a recording as ground truth."""
+"""Prompts from a CSV of texts, optionally with a recording as ground truth."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ REQUIRED, OPTIONAL = ("text",), ("file", "taxonomy")
 
 
 def text_prompts(settings: TextPrompts, seed: int) -> tuple[list[Prompt], list[RefusedRow]]:
-    """Prompts of the CSV that ``settings.prompts`` names, in its order, and the rows that are not used.
+    """Prompts of the CSV that ``settings.prompts`` names, in its order, and the refused rows.
 
-    A hash of ``seed`` and the text holds out about ``held_out_share`` of them, so a text stays on its side when the list grows (see
+    A hash of ``seed`` and the text holds out about ``held_out_share`` of them, so a text keeps its split when the list grows (see
     :func:`avpref.datasets.prompts.held_out.held_out`). RefusedRow: an empty text, a text that
     an earlier row has, a ground-truth file that cannot be read or lacks a track. Raises ConfigError where no CSV is named,
     InputError where it is absent or no row can be used, TableError as :func:`avpref.datasets.csv_rows.data_rows`.
@@ -32,11 +32,11 @@ def text_prompts(settings: TextPrompts, seed: int) -> tuple[list[Prompt], list[R
     usable: dict[str, tuple[CsvRow, str]] = {}
     refused: list[RefusedRow] = []
     for row in data_rows(table, REQUIRED, OPTIONAL):
-        found = _checked(table, row, {text: earlier.line for text, (earlier, _) in usable.items()})
-        if isinstance(found, RefusedRow):
-            refused.append(found)
+        outcome = _checked(table, row, {text: earlier.line for text, (earlier, _) in usable.items()})
+        if isinstance(outcome, RefusedRow):
+            refused.append(outcome)
         else:
-            usable[row.get("text")] = row, found
+            usable[row.get("text")] = row, outcome
     if not usable:
         first = f" (line {refused[0].line}: {refused[0].reason})" if refused else ""
         raise InputError(f"{table}: no prompt can be used{first}", "at least one row with a text", f"edit {table}")
@@ -49,7 +49,7 @@ def text_prompts(settings: TextPrompts, seed: int) -> tuple[list[Prompt], list[R
 
 
 def _checked(table: Path, row: CsvRow, lines: dict[str, int]) -> str | RefusedRow:
-    """SHA-256 of the row's recording (empty: it has none), or why the row is not used."""
+    """SHA-256 of the row's recording (empty if it has none), or the refusal."""
     file, text = row.get("file"), row.get("text")
     shown = file or text[:40]
     if len(row.fields) != len(row.columns):

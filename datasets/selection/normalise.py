@@ -96,7 +96,9 @@ def measure(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[M
 
 
 def _measure_one(con: duckdb.DuckDBPyConnection, name: str) -> MetricNorm:
-    column = metric_list("SELECT {metric} AS value FROM score_matrix WHERE {metric} IS NOT NULL ORDER BY ordinal", [name])
+    column = metric_list(
+        "SELECT {metric} AS value FROM score_matrix WHERE {metric} IS NOT NULL ORDER BY ordinal", [name]
+    )
     values = con.sql(column).fetchnumpy()["value"]
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):

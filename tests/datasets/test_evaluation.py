@@ -132,6 +132,18 @@ def test_where_neither_side_has_a_score_the_pair_is_left_out() -> None:
     }
 
 
+@pytest.mark.parametrize("lost", list(EvaluationSide))
+def test_a_side_without_any_score_of_a_metric(lost: EvaluationSide) -> None:
+    """Nothing is decided against a reference that was never scored; a policy that was never scored is the worst."""
+    scores = {EvaluationSide.REFERENCE: raw_scores(6, 8), EvaluationSide.POLICY: raw_scores(6, 9)}
+    scores[lost]["desync"] = np.nan
+    if lost is EvaluationSide.REFERENCE:
+        with pytest.raises(InputError, match="0 held-out pairs can be compared in dimension av"):
+            outcome(*scores.values())
+    else:
+        assert outcome(*scores.values())[Dimension.AV].delta_sd < 0
+
+
 def test_too_few_pairs_and_scores_without_spread_are_input_errors() -> None:
     reference, policy = raw_scores(4, 1), raw_scores(4, 2)
     nothing = reference * np.nan
