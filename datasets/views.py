@@ -16,7 +16,7 @@ from avpref.datasets.query_texts import QUERIES, sql
 from avpref.datasets.tables import TABLE_BY_NAME, TABLES, Table, check_file, conform, to_arrow
 from avpref.errors import TableError
 
-__all__ = ["QUERIES", "Limits", "connect", "connect_locked", "connect_tables", "sql"]
+__all__ = ["QUERIES", "Limits", "connect", "connect_locked", "connect_tables", "open_connection", "sql"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def connect(files: Mapping[str, Sequence[Path]], limits: Limits | None = None) -
 
     Raises TableError for a name that is no table, or a file that is absent or not of that table; SchemaVersionError.
     """
-    con = _open(limits or Limits())
+    con = open_connection(limits or Limits())
     _refuse_unknown(files)
     for table in TABLES:
         paths = list(files.get(table.name, ()))
@@ -48,7 +48,7 @@ def connect(files: Mapping[str, Sequence[Path]], limits: Limits | None = None) -
 
 def connect_tables(tables: Mapping[str, pa.Table], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
     """A connection with one view per table over Arrow tables in memory. Raises TableError for one that does not conform."""
-    con = _open(limits or Limits())
+    con = open_connection(limits or Limits())
     _refuse_unknown(tables)
     for table in TABLES:
         con.register(table.name, conform(table, tables[table.name]) if table.name in tables else to_arrow(table, []))
@@ -64,7 +64,8 @@ def connect_locked(tables: Mapping[str, pa.Table], limits: Limits | None = None)
     return con
 
 
-def _open(limits: Limits) -> duckdb.DuckDBPyConnection:
+def open_connection(limits: Limits) -> duckdb.DuckDBPyConnection:
+    """A connection without views, to a database in memory."""
     settings = {
         "python_enable_replacements": "false",
         "threads": limits.threads,

@@ -20,7 +20,7 @@ from scipy.special import ndtr, stdtrit
 
 from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
 from avpref.datasets.rows import EvaluationSide
-from avpref.datasets.views import Limits, connect_tables, sql
+from avpref.datasets.views import Limits, open_connection, sql
 from avpref.domain import Dimension
 from avpref.errors import InputError
 from avpref.identity import derive_seed
@@ -68,7 +68,7 @@ def rewards_of_sides(
         )
     unscored = [metric.name for metric in metrics if reference[metric.name].isna().all()]
     both = pd.concat([reference, policy.assign(**dict.fromkeys(unscored, np.nan))])
-    con = connect_tables({}, Limits(threads=1))
+    con = open_connection(Limits(threads=1))
     con.register("raw_scores", _raw_scores(both, metrics))
     create_rewards(con, metrics, "micro", MissingScores.WORST)
     rows = con.sql(sql("rewards_of_sides")).to_arrow_table().to_pandas()

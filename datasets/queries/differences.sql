@@ -31,12 +31,12 @@ grid AS (
 steps_of_pairs AS (
     SELECT
         *,
-        side <> lag(side) OVER stages_in_order AS is_side_changed,
+        side <> lag(side) OVER in_order AS is_side_changed,
         list_sum(
-            list_transform(list_zip(margins, lag(margins) OVER stages_in_order), lambda pair: abs(pair[1] - pair[2]))
+            list_transform(list_zip(margins, lag(margins) OVER in_order), lambda pair: abs(pair[1] - pair[2]))
         ) AS change
     FROM grid
-    WINDOW stages_in_order AS (PARTITION BY prompt_id, low, high ORDER BY stage)
+    WINDOW in_order AS (PARTITION BY prompt_id, low, high ORDER BY stage)
 ),
 ends AS (
     SELECT
