@@ -140,7 +140,7 @@ def test_a_dimension_without_metric_has_no_reward_and_zero_has_no_sign() -> None
 
 
 @pytest.mark.parametrize("holes", [False, True])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_pairs_and_gate_give_equal_rewards_to_equal_scores(make_tables, holes: bool, data: st.DataObject) -> None:
     """Candidate 0 of each prompt is the reference, candidate 1 the policy; rows with all scores have rewards in both.
