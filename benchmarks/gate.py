@@ -22,8 +22,8 @@ import scipy
 from avpref.config.gate_settings import EvaluationSettings
 from avpref.datasets.evidence import gate
 from avpref.datasets.evidence import sequential as looks
-from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare
-from avpref.datasets.rows import Side
+from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, compare
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Dimension
 
 NUM_NULL = 1000
@@ -35,8 +35,8 @@ PROMPT_SHARES = (0.0, 0.5, 0.75)
 """Share of the variance of a reward that belongs to the prompt, and so is the same for both sides."""
 MARGINS = (0.05, 0.1, 0.2)
 
-Sides = dict[Side, pd.DataFrame]
-Compared = dict[Dimension, Comparison]
+Sides = dict[EvaluationSide, pd.DataFrame]
+Compared = dict[Dimension, DimensionComparison]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 LAWS: dict[str, Draw] = {
@@ -63,19 +63,21 @@ def simulate(law: str, num_prompts: int, prompt_share: float, shifts: dict[Dimen
     generator = np.random.default_rng([seed, num_prompts])
     size = (num_prompts, len(Dimension))
     prompt = generator.normal(size=size) * prompt_share**0.5
-    rewards = {side: prompt + LAWS[law](generator, size) * (1 - prompt_share) ** 0.5 for side in Side}
-    spread = rewards[Side.REFERENCE].std(axis=0, ddof=1)
-    rewards[Side.POLICY] = rewards[Side.POLICY] + np.array([shifts[dimension] for dimension in Dimension]) * spread
+    rewards = {side: prompt + LAWS[law](generator, size) * (1 - prompt_share) ** 0.5 for side in EvaluationSide}
+    spread = rewards[EvaluationSide.REFERENCE].std(axis=0, ddof=1)
+    rewards[EvaluationSide.POLICY] = (
+        rewards[EvaluationSide.POLICY] + np.array([shifts[dimension] for dimension in Dimension]) * spread
+    )
     return {side: pd.DataFrame(values, columns=list(Dimension)) for side, values in rewards.items()}
 
 
 def all_at_once(sides: Sides, seed: int) -> Iterator[tuple[int, Compared]]:
     found = compare(sides, BootstrapSettings(SETTINGS.bootstrap_samples, SETTINGS.confidence, seed))
-    yield len(sides[Side.POLICY]), found
+    yield len(sides[EvaluationSide.POLICY]), found
 
 
 def in_looks(sides: Sides, seed: int) -> Iterator[tuple[int, Compared]]:
-    num_prompts = len(sides[Side.POLICY])
+    num_prompts = len(sides[EvaluationSide.POLICY])
     for look in looks.plan(num_prompts, max(2, num_prompts // LOOKS), SETTINGS.confidence):
         part = {side: frame.iloc[: look.num_prompts] for side, frame in sides.items()}
         yield look.num_prompts, looks.compare_at(part, look)

@@ -1,12 +1,14 @@
 """Pair selection: the SQL against two Python loops over pandas groups, and the memory that ten million candidates take.
 
-    python benchmarks/pairing.py            writes benchmarks/pairing.md (minutes; most of them are the pandas loop)
+    python benchmarks/pairing.py                            writes benchmarks/pairing.md (minutes; most of them are the pandas loop)
+    python benchmarks/pairing.py --prompts 300 --large 3000     the same at toy size: prints the lines and writes nothing
 
 Scores are random numbers: seven per candidate, desync on a 0.2 s grid; candidate 0 of every prompt is ground truth.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
@@ -27,9 +29,10 @@ import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.selection.compare import Inputs, Snapshot, diff
+from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
-from avpref.datasets.selection.pairing import Selection, measure_and_select, select_pairs
+from avpref.datasets.selection.normalise import measure
+from avpref.datasets.selection.pairing import Selection, select_pairs
 from avpref.datasets.views import Limits, connect
 from avpref.domain import METRICS, Dimension
 from avpref.identity import derive_seed
@@ -63,7 +66,7 @@ def chunk(first_prompt: int, num_prompts: int) -> tuple[pa.Table, pa.Table]:
         for field in tables.CANDIDATES.schema
         if field.type != pa.string()
     }
-    columns |= {name: constant("", count) for name in ("checkpoint_hash", "sampler_hash", "path", "sha256")}
+    columns |= {field.name: constant("", count) for field in tables.CANDIDATES.schema if field.type == pa.string()}
     columns |= {
         name: constant(size, count) for name, size in (("num_frames", 81), ("height_px", 480), ("width_px", 853))
     }
@@ -79,8 +82,10 @@ def chunk(first_prompt: int, num_prompts: int) -> tuple[pa.Table, pa.Table]:
     rows = count * len(NAMES)
     scores = {"candidate_id": names.take(np.repeat(np.arange(count), len(NAMES))), "metric": NAMES * count}
     scores |= {"value": values.ravel(), "status": constant("ok", rows), "elapsed_ms": constant(1.0, rows)}
-    scores |= {name: constant("", rows) for name in ("reason", "scorer", "fingerprint")} | {
-        "gpu_s": constant(0.0, rows)
+    scores |= {name: constant("", rows) for name in ("reason", "scorer", "fingerprint", "licence")}
+    scores |= {
+        "gpu_s": constant(0.0, rows),
+        **{name: constant(True, rows) for name in ("commercial_use", "is_meaningful")},
     }
     return tables.conform(tables.CANDIDATES, pa.table(columns)), tables.conform(tables.SCORES, pa.table(scores))
 
@@ -96,11 +101,12 @@ def write(folder: Path, num_prompts: int, step: int) -> Files:
 
 
 def select(files: Files, limits: Limits | None = None) -> Selection:
-    """Ours, from files to pairs, rewards and reasons."""
-    return measure_and_select(connect(files, limits), PairSettings(), METRICS, "all")
+    """As the stage ``pair`` does it: from files to norm, pairs, rewards and reasons."""
+    con = connect(files, limits)
+    return select_pairs(con, PairSettings(), METRICS, measure(con, "all"))
 
 
-def standings(files: Files) -> pd.DataFrame:
+def pandas_rewards(files: Files) -> pd.DataFrame:
     """The pandas way up to the rewards: pivot, z-score over the whole table, average per dimension."""
     candidates, scores = (
         pd.concat([pd.read_parquet(path) for path in files[name]]) for name in ("candidates", "scores")
@@ -118,7 +124,7 @@ def standings(files: Files) -> pd.DataFrame:
 def loop_over_rows(files: Files) -> list[tuple[str, str]]:
     """The straightforward loop: for every group, for every row, for every other row."""
     pairs = []
-    for _, group in standings(files).groupby("prompt_id"):
+    for _, group in pandas_rewards(files).groupby("prompt_id"):
         best, best_margin = None, 0.0
         for _, chosen in group.iterrows():
             for _, rejected in group.iterrows():
@@ -133,7 +139,7 @@ def loop_over_rows(files: Files) -> list[tuple[str, str]]:
 def loop_over_tuples(files: Files) -> list[tuple[str, str]]:
     """The same after some thought: plain tuples, no pandas inside a group."""
     pairs = []
-    for _, group in standings(files)[["prompt_id", "candidate_id", "video", "audio", "av"]].groupby("prompt_id"):
+    for _, group in pandas_rewards(files)[["prompt_id", "candidate_id", "video", "audio", "av"]].groupby("prompt_id"):
         rows = list(group.itertuples(index=False, name=None))
         best, best_margin = None, 0.0
         for _, chosen, *a in rows:
@@ -178,8 +184,8 @@ class Line:
     figure: str
 
 
-def compare_with_pandas(folder: Path) -> Iterator[Line]:
-    files = write(folder, NUM_PROMPTS, NUM_PROMPTS)
+def compare_with_pandas(folder: Path, num_prompts: int) -> Iterator[Line]:
+    files = write(folder, num_prompts, num_prompts)
     ours, selection = timed(lambda: select(files), repeats=7)
     sides = list(zip(*(selection.pairs[name].to_pylist() for name in ("chosen", "rejected")), strict=True))
     yield Line("avpref: files → norm, pairs, rewards, skipped (best of 7)", str(ours))
@@ -194,8 +200,8 @@ def compare_strategies(files: Files, selection: Selection) -> Iterator[Line]:
     con, norm = connect(files), selection.norm
     took, _ = timed(lambda: leaderboard(con, METRICS, norm))
     yield Line(f"leaderboard of {len(STRATEGIES)} strategies with overlaps", str(took))
-    candidates, scores = (tables.read_all(files[table.name], table) for table in (tables.CANDIDATES, tables.SCORES))
-    inputs = Inputs(tables.to_arrow(tables.PROMPTS, []), candidates, scores, norm, PairSettings(), METRICS)
+    candidates, scores = (tables.read(*files[table.name], table) for table in (tables.CANDIDATES, tables.SCORES))
+    inputs = SelectionInputs(tables.to_arrow(tables.PROMPTS, []), candidates, scores, norm, PairSettings(), METRICS)
     macro = PairSettings(average="macro")
     after = Snapshot(select_pairs(con, macro, METRICS, norm).pairs, replace(inputs, settings=macro))
     took, rows = timed(lambda: diff(Snapshot(selection.pairs, inputs), after))
@@ -210,11 +216,11 @@ def large(folder: Path) -> None:
     print(f"{took.wall_s:.1f} {peak_gib:.2f} {selection.pairs.num_rows} {selection.skipped.num_rows}")
 
 
-def measure_large(folder: Path) -> Iterator[Line]:
-    write(folder, LARGE_PROMPTS, LARGE_CHUNK)
+def measure_large(folder: Path, num_prompts: int) -> Iterator[Line]:
+    write(folder, num_prompts, LARGE_CHUNK)
     command = [sys.executable, __file__, "large", str(folder)]
     took, peak, pairs, skipped = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    count = LARGE_PROMPTS * NUM_CANDIDATES
+    count = num_prompts * NUM_CANDIDATES
     yield Line(f"{count:,} candidates, {int(pairs):,} pairs, {int(skipped):,} skipped", f"{took} s")
     yield Line("  peak resident memory of that process, Arrow results included", f"{peak} GiB")
     assert float(peak) < 8, "ten million candidates must fit into 8 GiB"
@@ -240,13 +246,18 @@ default strategy (modality, micro, normalised, with ground truth); the large cas
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prompts", type=int, default=NUM_PROMPTS, help="prompts of the comparison with pandas")
+    parser.add_argument("--large", type=int, default=LARGE_PROMPTS, help="prompts of the memory measurement")
+    sizes = parser.parse_args()
     lines: list[Line] = []
-    for part in (compare_with_pandas, measure_large):
+    for part, num_prompts in ((compare_with_pandas, sizes.prompts), (measure_large, sizes.large)):
         with tempfile.TemporaryDirectory() as name:
-            for line in part(Path(name)):
+            for line in part(Path(name), num_prompts):
                 print(line.figure, line.what, flush=True)
                 lines.append(line)
-    Path(__file__).with_suffix(".md").write_text(report(lines), encoding="utf-8")
+    if (sizes.prompts, sizes.large) == (NUM_PROMPTS, LARGE_PROMPTS):
+        Path(__file__).with_suffix(".md").write_text(report(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows of a CSV that a user wrote: checked columns, line numbers, errors that say what to do."""
+"""Reads a user's CSV: checks the columns, keeps line numbers, and raises errors that name the fix."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from avpref.errors import InputError, TableError
 
 
 @dataclass(frozen=True)
-class Row:
-    """One data row as written; ``line`` is the last line of the CSV that it takes up."""
+class CsvRow:
+    """One data row as written; ``line`` is the last line of the CSV that it occupies."""
 
     line: int
     columns: tuple[str, ...]
@@ -24,8 +24,8 @@ class Row:
         return self.fields[self.columns.index(column)] if column in self.columns else ""
 
 
-def data_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    """Rows under the header of a UTF-8 CSV, blank lines aside.
+def data_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[CsvRow]:
+    """Rows under the header of a UTF-8 CSV, without blank lines.
 
     Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8, or its header lacks a required column
     or has an unknown or repeated one.
@@ -36,7 +36,7 @@ def data_rows(table: Path, required: Sequence[str], optional: Sequence[str]) -> 
             columns = _checked_columns(table, next(reader, []), required, optional)
             for fields in reader:
                 if fields:
-                    yield Row(reader.line_num, columns, tuple(fields))
+                    yield CsvRow(reader.line_num, columns, tuple(fields))
     except UnicodeDecodeError as error:
         raise TableError(
             found=f"{table}: not UTF-8 text ({error.reason})",

@@ -1,4 +1,4 @@
-"""The table of encoded clips: latents as half-precision bytes, with the text that goes with them."""
+"""Table of encoded clips: latents as half-precision bytes, with the clip's text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from avpref.datasets.tables import Table
 
 STORED = np.dtype("<f2")
-"""Codecs carry no more than eight significant bits; half precision keeps eleven at half the disk."""
+"""Half precision keeps eleven significant bits at half the size; codecs carry at most eight."""
 
 LATENTS = Table(
     "latents",
@@ -38,7 +38,7 @@ class LatentRow:
 
 
 def packed(array: np.ndarray) -> bytes:
-    """Bytes of a latent as they are stored."""
+    """Bytes of a latent in storage format."""
     return np.ascontiguousarray(array, STORED).tobytes()
 
 

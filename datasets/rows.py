@@ -1,6 +1,6 @@
-"""Rows that other rooms write into the tables and that are not nouns of the domain; one dataclass per table.
+"""Row dataclasses of the tables whose rows are not domain objects, one per table.
 
-Prompts and candidates are rows as they are (:mod:`avpref.domain`); columns and their order are those of
+Prompts and candidates are rows themselves (:mod:`avpref.domain`). Columns and their order are those of
 :mod:`avpref.datasets.tables`.
 """
 
@@ -12,15 +12,15 @@ from enum import StrEnum
 from avpref.domain import OWN_TERMS, Score, ScoreStatus, Terms
 
 
-class Side(StrEnum):
-    """Which network made an evaluation clip."""
+class EvaluationSide(StrEnum):
+    """The network that generated an evaluation clip."""
 
     REFERENCE = "reference"
     POLICY = "policy"
 
 
-class Kind(StrEnum):
-    """What an evaluation row's number is: a metric's raw score, or a dimension's reward under ``norm_id``."""
+class EvaluationKind(StrEnum):
+    """Kind of number in an evaluation row: a metric's raw score, or a dimension's reward under ``norm_id``."""
 
     SCORE = "score"
     REWARD = "reward"
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score with who gave it and what it cost: wall milliseconds and GPU seconds of this number."""
+    """One score with its scorer and its cost: wall milliseconds and GPU seconds of this number."""
 
     candidate_id: str
     metric: str
@@ -46,7 +46,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class QuarantineRow:
-    """A candidate that a stage gave up on."""
+    """A candidate that a stage could not process after ``attempts`` attempts."""
 
     candidate_id: str
     stage: str
@@ -66,10 +66,10 @@ class EvaluationRow:
     evaluation_id: str
     prompt_id: str
     index: int
-    side: Side
+    side: EvaluationSide
     candidate_id: str
     seed: int
-    kind: Kind
+    kind: EvaluationKind
     name: str
     value: float | None
     status: ScoreStatus
@@ -79,7 +79,7 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class GateRow:
-    """One rule of one gate: what was measured, the bound, whether it passed; ``verdict`` is the whole gate's."""
+    """One rule of a gate decision: measured value, bound, whether it passed. ``verdict`` is that of the decision."""
 
     gate_id: str
     rule: str
@@ -95,7 +95,7 @@ class GateRow:
 def score_row(
     score: Score, scorer: str, fingerprint: str, elapsed_ms: float, gpu_s: float = 0.0, terms: Terms = OWN_TERMS
 ) -> ScoreRow:
-    """A scorer's answer with its provenance and the terms under which it may be used."""
+    """A score as a table row, with its scorer, cost and licence terms."""
     return ScoreRow(
         score.candidate_id,
         score.metric,

@@ -1,9 +1,10 @@
-"""Tables in files that people hand over: CSV or Parquet, as the suffix says."""
+"""Tables in files of users: CSV or Parquet, by suffix."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,6 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from avpref.errors import ConfigError, InputError, TableError
-from avpref.storage.local_files import replace
 
 
 def check_format(path: Path) -> None:
@@ -25,7 +25,7 @@ def read_table(path: Path) -> pa.Table:
     """All columns of ``path``; those of a CSV (UTF-8, with a header) as text.
 
     Raises ConfigError for another suffix, InputError where there is no such file, TableError where it cannot be read, or a
-    column is there twice.
+    column is listed twice.
     """
     check_format(path)
     if not path.is_file():
@@ -41,15 +41,15 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write ``table`` whole or not at all. Raises ConfigError for another suffix, StorageError."""
+def write_table(path: Path, table: pa.Table, write: Callable[[Path, bytes], None]) -> None:
+    """Encode ``table`` and hand it to ``write``, which stores the bytes. Raises ConfigError for another suffix, as ``write``."""
     check_format(path)
     sink = io.BytesIO()
     if path.suffix.lower() == ".csv":
         pyarrow.csv.write_csv(table, sink)
     else:
         pq.write_table(table, sink, compression="zstd")
-    replace(path.resolve(), sink.getvalue())
+    write(path.resolve(), sink.getvalue())
 
 
 def _read_csv(path: Path) -> pa.Table:

@@ -1,8 +1,8 @@
-"""The tables of a run: Arrow schemas as contracts, and how rows become Parquet bytes and come back.
+"""Arrow schemas of a run's tables, and conversion of rows to Parquet bytes and back.
 
 Every table carries three metadata keys: ``avpref.table`` (its name), ``avpref.schema_version`` and ``avpref.fingerprint``
-(of what it was made from). A column that is not nullable holds no null, and if it is a float no NaN or infinity either;
-raw values that may be missing are the nullable ones.
+(of its inputs). A column that is not nullable holds no null and, if it is a float, no NaN or infinity. Only values that
+may be missing are nullable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FINGERPRINT_KEY = "avpref.fingerprint"
 AGAIN = "write the table again with the stage that made it"
 
 ROWS_PER_GROUP = 1 << 15
-"""Rows of a row group: what writing and reading in pieces hold in memory, and what a query that needs few rows reads."""
+"""Rows per row group: the unit of reading and writing in pieces, and the least that a query reads."""
 
 TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 
@@ -41,7 +41,7 @@ class Table:
 
 
 def _table(name: str, /, **columns: str) -> Table:
-    """A table whose columns are given as ``text | int | float | bool``, with ``?`` behind nullable ones."""
+    """A table from column types ``text | int | float | bool``; a trailing ``?`` marks a nullable column."""
     fields = [pa.field(column, TYPES[kind.rstrip("?")], kind.endswith("?")) for column, kind in columns.items()]
     return Table(name, pa.schema(fields))
 
@@ -235,7 +235,7 @@ TABLE_BY_NAME = {table.name: table for table in TABLES}
 def to_arrow(table: Table, rows: Iterable[object] | pd.DataFrame, fingerprint: str = "") -> pa.Table:
     """Rows (dataclasses with the table's columns as fields, or a data frame) as an Arrow table with metadata.
 
-    In a data frame a null of a nullable float column may be written NaN; fields that are no columns are left out.
+    In a data frame, NaN in a nullable float column is a null. Fields that are not columns are ignored.
     Raises TableError for a missing column, a wrong type, or a null or non-finite number where the schema allows none.
     """
     try:
@@ -290,17 +290,17 @@ def _check_values(table: Table, arrow: pa.Table) -> None:
 
 
 def fingerprint(arrow: pa.Table) -> str:
-    """The fingerprint that a table carries; empty where it has none."""
+    """The fingerprint in a table's metadata; empty if absent."""
     return (arrow.schema.metadata or {}).get(FINGERPRINT_KEY.encode(), b"").decode()
 
 
 def to_bytes(arrow: pa.Table) -> bytes:
-    """Zstandard Parquet with the table's metadata. Equal content gives equal bytes, however it was chunked."""
+    """Zstandard Parquet with the table's metadata. Equal content gives equal bytes, whatever the chunks."""
     return bytes_of(arrow.schema, [arrow])[0]
 
 
 def bytes_of(schema: pa.Schema, parts: Iterable[pa.Table]) -> tuple[bytes, int]:
-    """Tables one after the other as one file like :func:`to_bytes`, and its rows; few row groups are in memory at a time."""
+    """Concatenated tables as the bytes of one file, as :func:`to_bytes`, and the number of rows; bounded memory."""
     sink, num_rows = io.BytesIO(), 0
     with pq.ParquetWriter(sink, schema, compression="zstd", compression_level=3) as writer:
         for group in _row_groups(schema, parts):
@@ -310,7 +310,7 @@ def bytes_of(schema: pa.Schema, parts: Iterable[pa.Table]) -> tuple[bytes, int]:
 
 
 def _row_groups(schema: pa.Schema, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of ``parts`` in tables of :data:`ROWS_PER_GROUP`, the last one smaller."""
+    """The rows of ``parts`` in tables of :data:`ROWS_PER_GROUP` rows; the last may be smaller."""
     waiting: list[pa.Table] = []
     count = 0
     for part in parts:
@@ -327,7 +327,7 @@ def _row_groups(schema: pa.Schema, parts: Iterable[pa.Table]) -> Iterator[pa.Tab
 
 
 def check_file(path: Path, table: Table) -> None:
-    """Read a Parquet file's footer and compare it with the contract; values are not read.
+    """Read a Parquet file's footer and compare it with the schema; values are not read.
 
     Raises TableError (absent, unreadable, another table, other columns) or SchemaVersionError.
     """
@@ -355,7 +355,7 @@ def _check_footer(source: Path | BinaryIO, name: str, table: Table) -> None:
 
 
 def read(path: Path, table: Table) -> pa.Table:
-    """One Parquet file as an Arrow table, after :func:`check_file`; values are checked too. Raises as that one."""
+    """One Parquet file as an Arrow table, with footer and values checked. Raises as :func:`check_file`."""
     check_file(path, table)
     arrow = pq.ParquetFile(path).read()
     _check_values(table, arrow)
@@ -372,20 +372,15 @@ def batches(stream: BinaryIO, name: str, table: Table) -> Iterator[pa.Table]:
 
 
 def read_stream(stream: BinaryIO, name: str, table: Table) -> pa.Table:
-    """As :func:`read`, from a stream that can be positioned; ``name`` is for messages."""
+    """As :func:`read`, from a seekable stream; ``name`` is for messages."""
     _check_footer(stream, name, table)
     arrow = pq.ParquetFile(stream).read()
     _check_values(table, arrow)
     return arrow
 
 
-def read_all(paths: Sequence[Path], table: Table) -> pa.Table:
-    """Several files of one table, one after the other; no files give an empty table. Metadata: the first file's."""
-    return joined([read(path, table) for path in paths], table)
-
-
 def joined(parts: Sequence[pa.Table], table: Table) -> pa.Table:
-    """Parts of one table, one after the other; none give an empty table. Metadata: the first part's."""
+    """Concatenation of parts of one table; no parts give an empty table. Metadata: the first part's."""
     if not parts:
         return to_arrow(table, [])
     return pa.concat_tables(parts).replace_schema_metadata(parts[0].schema.metadata)

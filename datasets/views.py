@@ -1,6 +1,6 @@
-"""DuckDB over the tables of a run: one view per table, made of files that are listed one by one.
+"""DuckDB over the tables of a run: one view per table, over explicitly listed files.
 
-Every table of the schema has its view; one that no file is given for is empty, so a query always finds its tables.
+Every table of the schema has a view; a table without files has an empty one, so queries always find their tables.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from avpref.datasets.query_texts import QUERIES, sql
 from avpref.datasets.tables import TABLE_BY_NAME, TABLES, Table, check_file, conform, to_arrow
 from avpref.errors import TableError
 
-__all__ = ["QUERIES", "Limits", "connect", "connect_locked", "connect_tables", "sql"]
+__all__ = ["QUERIES", "Limits", "connect", "connect_locked", "connect_tables", "open_connection", "sql"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What DuckDB may use. ``memory`` as DuckDB spells it (``4GB``); ``spill`` is the folder for what does not fit.
+    """Resource limits of DuckDB. ``memory`` in DuckDB's syntax (``4GB``); ``spill``: folder for data beyond that.
 
-    The defaults leave DuckDB's own: all threads, four fifths of the memory, no spill folder of ours.
+    None means DuckDB's default: all threads, four fifths of the memory, its own spill folder.
     """
 
     threads: int | None = None
@@ -36,7 +36,7 @@ def connect(files: Mapping[str, Sequence[Path]], limits: Limits | None = None) -
 
     Raises TableError for a name that is no table, or a file that is absent or not of that table; SchemaVersionError.
     """
-    con = _open(limits or Limits())
+    con = open_connection(limits or Limits())
     _refuse_unknown(files)
     for table in TABLES:
         paths = list(files.get(table.name, ()))
@@ -48,7 +48,7 @@ def connect(files: Mapping[str, Sequence[Path]], limits: Limits | None = None) -
 
 def connect_tables(tables: Mapping[str, pa.Table], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
     """A connection with one view per table over Arrow tables in memory. Raises TableError for one that does not conform."""
-    con = _open(limits or Limits())
+    con = open_connection(limits or Limits())
     _refuse_unknown(tables)
     for table in TABLES:
         con.register(table.name, conform(table, tables[table.name]) if table.name in tables else to_arrow(table, []))
@@ -56,7 +56,7 @@ def connect_tables(tables: Mapping[str, pa.Table], limits: Limits | None = None)
 
 
 def connect_locked(tables: Mapping[str, pa.Table], limits: Limits | None = None) -> duckdb.DuckDBPyConnection:
-    """As :func:`connect_tables`, for SQL from strangers: no files, no network, no extensions, no changes of settings."""
+    """As :func:`connect_tables`, for untrusted SQL: no files, network, extensions or changes of settings."""
     con = connect_tables(tables, limits)
     for setting in ("enable_external_access", "autoinstall_known_extensions", "autoload_known_extensions"):
         con.execute(f"SET {setting} = false")
@@ -64,7 +64,8 @@ def connect_locked(tables: Mapping[str, pa.Table], limits: Limits | None = None)
     return con
 
 
-def _open(limits: Limits) -> duckdb.DuckDBPyConnection:
+def open_connection(limits: Limits) -> duckdb.DuckDBPyConnection:
+    """A connection without views, to a database in memory."""
     settings = {
         "python_enable_replacements": "false",
         "threads": limits.threads,
@@ -81,7 +82,7 @@ def _refuse_unknown(names: Mapping[str, object]) -> None:
 
 
 def _view(con: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[Path]) -> None:
-    """A view over listed files; the list is a variable of the connection, since table functions take no subqueries."""
+    """A view over listed files; the list is a connection variable, because table functions accept no subqueries."""
     if not paths:
         con.register(table.name, to_arrow(table, []))
         return

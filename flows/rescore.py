@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from avpref.datasets import tables
-from avpref.datasets.rows import Kind
+from avpref.datasets.rows import EvaluationKind
 from avpref.domain import Candidate, Prompt
 from avpref.flows.run import Run
 from avpref.flows.stages.score import score_candidates
@@ -72,7 +72,7 @@ def _recorded(run: Run, names: set[str]) -> dict[Key, Answer]:
     found: dict[Key, Answer] = {}
     if run.tables.has(tables.EVALUATIONS):
         for row in run.tables.read(tables.EVALUATIONS).to_pylist():
-            if row["candidate_id"] in names and row["kind"] == str(Kind.SCORE):
+            if row["candidate_id"] in names and row["kind"] == str(EvaluationKind.SCORE):
                 found[row["candidate_id"], row["name"]] = row["value"], row["status"]
     if run.tables.has(tables.SCORES):
         scores = run.tables.read(tables.SCORES).select(["candidate_id", "metric", "value", "status"])

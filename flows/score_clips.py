@@ -11,7 +11,7 @@ from avpref.config.loading import NOT_OF_IDENTITY
 from avpref.config.observe_settings import ObserveSettings
 from avpref.config.schema import ScoreJob
 from avpref.datasets import tables
-from avpref.datasets.prompts.clips import ClipRow, Refused, read_rows
+from avpref.datasets.prompts.clips import ClipRow, RefusedRow, read_rows
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
 from avpref.errors import InputError, MediaError
@@ -115,7 +115,7 @@ def open_clips(csv: Path) -> ClipList:
     candidates: dict[str, Candidate] = {}
     refused: list[QuarantineRow] = []
     for row in read_rows(csv):
-        if isinstance(row, Refused):
+        if isinstance(row, RefusedRow):
             refused.append(_refusal(row, "InputError", row.reason))
             continue
         try:
@@ -128,7 +128,7 @@ def open_clips(csv: Path) -> ClipList:
     return ClipList(list(prompts.values()), list(candidates.values()), refused)
 
 
-def _refusal(row: ClipRow | Refused, error: str, message: str) -> QuarantineRow:
+def _refusal(row: ClipRow | RefusedRow, error: str, message: str) -> QuarantineRow:
     return QuarantineRow(f"line {row.line}: {row.file}", STAGE, error, message, 1)
 
 

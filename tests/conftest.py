@@ -74,8 +74,9 @@ def make_decided_run(
     from avpref import __version__
     from avpref.config.loading import load_config
     from avpref.datasets import tables
-    from avpref.datasets.evidence.decision import Inputs, MetricScale, scores_of, take
-    from avpref.datasets.rows import EvaluationRow, Kind, Side
+    from avpref.datasets.evidence.decision import DecisionInputs, scores_of, take
+    from avpref.datasets.reward_formula import MetricScale
+    from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide
     from avpref.domain import METRICS, ScoreStatus
     from avpref.identity import bytes_sha256
     from avpref.registry import decisions
@@ -99,8 +100,8 @@ def make_decided_run(
     for prompt in prompts:
         for metric in METRICS:
             value = generator.normal()
-            for side in Side:
-                better = gain * (side is Side.POLICY) + 0.1 * generator.normal()
+            for side in EvaluationSide:
+                better = gain * (side is EvaluationSide.POLICY) + 0.1 * generator.normal()
                 number = value + (better if metric.higher_is_better else -better)
                 rows.append(
                     EvaluationRow(
@@ -110,7 +111,7 @@ def make_decided_run(
                         side,
                         f"c{side}{prompt}",
                         0,
-                        Kind.SCORE,
+                        EvaluationKind.SCORE,
                         metric.name,
                         number,
                         ScoreStatus.OK,
@@ -130,7 +131,7 @@ def make_decided_run(
     import pandas as pd
 
     folder.tables.seal(tables.NORMS, "n0", tables.to_arrow(tables.NORMS, pd.concat(norm)))
-    inputs = Inputs(
+    inputs = DecisionInputs(
         run_id=folder.run_id,
         product_version=__version__,
         settings=folder.settings.evaluation,

@@ -1,7 +1,7 @@
-"""Plain facts of a clip that say nothing about how good it is: how loud, how still, how bright, how large. numpy only.
+"""Facts of a clip that do not measure quality: loudness, stillness, brightness, bit rate. numpy only.
 
-Each is one number of the file as it is, cheap and without weights. They exist to be held against preference pairs: a fact
-that tells chosen from rejected by itself is a shortcut that training may take (see :mod:`avpref.datasets.evidence.shortcuts`).
+Each is one number, computed from the file without a model. The shortcut audit tests whether a fact alone separates chosen
+from rejected clips, which training could exploit (see :mod:`avpref.datasets.evidence.shortcuts`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from avpref.media.reading import DecodedClip
 
 FLOOR_DB = -120.0
-"""What silence is called: no logarithm of zero."""
+"""Level of digital silence, in place of the logarithm of zero."""
 SILENT_DB = -60.0
-"""Windows of sound below this are silent."""
+"""Audio windows below this level are silent."""
 WINDOW_S = 0.02
 STILL = 1.0 / 255.0
-"""Two frames that differ by less than this on average are the same picture."""
+"""Mean difference below which two frames count as equal."""
 EVERY_PX = 4
-"""Brightness and motion are measured on every fourth pixel each way: enough for a mean."""
+"""Brightness and motion use every fourth pixel of every fourth row."""
 WHITE = 255.0
 
 
@@ -48,7 +48,7 @@ class ClipFacts:
 
 
 def measure(candidate_id: str, clip: DecodedClip, num_bytes: int) -> ClipFacts:
-    """The facts of a decoded clip whose file has ``num_bytes``."""
+    """The facts of a decoded clip whose file has ``num_bytes`` bytes."""
     return ClipFacts(
         candidate_id,
         *_sound(clip.audio, clip.sample_rate_hz),

@@ -1,6 +1,6 @@
-"""A decision and everything that it was taken from, so that it can be taken again and give the same numbers.
+"""A gate decision and all its inputs, so that it can be repeated with the same result.
 
-The inputs name the scores that they speak of by the version of the sealed evaluations table; all else is in them.
+The inputs refer to the scores by the version of the sealed evaluations table and contain everything else.
 """
 
 from __future__ import annotations
@@ -13,33 +13,22 @@ from typing import Any
 import pandas as pd
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
-from avpref.datasets.evidence import evaluation, gate
-from avpref.datasets.evidence import sequential as looks
-from avpref.datasets.evidence.evaluation import Comparison
-from avpref.datasets.rows import Kind, Side
-from avpref.domain import PUBLIC_NAME, Dimension, Metric, ScoreStatus
+from avpref.datasets.evidence import evaluation, gate, sequential
+from avpref.datasets.evidence.evaluation import DimensionComparison
+from avpref.datasets.reward_formula import MetricScale
+from avpref.datasets.rows import EvaluationKind, EvaluationSide
+from avpref.domain import PUBLIC_NAME, Dimension, ScoreStatus
 from avpref.errors import InputError, TableError
 from avpref.identity import digest
 
-Scores = Mapping[Side, pd.DataFrame]
+Scores = Mapping[EvaluationSide, pd.DataFrame]
 
 
 @dataclass(frozen=True)
-class MetricScale:
-    """A metric that enters rewards, with mean and standard deviation of the frozen norm."""
+class DecisionInputs:
+    """All inputs of a decision. ``prompts``: the held-out prompts seen so far, in the order in which pairs are resampled.
 
-    name: str
-    dimension: Dimension
-    higher_is_better: bool
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a decision depends on. ``prompts``: those that were looked at, in the order in which pairs are resampled.
-
-    ``num_held_out`` is how many there are to look at; ``evaluations`` the version of the table with their scores.
+    ``num_held_out``: number of all held-out prompts. ``evaluations``: version of the sealed table with their scores.
     """
 
     run_id: str
@@ -64,16 +53,16 @@ class Inputs:
 
     @property
     def hash(self) -> str:
-        """Hash of all of it."""
+        """Hash of all inputs."""
         return digest("decision", self.document())
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict with the comparisons that it is about, and whether looking at more prompts could change it."""
+    """The verdict with its comparisons; ``is_final`` is false where more prompts could change it."""
 
-    inputs: Inputs
-    comparisons: Mapping[Dimension, Comparison]
+    inputs: DecisionInputs
+    comparisons: Mapping[Dimension, DimensionComparison]
     verdict: gate.Verdict
     is_final: bool
 
@@ -89,15 +78,17 @@ class Decision:
             "verdict": self.verdict.verdict,
             "reasons": self.verdict.reasons,
             "rules": [vars(rule) for rule in self.verdict.rules],
-            "evaluation": {PUBLIC_NAME[dimension]: vars(found) for dimension, found in self.comparisons.items()},
+            "evaluation": {
+                PUBLIC_NAME[dimension]: vars(comparison) for dimension, comparison in self.comparisons.items()
+            },
             "inputs": self.inputs.document(),
         }
 
 
-def take(inputs: Inputs, scores: Scores) -> Decision:
+def take(inputs: DecisionInputs, scores: Scores) -> Decision:
     """Decide. ``scores[side]``: ``inputs.prompts`` × metric raw values, NaN where there is none.
 
-    Raises InputError where too little can be compared, or where training measured something that is no number.
+    Raises InputError where too few pairs can be compared, or where a displacement measured in training is not finite.
     """
     broken = [name for name, value in inputs.displacement.items() if value is not None and not math.isfinite(value)]
     if broken:
@@ -106,23 +97,21 @@ def take(inputs: Inputs, scores: Scores) -> Decision:
         )
     comparisons = _compare(inputs, rewards_of(inputs, scores))
     rules = inputs.settings.gate
-    shares = evaluation.unscorable(scores, _metrics(inputs))
+    shares = evaluation.unscorable(scores, inputs.metrics)
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
     is_last = len(inputs.prompts) == inputs.num_held_out
     is_final = is_last or verdict.is_promoted or gate.is_hopeless(comparisons, rules)
     return Decision(inputs, comparisons, verdict, is_final)
 
 
-def rewards_of(inputs: Inputs, scores: Scores) -> dict[Side, pd.DataFrame]:
-    """Rewards prompt × dimension of both sides; see :func:`avpref.datasets.evidence.evaluation.rewards`."""
-    return evaluation.rewards(scores, _metrics(inputs), {each.name: (each.mean, each.std) for each in inputs.metrics})
+def rewards_of(inputs: DecisionInputs, scores: Scores) -> dict[EvaluationSide, pd.DataFrame]:
+    """Rewards prompt × dimension of both sides; see :func:`avpref.datasets.evidence.evaluation.rewards_of_sides`."""
+    return evaluation.rewards_of_sides(scores, inputs.metrics)
 
 
-def _metrics(inputs: Inputs) -> list[Metric]:
-    return [Metric(each.name, "", each.higher_is_better, each.dimension) for each in inputs.metrics]
-
-
-def _compare(inputs: Inputs, rewards: Mapping[Side, pd.DataFrame]) -> dict[Dimension, Comparison]:
+def _compare(
+    inputs: DecisionInputs, rewards: Mapping[EvaluationSide, pd.DataFrame]
+) -> dict[Dimension, DimensionComparison]:
     settings = inputs.settings
     match settings.procedure:
         case BootstrapProcedure():
@@ -131,29 +120,31 @@ def _compare(inputs: Inputs, rewards: Mapping[Side, pd.DataFrame]) -> dict[Dimen
             )
             return evaluation.compare(rewards, bootstrap)
         case SequentialProcedure(look_prompts=size):
-            planned = looks.plan(inputs.num_held_out, size, settings.confidence)
+            planned = sequential.plan(inputs.num_held_out, size, settings.confidence)
             look = next(look for look in planned if look.num_prompts == len(inputs.prompts))
-            return looks.compare_at(rewards, look)
+            return sequential.compare_at(rewards, look)
 
 
 def scores_of(rows: pd.DataFrame, prompts: Sequence[str], metrics: Sequence[str]) -> Scores:
-    """Raw scores per side from rows of the evaluations table, as :func:`take` wants them."""
-    valid = rows[(rows.kind == str(Kind.SCORE)) & (rows.status == str(ScoreStatus.OK))]
+    """Raw scores per side from rows of the evaluations table, as :func:`take` takes them."""
+    valid = rows[(rows.kind == str(EvaluationKind.SCORE)) & (rows.status == str(ScoreStatus.OK))]
     return {
         side: valid[valid.side == str(side)]
         .pivot(index="prompt_id", columns="name", values="value")
         .reindex(index=list(prompts), columns=list(metrics))
         .astype(float)
-        for side in Side
+        for side in EvaluationSide
     }
 
 
-def inputs_of(document: Mapping[str, Any]) -> Inputs:
+def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
     """The inputs in a decision's document. Raises TableError for one that this product did not write."""
     try:
         plain = dict(document["inputs"])
-        metrics = [MetricScale(**{**each, "dimension": Dimension(each["dimension"])}) for each in plain["metrics"]]
-        return Inputs(
+        metrics = [
+            MetricScale(**{**metric, "dimension": Dimension(metric["dimension"])}) for metric in plain["metrics"]
+        ]
+        return DecisionInputs(
             **plain
             | {
                 "settings": EvaluationSettings.model_validate(plain["settings"]),

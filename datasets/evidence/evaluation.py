@@ -1,13 +1,11 @@
 """Held-out comparison of policy and reference: paired by prompt and noise, in standard deviations of the reference.
 
-A clip that has no valid score of a metric counts as the worst that was seen of it on either side, so that a model never
-gains by making clips that cannot be scored; where both sides have none the pair says nothing and is left out of that metric.
+Rewards come from :mod:`avpref.datasets.reward_formula` with the policy ``MissingScores.WORST``.
 
 The interval is the expanded percentile interval (T. Hesterberg, What Teachers Should Know About the Bootstrap, The American
-Statistician 69, 2015, section 3.3): quantiles of the resampled means, taken a little further out, because resampling n values
-spreads less than sampling n values does and because their spread is itself an estimate. With 256 pairs it is one percent
-wider than plain quantiles, with 8 pairs a third; plain quantiles say "better" of two equal models too often below 12 pairs
-(benchmarks/gate.md).
+Statistician 69, 2015, section 3.3): more extreme quantiles of the resampled means, because resampling n values varies less than
+sampling n values and because the spread itself is an estimate. It is one percent wider than plain quantiles with 256 pairs and
+a third wider with 8; plain quantiles call one of two equal models better too often below 12 pairs (benchmarks/gate.md).
 """
 
 from __future__ import annotations
@@ -17,19 +15,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.special import ndtr, stdtrit
 
-from avpref.datasets.rows import Side
-from avpref.domain import Dimension, Metric
+from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
+from avpref.datasets.rows import EvaluationSide
+from avpref.datasets.views import Limits, open_connection, sql
+from avpref.domain import Dimension
 from avpref.errors import InputError
 from avpref.identity import derive_seed
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DimensionComparison:
     """Policy against reference in one dimension; deltas and interval in the reference's standard deviations.
 
-    ``level`` is the share of experiments in which each end of the interval may miss: 0.025 for a 95 % interval.
+    ``level`` is the error probability of each end of the interval: 0.025 for a 95 % interval.
     """
 
     delta_sd: float
@@ -50,37 +51,43 @@ class BootstrapSettings:
     seed: int
 
 
-def rewards(
-    scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric], norm: Mapping[str, tuple[float, float]]
-) -> dict[Side, pd.DataFrame]:
-    """Per side a frame prompt × dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none.
+def rewards_of_sides(
+    scores: Mapping[EvaluationSide, pd.DataFrame], metrics: Sequence[MetricScale]
+) -> dict[EvaluationSide, pd.DataFrame]:
+    """Rewards per side: a frame prompt × dimension, NaN where neither side's clip has a score of some metric.
 
-    ``norm`` is (mean, standard deviation) per metric, as frozen when pairs were selected.
-    Raises InputError where the two sides cover different prompts.
+    ``scores[side]``: prompt × metric raw values, NaN where a clip has no valid score. ``metrics`` carry the norm that was
+    frozen when pairs were selected. A policy is not better for having scores of a metric where the reference has none at
+    all: the dimension is then NaN on both sides. Raises InputError where the two sides cover different prompts.
     """
-    reference, policy = scores[Side.REFERENCE], scores[Side.POLICY]
+    reference, policy = scores[EvaluationSide.REFERENCE], scores[EvaluationSide.POLICY]
     if list(reference.index) != list(policy.index):
         missing = sorted(set(reference.index) ^ set(policy.index))
         raise InputError(
             f"{len(missing)} prompts were scored on one side only: {missing[:3]}", "equal prompts", "avpref runs resume"
         )
-    z = {side: _normalised(frame, metrics, norm) for side, frame in scores.items()}
-    worst = {metric.name: min(z[side][metric.name].min() for side in z) for metric in metrics}
-    has_any = {
-        metric.name: z[Side.REFERENCE][metric.name].notna() | z[Side.POLICY][metric.name].notna() for metric in metrics
-    }
-    filled = {
-        side: pd.DataFrame(
-            {m.name: frame[m.name].where(frame[m.name].notna() | ~has_any[m.name], worst[m.name]) for m in metrics}
-        )
-        for side, frame in z.items()
-    }
-    return {side: _dimensions(frame, metrics) for side, frame in filled.items()}
+    unscored = [metric.name for metric in metrics if reference[metric.name].isna().all()]
+    both = pd.concat([reference, policy.assign(**dict.fromkeys(unscored, np.nan))])
+    con = open_connection(Limits(threads=1))
+    con.register("raw_scores", _raw_scores(both, metrics))
+    create_rewards(con, metrics, "micro", MissingScores.WORST)
+    rows = con.sql(sql("rewards_of_sides")).to_arrow_table().to_pandas()
+    dimensions = {dimension: rows[dimension].to_numpy(float) for dimension in Dimension}
+    rewards = pd.DataFrame(dimensions, index=both.index)
+    num_prompts = len(reference)
+    return {EvaluationSide.REFERENCE: rewards[:num_prompts], EvaluationSide.POLICY: rewards[num_prompts:]}
+
+
+def _raw_scores(scores: pd.DataFrame, metrics: Sequence[MetricScale]) -> pa.Table:
+    """Rows as :func:`avpref.datasets.reward_formula.create_rewards` takes them; NaN becomes NULL."""
+    columns = {m.name: pa.array(scores[m.name].to_numpy(float), pa.float64(), from_pandas=True) for m in metrics}
+    prompts = pa.array([str(prompt) for prompt in scores.index], pa.string())
+    return pa.table({"ordinal": pa.array(range(len(scores)), pa.int64()), "prompt_id": prompts, **columns})
 
 
 @dataclass(frozen=True, eq=False)
 class PairedDeltas:
-    """Policy minus reference of the prompts that both sides can be judged on, in ``reference_sd``; shape [num_pairs]."""
+    """Policy minus reference on the prompts where both have a reward, in units of ``reference_sd``; shape [num_pairs]."""
 
     deltas: np.ndarray
     reference_sd: float
@@ -88,30 +95,32 @@ class PairedDeltas:
 
 @dataclass(frozen=True)
 class Unscorable:
-    """Share of each side's clips that lack a valid score of one metric or more of a dimension."""
+    """Share of each side's clips that lack a valid score of at least one metric of a dimension."""
 
     reference: float
     policy: float
 
 
-def unscorable(scores: Mapping[Side, pd.DataFrame], metrics: Sequence[Metric]) -> dict[Dimension, Unscorable]:
+def unscorable(
+    scores: Mapping[EvaluationSide, pd.DataFrame], metrics: Sequence[MetricScale]
+) -> dict[Dimension, Unscorable]:
     """Shares per dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none."""
     names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
     share = {
         side: {d: float(frame[columns].isna().any(axis=1).mean()) for d, columns in names.items()}
         for side, frame in scores.items()
     }
-    return {d: Unscorable(share[Side.REFERENCE][d], share[Side.POLICY][d]) for d in Dimension}
+    return {d: Unscorable(share[EvaluationSide.REFERENCE][d], share[EvaluationSide.POLICY][d]) for d in Dimension}
 
 
-def paired(sides: Mapping[Side, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
+def paired(sides: Mapping[EvaluationSide, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
     """Rewards of both sides (prompt × dimension) as paired differences.
 
     Raises InputError with fewer than two comparable pairs, or where the reference's rewards do not vary.
     """
-    found = {}
+    deltas = {}
     for dimension in Dimension:
-        reference, policy = sides[Side.REFERENCE][dimension], sides[Side.POLICY][dimension]
+        reference, policy = sides[EvaluationSide.REFERENCE][dimension], sides[EvaluationSide.POLICY][dimension]
         assert reference.index.equals(policy.index), "both sides cover the same prompts in one order"
         values = np.stack([reference.to_numpy(float), policy.to_numpy(float)])
         values = values[:, ~np.isnan(values).any(axis=0)]
@@ -119,20 +128,22 @@ def paired(sides: Mapping[Side, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
         if num_pairs < 2:
             fix = "raise prompts.num_evaluation_clips, or correct the scorers"
             raise InputError(f"{num_pairs} held-out pairs can be compared in dimension {dimension}", "at least 2", fix)
-        found[dimension] = _deltas(values[0], values[1], dimension)
-    return found
+        deltas[dimension] = _deltas(values[0], values[1], dimension)
+    return deltas
 
 
-def compare(sides: Mapping[Side, pd.DataFrame], settings: BootstrapSettings) -> dict[Dimension, Comparison]:
+def compare(
+    sides: Mapping[EvaluationSide, pd.DataFrame], settings: BootstrapSettings
+) -> dict[Dimension, DimensionComparison]:
     """Paired bootstrap over prompts, per dimension. Raises as :func:`paired`."""
-    return {dimension: _resampled(found, dimension, settings) for dimension, found in paired(sides).items()}
+    return {dimension: _resampled(pairs, dimension, settings) for dimension, pairs in paired(sides).items()}
 
 
-def comparison(found: PairedDeltas, low: float, high: float, level: float) -> Comparison:
+def comparison(pairs: PairedDeltas, low: float, high: float, level: float) -> DimensionComparison:
     """A comparison with the given interval; ties count as half a win."""
-    wins = np.mean(found.deltas > 0) + 0.5 * np.mean(found.deltas == 0)
-    delta, num_pairs = float(found.deltas.mean()), len(found.deltas)
-    return Comparison(delta, float(low), float(high), float(wins), num_pairs, found.reference_sd, level)
+    wins = np.mean(pairs.deltas > 0) + 0.5 * np.mean(pairs.deltas == 0)
+    delta, num_pairs = float(pairs.deltas.mean()), len(pairs.deltas)
+    return DimensionComparison(delta, float(low), float(high), float(wins), num_pairs, pairs.reference_sd, level)
 
 
 def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> PairedDeltas:
@@ -144,32 +155,16 @@ def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> 
     return PairedDeltas((policy - reference) / scale, scale)
 
 
-def _resampled(found: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> Comparison:
-    deltas, num_pairs = found.deltas, len(found.deltas)
+def _resampled(pairs: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> DimensionComparison:
+    deltas, num_pairs = pairs.deltas, len(pairs.deltas)
     generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), num_pairs)))
     draws = generator.integers(0, num_pairs, size=(settings.samples, num_pairs))
     level = (1 - settings.confidence) / 2
     tail = _expanded(level, num_pairs)
     low, high = np.quantile(deltas[draws].mean(axis=1), [tail, 1 - tail])
-    return comparison(found, low, high, level)
+    return comparison(pairs, low, high, level)
 
 
 def _expanded(level: float, num_pairs: int) -> float:
-    """The quantile to take so that an end misses with probability ``level``: Φ(√(n / (n − 1)) · t(level, n − 1))."""
+    """The quantile at which an end misses with probability ``level``: Φ(√(n / (n − 1)) · t(level, n − 1))."""
     return float(ndtr(np.sqrt(num_pairs / (num_pairs - 1)) * stdtrit(num_pairs - 1, level)))
-
-
-def _normalised(
-    frame: pd.DataFrame, metrics: Sequence[Metric], norm: Mapping[str, tuple[float, float]]
-) -> pd.DataFrame:
-    columns = {}
-    for metric in metrics:
-        mean, std = norm[metric.name]
-        sign = 1.0 if metric.higher_is_better else -1.0
-        columns[metric.name] = sign * (frame[metric.name] - mean) / (std if std > 0 else np.inf)
-    return pd.DataFrame(columns, index=frame.index)
-
-
-def _dimensions(frame: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
-    return pd.DataFrame({dimension: frame[columns].mean(axis=1, skipna=False) for dimension, columns in names.items()})

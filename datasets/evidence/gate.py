@@ -1,7 +1,7 @@
-"""The gate: fixed rules on measured deltas. Every rule is a row; the verdict is yes only if every rule passed.
+"""The gate: fixed rules on measured deltas. Every rule is a row; the verdict is "promote" only if every rule passes.
 
-Because *all* rules must pass, no correction for their number is needed: the gate is wrong only where at least one
-rule should have refused, and it says yes no more often than that rule alone does (an intersection–union test: R. Berger,
+Because *all* rules must pass, their number needs no correction: the gate promotes wrongly only if at least one rule
+should have refused, and then no more often than that rule alone would (an intersection–union test: R. Berger,
 Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982).
 """
 
@@ -21,7 +21,7 @@ from avpref.config.gate_settings import (
     SuperiorityRule,
     ValidityRule,
 )
-from avpref.datasets.evidence.evaluation import Comparison, Unscorable
+from avpref.datasets.evidence.evaluation import DimensionComparison, Unscorable
 from avpref.datasets.evidence.rule_kinds import RuleKind, rule_kind
 from avpref.datasets.rows import GateRow
 from avpref.domain import Dimension
@@ -32,7 +32,7 @@ PROMOTE, REFUSE = "promote", "refuse"
 
 @dataclass(frozen=True)
 class RuleOutcome:
-    """One rule: what was measured, the bound, and whether it holds."""
+    """One rule: measured value, bound, and whether it passed."""
 
     rule: str
     dimension: str
@@ -56,7 +56,7 @@ class Verdict:
 
     @property
     def is_promoted(self) -> bool:
-        """Whether every rule passed."""
+        """True if every rule passed."""
         return self.verdict == PROMOTE
 
     @property
@@ -68,12 +68,12 @@ class Verdict:
 class Requirement(Protocol):
     """A rule on the comparison of one dimension."""
 
-    def outcomes(self, comparisons: Mapping[Dimension, Comparison]) -> list[RuleOutcome]:
-        """What came of it."""
+    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
+        """The outcomes of the rule."""
         ...
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, Comparison]) -> bool:
-        """Whether even the interval's upper bound fails."""
+    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
+        """True if even the upper bound of the interval fails."""
         ...
 
 
@@ -85,46 +85,46 @@ class EstimateAtLeast:
     dimension: Dimension
     bound: float
 
-    def outcomes(self, comparisons: Mapping[Dimension, Comparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
         """See :class:`Requirement`."""
         value = comparisons[self.dimension].delta_sd
         passed = value >= self.bound
         detail = f"{self.dimension} delta {value:+.3f} sd {'>=' if passed else '<'} {self.bound:+.3f} sd"
         return [RuleOutcome(self.rule, self.dimension, value, self.bound, passed, detail)]
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, Comparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
         """See :class:`Requirement`."""
         return comparisons[self.dimension].ci_high < self.bound
 
 
 @dataclass(frozen=True)
 class LowerBoundAbove:
-    """The lower bound of the interval is above ``bound``, and there are enough pairs for it to mean what it says.
+    """The lower bound of the interval is above ``bound``, and there are enough pairs for the interval's level.
 
-    Between two equal models all n differences have one sign by chance with probability up to 2^-n, and then every interval
-    that is made of them lies on one side: below that many pairs no bound is what it says.
+    All n differences of two equal models have one sign by chance with probability up to 2^-n, and every interval computed
+    from them then lies on one side of 0: with too few pairs no interval can have the stated level.
     """
 
     rule: str
     dimension: Dimension
     bound: float
 
-    def outcomes(self, comparisons: Mapping[Dimension, Comparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
         """See :class:`Requirement`."""
-        found = comparisons[self.dimension]
-        value, passed = found.ci_low, found.ci_low > self.bound
+        comparison = comparisons[self.dimension]
+        value, passed = comparison.ci_low, comparison.ci_low > self.bound
         sign = ">" if passed else "<="
         detail = f"{self.dimension} lower bound of the interval {value:+.3f} sd {sign} {self.bound:+.3f} sd"
         rule = RuleOutcome(self.rule, self.dimension, value, self.bound, passed, detail)
-        return [rule, *_too_few(self.dimension, found)]
+        return [rule, *_too_few(self.dimension, comparison)]
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, Comparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
         """See :class:`Requirement`."""
         return comparisons[self.dimension].ci_high <= self.bound
 
 
 def decide(
-    comparisons: Mapping[Dimension, Comparison],
+    comparisons: Mapping[Dimension, DimensionComparison],
     displacement: Mapping[str, float | None],
     settings: GateSettings,
     meaningless: Sequence[str] = (),
@@ -132,8 +132,8 @@ def decide(
 ) -> Verdict:
     """Apply the rules. ``displacement`` is the chosen side's mean loss change per modality (positive: it got worse).
 
-    ``meaningless`` names scorers with random weights: whatever they say, nothing is promoted on it. ``unscorable`` is what
-    a validity rule asks for; without it the rule refuses.
+    ``meaningless`` names scorers with random weights; nothing is promoted on their scores. ``unscorable`` is the input of
+    the validity rule, which refuses without it.
     """
     outcomes: list[RuleOutcome] = []
     for requirement in requirements(settings):
@@ -148,15 +148,15 @@ def decide(
     return Verdict(PROMOTE if all(rule.passed for rule in outcomes) else REFUSE, tuple(outcomes))
 
 
-def is_hopeless(comparisons: Mapping[Dimension, Comparison], settings: GateSettings) -> bool:
-    """Whether a rule fails by its interval's upper bound, so that looking further is a waste."""
+def is_hopeless(comparisons: Mapping[Dimension, DimensionComparison], settings: GateSettings) -> bool:
+    """True if a rule fails by its interval's upper bound, so that more prompts cannot help."""
     return any(requirement.is_hopeless(comparisons) for requirement in requirements(settings))
 
 
 def requirements(settings: GateSettings) -> list[Requirement]:
-    """The rules on comparisons, in order: those that are listed, or the three that the bounds stand for."""
+    """The rules on comparisons, in order: those in ``settings.rules``, or the three default rules."""
     if settings.rules:
-        return [found for rule in settings.rules for found in _requirement(rule)]
+        return [requirement for rule in settings.rules for requirement in _requirement(rule)]
     return [
         EstimateAtLeast("audio_gain", Dimension.AUDIO, settings.min_audio_delta_sd),
         LowerBoundAbove("sync_gain", Dimension.AV, settings.min_av_ci_low_sd),
@@ -192,12 +192,12 @@ def _requirement(rule: GateRule) -> list[Requirement]:
             return []
 
 
-def _too_few(dimension: Dimension, found: Comparison) -> list[RuleOutcome]:
-    needed = min_pairs(found.level)
-    if found.num_pairs >= needed:
+def _too_few(dimension: Dimension, comparison: DimensionComparison) -> list[RuleOutcome]:
+    needed = min_pairs(comparison.level)
+    if comparison.num_pairs >= needed:
         return []
-    detail = f"{found.num_pairs} comparable pairs in {dimension}; an interval at this level needs {needed}"
-    return [RuleOutcome("enough_pairs", dimension, float(found.num_pairs), float(needed), False, detail)]
+    detail = f"{comparison.num_pairs} comparable pairs in {dimension}; an interval at this level needs {needed}"
+    return [RuleOutcome("enough_pairs", dimension, float(comparison.num_pairs), float(needed), False, detail)]
 
 
 def _random(scorer: str) -> RuleOutcome:
@@ -205,22 +205,22 @@ def _random(scorer: str) -> RuleOutcome:
 
 
 def _displaced(displacement: Mapping[str, float | None], bound: float) -> list[RuleOutcome]:
-    found = []
+    outcomes = []
     for modality, value in sorted(displacement.items()):
         if value is not None:
             passed = value < bound
             detail = f"displacement of the chosen {modality} {value:+.5f} {'<' if passed else '>='} {bound:.5f}"
-            found.append(RuleOutcome("displacement", modality, value, bound, passed, detail))
-    return found
+            outcomes.append(RuleOutcome("displacement", modality, value, bound, passed, detail))
+    return outcomes
 
 
 def _valid(unscorable: Mapping[Dimension, Unscorable], bound: float) -> list[RuleOutcome]:
     if not unscorable:
         return [RuleOutcome("validity", "", 1.0, bound, False, "nothing is known of clips that could not be scored")]
-    found = []
+    outcomes = []
     for dimension, share in unscorable.items():
         rise = share.policy - share.reference
         passed = rise <= bound
         detail = f"unscorable {dimension} clips rose by {rise:+.2%} {'<=' if passed else '>'} {bound:.2%}"
-        found.append(RuleOutcome("validity", dimension, rise, bound, passed, detail))
-    return found
+        outcomes.append(RuleOutcome("validity", dimension, rise, bound, passed, detail))
+    return outcomes

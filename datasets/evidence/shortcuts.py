@@ -1,13 +1,12 @@
-"""Can chosen and rejected be told apart by something that has nothing to do with quality? numpy and pandas only.
+"""Shortcut audit: do facts that do not measure quality separate chosen from rejected clips? numpy and pandas only.
 
-For every fact the number is the probability that the chosen clip of a pair has the larger value, ties counted half: the
-AUROC within pairs. 0.5 says nothing, 1 and 0 tell every pair. ``combined`` holds all facts together against pairs of
-prompts that it did not learn from: a linear discriminant of the differences chosen − rejected, without an intercept,
-fitted on the other folds of prompts.
+The value of a fact is the probability that the chosen clip of a pair has the larger number, ties counted half: the AUROC
+within pairs. 0.5 is chance; 1 and 0 separate every pair. ``combined`` uses all facts: a linear discriminant of the
+differences chosen − rejected, without intercept, fitted on the other folds of prompts and evaluated on unseen prompts.
 
-Intervals are Wilson's with the number of *prompts* as sample size: pairs of one prompt stand or fall together and ties
-vary less than coins, so they are rather too wide than too narrow. A fact is flagged where it tells more than the bound,
-in either direction, and the interval leaves chance out.
+Intervals are Wilson's with the number of *prompts* as sample size: pairs of one prompt are dependent and ties vary less
+than coin flips, so the intervals are conservative. A fact is flagged where its value exceeds the bound in either
+direction and the interval excludes chance.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ FACTS = {
     "bit_rate_bps": "bit/s",
     "ground_truth": "0 or 1",
 }
-"""What is held against pairs, and its unit; all but the last are columns of table ``clip_facts``."""
+"""Audited facts with their units; all but the last are columns of table ``clip_facts``."""
 COMBINED = "combined"
 PROMPT_LENGTH = "prompt_length"
 NUM_FOLDS = 5
 MIN_PROMPTS_COMBINED = 10
-"""With fewer prompts there is too little to learn a combination from."""
+"""With fewer prompts no combination is fitted."""
 MIN_PROMPTS_CORRELATION = 4
 RIDGE = 1e-3
 CHANCE = 0.5
@@ -75,7 +74,7 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much a fact may tell (``max_auroc``, either direction), and how sure intervals are."""
+    """Largest allowed AUROC in either direction, and the confidence of intervals."""
 
     max_auroc: float
     confidence: float
@@ -83,7 +82,7 @@ class Bounds:
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """What is audited: frames of tables pairs, skipped, prompts and candidates of one selection, and of clip_facts."""
+    """Input of an audit: frames of tables pairs, skipped, prompts and candidates of one selection, and of clip_facts."""
 
     pairs: pd.DataFrame
     skipped: pd.DataFrame
@@ -93,14 +92,14 @@ class Selected:
 
 
 def audit(selected: Selected, bounds: Bounds, strategy: str, norm_id: str) -> list[AuditRow]:
-    """Every fact against the selection, all together, and the prompts' lengths."""
+    """Audit rows of every fact, of all facts combined, and of the prompts' lengths."""
     pairs = selected.pairs
     prompts = pairs["prompt_id"].to_numpy()
     sides = _sides(selected)
-    told = [(fact, unit, *_compare(*sides[fact])) for fact, unit in FACTS.items()]
-    told.append((COMBINED, "", combined(sides, prompts), np.ones(len(pairs), dtype=bool)))
+    comparisons = [(fact, unit, *_compare(*sides[fact])) for fact, unit in FACTS.items()]
+    comparisons.append((COMBINED, "", combined(sides, prompts), np.ones(len(pairs), dtype=bool)))
     rows = []
-    for fact, unit, wins, has_both in told:
+    for fact, unit, wins, has_both in comparisons:
         if fact == COMBINED and len(set(prompts)) < MIN_PROMPTS_COMBINED:
             has_both = np.zeros(len(pairs), dtype=bool)
         rows.append(_row(strategy, norm_id, fact, unit, wins[has_both], prompts[has_both], bounds))
@@ -108,7 +107,7 @@ def audit(selected: Selected, bounds: Bounds, strategy: str, norm_id: str) -> li
 
 
 def flagged(rows: Sequence[AuditRow]) -> list[AuditRow]:
-    """The rows whose fact tells more than it may."""
+    """The rows whose fact exceeds the bound."""
     return [row for row in rows if row.is_flagged]
 
 
@@ -136,7 +135,7 @@ def _compare(chosen: Floats, rejected: Floats) -> tuple[Floats, NDArray[np.bool_
 def combined(sides: dict[str, tuple[Floats, Floats]], prompts: NDArray[np.object_]) -> Floats:
     """1, ½ or 0 for each pair: whether the discriminant of the other folds puts chosen first. Folds are hashes of prompts.
 
-    A fact that one side lacks tells nothing of that pair.
+    A fact that one side lacks counts as no difference.
     """
     differences = np.nan_to_num(np.stack([chosen - rejected for chosen, rejected in sides.values()], axis=1))
     fold = np.array([int(digest("fold", prompt), 16) % NUM_FOLDS for prompt in prompts])
@@ -165,15 +164,15 @@ def _row(
         return AuditRow(strategy, norm_id, "pairs", fact, unit, None, None, None, 0, bounds.max_auroc, False, why)
     value = float(wins.mean())
     low, high = wilson(value, len(set(prompts)), bounds.confidence)
-    upward = max(value, CHANCE) if fact == COMBINED else value  # below chance it has learned nothing
-    is_flagged = _tells(upward, low, high, bounds)
-    detail = _said(fact, value, int(np.sum(wins == CHANCE)), len(wins))
+    upward = max(value, CHANCE) if fact == COMBINED else value  # below chance the fit is noise
+    is_flagged = _exceeds(upward, low, high, bounds)
+    detail = _detail(fact, value, int(np.sum(wins == CHANCE)), len(wins))
     return AuditRow(
         strategy, norm_id, "pairs", fact, unit, value, low, high, len(wins), bounds.max_auroc, is_flagged, detail
     )
 
 
-def _said(fact: str, value: float, num_ties: int, num_pairs: int) -> str:
+def _detail(fact: str, value: float, num_ties: int, num_pairs: int) -> str:
     if fact == COMBINED:
         return f"all facts together put chosen first in {100 * value:.0f} % of {num_pairs} unseen pairs"
     ties = f", {num_ties} of {num_pairs} pairs are equal" if num_ties else ""
@@ -181,7 +180,7 @@ def _said(fact: str, value: float, num_ties: int, num_pairs: int) -> str:
 
 
 def wilson(share: float, num: int, confidence: float) -> tuple[float, float]:
-    """Wilson's score interval of a share that was seen in ``num`` independent trials; ``num`` > 0."""
+    """Wilson's score interval of a share observed in ``num`` > 0 independent trials."""
     z = NormalDist().inv_cdf(CHANCE + confidence / 2)
     shrunk = 1 + z**2 / num
     middle = (share + z**2 / (2 * num)) / shrunk
@@ -190,7 +189,7 @@ def wilson(share: float, num: int, confidence: float) -> tuple[float, float]:
 
 
 def _lengths(selected: Selected, bounds: Bounds, strategy: str, norm_id: str) -> list[AuditRow]:
-    """Whether long texts get pairs more often than short ones, and larger margins."""
+    """Audit rows of text length: against having a pair, and against the margin."""
     length = selected.prompts.set_index("prompt_id")["text"].str.len()
     kept, skipped = (
         length.reindex(frame["prompt_id"].drop_duplicates()).dropna().to_numpy(dtype=np.float64)
@@ -215,12 +214,12 @@ def _kept_against_skipped(base: AuditRow, kept: Floats, skipped: Floats, bounds:
     value = float((below + through).mean() / (2 * len(skipped)))
     low, high = wilson(value, min(len(kept), len(skipped)), bounds.confidence)
     detail = f"{len(kept)} prompts with a pair against {len(skipped)} without"
-    tells = _tells(value, low, high, bounds)
-    return replace(base, value=value, ci_low=low, ci_high=high, is_flagged=tells, detail=detail)
+    is_flagged = _exceeds(value, low, high, bounds)
+    return replace(base, value=value, ci_low=low, ci_high=high, is_flagged=is_flagged, detail=detail)
 
 
-def _tells(value: float, low: float, high: float, bounds: Bounds) -> bool:
-    """More than the bound, in either direction, and not by chance."""
+def _exceeds(value: float, low: float, high: float, bounds: Bounds) -> bool:
+    """True beyond the bound in either direction, if the interval excludes chance."""
     return max(value, 1 - value) > bounds.max_auroc and not low <= CHANCE <= high
 
 

@@ -1,7 +1,7 @@
-"""Import of anyone's recordings: a CSV of files and texts becomes prompts with ground-truth windows.
+"""Import of recordings: a CSV of files and texts becomes prompts with ground-truth windows.
 
-Nothing is decoded but headers, and files are hashed in chunks. A row that cannot be used is kept as :class:`Refused` with its
-reason; only a CSV that cannot be read at all is an error.
+Only headers are decoded; files are hashed in chunks. A row that cannot be used is kept as :class:`RefusedRow` with its
+reason; only a CSV that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from avpref.config.data_settings import ClipPrompts
-from avpref.datasets.csv_rows import Row, data_rows
+from avpref.datasets.csv_rows import CsvRow, data_rows
 from avpref.datasets.prompts.held_out import held_out
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError
@@ -48,8 +48,8 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """One row that is not used, and why."""
+class RefusedRow:
+    """One row that is not used, with the reason."""
 
     line: int
     file: str
@@ -58,7 +58,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class ClipRow:
-    """One data row as it is, nothing opened: ``path`` is resolved, ``text`` may be empty."""
+    """One data row whose file has not been opened: ``path`` is resolved, ``text`` may be empty."""
 
     line: int
     file: str
@@ -67,75 +67,75 @@ class ClipRow:
 
 
 @dataclass(frozen=True)
-class ClipList:
-    """All rows of a CSV: every data row is in ``rows`` or in ``refused``."""
+class RecordingList:
+    """The rows of a CSV: every data row is in ``rows`` or in ``refused``."""
 
     csv: Path
     rows: tuple[Recording, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedRow, ...]
 
 
 @dataclass(frozen=True)
 class _Window:
-    """One piece of a recording, ``index`` counting from its start."""
+    """One window of a recording; ``index`` counts from its start."""
 
     recording: Recording
     index: int
     start_s: float
 
 
-def read_clip_list(path: Path | str) -> ClipList:
+def read_clip_list(path: Path | str) -> RecordingList:
     """Read a UTF-8 CSV with header ``file,text[,taxonomy]``; relative files are relative to the CSV's folder.
 
-    Refused rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
+    RefusedRow rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
     the same bytes as an earlier one. Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8,
     or its header lacks a column or has an unknown or repeated one.
     """
     table = Path(path)
     rows: list[Recording] = []
-    refused: list[Refused] = []
+    refused: list[RefusedRow] = []
     first_line_of: dict[str, int] = {}
     for row in data_rows(table, REQUIRED, OPTIONAL):
         outcome = _recording(table, row)
         if isinstance(outcome, Recording) and outcome.sha256 in first_line_of:
-            outcome = Refused(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
-        if isinstance(outcome, Refused):
+            outcome = RefusedRow(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
+        if isinstance(outcome, RefusedRow):
             refused.append(outcome)
         else:
             first_line_of[outcome.sha256] = row.line
             rows.append(outcome)
-    return ClipList(table, tuple(rows), tuple(refused))
+    return RecordingList(table, tuple(rows), tuple(refused))
 
 
-def read_rows(path: Path | str) -> Iterator[ClipRow | Refused]:
+def read_rows(path: Path | str) -> Iterator[ClipRow | RefusedRow]:
     """Rows of a CSV as :func:`read_clip_list` reads it, without opening any file; raises what it raises about the CSV."""
     table = Path(path)
     for row in data_rows(table, REQUIRED, OPTIONAL):
         if len(row.fields) != len(row.columns):
-            yield Refused(row.line, row.fields[0], _miscounted(row))
+            yield RefusedRow(row.line, row.fields[0], _miscounted(row))
         elif not row.get("file").strip():
-            yield Refused(row.line, "", NO_FILE)
+            yield RefusedRow(row.line, "", NO_FILE)
         else:
             yield ClipRow(row.line, row.get("file"), (table.parent / row.get("file")).resolve(), row.get("text"))
 
 
-def _miscounted(row: Row) -> str:
+def _miscounted(row: CsvRow) -> str:
     return f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
 
 
-def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[Refused]]:
-    """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the rows not used.
+def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[RefusedRow]]:
+    """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the refused rows.
 
     Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
-    are held out: a hash of ``seed`` and the recordings' bytes (not names or places in the CSV) holds out about ``held_out_share``
-    of them, at least one and never all, so a recording stays on its side when the list grows (see
+    are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about ``held_out_share``
+    of them, at least one and never all, so a recording keeps its split when the list grows (see
     :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
-    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; when they run out they start
-    again as further instances.
+    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; if there are fewer windows,
+    they are used again as further instances.
 
     ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
-    ``prompt_id`` follows from text, source and split as everywhere. ``ground_truth_path`` is absolute; the bytes are identified
-    by ``ground_truth_sha256``. Raises like :func:`read_clip_list`; ConfigError where no CSV is named; InputError where fewer
+    ``prompt_id`` derives from text, source and split as usual. ``ground_truth_path`` is absolute; ``ground_truth_sha256``
+    identifies the bytes. Raises like :func:`read_clip_list`; ConfigError where no CSV is named; InputError where fewer
     than two recordings are usable.
     """
     if not settings.clips:
@@ -147,7 +147,9 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
     listed = read_clip_list(settings.clips)
     usable = [row for row in listed.rows if window_starts_s(row.duration_s, shape.duration_s)]
     short = [
-        Refused(row.line, row.file, f"{row.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s")
+        RefusedRow(
+            row.line, row.file, f"{row.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s"
+        )
         for row in listed.rows
         if not window_starts_s(row.duration_s, shape.duration_s)
     ]
@@ -163,15 +165,14 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
 
 
 def recording_of(prompt: Prompt) -> str:
-    """The id of the recording that a prompt of this file was cut from: its source without the instance number."""
+    """The id of the recording that a prompt was cut from: its source without the instance number."""
     return prompt.source.partition(INSTANCE_MARK)[0]
 
 
 def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
     """The prompt's window, resized (to fill, centre crop) and resampled to ``shape``; for re-encoding by the caller.
 
-    Raises InputError where the file is gone or its bytes are not those that were imported, and MediaError where it cannot be
-    decoded.
+    Raises InputError where the file is absent or differs from the imported one, and MediaError where it cannot be decoded.
     """
     path = Path(prompt.ground_truth_path)
     if not path.is_file():
@@ -181,10 +182,10 @@ def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
             fix="put the file back, or import the CSV again: avpref prompts import",
         )
     stat = path.stat()
-    found = _sha256_of(path, stat.st_mtime_ns, stat.st_size)
-    if found != prompt.ground_truth_sha256:
+    sha256 = _sha256_of(path, stat.st_mtime_ns, stat.st_size)
+    if sha256 != prompt.ground_truth_sha256:
         raise InputError(
-            found=f"{path}: sha-256 {found[:12]}…, changed since the import",
+            found=f"{path}: sha-256 {sha256[:12]}…, changed since the import",
             expected=f"sha-256 {prompt.ground_truth_sha256[:12]}…",
             fix="put the old file back, or import the CSV again: avpref prompts import",
         )
@@ -193,36 +194,36 @@ def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
 
 @lru_cache(maxsize=1024)
 def _sha256_of(path: Path, mtime_ns: int, size_bytes: int) -> str:
-    """Hash of a file, computed once for each state of it."""
+    """Hash of a file, cached by modification time and size."""
     return file_sha256(path)
 
 
-def _recording(table: Path, row: Row) -> Recording | Refused:
-    """A row looked at: the file's headers and hash, or the reason for not using it."""
+def _recording(table: Path, row: CsvRow) -> Recording | RefusedRow:
+    """The row's recording from the file's headers and hash, or the refusal."""
     if len(row.fields) != len(row.columns):
-        return Refused(row.line, row.fields[0], _miscounted(row))
+        return RefusedRow(row.line, row.fields[0], _miscounted(row))
     file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
     path = (table.parent / file).resolve()
     if not file.strip():
-        return Refused(row.line, file, NO_FILE)
+        return RefusedRow(row.line, file, NO_FILE)
     if not text.strip():
-        return Refused(row.line, file, "empty text")
+        return RefusedRow(row.line, file, "empty text")
     if not path.is_file():
-        return Refused(row.line, file, "no such file")
+        return RefusedRow(row.line, file, "no such file")
     try:
         info, sha256 = probe(path), file_sha256(path)
     except MediaError as error:
-        return Refused(row.line, file, f"unreadable: {error.found}")
+        return RefusedRow(row.line, file, f"unreadable: {error.found}")
     except OSError as error:
-        return Refused(row.line, file, f"unreadable: {error.strerror}")
+        return RefusedRow(row.line, file, f"unreadable: {error.strerror}")
     if info.video is None or info.audio is None:
-        return Refused(row.line, file, "no picture" if info.video is None else "no sound")
+        return RefusedRow(row.line, file, "no picture" if info.video is None else "no sound")
     duration_s = min(info.duration_s, info.audio.duration_s)
     return Recording(row.line, file, path, text, taxonomy, sha256, duration_s)
 
 
-def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[Refused]) -> None:
-    """Training and evaluation need a recording each."""
+def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[RefusedRow]) -> None:
+    """Raises InputError unless training and evaluation can each have a recording."""
     if len(usable) >= 2:
         return
     reasons = "".join(f"\n  line {row.line}: {row.file}: {row.reason}" for row in refused)
@@ -234,7 +235,7 @@ def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[Ref
 
 
 def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]:
-    """First windows of all recordings, then all second ones, and so on: any prefix draws on as many recordings as it can."""
+    """First windows of all recordings, then all second ones, and so on: a prefix covers as many recordings as possible."""
     windows = [
         _Window(recording, index, start_s)
         for recording in recordings

@@ -1,4 +1,4 @@
-"""Which entries of a list are kept for evaluation: a property of each entry, so that a list may grow and no entry changes sides."""
+"""Held-out split by hash of each entry, so that no entry changes sides when the list grows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ HASH_CHARS = 64
 
 
 def held_out(entries: Iterable[str], share: float, seed: int) -> list[str]:
-    """Those of ``entries`` (distinct contents) whose hash with ``seed``, as a fraction of all hashes, is below ``share``.
+    """Those of the distinct ``entries`` whose hash with ``seed``, as a fraction of all hashes, is below ``share``.
 
-    In the order of their hashes, which is the same in whatever order they are given. On average ``share`` of a list, in a list of N
-    give or take sqrt(N · share · (1 − share)); where that is nobody but ``share`` rounds to at least one entry, the first hash.
+    Sorted by hash, whatever the order of ``entries``. The number is ``share`` of the list on average, with standard deviation
+    sqrt(N · share · (1 − share)) for N entries. Where no hash is below but ``share`` of N rounds to one or more, the entry
+    with the smallest hash is held out.
     """
     hashes = {digest("held_out", seed, entry, size=HASH_CHARS): entry for entry in entries}
     below = [entry for key, entry in sorted(hashes.items()) if int(key, 16) < share * 16**HASH_CHARS]

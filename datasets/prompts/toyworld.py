@@ -1,7 +1,7 @@
-"""The toy world: short clips of a ball that is dropped, bounces and rings, with ground truth for everything.
+"""The toy world: short simulated clips of a ball that is dropped, bounces and rings, with exact ground truth.
 
-A prompt fixes colour, side, gravity and material; height, start, sideways speed and restitution are free, so *when* it
-sounds has to be inferred from the picture. Everything is derived from seeds. numpy and OpenCV only.
+A prompt fixes colour, side, gravity and material; height, start, sideways speed and restitution are free, so the time of
+an impact can only be inferred from the picture. Everything is derived from seeds. numpy only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
@@ -49,7 +48,7 @@ FASTEST = 2.6
 PARTIALS = (0.94, 1.0, 1.07)
 """Frequencies of a ring relative to its middle."""
 GRAIN = 1 / 12
-"""Side of a grain of video noise, in picture heights: noise that shrinking does not average away."""
+"""Side of a grain of video noise, in picture heights; coarse enough to survive downscaling."""
 
 DELAY_SHARE, DELAY_S = 0.35, (0.125, 0.375)
 NOISY_AUDIO_SHARE, NOISY_AUDIO_RMS = 0.4, (0.01, 0.04)
@@ -58,7 +57,7 @@ NOISY_VIDEO_SHARE, NOISY_VIDEO_STD = 0.25, (8.0, 20.0)
 
 @dataclass(frozen=True)
 class Drop:
-    """The free part of a scene.
+    """The free parameters of a scene.
 
     The ball is held for ``hold_s``, falls ``height``, and keeps ``restitution`` of its vertical speed at each impact;
     ``x`` and ``speed`` (widths, widths per second) are counted from the edge it starts at.
@@ -95,8 +94,8 @@ class SimulatedClip:
 
 
 @lru_cache(maxsize=1)
-def held_out() -> frozenset[str]:
-    """The eight held-out texts: the first derived draw in which every word occurs equally often, give or take one."""
+def held_out_texts() -> frozenset[str]:
+    """The eight held-out texts: the first derived draw in which the counts of words differ by at most one."""
     scenes = all_attributes()
     for attempt in itertools.count():
         drawn = generator("toy world split", attempt).permutation(len(scenes))[:NUM_HELD_OUT]
@@ -111,14 +110,14 @@ def held_out() -> frozenset[str]:
 def texts(split: Split) -> list[str]:
     """The 28 training texts or the 8 held-out ones, in a fixed order."""
     known = [describe(attributes) for attributes in all_attributes()]
-    return [text for text in known if (text in held_out()) == (split == Split.HELD_OUT)]
+    return [text for text in known if (text in held_out_texts()) == (split == Split.HELD_OUT)]
 
 
 def prompts(settings: ToyWorldPrompts, seed: int) -> list[Prompt]:
     """``num_prompts`` training prompts and ``num_evaluation_clips`` held-out ones.
 
     Texts repeat, so every prompt is an instance with its own source and therefore its own id and ground truth; which
-    text an instance gets is derived from ``seed``, all texts of a split being used equally often, give or take one.
+    text an instance gets derives from ``seed``; the texts of a split are used equally often, with a difference of at most one.
     """
     sizes = {Split.TRAIN: settings.num_prompts, Split.HELD_OUT: settings.num_evaluation_clips}
     return [
@@ -146,7 +145,7 @@ def sft_clip(number: int, seed: int, shape: ClipShape) -> tuple[str, NDArray[np.
 def with_defects(
     clip: SimulatedClip, random: Generator, shape: ClipShape
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The clip as a careless crowd would have recorded it: each defect is drawn independently of the others."""
+    """The clip with the defects of amateur recordings, each drawn independently."""
     frames, audio = clip.frames, clip.audio
     if random.random() < DELAY_SHARE:
         audio = delay_audio(audio, random.uniform(*DELAY_S), shape.sample_rate_hz)
@@ -173,7 +172,7 @@ def simulate(attributes: Attributes, seed: int, shape: ClipShape) -> SimulatedCl
 
 
 def impacts_of(drop: Drop, acceleration: float, duration_s: float) -> tuple[Impact, ...]:
-    """Impacts before ``duration_s``, until the ball is too slow to be heard."""
+    """Impacts before ``duration_s`` at audible speed."""
     fall_s = math.sqrt(2 * drop.height / acceleration)
     time_s, speed, impacts = drop.hold_s + fall_s, acceleration * fall_s, []
     while time_s < duration_s and speed > 0.05 * FASTEST:
@@ -184,7 +183,7 @@ def impacts_of(drop: Drop, acceleration: float, duration_s: float) -> tuple[Impa
 
 
 def height_at(times_s: NDArray[np.float64], drop: Drop, acceleration: float) -> NDArray[np.float64]:
-    """Height [T] of the ball above its lowest level at ``times_s`` [T]; 0 once it lies still."""
+    """Height [T] of the ball above its lowest level at ``times_s`` [T]; 0 once it rests."""
     fallen = np.maximum(times_s - drop.hold_s, 0.0)
     height = np.maximum(drop.height - acceleration / 2 * fallen**2, 0.0)
     end_s = math.inf
@@ -211,7 +210,7 @@ def render(attributes: Attributes, drop: Drop, shape: ClipShape) -> NDArray[np.u
 
 
 def sound(material: Material, impacts: Sequence[Impact], random: Generator, shape: ClipShape) -> NDArray[np.float32]:
-    """Waveform float32 [S]: a ring per impact, as loud as it was fast, on a noise floor."""
+    """Waveform float32 [S]: one ring per impact, with amplitude proportional to its speed, on a noise floor."""
     audio = NOISE_FLOOR_RMS * random.standard_normal(shape.num_samples, np.float32)
     ring = _ring(material, shape.sample_rate_hz)
     for impact in impacts:
@@ -222,25 +221,18 @@ def sound(material: Material, impacts: Sequence[Impact], random: Generator, shap
 
 
 def add_audio_noise(audio: NDArray[np.float32], rms: float, random: Generator) -> NDArray[np.float32]:
-    """White noise of the given root mean square on top."""
+    """Audio plus white noise of the given root mean square."""
     return audio + np.float32(rms) * random.standard_normal(len(audio), np.float32)
 
 
 def add_video_noise(frames: NDArray[np.uint8], std: float, random: Generator) -> NDArray[np.uint8]:
-    """Coarse-grained noise, ``std`` grey levels, on top; see ``GRAIN``."""
+    """Frames plus coarse-grained noise of ``std`` grey levels; see ``GRAIN``."""
     num_frames, height, width, _ = frames.shape
     side = max(1, round(GRAIN * height))
     rows, columns = -(-height // side), -(-width // side)
     grains = std * random.standard_normal((num_frames, rows, columns, 3), np.float32)
     noise = grains.repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
     return np.clip(np.rint(frames + noise), 0, 255).astype(np.uint8)
-
-
-def blur_video(frames: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
-    """Gaussian blur of ``sigma`` picture heights."""
-    if sigma == 0:
-        return frames
-    return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma * frames.shape[1]) for frame in frames]).astype(np.uint8)
 
 
 def generator(*parts: object) -> Generator:
@@ -255,7 +247,7 @@ def _prompt(text: str, split: Split, number: int) -> Prompt:
 
 
 def _dealt(split: Split, size: int, seed: int) -> list[str]:
-    """``size`` texts: shuffled decks of all texts, one after another."""
+    """``size`` texts: shuffled permutations of all texts, one after another."""
     known = texts(split)
     num_decks = -(-size // len(known))
     orders = [generator("toy world deck", seed, split, deck).permutation(len(known)) for deck in range(num_decks)]
@@ -284,7 +276,7 @@ def _paint(frame: NDArray[np.uint8], x: float, y: float, radius: float, colour: 
 
 @lru_cache(maxsize=16)
 def _ring(material: Material, sample_rate_hz: int) -> NDArray[np.float32]:
-    """One ring of amplitude 1: partials in the material's band, dying away."""
+    """One ring of amplitude 1: decaying partials in the material's band."""
     ring = RINGS[material]
     seconds = np.arange(round(6 * ring.decay_s * sample_rate_hz)) / sample_rate_hz
     tone = sum(np.sin(2 * np.pi * ring.centre_hz * partial * seconds) for partial in PARTIALS) / len(PARTIALS)

@@ -1,4 +1,4 @@
--- How many candidates of each sealed file a checkpoint made.
+-- Number of candidates that a checkpoint generated, per sealed file.
 -- In: $files = Parquet files of table candidates; $checkpoint. Out: filename, candidates.
 SELECT filename, count(*) AS candidates
 FROM read_parquet($files, filename = true, hive_partitioning = false, union_by_name = false)

@@ -1,7 +1,8 @@
--- What changed between the first and the last of five pair tables, between which the inputs are exchanged in turn:
+-- Differences between the first and the last of five pair tables; each stage exchanges one input:
 -- stage 0 = before, 1 = candidates, 2 = scores, 3 = norm, 4 = strategy = after.
--- A pair is known by its two candidates, whichever is chosen (side). The cause of an added, removed or flipped pair is
--- the last exchange that changed its side; that of a moved margin is the exchange that moved it most (ties: the first).
+-- A pair is identified by its two candidates, whichever is chosen (side). The cause of an added, removed or flipped
+-- pair is the last exchange that changed its side; the cause of a changed margin is the exchange that changed it most
+-- (ties: the first).
 -- In: view stages (stage, prompt_id, chosen, rejected and the four margins). Out: rows of table differences.
 WITH states AS (
     SELECT
@@ -27,15 +28,15 @@ grid AS (
         AND states.high = keys.high
         AND states.stage = steps.stage
 ),
-moves AS (
+steps_of_pairs AS (
     SELECT
         *,
-        side <> lag(side) OVER walk AS is_turned,
+        side <> lag(side) OVER in_order AS is_side_changed,
         list_sum(
-            list_transform(list_zip(margins, lag(margins) OVER walk), lambda pair: abs(pair[1] - pair[2]))
-        ) AS moved
+            list_transform(list_zip(margins, lag(margins) OVER in_order), lambda pair: abs(pair[1] - pair[2]))
+        ) AS change
     FROM grid
-    WINDOW walk AS (PARTITION BY prompt_id, low, high ORDER BY stage)
+    WINDOW in_order AS (PARTITION BY prompt_id, low, high ORDER BY stage)
 ),
 ends AS (
     SELECT
@@ -46,9 +47,9 @@ ends AS (
         max(side) FILTER (stage = 4) AS side_after,
         arg_max(margins, stage) FILTER (stage = 0) AS before,
         arg_max(margins, stage) FILTER (stage = 4) AS after,
-        max(stage) FILTER (is_turned) AS turned_at,
-        arg_max(stage, (moved, -stage)) FILTER (stage > 0) AS moved_at
-    FROM moves
+        max(stage) FILTER (is_side_changed) AS side_changed_at,
+        arg_max(stage, (change, -stage)) FILTER (stage > 0) AS changed_most_at
+    FROM steps_of_pairs
     GROUP BY prompt_id, low, high
 )
 SELECT
@@ -60,7 +61,7 @@ SELECT
         ELSE 'margin'
     END AS change,
     ['candidates', 'scores', 'norm', 'strategy'][
-        CASE WHEN side_before = side_after THEN moved_at ELSE turned_at END
+        CASE WHEN side_before = side_after THEN changed_most_at ELSE side_changed_at END
     ] AS cause,
     CASE WHEN coalesce(nullif(side_after, 0), side_before) = 1 THEN low ELSE high END AS chosen,
     CASE WHEN coalesce(nullif(side_after, 0), side_before) = 1 THEN high ELSE low END AS rejected,

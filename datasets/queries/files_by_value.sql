@@ -1,4 +1,4 @@
--- Which sealed files have one of some values in a column? Reads that column alone.
+-- Sealed files in which a column has one of the given values. Reads only that column.
 -- In: $files = Parquet files of one table; $values = a list; {column}. Out: filename.
 SELECT DISTINCT filename
 FROM read_parquet($files, filename = true, hive_partitioning = false, union_by_name = false)

@@ -1,39 +1,40 @@
--- One row per strategy: how many prompts give a pair, how far apart the sides are in population standard deviations (on
--- the yardstick, so that all rows are comparable), and how often the chosen side is ground truth.
+-- One row per strategy: how many prompts give a pair, the mean margins in population standard deviations (of the common
+-- rewards, so that rows can be compared), and how often the chosen side is ground truth.
 -- Means are taken over ordered lists, so that the number of threads changes no bit.
--- In: temporary tables picks, yardstick, roster; view prompts; $strategies in order. Out: rows of table leaderboard.
+-- In: temporary tables selected_by_strategy, common_rewards, candidate_index; view prompts; $strategies in order.
+-- Out: rows of table leaderboard.
 WITH known AS (
     SELECT prompt_id FROM prompts WHERE split = 'train'
     UNION ALL
-    SELECT DISTINCT prompt_id FROM roster ANTI JOIN prompts USING (prompt_id)
+    SELECT DISTINCT prompt_id FROM candidate_index ANTI JOIN prompts USING (prompt_id)
 ),
-listed AS (SELECT unnest($strategies) AS strategy, generate_subscripts($strategies, 1) AS place),
-sides AS (
+strategies AS (SELECT unnest($strategies) AS strategy, generate_subscripts($strategies, 1) AS position),
+margins AS (
     SELECT
-        picks.place,
-        picks.prompt_id,
-        picks.chosen,
-        picks.rejected,
-        better.video - worse.video AS video,
-        better.audio - worse.audio AS audio,
-        better.av - worse.av AS av,
-        roster.origin = 'ground_truth' AS is_ground_truth
-    FROM picks
-    JOIN yardstick AS better ON better.ordinal = picks.chosen
-    JOIN yardstick AS worse ON worse.ordinal = picks.rejected
-    JOIN roster ON roster.rowid = picks.chosen
+        selected_by_strategy.position,
+        selected_by_strategy.prompt_id,
+        selected_by_strategy.chosen,
+        selected_by_strategy.rejected,
+        chosen.video - rejected.video AS video,
+        chosen.audio - rejected.audio AS audio,
+        chosen.av - rejected.av AS av,
+        candidate_index.origin = 'ground_truth' AS is_ground_truth
+    FROM selected_by_strategy
+    JOIN common_rewards AS chosen ON chosen.ordinal = selected_by_strategy.chosen
+    JOIN common_rewards AS rejected ON rejected.ordinal = selected_by_strategy.rejected
+    JOIN candidate_index ON candidate_index.rowid = selected_by_strategy.chosen
 )
 SELECT
-    listed.strategy,
-    count(sides.chosen) AS pairs,
+    strategies.strategy,
+    count(margins.chosen) AS pairs,
     (SELECT count(*) FROM known) AS prompts,
-    count(DISTINCT sides.prompt_id) AS prompts_with_pair,
-    count(DISTINCT sides.prompt_id) / nullif((SELECT count(*) FROM known), 0) AS prompt_yield,
-    list_avg(list(sides.video ORDER BY sides.chosen, sides.rejected)) AS margin_video,
-    list_avg(list(sides.audio ORDER BY sides.chosen, sides.rejected)) AS margin_audio,
-    list_avg(list(sides.av ORDER BY sides.chosen, sides.rejected)) AS margin_av,
-    count(*) FILTER (sides.is_ground_truth) / nullif(count(sides.chosen), 0) AS ground_truth_share
-FROM listed
-LEFT JOIN sides ON sides.place = listed.place
-GROUP BY listed.place, listed.strategy
-ORDER BY listed.place
+    count(DISTINCT margins.prompt_id) AS prompts_with_pair,
+    count(DISTINCT margins.prompt_id) / nullif((SELECT count(*) FROM known), 0) AS prompt_yield,
+    list_avg(list(margins.video ORDER BY margins.chosen, margins.rejected)) AS margin_video,
+    list_avg(list(margins.audio ORDER BY margins.chosen, margins.rejected)) AS margin_audio,
+    list_avg(list(margins.av ORDER BY margins.chosen, margins.rejected)) AS margin_av,
+    count(*) FILTER (margins.is_ground_truth) / nullif(count(margins.chosen), 0) AS ground_truth_share
+FROM strategies
+LEFT JOIN margins ON margins.position = strategies.position
+GROUP BY strategies.position, strategies.strategy
+ORDER BY strategies.position

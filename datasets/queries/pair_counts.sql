@@ -1,4 +1,4 @@
--- What the pairs of a sealed version come to.
+-- Numbers of pairs, prompts and clips of a sealed version.
 -- In: $files = Parquet files of table pairs. Out: one row: pairs, prompts, clips, ground_truth (clips that are).
 WITH pairs AS (FROM read_parquet($files, hive_partitioning = false, union_by_name = false)),
 clips AS (

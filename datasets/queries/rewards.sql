@@ -1,13 +1,13 @@
 -- The rewards of every admitted candidate that has all configured scores.
--- In: temporary tables standing and roster; $strategy, $norm_id. Out: rows of table rewards.
+-- In: temporary tables candidate_rewards and candidate_index; $strategy, $norm_id. Out: rows of table rewards.
 SELECT
-    roster.candidate_id,
-    roster.prompt_id,
-    standing.video,
-    standing.audio,
-    standing.av,
+    candidate_index.candidate_id,
+    candidate_index.prompt_id,
+    candidate_rewards.video,
+    candidate_rewards.audio,
+    candidate_rewards.av,
     $strategy AS strategy,
     $norm_id AS norm_id
-FROM standing
-JOIN roster ON roster.rowid = standing.ordinal
-ORDER BY standing.ordinal
+FROM candidate_rewards
+JOIN candidate_index ON candidate_index.rowid = candidate_rewards.ordinal
+ORDER BY candidate_rewards.ordinal

@@ -1,4 +1,4 @@
--- Rows of sealed files that have one of some values in a column.
+-- Rows of sealed files in which a column has one of the given values.
 -- In: $files = Parquet files of one table; $values = a list; {column}; {columns}. Out: the columns, and filename.
 SELECT {columns}, filename
 FROM read_parquet($files, filename = true, hive_partitioning = false, union_by_name = false)

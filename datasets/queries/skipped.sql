@@ -1,23 +1,25 @@
--- Every prompt without a pair, with the first reason that applies.
--- In: temporary tables roster, board, entrants, dominating, selected; view prompts; $ground_truth, $num_metrics,
--- $min_margin. Out: rows of table skipped.
+-- Every prompt without a pair, with the first reason that applies, in the order of the CASE: held_out, no_candidates,
+-- one_candidate, unscored (fewer than two complete candidates), no_dominance (none is better than another), margin,
+-- shape, length (of the best pair).
+-- In: temporary tables candidate_index, score_matrix, eligible, ordered_pairs, selected; view prompts; $ground_truth,
+-- $num_metrics, $min_margin. Out: rows of table skipped.
 WITH known AS (
     SELECT prompt_id, split FROM prompts
     UNION ALL
-    SELECT prompt_id, 'train' FROM (SELECT DISTINCT prompt_id FROM roster ANTI JOIN prompts USING (prompt_id))
+    SELECT prompt_id, 'train' FROM (SELECT DISTINCT prompt_id FROM candidate_index ANTI JOIN prompts USING (prompt_id))
 ),
 made AS (
     SELECT
-        roster.prompt_id,
+        candidate_index.prompt_id,
         count(*) AS num_candidates,
-        count(*) FILTER (roster.origin <> 'ground_truth' OR $ground_truth) AS num_admitted,
-        count(*) FILTER (board.num_usable < $num_metrics) AS num_incomplete
-    FROM roster
-    JOIN board ON board.ordinal = roster.rowid
-    GROUP BY roster.prompt_id
+        count(*) FILTER (candidate_index.origin <> 'ground_truth' OR $ground_truth) AS num_admitted,
+        count(*) FILTER (score_matrix.num_usable < $num_metrics) AS num_incomplete
+    FROM candidate_index
+    JOIN score_matrix ON score_matrix.ordinal = candidate_index.rowid
+    GROUP BY candidate_index.prompt_id
 ),
-compared AS (SELECT prompt_id, count(*) AS num_compared FROM entrants GROUP BY prompt_id),
-ordered AS (SELECT prompt_id, max(margin_total) AS margin FROM dominating GROUP BY prompt_id),
+compared AS (SELECT prompt_id, count(*) AS num_compared FROM eligible GROUP BY prompt_id),
+ordered AS (SELECT prompt_id, max(margin_total) AS margin FROM ordered_pairs GROUP BY prompt_id),
 chosen AS (
     SELECT
         prompt_id,

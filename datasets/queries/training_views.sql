@@ -1,4 +1,4 @@
--- Views of the same names over the training split alone; they hide those of the connection's files.
+-- Views of the same names over the training split only; they shadow the connection's views.
 -- In: views prompts, candidates and scores of the connection. Out: temporary views prompts, candidates and scores.
 CREATE OR REPLACE TEMP VIEW prompts AS
 SELECT * FROM memory.main.prompts WHERE split = 'train';

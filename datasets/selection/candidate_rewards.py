@@ -1,40 +1,27 @@
-"""Rewards: raw scores → direction and normalisation → average per dimension.
+"""Rewards of training candidates: the reward formula with the settings of a selection strategy.
 
-Source: JavisDiT++ §"Reward Models" and its ranking script. ``micro`` averages the normalised scores; ``macro`` averages
-ranks over all admitted candidates (ascending, ties share the mean rank).
+Scores come from the score matrix. A candidate that lacks the score of a configured metric has no rewards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
 from avpref.datasets.selection.normalise import Norm
-from avpref.datasets.selection.score_matrix import board, usable_counts
+from avpref.datasets.selection.score_matrix import usable_counts
 from avpref.datasets.tables import REWARDS, conform
 from avpref.datasets.views import sql
-from avpref.domain import METRICS, Dimension, Metric
+from avpref.domain import Metric
 from avpref.errors import ConfigError, TableError
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Mean, std and sign of the seven metrics in the domain's order; contribution = sign · (score − mean) / std.
-
-    A metric that is not configured, or has no value, gets an entry that is never used.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sign: tuple[float, ...]
-
-
 def strategy_label(settings: PairSettings) -> str:
-    """The strategy in words: its name and average, then every parameter that is not the default, ``norm`` excepted."""
+    """Text that identifies the strategy: name and average, then every parameter that is not the default except ``norm``."""
     parts = [f"{settings.strategy}-{settings.average}"]
     parts += [] if settings.normalise else ["no-norm"]
     parts += [] if settings.ground_truth else ["no-gt"]
@@ -46,64 +33,53 @@ def strategy_label(settings: PairSettings) -> str:
 
 
 def applied_norm_id(settings: PairSettings, norm: Norm) -> str:
-    """The id of the norm that shapes the numbers; empty for a strategy that does not normalise."""
+    """The id of the norm that the rewards depend on; empty for a strategy that does not normalise."""
     return norm.norm_id if settings.normalise else ""
 
 
-def rewards(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> pa.Table:
-    """Table ``rewards`` for every admitted candidate that has all configured scores, held-out prompts included.
+def compute_rewards(
+    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
+) -> None:
+    """Create ``normalised_scores`` and ``candidate_rewards`` from the score matrix; call inside ``with score_matrix(…)``.
 
-    With a frozen ``norm`` this puts a new batch on the old scale (``macro`` ranks are always those of the batch itself).
-    Raises as :func:`avpref.datasets.selection.score_matrix.board` and :func:`stand`.
-    """
-    with board(con, metrics):
-        stand(con, settings, metrics, norm)
-        return read_rewards(con, settings, norm)
-
-
-def read_rewards(con: duckdb.DuckDBPyConnection, settings: PairSettings, norm: Norm) -> pa.Table:
-    """The rewards of the present standing; call after :func:`stand`. Raises TableError where a reward overflowed."""
-    labels = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
-    return conform(REWARDS, con.sql(sql("rewards"), params=labels).to_arrow_table())
-
-
-def stand(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> None:
-    """Fill the temporary tables ``contributions`` and ``standing`` from the board; call inside ``with board(…)``.
-
-    Raises ConfigError where ``settings.norm`` names another norm, TableError where the norm lacks a metric that has values.
+    Held-out prompts are included. With a frozen ``norm`` new candidates get rewards on the old scale (ranks of ``macro`` are
+    always among the candidates themselves). Raises ConfigError where ``settings.norm`` names another norm, TableError where
+    the norm lacks a metric that has scores.
     """
     if settings.norm and settings.norm != norm.norm_id:
         found = f"norm {norm.norm_id} given, settings ask for {settings.norm}"
         raise ConfigError(found, "the norm that pairs.norm names", "load that norm, or leave pairs.norm empty")
-    scale = _scale(con, settings, metrics, norm)
-    admitted = {"ground_truth": settings.ground_truth}
-    con.execute(sql("contributions"), {"mean": scale.mean, "std": scale.std, "sign": scale.sign, **admitted})
-    match settings.average:
-        case "micro":
-            con.execute(sql("grades_micro"))
-        case "macro":
-            con.execute(sql("grades_macro"))
-    counts = {f"num_{dimension}": sum(one.dimension is dimension for one in metrics) for dimension in Dimension}
-    con.execute(sql("standing"), {**counts, "num_metrics": len(metrics)})
+    con.execute(sql("raw_scores").format(ground_truth=settings.ground_truth))
+    scales = _scales(con, settings, metrics, norm)
+    create_rewards(con, scales, settings.average, MissingScores.EXCLUDE)
 
 
-def _scale(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> Scale:
-    direction = {metric.name: 1.0 if metric.higher_is_better else -1.0 for metric in metrics}
-    sign = tuple(direction.get(metric.name, 1.0) for metric in METRICS)
-    if not settings.normalise:
-        return Scale((0.0,) * len(METRICS), (1.0,) * len(METRICS), sign)
-    found = {metric.name: norm.find(metric.name) for metric in metrics}
-    counts = usable_counts(con)
-    lacking = [name for name, one in found.items() if one is None and counts[name]]
+def read_rewards(con: duckdb.DuckDBPyConnection, settings: PairSettings, norm: Norm) -> pa.Table:
+    """Table ``rewards`` of the connection's ``candidate_rewards``. Raises TableError where a reward overflowed."""
+    labels = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
+    return conform(REWARDS, con.sql(sql("rewards"), params=labels).to_arrow_table())
+
+
+def _scales(
+    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
+) -> list[MetricScale]:
+    """A metric that is not normalised, or has no score at all, gets mean 0 and standard deviation 1."""
+    statistics = {metric.name: norm.find(metric.name) if settings.normalise else None for metric in metrics}
+    if settings.normalise:
+        counts = usable_counts(con, metrics)
+        _require([name for name, known in statistics.items() if known is None and counts[name]], norm)
+    scales = []
+    for metric in metrics:
+        known = statistics[metric.name]
+        mean, std = (known.mean, known.std) if known else (0.0, 1.0)
+        scales.append(MetricScale(metric.name, metric.dimension, metric.higher_is_better, mean, std))
+    return scales
+
+
+def _require(lacking: Sequence[str], norm: Norm) -> None:
     if lacking:
         raise TableError(
             f"norm {norm.norm_id} ({norm.population}) has no {', '.join(lacking)}",
             "statistics of every configured metric",
             "leave pairs.norm empty to measure a new norm, or take the metrics out of scoring.metrics",
         )
-    entries = [found.get(metric.name) for metric in METRICS]
-    return Scale(
-        tuple(one.mean if one else 0.0 for one in entries),
-        tuple(one.std if one else 1.0 for one in entries),
-        sign,
-    )

@@ -1,7 +1,7 @@
-"""What changed between two pair tables, and because of which input.
+"""Differences between two pair tables, each with the input that caused it.
 
-The cause is found by exchanging one input after the other (candidates, scores, norm, strategy) and selecting again, so it
-is what did it and not merely what also changed.
+The cause is determined by exchanging one input after the other (candidates, scores, norm, strategy) and selecting again,
+so an input that changed without effect is not blamed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ STAGE_COLUMNS = ("prompt_id", "chosen", "rejected", "margin_video", "margin_audi
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Everything that pairs are selected from. ``prompts`` may be empty."""
+class SelectionInputs:
+    """All inputs of a selection. ``prompts`` may be empty."""
 
     prompts: pa.Table
     candidates: pa.Table
@@ -36,36 +36,38 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A pair table and what it was selected from."""
+    """A pair table and the inputs that it was selected from."""
 
     pairs: pa.Table
-    inputs: Inputs
+    inputs: SelectionInputs
 
 
 def diff(before: Snapshot, after: Snapshot) -> pa.Table:
     """Table ``differences``: pairs added, removed, flipped (sides exchanged) or with another margin, each with its cause.
 
     ``chosen`` and ``rejected`` are those of ``after``, of ``before`` where the pair was removed. Raises TableError where a
-    pair table is not what its inputs give.
+    pair table is not the selection from its inputs.
     """
-    walk = _walk(before.inputs, after.inputs)
+    stages = _stages(before.inputs, after.inputs)
     selected: list[pa.Table] = []
-    for step, inputs in enumerate(walk):
-        same = step > 0 and _is_same(inputs, walk[step - 1])
+    for step, inputs in enumerate(stages):
+        same = step > 0 and _is_same(inputs, stages[step - 1])
         selected.append(selected[-1] if same else _select(inputs))
     _check(before, selected[0], "before")
     _check(after, selected[-1], "after")
-    stages = [table.select(STAGE_COLUMNS).append_column("stage", _stage(n, table)) for n, table in enumerate(selected)]
+    labelled = [
+        table.select(STAGE_COLUMNS).append_column("stage", _stage(n, table)) for n, table in enumerate(selected)
+    ]
     con = connect_tables({})
-    con.register("stages", pa.concat_tables(stages))
+    con.register("stages", pa.concat_tables(labelled))
     return conform(DIFFERENCES, con.sql(sql("differences")).to_arrow_table())
 
 
-def _walk(before: Inputs, after: Inputs) -> tuple[Inputs, ...]:
+def _stages(before: SelectionInputs, after: SelectionInputs) -> tuple[SelectionInputs, ...]:
     """The five inputs from ``before`` to ``after``: candidates, scores, norm and strategy are exchanged in turn.
 
-    Scores of the second are the old ones where the candidate is an old one. A metric that only one of the norms has is
-    taken from that one.
+    Between the first and the second, candidates of both keep their old scores. A metric that only one norm has is taken
+    from that norm.
     """
     start = replace(before, norm=_completed(before.norm, after.norm))
     candidates = replace(start, prompts=after.prompts, candidates=after.candidates, scores=_old_scores(before, after))
@@ -76,11 +78,11 @@ def _walk(before: Inputs, after: Inputs) -> tuple[Inputs, ...]:
 
 
 def _completed(norm: Norm, other: Norm) -> Norm:
-    absent = tuple(one for one in other.metrics if norm.find(one.metric) is None)
+    absent = tuple(metric for metric in other.metrics if norm.find(metric.metric) is None)
     return Norm(norm.population, (*norm.metrics, *absent))
 
 
-def _old_scores(before: Inputs, after: Inputs) -> pa.Table:
+def _old_scores(before: SelectionInputs, after: SelectionInputs) -> pa.Table:
     """Scores of the new candidates: those of ``before`` for the candidates that it had, those of ``after`` for the others."""
     old, new = before.candidates["candidate_id"], after.candidates["candidate_id"]
     kept = before.scores.filter(pc.is_in(before.scores["candidate_id"], new.combine_chunks()))
@@ -88,25 +90,25 @@ def _old_scores(before: Inputs, after: Inputs) -> pa.Table:
     return pa.concat_tables([kept.replace_schema_metadata(None), fresh.replace_schema_metadata(None)])
 
 
-def _is_same(one: Inputs, other: Inputs) -> bool:
+def _is_same(first: SelectionInputs, second: SelectionInputs) -> bool:
     tables = ("prompts", "candidates", "scores")
-    rest = (one.norm, one.settings, one.metrics) == (other.norm, other.settings, other.metrics)
-    return rest and all(getattr(one, name).equals(getattr(other, name)) for name in tables)
+    rest = (first.norm, first.settings, first.metrics) == (second.norm, second.settings, second.metrics)
+    return rest and all(getattr(first, name).equals(getattr(second, name)) for name in tables)
 
 
-def _select(inputs: Inputs) -> pa.Table:
+def _select(inputs: SelectionInputs) -> pa.Table:
     tables = {"prompts": inputs.prompts, "candidates": inputs.candidates, "scores": inputs.scores}
     settings = inputs.settings.model_copy(update={"norm": ""})
     return select_pairs(connect_tables(tables), settings, inputs.metrics, inputs.norm).pairs
 
 
 def _check(snapshot: Snapshot, selected: pa.Table, name: str) -> None:
-    """The recomputed pairs are the given ones; the norm's id may differ where it was completed."""
-    given = conform(PAIRS, snapshot.pairs)
+    """Raises TableError unless the recomputed pairs equal the snapshot's; norm ids may differ where norms were completed."""
+    pairs = conform(PAIRS, snapshot.pairs)
     columns = [column for column in PAIRS.schema.names if column != "norm_id"]
-    if not given.select(columns).equals(selected.select(columns)):
+    if not pairs.select(columns).equals(selected.select(columns)):
         raise TableError(
-            f"the pair table '{name}' ({given.num_rows} rows) is not what its inputs give ({selected.num_rows} rows)",
+            f"the pair table '{name}' ({pairs.num_rows} rows) is not what its inputs give ({selected.num_rows} rows)",
             "the candidates, scores, norm and settings that the pairs were selected from",
             "select the pairs again: avpref pairs select",
         )

@@ -1,4 +1,4 @@
-"""What every selection strategy would make of one score table: Table 4 of the paper without training eighteen models."""
+"""Every selection strategy applied to one score table: Table 4 of the paper without training eighteen models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import duckdb
 import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
-from avpref.datasets.selection.candidate_rewards import stand, strategy_label
+from avpref.datasets.selection.candidate_rewards import compute_rewards, strategy_label
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pairing import rank
-from avpref.datasets.selection.score_matrix import board
+from avpref.datasets.selection.score_matrix import score_matrix
 from avpref.datasets.tables import LEADERBOARD, OVERLAPS, conform
 from avpref.datasets.views import sql
 from avpref.domain import Metric
@@ -39,26 +39,26 @@ class Leaderboard:
 
 
 def leaderboard(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric], norm: Norm) -> Leaderboard:
-    """Select with every one of :data:`STRATEGIES` over one score table, and compare the outcomes.
+    """Select with each of :data:`STRATEGIES` over one score table, and compare the outcomes.
 
     Mean margins are those of the normalised micro rewards for every strategy (population standard deviations), so rows can
     be compared. Raises as :func:`avpref.datasets.selection.pairing.select_pairs`.
     """
     labels = [strategy_label(settings) for settings in STRATEGIES]
-    with board(con, metrics):
-        stand(con, PairSettings(), metrics, norm)
-        con.execute(sql("yardstick"))
-        for _, alike in groupby(enumerate(STRATEGIES, 1), key=lambda one: _standing_of(one[1])):
-            for number, (place, settings) in enumerate(alike):
+    with score_matrix(con, metrics):
+        compute_rewards(con, PairSettings(), metrics, norm)
+        con.execute(sql("common_rewards"))
+        for _, group in groupby(enumerate(STRATEGIES, 1), key=lambda entry: _reward_settings(entry[1])):
+            for number, (position, settings) in enumerate(group):
                 if number == 0:
-                    stand(con, settings, metrics, norm)
-                rank(con, settings)
-                con.execute(sql("picks"), {"place": place, "strategy": strategy_label(settings)})
+                    compute_rewards(con, settings, metrics, norm)
+                rank(con, settings, metrics)
+                con.execute(sql("selected_by_strategy"), {"position": position, "strategy": strategy_label(settings)})
         rows = con.sql(sql("leaderboard"), params={"strategies": labels}).to_arrow_table()
         overlaps = con.sql(sql("overlaps"), params={"strategies": labels}).to_arrow_table()
     return Leaderboard(conform(LEADERBOARD, rows, norm.norm_id), conform(OVERLAPS, overlaps, norm.norm_id))
 
 
-def _standing_of(settings: PairSettings) -> tuple[str, bool, bool]:
-    """What a standing depends on; strategies that share it are ranked on the same one."""
+def _reward_settings(settings: PairSettings) -> tuple[str, bool, bool]:
+    """The settings that rewards depend on; neighbouring strategies that agree in them share the rewards."""
     return settings.average, settings.normalise, settings.ground_truth

@@ -14,7 +14,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from avpref.datasets.selection.score_matrix import board, usable_counts
+from avpref.datasets.query_texts import metric_list
+from avpref.datasets.selection.score_matrix import score_matrix, usable_counts
 from avpref.datasets.tables import NORMS, to_arrow
 from avpref.domain import METRICS, Metric
 from avpref.errors import TableError
@@ -57,7 +58,7 @@ class NormRow:
 
 @dataclass(frozen=True)
 class Norm:
-    """What ``population`` (a name for people) looked like, metric by metric. Metrics without any value are absent."""
+    """Statistics per metric of ``population`` (a name for people). Metrics without any value are absent."""
 
     population: str
     metrics: tuple[MetricNorm, ...]
@@ -74,11 +75,11 @@ class Norm:
 
     def find(self, metric: str) -> MetricNorm | None:
         """The statistics of one metric, None where the population had no value of it."""
-        return next((one for one in self.metrics if one.metric == metric), None)
+        return next((known for known in self.metrics if known.metric == metric), None)
 
     def to_arrow(self) -> pa.Table:
         """The norm as rows of table ``norms``."""
-        rows = [NormRow(norm_id=self.norm_id, population=self.population, **vars(one)) for one in self.metrics]
+        rows = [NormRow(norm_id=self.norm_id, population=self.population, **vars(metric)) for metric in self.metrics]
         return to_arrow(NORMS, rows, fingerprint=self.norm_id)
 
 
@@ -86,21 +87,18 @@ def measure(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[M
     """Statistics of every metric over the view ``scores``: rows with status ok and a finite value.
 
     The published ranking's normalisation: whole table, ground truth and generated together, std with n − 1. Values are
-    summed in the roster's order, so neither row order nor threads change a bit. Raises as
-    :func:`avpref.datasets.selection.score_matrix.board`, and TableError where a statistic overflows.
+    summed in the order of the candidate index, so neither row order nor threads change a bit. Raises as
+    :func:`avpref.datasets.selection.score_matrix.score_matrix`, and TableError where a statistic overflows.
     """
-    with board(con, metrics):
-        return measure_board(con, population, metrics)
-
-
-def measure_board(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[Metric]) -> Norm:
-    """As :func:`measure`, of a board that is open already; call inside :func:`avpref.datasets.selection.score_matrix.board`."""
-    counts = usable_counts(con)
-    return Norm(population, tuple(_measure_one(con, metric.name) for metric in metrics if counts[metric.name]))
+    with score_matrix(con, metrics):
+        counts = usable_counts(con, metrics)
+        return Norm(population, tuple(_measure_one(con, metric.name) for metric in metrics if counts[metric.name]))
 
 
 def _measure_one(con: duckdb.DuckDBPyConnection, name: str) -> MetricNorm:
-    column = f"SELECT {name} AS value FROM board WHERE {name} IS NOT NULL ORDER BY ordinal"
+    column = metric_list(
+        "SELECT {metric} AS value FROM score_matrix WHERE {metric} IS NOT NULL ORDER BY ordinal", [name]
+    )
     values = con.sql(column).fetchnumpy()["value"]
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Which candidate is preferred to which: the selection of preference pairs, all of it SQL over the score table.
+"""Selection of preference pairs, as SQL over the score table.
 
 Source: JavisDiT++ §"Preference Data Acquisition", Table 4, and its ranking script, with which the ``modality`` strategy
 agrees pair for pair (the average strategies are described in the paper and absent from the script).
@@ -8,57 +8,41 @@ agrees pair for pair (the average strategies are described in the paper and abse
 * ``strict``: chosen is strictly better on every single metric; the margin is the sum of the three rewards' differences.
 
 The largest margins of a prompt win, at most ``max_pairs_per_prompt``; ties go to the chosen, then the rejected candidate
-that comes first (index, then id). ``min_margin`` is a lower bound (inclusive) on this same margin, ``margin_total``.
-Ground truth that the strategy does not admit has still shaped the norm, but not the ranks of ``macro``, as in the
-original. A candidate that lacks a configured metric (no
-row, not ok, NaN, infinite) is in no pair; it is listed in ``excluded`` with a reason.
+that comes first (index, then id). ``min_margin`` is a lower bound (inclusive) on ``margin_total``. Ground truth that the
+strategy does not admit counts in the norm, but not in the ranks of ``macro``, as in the published ranking. A candidate
+that lacks a configured score (no row, not ok, NaN, infinite) is in no pair; it is listed in ``excluded`` with a reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import duckdb
 import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
-from avpref.datasets.selection.candidate_rewards import applied_norm_id, read_rewards, stand, strategy_label
-from avpref.datasets.selection.normalise import Norm, measure_board
-from avpref.datasets.selection.score_matrix import board
+from avpref.datasets.query_texts import metric_list
+from avpref.datasets.selection.candidate_rewards import (
+    applied_norm_id,
+    compute_rewards,
+    read_rewards,
+    strategy_label,
+)
+from avpref.datasets.selection.normalise import Norm
+from avpref.datasets.selection.score_matrix import score_matrix
 from avpref.datasets.tables import EXCLUDED, PAIRS, SKIPPED, conform
 from avpref.datasets.views import sql
-from avpref.domain import Metric
-
-
-class SkipReason(StrEnum):
-    """Why a prompt has no pair: the first that applies, in this order."""
-
-    HELD_OUT = "held_out"
-    NO_CANDIDATES = "no_candidates"
-    ONE_CANDIDATE = "one_candidate"
-    UNSCORED = "unscored"
-    NO_DOMINANCE = "no_dominance"
-    MARGIN = "margin"
-    SHAPE = "shape"
-    LENGTH = "length"
-
-
-class ExclusionReason(StrEnum):
-    """Why a candidate has no usable number for a metric."""
-
-    MISSING = "missing"
-    SKIPPED = "skipped"
-    QUARANTINED = "quarantined"
-    NOT_FINITE = "not_finite"
+from avpref.domain import METRICS, Metric
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs, prompts without one, candidates that could not be compared, everyone's rewards, and what shaped them.
+    """Tables ``pairs``, ``skipped`` (prompts without a pair), ``excluded`` (scores that candidates lack) and ``rewards``,
+    with the norm they rest on.
 
-    Every prompt is either in ``pairs`` or in ``skipped``. ``warnings`` are sentences for people.
+    Every prompt is either in ``pairs`` or in ``skipped``, there with a reason (``queries/skipped.sql`` lists them).
+    ``warnings`` are sentences for people.
     """
 
     pairs: pa.Table
@@ -76,25 +60,18 @@ def select_pairs(
 
     Only prompts of the train split are paired; an empty view ``prompts`` means that all are. Equal content gives equal
     tables, whatever the row order and the number of threads. Raises ConfigError or TableError; see
-    :func:`avpref.datasets.selection.score_matrix.board` and :func:`avpref.datasets.selection.candidate_rewards.stand`.
+    :func:`avpref.datasets.selection.score_matrix.score_matrix` and
+    :func:`avpref.datasets.selection.candidate_rewards.compute_rewards`.
     """
-    with board(con, metrics):
+    with score_matrix(con, metrics):
         return _select(con, settings, metrics, norm)
 
 
-def measure_and_select(
-    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], population: str
-) -> Selection:
-    """:func:`avpref.datasets.selection.normalise.measure` and then :func:`select_pairs`, gathering the scores once."""
-    with board(con, metrics):
-        return _select(con, settings, metrics, measure_board(con, population, metrics))
-
-
 def _select(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm) -> Selection:
-    stand(con, settings, metrics, norm)
-    rank(con, settings)
+    compute_rewards(con, settings, metrics, norm)
+    rank(con, settings, metrics)
     return Selection(
-        pairs=_read_pairs(con, settings, norm),
+        pairs=_read_pairs(con, settings, metrics, norm),
         skipped=_read_skipped(con, settings, metrics),
         excluded=_read_excluded(con, metrics),
         rewards=read_rewards(con, settings, norm),
@@ -103,16 +80,18 @@ def _select(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Seq
     )
 
 
-def rank(con: duckdb.DuckDBPyConnection, settings: PairSettings) -> None:
-    """Fill the temporary table ``selected`` from the standing; call after :func:`avpref.datasets.selection.candidate_rewards.stand`."""
-    con.execute(sql("entrants"))
+def rank(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric]) -> None:
+    """Create the temporary table ``selected`` from ``candidate_rewards`` and, for ``strict``, ``normalised_scores``."""
+    con.execute(sql("eligible"))
     match settings.strategy:
         case "modality":
-            con.execute(sql("dominance_modality"))
+            con.execute(sql("ordered_pairs_modality"))
         case "average":
-            con.execute(sql("dominance_average"))
+            con.execute(sql("ordered_pairs_average"))
         case "strict":
-            con.execute(sql("dominance_strict"))
+            names = [metric.name for metric in metrics]
+            is_better = metric_list("chosen.{metric} > rejected.{metric}", names, " AND ")
+            con.execute(sql("ordered_pairs_strict").format(is_better=is_better))
     limits = {
         "min_margin": settings.min_margin,
         "max_pairs": settings.max_pairs_per_prompt,
@@ -123,9 +102,20 @@ def rank(con: duckdb.DuckDBPyConnection, settings: PairSettings) -> None:
     con.execute(sql("selected"), limits)
 
 
-def _read_pairs(con: duckdb.DuckDBPyConnection, settings: PairSettings, norm: Norm) -> pa.Table:
+def _read_pairs(
+    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
+) -> pa.Table:
     labels = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
-    return conform(PAIRS, con.sql(sql("pairs"), params=labels).to_arrow_table())
+    query = sql("pairs").format(scores=", ".join(_score_columns({metric.name for metric in metrics})))
+    return conform(PAIRS, con.sql(query, params=labels).to_arrow_table())
+
+
+def _score_columns(configured: Collection[str]) -> Iterator[str]:
+    """Raw and normalised score of both sides for each metric of the pair table; NULL where it is not configured."""
+    for name in (metric.name for metric in METRICS):
+        for side in ("chosen", "rejected"):
+            for source, column in (("raw", f"{side}_{name}"), ("normalised", f"{side}_{name}_normalised")):
+                yield f'{side}_{source}."{name}" AS "{column}"' if name in configured else f'NULL::DOUBLE AS "{column}"'
 
 
 def _read_skipped(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric]) -> pa.Table:

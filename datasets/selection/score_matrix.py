@@ -1,6 +1,7 @@
-"""The board: one row per candidate with its raw scores side by side, in an order that does not depend on the files.
+"""The score matrix: one row per candidate and one column per metric, in an order that does not depend on the files.
 
-It lives in temporary tables of the connection for the length of a ``with`` block; normalisation, rewards and pairing read it.
+It consists of temporary tables of the connection that exist inside a ``with`` block; normalisation, rewards and pairing
+read them.
 """
 
 from __future__ import annotations
@@ -10,24 +11,26 @@ from contextlib import contextmanager
 
 import duckdb
 
+from avpref.datasets.query_texts import metric_list
 from avpref.datasets.views import sql
 from avpref.domain import METRIC_BY_NAME, Dimension, Metric
 from avpref.errors import ConfigError, TableError
 
-TEMPORARY = (
-    *("roster", "board", "contributions", "grades", "standing", "entrants", "dominating", "selected"),
-    *("yardstick", "picks"),
+TABLES = (
+    *("candidate_index", "score_matrix", "normalised_scores", "candidate_rewards", "eligible", "ordered_pairs"),
+    *("selected", "common_rewards", "selected_by_strategy"),
 )
+"""Temporary tables of a selection. There is also the temporary view ``raw_scores``."""
 
 
 def check_metrics(metrics: Sequence[Metric]) -> None:
-    """Raises ConfigError for an unknown, moved or doubled metric, or a dimension that no metric speaks for."""
+    """Raises ConfigError for an unknown metric, another dimension, a repeated metric or a dimension without metric."""
     fix = "edit scoring.metrics in the configuration file"
     for metric in metrics:
         known = METRIC_BY_NAME.get(metric.name)
         if known is None or known.dimension is not metric.dimension:
             found = f"metric '{metric.name}' for dimension '{metric.dimension}'"
-            expected = ", ".join(f"{one.name} ({one.dimension})" for one in METRIC_BY_NAME.values())
+            expected = ", ".join(f"{known.name} ({known.dimension})" for known in METRIC_BY_NAME.values())
             raise ConfigError(found, f"one of {expected}", fix)
     names = [metric.name for metric in metrics]
     if len(set(names)) < len(names):
@@ -38,26 +41,30 @@ def check_metrics(metrics: Sequence[Metric]) -> None:
 
 
 @contextmanager
-def board(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Gather the scores of ``metrics`` over the views ``candidates``, ``scores`` and ``prompts``; dropped on leaving.
+def score_matrix(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Gather the scores of ``metrics`` from the views ``candidates``, ``scores`` and ``prompts``; dropped on leaving.
 
     Raises ConfigError (see :func:`check_metrics`) or TableError: doubled candidates, prompts or scores; scores without
-    candidate; candidates without prompt (looked for only where there is a prompt table).
+    candidate; candidates without prompt (checked only where there is a prompt table).
     """
     check_metrics(metrics)
+    names = [metric.name for metric in metrics]
+    scores = metric_list("max(CASE WHEN metric = $metrics[{number}] THEN value END) AS {metric}", names)
     try:
-        con.execute(sql("roster"))
-        con.execute(sql("board"), {"metrics": [metric.name for metric in metrics]})
+        con.execute(sql("candidate_index"))
+        con.execute(sql("score_matrix").format(scores=scores), {"metrics": names})
         _refuse_faults(con)
         yield con
     finally:
-        for name in TEMPORARY:
+        con.execute("DROP VIEW IF EXISTS temp.raw_scores")
+        for name in TABLES:
             con.execute(f"DROP TABLE IF EXISTS temp.{name}")
 
 
-def usable_counts(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Candidates with a usable number, by metric name; call inside :func:`board`."""
-    return con.sql(sql("usable")).to_arrow_table().to_pylist()[0]
+def usable_counts(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric]) -> dict[str, int]:
+    """Number of candidates with a usable score, by metric name; call inside :func:`score_matrix` of these metrics."""
+    counts = metric_list("count({metric}) AS {metric}", [metric.name for metric in metrics])
+    return con.sql(sql("usable_counts").format(counts=counts)).to_arrow_table().to_pylist()[0]
 
 
 def _refuse_faults(con: duckdb.DuckDBPyConnection) -> None:

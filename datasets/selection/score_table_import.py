@@ -1,4 +1,4 @@
-"""Scores from anywhere: one file of candidates and numbers becomes the tables that pairs are selected over.
+"""Import of scores: one file of candidates and numbers becomes the tables that pairs are selected from.
 
 Either one row per number (columns ``candidate_id, prompt_id, metric, value``) or one row per candidate (``candidate_id,
 prompt_id`` and one column per metric). ``origin, index, height_px, width_px`` and ``num_frames`` or ``duration_s`` are
@@ -39,12 +39,12 @@ NEUTRAL: Constants = {
         ("checkpoint_hash", "sampler_hash", "path", "sha256", "adapter_hash", "sampler", "latents_path"), ""
     ),
 }
-"""What candidates of a file get for what the file does not say."""
+"""Column values of imported candidates where the file lacks the column."""
 
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """Tables ``candidates`` and ``scores`` of a file, and the columns of it that say nothing about either."""
+    """Tables ``candidates`` and ``scores`` of a file, and the names of its unused columns."""
 
     candidates: pa.Table
     scores: pa.Table
@@ -82,19 +82,19 @@ def _require(path: Path, table: pa.Table, names: Sequence[str]) -> None:
         )
 
 
-def _require_metrics(path: Path, found: Sequence[str], metrics: Sequence[Metric]) -> None:
-    """``found``: what the file calls its metrics. Raises TableError naming everything that is missing."""
-    missing = [metric.name for metric in metrics if metric.name not in found]
+def _require_metrics(path: Path, names: Sequence[str], metrics: Sequence[Metric]) -> None:
+    """``names``: the metrics of the file. Raises TableError naming every missing metric."""
+    missing = [metric.name for metric in metrics if metric.name not in names]
     if not missing:
         return
-    odd = [name for name in found if name not in METRIC_BY_NAME]
+    odd = [name for name in names if name not in METRIC_BY_NAME]
     near = [(name, match) for name in missing for match in difflib.get_close_matches(name, odd, n=1)]
     hints = "".join(f"; is {match} meant to be {name}?" for name, match in near)
-    left = [metric.name for metric in metrics if metric.name in found]
+    present = [metric.name for metric in metrics if metric.name in names]
     raise TableError(
-        f"{path} lacks metric(s) {', '.join(missing)}; found {', '.join(found) or 'none'}{hints}",
+        f"{path} lacks metric(s) {', '.join(missing)}; found {', '.join(names) or 'none'}{hints}",
         f"the metrics {', '.join(metric.name for metric in metrics)}",
-        f"add them to {path.name}, or do without: --set 'scoring.metrics=[{', '.join(left)}]'",
+        f"add them to {path.name}, or do without: --set 'scoring.metrics=[{', '.join(present)}]'",
     )
 
 
@@ -135,7 +135,7 @@ def _not_a_number(path: Path, name: str, column: pa.ChunkedArray) -> TableError:
 
 
 def _wide_numbers(path: Path, table: pa.Table, metrics: Sequence[Metric]) -> pa.Table:
-    """One row per number that is there: candidate_id, metric, value."""
+    """One row per number: candidate_id, metric, value."""
     ids = table["candidate_id"]
     _refuse_doubled(path, ids, "candidates")
     parts = [_part(ids, metric.name, _numbers(path, table, metric.name)) for metric in metrics]
@@ -148,13 +148,13 @@ def _part(ids: pa.ChunkedArray, metric: str, values: pa.ChunkedArray) -> pa.Tabl
 
 
 def _metric_names(path: Path, table: pa.Table) -> list[str]:
-    """The metrics of a file with one row per number. Raises TableError for one that nobody knows."""
+    """The metrics of a file with one row per number. Raises TableError for an unknown one."""
     names = sorted({str(name) for name in pc.unique(table["metric"].cast(pa.string())).to_pylist()})
     unknown = [name for name in names if name not in METRIC_BY_NAME]
     if unknown:
         near = difflib.get_close_matches(unknown[0], METRIC_BY_NAME, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        expected = ", ".join(one.name for one in METRICS)
+        expected = ", ".join(metric.name for metric in METRICS)
         raise TableError(f"{path}: unknown metric(s) {', '.join(unknown)}{hint}", expected, f"edit {path.name}")
     return names
 
@@ -162,8 +162,8 @@ def _metric_names(path: Path, table: pa.Table) -> list[str]:
 def _long_numbers(path: Path, table: pa.Table) -> pa.Table:
     ids, metric = table["candidate_id"], table["metric"].cast(pa.string())
     _refuse_doubled(path, pc.binary_join_element_wise(ids, metric, " "), "scores")
-    found = pa.table({"candidate_id": ids, "metric": metric, "value": _numbers(path, table, "value")})
-    return found.filter(pc.field("value").is_valid())
+    numbers = pa.table({"candidate_id": ids, "metric": metric, "value": _numbers(path, table, "value")})
+    return numbers.filter(pc.field("value").is_valid())
 
 
 def _refuse_doubled(path: Path, keys: pa.ChunkedArray, what: str) -> None:
@@ -193,28 +193,28 @@ def _scores(path: Path, numbers: pa.Table) -> pa.Table:
 
 
 def _candidates(path: Path, table: pa.Table, settings: PairSettings) -> pa.Table:
-    """One row per candidate. What a file does not say, and no rule looks at, gets a neutral value."""
+    """One row per candidate. Missing columns that no setting needs get the values of :data:`NEUTRAL`."""
     _require_sizes(path, table, settings)
-    given = _checked(path, table.select([name for name in (*IDS, *OPTIONAL) if name in table.column_names]))
-    distinct = given.group_by(given.column_names).aggregate([]).sort_by([(name, "ascending") for name in IDS[::-1]])
+    columns = _checked(path, table.select([name for name in (*IDS, *OPTIONAL) if name in table.column_names]))
+    distinct = columns.group_by(columns.column_names).aggregate([]).sort_by([(name, "ascending") for name in IDS[::-1]])
     _refuse_doubled(path, distinct["candidate_id"], "candidates whose rows disagree")
     if "num_frames" not in distinct.column_names and "duration_s" in distinct.column_names:
-        # Only the ratio of two lengths is looked at, so milliseconds stand for frames.
+        # Only ratios of lengths are used, so milliseconds can replace frames.
         frames = pc.round(pc.multiply(distinct["duration_s"], MS_PER_S)).cast(pa.int64())
         distinct = distinct.append_column("num_frames", frames)
     return conform(CANDIDATES, _filled(distinct, NEUTRAL))
 
 
-def _checked(path: Path, given: pa.Table) -> pa.Table:
+def _checked(path: Path, columns: pa.Table) -> pa.Table:
     """The optional columns as numbers. Raises TableError for an origin, index or size that cannot be."""
-    for name in given.column_names:
+    for name in columns.column_names:
         if name in SIZES:
-            given = _with(given, name, _sizes(path, given, name))
+            columns = _with(columns, name, _sizes(path, columns, name))
         elif name == "index":
-            given = _with(given, name, _whole(path, given, name))
+            columns = _with(columns, name, _whole(path, columns, name))
         elif name == "origin":
-            _check_origins(path, given)
-    return given
+            _check_origins(path, columns)
+    return columns
 
 
 def _require_sizes(path: Path, table: pa.Table, settings: PairSettings) -> None:

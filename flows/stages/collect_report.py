@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from avpref.datasets import tables
-from avpref.datasets.evidence.evaluation import Comparison
+from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import RuleOutcome
-from avpref.datasets.rows import Kind
+from avpref.datasets.rows import EvaluationKind
 from avpref.domain import PUBLIC_NAME, Candidate, Split
 from avpref.errors import InputError
 from avpref.flows.run import Run
@@ -51,7 +51,9 @@ def collect(run: Run) -> ReportData:
         ),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
-        comparisons={dimension: Comparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()},
+        comparisons={
+            dimension: DimensionComparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()
+        },
         held_out=_held_out(run.tables.read(tables.EVALUATIONS).to_pandas()),
         texts={prompt.prompt_id: prompt.text for prompt in prompts},
         num_train_prompts=len(run.prompts_of(Split.TRAIN)),
@@ -78,12 +80,12 @@ def _policy_candidates(run: Run) -> list[Candidate]:
 
 def _held_out(rows: pd.DataFrame) -> HeldOut:
     clips = rows.drop_duplicates(["prompt_id", "side"]).pivot(index="prompt_id", columns="side", values="candidate_id")
-    numbers = {kind: rows[rows.kind == kind] for kind in Kind}
+    numbers = {kind: rows[rows.kind == kind] for kind in EvaluationKind}
     wide = {
         kind: values.pivot(index="prompt_id", columns=["side", "name"], values="value").astype(float)
         for kind, values in numbers.items()
     }
-    return HeldOut(clips, wide[Kind.REWARD], wide[Kind.SCORE])
+    return HeldOut(clips, wide[EvaluationKind.REWARD], wide[EvaluationKind.SCORE])
 
 
 def _with_origin(rewards: pd.DataFrame, candidates: Mapping[str, Candidate]) -> pd.DataFrame:

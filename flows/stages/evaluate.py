@@ -15,8 +15,9 @@ from avpref.config.gate_settings import BootstrapProcedure, SequentialProcedure
 from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.evidence import sequential as looks
-from avpref.datasets.evidence.decision import Decision, Inputs, MetricScale, rewards_of, take
-from avpref.datasets.rows import EvaluationRow, Kind, QuarantineRow, Side
+from avpref.datasets.evidence.decision import Decision, DecisionInputs, rewards_of, take
+from avpref.datasets.reward_formula import MetricScale
+from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide, QuarantineRow
 from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
 from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.flows.prefect import run_reporting as reporting
@@ -56,7 +57,7 @@ def evaluate(run: Run) -> StageCounts:
     A sequential procedure stops at the first look that decides; what it did not look at is not made.
     """
     parts = held_out_parts(run)
-    sides = {side: SideClips([], NO_SCORES) for side in Side}
+    sides = {side: SideClips([], NO_SCORES) for side in EvaluationSide}
     prompts: list[Prompt] = []
     lost: list[QuarantineRow] = []
     counts: list[ItemCounts] = []
@@ -64,8 +65,8 @@ def evaluate(run: Run) -> StageCounts:
         policy, given_up, made = _policy(run, part)
         counts += made
         sides = {
-            Side.REFERENCE: sides[Side.REFERENCE].joined(_reference(run, part)),
-            Side.POLICY: sides[Side.POLICY].joined(policy),
+            EvaluationSide.REFERENCE: sides[EvaluationSide.REFERENCE].joined(_reference(run, part)),
+            EvaluationSide.POLICY: sides[EvaluationSide.POLICY].joined(policy),
         }
         prompts, lost = prompts + part, lost + given_up
         inputs = _inputs(run, prompts, sum(map(len, parts)))
@@ -95,10 +96,10 @@ def held_out_parts(run: Run) -> list[list[Prompt]]:
             return [ordered[start:end] for start, end in pairwise(ends)]
 
 
-def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> Inputs:
+def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInputs:
     norm, policy = run.norm, run.policy
     scale = {found.metric: found for found in norm.metrics}
-    return Inputs(
+    return DecisionInputs(
         run_id=run.run_id,
         product_version=__version__,
         settings=run.settings.evaluation,
@@ -136,7 +137,7 @@ def _policy(run: Run, prompts: list[Prompt]) -> tuple[SideClips, list[Quarantine
     return SideClips(candidates, rows.to_pandas()), lost, [made, *scored.counts]
 
 
-def _wide(side: SideClips, inputs: Inputs) -> pd.DataFrame:
+def _wide(side: SideClips, inputs: DecisionInputs) -> pd.DataFrame:
     """Prompt × metric of valid raw values, NaN where there is none, in the order of the inputs' prompts."""
     prompt_of = {candidate.candidate_id: candidate.prompt_id for candidate in side.candidates}
     valid = side.scores[side.scores.status == ScoreStatus.OK]
@@ -146,7 +147,7 @@ def _wide(side: SideClips, inputs: Inputs) -> pd.DataFrame:
     return table.reindex(index=list(inputs.prompts), columns=[metric.name for metric in inputs.metrics]).astype(float)
 
 
-def _write(run: Run, sides: dict[Side, SideClips], decision: Decision) -> None:
+def _write(run: Run, sides: dict[EvaluationSide, SideClips], decision: Decision) -> None:
     inputs = decision.inputs
     rewards = rewards_of(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
     rows = list(_rows(sides, rewards, inputs.norm_id))
@@ -161,21 +162,33 @@ def _write(run: Run, sides: dict[Side, SideClips], decision: Decision) -> None:
     run.documents.write(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
 
 
-def _rows(sides: dict[Side, SideClips], rewards: Mapping[Side, pd.DataFrame], norm_id: str) -> Iterator[EvaluationRow]:
+def _rows(
+    sides: dict[EvaluationSide, SideClips], rewards: Mapping[EvaluationSide, pd.DataFrame], norm_id: str
+) -> Iterator[EvaluationRow]:
     for side, clips in sides.items():
         by_id = {candidate.candidate_id: candidate for candidate in clips.candidates}
         for row in clips.scores.itertuples():
             value = row.value if row.status == ScoreStatus.OK else None
-            yield _row(by_id[row.candidate_id], side, Kind.SCORE, (row.metric, value, row.status, row.reason), norm_id)
+            yield _row(
+                by_id[row.candidate_id],
+                side,
+                EvaluationKind.SCORE,
+                (row.metric, value, row.status, row.reason),
+                norm_id,
+            )
         for candidate in clips.candidates:
             for dimension in Dimension:
                 value = float(rewards[side].at[candidate.prompt_id, dimension])
                 state = (value, ScoreStatus.OK, "") if value == value else (None, ScoreStatus.SKIPPED, "no valid score")
-                yield _row(candidate, side, Kind.REWARD, (str(dimension), *state), norm_id)
+                yield _row(candidate, side, EvaluationKind.REWARD, (str(dimension), *state), norm_id)
 
 
 def _row(
-    candidate: Candidate, side: Side, kind: Kind, number: tuple[str, float | None, str, str], norm_id: str
+    candidate: Candidate,
+    side: EvaluationSide,
+    kind: EvaluationKind,
+    number: tuple[str, float | None, str, str],
+    norm_id: str,
 ) -> EvaluationRow:
     name, value, status, reason = number
     return EvaluationRow(

@@ -40,7 +40,7 @@ class PromptList:
     """Prompts of a run and the recordings that were refused, with reasons."""
 
     prompts: list[Prompt]
-    refused: list[recordings.Refused]
+    refused: list[recordings.RefusedRow]
 
 
 class World(Protocol):

@@ -125,11 +125,6 @@ class Candidate:
     latents_path: str = ""
     elapsed_s: float = 0.0
 
-    @property
-    def aspect_ratio(self) -> float:
-        """Height over width, the published convention."""
-        return self.height_px / self.width_px
-
 
 @dataclass(frozen=True)
 class Score:
@@ -155,8 +150,3 @@ def candidate_seed(run_seed: int, prompt: str, index: int) -> int:
 def candidate_id(prompt: str, index: int, seed: int, checkpoint_hash: str, sampler_hash: str) -> str:
     """Identity of a candidate: everything that its content depends on. Change any input and the id changes."""
     return "c" + digest("candidate", prompt, index, seed, checkpoint_hash, sampler_hash)
-
-
-def pair_id(chosen: str, rejected: str) -> str:
-    """Identity of a pair: which candidate is preferred to which."""
-    return "x" + digest("pair", chosen, rejected)

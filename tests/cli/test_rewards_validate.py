@@ -297,7 +297,7 @@ def test_the_document_is_plain_json_and_the_tables_have_every_metric(windows, kn
     assert [row["metric"] for row in overall_rows(found)] == ["random guess", "audio_video", "desync", "visual_quality"]
     assert all(set(SEED_KINDS) < set(row) for row in kind_rows(found))
     drawn = panels(found)
-    assert len(drawn) == 6 and all(panel.words for panel in drawn)
+    assert len(drawn) == 6 and all(panel.alt_text for panel in drawn)
 
 
 def test_the_command_writes_and_prints_it_all(call, recordings, tmp_path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.selection.compare import Inputs, Snapshot, diff
+from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.views import connect_tables
@@ -15,14 +15,16 @@ from avpref.domain import METRICS
 from avpref.errors import TableError
 
 
-def snapshot(inputs: Inputs) -> Snapshot:
+def snapshot(inputs: SelectionInputs) -> Snapshot:
     con = connect_tables({"prompts": inputs.prompts, "candidates": inputs.candidates, "scores": inputs.scores})
     return Snapshot(select_pairs(con, inputs.settings, inputs.metrics, inputs.norm).pairs, inputs)
 
 
-def inputs_of(found, norm=None, settings=None) -> Inputs:
+def inputs_of(found, norm=None, settings=None) -> SelectionInputs:
     norm = norm or measure(connect_tables(found), "all")
-    return Inputs(found["prompts"], found["candidates"], found["scores"], norm, settings or PairSettings(), METRICS)
+    return SelectionInputs(
+        found["prompts"], found["candidates"], found["scores"], norm, settings or PairSettings(), METRICS
+    )
 
 
 def random_population(prompts=40, candidates=4, seed=0):

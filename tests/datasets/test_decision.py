@@ -9,30 +9,31 @@ import pandas as pd
 import pytest
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
-from avpref.datasets.evidence.decision import Inputs, MetricScale, inputs_of, take
-from avpref.datasets.rows import Side
+from avpref.datasets.evidence.decision import DecisionInputs, inputs_of, take
+from avpref.datasets.reward_formula import MetricScale
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import METRICS
 from avpref.errors import InputError, TableError
 
 PROMPTS = tuple(f"p{number}" for number in range(60))
 
 
-def scores(gain: float, num_prompts: int = 60, noise: float = 0.3, seed: int = 3) -> dict[Side, pd.DataFrame]:
+def scores(gain: float, num_prompts: int = 60, noise: float = 0.3, seed: int = 3) -> dict[EvaluationSide, pd.DataFrame]:
     generator = np.random.default_rng(seed)
     base = generator.normal(size=(60, len(METRICS)))
     signs = np.array([1 if metric.higher_is_better else -1 for metric in METRICS])
     names = [metric.name for metric in METRICS]
     return {
         side: pd.DataFrame(
-            base + noise * generator.normal(size=base.shape) + gain * signs * (side is Side.POLICY),
+            base + noise * generator.normal(size=base.shape) + gain * signs * (side is EvaluationSide.POLICY),
             index=list(PROMPTS),
             columns=names,
         ).iloc[:num_prompts]
-        for side in Side
+        for side in EvaluationSide
     }
 
 
-def inputs(num_prompts: int = 60, **changes: object) -> Inputs:
+def inputs(num_prompts: int = 60, **changes: object) -> DecisionInputs:
     given = {
         "run_id": "tiny-s0-x",
         "product_version": "1",
@@ -49,7 +50,7 @@ def inputs(num_prompts: int = 60, **changes: object) -> Inputs:
         "reference_hash": "r",
         "evaluations": "v",
     }
-    return Inputs(**{**given, **changes})  # type: ignore[arg-type]
+    return DecisionInputs(**{**given, **changes})  # type: ignore[arg-type]
 
 
 SEQUENTIAL = EvaluationSettings(procedure=SequentialProcedure(look_prompts=20))
@@ -112,7 +113,7 @@ def test_a_document_that_is_not_one_is_refused() -> None:
 def test_clips_without_scores_count_alike_when_the_decision_is_taken_again() -> None:
     """Even where the policy's clip is missing altogether: it counts as the worst, not as nothing."""
     found = scores(1.0)
-    found[Side.POLICY].iloc[3] = np.nan
+    found[EvaluationSide.POLICY].iloc[3] = np.nan
     decision = take(inputs(), found)
     assert all(one.num_pairs == 60 for one in decision.comparisons.values())
     assert decision.inputs.settings.procedure == BootstrapProcedure()

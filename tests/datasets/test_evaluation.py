@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avpref.config.gate_settings import GateSettings
-from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare, rewards
+from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, compare, rewards_of_sides
 from avpref.datasets.evidence.gate import decide
-from avpref.datasets.rows import Side
+from avpref.datasets.reward_formula import MetricScale
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import METRICS, Dimension
 from avpref.errors import InputError
 
 NAMES = [metric.name for metric in METRICS]
-NORM = {metric.name: (1.0, 2.0) for metric in METRICS}
+SCALES = [MetricScale(m.name, m.dimension, m.higher_is_better, mean=1.0, std=2.0) for m in METRICS]
 BOOTSTRAP = BootstrapSettings(300, 0.95, 0)
 KEPT: dict[str, float | None] = {"video": 0.0, "audio": 0.0}
 
@@ -30,8 +32,10 @@ def raw_scores(num_prompts: int, seed: int, shift: float = 0.0) -> pd.DataFrame:
     return pd.DataFrame(values + shift * np.array(signs), index=[f"p{n}" for n in range(num_prompts)], columns=NAMES)
 
 
-def outcome(reference: pd.DataFrame, policy: pd.DataFrame) -> dict[Dimension, Comparison]:
-    return compare(rewards({Side.REFERENCE: reference, Side.POLICY: policy}, METRICS, NORM), BOOTSTRAP)
+def outcome(reference: pd.DataFrame, policy: pd.DataFrame) -> dict[Dimension, DimensionComparison]:
+    return compare(
+        rewards_of_sides({EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: policy}, SCALES), BOOTSTRAP
+    )
 
 
 def test_identical_sides_differ_by_nothing_and_are_refused() -> None:
@@ -73,9 +77,9 @@ def test_rewards_follow_each_metric_s_direction() -> None:
 def test_only_differences_count_and_they_are_in_the_reference_s_standard_deviations() -> None:
     reference = raw_scores(50, 4)
     found = outcome(reference, raw_scores(50, 4, shift=0.7))
-    sides = rewards({Side.REFERENCE: reference, Side.POLICY: reference}, METRICS, NORM)
+    sides = rewards_of_sides({EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: reference}, SCALES)
     for dimension, comparison in found.items():
-        sd = float(sides[Side.REFERENCE][dimension].std(ddof=1))
+        sd = float(sides[EvaluationSide.REFERENCE][dimension].std(ddof=1))
         assert comparison.reference_sd == pytest.approx(sd)
         assert comparison.delta_sd == pytest.approx(0.7 / 2.0 / sd)
         assert comparison.ci_low == pytest.approx(comparison.delta_sd) == pytest.approx(comparison.ci_high)
@@ -101,17 +105,17 @@ def test_a_policy_whose_clips_cannot_be_scored_does_not_win(share: float) -> Non
 @given(data=st.data())
 def test_a_clip_without_a_score_counts_as_bad_as_the_worst_of_both_sides(data: st.DataObject) -> None:
     """And so losing a score gains nothing, but for the clip that was the worst of all: what replaces it is the next."""
-    one_each = [metric for metric in METRICS if metric.name in ("motion_quality", "audio_quality", "desync")]
+    one_each = [metric for metric in SCALES if metric.name in ("motion_quality", "audio_quality", "desync")]
     num_prompts = data.draw(st.integers(3, 8))
     reference, policy = raw_scores(num_prompts, 7), raw_scores(num_prompts, data.draw(st.integers(0, 99)))
-    before = rewards({Side.REFERENCE: reference, Side.POLICY: policy}, one_each, NORM)
+    before = rewards_of_sides({EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: policy}, one_each)
     metric, row = data.draw(st.sampled_from(one_each)), data.draw(st.integers(0, num_prompts - 1))
     policy.loc[f"p{row}", metric.name] = np.nan
-    after = rewards({Side.REFERENCE: reference, Side.POLICY: policy}, one_each, NORM)
-    lost = after[Side.POLICY].at[f"p{row}", metric.dimension]
+    after = rewards_of_sides({EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: policy}, one_each)
+    lost = after[EvaluationSide.POLICY].at[f"p{row}", metric.dimension]
     assert lost == min(after[side][metric.dimension].min() for side in after)
-    pd.testing.assert_frame_equal(after[Side.REFERENCE], before[Side.REFERENCE])
-    had = before[Side.POLICY].at[f"p{row}", metric.dimension]
+    pd.testing.assert_frame_equal(after[EvaluationSide.REFERENCE], before[EvaluationSide.REFERENCE])
+    had = before[EvaluationSide.POLICY].at[f"p{row}", metric.dimension]
     was_worst = had == min(before[side][metric.dimension].min() for side in before)
     assert lost <= had or was_worst
 
@@ -128,6 +132,18 @@ def test_where_neither_side_has_a_score_the_pair_is_left_out() -> None:
     }
 
 
+@pytest.mark.parametrize("lost", list(EvaluationSide))
+def test_a_side_without_any_score_of_a_metric(lost: EvaluationSide) -> None:
+    """Nothing is decided against a reference that was never scored; a policy that was never scored is the worst."""
+    scores = {EvaluationSide.REFERENCE: raw_scores(6, 8), EvaluationSide.POLICY: raw_scores(6, 9)}
+    scores[lost]["desync"] = np.nan
+    if lost is EvaluationSide.REFERENCE:
+        with pytest.raises(InputError, match="0 held-out pairs can be compared in dimension av"):
+            outcome(*scores.values())
+    else:
+        assert outcome(*scores.values())[Dimension.AV].delta_sd < 0
+
+
 def test_too_few_pairs_and_scores_without_spread_are_input_errors() -> None:
     reference, policy = raw_scores(4, 1), raw_scores(4, 2)
     nothing = reference * np.nan
@@ -140,10 +156,10 @@ def test_too_few_pairs_and_scores_without_spread_are_input_errors() -> None:
 
 
 def test_a_metric_that_never_varied_says_nothing_instead_of_everything() -> None:
-    norm = {**NORM, "audio_quality": (1.0, 0.0)}
+    scales = [replace(scale, std=0.0) if scale.name == "audio_quality" else scale for scale in SCALES]
     reference, policy = raw_scores(10, 1), raw_scores(10, 2)
-    sides = rewards({Side.REFERENCE: reference, Side.POLICY: policy}, METRICS, norm)
-    assert np.isfinite(sides[Side.POLICY].to_numpy()).all()
+    sides = rewards_of_sides({EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: policy}, scales)
+    assert np.isfinite(sides[EvaluationSide.POLICY].to_numpy()).all()
 
 
 def coverage(deltas_of: Sequence[np.ndarray], truth: float, confidence: float) -> float:
@@ -153,7 +169,10 @@ def coverage(deltas_of: Sequence[np.ndarray], truth: float, confidence: float) -
         spread = np.linspace(-1.0, 1.0, len(deltas))  # a reference with a known standard deviation
         reference = pd.DataFrame({dimension: spread for dimension in Dimension})
         policy = reference.add(deltas, axis=0)
-        found = compare({Side.REFERENCE: reference, Side.POLICY: policy}, BootstrapSettings(400, confidence, number))
+        found = compare(
+            {EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: policy},
+            BootstrapSettings(400, confidence, number),
+        )
         comparison = found[Dimension.AUDIO]
         covered += comparison.ci_low <= truth / comparison.reference_sd <= comparison.ci_high
     return covered / len(deltas_of)

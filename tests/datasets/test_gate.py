@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from avpref.config.gate_settings import GateSettings
 from avpref.datasets import tables
 from avpref.datasets.evidence import gate
-from avpref.datasets.evidence.evaluation import Comparison
+from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.domain import Dimension
 
-GOOD = Comparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
+GOOD = DimensionComparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
 BOUNDS = GateSettings()
 ALL_GOOD = {dimension: GOOD for dimension in Dimension}
 KEPT: dict[str, float | None] = {"video": -0.1, "audio": 0.0}

@@ -12,8 +12,8 @@ import pytest
 from avpref.config.gate_settings import EvaluationSettings
 from avpref.datasets.evidence import gate
 from avpref.datasets.evidence import sequential as looks
-from avpref.datasets.evidence.evaluation import BootstrapSettings, Comparison, compare
-from avpref.datasets.rows import Side
+from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, compare
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Dimension
 
 KEPT: dict[str, float | None] = {"video": 0.0, "audio": 0.0}
@@ -21,8 +21,8 @@ SETTINGS = EvaluationSettings()
 NUM_RUNS = 1000
 MAX_FALSE = 0.05
 
-Sides = dict[Side, pd.DataFrame]
-Compared = dict[Dimension, Comparison]
+Sides = dict[EvaluationSide, pd.DataFrame]
+Compared = dict[Dimension, DimensionComparison]
 Procedure = Callable[[Sides, int], Iterator[Compared]]
 
 
@@ -45,10 +45,10 @@ def experiment(law: str, num_prompts: int, is_correlated: bool, seed: int, shift
     draw = LAWS[law]
     prompt = generator.normal(size=(num_prompts, 1))
     sides = {}
-    for side in Side:
+    for side in EvaluationSide:
         noise = draw(generator, (num_prompts, 1 if is_correlated else len(Dimension)))
         rewards = np.broadcast_to(prompt + noise, (num_prompts, len(Dimension)))
-        sides[side] = pd.DataFrame(rewards + shift * 2**0.5 * (side is Side.POLICY), columns=list(Dimension))
+        sides[side] = pd.DataFrame(rewards + shift * 2**0.5 * (side is EvaluationSide.POLICY), columns=list(Dimension))
     return sides
 
 
@@ -57,7 +57,7 @@ def all_at_once(sides: Sides, seed: int) -> Iterator[Compared]:
 
 
 def in_looks(sides: Sides, seed: int) -> Iterator[Compared]:
-    num_prompts = len(sides[Side.POLICY])
+    num_prompts = len(sides[EvaluationSide.POLICY])
     for look in looks.plan(num_prompts, max(2, num_prompts // 4), SETTINGS.confidence):
         yield looks.compare_at({side: frame.iloc[: look.num_prompts] for side, frame in sides.items()}, look)
 
@@ -135,7 +135,9 @@ def test_spending_is_late() -> None:
 def test_too_few_pairs_refuse_whatever_they_show(num_pairs: int) -> None:
     generator = np.random.default_rng(1)
     reference = pd.DataFrame(generator.normal(size=(num_pairs, 3)), columns=list(Dimension))
-    found = compare({Side.REFERENCE: reference, Side.POLICY: reference + 9}, BootstrapSettings(200, 0.95, 0))
+    found = compare(
+        {EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: reference + 9}, BootstrapSettings(200, 0.95, 0)
+    )
     verdict = gate.decide(found, KEPT, SETTINGS.gate)
     assert not verdict.is_promoted
     assert {rule.rule for rule in verdict.rules if not rule.passed} == {"enough_pairs"}

@@ -18,12 +18,12 @@ from avpref.config.gate_settings import (
 )
 from avpref.config.loading import identity_hash, load_config
 from avpref.datasets.evidence import gate
-from avpref.datasets.evidence.evaluation import Comparison, Unscorable
+from avpref.datasets.evidence.evaluation import DimensionComparison, Unscorable
 from avpref.domain import Dimension
 from avpref.errors import ConfigError
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-GOOD = Comparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
+GOOD = DimensionComparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
 ALL_GOOD = {dimension: GOOD for dimension in Dimension}
 KEPT: dict[str, float | None] = {"video": -0.1, "audio": 0.0}
 STANDARD = GateSettings(
@@ -36,7 +36,7 @@ STANDARD = GateSettings(
 )
 
 
-def verdict(rules: tuple[object, ...], **changes: Comparison) -> gate.Verdict:
+def verdict(rules: tuple[object, ...], **changes: DimensionComparison) -> gate.Verdict:
     found = {**ALL_GOOD, **{Dimension(name): one for name, one in changes.items()}}
     return gate.decide(found, KEPT, GateSettings(rules=rules))  # type: ignore[arg-type]
 
@@ -119,7 +119,7 @@ def test_rules_come_from_the_configuration_and_change_the_run() -> None:
         ("evaluation.gate.rules=[{kind: superiority, dimension: sync}]", "'video', 'audio' or 'av'"),
         ("evaluation.gate.rules=[{kind: superiority}]", "dimension is missing"),
         ("evaluation.gate.rules=[{kind: superiority, dimension: av, margin: 1}]", "margin"),
-        ("evaluation.gate={min_audio_delta_sd: 0.1, rules: [{kind: displacement}]}", "leave one out"),
+        ("evaluation.gate={min_audio_delta_sd: 0.1, rules: [{kind: displacement}]}", "remove one of them"),
         ("evaluation.procedure={kind: sequential, look_prompts: 1}", "look_prompts"),
         ("promotion.alias=Serving", "promotion.alias"),
     ],

@@ -5,7 +5,7 @@ import pytest
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.selection.candidate_rewards import rewards, strategy_label
+from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
@@ -29,25 +29,28 @@ def norm(con):
 
 
 @pytest.fixture(scope="module")
-def board(con, norm):
+def table_4(con, norm):
     return leaderboard(con, METRICS, norm)
 
 
 @pytest.fixture(scope="module")
 def selections(con, norm):
-    return {strategy_label(one): select_pairs(con, one, METRICS, norm).pairs.to_pylist() for one in STRATEGIES}
+    return {
+        strategy_label(settings): select_pairs(con, settings, METRICS, norm).pairs.to_pylist()
+        for settings in STRATEGIES
+    }
 
 
 def test_strategies_are_those_of_table_4_and_strict():
-    labels = [strategy_label(one) for one in STRATEGIES]
+    labels = [strategy_label(settings) for settings in STRATEGIES]
     assert len(set(labels)) == 18
     assert {"modality-micro", "modality-macro", "average-micro", "average-macro"} <= set(labels)
     assert {"modality-micro no-norm", "modality-micro no-gt", "strict-micro", "strict-micro no-gt"} <= set(labels)
 
 
-def test_rows_are_what_the_selections_give(board, selections, con, norm):
-    scale = {row["candidate_id"]: row for row in rewards(con, PairSettings(), METRICS, norm).to_pylist()}
-    for row in board.rows.to_pylist():
+def test_rows_are_what_the_selections_give(table_4, selections, con, norm):
+    scale = {row["candidate_id"]: row for row in select_pairs(con, PairSettings(), METRICS, norm).rewards.to_pylist()}
+    for row in table_4.rows.to_pylist():
         pairs = selections[row["strategy"]]
         assert (row["pairs"], row["prompts"]) == (len(pairs), 60)
         assert row["prompts_with_pair"] == len({pair["prompt_id"] for pair in pairs})
@@ -59,9 +62,9 @@ def test_rows_are_what_the_selections_give(board, selections, con, norm):
             assert row[f"margin_{dimension}"] == pytest.approx(np.mean(margins))
 
 
-def test_overlaps_are_shares_of_common_pairs(board, selections):
+def test_overlaps_are_shares_of_common_pairs(table_4, selections):
     ids = {name: {pair["pair_id"] for pair in pairs} for name, pairs in selections.items()}
-    rows = board.overlaps.to_pylist()
+    rows = table_4.overlaps.to_pylist()
     assert len(rows) == len(STRATEGIES) ** 2
     for row in rows:
         one, other = ids[row["strategy"]], ids[row["other"]]
@@ -77,7 +80,7 @@ def test_no_pairs_at_all_is_an_answer(make_tables):
     assert found.overlaps["share"].null_count == len(STRATEGIES) ** 2
 
 
-def test_threads_change_no_byte(found, norm, board):
+def test_threads_change_no_byte(found, norm, table_4):
     again = leaderboard(connect_tables(found, Limits(threads=1)), METRICS, norm)
-    assert tables.to_bytes(again.rows) == tables.to_bytes(board.rows)
-    assert tables.to_bytes(again.overlaps) == tables.to_bytes(board.overlaps)
+    assert tables.to_bytes(again.rows) == tables.to_bytes(table_4.rows)
+    assert tables.to_bytes(again.overlaps) == tables.to_bytes(table_4.overlaps)

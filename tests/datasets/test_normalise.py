@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise
-from avpref.datasets.selection.candidate_rewards import rewards
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.views import Limits, connect_tables
 from avpref.domain import METRICS
@@ -80,7 +79,8 @@ def test_a_frozen_norm_puts_a_new_batch_on_the_old_scale(make_tables):
     rng = np.random.default_rng(5)
     old, new = rng.normal(size=(6, 3, 7)), rng.normal(loc=4, scale=3, size=(2, 3, 7))
     norm = normalise.measure(connect_tables(make_tables(old.tolist())), "old")
-    found = rewards(connect_tables(make_tables(new.tolist())), PairSettings(norm=norm.norm_id), METRICS, norm)
+    con = connect_tables(make_tables(new.tolist()))
+    found = select_pairs(con, PairSettings(norm=norm.norm_id), METRICS, norm).rewards
     z = (new.reshape(-1, 7) - old.reshape(-1, 7).mean(0)) / old.reshape(-1, 7).std(0, ddof=1)
     np.testing.assert_allclose(found["video"].to_numpy(), z[:, :3].mean(1), rtol=1e-12)
     np.testing.assert_allclose(found["av"].to_numpy(), (z[:, 5] - z[:, 6]) / 2, rtol=1e-12)

@@ -13,11 +13,11 @@ from avpref.config.gate_settings import (
     ValidityRule,
 )
 from avpref.datasets.evidence import gate
-from avpref.datasets.evidence.evaluation import Comparison
+from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.rule_kinds import RULE_KINDS, RuleKind, rule_kind
 from avpref.domain import Dimension
 
-FEW = Comparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=3, reference_sd=1.0)
+FEW = DimensionComparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=3, reference_sd=1.0)
 EVERY_RULE = GateSettings(
     rules=(
         SuperiorityRule(dimension="audio"),

@@ -118,6 +118,7 @@ def test_strangers_files_are_refused(tmp_path):
 
 def test_several_files_are_one_table(tmp_path):
     paths = [write(tmp_path / f"{i}.parquet", tables.to_arrow(tables.PROMPTS, [PROMPT], "f")) for i in range(3)]
-    assert tables.read_all(paths, tables.PROMPTS).num_rows == 3
-    assert tables.fingerprint(tables.read_all(paths, tables.PROMPTS)) == "f"
-    assert tables.read_all([], tables.PROMPTS).num_rows == 0
+    whole = tables.joined([tables.read(path, tables.PROMPTS) for path in paths], tables.PROMPTS)
+    assert whole.num_rows == 3
+    assert tables.fingerprint(whole) == "f"
+    assert tables.joined([], tables.PROMPTS).num_rows == 0

@@ -183,7 +183,7 @@ def test_a_delay_moves_the_sound(delay_s: float) -> None:
     assert not shift or np.sqrt(np.square(late[:shift]).mean()) < 0.01
 
 
-def test_noise_and_blur_are_as_strong_as_asked() -> None:
+def test_noise_is_as_strong_as_asked() -> None:
     clip = toyworld.simulate(all_attributes()[0], 2, SHAPE)
     noisy = toyworld.add_audio_noise(clip.audio, 0.05, toyworld.generator("a"))
     assert np.std(noisy - clip.audio) == pytest.approx(0.05, rel=0.05)
@@ -191,8 +191,3 @@ def test_noise_and_blur_are_as_strong_as_asked() -> None:
     difference = grained[..., :80, :, :].astype(float) - clip.frames[..., :80, :, :]
     assert np.std(difference) == pytest.approx(10.0, rel=0.05)
     assert np.std(difference.reshape(16, 10, 8, 12, 8, 3).mean(axis=(2, 4))) == pytest.approx(10.0, rel=0.1)
-    sharpness = [
-        np.abs(np.diff(toyworld.blur_video(clip.frames, sigma).astype(float), axis=2)).max()
-        for sigma in (0.0, 0.02, 0.05)
-    ]
-    assert sharpness[0] > sharpness[1] > sharpness[2]

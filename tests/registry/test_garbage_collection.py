@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from avpref.config.loading import load_config
 from avpref.config.storage_settings import RetentionSettings
 from avpref.datasets import tables
-from avpref.datasets.rows import EvaluationRow, Kind, Side
+from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide
 from avpref.domain import Candidate, Origin, Prompt, ScoreStatus, Split
 from avpref.errors import InputError, StorageError
 from avpref.flows.retrain import run_loop
@@ -101,7 +102,18 @@ class Workshop:
         """The policy's clips, compared; returns the version of the evaluation."""
         rows = [
             EvaluationRow(
-                "e", each.prompt_id, 1, Side.POLICY, each.candidate_id, 1, Kind.REWARD, "av", 0.5, OK, "", "n"
+                "e",
+                each.prompt_id,
+                1,
+                EvaluationSide.POLICY,
+                each.candidate_id,
+                1,
+                EvaluationKind.REWARD,
+                "av",
+                0.5,
+                OK,
+                "",
+                "n",
             )
             for each in self.clips(folder, "evaluate", 2)
         ]
@@ -156,12 +168,16 @@ def live_files(workshop: Workshop, root: Path) -> set[Path]:
         store.verify(manifest)
         found |= {*_paths(root, manifest), root / "tables" / manifest.table / f"{manifest.version}.json"}
         if manifest.table == "candidates":
-            rows = tables.read_all(_paths(root, manifest), tables.CANDIDATES).to_pylist()
+            rows = _table(root, manifest, tables.CANDIDATES).to_pylist()
             assert all(bytes_sha256((root / row["path"]).read_bytes()) == row["sha256"] for row in rows)
             found |= {root / row["path"] for row in rows}
         if manifest.table == "evaluations":
-            found |= _evaluated(root, tables.read_all(_paths(root, manifest), tables.EVALUATIONS).to_pylist())
+            found |= _evaluated(root, _table(root, manifest, tables.EVALUATIONS).to_pylist())
     return found
+
+
+def _table(root: Path, manifest: Manifest, table: tables.Table) -> pa.Table:
+    return tables.joined([tables.read(path, table) for path in _paths(root, manifest)], table)
 
 
 def _paths(root: Path, manifest: Manifest) -> list[Path]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from avpref.datasets import tables
-from avpref.domain import METRICS, pair_id
+from avpref.domain import METRICS
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.registry import lineage
@@ -40,7 +40,10 @@ def runs(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     half = pairs.slice(0, pairs.num_rows // 2)
     names = half.column_names
     turned = {name: half[_other_side(name)] for name in names}
-    ids = [pair_id(*sides) for sides in zip(turned["chosen"].to_pylist(), turned["rejected"].to_pylist(), strict=True)]
+    ids = [
+        "x" + digest("pair", *sides)
+        for sides in zip(turned["chosen"].to_pylist(), turned["rejected"].to_pylist(), strict=True)
+    ]
     manifest = other.tables.seal(
         tables.PAIRS, "turned", tables.conform(tables.PAIRS, pa.table(turned | {"pair_id": ids}))
     )

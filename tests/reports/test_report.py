@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
-from avpref.datasets.rows import Side
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Dimension, Terms
 from avpref.errors import InputError
 from avpref.flows.run import Run
@@ -161,7 +161,7 @@ def test_the_clips_are_the_committed_ones_and_decode(written: Page, tiny_run: Ru
 def test_before_and_after_are_the_two_sides_of_one_prompt(tiny_run: RunFolder, data: ReportData) -> None:
     rows = tiny_run.tables.read(tables.EVALUATIONS).to_pandas()
     for prompt, clips in data.held_out.clips.iterrows():
-        for side in Side:
+        for side in EvaluationSide:
             own = rows[(rows.prompt_id == prompt) & (rows.side == side)]
             assert set(own.candidate_id) == {clips[side]}
             reward = own[(own.kind == "reward") & (own.name == "audio")].value.iloc[0]
@@ -175,7 +175,7 @@ def test_best_comes_first_and_prompts_without_rewards_are_left_out(data: ReportD
     assert len(gain) == len(rewards) - 1 and rewards.index[0] not in gain.index
     assert gain.is_monotonic_decreasing
     prompt = gain.index[0]
-    policy, reference = rewards.loc[prompt, Side.POLICY], rewards.loc[prompt, Side.REFERENCE]
+    policy, reference = rewards.loc[prompt, EvaluationSide.POLICY], rewards.loc[prompt, EvaluationSide.REFERENCE]
     assert gain.iloc[0] == pytest.approx(sum(policy[each] - reference[each] for each in Dimension))
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from avpref import __version__
 from avpref.datasets import tables
 from avpref.datasets.evidence import gate
-from avpref.datasets.evidence.decision import Decision, Inputs, inputs_of, scores_of, take
+from avpref.datasets.evidence.decision import Decision, DecisionInputs, inputs_of, scores_of, take
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
 from avpref.storage.file_hashes import sha256_of
@@ -99,14 +99,14 @@ def parsed(place: str, data: bytes) -> dict[str, Any]:
     return dict(document)
 
 
-def scores(folder: RunFolder, inputs: Inputs) -> pd.DataFrame:
+def scores(folder: RunFolder, inputs: DecisionInputs) -> pd.DataFrame:
     """Rows of the evaluations version that the inputs name. Raises TableError where it is gone or was changed."""
     manifest = folder.tables.store.version(tables.EVALUATIONS.name, inputs.evaluations)
     folder.tables.store.verify(manifest)
     return folder.tables.read_version(tables.EVALUATIONS, manifest).to_pandas()
 
 
-def again(folder: RunFolder, inputs: Inputs) -> Decision:
+def again(folder: RunFolder, inputs: DecisionInputs) -> Decision:
     """Decide from what is stored. Raises TableError where the scores were changed."""
     metrics = [metric.name for metric in inputs.metrics]
     return take(inputs, scores_of(scores(folder, inputs), inputs.prompts, metrics))
@@ -174,7 +174,7 @@ def _same(then: object, now: object) -> bool:
     return then == now
 
 
-def _changed(folder: RunFolder, document: Mapping[str, Any], inputs: Inputs) -> Iterator[Difference]:
+def _changed(folder: RunFolder, document: Mapping[str, Any], inputs: DecisionInputs) -> Iterator[Difference]:
     manifest = folder.tables.current(tables.EVALUATIONS.name)
     now = {
         "product version": (inputs.product_version, __version__),

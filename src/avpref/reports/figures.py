@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from avpref.datasets.evidence.evaluation import Comparison
-from avpref.datasets.rows import Side
+from avpref.datasets.evidence.evaluation import DimensionComparison
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Dimension, Origin
 from avpref.reports.formatting import signed
 from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel, Plot
@@ -79,8 +79,8 @@ def held_out_panels(data: ReportData) -> list[Panel]:
     return [
         distribution(
             f"{NAME[dimension]} on held-out prompts",
-            NamedValues("reference", _finite(rewards[Side.REFERENCE, dimension])),
-            NamedValues("policy", _finite(rewards[Side.POLICY, dimension])),
+            NamedValues("reference", _finite(rewards[EvaluationSide.REFERENCE, dimension])),
+            NamedValues("policy", _finite(rewards[EvaluationSide.POLICY, dimension])),
             dimension,
             NORMALISED,
         )
@@ -136,7 +136,7 @@ def distribution(title: str, baseline: NamedValues, compared: NamedValues, dimen
     return Panel(title, alt_text, partial(_two, baseline=baseline, compared=compared, dimension=dimension, unit=unit))
 
 
-def interval(change: Comparison) -> str:
+def interval(change: DimensionComparison) -> str:
     """The interval of a delta as text."""
     return f"[{signed(change.ci_low)}, {signed(change.ci_high)}]"
 
@@ -149,7 +149,7 @@ def _per_modality(rows: pd.DataFrame, name: str) -> dict[str, str]:
     return {f"{name}_{modality}": modality for modality in ("video", "audio") if f"{name}_{modality}" in rows}
 
 
-def _forest(axes: Axes, comparisons: Mapping[Dimension, Comparison], label: str) -> None:
+def _forest(axes: Axes, comparisons: Mapping[Dimension, DimensionComparison], label: str) -> None:
     heights = range(len(comparisons), 0, -1)
     for height, (dimension, change) in zip(heights, comparisons.items(), strict=True):
         colour = COLOUR[dimension]
@@ -165,7 +165,7 @@ def _forest(axes: Axes, comparisons: Mapping[Dimension, Comparison], label: str)
     axes.set_xlabel(label)
 
 
-def _wins(axes: Axes, comparisons: Mapping[Dimension, Comparison]) -> None:
+def _wins(axes: Axes, comparisons: Mapping[Dimension, DimensionComparison]) -> None:
     dimensions = list(comparisons)[::-1]
     names, colours = [NAME[dimension] for dimension in dimensions], [COLOUR[dimension] for dimension in dimensions]
     bars = axes.barh(

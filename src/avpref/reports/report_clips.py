@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from avpref.datasets.rows import Side
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Dimension
 from avpref.reports.formatting import data_url
 from avpref.reports.report_data import ReportData
@@ -92,7 +92,9 @@ def before_and_after(data: ReportData, budget: MediaBudget) -> list[Card]:
     cards = []
     for index, position in spread(len(gain)):
         prompt = str(gain.index[index])
-        first, second = (_held_out(data, budget, prompt, side) for side in (Side.REFERENCE, Side.POLICY))
+        first, second = (
+            _held_out(data, budget, prompt, side) for side in (EvaluationSide.REFERENCE, EvaluationSide.POLICY)
+        )
         cards.append(Card(position, index + 1, len(gain), gain.iloc[index], data.texts[prompt], first, second))
     return cards
 
@@ -110,7 +112,7 @@ def pair_examples(data: ReportData, budget: MediaBudget) -> list[Card]:
     return cards
 
 
-def _held_out(data: ReportData, budget: MediaBudget, prompt: str, side: Side) -> Example:
+def _held_out(data: ReportData, budget: MediaBudget, prompt: str, side: EvaluationSide) -> Example:
     held_out = data.held_out
     clip = data.candidates[held_out.clips.at[prompt, side]]
     rewards = [held_out.rewards.at[prompt, (side, dimension)] for dimension in Dimension]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from avpref.config.schema import Settings
-from avpref.datasets.evidence.evaluation import Comparison
+from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.evidence.shortcuts import AuditRow
-from avpref.datasets.rows import Side
+from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Dimension, Metric, Terms
 from avpref.storage.files import Files
 
@@ -51,7 +51,7 @@ class HeldOut:
     @property
     def gain(self) -> pd.Series:
         """Sum over the dimensions of policy − reference, best first; prompts without all six rewards are left out."""
-        deltas = self.rewards[Side.POLICY] - self.rewards[Side.REFERENCE]
+        deltas = self.rewards[EvaluationSide.POLICY] - self.rewards[EvaluationSide.REFERENCE]
         total = deltas.sum(axis=1, skipna=False).dropna().rename("gain").reset_index()
         return total.sort_values(["gain", "prompt_id"], ascending=[False, True]).set_index("prompt_id")["gain"]
 
@@ -79,7 +79,7 @@ class ReportData:
     reward_models: tuple[RewardModel, ...]
     verdict: str
     rules: tuple[RuleOutcome, ...]
-    comparisons: Mapping[Dimension, Comparison]
+    comparisons: Mapping[Dimension, DimensionComparison]
     held_out: HeldOut
     texts: Mapping[str, str]
     num_train_prompts: int

@@ -75,7 +75,7 @@ def _write(out: Path, results: dict[str, Any], scored: ScoredWindows, validation
     """Write the four files, each atomically."""
     table = rows_table(scored)
     for suffix in (".csv", ".parquet"):
-        write_table(out / f"{NAME}{suffix}", table)
+        write_table(out / f"{NAME}{suffix}", table, replace)
     replace(out / f"{NAME}.png", png(panels(validations), 2))
     replace(
         out / f"{NAME}.json",

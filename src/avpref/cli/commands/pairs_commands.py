@@ -58,7 +58,7 @@ def select(
     else:
         document, selection = pair_selection.from_run(open_run(runs, run), overrides)
     if out is not None:
-        pair_selection.write_table(out, selection.pairs)
+        pair_selection.write_pairs(out, selection.pairs)
         say(f"{out}: {selection.pairs.num_rows} pairs")
     if not document["num_pairs"]:
         say("no prompt gives a pair: sample more candidates, or relax pairs.strategy or pairs.min_margin")

@@ -8,7 +8,7 @@ from typing import Any
 
 from avpref.config.loading import load_config
 from avpref.datasets import tables
-from avpref.datasets.evidence.decision import Inputs, inputs_of
+from avpref.datasets.evidence.decision import DecisionInputs, inputs_of
 from avpref.errors import ConfigError, InputError
 from avpref.registry import aliases, decisions
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
@@ -52,7 +52,7 @@ def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
     }
 
 
-def serving_warning(folder: RunFolder, inputs: Inputs) -> str:
+def serving_warning(folder: RunFolder, inputs: DecisionInputs) -> str:
     """A warning where another adapter serves, which the decision does not compare with; else empty."""
     runs, alias = folder.runs, folder.settings.promotion.alias
     move = aliases.current(runs, alias)
@@ -68,7 +68,7 @@ def serving_warning(folder: RunFolder, inputs: Inputs) -> str:
     )
 
 
-def _refuse_stale(folder: RunFolder, inputs: Inputs) -> None:
+def _refuse_stale(folder: RunFolder, inputs: DecisionInputs) -> None:
     known = set(folder.tables.read(tables.NORMS)["norm_id"].to_pylist())
     if inputs.norm_id not in known:
         raise InputError(

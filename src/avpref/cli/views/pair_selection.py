@@ -8,24 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from avpref.cli.views.run_rows import pair, pairs
 from avpref.config.loading import load_config, load_section
 from avpref.config.pairs_settings import PairSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.console import say
-from avpref.datasets import tables
+from avpref.datasets import table_files, tables
 from avpref.datasets.selection import normalise
 from avpref.datasets.selection.candidate_rewards import strategy_label
-from avpref.datasets.selection.compare import Inputs, Snapshot, diff
+from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import Leaderboard, leaderboard
 from avpref.datasets.selection.pairing import Selection, select_pairs
 from avpref.datasets.selection.score_table_import import read_scores
-from avpref.datasets.table_files import check_format, write_table
+from avpref.datasets.table_files import check_format
 from avpref.datasets.views import connect_tables
 from avpref.domain import METRIC_BY_NAME, METRICS, Metric
 from avpref.errors import ConfigError, PartialResult
 from avpref.flows.stages.pair import select, training_tables
 from avpref.flows.workers.scorers import metrics_of
+from avpref.storage import local_files
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
 from avpref.storage.table_readers import read_norm
 
@@ -37,7 +40,7 @@ __all__ = [
     "from_run",
     "leaderboard_of",
     "snapshot",
-    "write_table",
+    "write_pairs",
 ]
 
 Document = dict[str, Any]
@@ -93,7 +96,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
     return Snapshot(
         folder.tables.read(tables.PAIRS),
-        Inputs(**read, norm=read_norm(folder.tables), settings=settings, metrics=metrics),
+        SelectionInputs(**read, norm=read_norm(folder.tables), settings=settings, metrics=metrics),
     )
 
 
@@ -146,3 +149,8 @@ def _refuse_others(overrides: Sequence[str]) -> None:
         if not override.startswith(MAY_CHANGE):
             expected = "pairs.KEY=VALUE or scoring.metrics=[...]: nothing else changes which pairs are selected"
             raise ConfigError(f"--set {override}", expected, "avpref config show")
+
+
+def write_pairs(out: Path, pairs: pa.Table) -> None:
+    """Write the pair table to ``out`` (.csv or .parquet). Raises ConfigError, StorageError."""
+    table_files.write_table(out, pairs, local_files.replace)

@@ -13,6 +13,7 @@ from avpref.datasets import tables
 from avpref.datasets.table_files import check_format, write_table
 from avpref.domain import METRICS, ScoreStatus
 from avpref.errors import InputError
+from avpref.storage.local_files import replace
 from avpref.storage.run_folder import RunFolder
 
 Document = dict[str, Any]
@@ -94,7 +95,7 @@ def write_wide_scores(folder: RunFolder, path: Path) -> int:
     """Write the wide score table to ``path`` (.csv or .parquet); returns its number of rows. Raises ConfigError, InputError."""
     check_format(path)
     rows = wide_scores(folder)
-    write_table(path, wide_table(rows))
+    write_table(path, wide_table(rows), replace)
     return len(rows)
 
 
