@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 import avpref
 from avpref.config.schema import RayExecutor
-from avpref.errors import ClusterError, StorageError
+from avpref.errors import ClusterError, ConfigError, StorageError
 from avpref.execution import pool as cluster
 from avpref.execution import ray_pool
 from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_version
@@ -140,6 +141,37 @@ def test_what_never_fits_on_a_ray_of_one_s_own_is_refused_at_once(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ClusterError, match="no actor can be placed on this machine: 2 actors with 1 CPU and 512 GPU"):
         RayPool(Spec(tmp_path), RayExecutor(num_gpus_per_actor=512.0))
+
+
+@pytest.mark.parametrize("address", ["", "  "])
+def test_an_empty_variable_is_refused_unless_the_configuration_names_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match="RAY_ADDRESS is set, but empty") as caught:
+        cluster.cluster_address(RayExecutor())
+    assert "auto" in caught.value.expected and "unset RAY_ADDRESS" in caught.value.fix
+    assert cluster.cluster_address(RayExecutor(address="head:6379")) == "head:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "other:6379")
+    assert cluster.cluster_address(RayExecutor()) == "other:6379"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert cluster.cluster_address(RayExecutor()) == ""
+
+
+def test_a_command_with_an_empty_variable_starts_no_ray_of_its_own() -> None:
+    code = (
+        "from avpref.config.schema import RayExecutor\n"
+        "from avpref.errors import ConfigError\n"
+        "from avpref.execution.pool import join_ray\n"
+        "import ray\n"
+        "try:\n"
+        "    join_ray(RayExecutor(num_actors=1))\n"
+        "except ConfigError as error:\n"
+        "    print(ray.is_initialized(), error.exit_code)\n"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "2"]
 
 
 def test_the_ray_client_is_refused() -> None:

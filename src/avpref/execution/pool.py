@@ -282,7 +282,7 @@ def _is_ray_running() -> bool:
 def join_ray(settings: RayExecutor) -> None:
     """Use the Ray that this process already has, or join the configured cluster, or start one on this machine.
 
-    Raises ClusterError where the cluster does not answer or refuses this process.
+    Raises ClusterError where the cluster does not answer or refuses this process, ConfigError where its address is empty.
     """
     import ray
 
@@ -307,8 +307,21 @@ def join_ray(settings: RayExecutor) -> None:
 
 
 def cluster_address(settings: RayExecutor) -> str:
-    """The cluster that is to be joined; empty where Ray is to be started on this machine."""
-    return settings.address or os.environ.get("RAY_ADDRESS", "")
+    """The cluster that is to be joined; empty where Ray is to be started on this machine.
+
+    Raises ConfigError where ``RAY_ADDRESS`` is set and empty: a cluster was meant, and starting another would hide that.
+    """
+    if settings.address:
+        return settings.address
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None and not address.strip():
+        raise ConfigError(
+            "the variable RAY_ADDRESS is set, but empty",
+            "the address of the Ray cluster to join (host:6379, or auto on one of its machines), or no such variable:"
+            " then Ray starts on this machine",
+            "unset RAY_ADDRESS, or: export RAY_ADDRESS=auto",
+        )
+    return address or ""
 
 
 def _join(address: str) -> None:
