@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,15 @@ hypothesis.settings.load_profile("house")
 
 HERE = Path(__file__).parent
 pytest_plugins = ("run_copies",)
+
+if not os.access(HERE.parent, os.W_OK):
+    hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
+
+
+def pytest_configure() -> None:
+    """Processes that tests start can be interrupted, even where the parent of pytest ignores SIGINT (as ``nohup`` may)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -37,11 +37,13 @@ SOON = {
 workers that do not give way to everything else on a busy machine."""
 
 HOST = """
+import sys
 from ray.cluster_utils import Cluster
 
 small = dict(object_store_memory=80 * 2**20, include_dashboard=False)
 cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, **small))
 print(cluster.address, flush=True)
+print("ready", flush=True)
 for line in sys.stdin:
     node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, wait=False)
     print(node.node_id, node.all_processes["raylet"][0].process.pid, flush=True)
@@ -50,7 +52,7 @@ cluster.shutdown()
 
 DRIVER = """
 import contextlib, os, sys, time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from avpref.execution import pool as cluster
 from avpref.execution import run_units
@@ -101,14 +103,24 @@ class Nodes:
     """The cluster's process, and what it told: its address and the raylets of its nodes."""
 
     process: subprocess.Popen[str]
-    address: str
-    raylets: dict[str, int]
+    errors: Path
+    address: str = ""
+    raylets: dict[str, int] = field(default_factory=dict)
+
+    def answer(self) -> str:
+        """The host's next line; fails with the host's errors if it ended instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line:
+            status, text = self.process.wait(PATIENCE_S), self.errors.read_text(errors="replace")
+            pytest.fail(f"the host of the Ray cluster ended with status {status}:\n{text}", pytrace=False)
+        return line
 
     def add(self) -> str:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdin.write("add\n")
         self.process.stdin.flush()
-        node, raylet = self.process.stdout.readline().split()
+        node, raylet = self.answer().split()
         self.raylets[node] = int(raylet)
         return node
 
@@ -142,12 +154,10 @@ def running_cluster(program: str = HOST) -> Iterator[Nodes]:
             start_new_session=True,
         )
     try:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        if not address:
-            status, text = process.wait(PATIENCE_S), errors.read_text(errors="replace")
-            pytest.fail(f"the Ray cluster did not come up (exit status {status}):\n{text}", pytrace=False)
-        yield Nodes(process, address, {})
+        nodes = Nodes(process, errors)
+        nodes.address = nodes.answer()
+        assert nodes.answer() == "ready"
+        yield nodes
         process.communicate("", timeout=PATIENCE_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -162,14 +172,10 @@ def nodes() -> Iterator[Nodes]:
         yield found
 
 
-def test_a_cluster_that_does_not_come_up_fails_with_its_errors() -> None:
-    broken = HOST.replace("print(cluster.address", "raise OSError('no such folder')\nprint(cluster.address").replace(
-        "cluster = Cluster(", "cluster = dict("
-    )
-    with (
-        pytest.raises(pytest.fail.Exception, match=r"exit status 1\)(.|\n)*OSError: no such folder"),
-        running_cluster(broken),
-    ):
+@pytest.mark.parametrize("said", ["", "print('127.0.0.1:1', flush=True)\n"], ids=["at once", "after its address"])
+def test_a_host_that_ends_before_it_is_ready_fails_with_its_errors(said: str) -> None:
+    expected = pytest.raises(pytest.fail.Exception, match=r"ended with status 1:\n(.|\n)*OSError: no such folder")
+    with expected, running_cluster(f"{said}raise OSError('no such folder')"):
         raise AssertionError("the cluster came up")
 
 

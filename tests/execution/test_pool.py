@@ -17,6 +17,7 @@ import pytest
 from avpref.config.schema import InProcessExecutor, RayExecutor
 from avpref.errors import ConfigError, InputError, MediaError, StorageError
 from avpref.execution import pool as cluster
+from avpref.execution.fakes import FakeItem
 from avpref.execution.pool import InProcessPool, Outcome, Pool, Receipt, Unit, attempt, open_pool
 from avpref.storage.local_files import commit_once
 
@@ -26,11 +27,6 @@ class Odd(Exception):
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__("odd")
-
-
-@dataclass(frozen=True)
-class Item:
-    item_id: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Worker:
 
 
 def units(*names: str) -> list[Unit]:
-    return [Unit("stage", 0, "f", tuple(Item(each) for each in name.split())) for name in names]
+    return [Unit("stage", 0, "f", tuple(FakeItem(each) for each in name.split())) for name in names]
 
 
 def never(unit: Unit) -> bool:
@@ -228,7 +224,7 @@ def test_a_session_of_one_s_own_ends_with_its_block_and_takes_its_files_along() 
     code = (
         "import os, sys, tempfile\n"
         "tempfile.tempdir = sys.argv[1]\n"
-        "from avpref import cluster\n"
+        "from avpref.execution import pool as cluster\n"
         "from avpref.config.schema import RayExecutor\n"
         "with cluster.ray_session():\n"
         "    cluster.join_ray(RayExecutor(num_actors=1))\n"

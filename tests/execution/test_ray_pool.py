@@ -18,15 +18,11 @@ from avpref.errors import ClusterError, ConfigError, StorageError
 from avpref.execution import pool as cluster
 from avpref.execution import ray_pool
 from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_version
+from avpref.execution.fakes import FakeItem
 from avpref.execution.pool import Receipt, Unit, open_pool
 from avpref.execution.ray_pool import MAX_STARTS, Probe, RayPool, Site
 from avpref.storage.files import LocalFiles
 from avpref.storage.local_files import commit_once
-
-
-@dataclass(frozen=True)
-class Item:
-    item_id: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def by_value(ray_cluster: int) -> Iterator[None]:
 
 
 def units(count: int) -> list[Unit]:
-    return [Unit("stage", 0, "f", (Item(f"i{ordinal}"),)) for ordinal in range(count)]
+    return [Unit("stage", 0, "f", (FakeItem(f"i{ordinal}"),)) for ordinal in range(count)]
 
 
 def test_actors_that_find_no_room_hold_no_units(ray_cluster: int, tmp_path: Path) -> None:
@@ -180,8 +176,8 @@ def test_the_ray_client_is_refused() -> None:
 
 
 def test_the_version_is_that_of_every_source_file() -> None:
-    package = Path(cluster.__file__).parent
+    package = Path(avpref.__file__).parent
     version, _, sources = code_version().partition("+")
     assert version == avpref.__version__ and len(sources) == HASH_IN_VERSION
     found = {path.relative_to(package).as_posix() for path in _sources(package)}
-    assert {"cluster.py", "src/avpref/execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found
+    assert {"errors.py", "execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found

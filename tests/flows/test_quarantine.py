@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
@@ -15,7 +15,7 @@ import pytest
 from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
-from avpref.domain import Origin, Split
+from avpref.domain import Metric, Split
 from avpref.errors import CircuitOpen, InputError, MediaError
 from avpref.flows.retrain import quarantined, run_loop
 from avpref.flows.stages.generate import generate
@@ -25,6 +25,8 @@ from avpref.flows.stages.score import score
 from avpref.flows.workers import generate_worker as generating
 from avpref.flows.workers import generator as components
 from avpref.media.geometry import ClipShape
+from avpref.rewards.fake import FakeScorer
+from avpref.rewards.protocol import ScorableClip
 from avpref.storage.run_folder import RunFolder
 
 Copy = Callable[..., RunFolder]
@@ -164,16 +166,37 @@ def mute(monkeypatch: pytest.MonkeyPatch, is_muted: Callable[[generating.Candida
     return muted
 
 
+def score_by_index(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on a candidate of a higher index is better in every metric, whatever the network made."""
+    index_of: dict[str, int] = {}
+
+    def values(self: FakeScorer, clip: ScorableClip, metrics: Sequence[Metric]) -> dict[str, float]:
+        if not index_of:
+            rows = folder.read(tables.CANDIDATES).to_pylist()
+            index_of.update({row["candidate_id"]: row["index"] for row in rows})
+        index = float(index_of[clip.candidate_id])
+        return {metric.name: index if metric.higher_is_better else -index for metric in metrics}
+
+    monkeypatch.setattr(FakeScorer, "_values", values)
+
+
 def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
-    tiny_copy: Copy, tiny_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that were chosen or rejected before are muted: others take their places, or the prompt has no pair."""
-    before = {candidate for candidate in pair_members(tiny_run)}
+    """The best candidate of every prompt is muted: the second best is chosen in its place."""
     folder = tiny_copy("generate")
-    muted = mute(monkeypatch, lambda item: item.item_id in before and item.origin == Origin.GENERATED)
+    best = folder.settings.sampling.num_candidates
+    score_by_index(folder, monkeypatch)
+    muted = mute(monkeypatch, lambda item: item.index == best)
     for stage in (generate, score, pair):
         stage.fn(str(folder.root))
-    assert muted and not pair_members(folder) & muted
+    rows = {row["candidate_id"]: row for row in folder.read(tables.CANDIDATES).to_pylist()}
+    pairs = folder.read(tables.PAIRS).to_pylist()
+    num_prompts = sum(prompt.split == Split.TRAIN for prompt in read_prompts(folder))
+    assert len(muted) == len(pairs) == num_prompts > 0
+    assert {rows[pair["chosen"]]["index"] for pair in pairs} == {best - 1}
+    assert {rows[pair["rejected"]]["index"] for pair in pairs} == {0}
+    assert not pair_members(folder) & muted
     assert quarantined(folder) == []
     rows = [row for row in folder.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]
     spoken = {"audio_quality", "text_audio", "audio_video", "desync"}
