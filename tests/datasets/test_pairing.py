@@ -84,7 +84,7 @@ def contribution(values, options, metrics, norm):
 
 
 def ranks(contributions):
-    out = {key: {} for key in contributions}
+    out: dict = {key: {} for key in contributions}
     for key, mine in contributions.items():
         for name, value in mine.items():
             others = [other[name] for other in contributions.values()]

@@ -97,7 +97,12 @@ def test_shards_beyond_a_limit_share_task_runs(
 ) -> None:
     monkeypatch.setattr(stage_module, "MAX_TASKS", limit)
     names: list[str] = []
-    monkeypatch.setattr(reporting, "task", lambda kind, name: (names.append(name), nullcontext())[1])
+
+    def task(kind: str, name: str) -> AbstractContextManager[None]:
+        names.append(name)
+        return nullcontext()
+
+    monkeypatch.setattr(reporting, "task", task)
     run = folder.settings.run.model_copy(update={"shard_prompts": 2})
     items = [FakeItem(f"c{number}") for number in range(2 * num_shards)]
     plan = shards("score", "f", [[item] for item in items], run)

@@ -60,7 +60,7 @@ def pair_members(folder: RunFolder) -> set[str]:
 def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_on(tiny_copy: Copy) -> None:
     folder = tiny_copy("score")
     paths = clip_paths(folder)
-    damaged = {paths[1]: truncate, paths[20]: flip, paths[40]: Path.unlink}
+    damaged: dict[str, Callable[[Path], None]] = {paths[1]: truncate, paths[20]: flip, paths[40]: Path.unlink}
     for path, damage in damaged.items():
         damage(folder.root / path)
     document = run_loop(folder)
@@ -137,7 +137,7 @@ def test_a_pair_s_clip_that_goes_bad_later_stops_the_run_and_nothing_is_lost_by_
 def without_sound(data: bytes) -> bytes:
     """The same mp4 with its picture alone."""
     target = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(target, "w", format="mp4") as copy:
+    with av.open(io.BytesIO(data), "r") as source, av.open(target, "w", format="mp4") as copy:
         stream = copy.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
@@ -190,12 +190,12 @@ def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
     muted = mute(monkeypatch, lambda item: item.index == best)
     for stage in (generate, score, pair):
         stage.fn(str(folder.root))
-    rows = {row["candidate_id"]: row for row in folder.read(tables.CANDIDATES).to_pylist()}
+    candidates = {row["candidate_id"]: row for row in folder.read(tables.CANDIDATES).to_pylist()}
     pairs = folder.read(tables.PAIRS).to_pylist()
     num_prompts = sum(prompt.split == Split.TRAIN for prompt in read_prompts(folder))
     assert len(muted) == len(pairs) == num_prompts > 0
-    assert {rows[pair["chosen"]]["index"] for pair in pairs} == {best - 1}
-    assert {rows[pair["rejected"]]["index"] for pair in pairs} == {0}
+    assert {candidates[pair["chosen"]]["index"] for pair in pairs} == {best - 1}
+    assert {candidates[pair["rejected"]]["index"] for pair in pairs} == {0}
     assert not pair_members(folder) & muted
     assert quarantined(folder) == []
     rows = [row for row in folder.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]

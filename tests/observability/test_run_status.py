@@ -147,7 +147,11 @@ def test_what_a_worker_logs_comes_back_with_its_unit(folder: RunFolder, worker: 
 
 
 def test_a_worker_that_logs_without_end_is_cut_short(folder: RunFolder, worker: FakeWorker) -> None:
-    worker.on_unit = lambda: [logging.getLogger("loud").warning("again") for _ in range(1000)] and None
+    def log_without_end() -> None:
+        for _ in range(1000):
+            logging.getLogger("loud").warning("again")
+
+    worker.on_unit = log_without_end
     (shard,) = plan(1, 1, 1)
     pool = InProcessPool(worker)
     pool.submit(shard.units[0])

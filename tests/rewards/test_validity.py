@@ -66,5 +66,6 @@ def test_only_what_applies_is_measured() -> None:
 
 
 def test_numbers_that_are_not_finite_are_not_ok() -> None:
-    score = measured(ScorableClip("c", "", clip()), METRICS[0], float("inf"))
+    score = measured("c", METRICS[0], float("inf"))
+    assert score.candidate_id == "c"
     assert score.status == ScoreStatus.SKIPPED and score.value is None and score.reason

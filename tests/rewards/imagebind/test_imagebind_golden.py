@@ -72,8 +72,8 @@ def vectors(golden: Path, golden_weights: Callable[[Path, str], dict[str, Tensor
     made = config["constructor"]
     towers = on_meta(lambda: Towers(constructed(made)))
     towers.load_state_dict({**golden_weights(folder, config["seed"]), MASK: causal_mask()}, assign=True)
-    arrays = [dict(np.load(folder / name)) for name in ("io.npz", "media.npz")]
-    return Vectors(config, *arrays, ImageBindScorer(towers, CPU, config["seed"]))
+    first, second = (dict(np.load(folder / name)) for name in ("io.npz", "media.npz"))
+    return Vectors(config, first, second, ImageBindScorer(towers, CPU, config["seed"]))
 
 
 def constructed(made: dict[str, int]) -> ImageBindSizes:
