@@ -1,12 +1,14 @@
-"""Fixtures for all rooms."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,15 @@ hypothesis.settings.load_profile("house")
 
 HERE = Path(__file__).parent
 pytest_plugins = ("run_copies",)
+
+if not os.access(HERE.parent, os.W_OK):
+    hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")
+
+
+def pytest_configure() -> None:
+    """Processes that tests start can be interrupted, even where the parent of pytest ignores SIGINT (as ``nohup`` may)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -63,94 +74,9 @@ def decided_run() -> Callable[..., RunFolder]:
 
     ``gain`` is by how much the policy's scores are better, in standard deviations.
     """
+    from decided_runs import make_decided_run
+
     return make_decided_run
-
-
-def make_decided_run(
-    runs: Path, name: str = "one", gain: float = 2.0, num_prompts: int = 40, given: Sequence[str] = ()
-) -> RunFolder:
-    import numpy as np
-
-    from avpref import __version__
-    from avpref.config.loading import load_config
-    from avpref.datasets import tables
-    from avpref.datasets.evidence.decision import DecisionInputs, scores_of, take
-    from avpref.datasets.reward_formula import MetricScale
-    from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide
-    from avpref.domain import METRICS, ScoreStatus
-    from avpref.identity import bytes_sha256
-    from avpref.registry import decisions
-    from avpref.storage.run_folder import create
-
-    folder = create(runs, load_config(HERE.parent / "configs" / "tiny.yaml", [f"run.name={name}", *given], {}).settings)
-    places = {
-        decisions.CHECKPOINT: "models/sft-a/network.safetensors",
-        decisions.ADAPTER: "models/dpo-a/adapter/adapter_model.safetensors",
-        decisions.SUMMARY: "models/dpo-a/summary.json",
-    }
-    files = []
-    for role, place in places.items():
-        data = f"{role} of {name if role != decisions.CHECKPOINT else 'all'}".encode()
-        (folder.root / place).parent.mkdir(parents=True, exist_ok=True)
-        (folder.root / place).write_bytes(data)
-        path = f"{folder.run_id}/{place}"
-        files.append({"role": role, "path": path, "sha256": bytes_sha256(data), "num_bytes": len(data)})
-    generator, prompts = np.random.default_rng(7), tuple(f"p{number}" for number in range(num_prompts))
-    rows = []
-    for prompt in prompts:
-        for metric in METRICS:
-            value = generator.normal()
-            for side in EvaluationSide:
-                better = gain * (side is EvaluationSide.POLICY) + 0.1 * generator.normal()
-                number = value + (better if metric.higher_is_better else -better)
-                rows.append(
-                    EvaluationRow(
-                        "e0",
-                        prompt,
-                        0,
-                        side,
-                        f"c{side}{prompt}",
-                        0,
-                        EvaluationKind.SCORE,
-                        metric.name,
-                        number,
-                        ScoreStatus.OK,
-                        "",
-                        "n0",
-                    )
-                )
-    arrow = tables.to_arrow(tables.EVALUATIONS, rows)
-    norm = [
-        tables.to_arrow(tables.NORMS, [])
-        .to_pandas()
-        .reindex([0])
-        .assign(norm_id="n0", metric=m.name, population="all", count=2, mean=0.0, std=1.0)
-        .fillna({f"q{q}": 0.0 for q in ("05", "25", "50", "75", "95")})
-        for m in METRICS
-    ]
-    import pandas as pd
-
-    folder.tables.seal(tables.NORMS, "n0", tables.to_arrow(tables.NORMS, pd.concat(norm)))
-    inputs = DecisionInputs(
-        run_id=folder.run_id,
-        product_version=__version__,
-        settings=folder.settings.evaluation,
-        bootstrap_seed=folder.settings.run.seed,
-        norm_id="n0",
-        metrics=tuple(MetricScale(m.name, m.dimension, m.higher_is_better, 0.0, 1.0) for m in METRICS),
-        prompts=prompts,
-        num_held_out=num_prompts,
-        displacement={"video": -0.01, "audio": 0.001},
-        meaningless=(),
-        policy_hash=f"policy of {name}",
-        adapter_hash=files[1]["sha256"],
-        reference_hash=files[0]["sha256"],
-        evaluations=folder.tables.seal(tables.EVALUATIONS, name, arrow).version,
-    )
-    decision = take(inputs, scores_of(arrow.to_pandas(), prompts, [metric.name for metric in METRICS]))
-    decisions.seal(folder, decision)
-    decisions.record(folder, decision, {"seed": folder.settings.run.seed}, files)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def normalised_scores(values, options, metrics, norm):
 
 
 def ranks(normalised):
-    out = {key: {} for key in normalised}
+    out: dict = {key: {} for key in normalised}
     for key, mine in normalised.items():
         for name, value in mine.items():
             others = [other[name] for other in normalised.values()]

@@ -159,7 +159,7 @@ def test_other_shapes() -> None:
 
 
 def test_the_shares_of_defects() -> None:
-    counts = Counter()
+    counts: Counter[object] = Counter()
     for number in range(200):
         clip = toyworld.simulate(all_attributes()[number % 36], number, SHAPE)
         frames, audio = toyworld.with_defects(clip, toyworld.generator("test", number), SHAPE)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,9 @@ import sys
 from ray.cluster_utils import Cluster
 
 small = dict(object_store_memory=80 * 2**20, include_dashboard=False)
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, temp_dir=sys.argv[1], **small))
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, **small))
 print(cluster.address, flush=True)
+print("ready", flush=True)
 for line in sys.stdin:
     node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20, wait=False)
     print(node.node_id, node.all_processes["raylet"][0].process.pid, flush=True)
@@ -51,10 +52,10 @@ cluster.shutdown()
 
 DRIVER = """
 import contextlib, os, sys, time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from avpref import cluster
-from avpref.flows import stage
+from avpref.execution import pool as cluster
+from avpref.execution import run_units
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.storage.run_folder import RunFolder, open_root
@@ -86,7 +87,7 @@ class Held:
 def held(settings, spec, files=None, open_pool=cluster.open_pool):
     return open_pool(settings, Held(spec, notes, root / "units"), files)
 
-stage.open_pool = held
+run_units.open_pool = held
 folder = open_root(root)
 folder = RunFolder(root, folder.settings.model_copy(update={"executor": RayExecutor(num_actors=2, start_patience_s=300)}))
 with folder.locked(), cluster.ray_session():
@@ -102,14 +103,24 @@ class Nodes:
     """The cluster's process, and what it told: its address and the raylets of its nodes."""
 
     process: subprocess.Popen[str]
-    address: str
-    raylets: dict[str, int]
+    errors: Path
+    address: str = ""
+    raylets: dict[str, int] = field(default_factory=dict)
+
+    def answer(self) -> str:
+        """The host's next line; fails with the host's errors if it ended instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        if not line:
+            status, text = self.process.wait(PATIENCE_S), self.errors.read_text(errors="replace")
+            pytest.fail(f"the host of the Ray cluster ended with status {status}:\n{text}", pytrace=False)
+        return line
 
     def add(self) -> str:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdin.write("add\n")
         self.process.stdin.flush()
-        node, raylet = self.process.stdout.readline().split()
+        node, raylet = self.answer().split()
         self.raylets[node] = int(raylet)
         return node
 
@@ -120,33 +131,52 @@ class Nodes:
                 os.kill(process, signal.SIGKILL)
 
 
-def environment(address: str = "", token: str = TOKEN) -> dict[str, str]:
+def environment(token: str = TOKEN, **variables: str) -> dict[str, str]:
     known = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    found = {**known, **SOON, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
-    return found | ({"RAY_ADDRESS": address} if address else {})
+    ray = {**SOON, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**known, **ray, **variables}
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    folder = tempfile.mkdtemp(prefix="avp")  # sockets have short names
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOST, folder],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
+@contextlib.contextmanager
+def running_cluster(program: str = HOST) -> Iterator[Nodes]:
+    """The cluster of ``program``, with a temporary folder of its own. Fails with the host's errors if it does not come up."""
+    folder = Path(tempfile.mkdtemp(prefix="avp", dir="/tmp"))  # the names of sockets must be short
+    (folder / "ray").mkdir()  # Ray's cluster utilities write the cluster's address there and do not make the folder
+    errors = folder / "host.stderr"
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment(RAY_TMPDIR=str(folder)),
+            start_new_session=True,
+        )
     try:
-        assert process.stdout is not None
-        yield Nodes(process, process.stdout.readline().strip(), {})
+        nodes = Nodes(process, errors)
+        nodes.address = nodes.answer()
+        assert nodes.answer() == "ready"
+        yield nodes
         process.communicate("", timeout=PATIENCE_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with running_cluster() as found:
+        yield found
+
+
+@pytest.mark.parametrize("said", ["", "print('127.0.0.1:1', flush=True)\n"], ids=["at once", "after its address"])
+def test_a_host_that_ends_before_it_is_ready_fails_with_its_errors(said: str) -> None:
+    expected = pytest.raises(pytest.fail.Exception, match=r"ended with status 1:\n(.|\n)*OSError: no such folder")
+    with expected, running_cluster(f"{said}raise OSError('no such folder')"):
+        raise AssertionError("the cluster came up")
 
 
 def wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
@@ -179,7 +209,7 @@ def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_u
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(nodes.address),
+        env=environment(RAY_ADDRESS=nodes.address),
         start_new_session=True,
     )
     lost = []
@@ -209,7 +239,7 @@ def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_u
 
 
 REFUSED = """
-from avpref import cluster
+from avpref.execution import pool as cluster
 from avpref.errors import ClusterError
 from avpref.config.schema import RayExecutor
 try:
@@ -232,7 +262,7 @@ except ClusterError as error:
 def test_a_cluster_that_refuses_or_has_no_room_is_said_to(nodes: Nodes, token: str, expected: tuple[str, ...]) -> None:
     process = subprocess.run(
         [sys.executable, "-c", REFUSED],
-        env=environment(nodes.address, token),
+        env=environment(token, RAY_ADDRESS=nodes.address),
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,59 +13,16 @@ import pytest
 
 from avpref.config.executor_settings import RayExecutor
 from avpref.datasets import tables
-from avpref.execution.contract import Receipt
+from avpref.execution.contract import Pool
+from avpref.execution.fakes import FakeItem, FakeWorker, Harm
 from avpref.execution.pool import InProcessPool, open_pool
 from avpref.execution.retry import ATTEMPTS, Ladder
 from avpref.flows.run import Run
 from avpref.identity import derive_seed
 from avpref.storage.event_log import EventLog
-from avpref.storage.local_files import LocalFiles, commit_once
+from avpref.storage.local_files import LocalFiles
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
-
-FOREVER_S = 3600.0
-
-
-@dataclass(frozen=True)
-class Item:
-    """A candidate, and what it does to who makes it: nothing, ``raise``, ``kill`` or ``hang``."""
-
-    item_id: str
-    harm: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    prompt_id: str
-    reason: str = "made"
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Spec:
-    files: UnitFiles
-    notes: Path
-
-    def build(self) -> Worker:
-        commit_once(self.notes / f"actor-{os.getpid()}", b"")
-        return Worker(self.files)
-
-
-@dataclass(frozen=True)
-class Worker:
-    files: UnitFiles
-
-    def run(self, unit: Unit) -> Receipt:
-        for item in unit.items:
-            match item.harm:
-                case "raise":
-                    raise ValueError(f"cannot make {item.item_id}")
-                case "kill":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                case "hang":
-                    time.sleep(FOREVER_S)
-        self.files.commit(unit, [Row(item.item_id) for item in unit.items])
-        return Receipt(len(unit.items), 0, 0.0)
 
 
 @dataclass
@@ -79,7 +32,7 @@ class Trial:
     folder: Path
     num: int
     size: int
-    harms: Sequence[str]
+    harms: Sequence[Harm]
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -87,17 +40,17 @@ class Trial:
         generator = np.random.Generator(np.random.PCG64(derive_seed("poison", self.seed)))
         places = generator.choice(self.num, len(self.harms), replace=False).tolist()
         harm = dict(zip(places, self.harms, strict=True))
-        items = [Item(f"i{ordinal:05d}", harm.get(ordinal, "")) for ordinal in range(self.num)]
+        items = [FakeItem(f"i{ordinal:05d}", harm.get(ordinal, Harm.NONE)) for ordinal in range(self.num)]
         starts = range(0, self.num, self.size)
         self.units = [Unit("stage", 0, "f", tuple(items[start : start + self.size])) for start in starts]
         self.poisoned = {items[place].item_id: items[place].harm for place in places}
-        self.spec = Spec(self.files, self.folder / "notes")
+        self.worker = FakeWorker(self.files, starts=self.folder / "notes")
 
-    def run(self, pool: object) -> None:
+    def run(self, pool: Pool) -> None:
         events = EventLog(self.folder / "events.jsonl")
-        Ladder(pool, self.files, events, lambda count: None, len(self.harms)).run(self.units)  # type: ignore[arg-type]
+        Ladder(pool, self.files, events, lambda count: None, len(self.harms)).run(self.units)
 
-    def check(self, errors: dict[str, str]) -> None:
+    def check(self, errors: dict[Harm, str]) -> None:
         """Every innocent has a row, in order; every poisoned one is quarantined, once, with the error of its harm."""
         rows, quarantined = self.files.read(self.units)
         whole = [item.item_id for unit in self.units for item in unit.items]
@@ -115,62 +68,51 @@ class Trial:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_poison_that_raises_costs_its_own_rows_among_thousands(tmp_path: Path, seed: int) -> None:
-    trial = Trial(tmp_path, 2400, 32, ["raise"] * 9, seed)
-    trial.run(InProcessPool(trial.spec))
-    trial.check({"raise": "ValueError"})
+    trial = Trial(tmp_path, 2400, 32, [Harm.RAISE] * 9, seed)
+    trial.run(InProcessPool(trial.worker))
+    trial.check({Harm.RAISE: "ValueError"})
 
 
 # on real actors
 
 
-@pytest.fixture(scope="module")
-def by_value(ray_cluster: int) -> Iterator[None]:
-    """Actors get this module's classes with the work: they cannot import a test file."""
-    from ray import cloudpickle
-
-    module = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(module)
-    yield
-    cloudpickle.unregister_pickle_by_value(module)
-
-
 def on_actors(trial: Trial, **settings: float) -> int:
     """Run on two actors; how many processes there were."""
     executor = RayExecutor(num_actors=2, **settings)  # type: ignore[arg-type]
-    with open_pool(executor, trial.spec, trial.files) as pool:
+    with open_pool(executor, trial.worker, trial.files) as pool:
         trial.run(pool)
     return len(list((trial.folder / "notes").glob("actor-*")))
 
 
-ERRORS = {"raise": "ValueError", "kill": "ActorDied", "hang": "TimedOut"}
+ERRORS = {Harm.RAISE: "ValueError", Harm.KILL: "ActorDied", Harm.HANG: "TimedOut"}
 
 
-@pytest.mark.usefixtures("by_value")
+@pytest.mark.usefixtures("ray_cluster")
 def test_one_poison_that_kills_costs_one_row(tmp_path: Path) -> None:
-    trial = Trial(tmp_path, 40, 4, ["kill", "raise"])
+    trial = Trial(tmp_path, 40, 4, [Harm.KILL, Harm.RAISE])
     assert 2 < on_actors(trial) <= 2 + trial.most_deaths / 2
     trial.check(ERRORS)
 
 
-@pytest.mark.usefixtures("by_value")
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_unit_that_hangs_is_stopped_and_its_culprit_found(tmp_path: Path) -> None:
-    trial = Trial(tmp_path, 12, 2, ["hang"])
+    trial = Trial(tmp_path, 12, 2, [Harm.HANG])
     on_actors(trial, unit_timeout_s=2.0)
     trial.check(ERRORS)
     assert "executor.unit_timeout_s" in trial.files.quarantined(trial.units)[0].message
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("by_value")
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("seed", range(2))
 def test_poison_that_kills_or_hangs_or_raises_costs_its_own_rows_among_hundreds(tmp_path: Path, seed: int) -> None:
-    trial = Trial(tmp_path, 512, 16, ["kill", "kill", "kill", "hang", "raise", "raise"], seed)
+    trial = Trial(tmp_path, 512, 16, [*3 * [Harm.KILL], Harm.HANG, *2 * [Harm.RAISE]], seed)
     processes = on_actors(trial, unit_timeout_s=5.0)
     trial.check(ERRORS)
     assert processes <= 2 + trial.most_deaths * 4 // 6  # those that kill or hang
 
 
-@pytest.mark.usefixtures("by_value")
+@pytest.mark.usefixtures("ray_cluster")
 def test_what_travels_to_and_from_actors_is_small(ray_cluster: int, tiny_run: object, tmp_path: Path) -> None:
     """Units, workers' descriptions and answers of every stage of a run: names, ids and settings, never a clip."""
     from ray import cloudpickle

@@ -18,6 +18,7 @@ from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.errors import ConfigError, InputError, MediaError, StorageError
 from avpref.execution import ray_session as session
 from avpref.execution.contract import Outcome, Pool, Receipt, attempt
+from avpref.execution.fakes import FakeItem
 from avpref.execution.pool import InProcessPool, open_pool
 from avpref.storage.local_files import commit_once
 from avpref.storage.unit import Unit
@@ -28,11 +29,6 @@ class Odd(Exception):
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__("odd")
-
-
-@dataclass(frozen=True)
-class Item:
-    item_id: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class Worker:
 
 
 def units(*names: str) -> list[Unit]:
-    return [Unit("stage", 0, "f", tuple(Item(each) for each in name.split())) for name in names]
+    return [Unit("stage", 0, "f", tuple(FakeItem(each) for each in name.split())) for name in names]
 
 
 def never(unit: Unit) -> bool:
@@ -231,7 +227,7 @@ def test_a_session_of_one_s_own_ends_with_its_block_and_takes_its_files_along() 
         "import os, sys, tempfile\n"
         "tempfile.tempdir = sys.argv[1]\n"
         "from avpref.execution import ray_session as session\n"
-        "from avpref.config.schema import RayExecutor\n"
+        "from avpref.config.executor_settings import RayExecutor\n"
         "with session.ray_session():\n"
         "    session.join_ray(RayExecutor(num_actors=1))\n"
         "import ray\n"

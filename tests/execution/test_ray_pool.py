@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,19 +14,16 @@ import pytest
 
 import avpref
 from avpref.config.executor_settings import RayExecutor
-from avpref.errors import ClusterError, StorageError
-from avpref.execution import ray_pool, ray_session
+from avpref.errors import ClusterError, ConfigError, StorageError
+from avpref.execution import ray_pool
+from avpref.execution import ray_session as session
 from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_version
 from avpref.execution.contract import Receipt
+from avpref.execution.fakes import FakeItem
 from avpref.execution.pool import open_pool
 from avpref.execution.ray_pool import MAX_STARTS, Probe, RayPool, Site
 from avpref.storage.local_files import LocalFiles, commit_once
 from avpref.storage.unit import Unit
-
-
-@dataclass(frozen=True)
-class Item:
-    item_id: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def by_value(ray_cluster: int) -> Iterator[None]:
 
 
 def units(count: int) -> list[Unit]:
-    return [Unit("stage", 0, "f", (Item(f"i{ordinal}"),)) for ordinal in range(count)]
+    return [Unit("stage", 0, "f", (FakeItem(f"i{ordinal}"),)) for ordinal in range(count)]
 
 
 def test_actors_that_find_no_room_hold_no_units(ray_cluster: int, tmp_path: Path) -> None:
@@ -142,9 +140,40 @@ def test_what_never_fits_on_a_ray_of_one_s_own_is_refused_at_once(
         RayPool(Spec(tmp_path), RayExecutor(num_gpus_per_actor=512.0))
 
 
+@pytest.mark.parametrize("address", ["", "  "])
+def test_an_empty_variable_is_refused_unless_the_configuration_names_the_cluster(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match="RAY_ADDRESS is set, but empty") as caught:
+        session.cluster_address(RayExecutor())
+    assert "auto" in caught.value.expected and "unset RAY_ADDRESS" in caught.value.fix
+    assert session.cluster_address(RayExecutor(address="head:6379")) == "head:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "other:6379")
+    assert session.cluster_address(RayExecutor()) == "other:6379"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert session.cluster_address(RayExecutor()) == ""
+
+
+def test_a_command_with_an_empty_variable_starts_no_ray_of_its_own() -> None:
+    code = (
+        "from avpref.config.executor_settings import RayExecutor\n"
+        "from avpref.errors import ConfigError\n"
+        "from avpref.execution.ray_session import join_ray\n"
+        "import ray\n"
+        "try:\n"
+        "    join_ray(RayExecutor(num_actors=1))\n"
+        "except ConfigError as error:\n"
+        "    print(ray.is_initialized(), error.exit_code)\n"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "2"]
+
+
 def test_the_ray_client_is_refused() -> None:
     with pytest.raises(ClusterError, match="Ray client"):
-        ray_session._join("ray://head:10001")
+        session._join("ray://head:10001")
 
 
 def test_the_version_is_that_of_every_source_file() -> None:
@@ -152,4 +181,4 @@ def test_the_version_is_that_of_every_source_file() -> None:
     version, _, sources = code_version().partition("+")
     assert version == avpref.__version__ and len(sources) == HASH_IN_VERSION
     found = {path.relative_to(package).as_posix() for path in _sources(package)}
-    assert {"domain.py", "execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found
+    assert {"errors.py", "execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found

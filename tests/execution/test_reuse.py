@@ -168,7 +168,7 @@ def test_everything_that_was_taken_over_is_there_a_second_time(
     finished(folder, STAGES[:4])
     assert work.items
     work.items.clear()
-    shutil.rmtree(folder.root.parent / base.run_id)
+    shutil.rmtree(folder.runs / base.run_id)
     names = sorted(path.relative_to(folder.root) for path in (folder.root / "units").rglob("*.parquet"))
     assert not any(tally.is_change for tally in finished(folder, STAGES[:4]))
     assert not work.items
@@ -199,7 +199,7 @@ def test_a_clip_that_is_not_what_its_row_says_is_made_again(
     folder = beside("evaluation.gate.min_av_ci_low_sd=-9")
     rows = base.tables.read(tables.CANDIDATES).to_pylist()
     tampered, gone = rows[1], rows[5]
-    neighbour = folder.root.parent / base.run_id
+    neighbour = folder.runs / base.run_id
     new_bytes(neighbour / tampered["path"], b"not the clip that was committed")
     (neighbour / gone["path"]).unlink()
     finished(folder, STAGES[:3])
@@ -212,7 +212,7 @@ def test_what_a_neighbour_gave_up_on_is_tried_again(
     base: RunFolder, beside: Callable[..., RunFolder], work: Work
 ) -> None:
     folder = beside("evaluation.gate.min_av_ci_low_sd=-9")
-    neighbour = folder.root.parent / base.run_id
+    neighbour = folder.runs / base.run_id
     path = sorted((neighbour / "units" / "generate").rglob("*.parquet"))[1]
     rows = pq.ParquetFile(path).read()
     lost = rows["candidate_id"][0].as_py()
@@ -231,7 +231,7 @@ def test_a_neighbour_that_is_being_written_to_or_broken_is_passed_over(
 ) -> None:
     """Torn and temporary files of a neighbour are no source; what is whole beside them is."""
     folder = beside("evaluation.gate.min_av_ci_low_sd=-9")
-    neighbour = folder.root.parent / base.run_id
+    neighbour = folder.runs / base.run_id
     first, second, *_ = sorted((neighbour / "units" / "generate").rglob("*.parquet"))
     torn = {path: pq.ParquetFile(path).read(["candidate_id"])["candidate_id"].to_pylist() for path in (first, second)}
     new_bytes(first, first.read_bytes()[:-9])
@@ -265,7 +265,7 @@ def test_a_run_that_is_killed_while_taking_over_goes_on(
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(UnitFiles, "commit_rows", dying)
         finished(folder, STAGES[:4])
-    shutil.rmtree(folder.root.parent / base.run_id / "units" / "encode")
+    shutil.rmtree(folder.runs / base.run_id / "units" / "encode")
     finished(folder, STAGES[:4])
     assert len(work.items["generate"]) == len(set(work.items["generate"])) == len(ids(folder) - ids(base))
     expected = outcome_of(fresh("sampling.num_candidates=4"), SEALED[:3])
@@ -304,9 +304,9 @@ def test_a_new_scorer_computes_its_own_column_alone(
     assert tallies["score"].made == len(ids(folder)) + 2 * len(new)
     assert tallies["score"].reused == {older.run_id: 2 * len(ids(older))}
     assert opened_ == (["old", "older", "new"] if new else ["new"])
-    (folder.root.parent / base.run_id).rename(folder.root.parent.parent / "away")
-    (older.root).rename(folder.root.parent.parent / "away too")
-    expected = opened(folder.root.parent.parent / "fresh", "scoring.canary_tolerance=0.2", *changes)
+    (folder.runs / base.run_id).rename(folder.runs.parent / "away")
+    (older.root).rename(folder.runs.parent / "away too")
+    expected = opened(folder.runs.parent / "fresh", "scoring.canary_tolerance=0.2", *changes)
     finished(expected, STAGES[:4])
     assert outcome_of(folder, (tables.SCORES,)) == outcome_of(expected, (tables.SCORES,))
 

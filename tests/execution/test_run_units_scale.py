@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.execution import run_units as stage_module
-from avpref.execution.contract import Receipt
+from avpref.execution.fakes import FakeItem, FakeRow, FakeWorker
 from avpref.execution.plan import grouped, shards
 from avpref.execution.run_units import run_stage
 from avpref.execution.stage_observer import NoObserver, ShardDone
@@ -22,39 +21,9 @@ from avpref.observability.run_status import watched
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.score_files import ScoreFiles
-from avpref.storage.unit import Unit
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 NUM_PROMPTS, NUM_CANDIDATES, UNIT, SHARD, NUM_SCORERS = 400, 5, 64, 64, 3
-
-
-@dataclass(frozen=True)
-class Item:
-    item_id: str
-
-
-@dataclass(frozen=True)
-class Row:
-    prompt_id: str
-    reason: str
-    detail: str = ""
-
-
-@dataclass
-class Stub:
-    """Commits one row per item and scorer."""
-
-    files: ScoreFiles
-    calls: int = 0
-
-    def build(self) -> Stub:
-        return self
-
-    def run(self, unit: Unit) -> Receipt:
-        self.calls += 1
-        for part in self.files.parts(unit):
-            self.files.files.commit(part, [Row(item.item_id, part.fingerprint) for item in unit.items])
-        return Receipt(len(unit.items), 0, 0.0)
 
 
 @pytest.fixture
@@ -81,22 +50,22 @@ class RecordingObserver(NoObserver):
 def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder) -> None:
     observer = RecordingObserver()
     names = [f"c{prompt:04d}-{index}" for prompt in range(NUM_PROMPTS) for index in range(NUM_CANDIDATES)]
-    items = [Item(name) for name in names]
+    items = [FakeItem(name) for name in names]
     plan = shards("score", "f", grouped(items, [name.split("-")[0] for name in names]), folder.settings.run)
     fingerprints = tuple(f"scorer{number}" for number in range(NUM_SCORERS))
     files = ScoreFiles(folder.units(tables.SKIPPED), fingerprints)
-    stub = Stub(files)
+    worker = FakeWorker(files)
     num_shards = math.ceil(NUM_PROMPTS / SHARD)
     whole, rest = divmod(NUM_PROMPTS, SHARD)
     sizes = [SHARD * NUM_CANDIDATES] * whole + ([rest * NUM_CANDIDATES] if rest else [])
     num_units = sum(math.ceil(size / UNIT) for size in sizes)
     for _ in range(2):
         with watched(folder):
-            units = run_stage(folder, "score", files, plan, lambda: stub, "candidates", observer=observer).units
+            units = run_stage(folder, "score", files, plan, lambda: worker, "candidates", observer=observer).units
         assert [item.item_id for unit in units for item in unit.items] == names
     assert observer.groups == 2 * [("score", shard, shard) for shard in range(num_shards)]
     assert sum(shard.items for shard in observer.shards) == 2 * len(names)
-    assert stub.calls == num_units == len(units)
+    assert len(worker.units) == num_units == len(units)
     assert sum(1 for _ in (folder.root / "units").rglob("*.parquet")) == num_units * NUM_SCORERS
     kinds = Counter(event["event"].startswith("unit_") for event, _ in read_events(folder.events.path))
     assert kinds[True] == 2 * num_units and kinds[False] <= 8  # as many for two candidates as for two thousand
@@ -109,7 +78,7 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder) -> N
 @pytest.mark.parametrize("rows_per_group", [1, 7, 64, 10_000])
 def test_sealing_in_pieces_gives_the_bytes_of_the_whole(monkeypatch: pytest.MonkeyPatch, rows_per_group: int) -> None:
     monkeypatch.setattr(tables, "ROWS_PER_GROUP", rows_per_group)
-    rows = [Row(f"p{number}", "r" * (number % 5)) for number in range(100)]
+    rows = [FakeRow(f"p{number}", "r" * (number % 5)) for number in range(100)]
     whole = tables.to_arrow(tables.SKIPPED, rows, "f")
     for size in (1, 3, 33, 100):
         pieces = [tables.to_arrow(tables.SKIPPED, rows[start : start + size], "f") for start in range(0, 100, size)]
@@ -135,9 +104,9 @@ def test_shards_beyond_a_limit_share_task_runs(
     monkeypatch.setattr(stage_module, "MAX_TASKS", limit)
     observer = RecordingObserver()
     run = folder.settings.run.model_copy(update={"shard_prompts": 2})
-    items = [Item(f"c{number}") for number in range(2 * num_shards)]
+    items = [FakeItem(f"c{number}") for number in range(2 * num_shards)]
     plan = shards("score", "f", [[item] for item in items], run)
     files = ScoreFiles(folder.units(tables.SKIPPED), ("scorer",))
     with watched(folder):
-        run_stage(folder, "score", files, plan, lambda: Stub(files), "candidates", observer=observer)
+        run_stage(folder, "score", files, plan, lambda: FakeWorker(files), "candidates", observer=observer)
     assert observer.groups == [("score", first, last) for first, last in wanted]

@@ -103,7 +103,8 @@ def wait_for(root: Path, pattern: str, count: int, ended: Callable[[], int | Non
 RAY_LOOP = """
 import sys
 from pathlib import Path
-from avpref.flows import retrain, run_folder
+from avpref.flows import retrain
+from avpref.storage import run_folder
 retrain.run_loop(run_folder.open_root(Path(sys.argv[1])))
 """
 MARK = "AVPREF_TEST_DRIVER"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import av
@@ -15,7 +15,7 @@ import pytest
 from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
-from avpref.domain import Origin, Split
+from avpref.domain import Metric, Split
 from avpref.errors import CircuitOpen, InputError, MediaError
 from avpref.flows.retrain import quarantined, run_loop
 from avpref.flows.run import Run
@@ -25,6 +25,8 @@ from avpref.flows.stages.score import score
 from avpref.flows.workers import generate_worker as generating
 from avpref.flows.workers import generator as components
 from avpref.media.geometry import ClipShape
+from avpref.rewards.fake import FakeScorer
+from avpref.rewards.protocol import ScorableClip
 from avpref.storage.run_folder import RunFolder
 from avpref.storage.table_readers import read_prompts
 
@@ -59,7 +61,7 @@ def pair_members(folder: RunFolder) -> set[str]:
 def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_on(tiny_copy: Copy) -> None:
     folder = tiny_copy("score")
     paths = clip_paths(folder)
-    damaged = {paths[1]: truncate, paths[20]: flip, paths[40]: Path.unlink}
+    damaged: dict[str, Callable[[Path], None]] = {paths[1]: truncate, paths[20]: flip, paths[40]: Path.unlink}
     for path, damage in damaged.items():
         damage(folder.root / path)
     document = run_loop(folder)
@@ -138,7 +140,7 @@ def test_a_pair_s_clip_that_goes_bad_later_stops_the_run_and_nothing_is_lost_by_
 def without_sound(data: bytes) -> bytes:
     """The same mp4 with its picture alone."""
     target = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(target, "w", format="mp4") as copy:
+    with av.open(io.BytesIO(data), "r") as source, av.open(target, "w", format="mp4") as copy:
         stream = copy.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
@@ -167,16 +169,37 @@ def mute(monkeypatch: pytest.MonkeyPatch, is_muted: Callable[[generating.Candida
     return muted
 
 
+def score_by_index(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on a candidate of a higher index is better in every metric, whatever the network made."""
+    index_of: dict[str, int] = {}
+
+    def values(self: FakeScorer, clip: ScorableClip, metrics: Sequence[Metric]) -> dict[str, float]:
+        if not index_of:
+            rows = folder.tables.read(tables.CANDIDATES).to_pylist()
+            index_of.update({row["candidate_id"]: row["index"] for row in rows})
+        index = float(index_of[clip.candidate_id])
+        return {metric.name: index if metric.higher_is_better else -index for metric in metrics}
+
+    monkeypatch.setattr(FakeScorer, "_values", values)
+
+
 def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
-    tiny_copy: Copy, tiny_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that were chosen or rejected before are muted: others take their places, or the prompt has no pair."""
-    before = {candidate for candidate in pair_members(tiny_run)}
+    """The best candidate of every prompt is muted: the second best is chosen in its place."""
     folder = tiny_copy("generate")
-    muted = mute(monkeypatch, lambda item: item.item_id in before and item.origin == Origin.GENERATED)
+    best = folder.settings.sampling.num_candidates
+    score_by_index(folder, monkeypatch)
+    muted = mute(monkeypatch, lambda item: item.index == best)
     for stage in (generate, score, pair):
         stage.fn(Run.of(folder))
-    assert muted and not pair_members(folder) & muted
+    candidates = {row["candidate_id"]: row for row in folder.tables.read(tables.CANDIDATES).to_pylist()}
+    pairs = folder.tables.read(tables.PAIRS).to_pylist()
+    num_prompts = sum(prompt.split == Split.TRAIN for prompt in read_prompts(folder.tables))
+    assert len(muted) == len(pairs) == num_prompts > 0
+    assert {candidates[pair["chosen"]]["index"] for pair in pairs} == {best - 1}
+    assert {candidates[pair["rejected"]]["index"] for pair in pairs} == {0}
+    assert not pair_members(folder) & muted
     assert quarantined(folder) == []
     rows = [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]
     spoken = {"audio_quality", "text_audio", "audio_video", "desync"}

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -60,7 +61,8 @@ def test_the_policys_clips_are_made_again_with_the_adapter(tiny_copy: Copy) -> N
 
 
 def test_another_seed_takes_other_clips(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, taken = tiny_copy(), []
+    folder = tiny_copy()
+    taken: list[Any] = []
 
     def remember(folder: RunFolder, bench: RunFolder, kept: Candidate, made: object) -> tuple[()]:
         taken[-1].append(kept.candidate_id)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,8 @@ import pytest
 from avpref.config.loading import load_config
 from avpref.config.observe_settings import ObserveSettings
 from avpref.datasets import tables
-from avpref.datasets.rows import QuarantineRow
 from avpref.errors import CircuitOpen
-from avpref.execution.contract import Receipt
+from avpref.execution.fakes import FakeItem, FakeWorker
 from avpref.execution.plan import Shard
 from avpref.execution.pool import InProcessPool
 from avpref.execution.run_units import run_stage
@@ -26,53 +23,13 @@ from avpref.observability.run_status import Spent, watched, watched_stage
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.unit import Unit
-from avpref.storage.unit_files import UnitFiles
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 
 
-@dataclass(frozen=True)
-class Item:
-    item_id: str
-
-
-@dataclass(frozen=True)
-class Row:
-    prompt_id: str
-    reason: str = "made"
-    detail: str = ""
-
-
-@dataclass
-class Script:
-    """A worker that makes a row per item; ``poison`` items raise, ``lost`` ones are given up on by the worker itself."""
-
-    files: UnitFiles
-    poison: frozenset[str] = frozenset()
-    lost: frozenset[str] = frozenset()
-    words: Callable[[], None] = lambda: None
-    units: list[str] = field(default_factory=list)
-
-    def build(self) -> Script:
-        return self
-
-    def run(self, unit: Unit) -> Receipt:
-        self.units.append(unit.name)
-        self.words()
-        if self.poison & {item.item_id for item in unit.items}:
-            raise ValueError("cannot be made")
-        lost = [
-            QuarantineRow(item.item_id, unit.stage, "MediaError", "torn", 1)
-            for item in unit.items
-            if item.item_id in self.lost
-        ]
-        self.files.commit(unit, [Row(item.item_id) for item in unit.items if item.item_id not in self.lost], lost)
-        return Receipt(len(unit.items) - len(lost), len(lost), 0.0)
-
-
 def plan(num_shards: int, num_units: int, size: int, stage: str = "score") -> list[Shard]:
     def unit(shard: int, number: int) -> Unit:
-        return Unit(stage, shard, "f", tuple(Item(f"i{shard}-{number}-{each}") for each in range(size)))
+        return Unit(stage, shard, "f", tuple(FakeItem(f"i{shard}-{number}-{each}") for each in range(size)))
 
     return [Shard(shard, tuple(unit(shard, number) for number in range(num_units))) for shard in range(num_shards)]
 
@@ -83,13 +40,13 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def script(folder: RunFolder) -> Script:
-    return Script(folder.units(tables.SKIPPED))
+def worker(folder: RunFolder) -> FakeWorker:
+    return FakeWorker(folder.units(tables.SKIPPED))
 
 
-def work(folder: RunFolder, script: Script, shards: list[Shard], name: str = "score") -> None:
+def work(folder: RunFolder, worker: FakeWorker, shards: list[Shard], name: str = "score") -> None:
     with watched(folder), watched_stage(folder, "score"):
-        run_stage(folder, name, script.files, shards, lambda: script, "clips")
+        run_stage(folder, name, worker.files, shards, lambda: worker, "clips")
 
 
 def document(folder: RunFolder, name: str) -> dict:
@@ -98,9 +55,9 @@ def document(folder: RunFolder, name: str) -> dict:
     return found
 
 
-def test_a_pass_says_what_was_planned_and_what_came_of_it(folder: RunFolder, script: Script) -> None:
-    script.lost = frozenset({"i1-0-2"})
-    work(folder, script, plan(3, 2, 4))
+def test_a_pass_says_what_was_planned_and_what_came_of_it(folder: RunFolder, worker: FakeWorker) -> None:
+    worker.quarantined = frozenset({"i1-0-2"})
+    work(folder, worker, plan(3, 2, 4))
     found = document(folder, "score.units.json")
     measure = found["measure"]
     assert (found["state"], found["stage"], measure["pool"]) == ("done", "score", "main")
@@ -110,23 +67,23 @@ def test_a_pass_says_what_was_planned_and_what_came_of_it(folder: RunFolder, scr
     assert measure["busy_s"] > 0 and measure["p50_ms"] <= measure["p95_ms"]
 
 
-def test_the_plan_is_told_before_the_first_unit_is_made(folder: RunFolder, script: Script) -> None:
+def test_the_plan_is_told_before_the_first_unit_is_made(folder: RunFolder, worker: FakeWorker) -> None:
     seen: list[dict] = []
-    script.words = lambda: seen.append(document(folder, "score.units.json"))
-    work(folder, script, plan(2, 2, 3))
+    worker.on_unit = lambda: seen.append(document(folder, "score.units.json"))
+    work(folder, worker, plan(2, 2, 3))
     first = seen[0]
     assert (first["state"], first["measure"]["units_total"], first["measure"]["done"]) == ("running", 4, 0)
 
 
-def test_a_pass_that_failed_says_so_and_its_stage_says_why(folder: RunFolder, script: Script) -> None:
+def test_a_pass_that_failed_says_so_and_its_stage_says_why(folder: RunFolder, worker: FakeWorker) -> None:
     shards = plan(2, 4, 4)
-    script.poison = frozenset(item.item_id for shard in shards for unit in shard.units for item in unit.items)
+    worker.failing = frozenset(item.item_id for shard in shards for unit in shard.units for item in unit.items)
     with pytest.raises(CircuitOpen):
-        work(folder, script, shards)
+        work(folder, worker, shards)
     assert document(folder, "score.units.json")["state"] == "failed"
     stage = document(folder, "score.stage.json")
     assert stage["state"] == "failed" and stage["error"]["is_circuit_open"]
-    assert "cannot be made" in stage["error"]["found"] and "resume" in stage["error"]["fix"]
+    assert "cannot make" in stage["error"]["found"] and "resume" in stage["error"]["fix"]
     names = [event["event"] for event, _ in read_events(folder.events.path)]
     assert names[-1] == "stage_failed" and "circuit_opened" in names
 
@@ -137,38 +94,38 @@ def test_an_interrupted_stage_is_not_a_failed_one(folder: RunFolder) -> None:
     assert document(folder, "score.stage.json")["state"] == "interrupted"
 
 
-def test_what_was_there_is_counted_as_present_and_costs_nothing(folder: RunFolder, script: Script) -> None:
+def test_what_was_there_is_counted_as_present_and_costs_nothing(folder: RunFolder, worker: FakeWorker) -> None:
     shards = plan(2, 3, 4)
-    work(folder, script, shards)
+    work(folder, worker, shards)
     before = document(folder, "score.units.json")["spent"]
-    work(folder, script, shards)
+    work(folder, worker, shards)
     again = document(folder, "score.units.json")
     assert (again["measure"]["present"], again["measure"]["made"], again["measure"]["units_done"]) == (24, 0, 6)
     assert again["spent"] == before
-    assert len(script.units) == 6
+    assert len(worker.units) == 6
 
 
-def test_executions_add_up_to_what_was_spent(folder: RunFolder, script: Script) -> None:
+def test_executions_add_up_to_what_was_spent(folder: RunFolder, worker: FakeWorker) -> None:
     shards = plan(2, 3, 4)
-    work(folder, script, shards[:1])
+    work(folder, worker, shards[:1])
     first = document(folder, "score.units.json")["spent"]
-    work(folder, script, shards)
+    work(folder, worker, shards)
     both = document(folder, "score.units.json")["spent"]
     assert (first["made"], both["made"]) == (12, 24)
     assert both["busy_s"] >= first["busy_s"] and both["seconds"] >= first["seconds"]
 
 
-def test_losses_of_an_earlier_execution_are_shown_again(folder: RunFolder, script: Script) -> None:
-    script.lost = frozenset({"i0-0-0", "i0-2-1"})
+def test_losses_of_an_earlier_execution_are_shown_again(folder: RunFolder, worker: FakeWorker) -> None:
+    worker.quarantined = frozenset({"i0-0-0", "i0-2-1"})
     shards = plan(1, 3, 4)
     for _ in range(2):
-        work(folder, script, shards)
+        work(folder, worker, shards)
         assert document(folder, "score.units.json")["measure"]["quarantined"] == 2
 
 
-def test_events_say_run_stage_shard_and_unit_and_are_bounded_by_units(folder: RunFolder, script: Script) -> None:
+def test_events_say_run_stage_shard_and_unit_and_are_bounded_by_units(folder: RunFolder, worker: FakeWorker) -> None:
     shards = plan(2, 2, 50)
-    work(folder, script, shards)
+    work(folder, worker, shards)
     found = [event for event, _ in read_events(folder.events.path)]
     names = {unit.name: shard.ordinal for shard in shards for unit in shard.units}
     for kind in ("unit_started", "unit_done"):
@@ -181,25 +138,29 @@ def test_events_say_run_stage_shard_and_unit_and_are_bounded_by_units(folder: Ru
     assert [event["seq"] for event in found] == list(range(1, len(found) + 1))
 
 
-def test_what_a_worker_logs_comes_back_with_its_unit(folder: RunFolder, script: Script) -> None:
-    script.words = lambda: logging.getLogger("some.model").warning("memory ran out at batch %d", 8)
-    work(folder, script, plan(1, 2, 3))
+def test_what_a_worker_logs_comes_back_with_its_unit(folder: RunFolder, worker: FakeWorker) -> None:
+    worker.on_unit = lambda: logging.getLogger("some.model").warning("memory ran out at batch %d", 8)
+    work(folder, worker, plan(1, 2, 3))
     said = [event for event, _ in read_events(folder.events.path) if event["event"] == "worker_said"]
     assert [(each["unit"], each["level"], each["logger"], each["message"]) for each in said] == [
-        (unit, "warning", "some.model", "memory ran out at batch 8") for unit in script.units
+        (unit, "warning", "some.model", "memory ran out at batch 8") for unit in worker.units
     ]
 
 
-def test_a_worker_that_logs_without_end_is_cut_short(folder: RunFolder, script: Script) -> None:
-    script.words = lambda: [logging.getLogger("loud").warning("again") for _ in range(1000)] and None
+def test_a_worker_that_logs_without_end_is_cut_short(folder: RunFolder, worker: FakeWorker) -> None:
+    def log_without_end() -> None:
+        for _ in range(1000):
+            logging.getLogger("loud").warning("again")
+
+    worker.on_unit = log_without_end
     (shard,) = plan(1, 1, 1)
-    pool = InProcessPool(script)
+    pool = InProcessPool(worker)
     pool.submit(shard.units[0])
     assert len(pool.next_done().work.notes) < 100
 
 
-def test_pools_of_one_stage_are_told_apart(folder: RunFolder, script: Script) -> None:
-    work(folder, script, plan(1, 1, 2), name="score-audiobox")
+def test_pools_of_one_stage_are_told_apart(folder: RunFolder, worker: FakeWorker) -> None:
+    work(folder, worker, plan(1, 1, 2), name="score-audiobox")
     assert document(folder, "score-audiobox.units.json")["measure"]["pool"] == "audiobox"
 
 

@@ -42,8 +42,8 @@ except StorageError as error:
 def command(root: Path, how: str = "refuse") -> Iterator[subprocess.Popen[str]]:
     """Another process that asks for the folder when it is given a line, and gives it back at the next."""
     arguments = [sys.executable, "-c", OWN, str(root), how]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(arguments, text=True, **streams) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, text=True, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         assert line_of(process) == "ready"
         try:
             yield process
@@ -106,7 +106,7 @@ def test_who_waits_can_be_interrupted(tmp_path: Path) -> None:
         tell(waiting)
         assert waiting.stderr is not None and waiting.stderr.readline()
         waiting.send_signal(signal.SIGINT)
-        assert "KeyboardInterrupt" in waiting.stderr.read()
+        assert "KeyboardInterrupt" in waiting.communicate(timeout=60)[1]
 
 
 # versions of the product

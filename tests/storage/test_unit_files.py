@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,25 +9,14 @@ import pytest
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import TableError
+from avpref.execution.fakes import FakeItem, FakeRow
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 
-@dataclass(frozen=True)
-class Item:
-    item_id: str
-
-
-@dataclass(frozen=True)
-class Row:
-    prompt_id: str
-    reason: str = ""
-    detail: str = ""
-
-
 def unit(*names: str, stage: str = "score", shard: int = 0, fingerprint: str = "f") -> Unit:
-    return Unit(stage, shard, fingerprint, tuple(Item(name) for name in names))
+    return Unit(stage, shard, fingerprint, tuple(FakeItem(name) for name in names))
 
 
 @pytest.fixture
@@ -49,8 +37,8 @@ def test_names_follow_from_stage_fingerprint_shard_and_items_alone(files: UnitFi
 
 def test_rows_and_quarantine_come_back_in_the_order_of_the_plan(files: UnitFiles) -> None:
     first, second = unit("a", "b"), unit("c")
-    files.commit(second, [Row("c")])
-    files.commit(first, [Row("a")], [LOST])
+    files.commit(second, [FakeRow("c")])
+    files.commit(first, [FakeRow("a")], [LOST])
     rows, quarantined = files.read([first, second])
     assert rows["prompt_id"].to_pylist() == ["a", "c"]
     assert quarantined == [LOST] == files.quarantined([first, second])
@@ -66,19 +54,19 @@ def test_no_units_give_an_empty_table(files: UnitFiles) -> None:
 def test_the_first_commit_of_a_unit_wins(files: UnitFiles) -> None:
     one = unit("a")
     assert not files.exists(one)
-    assert files.commit(one, [Row("a", "first")])
+    assert files.commit(one, [FakeRow("a", "first")])
     assert files.exists(one)
-    assert not files.commit(one, [Row("a", "late")])
+    assert not files.commit(one, [FakeRow("a", "late")])
     assert files.read([one])[0]["reason"].to_pylist() == ["first"]
 
 
 def test_a_unit_joined_from_pieces_equals_one_that_was_never_split(files: UnitFiles, tmp_path: Path) -> None:
     whole, pieces = unit("a", "b", "c"), [unit("a"), unit("b", "c")]
-    files.commit(pieces[0], [Row("a")])
-    files.commit(pieces[1], [Row("c")], [LOST])
+    files.commit(pieces[0], [FakeRow("a")])
+    files.commit(pieces[1], [FakeRow("c")], [LOST])
     assert files.join(whole, pieces)
     other = UnitFiles(LocalFiles(tmp_path / "other"), tables.SKIPPED)
-    other.commit(whole, [Row("a"), Row("c")], [LOST])
+    other.commit(whole, [FakeRow("a"), FakeRow("c")], [LOST])
     assert files.read([whole]) == other.read([whole])
 
 
@@ -86,7 +74,7 @@ def test_a_unit_joined_from_pieces_equals_one_that_was_never_split(files: UnitFi
 def test_a_unit_that_is_not_whole_is_named(files: UnitFiles, tmp_path: Path, content: bytes | None) -> None:
     one = unit("a")
     path = tmp_path / files.name(one)
-    files.commit(one, [Row("a")])
+    files.commit(one, [FakeRow("a")])
     if content is None:
         path.unlink()
     else:

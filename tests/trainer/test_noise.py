@@ -147,7 +147,7 @@ def test_rule_made_rejected_clips_are_the_chosen_one_with_delayed_audio(make_pai
     batch = PairSource(pairs, NOISE).batch([SampleIndex(index, 0) for index in range(200)])
     assert batch.target.video is not None and batch.target.audio is not None
     video, audio = batch.target.video.chunk(2), batch.target.audio.chunk(2)
-    seen = Counter()
+    seen: Counter[object] = Counter()
     for index in range(200):
         noise = audio[0][index] + pairs.chosen_audio[index]
         rejected = noise - audio[1][index]

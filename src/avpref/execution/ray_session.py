@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from avpref.config.executor_settings import RayExecutor
-from avpref.errors import ClusterError
+from avpref.errors import ClusterError, ConfigError
 
 OBJECT_STORE_BYTES = 100 * 2**20
 
@@ -46,7 +46,7 @@ def _is_ray_running() -> bool:
 def join_ray(settings: RayExecutor) -> None:
     """Use the Ray that this process already has, or join the configured cluster, or start one on this machine.
 
-    Raises ClusterError where the cluster does not answer or refuses this process.
+    Raises ClusterError where the cluster does not answer or refuses this process, ConfigError where its address is empty.
     """
     import ray
 
@@ -71,8 +71,21 @@ def join_ray(settings: RayExecutor) -> None:
 
 
 def cluster_address(settings: RayExecutor) -> str:
-    """The cluster that is to be joined; empty where Ray is to be started on this machine."""
-    return settings.address or os.environ.get("RAY_ADDRESS", "")
+    """The cluster that is to be joined; empty where Ray is to be started on this machine.
+
+    Raises ConfigError where ``RAY_ADDRESS`` is set and empty: a cluster was meant, and starting another would hide that.
+    """
+    if settings.address:
+        return settings.address
+    address = os.environ.get("RAY_ADDRESS")
+    if address is not None and not address.strip():
+        raise ConfigError(
+            "the variable RAY_ADDRESS is set, but empty",
+            "the address of the Ray cluster to join (host:6379, or auto on one of its machines), or no such variable:"
+            " then Ray starts on this machine",
+            "unset RAY_ADDRESS, or: export RAY_ADDRESS=auto",
+        )
+    return address or ""
 
 
 def _join(address: str) -> None:

@@ -129,7 +129,7 @@ def test_peft_in_torchs_format_and_with_an_adapters_name(make_network, adapted: 
 @pytest.mark.parametrize("prefix", ["diffusion_model.", "transformer.", ""])
 def test_single_files(make_network, adapted: Adapted, tmp_path: Path, prefix: str, sides, with_alpha: bool) -> None:
     """Under diffusers' module names where the prefix is theirs."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, pair in read_lora(adapted.folder).factors.items():
         module = prefix + (diffusers_name(name) if prefix == "transformer." else name)
         scale = 1.0 if with_alpha else ALPHA / RANK
@@ -315,7 +315,7 @@ def test_a_plain_wan_pipeline_takes_the_video_part(make_network, make_inputs, tm
 def test_the_released_adapter_at_full_size(full_size, tmp_path: Path) -> None:
     """720 tensors, 127,795,200 parameters, 360 linears; every tensor is one stored number, stretched."""
     network = full_size()
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for block in range(30):
         for target in TARGETS:
             outputs, inputs = network.blocks[block].get_submodule(target).weight.shape

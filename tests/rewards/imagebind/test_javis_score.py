@@ -100,8 +100,8 @@ def vectors(golden: Path, golden_weights: Callable[[Path, str], dict[str, Tensor
     )
     towers = on_meta(lambda: Towers(ImageBindSizes(vision, text, audio, made["out_embed_dim"]), USED_MODALITIES))
     towers.load_state_dict(golden_weights(folder, cases["seed"]), assign=True)
-    arrays = [dict(np.load(folder / name)) for name in ("av_score.npz", "av_score_numeric.npz")]
-    return Vectors(folder, cases, *arrays, JavisScorer(towers, CPU, cases["seed"]))
+    first, second = (dict(np.load(folder / name)) for name in ("av_score.npz", "av_score_numeric.npz"))
+    return Vectors(folder, cases, first, second, JavisScorer(towers, CPU, cases["seed"]))
 
 
 def furthest(found: Tensor, expected: Tensor) -> float:
