@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from avpref.datasets import tables
+from avpref.datasets.evidence.gate import PROMOTE
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.storage.run_folder import RunFolder
 
@@ -13,12 +15,24 @@ GATE_REFUSED = "avpref.gate.refused"
 QUARANTINE_EXCEEDED = "avpref.quarantine.exceeded"
 
 
-def emit_verdict(folder: RunFolder, document: dict[str, Any]) -> None:
-    """Emit ``avpref.gate.passed`` or ``avpref.gate.refused`` for a finished run, from its result document."""
-    gate = document["gate"]
-    name = GATE_PASSED if gate["verdict"] == "promote" else GATE_REFUSED
-    reasons = "; ".join(gate["reasons"])
-    _emit(folder, name, {"verdict": gate["verdict"], "reasons": reasons})
+class Verdict(Protocol):
+    """A decision of the gate."""
+
+    @property
+    def verdict(self) -> str:
+        """``promote`` or ``refuse``."""
+        ...
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """Why the gate refused."""
+        ...
+
+
+def emit_verdict(folder: RunFolder, gate: Verdict) -> None:
+    """Emit ``avpref.gate.passed`` or ``avpref.gate.refused`` for a finished run."""
+    name = GATE_PASSED if gate.verdict == PROMOTE else GATE_REFUSED
+    _emit(folder, name, {"verdict": gate.verdict, "reasons": "; ".join(gate.reasons)})
 
 
 def emit_losses(folder: RunFolder, lost: int) -> None:

@@ -120,7 +120,7 @@ def test_what_travels_to_and_from_actors_is_small(ray_cluster: int, tiny_run: ob
     from avpref.execution import run_units as stage_module
     from avpref.execution.contract import Outcome
     from avpref.execution.pool import InProcessPool
-    from avpref.flows.retrain import STAGES
+    from avpref.flows.run_stages import STAGES
     from avpref.storage.run_folder import RunFolder, create
 
     assert isinstance(tiny_run, RunFolder)

@@ -22,8 +22,8 @@ from avpref.domain import METRICS, Origin, Prompt, Split
 from avpref.execution import pool
 from avpref.execution.contract import Outcome
 from avpref.execution.item_counts import ItemCounts
-from avpref.flows.retrain import STAGES
 from avpref.flows.run import Run
+from avpref.flows.run_stages import STAGES
 from avpref.flows.stages import score as score_stage
 from avpref.flows.stages import sft as sft_module
 from avpref.flows.stages import train as dpo_module

@@ -11,8 +11,8 @@ import torch
 from avpref.config.loading import load_config
 from avpref.datasets.latents import LATENTS
 from avpref.datasets.tables import CANDIDATES
-from avpref.flows.retrain import CURATION
 from avpref.flows.run import Run
+from avpref.flows.run_stages import CURATION
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.score import score

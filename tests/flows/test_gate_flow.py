@@ -54,10 +54,10 @@ def test_a_finished_run_moves_the_alias_where_it_is_told_to_and_only_once(tiny_c
     copy = tiny_copy("evaluate")
     folder = with_settings(copy, f"evaluation.gate={{{EASY}}}", "promotion.automatic=true")
     runs = folder.runs
-    assert run_loop(folder)["promotion"] == {"alias": "serving", "state": "serving"}
+    assert run_loop(folder).document()["promotion"] == {"alias": "serving", "state": "serving"}
     assert promotion.serving(runs).run_id == folder.run_id
     move = aliases.current(runs)
-    assert run_loop(folder)["promotion"]["state"] == "serving"
+    assert run_loop(folder).document()["promotion"]["state"] == "serving"
     assert aliases.current(runs) == move
     assert folder.documents.read("result.json")["promotion"]["state"] == "serving"
     (weights,) = Path(promotion.serving(runs).adapter_path).glob("*.safetensors")

@@ -12,8 +12,10 @@ import pytest
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.execution import run_units as stage_module
-from avpref.flows.retrain import OF_ONE_EXECUTION, STAGES, run_loop
+from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
+from avpref.flows.run_result import OF_ONE_EXECUTION
+from avpref.flows.run_stages import STAGES
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.train import train
 from avpref.storage.local_files import TEMPORARY_PREFIX
@@ -75,7 +77,7 @@ def test_an_unchanged_second_run_does_nothing(
     before, document = finished_marks(folder.root), json.loads((folder.root / RESULT_FILE).read_text())
     shown = [(folder.root / name).stat().st_mtime_ns for name in (RESULT_FILE, "report.html")]
     no_work(monkeypatch)
-    again = run_loop(folder)
+    again = run_loop(folder).document()
     assert finished_marks(folder.root) == before
     assert shown == [(folder.root / name).stat().st_mtime_ns for name in (RESULT_FILE, "report.html")]
     assert document["changed"] and not again["changed"]

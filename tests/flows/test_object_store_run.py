@@ -19,7 +19,8 @@ from avpref.datasets import tables
 from avpref.errors import ConfigError, InputError, SchemaVersionError, StorageError
 from avpref.execution import pool
 from avpref.execution import run_units as stage_module
-from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
+from avpref.flows.retrain import run_loop
+from avpref.flows.run_result import OF_ONE_EXECUTION
 from avpref.identity import bytes_sha256
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.object_files import ObjectFiles
@@ -60,7 +61,7 @@ def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
 ) -> None:
     """One loop, looked at from all sides: it takes seconds, so it is made once."""
     folder = create(tmp_path / "here", settings(bucket))
-    document = run_loop(folder)
+    document = run_loop(folder).document()
 
     # the same run, with the same clips, scores, pairs, adapter and verdict
     assert folder.run_id == tiny_run.run_id
@@ -101,7 +102,7 @@ def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
     before = contents(folder)
     no_work(monkeypatch)
     elsewhere = create(tmp_path / "there", settings(bucket))
-    assert without_times(run_loop(elsewhere)) == without_times(document)
+    assert without_times(run_loop(elsewhere).document()) == without_times(document)
     assert contents(folder) == before
     trained = {path.name for path in (elsewhere.root / "models").rglob("*") if path.is_file()}
     assert {"network.safetensors", "adapter_model.safetensors", "summary.json"} <= trained
@@ -135,7 +136,7 @@ def test_a_run_that_stopped_between_two_puts_goes_on(
     for number, point in enumerate(points):
         stopped_before(monkeypatch, create(tmp_path / str(number), settings(bucket)), point)
     folder = create(tmp_path / "last", settings(bucket))
-    document = run_loop(folder)
+    document = run_loop(folder).document()
     assert without_times(document) == without_times(json.loads((tiny_run.root / RESULT_FILE).read_text()))
     assert folder.tables.read(tables.PAIRS).equals(tiny_run.tables.read(tables.PAIRS))
 
@@ -144,7 +145,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from avpref.config.loading import load_config
-from avpref.flows.retrain import OF_ONE_EXECUTION, run_loop
+from avpref.flows.run_result import OF_ONE_EXECUTION
+from avpref.flows.retrain import run_loop
 from avpref.storage.run_folder import create
 
 settings = load_config(sys.argv[1], [f"storage={sys.argv[2]}"], {}).settings

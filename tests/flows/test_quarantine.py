@@ -17,7 +17,8 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Metric, Split
 from avpref.errors import CircuitOpen, InputError, MediaError
-from avpref.flows.retrain import quarantined, run_loop
+from avpref.flows.quarantine import quarantined
+from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
@@ -64,7 +65,7 @@ def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_
     damaged: dict[str, Callable[[Path], None]] = {paths[1]: truncate, paths[20]: flip, paths[40]: Path.unlink}
     for path, damage in damaged.items():
         damage(folder.root / path)
-    document = run_loop(folder)
+    document = run_loop(folder).document()
     assert document["quarantined"] == 3
     rows = {row["candidate_id"]: row for row in folder.tables.read(tables.QUARANTINE).to_pylist()}
     assert set(rows) == {candidate_of(path) for path in damaged}
@@ -79,7 +80,7 @@ def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_
     assert not set(folder.tables.read(tables.SCORES)["candidate_id"].to_pylist()) & set(rows)
     assert folder.tables.num_rows(tables.SCORES) == 7 * (folder.tables.num_rows(tables.CANDIDATES) - 3)
     assert (
-        run_loop(folder)["quarantined"] == folder.tables.num_rows(tables.QUARANTINE) == 3
+        run_loop(folder).document()["quarantined"] == folder.tables.num_rows(tables.QUARANTINE) == 3
     )  # nor does a second run forget
 
 
@@ -102,7 +103,7 @@ def test_too_many_bad_clips_stop_the_run_until_the_cause_is_gone(
     shutil.rmtree(folder.root / "units" / "score")
     for path in paths:
         shutil.copy2(tiny_run.root / path, folder.root / path)
-    assert run_loop(folder)["quarantined"] == 0
+    assert run_loop(folder).document()["quarantined"] == 0
     assert sealed(folder, "pairs") == sealed(tiny_run, "pairs")
 
 
@@ -214,7 +215,7 @@ def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
 def test_a_policy_that_makes_clips_without_sound_is_refused(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_copy("evaluate")
     muted = mute(monkeypatch, lambda item: True)
-    document = run_loop(folder)
+    document = run_loop(folder).document()
     assert len(muted) == sum(prompt.split == Split.HELD_OUT for prompt in read_prompts(folder.tables))
     for dimension in ("audio", "sync"):
         compared = document["evaluation"][dimension]

@@ -307,7 +307,7 @@ def test_the_check_finds_what_does_not_exist(text: str, kind: str, name: str) ->
 
 
 def test_the_check_lets_pass_what_exists() -> None:
-    text = """[gate](docs/gate.md#rules) `flows/stages/` `configs/{tiny,toyworld}.yaml` `avpref.flows.retrain.curate` `gate check`
+    text = """[gate](docs/gate.md#rules) `flows/stages/` `configs/{tiny,toyworld}.yaml` `avpref.flows.curate.curate` `gate check`
 `avpref runs list|show --json` `avpref.gate.passed` `models/STAGE/published.json` `--set dpo.loss.beta_video=1`
 
 ```sh

@@ -144,7 +144,8 @@ def create(runs: Path, settings: Settings) -> RunFolder:
     folder = RunFolder(root, settings)
     if (root / RUN_FILE).exists():
         _check_schema(LocalFiles(root))
-        _refuse_other_storage(folder)
+        if (root / CONFIG_FILE).read_bytes() != text:
+            _refuse_other_storage(folder)
     if isinstance(folder.files, ObjectFiles):
         check_commit_rule(folder.files, RUN_FILE, identity)
         _check_schema(folder.files)
@@ -170,12 +171,17 @@ def open_run(runs: Path, run: str = "") -> RunFolder:
 
     Raises InputError naming the runs that exist, SchemaVersionError for a run of another schema.
     """
+    return open_root(find_run(runs, run))
+
+
+def find_run(runs: Path, run: str = "") -> Path:
+    """The folder of a run by id or prefix, the newest without ``run``. Raises InputError naming the runs that exist."""
     known = list_runs(runs)
     matching = [name for name in known if name == run] or [name for name in known if name.startswith(run)]
     if not matching or (run and len(matching) > 1):
         found = f"no run {run!r} in {runs}" if not matching else f"{run!r} may mean {', '.join(matching)}"
         raise InputError(found, f"one of: {', '.join(known) or '(none yet)'}", "avpref runs list --runs DIR")
-    return open_root(Path(runs).resolve() / matching[0])
+    return Path(runs).resolve() / matching[0]
 
 
 def open_root(root: Path) -> RunFolder:

@@ -77,7 +77,7 @@ def test_a_shortcut_is_flagged_and_the_run_goes_on(
 ) -> None:
     folder = tiny_copy("audit")
     louder_where_chosen(folder, monkeypatch)
-    document = retrain.run_loop(folder)
+    document = retrain.run_loop(folder).document()
     assert "loudness_db" in [row["fact"] for row in document["audit"]["flagged"]]
     assert document["audit"]["flagged"][0]["value"] > 0.8
     assert "audit: loudness_db tells pairs apart: AUROC" in capsys.readouterr().err

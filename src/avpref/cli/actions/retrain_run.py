@@ -39,7 +39,7 @@ def resume_run(folder: RunFolder, wait: bool, adopts_version: bool, as_json: boo
     """Continue the run of ``folder`` and print its result; returns the exit code."""
     if adopts_version:
         adopt_version(folder, wait)
-    return _present(resume_flow(folder.runs, folder.run_id, wait), as_json)
+    return _present(resume_flow(folder, wait).document(), as_json)
 
 
 def _present(document: dict[str, Any], as_json: bool) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from avpref.flows.retrain import STAGES
+from avpref.flows.run_stages import STAGES
 from avpref.flows.stages.report import report
 from avpref.storage.run_folder import RESULT_FILE, list_runs, open_run
 

@@ -17,7 +17,7 @@ import yaml
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.domain import Split
-from avpref.flows.retrain import STAGES
+from avpref.flows.run_stages import STAGES
 from avpref.flows.stages.report import report
 from avpref.storage.run_folder import RESULT_FILE, list_runs, open_run
 

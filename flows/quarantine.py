@@ -1,0 +1,39 @@
+"""What a run has lost and spent so far: quarantined items of all stages, and the cost of workers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from avpref.datasets import tables
+from avpref.datasets.rows import QuarantineRow
+from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.prefect.run_events import emit_losses
+from avpref.observability.cost import Spending, spending
+from avpref.storage.run_folder import RunFolder
+
+QUARANTINE_DOCUMENTS = (
+    "refused.json",
+    "quarantine-sft.json",
+    "quarantine-generate.json",
+    "quarantine-score.json",
+    "quarantine-evaluate.json",
+)
+"""Documents in which the stages record the items that they gave up."""
+
+
+def quarantined(folder: RunFolder) -> list[QuarantineRow]:
+    """Every item that a stage of the run has given up so far."""
+    return [QuarantineRow(**row) for name in QUARANTINE_DOCUMENTS for row in folder.documents.read(name) or []]
+
+
+def seal_quarantine(folder: RunFolder) -> None:
+    """Write the quarantine table, and show it where the run reports to a server."""
+    rows = quarantined(folder)
+    folder.tables.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, rows))
+    reporting.table("quarantine", [asdict(row) for row in rows], f"{len(rows)} given up on, with the reason")
+    emit_losses(folder, len(rows))
+
+
+def spent_by(folder: RunFolder) -> Spending:
+    """Seconds and cost of the run so far, over all executions."""
+    return spending(folder.root, folder.tables.num_rows(tables.PAIRS), folder.observe)
