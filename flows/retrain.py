@@ -39,9 +39,9 @@ from avpref.storage.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, creat
 
 DAY_S = 24 * 3600
 CURATION = (prompts, sft, generate, score, pair, audit)
-"""From prompts to audited pairs, in order; each takes the run's folder and returns a row count."""
+"""Stages of the flow ``curate``, in order; each takes the run's folder and returns a row count."""
 STAGES = (*CURATION, dpo, evaluate)
-"""The whole loop, in order."""
+"""Stages of the flow ``retrain``, in order. A Prefect server shows each as a subflow."""
 OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})
 """Keys of the result document that say what one execution did, not what came out."""
 REPORT_FILE = "report.html"
