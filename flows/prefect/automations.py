@@ -1,6 +1,6 @@
-"""Automations as code: what a Prefect server does by itself about this product's flow runs, and whom it tells.
+"""Automations of a Prefect server for the flow runs of this product: crash lost runs, and notify people.
 
-Each is found again by its name, so applying twice changes nothing and a changed one is updated in place.
+An automation is identified by its name: applying it again changes nothing, and a changed one is updated in place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Applied:
 
 
 def automations(zombie_after_s: float, notify: UUID | None) -> list[AutomationCore]:
-    """Every automation; ``notify`` is the notification block that is told (None: the server only records that it fired)."""
+    """All automations. ``notify`` is the notification block to use; with None the server only records that they fired."""
     return [
         AutomationCore(
             name="avpref: a run without a sign of life has crashed",
@@ -112,7 +112,7 @@ def _tell(block: UUID | None, subject: str, body: str) -> Sequence[ActionTypes]:
 
 
 def _on_runs(name: str, states: Sequence[str], actions: Sequence[ActionTypes]) -> AutomationCore:
-    """Whole executions only: what happened to a stage is said of the run that it belongs to."""
+    """Automation on states of whole executions; the state of a stage is part of its execution's."""
     trigger = EventTrigger(
         expect={FLOW_RUN + state for state in states},
         match=ResourceSpecification({"prefect.resource.id": [FLOW_RUN + "*"]}),

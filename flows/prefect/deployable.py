@@ -1,7 +1,7 @@
-"""Flows that deployments call. They try again what may pass by itself.
+"""Prefect flows for deployments, with retries for transient errors.
 
-Prefect's own retries are not used: they repeat users' mistakes as well, and in 3.8 a run whose parameters are refused and
-that has retries left never ends.
+Prefect's own retries are not used: they also repeat users' mistakes, and in 3.8 a run with retries whose parameters are refused
+never ends.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRIES, RETRY_AFTER_S = 2, 60.0
-"""A deployed run that fails is tried again so often, after so long: it goes on from what is committed."""
+"""Number of retries of a deployed run that fails, and the wait before each; a retry continues from what is committed."""
 FINAL = (ConfigError, InputError, GateRefused, AuditRefused, CircuitOpen)
-"""Errors that a second attempt would only repeat."""
+"""Errors that a retry would only repeat."""
 
 
 def deployable(name: str, timeout_s: float) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Decorator: a flow ``name`` for deployments. A run that takes longer than ``timeout_s`` seconds fails as TimedOut."""
+    """Decorator that makes a Prefect flow ``name``; a run that takes longer than ``timeout_s`` seconds fails as TimedOut."""
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
         return Flow(tried_again(function), name=name, timeout_seconds=timeout_s, persist_result=False)
@@ -38,7 +38,7 @@ def deployable(name: str, timeout_s: float) -> Callable[[Callable[P, R]], Flow[P
 def tried_again(
     function: Callable[P, R], retries: int = RETRIES, wait: Callable[[float], None] = time.sleep
 ) -> Callable[P, R]:
-    """``function``, called again after an error that may pass by itself; only where Prefect's engine runs it."""
+    """``function`` with ``retries`` retries after transient errors, where Prefect's engine calls it; ``wait`` sleeps seconds."""
 
     @functools.wraps(function)
     def attempts(*arguments: P.args, **named: P.kwargs) -> R:

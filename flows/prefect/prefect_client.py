@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -93,13 +93,9 @@ class PrefectReporter:
 
     def heartbeat(self) -> None:
         """See :class:`avpref.flows.prefect.delivery_queue.Transport`; the event is that of Prefect's engine."""
-        now, runs = datetime.now(UTC), [self._runs[key] for key in sorted(self._open)]
-        events = [
-            Event(id=uuid4(), event=HEARTBEAT, resource=run.resource, related=run.related, occurred=now)  # type: ignore[arg-type]
-            for run in runs
-        ]
-        if events:
-            self._send(lambda: self._emit(*events))
+        runs = [self._runs[key] for key in sorted(self._open)]
+        if runs:
+            self._send(lambda: self._emit(*map(_heartbeat, runs)))
 
     def close(self) -> None:
         """See :class:`avpref.flows.prefect.delivery_queue.Transport`."""
@@ -140,11 +136,15 @@ class PrefectReporter:
             "state": RUNNING,
         }
         if message.parent:
-            task_run = self._start_task(message.parent, message.name, message.name, message.run, uuid4())
+            task_run_id = uuid5(UUID(message.run), "parent task run")
+            task_run = self._start_task(message.parent, message.name, message.name, message.run, task_run_id)
             body["parent_task_run_id"] = str(task_run)
         run = self._client.request("POST", "/flow_runs/", json=body).json()
         self._runs[message.run] = OpenRun(UUID(run["id"]), flow_id, message.name, run["name"], message.tags)
         self._open.add(message.run)
+        self._emit(
+            _heartbeat(self._runs[message.run])
+        )  # or a run killed before its first one would never become Crashed
 
     def _start_task(self, run: str, task_name: str, name: str, key: str, task_run_id: UUID | None = None) -> UUID:
         task_run_id = task_run_id or UUID(key)
@@ -211,6 +211,16 @@ class PrefectReporter:
             raise Refused(f"{path}: HTTP {code}: {error.response.text[:200]}") from error
         except httpx.HTTPError as error:
             raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+
+def _heartbeat(run: OpenRun) -> Event:
+    return Event(
+        id=uuid4(),
+        event=HEARTBEAT,
+        resource=run.resource,  # type: ignore[arg-type]
+        related=run.related,  # type: ignore[arg-type]
+        occurred=datetime.now(UTC),  # type: ignore[arg-type]
+    )
 
 
 def _without_retries() -> SettingsContext:

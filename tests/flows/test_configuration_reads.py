@@ -57,7 +57,9 @@ def test_resuming_and_evaluating_read_the_runs_own_file_once(
     assert reads == [own, own]
 
 
-def test_a_changed_setting_is_compared_with_the_recorded_ones(tiny_run: RunFolder, runs: Path, reads: list[Path]) -> None:
+def test_a_changed_setting_is_compared_with_the_recorded_ones(
+    tiny_run: RunFolder, runs: Path, reads: list[Path]
+) -> None:
     own = runs / tiny_run.run_id / "config.yaml"
     evaluate_run.fn(str(runs), tiny_run.run_id, ["executor.device=cpu"])
     assert reads == [own, own]  # once for its settings, once for where the run keeps its files

@@ -1,4 +1,4 @@
-"""The seam to Prefect: without a server, with one that is not there, and what is told to one, with a fake transport."""
+"""Reporting to Prefect: without a server, with one that does not answer, and the messages to a fake transport."""
 
 from __future__ import annotations
 
