@@ -1,13 +1,14 @@
-"""What a run would do, without doing it: items per stage, and the bytes that it would leave in the run's folder.
+"""Dry run: items per stage, and the bytes that a run would leave in its folder, without computing any item.
 
-Only what can be computed is said. Counts are exact; where they depend on scores (pairs) they are the largest possible.
-Networks and latents are counted in float32. A clip is taken to be as large as one of pure noise, which is decoded and
-encoded for this: what a network makes compresses better. Times and GPU-hours depend on the machine and are not guessed.
+Counts are exact; where they depend on scores (pairs) they are upper bounds. Networks and latents are counted in float32. A
+clip is assumed to be as large as one of pure noise, which is decoded and encoded for this; clips of a network compress
+better. Times and GPU-hours depend on the machine and are not estimated.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,25 +32,50 @@ FLOAT_BYTES = 4
 ADAM_COPIES = 3
 """A checkpoint holds the trained values and Adam's two moments."""
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class DryRunRow:
+    """Work of one stage: number of items, their noun, and the bytes that they leave (None where they cannot be computed)."""
+
+    name: str
+    items: int
+    unit: str
+    num_bytes: int | None
 
 
-def estimate(settings: Settings) -> dict[str, Any]:
-    """``{"stages": [{name, items, unit, bytes}], "total_bytes", "clip_bytes"}``; bytes is None where nobody can say.
+@dataclass(frozen=True)
+class DryRun:
+    """Work of a whole run. ``clip_bytes`` is the size of one clip of pure noise."""
 
-    Raises what the run itself would raise on its prompts, network or codec.
-    """
+    stages: tuple[DryRunRow, ...]
+    clip_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all stages whose bytes can be computed."""
+        return sum(row.num_bytes or 0 for row in self.stages)
+
+    def document(self) -> dict[str, Any]:
+        """The dry run as JSON values."""
+        stages = [
+            {"name": row.name, "items": row.items, "unit": row.unit, "bytes": row.num_bytes} for row in self.stages
+        ]
+        return {"stages": stages, "total_bytes": self.total_bytes, "clip_bytes": self.clip_bytes}
+
+
+def estimate(settings: Settings) -> DryRun:
+    """Items and bytes of every stage. Raises what the run itself would raise on its prompts, network or codec."""
     world = open_world(settings)
     prompts = world.prompts().prompts
     clip_bytes = noise_clip_bytes(settings)
-    stages = [
+    held_out = len(_of(prompts, Split.HELD_OUT))
+    stages = (
         *_data_stages(settings, world, prompts),
         *_candidate_stages(settings, prompts, clip_bytes),
         *_pair_stages(settings, prompts),
-        _row("evaluate", len(_of(prompts, Split.HELD_OUT)), "clips", len(_of(prompts, Split.HELD_OUT)) * clip_bytes),
-    ]
-    total = sum(stage["bytes"] or 0 for stage in stages)
-    return {"stages": stages, "total_bytes": total, "clip_bytes": clip_bytes}
+        DryRunRow("evaluate", held_out, "clips", held_out * clip_bytes),
+    )
+    return DryRun(stages, clip_bytes)
 
 
 def noise_clip_bytes(settings: Settings) -> int:
@@ -68,7 +94,7 @@ def latent_bytes(settings: Settings, delays: int = 0) -> int:
 
 
 def network_values(settings: Settings) -> tuple[int, int]:
-    """How many values the network has, and how many its adapter. Nothing is allocated."""
+    """Numbers of values of the network and of its adapter. No memory is allocated for them."""
     with torch.device("meta"):
         network = JavisDiT(NetworkConfig.from_settings(settings.network))
         whole = sum(parameter.numel() for parameter in network.parameters())
@@ -76,45 +102,45 @@ def network_values(settings: Settings) -> tuple[int, int]:
     return whole, sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
-def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> list[Row]:
+def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> list[DryRunRow]:
     table_bytes = len(tables.to_bytes(tables.to_arrow(tables.PROMPTS, prompts)))
-    first = _row("prompts", len(prompts), "prompts", table_bytes)
+    first = DryRunRow("prompts", len(prompts), "prompts", table_bytes)
     values, _ = network_values(settings)
     match settings.sft:
         case SftWeights() as given:
-            return [first, _row("sft", 0, "steps", values * (FLOAT_BYTES if given.dtype == "float32" else 2))]
+            return [first, DryRunRow("sft", 0, "steps", values * (FLOAT_BYTES if given.dtype == "float32" else 2))]
         case SftSettings() as given:
             return [first, *_training_stages(settings, given, len(world.sft_items(prompts)), values)]
 
 
-def _training_stages(settings: Settings, given: SftSettings, clips: int, values: int) -> list[Row]:
+def _training_stages(settings: Settings, given: SftSettings, clips: int, values: int) -> list[DryRunRow]:
     averages = 1 if given.ema_decay else 0
     checkpoints = _checkpoints(given.loop) * (2 if given.audio_steps else 1)
     kept = checkpoints * (ADAM_COPIES + averages) + 1 + averages
     return [
-        _row("sft_clips", clips, "clips", _twice_stored(clips * latent_bytes(settings))),
-        _row("sft", given.loop.steps + given.audio_steps, "steps", FLOAT_BYTES * values * kept),
+        DryRunRow("sft_clips", clips, "clips", _twice_stored(clips * latent_bytes(settings))),
+        DryRunRow("sft", given.loop.steps + given.audio_steps, "steps", FLOAT_BYTES * values * kept),
     ]
 
 
-def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int) -> list[Row]:
+def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int) -> list[DryRunRow]:
     candidates = sum(1 for _ in wanted(prompts, settings))
     return [
-        _row("generate", candidates, "candidates", candidates * clip_bytes),
-        _row("score", candidates * len(metrics_of(settings.scoring)), "scores", None),
+        DryRunRow("generate", candidates, "candidates", candidates * clip_bytes),
+        DryRunRow("score", candidates * len(metrics_of(settings.scoring)), "scores", None),
     ]
 
 
-def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[Row]:
+def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[DryRunRow]:
     train = len(_of(prompts, Split.TRAIN))
     pairs = train * settings.pairs.max_pairs_per_prompt
     latents = pairs * (latent_bytes(settings) + latent_bytes(settings, len(delays_s(settings.dpo))))
     _, values = network_values(settings)
     kept = _checkpoints(settings.dpo.loop) * ADAM_COPIES + 1
     return [
-        _row("pair", train, "prompts", None),
-        _row("encode", 2 * pairs, "clips at most", _twice_stored(latents)),
-        _row("train", settings.dpo.loop.steps, "steps", FLOAT_BYTES * values * kept),
+        DryRunRow("pair", train, "prompts", None),
+        DryRunRow("encode", 2 * pairs, "clips at most", _twice_stored(latents)),
+        DryRunRow("train", settings.dpo.loop.steps, "steps", FLOAT_BYTES * values * kept),
     ]
 
 
@@ -123,13 +149,9 @@ def _checkpoints(loop: LoopSettings) -> int:
 
 
 def _twice_stored(size: int) -> int:
-    """Latents lie in their units, compressed by nothing that can be promised, and in the file that training reads."""
+    """Latents are stored in their units, with no compression assumed, and in the file that training reads."""
     return 2 * size
 
 
 def _of(prompts: list[Prompt], split: Split) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.split == split]
-
-
-def _row(name: str, items: int, unit: str, size: int | None) -> Row:
-    return {"name": name, "items": items, "unit": unit, "bytes": size}

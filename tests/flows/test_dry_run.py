@@ -16,7 +16,7 @@ TINY = str(CONFIGS / "tiny.yaml")
 
 @pytest.fixture(scope="module")
 def stages(tiny_run):
-    return {stage["name"]: stage for stage in estimate(tiny_run.settings)["stages"]}
+    return {stage["name"]: stage for stage in estimate(tiny_run.settings).document()["stages"]}
 
 
 def test_counts_are_those_of_the_run(stages, tiny_run):
@@ -44,14 +44,14 @@ def test_the_networks_size_is_that_of_its_file(tiny_run):
 def test_more_candidates_are_more_bytes_and_nothing_else_changes():
     settings = load_config(TINY).settings
     more = load_config(TINY, ["sampling.num_candidates=5"]).settings
-    before, after = ({stage["name"]: stage for stage in estimate(each)["stages"]} for each in (settings, more))
+    before, after = ({stage["name"]: stage for stage in estimate(each).document()["stages"]} for each in (settings, more))
     assert after["generate"]["items"] - before["generate"]["items"] == 2 * settings.prompts.num_prompts
     assert after["generate"]["bytes"] > before["generate"]["bytes"]
     assert all(before[name] == after[name] for name in before if name not in ("generate", "score"))
 
 
 def test_the_total_is_the_sum_of_what_is_known():
-    document = estimate(load_config(TINY).settings)
+    document = estimate(load_config(TINY).settings).document()
     assert document["total_bytes"] == sum(stage["bytes"] or 0 for stage in document["stages"])
 
 

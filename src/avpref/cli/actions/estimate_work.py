@@ -10,7 +10,7 @@ from avpref.flows.dry_run import estimate
 
 def print_estimate(settings: Settings, as_json: bool) -> int:
     """Print items and bytes of each stage; returns exit code 0."""
-    document = estimate(settings)
+    document = estimate(settings).document()
     print_json(document) if as_json else print_table(document["stages"], ["name", "items", "unit", "bytes"])
     say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
     return 0

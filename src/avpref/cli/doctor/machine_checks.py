@@ -103,7 +103,7 @@ def disk(settings: Settings, runs: Path) -> Check:
     folder = next(path for path in (runs.resolve(), *runs.resolve().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     try:
-        need = 2 * estimate(settings)["total_bytes"]
+        need = 2 * estimate(settings).total_bytes
     except AvprefError as error:
         return Check("disk", WARN, f"{_size(free)} free; the need is unknown: {error.found}", error.fix)
     observation = f"{_size(free)} free in {folder}, twice the need is {_size(need)}"
