@@ -1,4 +1,4 @@
-"""What a run has lost and spent so far: quarantined items of all stages, and the cost of workers."""
+"""Losses and cost of a run so far: quarantined items of all stages, and the time and cost of workers."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ WORD_END = "</w>"
 
 
 class LongPrompts(StrEnum):
-    """What becomes of a text that is longer than the context.
+    """The rule for a text that is longer than the context.
 
     ``keep_end`` reads its beginning, closed by the end id, as ImageBind does today. ``javisbench`` cuts the end id off, as the JavisBench
     evaluation does: the state at the *start* id is then pooled, so every long text has one and the same embedding.
@@ -85,7 +85,7 @@ def byte_letters() -> dict[int, str]:
 
 @cache
 def _words() -> Any:
-    """What counts as a word: a special mark, an English ending, a run of letters, one digit, or a run of anything else visible."""
+    """The pattern of a word: a special mark, an English ending, a run of letters, one digit, or a run of other visible characters."""
     import regex
 
     marks = "|".join(re.escape(mark) for mark in (START_MARK, END_MARK))

@@ -214,11 +214,11 @@ def resolve(model: Model, folder: Path | None = None) -> dict[str, Path]:
     """
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"no folder {folder}", f"a folder with the files of {model.name}", "avpref weights list")
-    found = {file.name: find(model, file, folder) for file in model.files}
-    absent = [file for file in model.files if found[file.name] is None]
+    located = {file.name: find(model, file, folder) for file in model.files}
+    absent = [file for file in model.files if located[file.name] is None]
     if absent:
         raise _absent(model, absent, folder)
-    paths = {name: path for name, path in found.items() if path is not None}
+    paths = {name: path for name, path in located.items() if path is not None}
     for file in model.files:
         if folder is None or not paths[file.name].is_relative_to(folder):
             require_size(model, file, paths[file.name])

@@ -51,7 +51,7 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, 
 
 @dataclass(frozen=True)
 class Plan:
-    """What fetching a model comes to: where the present files lie, and what is left to fetch into ``target``."""
+    """Plan of fetching a model: the paths of the files that are present, and the files to fetch into ``target``."""
 
     model: Model
     present: tuple[tuple[WeightFile, Path], ...]
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that are left to fetch, as far as sizes are known; what an unfinished download holds is taken off."""
+        """Bytes still to fetch, as far as sizes are known, without the bytes that unfinished downloads already hold."""
         return sum(max(0, file.num_bytes - _held_bytes(self.target, file)) for file in self.missing)
 
     @property
@@ -71,13 +71,13 @@ class Plan:
 
 
 def plan(model: Model) -> Plan:
-    """What is there of ``model`` and what is not. Raises InputError for a file whose size shows that it is broken."""
-    found = [(file, find(model, file)) for file in model.files]
-    for file, path in found:
+    """Split the files of ``model`` into present and missing ones. Raises InputError for a file whose size shows that it is broken."""
+    located = [(file, find(model, file)) for file in model.files]
+    for file, path in located:
         if path is not None:
             require_size(model, file, path)
-    missing = sorted((file for file, path in found if path is None), key=lambda file: file.num_bytes)
-    present = tuple((file, path) for file, path in found if path is not None)
+    missing = sorted((file for file, path in located if path is None), key=lambda file: file.num_bytes)
+    present = tuple((file, path) for file, path in located if path is not None)
     return Plan(model, present, tuple(missing), weights_home() / model.name)
 
 

@@ -18,7 +18,7 @@ POINTER = b"version https://git-lfs.github.com/spec"
 
 
 class State(StrEnum):
-    """What a file is found to be."""
+    """State of a weight file."""
 
     OK = "ok"
     ABSENT = "absent"
@@ -30,7 +30,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One file: what was found, what was expected, and the command that helps (empty where it is as it should be)."""
+    """The check of one file: found, expected, and the command that fixes it (all empty where the file is right)."""
 
     model: str
     file: str
@@ -87,7 +87,7 @@ def unreadable(path: Path) -> str:
             case ".py":
                 ast.parse(path.read_bytes())
     except (ValueError, SyntaxError, zipfile.BadZipFile, SafetensorError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'nothing more is said'}"
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return ""
 
 
@@ -109,15 +109,15 @@ def _checkpoint(path: Path) -> str:
 def _absent(model: Model, file: WeightFile) -> Finding:
     fix = f"avpref weights fetch {model.name}"
     is_begun = (weights_home() / model.name / UNFINISHED).is_dir()
-    found = "not there; an unfinished download is" if is_begun else "not there"
+    problem = "absent; an unfinished download exists" if is_begun else "absent"
     about = "" if file.is_size_exact else "about "
-    return Finding(model.name, file.name, State.ABSENT, "", found, f"{about}{size_text(file.num_bytes)}", fix)
+    return Finding(model.name, file.name, State.ABSENT, "", problem, f"{about}{size_text(file.num_bytes)}", fix)
 
 
 def _fetched(model: Model, folder: Path | None, path: Path) -> FetchedFile | None:
     for parent in (folder, weights_home() / model.name):
-        if parent is not None and (found := fetched_as(parent, path)):
-            return found
+        if parent is not None and (record := fetched_as(parent, path)):
+            return record
     return None
 
 

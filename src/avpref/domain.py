@@ -19,7 +19,7 @@ class Dimension(StrEnum):
 
 
 PUBLIC_NAME = {Dimension.VIDEO: "video", Dimension.AUDIO: "audio", Dimension.AV: "sync"}
-"""How the dimensions are called in documents for people and scripts."""
+"""Names of the dimensions in documents for people and scripts."""
 
 
 class Origin(StrEnum):
@@ -38,7 +38,7 @@ class ScoreStatus(StrEnum):
 
 
 class Split(StrEnum):
-    """What a prompt is used for; held-out prompts are never trained on, nor are their ground-truth clips."""
+    """Use of a prompt. Neither held-out prompts nor their ground-truth clips are ever trained on."""
 
     TRAIN = "train"
     HELD_OUT = "held_out"
@@ -46,7 +46,7 @@ class Split(StrEnum):
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that a scorer gives: its unit, the direction that is better, and the dimension that it speaks for."""
+    """A number that a scorer computes: its unit, the better direction, and the dimension that it measures."""
 
     name: str
     unit: str
@@ -56,7 +56,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Terms:
-    """What may be done with numbers: licence of what they come from, and whether they mean anything at all.
+    """Terms of use of a scorer's numbers: the licence of its weights, and whether the numbers are meaningful.
 
     ``is_meaningful`` is false for networks with random weights, which exist for tests and dry runs.
     """
@@ -67,7 +67,7 @@ class Terms:
 
 
 OWN_TERMS = Terms("Apache-2.0", commercial_use=True)
-"""Terms of scorers without weights of others."""
+"""Terms of scorers that use no third-party weights."""
 
 METRICS: tuple[Metric, ...] = (
     Metric("visual_quality", "scorer units", True, Dimension.VIDEO),

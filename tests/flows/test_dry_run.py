@@ -44,7 +44,9 @@ def test_the_networks_size_is_that_of_its_file(tiny_run):
 def test_more_candidates_are_more_bytes_and_nothing_else_changes():
     settings = load_config(TINY).settings
     more = load_config(TINY, ["sampling.num_candidates=5"]).settings
-    before, after = ({stage["name"]: stage for stage in estimate(each).document()["stages"]} for each in (settings, more))
+    before, after = (
+        {stage["name"]: stage for stage in estimate(each).document()["stages"]} for each in (settings, more)
+    )
     assert after["generate"]["items"] - before["generate"]["items"] == 2 * settings.prompts.num_prompts
     assert after["generate"]["bytes"] > before["generate"]["bytes"]
     assert all(before[name] == after[name] for name in before if name not in ("generate", "score"))
