@@ -107,19 +107,19 @@ def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> lis
     first = DryRunRow("prompts", len(prompts), "prompts", table_bytes)
     values, _ = network_values(settings)
     match settings.sft:
-        case SftWeights() as given:
-            return [first, DryRunRow("sft", 0, "steps", values * (FLOAT_BYTES if given.dtype == "float32" else 2))]
-        case SftSettings() as given:
-            return [first, *_training_stages(settings, given, len(world.sft_items(prompts)), values)]
+        case SftWeights() as sft:
+            return [first, DryRunRow("sft", 0, "steps", values * (FLOAT_BYTES if sft.dtype == "float32" else 2))]
+        case SftSettings() as sft:
+            return [first, *_training_stages(settings, sft, len(world.sft_items(prompts)), values)]
 
 
-def _training_stages(settings: Settings, given: SftSettings, clips: int, values: int) -> list[DryRunRow]:
-    averages = 1 if given.ema_decay else 0
-    checkpoints = _checkpoints(given.loop) * (2 if given.audio_steps else 1)
+def _training_stages(settings: Settings, sft: SftSettings, clips: int, values: int) -> list[DryRunRow]:
+    averages = 1 if sft.ema_decay else 0
+    checkpoints = _checkpoints(sft.loop) * (2 if sft.audio_steps else 1)
     kept = checkpoints * (ADAM_COPIES + averages) + 1 + averages
     return [
         DryRunRow("sft_clips", clips, "clips", _twice_stored(clips * latent_bytes(settings))),
-        DryRunRow("sft", given.loop.steps + given.audio_steps, "steps", FLOAT_BYTES * values * kept),
+        DryRunRow("sft", sft.loop.steps + sft.audio_steps, "steps", FLOAT_BYTES * values * kept),
     ]
 
 

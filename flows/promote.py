@@ -16,20 +16,20 @@ TIMEOUT_S = 3600
 @deployable("promote", TIMEOUT_S)
 def promote_run(runs: str = "runs", run: str = "", alias: str = "serving", reason: str = "") -> dict[str, Any]:
     """Let the adapter of ``run`` (the newest one without) serve under ``alias``; returns the move. Raises GateRefused."""
-    given = {"runs": runs, "run": run, "alias": alias, "reason": reason}
-    with reporting.execution("promote", given):
-        return _told(promotion.promote(Path(runs), run, alias, reason=reason))
+    parameters = {"runs": runs, "run": run, "alias": alias, "reason": reason}
+    with reporting.execution("promote", parameters):
+        return _shown(promotion.promote(Path(runs), run, alias, reason=reason))
 
 
 @deployable("rollback", TIMEOUT_S)
 def rollback_alias(runs: str = "runs", alias: str = "serving", to: str = "", reason: str = "") -> dict[str, Any]:
     """Let what served before, or ``to``, serve again under ``alias``; returns the move."""
-    given = {"runs": runs, "alias": alias, "to": to, "reason": reason}
-    with reporting.execution("rollback", given):
-        return _told(promotion.rollback(Path(runs), alias, to, reason=reason))
+    parameters = {"runs": runs, "alias": alias, "to": to, "reason": reason}
+    with reporting.execution("rollback", parameters):
+        return _shown(promotion.rollback(Path(runs), alias, to, reason=reason))
 
 
-def _told(move: promotion.AliasMove) -> dict[str, Any]:
+def _shown(move: promotion.AliasMove) -> dict[str, Any]:
     document = asdict(move)
     reporting.table("alias", [document], f"alias {move.alias} was moved")
     return document
