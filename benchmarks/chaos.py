@@ -43,7 +43,7 @@ from kill_campaign import Siege  # noqa: E402
 
 from avpref.config import loading as config  # noqa: E402
 from avpref.identity import derive_seed  # noqa: E402
-from avpref.storage.failpoints import Moment  # noqa: E402
+from avpref.storage.failpoints import FailPoint  # noqa: E402
 from avpref.storage.run_folder import RunFolder, create  # noqa: E402
 
 TINY = HERE.parent / "configs" / "tiny.yaml"
@@ -51,17 +51,17 @@ RESULTS = HERE / "chaos.json"
 PROMISED = 300
 LONGEST_S = 2400.0
 OFTEN = tuple(
-    moment for moment in Moment if moment.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
+    moment for moment in FailPoint if moment.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
 )
 """Moments that come dozens of times in a tiny run; the others come once or a few times."""
 STRIKES = 5
 RARE_STRIKES = 2
 RANDOM_KILLS = 20
 ACTOR_KILLS = {
-    Moment.WRITE_SYNCED: (9, 37, 70),
-    Moment.COMMIT_LINKED: (21, 50, 84),
-    Moment.MEDIA_COMMITTED: (14, 29, 43),
-    Moment.UNIT_COMMITTED: (4, 10, 16, 22),
+    FailPoint.WRITE_SYNCED: (9, 37, 70),
+    FailPoint.COMMIT_LINKED: (21, 50, 84),
+    FailPoint.MEDIA_COMMITTED: (14, 29, 43),
+    FailPoint.UNIT_COMMITTED: (4, 10, 16, 22),
 }
 """Visits counted over all actors, so far apart that a unit's second attempt is spared."""
 
@@ -103,9 +103,9 @@ def command(ground: Ground) -> Iterator[Deaths]:
     for number in range(ground.rounds):
         generator = np.random.Generator(np.random.PCG64(derive_seed("chaos", ground.seed, number)))
         siege = Siege(ground.nursery, ground.run(f"named-{number}"))
-        visits = {moment: [1] * RARE_STRIKES for moment in Moment}
+        visits = {moment: [1] * RARE_STRIKES for moment in FailPoint}
         visits |= {moment: generator.integers(1, 5, STRIKES, endpoint=True).tolist() for moment in OFTEN}
-        siege.at_moments(visits)
+        siege.at_failpoints(visits)
         same_end(siege.folder, ground.reference)
         kills += siege.kills
         attempts, units = attempts + siege.attempts, units + num_units(siege.folder)
@@ -273,9 +273,9 @@ def write() -> None:
         f"| {deaths.target} | {deaths.kills.total()} | {deaths.runs} | {again(deaths)} | 0 | {part['seed']} | {part['date']} |"
         for deaths, part in found
     )
-    named = [deaths for deaths, _ in found if set(deaths.kills) & set(Moment)]
+    named = [deaths for deaths, _ in found if set(deaths.kills) & set(FailPoint)]
     rows = "\n".join(
-        f"| `{moment}` | " + " | ".join(str(deaths.kills[moment]) for deaths in named) + " |" for moment in Moment
+        f"| `{moment}` | " + " | ".join(str(deaths.kills[moment]) for deaths in named) + " |" for moment in FailPoint
     )
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "prefect", "pyarrow", "torch"))
     versions = f"Python {platform.python_version()}, {versions}"

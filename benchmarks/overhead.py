@@ -45,7 +45,7 @@ from avpref.flows.stages.pair import pair
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.flows.workers.score_worker import ScoreItem
 from avpref.identity import derive_seed, digest
-from avpref.observability.run_status import watched
+from avpref.observability.run_status import publishing
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.score_files import ScoreFiles
 from avpref.storage.table_readers import read_candidates, read_prompts
@@ -217,7 +217,7 @@ def run_case(kind: str, root: Path, num_prompts: int) -> None:
     folder = create(root, config.load(TINY, given).settings)
     case = Case([])
     case.count()
-    with folder.locked(), ray_session(), watched(folder):
+    with folder.locked(), ray_session(), publishing(folder):
         make_prompts(folder, num_prompts)
         for again in ("", " again"):
             rounds(case, folder, again)

@@ -34,10 +34,10 @@ from avpref.flows.stages.score import score
 from avpref.flows.stages.sft import sft
 from avpref.flows.stages.train import train
 from avpref.observability.cost import Spending, spending
-from avpref.observability.run_status import tell_pairs, watched, watched_stage
+from avpref.observability.run_status import publish_pairs, publishing, publishing_stage
 from avpref.registry.promotion import promote_automatically
 from avpref.reports.report_data import StageTime
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, create, open_run
 
 DAY_S = 24 * 3600
@@ -110,7 +110,7 @@ def run_loop(
         seal_quarantine(run)
         document = result(run, times)
         record_adapter(run, document)
-        reached(Moment.RESULT_DUE)
+        hit(FailPoint.RESULT_DUE)
         is_change = any(counts.is_change for counts in items) or not _is_written(run, document)
         document |= _conclude(run, items, is_change)
         if is_change:
@@ -155,7 +155,7 @@ def _folder(config_path: str, runs: str, seed: int | None, overrides: list[str] 
 def _owned(run: Run, wait: bool = False) -> Iterator[None]:
     """Own the run's folder and whatever Ray session is started, and log beginning and end."""
     started = time.monotonic()
-    with run.locked(wait), ray_session(), watched(run):
+    with run.locked(wait), ray_session(), publishing(run):
         run.events.write("started")
         yield
         run.events.write("finished", seconds=round(time.monotonic() - started, 3))
@@ -170,7 +170,7 @@ def _run_stages(run: Run, stages: Sequence[reporting.Stage]) -> tuple[list[Stage
 def _timed(run: Run, name: str, work: Callable[[], StageCounts]) -> tuple[StageTime, StageCounts]:
     """Run a stage and log its time and counts."""
     started = time.monotonic()
-    with watched_stage(run, name):
+    with publishing_stage(run, name):
         counts = work()
     own = counts.of(name)
     sums = (sum(c.made for c in own), sum(c.present for c in own), sum(c.num_reused for c in own))
@@ -180,7 +180,7 @@ def _timed(run: Run, name: str, work: Callable[[], StageCounts]) -> tuple[StageT
     )
     reporting.note(f"{name}: {counts.rows} rows, {stage_time.seconds:.1f} s")
     spent = spent_by(run)
-    tell_pairs(spent.kept_pairs, run.observe.currency, spent.cost_per_kept_pair)
+    publish_pairs(spent.kept_pairs, run.observe.currency, spent.cost_per_kept_pair)
     return stage_time, counts
 
 

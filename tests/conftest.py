@@ -147,8 +147,8 @@ def make_decided_run(
         evaluations=folder.tables.seal(tables.EVALUATIONS, name, arrow).version,
     )
     decision = take(inputs, scores_of(arrow.to_pandas(), prompts, [metric.name for metric in METRICS]))
-    decisions.seal(folder, decision)
-    decisions.record(folder, decision, {"seed": folder.settings.run.seed}, files)
+    decisions.seal_decision(folder, decision)
+    decisions.record_decision(folder, decision, {"seed": folder.settings.run.seed}, files)
     return folder
 
 

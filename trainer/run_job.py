@@ -15,7 +15,7 @@ from avpref.identity import derive_seed, digest
 from avpref.models.checkpoints.network_loading import load_network, save_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.initialisation import create_network
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
@@ -47,7 +47,7 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
         case DpoSettings():
             summary = _run_dpo(job, job.settings, context)
     if context.is_first:
-        reached(Moment.TRAINING_DONE)
+        hit(FailPoint.TRAINING_DONE)
         write_file(job.output / SUMMARY_FILE, summary.to_json().encode())
     context.wait()
     return summary

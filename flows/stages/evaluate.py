@@ -154,8 +154,8 @@ def _write(run: Run, sides: dict[Side, SideClips], decision: Decision) -> None:
     rows = [replace(row, evaluation_id="e" + content) for row in rows]
     sealed = run.tables.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
     decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
-    decisions.seal(run, decision)
-    decisions.record(run, decision, lineage(run), adapter_files(run))
+    decisions.seal_decision(run, decision)
+    decisions.record_decision(run, decision, lineage(run), adapter_files(run))
     document = decision.document()
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
     run.documents.write(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})

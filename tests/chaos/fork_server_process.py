@@ -22,19 +22,19 @@ from avpref.flows import retrain
 from avpref.flows.workers import encode_worker as rendering  # noqa: F401  what a loop imports late
 from avpref.flows.workers import generate_worker as generating  # noqa: F401  what a loop imports late
 from avpref.flows.workers import score_worker as scoring  # noqa: F401  what a loop imports late
-from avpref.storage import failpoints as moments
+from avpref.storage import failpoints
 from avpref.storage import run_folder
-from avpref.storage.failpoints import Moment
+from avpref.storage.failpoints import FailPoint
 
 REAL_TIME = time.time
 
 
-def jumping_clock(jumps_s: Sequence[float]) -> Callable[[Moment], None]:
+def jumping_clock(jumps_s: Sequence[float]) -> Callable[[FailPoint], None]:
     """Watcher that sets the wall clock to the next of ``jumps_s`` from the real time whenever a table was sealed."""
     offsets = itertools.cycle(jumps_s)
 
-    def at(moment: Moment) -> None:
-        if moment == Moment.SEAL_POINTED:
+    def at(moment: FailPoint) -> None:
+        if moment == FailPoint.SEAL_POINTED:
             offset_s = next(offsets)
             time.time = lambda: REAL_TIME() + offset_s
             time.time_ns = lambda: int((REAL_TIME() + offset_s) * 1e9)
@@ -46,9 +46,9 @@ def live(order: dict[str, Any]) -> None:
     """Run the loop as ordered."""
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     watchers = [jumping_clock(order["jumps"])] if order["jumps"] else []
-    watchers.append(moments.trap(order["kill"]))
+    watchers.append(failpoints.KillAt.parse(order["kill"]))
 
-    def watcher(moment: Moment) -> None:
+    def watcher(moment: FailPoint) -> None:
         os.write(log, f"{moment}\n".encode())
         for each in watchers:
             each(moment)
@@ -58,7 +58,7 @@ def live(order: dict[str, Any]) -> None:
         return attempt(worker, unit)
 
     pool.attempt = noted
-    moments.watch(watcher)
+    failpoints.set_observer(watcher)
     retrain.run_loop(run_folder.open_root(Path(order["root"])))
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from fork_server import PATIENCE_S, Nursery
 from invariants import Mark, check_tables, check_whole, finished, twice, visible
 
-from avpref.storage.failpoints import Moment
+from avpref.storage.failpoints import FailPoint
 from avpref.storage.run_folder import RunFolder
 
-Visits = Mapping[Moment, Sequence[int]]
+Visits = Mapping[FailPoint, Sequence[int]]
 """For each moment the visits, counted within a life, at which to die; they are used up one by one."""
 MOST_LIVES = 500
 
@@ -34,7 +34,7 @@ class Siege:
     _kept: dict[str, Mark] = field(default_factory=dict)
     _seen: dict[str, Mark] = field(default_factory=dict)
 
-    def at_moments(self, visits: Visits) -> dict[Moment, list[int]]:
+    def at_failpoints(self, visits: Visits) -> dict[FailPoint, list[int]]:
         """Kill at all of ``visits``, whichever comes first, then let the run finish. Returns what was never reached."""
         left = {moment: list(numbers) for moment, numbers in visits.items()}
         while self.lives < MOST_LIVES:
@@ -43,7 +43,7 @@ class Siege:
             status = self.nursery.ended(PATIENCE_S)
             if self.settle(status) == 0:
                 return {moment: numbers for moment, numbers in left.items() if numbers}
-            left[Moment(self.nursery.reached()[-1])].pop(0)
+            left[FailPoint(self.nursery.reached()[-1])].pop(0)
         raise AssertionError(f"not finished after {self.lives} lives")
 
     def after(self, delay_s: float, is_due: Callable[[], bool] = lambda: True) -> int:

@@ -22,7 +22,7 @@ from avpref.execution.pool import InProcessPool
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
-from avpref.storage.failpoints import Moment
+from avpref.storage.failpoints import FailPoint
 from avpref.storage.run_folder import RunFolder, create, open_root
 from avpref.storage.unit import Unit
 
@@ -95,7 +95,7 @@ def test_a_run_in_a_folder_that_became_read_only_says_so_and_goes_on_afterwards(
     disk: Disk, tiny_run: RunFolder, nursery: Nursery
 ) -> None:
     siege = Siege(nursery, create(disk.path / "runs", config.load(TINY, environment={}).settings), may_fail_with=1)
-    nursery.start(siege.folder.root, f"{Moment.MEDIA_COMMITTED}:9")
+    nursery.start(siege.folder.root, f"{FailPoint.MEDIA_COMMITTED}:9")
     assert siege.settle(nursery.ended(PATIENCE_S)) == -signal.SIGKILL
     disk.remount("ro")
     nursery.start(siege.folder.root)

@@ -27,19 +27,19 @@ from avpref.config import loading as config
 from avpref.config.schema import RayExecutor
 from avpref.flows.retrain import run_loop
 from avpref.identity import derive_seed
-from avpref.storage.failpoints import Moment
+from avpref.storage.failpoints import FailPoint
 from avpref.storage.run_folder import RunFolder, create, open_root
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-OFTEN = (Moment.WRITE_SYNCED, Moment.COMMIT_LINKED, Moment.MEDIA_COMMITTED, Moment.UNIT_COMMITTED)
+OFTEN = (FailPoint.WRITE_SYNCED, FailPoint.COMMIT_LINKED, FailPoint.MEDIA_COMMITTED, FailPoint.UNIT_COMMITTED)
 """Moments that every unit meets: these are struck more than once, at visits that a seed draws."""
 STRIKES, LATEST = 3, 5
 
 
-def drawn(seed: int) -> dict[Moment, list[int]]:
+def drawn(seed: int) -> dict[FailPoint, list[int]]:
     """Each moment at its first visit, and those that come often at others too, some of them in one life and some in the next."""
     generator = np.random.Generator(np.random.PCG64(derive_seed("kill", seed)))
-    visits = {moment: [1] for moment in Moment}
+    visits = {moment: [1] for moment in FailPoint}
     return visits | {moment: generator.integers(1, LATEST, STRIKES, endpoint=True).tolist() for moment in OFTEN}
 
 
@@ -47,9 +47,9 @@ def test_a_loop_that_is_killed_at_every_named_moment_ends_like_one_that_was_not(
     tiny_run: RunFolder, tmp_path: Path, nursery: Nursery
 ) -> None:
     siege = Siege(nursery, create(tmp_path / "runs", config.load(TINY, environment={}).settings))
-    never = siege.at_moments(drawn(0))
+    never = siege.at_failpoints(drawn(0))
     assert not never, "the harness lists a moment that a tiny run does not reach"
-    assert set(siege.kills) == set(Moment) and siege.kills.total() >= 25
+    assert set(siege.kills) == set(FailPoint) and siege.kills.total() >= 25
     same_end(siege.folder, tiny_run)
 
 
@@ -73,7 +73,7 @@ def test_wall_clocks_that_jump_change_nothing(tiny_run: RunFolder, tmp_path: Pat
     day_s, year_s = 86400.0, 365 * 86400.0
     siege = Siege(nursery, create(tmp_path / "runs", config.load(TINY, environment={}).settings))
     root = siege.folder.root
-    nursery.start(root, f"{Moment.CHECKPOINT_VISIBLE}:2", (-day_s, year_s))
+    nursery.start(root, f"{FailPoint.CHECKPOINT_VISIBLE}:2", (-day_s, year_s))
     assert siege.settle(nursery.ended(PATIENCE_S)) == -signal.SIGKILL
     generator = np.random.Generator(np.random.PCG64(derive_seed("times of files")))
     for path in [path for path in sorted(root.rglob("*")) if path.is_file()]:

@@ -19,10 +19,10 @@ from avpref.execution.contract import Receipt
 from avpref.execution.plan import Shard
 from avpref.execution.pool import InProcessPool
 from avpref.execution.run_units import run_stage
-from avpref.observability import run_status as watching
+from avpref.observability import run_status
 from avpref.observability.cost import spending
 from avpref.observability.meters import StageMeter, Workers
-from avpref.observability.run_status import Spent, watched, watched_stage
+from avpref.observability.run_status import Spent, publishing, publishing_stage
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.unit import Unit
@@ -88,12 +88,12 @@ def script(folder: RunFolder) -> Script:
 
 
 def work(folder: RunFolder, script: Script, shards: list[Shard], name: str = "score") -> None:
-    with watched(folder), watched_stage(folder, "score"):
+    with publishing(folder), publishing_stage(folder, "score"):
         run_stage(folder, name, script.files, shards, lambda: script, "clips")
 
 
 def document(folder: RunFolder, name: str) -> dict:
-    found = watching.read_document(folder.root / "progress" / name)
+    found = run_status.read_document(folder.root / "progress" / name)
     assert found is not None
     return found
 
@@ -132,7 +132,7 @@ def test_a_pass_that_failed_says_so_and_its_stage_says_why(folder: RunFolder, sc
 
 
 def test_an_interrupted_stage_is_not_a_failed_one(folder: RunFolder) -> None:
-    with pytest.raises(KeyboardInterrupt), watched(folder), watched_stage(folder, "score"):
+    with pytest.raises(KeyboardInterrupt), publishing(folder), publishing_stage(folder, "score"):
         raise KeyboardInterrupt
     assert document(folder, "score.stage.json")["state"] == "interrupted"
 
@@ -208,14 +208,14 @@ def test_a_document_of_another_release_is_no_document(folder: RunFolder) -> None
     path.parent.mkdir()
     for text in ("", "no json", "[]", json.dumps({"schema_version": -1, "spent": {"made": 5}})):
         path.write_text(text)
-        assert watching.spent_in(path) == Spent()
+        assert run_status.spent_in(path) == Spent()
 
 
 def spend(folder: RunFolder, name: str, stage: str, gpu: float) -> None:
     meter = StageMeter(name, 10, workers=Workers("main", 1, gpu))
     meter.finish(10)
-    meter.take_back(7200.0)
-    watching.UnitsDocument(folder.root / "progress" / f"{name}.units.json", stage).write("done", meter.measure())
+    meter.unit_returned(7200.0)
+    run_status.UnitsDocument(folder.root / "progress" / f"{name}.units.json", stage).write("done", meter.measure())
 
 
 @pytest.mark.parametrize("price", [0.0, 2.5])

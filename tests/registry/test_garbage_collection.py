@@ -22,7 +22,7 @@ from avpref.errors import InputError, StorageError
 from avpref.flows.retrain import run_loop
 from avpref.identity import bytes_sha256, digest
 from avpref.registry import garbage_collection as retention
-from avpref.registry.garbage import Sort, live_versions, mentions, records_in
+from avpref.registry.garbage import GarbageKind, live_versions, mentions, records_in
 from avpref.registry.garbage_collection import DAY_S, HOUR_S, Collection, Request, collect
 from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles, commit_once
 from avpref.storage.run_folder import RunFolder, create
@@ -135,7 +135,7 @@ def gc(workshop: Workshop, **asked: object) -> Collection:
     return collect(workshop.runs, replace(Request(BOUNDS), **asked))
 
 
-def sorts(collection: Collection) -> set[Sort]:
+def sorts(collection: Collection) -> set[GarbageKind]:
     return {each.sort for each in collection.entries}
 
 
@@ -186,7 +186,7 @@ def test_a_finished_run_loses_its_checkpoints_and_nothing_that_a_second_executio
     run_loop(folder)  # the copy was made by another process; from here on its plans and records are its own
     before = {path for path in folder.root.rglob("*") if path.is_file()}
     collection = collect(folder.root.parent, Request(BOUNDS), now_s=time.time() + LONG_AGO_S)
-    assert sorts(collection) == {Sort.CHECKPOINT}
+    assert sorts(collection) == {GarbageKind.CHECKPOINT}
     after = {path for path in folder.root.rglob("*") if path.is_file()}
     assert before - after == {each.path for each in collection.entries}
     monkeypatch.setattr("avpref.execution.run_units.open_pool", _refuse)
@@ -213,7 +213,7 @@ def test_versions_that_a_record_names_stay_and_others_go(workshop: Workshop) -> 
     workshop.pair(folder)
     workshop.age(LATELY_S)
     collection = gc(workshop)
-    assert {Sort.TABLE, Sort.CHECKPOINT} == sorts(collection)
+    assert {GarbageKind.TABLE, GarbageKind.CHECKPOINT} == sorts(collection)
     assert trained_on and forgotten and folder.tables.store.version("pairs", trained_on.version) == trained_on
     assert not (folder.root / "tables" / "pairs" / f"{forgotten.version}.json").exists()
     assert not any((folder.root / "tables" / "pairs" / file.name).exists() for file in forgotten.files)
@@ -228,9 +228,9 @@ def test_units_of_superseded_fingerprints_go_after_the_retention_time_and_their_
     workshop.generate(folder)
     second = folder.tables.read(tables.CANDIDATES)["path"].to_pylist()
     workshop.age(LATELY_S)
-    assert not {Sort.UNIT, Sort.MEDIA} & sorts(gc(workshop))
+    assert not {GarbageKind.UNIT, GarbageKind.MEDIA} & sorts(gc(workshop))
     workshop.age(LONG_AGO_S)
-    assert {Sort.UNIT, Sort.MEDIA} <= sorts(gc(workshop))
+    assert {GarbageKind.UNIT, GarbageKind.MEDIA} <= sorts(gc(workshop))
     assert not any((folder.root / path).exists() for path in first)
     assert all((folder.root / path).exists() for path in second)
     assert not gc(workshop).entries
@@ -246,7 +246,7 @@ def test_the_clips_of_a_decision_stay_although_the_evaluation_was_made_again(wor
     workshop.evaluate(folder)
     workshop.evaluate(folder)
     workshop.age(LONG_AGO_S)
-    assert {Sort.UNIT, Sort.MEDIA, Sort.TABLE} <= sorts(gc(workshop))
+    assert {GarbageKind.UNIT, GarbageKind.MEDIA, GarbageKind.TABLE} <= sorts(gc(workshop))
     assert live_files(workshop, folder.root)
     assert (folder.root / "tables" / "evaluations" / f"{decided}.json").exists()
 
@@ -281,7 +281,7 @@ def test_where_nobody_said_which_units_are_planned_all_stay(workshop: Workshop) 
     workshop.generate(folder)
     (folder.root / "units" / "generate" / "plan-generate.json").unlink()
     workshop.age(LONG_AGO_S)
-    assert not {Sort.UNIT, Sort.MEDIA} & sorts(gc(workshop))
+    assert not {GarbageKind.UNIT, GarbageKind.MEDIA} & sorts(gc(workshop))
 
 
 def test_whole_runs_go_only_when_asked_and_only_those_that_nothing_stands_on(workshop: Workshop) -> None:
@@ -293,8 +293,8 @@ def test_whole_runs_go_only_when_asked_and_only_those_that_nothing_stands_on(wor
     workshop.promote(promoted, workshop.train(promoted))
     workshop.age(LONG_AGO_S)
     os.utime(newest.root / "run.json")
-    assert Sort.RUN not in sorts(gc(workshop))
-    assert [each.path for each in gc(workshop, runs_too=True).entries if each.sort is Sort.RUN] == [plain.root]
+    assert GarbageKind.RUN not in sorts(gc(workshop))
+    assert [each.path for each in gc(workshop, runs_too=True).entries if each.sort is GarbageKind.RUN] == [plain.root]
     assert not plain.root.exists() and promoted.root.exists() and other.root.exists()
     assert not list((workshop.runs / "gc").glob(f"{retention.REMOVED}*"))
 
@@ -378,7 +378,7 @@ def test_the_list_says_what_went_and_why(workshop: Workshop) -> None:
     document = json.loads(tombstone.read_text())
     (entry,) = document["entries"]
     assert entry["path"] == f"{folder.run_id}/clips/cab/cabcabcab-00000000.mp4" and entry["num_bytes"] == 11
-    assert (document["state"], entry["sort"]) == (retention.FINISHED, str(Sort.MEDIA)) and entry["reason"]
+    assert (document["state"], entry["sort"]) == (retention.FINISHED, str(GarbageKind.MEDIA)) and entry["reason"]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -437,7 +437,7 @@ def _check(workshop: Workshop, runs_too: bool) -> None:
     registered = mentions(sorted((workshop.runs / "registry").rglob("*.json")))
     collection = gc(workshop, runs_too=runs_too)
     assert not collection.passed_by
-    gone = {each.path for each in collection.entries if each.sort is Sort.RUN}
+    gone = {each.path for each in collection.entries if each.sort is GarbageKind.RUN}
     assert not {root.name for root in gone} & registered
     for root in set(roots) - gone:
         assert live_files(workshop, root) == live[root] and all(path.exists() for path in live[root])

@@ -32,7 +32,7 @@ def test_a_promotion_says_who_serves_from_which_run_and_decision(decided_run: De
     run = decided_run(tmp_path, "one")
     move = promotion.promote(tmp_path, "one", by="ada", reason="better")
     assert (move.number, move.action, move.by, move.reason) == (1, Action.PROMOTE, "ada", "better")
-    assert move.run_id == run.run_id and move.decision == decisions.read(run)["decision_id"]
+    assert move.run_id == run.run_id and move.decision == decisions.read_decision(run)["decision_id"]
     assert not move.is_override and move.previous == ""
     found = promotion.serving(tmp_path)
     assert Path(found.adapter_path, "adapter_model.safetensors").read_bytes() == b"adapter of one"
@@ -165,7 +165,7 @@ def test_changed_or_missing_files_are_never_promoted_rolled_back_to_or_served(
     decided_run: Decided, tmp_path: Path, role: str, is_gone: bool
 ) -> None:
     run = decided_run(tmp_path, "one")
-    (file,) = (file for file in decisions.read(run)["files"] if file["role"] == role)
+    (file,) = (file for file in decisions.read_decision(run)["files"] if file["role"] == role)
     path, data = tmp_path / file["path"], (tmp_path / file["path"]).read_bytes()
 
     def break_it() -> None:
@@ -222,7 +222,7 @@ def test_a_decision_that_was_edited_is_not_believed(decided_run: Decided, tmp_pa
 
             document["files"][1] |= {"path": f"{run.run_id}/models/other.safetensors", "sha256": file_sha256(other)}
     path.write_text(json.dumps(document))
-    assert not decisions.replay(run).agrees
+    assert not decisions.replay_decision(run).agrees
     with pytest.raises(TableError):
         promotion.promote(tmp_path, "one")
     assert aliases.names(tmp_path) == []
@@ -345,7 +345,7 @@ def test_a_replay_names_inputs_that_are_others_today_and_still_agrees(decided_ru
     from avpref.datasets import tables
 
     run = decided_run(tmp_path, "one")
-    assert decisions.replay(run).changed == ()
+    assert decisions.replay_decision(run).changed == ()
     rows = run.tables.read(tables.EVALUATIONS).slice(0, 14)
     run.tables.seal(tables.EVALUATIONS, "fewer", rows)
     (run.root / "config.yaml").write_text(
@@ -357,6 +357,6 @@ def test_a_replay_names_inputs_that_are_others_today_and_still_agrees(decided_ru
     )
     from avpref.storage.run_folder import open_run
 
-    found = decisions.replay(open_run(tmp_path, "one"))
+    found = decisions.replay_decision(open_run(tmp_path, "one"))
     assert found.agrees
     assert {each.what for each in found.changed} == {"evaluations", "evaluation.confidence"}

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from avpref.errors import ConfigError
-from avpref.storage import failpoints as moments
-from avpref.storage.failpoints import Moment, reached, trap, watch
+from avpref.storage import failpoints
+from avpref.storage.failpoints import FailPoint, KillAt, hit, set_observer
 
 VISITS = """
 import os, sys
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 for visit in range(int(sys.argv[1])):
-    reached(Moment.SEAL_LISTED)
+    hit(FailPoint.SEAL_LISTED)
     os.write(1, b".")
 """
 
@@ -27,7 +27,7 @@ for visit in range(int(sys.argv[1])):
 @pytest.fixture(autouse=True)
 def _nobody_watches() -> Iterator[None]:
     yield
-    watch(None)
+    set_observer(None)
 
 
 def visits(number: int, **environment: str) -> tuple[int, int]:
@@ -40,13 +40,13 @@ def visits(number: int, **environment: str) -> tuple[int, int]:
 
 
 def test_a_watcher_sees_the_moments_in_order_and_no_more_once_it_is_gone() -> None:
-    seen: list[Moment] = []
-    watch(seen.append)
-    reached(Moment.WRITE_BEGUN)
-    reached(Moment.COMMIT_DONE)
-    watch(None)
-    reached(Moment.RESULT_DUE)
-    assert seen == [Moment.WRITE_BEGUN, Moment.COMMIT_DONE]
+    seen: list[FailPoint] = []
+    set_observer(seen.append)
+    hit(FailPoint.WRITE_BEGUN)
+    hit(FailPoint.COMMIT_DONE)
+    set_observer(None)
+    hit(FailPoint.RESULT_DUE)
+    assert seen == [FailPoint.WRITE_BEGUN, FailPoint.COMMIT_DONE]
 
 
 @pytest.mark.parametrize(
@@ -65,22 +65,22 @@ def test_the_environment_kills_at_the_visit_that_it_names(kill: str, number: int
 
 def test_processes_that_share_a_folder_count_together(tmp_path: Path) -> None:
     """Each number is met once: the first process dies, those after it go on counting and live until the next number."""
-    armed = {moments.KILL: "seal.listed:3,8", moments.COUNTS: str(tmp_path)}
+    armed = {failpoints.KILL_VARIABLE: "seal.listed:3,8", failpoints.COUNTS_VARIABLE: str(tmp_path)}
     assert [visits(4, **armed) for _ in range(4)] == [(-signal.SIGKILL, 2), (0, 4), (-signal.SIGKILL, 0), (0, 4)]
 
 
 @pytest.mark.parametrize("text", ["seal.listed", "seal.listed:", "seal.listed:x", "nowhere:1", "seal.listed:1,"])
 def test_what_cannot_be_understood_names_the_moments(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        trap(text)
-    assert all(moment in caught.value.expected for moment in Moment)
+        KillAt.parse(text)
+    assert all(moment in caught.value.expected for moment in FailPoint)
     assert visits(1, AVPREF_KILL=text)[0] == 1
 
 
 def test_a_trap_without_a_folder_counts_in_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda process, number: killed.append(number))
-    found = trap("unit.committed:2,3")
-    for moment in (Moment.UNIT_COMMITTED, Moment.SEAL_FILED, *[Moment.UNIT_COMMITTED] * 3):
+    found = KillAt.parse("unit.committed:2,3")
+    for moment in (FailPoint.UNIT_COMMITTED, FailPoint.SEAL_FILED, *[FailPoint.UNIT_COMMITTED] * 3):
         found(moment)
     assert killed == [signal.SIGKILL] * 2

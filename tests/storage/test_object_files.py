@@ -82,7 +82,7 @@ def inside(model: dict[str, bytes], folder: str) -> list[str]:
 def test_both_places_do_what_the_model_does(
     place: Callable[[str], Files], kind: str, steps: list[tuple[str, ...]]
 ) -> None:
-    files = place(kind).within(digest("steps", [[str(part) for part in step] for step in steps]))
+    files = place(kind).subfolder(digest("steps", [[str(part) for part in step] for step in steps]))
     for left in files.names():
         files.delete(left)
     model: dict[str, bytes] = {}
@@ -103,10 +103,10 @@ def test_both_places_do_what_the_model_does(
         assert files.names(folder) == names
         depth = folder.count("/") + 1 if folder else 0
         assert files.children(folder) == [name for name in names if name.count("/") == depth]
-        empty = set(files.within(folder).folders()) - set(inside(model, folder))
-        assert not empty or (kind == "folder" and not any(files.within(folder).names(each) for each in empty))
-        assert set(inside(model, folder)) <= set(files.within(folder).folders())
-        assert folder == "" or files.within(folder).names() == [name.removeprefix(f"{folder}/") for name in names]
+        empty = set(files.subfolder(folder).folders()) - set(inside(model, folder))
+        assert not empty or (kind == "folder" and not any(files.subfolder(folder).names(each) for each in empty))
+        assert set(inside(model, folder)) <= set(files.subfolder(folder).folders())
+        assert folder == "" or files.subfolder(folder).names() == [name.removeprefix(f"{folder}/") for name in names]
 
 
 @pytest.mark.parametrize("kind", PLACES)
@@ -142,7 +142,7 @@ def test_a_large_file_is_read_in_pieces(place: Callable[[str], Files], kind: str
 def test_many_files_come_in_order_and_the_first_that_is_missing_is_named(
     place: Callable[[str], Files], kind: str
 ) -> None:
-    files = place(kind).within("units")
+    files = place(kind).subfolder("units")
     names = [f"{number:02d}" for number in range(40)]
     for name in names:
         files.commit_once(name, name.encode() * 3)

@@ -19,7 +19,7 @@ from avpref.execution.reuse import Reuse, ShardWork, Taken, compose, take_over
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
-from avpref.observability.run_status import audience, told
+from avpref.observability.run_status import publishing_pass, subscribers
 from avpref.storage.event_log import EventLog
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import CommittedUnits
@@ -82,7 +82,7 @@ class ShardDone:
 def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     """Finish what is left of one shard; returns what it came to."""
     meter = stage.progress.meter
-    mark, lost_now = meter.mark(), meter.quarantined
+    mark, lost_now = meter.snapshot(), meter.quarantined
     stage.ladder.run(work.units)
     if stage.reuse:
         compose(stage.reuse, work)
@@ -152,13 +152,13 @@ def run_stage(
     taken = take_over(reuse, shards) if reuse else _missing(shards, lost.keys())
     left = [each for work in taken.work.values() for each in work.units]
     meter = _meter(name, unit, shards, executor, left, files)
-    meter.lose(len(before))
+    meter.add_quarantined(len(before))
     allowed = max(1, round(meter.total * place.max_quarantined_share))
-    watchers = audience(name, reporting.listener())
+    watchers = subscribers(name, reporting.listener())
     place.events.write("units_planned", stage=name, items=meter.total, units=meter.num_units, present=meter.present)
     pool_of = open_pool(executor, spec(), files) if left else _no_pool()
     progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
-    with told(watchers, meter), pool_of as pool, progress_of() as progress:
+    with publishing_pass(watchers, meter), pool_of as pool, progress_of() as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
         stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
         done = _run_shards(stage, shards, taken)
@@ -187,7 +187,7 @@ def _meter(
         num_shards=len(shards),
         workers=_workers(executor, pool),
     )
-    meter.find(total - missing, present)
+    meter.add_present(total - missing, present)
     return meter
 
 

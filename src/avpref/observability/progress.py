@@ -64,7 +64,7 @@ class Progress:
 
     def skip(self, count: int, units: int = 0) -> None:
         """Count work that an earlier execution finished; it does not enter the rate."""
-        self.meter.find(count, units)
+        self.meter.add_present(count, units)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)
 

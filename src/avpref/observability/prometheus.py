@@ -62,7 +62,7 @@ class Collector:
         with self._lock:
             self._measures[run, measure.stage, measure.workers.pool] = measure
 
-    def tell_pairs(self, run: str, currency: str, kept: int, cost_per_pair: float | None) -> None:
+    def publish_pairs(self, run: str, currency: str, kept: int, cost_per_pair: float | None) -> None:
         """Take in how many pairs a run kept, and what each cost (None: no price, or no GPU was held)."""
         with self._lock:
             self._costs[run, currency] = kept, cost_per_pair

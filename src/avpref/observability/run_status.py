@@ -93,7 +93,7 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @contextmanager
-def watched(folder: Watched) -> Iterator[None]:
+def publishing(folder: Watched) -> Iterator[None]:
     """Watch the run in ``folder`` for the length of the block: documents, and the endpoint where one is configured."""
     with endpoint(folder.observe) as collector:
         token = _watch.set(Watch(folder.root, collector))
@@ -104,7 +104,7 @@ def watched(folder: Watched) -> Iterator[None]:
 
 
 @contextmanager
-def watched_stage(folder: Watched, name: str) -> Iterator[None]:
+def publishing_stage(folder: Watched, name: str) -> Iterator[None]:
     """Say when the stage ``name`` begins and ends, and how it failed; what it raises is raised."""
     document = StageDocument(folder.root / PROGRESS / f"{name}{STAGE_SUFFIX}", name)
     document.write(RUNNING)
@@ -170,7 +170,7 @@ class UnitsDocument:
         _write(self.path, about | {"updated_s": time.time(), "measure": measure.document(), "spent": spent})
 
 
-class Audience:
+class Subscribers:
     """Everyone that one pass over units (or one training) tells how far it is. A listener."""
 
     def __init__(self, watch: Watch | None, name: str, others: Sequence[Listener | None] = ()) -> None:
@@ -182,7 +182,7 @@ class Audience:
     def __call__(self, measure: StageMeasure) -> None:
         """Tell everyone, each as often as it likes."""
         if self._watch:
-            self._watch.collector.tell(self._watch.run, measure)
+            self._watch.collector.publish(self._watch.run, measure)
         if self._document:
             self._document(measure)
         for other in self._others:
@@ -191,17 +191,17 @@ class Audience:
     def say(self, state: str, measure: StageMeasure) -> None:
         """Say that it begins, or how it ended."""
         if self._watch and self._document:
-            self._watch.collector.tell(self._watch.run, measure)
+            self._watch.collector.publish(self._watch.run, measure)
             self._document.write(state, measure)
 
 
-def audience(name: str, *others: Listener | None) -> Audience:
+def subscribers(name: str, *others: Listener | None) -> Subscribers:
     """Who is to be told of the pass ``name``: the watch of this context, if there is one, and ``others``."""
-    return Audience(_watch.get(), name, others)
+    return Subscribers(_watch.get(), name, others)
 
 
 @contextmanager
-def told(watchers: Audience, meter: StageMeter) -> Iterator[None]:
+def told(watchers: Subscribers, meter: StageMeter) -> Iterator[None]:
     """Tell the watchers that a pass begins, and how it ends."""
     watchers.say(RUNNING, meter.measure())
     try:
@@ -213,11 +213,11 @@ def told(watchers: Audience, meter: StageMeter) -> Iterator[None]:
     watchers.say(DONE, meter.measure())
 
 
-def tell_pairs(kept: int, currency: str, cost_per_pair: float | None) -> None:
+def publish_pairs(kept: int, currency: str, cost_per_pair: float | None) -> None:
     """Tell the endpoint of this context how many pairs there are, and what each cost."""
     watch = _watch.get()
     if watch:
-        watch.collector.tell_pairs(watch.run, currency, kept, cost_per_pair)
+        watch.collector.publish_pairs(watch.run, currency, kept, cost_per_pair)
 
 
 def documents(root: Path, suffix: str) -> list[Document]:

@@ -93,13 +93,13 @@ def history(runs: Path, alias: str = SERVING) -> list[AliasMove]:
         (each for each in files.children(folder) if MOVE.fullmatch(Path(each).name)), start=1
     ):
         if name != _move_file(alias, number):
-            lacks = f"{files.at(folder)} lacks {Path(_move_file(alias, number)).name}"
+            lacks = f"{files.uri(folder)} lacks {Path(_move_file(alias, number)).name}"
             raise TableError(lacks, "every move in a row", RESTORE)
         data = files.read(name)
-        move = _read(files.at(name), data)
+        move = _read(files.uri(name), data)
         if move.previous_sha256 != sha256 or move.number != number or move.alias != alias:
             earlier = _move_file(alias, number - 1 if number > 1 else number)
-            raise TableError(f"{files.at(name)}: it does not follow the move before", f"{earlier} unchanged", RESTORE)
+            raise TableError(f"{files.uri(name)}: it does not follow the move before", f"{earlier} unchanged", RESTORE)
         found, sha256 = [*found, move], bytes_sha256(data)
     return found
 
@@ -134,7 +134,7 @@ def append(runs: Path, before: AliasMove | None, move: AliasMove) -> AliasMove:
         "previous_sha256": bytes_sha256(files.read(_move_file(move.alias, before.number))) if before else "",
     }
     if not files.commit_once(name, json.dumps({"schema_version": SCHEMA_VERSION, **linked}, indent=1).encode()):
-        won = _read(files.at(name), files.read(name))
+        won = _read(files.uri(name), files.read(name))
         found = (
             f"{won.by} moved {won.alias} to {won.adapter} (run {won.run_id}, {won.action} at {won.at}) at the same time"
         )
@@ -154,10 +154,10 @@ def adapter_record(runs: Path, adapter: str) -> dict[str, Any]:
     """The record of an adapter. Raises InputError where there is none, TableError where it was changed."""
     files, name = registry(runs), _adapter_file(adapter)
     if not files.exists(name):
-        raise InputError(f"no adapter {adapter} at {files.at(name)}", "a recorded adapter", "avpref gate history")
+        raise InputError(f"no adapter {adapter} at {files.uri(name)}", "a recorded adapter", "avpref gate history")
     data = files.read(name)
     if "a" + bytes_sha256(data)[:16] != adapter:
-        raise TableError(f"{files.at(name)} was changed", f"content with the hash {adapter[1:]}…", RESTORE)
+        raise TableError(f"{files.uri(name)} was changed", f"content with the hash {adapter[1:]}…", RESTORE)
     return dict(json.loads(data))
 
 

@@ -1,4 +1,4 @@
-"""The runs of a folder as one archive to look things up in: sealed versions, adapter records, aliases, and SQL over them.
+"""The runs of a folder as one catalog to look things up in: sealed versions, adapter records, aliases, and SQL over them.
 
 Only DuckDB and the standard library are imported, so that a question costs its query and little else.
 """
@@ -28,7 +28,7 @@ TABLES = ("prompts", "candidates", "scores", "norms", "pairs", "evaluations", "g
 
 
 @dataclass(frozen=True)
-class Sealed:
+class TableVersion:
     """One sealed version of a table of the run at ``root``."""
 
     root: Path
@@ -57,42 +57,42 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Archive:
-    """Every run of a folder. Build with :func:`open_archive`.
+class RunCatalog:
+    """Every run of a folder. Build with :func:`open_catalog`.
 
     ``records`` has each adapter once for the tables that it came from, ``names`` every record by the name of its file.
     """
 
     runs: Path
     con: duckdb.DuckDBPyConnection
-    sealed: tuple[Sealed, ...]
+    sealed: tuple[TableVersion, ...]
     missing: tuple[str, ...]
     records: tuple[AdapterRecord, ...]
     names: Mapping[str, AdapterRecord]
     moves: tuple[AliasMove, ...]
-    answers: dict[tuple[object, ...], list[tuple[Sealed, Row]]] = field(default_factory=dict)
+    answers: dict[tuple[object, ...], list[tuple[TableVersion, Row]]] = field(default_factory=dict)
 
-    def versions(self, table: str, run: str = "") -> list[Sealed]:
-        """Sealed versions of ``table``, of one run where ``run`` is given."""
+    def versions(self, table: str, run: str = "") -> list[TableVersion]:
+        """TableVersion versions of ``table``, of one run where ``run`` is given."""
         return [each for each in self.sealed if each.table == table and run in ("", each.run_id)]
 
-    def version(self, record: AdapterRecord, table: str) -> Sealed | None:
+    def version(self, record: AdapterRecord, table: str) -> TableVersion | None:
         """The version that an adapter's record names; None where it names none, or it is gone."""
         wanted = record.tables.get(table)
         return next((each for each in self.versions(table, record.run_id) if each.version == wanted), None)
 
-    def current(self, table: str, run: str) -> Sealed | None:
+    def current(self, table: str, run: str) -> TableVersion | None:
         """The version of ``table`` that the run stands on now."""
         return next((each for each in self.versions(table, run) if each.is_current), None)
 
     @cached_property
-    def owners(self) -> dict[str, Sealed]:
+    def owners(self) -> dict[str, TableVersion]:
         """Which version a file belongs to, by its path."""
         return {str(file): each for each in self.sealed for file in each.files}
 
     def rows(
-        self, versions: Iterable[Sealed], column: str, values: Sequence[str], columns: Sequence[str] = ("*",)
-    ) -> list[tuple[Sealed, Row]]:
+        self, versions: Iterable[TableVersion], column: str, values: Sequence[str], columns: Sequence[str] = ("*",)
+    ) -> list[tuple[TableVersion, Row]]:
         """Rows of ``versions`` (of one table) whose ``column`` is one of ``values``, each with where it stands.
 
         Of ``columns`` alone, where they are given. An answer is remembered, because a question asks for some rows twice.
@@ -106,12 +106,12 @@ class Archive:
             self.answers[key] = found
         return self.answers[key]
 
-    def with_value(self, versions: Iterable[Sealed], column: str, values: Sequence[str]) -> list[Sealed]:
+    def with_value(self, versions: Iterable[TableVersion], column: str, values: Sequence[str]) -> list[TableVersion]:
         """Those of ``versions`` (of one table) that have one of ``values`` in ``column``; reads that column alone."""
         found = self.select("files_by_value", versions, {"column": column}, values=list(values)) if values else []
         return [version for version, _ in found]
 
-    def values(self, versions: Iterable[Sealed], column: str, beginning: str) -> list[str]:
+    def values(self, versions: Iterable[TableVersion], column: str, beginning: str) -> list[str]:
         """Distinct values of ``column`` that begin with ``beginning``, in order."""
         files = _paths(versions)
         if not files:
@@ -120,8 +120,8 @@ class Archive:
         return [value for (value,) in self._execute(query, {"files": files, "beginning": beginning}).fetchall()]
 
     def select(
-        self, query: str, versions: Iterable[Sealed], names: Mapping[str, str] | None = None, **parameters: object
-    ) -> list[tuple[Sealed, Row]]:
+        self, query: str, versions: Iterable[TableVersion], names: Mapping[str, str] | None = None, **parameters: object
+    ) -> list[tuple[TableVersion, Row]]:
         """A query with a column ``filename`` over the files of ``versions``: rows, each with where it stands.
 
         ``names`` are filled into the text: columns of ours, never what a user gave.
@@ -134,7 +134,7 @@ class Archive:
         rows = [dict(zip(columns, values, strict=True)) for values in found.fetchall()]
         return [(self.owners[row.pop("filename")], row) for row in rows]
 
-    def rows_of(self, query: str, version: Sealed, **parameters: object) -> list[Row]:
+    def rows_of(self, query: str, version: TableVersion, **parameters: object) -> list[Row]:
         """A query over the files of one version."""
         found = self._execute(sql(query), {"files": _paths([version]), **parameters})
         names = [each[0] for each in found.description or ()]
@@ -150,7 +150,7 @@ class Archive:
         found = (index.ids_of_clips(self.con, beginning) for index in self._indices)
         return sorted({name for names in found for name in names})
 
-    def holding(self, candidate: str) -> list[Sealed]:
+    def holding(self, candidate: str) -> list[TableVersion]:
         """The versions of table ``candidates`` that hold this id."""
         return [
             each
@@ -171,7 +171,7 @@ class Archive:
             ) from error
 
 
-def open_archive(runs: Path) -> Archive:
+def open_catalog(runs: Path) -> RunCatalog:
     """Open the runs in ``runs``: of every table the current version and those that records name.
 
     Raises InputError or TableError for a record or a manifest that is broken, SchemaVersionError.
@@ -190,10 +190,10 @@ def open_archive(runs: Path) -> Archive:
             missing += gone
     con = duckdb.connect(config={"python_enable_replacements": "false"})
     moves = adapter_records.alias_moves(runs)
-    return Archive(runs, con, tuple(sealed), tuple(missing), tuple(records), names, tuple(moves))
+    return RunCatalog(runs, con, tuple(sealed), tuple(missing), tuple(records), names, tuple(moves))
 
 
-def _sealed(root: Path, table: str, named: set[str]) -> tuple[list[Sealed], list[str]]:
+def _sealed(root: Path, table: str, named: set[str]) -> tuple[list[TableVersion], list[str]]:
     """The current version of a run's table and those that records name; and the named ones that are gone."""
     store = TableStore(LocalFiles(root / "tables"))
     current = store.current(table)
@@ -201,7 +201,7 @@ def _sealed(root: Path, table: str, named: set[str]) -> tuple[list[Sealed], list
     there = {version for version in named - now if (root / "tables" / table / f"{version}.json").exists()}
     manifests = [*([current] if current is not None else []), *(store.version(table, each) for each in sorted(there))]
     gone = [f"{root.name}: {table} {version}" for version in sorted(named - now - there)]
-    return [Sealed(root, manifest, manifest.version in now) for manifest in manifests], gone
+    return [TableVersion(root, manifest, manifest.version in now) for manifest in manifests], gone
 
 
 def _merged(records: Sequence[AdapterRecord]) -> list[AdapterRecord]:
@@ -213,5 +213,5 @@ def _merged(records: Sequence[AdapterRecord]) -> list[AdapterRecord]:
     return sorted(found.values(), key=lambda record: (record.run_id, record.policy_hash, str(record.path)))
 
 
-def _paths(versions: Iterable[Sealed]) -> list[str]:
+def _paths(versions: Iterable[TableVersion]) -> list[str]:
     return [str(file) for each in versions for file in each.files]

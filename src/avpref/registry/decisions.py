@@ -79,7 +79,7 @@ def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
         expected = f"one of: {', '.join(known) or '(none)'}"
         raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", expected, fix)
     name = f"{FOLDER}/{found[0]}.json"
-    return parsed(folder.files.at(name), folder.files.read(name))
+    return parsed(folder.files.uri(name), folder.files.read(name))
 
 
 def decision_ids(folder: RunFolder) -> list[str]:

@@ -33,7 +33,7 @@ SUMMARY_FILE = "summary.json"
 CHECKPOINTS = "checkpoints"
 
 
-class Sort(StrEnum):
+class GarbageKind(StrEnum):
     """What may go, in the order in which it goes: what refers to something before what it refers to."""
 
     UNIT = "superseded unit"
@@ -47,11 +47,11 @@ class Sort(StrEnum):
 
 
 @dataclass(frozen=True)
-class Doomed:
+class Garbage:
     """A file or folder that may go, and why."""
 
     path: Path
-    sort: Sort
+    sort: GarbageKind
     reason: str
     num_bytes: int
 
@@ -95,7 +95,7 @@ def records_in(root: Path) -> list[Path]:
     return [path for folder in (root, *folders) for path in sorted(folder.glob("*.json")) if _is_whole(path)]
 
 
-def doomed(root: Path, registered: set[str], clock: Clock) -> list[Doomed]:
+def find_garbage(root: Path, registered: set[str], clock: Clock) -> list[Garbage]:
     """What of the run at ``root`` may go; ``registered`` is what documents beside the runs mention.
 
     Raises InputError or TableError where it cannot be told what is live.
@@ -115,10 +115,10 @@ def doomed(root: Path, registered: set[str], clock: Clock) -> list[Doomed]:
     ]
 
 
-def temporaries(folder: Path, clock: Clock) -> list[Doomed]:
+def temporaries(folder: Path, clock: Clock) -> list[Garbage]:
     """What killed writers left behind."""
     found = [path for path in _files(folder) if not _is_whole(path) and clock.is_settled(path)]
-    return [_one(path, Sort.TEMPORARY, "its writer is gone") for path in found]
+    return [_one(path, GarbageKind.TEMPORARY, "its writer is gone") for path in found]
 
 
 def live_versions(root: Path, named: set[str]) -> list[Manifest]:
@@ -132,30 +132,30 @@ def live_versions(root: Path, named: set[str]) -> list[Manifest]:
     return found
 
 
-def _versions(root: Path, named: set[str], clock: Clock) -> tuple[list[Manifest], list[Doomed]]:
+def _versions(root: Path, named: set[str], clock: Clock) -> tuple[list[Manifest], list[Garbage]]:
     """Versions that stay (live or young), and the files of those that may go, manifests first."""
     store = TableStore(LocalFiles(root / "tables"))
     kept = {(each.table, each.version): each for each in live_versions(root, named)}
-    gone: list[Doomed] = []
+    gone: list[Garbage] = []
     for table in _folders(root / "tables"):
         for path in sorted(table.glob("*.json")):
             if (table.name, path.stem) in kept:
                 continue
             if clock.is_settled(path):
-                gone.append(_one(path, Sort.TABLE, "neither CURRENT nor named by any record"))
+                gone.append(_one(path, GarbageKind.TABLE, "neither CURRENT nor named by any record"))
             else:
                 kept[table.name, path.stem] = store.version(table.name, path.stem)
         files = {file.name for each in kept.values() if each.table == table.name for file in each.files}
         strays = [path for path in sorted(table.glob("*.parquet")) if path.name not in files and clock.is_settled(path)]
-        gone += [_one(path, Sort.TABLE, "of no version that stays") for path in strays]
+        gone += [_one(path, GarbageKind.TABLE, "of no version that stays") for path in strays]
     return list(kept.values()), gone
 
 
-def _units(root: Path, kept: Sequence[Manifest], clock: Clock) -> tuple[list[Path], list[Doomed]]:
+def _units(root: Path, kept: Sequence[Manifest], clock: Clock) -> tuple[list[Path], list[Garbage]]:
     """Unit files that stay, and those of superseded fingerprints past the retention time."""
     evaluated = _values(root, kept, tables.EVALUATIONS.name, "candidate_id")
     stay: list[Path] = []
-    gone: list[Doomed] = []
+    gone: list[Garbage] = []
     for stage in _folders(root / "units"):
         plan = planned(stage)
         for folder in _folders(stage):
@@ -167,7 +167,7 @@ def _units(root: Path, kept: Sequence[Manifest], clock: Clock) -> tuple[list[Pat
                 if evaluated & _column(path, "candidate_id", where="path"):
                     stay.append(path)
                 else:
-                    gone.append(_one(path, Sort.UNIT, f"no plan of stage {stage.name} names {folder.name}"))
+                    gone.append(_one(path, GarbageKind.UNIT, f"no plan of stage {stage.name} names {folder.name}"))
     return stay, gone
 
 
@@ -181,37 +181,37 @@ def _media(root: Path, kept: Sequence[Manifest], units: Sequence[Path]) -> set[s
     return found
 
 
-def _orphans(root: Path, media: set[str], clock: Clock) -> Iterator[Doomed]:
+def _orphans(root: Path, media: set[str], clock: Clock) -> Iterator[Garbage]:
     for name in MEDIA:
         for path in _files(root / name):
             if path.relative_to(root).as_posix() not in media and _is_whole(path) and clock.is_settled(path):
-                yield _one(path, Sort.MEDIA, "no unit and no table version refers to it")
+                yield _one(path, GarbageKind.MEDIA, "no unit and no table version refers to it")
 
 
-def _embeddings(root: Path, units: Sequence[Path], clock: Clock) -> Iterator[Doomed]:
+def _embeddings(root: Path, units: Sequence[Path], clock: Clock) -> Iterator[Garbage]:
     """Folders are named by scorer and fingerprint, files as the unit that they belong to."""
     live = {(path.parent.name, path.stem) for path in units}
     for path in _files(root / EMBEDDINGS):
         owner = path.parent.name.rpartition("-")[2], path.stem
         if owner not in live and _is_whole(path) and clock.is_settled(path):
-            yield _one(path, Sort.EMBEDDING, "the unit that it belongs to is gone")
+            yield _one(path, GarbageKind.EMBEDDING, "the unit that it belongs to is gone")
 
 
-def _indices(root: Path, kept: Sequence[Manifest], clock: Clock) -> Iterator[Doomed]:
+def _indices(root: Path, kept: Sequence[Manifest], clock: Clock) -> Iterator[Garbage]:
     live = {Path(file.name).stem for each in kept for file in each.files}
     for path in _files(root / id_index.FOLDER):
         if path.stem not in live and _is_whole(path) and clock.is_settled(path):
-            yield _one(path, Sort.INDEX, "the file that it was made of is gone")
+            yield _one(path, GarbageKind.INDEX, "the file that it was made of is gone")
 
 
-def _checkpoints(root: Path, clock: Clock) -> Iterator[Doomed]:
+def _checkpoints(root: Path, clock: Clock) -> Iterator[Garbage]:
     """What training would go on from: of no use once the summary, which is written last, is there."""
     for model in _folders(root / "models"):
         if (model / SUMMARY_FILE).exists():
             for folder in sorted(model.rglob(CHECKPOINTS)):
                 for path in _files(folder):
                     if clock.is_settled(path):
-                        yield _one(path, Sort.CHECKPOINT, "the training is finished")
+                        yield _one(path, GarbageKind.CHECKPOINT, "the training is finished")
 
 
 def _values(root: Path, kept: Sequence[Manifest], table: str, column: str) -> set[str]:
@@ -264,5 +264,5 @@ def _is_whole(path: Path) -> bool:
     return not path.name.startswith(TEMPORARY_PREFIX)
 
 
-def _one(path: Path, sort: Sort, reason: str) -> Doomed:
-    return Doomed(path, sort, reason, path.lstat().st_size)
+def _one(path: Path, sort: GarbageKind, reason: str) -> Garbage:
+    return Garbage(path, sort, reason, path.lstat().st_size)

@@ -22,7 +22,7 @@ from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AvprefError, InputError, StorageError
 from avpref.identity import digest
 from avpref.registry.adapter_records import PROMOTED, REGISTRY, RUN_FILE, run_roots
-from avpref.registry.garbage import Clock, Doomed, Sort, doomed, mentions, temporaries
+from avpref.registry.garbage import Clock, Garbage, GarbageKind, find_garbage, mentions, temporaries
 from avpref.storage.local_files import LocalFiles, commit_once, replace, storage_errors
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder, list_runs, open_root
 from avpref.storage.work_folder import WorkFolder
@@ -54,7 +54,7 @@ class Collection:
     Of those ``unclear`` are not merely in use: it cannot be told what of them is live.
     """
 
-    entries: tuple[Doomed, ...]
+    entries: tuple[Garbage, ...]
     passed_by: Mapping[str, str]
     unclear: tuple[str, ...]
     tombstone: Path | None
@@ -115,7 +115,7 @@ def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reas
             try:
                 folder = open_root(root)
                 if not isinstance(folder.files, LocalFiles):
-                    busy[root.name] = f"it keeps its files in {folder.files.at('')}, where nothing is collected"
+                    busy[root.name] = f"it keeps its files in {folder.files.uri('')}, where nothing is collected"
                     continue
                 if not request.is_dry:
                     stack.enter_context(folder.locked())
@@ -129,7 +129,7 @@ def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reas
         yield mine, busy, unclear
 
 
-def _marked(runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons) -> list[Doomed]:
+def _marked(runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons) -> list[Garbage]:
     """Everything that may go, in the order in which it goes. A run of which it cannot be told is added to ``unclear``."""
     registered = mentions(sorted((runs / REGISTRY).rglob("*.json")))
     whole = _whole_runs(runs, folders, registered, request, clock) if request.runs_too else []
@@ -137,18 +137,18 @@ def _marked(runs: Path, folders: Sequence[RunFolder], request: Request, clock: C
     for folder in folders:
         if folder.root not in going:
             try:
-                found += doomed(folder.root, registered, clock)
+                found += find_garbage(folder.root, registered, clock)
             except AvprefError as error:
                 unclear[folder.run_id] = error.found
     beside = [path for path in sorted(runs.iterdir()) if path.is_dir() and not (path / RUN_FILE).exists()]
     found += [each for path in beside for each in temporaries(path, clock)]
-    order = list(Sort)
+    order = list(GarbageKind)
     return sorted(found, key=lambda each: (order.index(each.sort), str(each.path)))
 
 
 def _whole_runs(
     runs: Path, folders: Sequence[RunFolder], registered: set[str], request: Request, clock: Clock
-) -> list[Doomed]:
+) -> list[Garbage]:
     """Runs past the retention time that are not among the newest, that nobody promoted, and that no other run stands on."""
     newest = set(list_runs(runs)[: request.retention.keep_runs])
     may_go = {folder.root: folder for folder in folders if folder.run_id not in newest | registered}
@@ -159,7 +159,7 @@ def _whole_runs(
         staying += sorted(needed)
         may_go = {root: folder for root, folder in may_go.items() if root not in needed}
     reason = f"older than {request.retention.keep_days:g} days, not promoted, and no other run stands on it"
-    return [Doomed(root, Sort.RUN, reason, _size(root)) for root in sorted(may_go)]
+    return [Garbage(root, GarbageKind.RUN, reason, _size(root)) for root in sorted(may_go)]
 
 
 def _marks(root: Path) -> list[Path]:
@@ -179,7 +179,7 @@ def _size(root: Path) -> int:
     return sum(path.lstat().st_size for path in root.rglob("*") if path.is_file())
 
 
-def _write_down(runs: Path, entries: Sequence[Doomed], now_s: float) -> Path:
+def _write_down(runs: Path, entries: Sequence[Garbage], now_s: float) -> Path:
     """The list of what goes and why, whole on the disk before anything is removed."""
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
     rows = [
@@ -203,18 +203,18 @@ def _set_state(tombstone: Path, state: str) -> None:
     replace(tombstone, json.dumps(document, indent=1).encode())
 
 
-def _sweep(runs: Path, entries: Sequence[Doomed]) -> None:
+def _sweep(runs: Path, entries: Sequence[Garbage]) -> None:
     for left in sorted((runs / FOLDER).glob(f"{REMOVED}*")):
         _remove_tree(left)
     for each in entries:
-        if each.sort is Sort.RUN:
+        if each.sort is GarbageKind.RUN:
             aside = runs / FOLDER / f"{REMOVED}{each.path.name}"
             with storage_errors(each.path):
                 each.path.rename(aside)
             _remove_tree(aside)
         else:
             remove(each.path)
-    for parent in {each.path.parent for each in entries if each.sort is not Sort.RUN}:
+    for parent in {each.path.parent for each in entries if each.sort is not GarbageKind.RUN}:
         _remove_empty(parent, runs)
 
 

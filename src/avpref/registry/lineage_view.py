@@ -8,7 +8,7 @@ from typing import Any
 from avpref.domain import METRICS
 from avpref.registry import lineage
 from avpref.registry.adapter_records import AdapterRecord
-from avpref.registry.catalog import Archive, Row, Sealed
+from avpref.registry.catalog import RunCatalog, Row, TableVersion
 from avpref.registry.lineage import Found, Kind, Touch
 
 Document = dict[str, Any]
@@ -31,10 +31,10 @@ RULE_COLUMNS = ("rule", "dimension", "value", "bound", "passed", "detail")
 MADE_BY = ("product_version", "settings_hash", "seed", "checkpoint_sha256", "checkpoint", "adapter")
 
 
-def document(archive: Archive, given: str, limit: int | None) -> Document:
+def document(catalog: RunCatalog, given: str, limit: int | None) -> Document:
     """The lineage of ``given``; at most ``limit`` rows of each list (None: all). Raises as the functions of avpref.registry.lineage."""
-    found = lineage.find(archive, given)
-    answer: Mapping[Kind, Callable[[Archive, Found, int], Document]] = {
+    found = lineage.find(catalog, given)
+    answer: Mapping[Kind, Callable[[RunCatalog, Found, int], Document]] = {
         Kind.ADAPTER: adapter,
         Kind.CHECKPOINT: checkpoint,
         Kind.CLIP: clip,
@@ -44,118 +44,118 @@ def document(archive: Archive, given: str, limit: int | None) -> Document:
         Kind.NORM: norm,
         Kind.DECISION: decision,
     }
-    shown = answer[found.kind](archive, found, NOT_LIMITED if limit is None else limit)
-    return {"kind": str(found.kind), "id": found.id, **shown, "missing": list(archive.missing)}
+    shown = answer[found.kind](catalog, found, NOT_LIMITED if limit is None else limit)
+    return {"kind": str(found.kind), "id": found.id, **shown, "missing": list(catalog.missing)}
 
 
-def adapter(archive: Archive, found: Found, limit: int) -> Document:
+def adapter(catalog: RunCatalog, found: Found, limit: int) -> Document:
     """Down: what made the adapter, what it was trained on, clip by clip, and what was decided about it."""
-    record = lineage.record_of(archive, found)
-    pairs = archive.version(record, "pairs")
-    counts = dict(archive.rows_of("pair_counts", pairs)[0]) if pairs else {}
-    rows = archive.rows_of("first_rows", pairs, limit=limit) if pairs else []
+    record = lineage.record_of(catalog, found)
+    pairs = catalog.version(record, "pairs")
+    counts = dict(catalog.rows_of("pair_counts", pairs)[0]) if pairs else {}
+    rows = catalog.rows_of("first_rows", pairs, limit=limit) if pairs else []
     norm_id = str(record.document.get("norm_id", ""))
     return {
-        **_adapter(archive, record),
+        **_adapter(catalog, record),
         **{name: record.document.get(name) for name in MADE_BY},
         "config": f"{record.run_id}/config.yaml",
-        "record": str(record.path.relative_to(archive.runs)),
+        "record": str(record.path.relative_to(catalog.runs)),
         "pairs_hash": record.document.get("pairs_hash"),
-        "tables": _tables(archive, record),
-        "counts": counts | _sizes(archive, record),
-        "scorers": _scorers(archive, record),
-        "norm": {"norm_id": norm_id, "metrics": _norm(archive, archive.version(record, "norms"), norm_id)},
-        "pairs": _pairs(archive, record, rows),
-        "decisions": _decisions(archive, record),
-        "other_runs": sorted({one.run_id for one in archive.records if one.policy_hash == found.id} - {record.run_id}),
+        "tables": _tables(catalog, record),
+        "counts": counts | _sizes(catalog, record),
+        "scorers": _scorers(catalog, record),
+        "norm": {"norm_id": norm_id, "metrics": _norm(catalog, catalog.version(record, "norms"), norm_id)},
+        "pairs": _pairs(catalog, record, rows),
+        "decisions": _decisions(catalog, record),
+        "other_runs": sorted({one.run_id for one in catalog.records if one.policy_hash == found.id} - {record.run_id}),
     }
 
 
-def clip(archive: Archive, found: Found, limit: int) -> Document:
+def clip(catalog: RunCatalog, found: Found, limit: int) -> Document:
     """Up: where a clip stands, what it scored, and which adapters it touched as what."""
     names = list(found.candidates)
-    holding = {id(each): each for name in names for each in archive.holding(name)}
+    holding = {id(each): each for name in names for each in catalog.holding(name)}
     here = list(holding.values())
-    rows = archive.rows(here[:1], "candidate_id", names)
-    touches = lineage.touched(archive, names)
-    evaluated = archive.rows(archive.versions("evaluations"), "candidate_id", names)
+    rows = catalog.rows(here[:1], "candidate_id", names)
+    touches = lineage.touched(catalog, names)
+    evaluated = catalog.rows(catalog.versions("evaluations"), "candidate_id", names)
     first = next((where.run_id for where in [*here, *(where for where, _ in evaluated)]), "")
-    current = archive.current("scores", first) if first else None
-    scores = archive.rows([current] if current else [], "candidate_id", names, SCORE_COLUMNS)
+    current = catalog.current("scores", first) if first else None
+    scores = catalog.rows([current] if current else [], "candidate_id", names, SCORE_COLUMNS)
     asked = {str(row["prompt_id"]) for _, row in [*rows, *evaluated]}
     return {
         "clips": [{name: row[name] for name in CLIP_COLUMNS} for _, row in rows],
-        "prompts": _prompts(archive, asked, first),
+        "prompts": _prompts(catalog, asked, first),
         "runs": sorted({each.run_id for each in here}),
         "scores": [{"run_id": where.run_id, **row} for where, row in scores],
-        "adapters": [_touch(archive, touch, limit) for touch in touches],
+        "adapters": [_touch(catalog, touch, limit) for touch in touches],
         "counts": {"adapters": len(touches), "pairs": sum(len(touch.pairs) for touch in touches)},
-        "evaluations": _evaluations(archive, evaluated),
+        "evaluations": _evaluations(catalog, evaluated),
     }
 
 
-def pair(archive: Archive, found: Found, limit: int) -> Document:
+def pair(catalog: RunCatalog, found: Found, limit: int) -> Document:
     """One pair in every run that has it: both sides, the margins, and the adapters that were trained on it."""
-    rows = archive.rows(archive.with_value(archive.versions("pairs"), "pair_id", [found.id]), "pair_id", [found.id])
-    records = lineage.adapters_of_pairs(archive, [where for where, _ in rows])
+    rows = catalog.rows(catalog.with_value(catalog.versions("pairs"), "pair_id", [found.id]), "pair_id", [found.id])
+    records = lineage.adapters_of_pairs(catalog, [where for where, _ in rows])
     where, row = rows[0]
-    record = next((one for one in records if archive.version(one, "pairs") is where), None)
-    beside = archive.version(record, "candidates") if record else archive.current("candidates", where.run_id)
+    record = next((one for one in records if catalog.version(one, "pairs") is where), None)
+    beside = catalog.version(record, "candidates") if record else catalog.current("candidates", where.run_id)
     return {
-        **_pair(row, _clips(archive, beside, [row])),
-        "prompts": _prompts(archive, {str(row["prompt_id"])}, where.run_id),
+        **_pair(row, _clips(catalog, beside, [row])),
+        "prompts": _prompts(catalog, {str(row["prompt_id"])}, where.run_id),
         "runs": [
             {"run_id": each.run_id, "version": each.version, **_margins(other), "norm_id": other["norm_id"]}
             for each, other in rows
         ],
-        "adapters": [_adapter(archive, record) for record in records],
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def prompt(archive: Archive, found: Found, limit: int) -> Document:
+def prompt(catalog: RunCatalog, found: Found, limit: int) -> Document:
     """A prompt, its clips in every run, its pairs, and the adapters that were trained on one of them."""
-    clips = archive.rows(archive.versions("candidates"), "prompt_id", [found.id], PROMPT_CLIP_COLUMNS)
-    pairs = archive.rows(archive.versions("pairs"), "prompt_id", [found.id], PROMPT_PAIR_COLUMNS)
-    records = lineage.adapters_of_pairs(archive, [where for where, _ in pairs])
+    clips = catalog.rows(catalog.versions("candidates"), "prompt_id", [found.id], PROMPT_CLIP_COLUMNS)
+    pairs = catalog.rows(catalog.versions("pairs"), "prompt_id", [found.id], PROMPT_PAIR_COLUMNS)
+    records = lineage.adapters_of_pairs(catalog, [where for where, _ in pairs])
     names = {str(row["candidate_id"]) for _, row in clips}
     return {
-        "prompts": _prompts(archive, {found.id}, ""),
+        "prompts": _prompts(catalog, {found.id}, ""),
         "counts": {"candidates": len(names), "pairs": len(pairs), "adapters": len(records)},
         "clips": _first([{"run_id": where.run_id, **row} for where, row in clips], limit),
         "pairs": _first([_narrow_pair(where, row) for where, row in pairs], limit),
-        "adapters": [_adapter(archive, record) for record in records],
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def checkpoint(archive: Archive, found: Found, limit: int) -> Document:
+def checkpoint(catalog: RunCatalog, found: Found, limit: int) -> Document:
     """A network: the candidates that it made, run by run, and the adapters that were trained on top of it."""
-    made = archive.select("checkpoint_counts", archive.versions("candidates"), checkpoint=found.id)
-    records = [record for record in archive.records if record.checkpoint_sha256 == found.id]
+    made = catalog.select("checkpoint_counts", catalog.versions("candidates"), checkpoint=found.id)
+    records = [record for record in catalog.records if record.checkpoint_sha256 == found.id]
     return {
         "candidates": [{"run_id": where.run_id, "version": where.version, **row} for where, row in made],
-        "adapters": [_adapter(archive, record) for record in records],
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def norm(archive: Archive, found: Found, limit: int) -> Document:
+def norm(catalog: RunCatalog, found: Found, limit: int) -> Document:
     """A norm's numbers, the runs that stand on it, and the adapters whose pairs it normalised."""
-    rows = archive.rows(archive.versions("norms"), "norm_id", [found.id])
+    rows = catalog.rows(catalog.versions("norms"), "norm_id", [found.id])
     first = [row for where, row in rows if where is rows[0][0]]
-    records = [record for record in archive.records if record.document.get("norm_id") == found.id]
+    records = [record for record in catalog.records if record.document.get("norm_id") == found.id]
     return {
         "metrics": [_only(row, STATISTICS) for row in first],
         "runs": sorted({where.run_id for where, _ in rows}),
-        "adapters": [_adapter(archive, record) for record in records],
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def decision(archive: Archive, found: Found, limit: int) -> Document:
+def decision(catalog: RunCatalog, found: Found, limit: int) -> Document:
     """A gate's decision: its rules, and the adapter that it was about."""
-    rows = archive.rows(archive.versions("gate_decisions"), "gate_id", [found.id])
+    rows = catalog.rows(catalog.versions("gate_decisions"), "gate_id", [found.id])
     versions = {id(where): where for where, _ in rows}
     about = [
         record
-        for record in archive.records
+        for record in catalog.records
         for where in versions.values()
         if where.run_id == record.run_id and record.tables.get("gate_decisions", where.version) == where.version
     ]
@@ -165,68 +165,68 @@ def decision(archive: Archive, found: Found, limit: int) -> Document:
         "inputs_hash": first[0]["inputs_hash"],
         "rules": [_only(row, RULE_COLUMNS) for row in first],
         "runs": sorted({where.run_id for where, _ in rows}),
-        "adapters": [_adapter(archive, record) for record in about],
+        "adapters": [_adapter(catalog, record) for record in about],
     }
 
 
-def _adapter(archive: Archive, record: AdapterRecord) -> Document:
+def _adapter(catalog: RunCatalog, record: AdapterRecord) -> Document:
     return {
         "policy_hash": record.policy_hash,
         "run_id": record.run_id,
         "is_promoted": record.is_promoted,
-        "serves_as": lineage.aliases_of(archive, record),
+        "serves_as": lineage.aliases_of(catalog, record),
     }
 
 
-def _touch(archive: Archive, touch: Touch, limit: int) -> Document:
-    decisions = _decisions(archive, touch.record)
+def _touch(catalog: RunCatalog, touch: Touch, limit: int) -> Document:
+    decisions = _decisions(catalog, touch.record)
     return {
-        **_adapter(archive, touch.record),
+        **_adapter(catalog, touch.record),
         "role": str(touch.role),
         "pairs": _first(list(touch.pairs), limit),
         "decisions": [{name: each[name] for name in ("gate_id", "verdict")} for each in decisions],
     }
 
 
-def _tables(archive: Archive, record: AdapterRecord) -> dict[str, Document]:
+def _tables(catalog: RunCatalog, record: AdapterRecord) -> dict[str, Document]:
     """Version, rows and hashes of every table that the adapter came from."""
     found = {}
     for name, version in record.tables.items():
-        sealed = archive.version(record, name)
+        sealed = catalog.version(record, name)
         files = [{"name": file.name, "sha256": file.sha256} for file in sealed.manifest.files] if sealed else []
         found[name] = {"version": version, "rows": sealed.manifest.rows if sealed else None, "files": files}
     return found
 
 
-def _scorers(archive: Archive, record: AdapterRecord) -> list[Row]:
-    version = archive.version(record, "scores")
-    return archive.rows_of("scorers", version) if version else []
+def _scorers(catalog: RunCatalog, record: AdapterRecord) -> list[Row]:
+    version = catalog.version(record, "scores")
+    return catalog.rows_of("scorers", version) if version else []
 
 
-def _sizes(archive: Archive, record: AdapterRecord) -> dict[str, int]:
-    sealed = {name: archive.version(record, name) for name in ("prompts", "candidates", "scores")}
+def _sizes(catalog: RunCatalog, record: AdapterRecord) -> dict[str, int]:
+    sealed = {name: catalog.version(record, name) for name in ("prompts", "candidates", "scores")}
     return {f"all_{name}": version.manifest.rows for name, version in sealed.items() if version is not None}
 
 
-def _norm(archive: Archive, version: Sealed | None, norm_id: str) -> list[Document]:
-    return [_only(row, STATISTICS) for row in lineage.norms_of(archive, version, norm_id)]
+def _norm(catalog: RunCatalog, version: TableVersion | None, norm_id: str) -> list[Document]:
+    return [_only(row, STATISTICS) for row in lineage.norms_of(catalog, version, norm_id)]
 
 
-def _pairs(archive: Archive, record: AdapterRecord, rows: Sequence[Row]) -> list[Document]:
-    clips = _clips(archive, archive.version(record, "candidates"), rows)
-    texts = {each["prompt_id"]: each["text"] for each in _prompts_in(archive, record, rows)}
+def _pairs(catalog: RunCatalog, record: AdapterRecord, rows: Sequence[Row]) -> list[Document]:
+    clips = _clips(catalog, catalog.version(record, "candidates"), rows)
+    texts = {each["prompt_id"]: each["text"] for each in _prompts_in(catalog, record, rows)}
     return [{**_pair(row, clips), "prompt": texts.get(row["prompt_id"])} for row in rows]
 
 
-def _clips(archive: Archive, version: Sealed | None, rows: Sequence[Row]) -> dict[str, Row]:
+def _clips(catalog: RunCatalog, version: TableVersion | None, rows: Sequence[Row]) -> dict[str, Row]:
     names = [str(row[side]) for row in rows for side in ("chosen", "rejected")]
-    found = archive.rows([version] if version else [], "candidate_id", names)
+    found = catalog.rows([version] if version else [], "candidate_id", names)
     return {str(row["candidate_id"]): row for _, row in found}
 
 
-def _prompts_in(archive: Archive, record: AdapterRecord, rows: Sequence[Row]) -> list[Row]:
-    version = archive.version(record, "prompts")
-    return [row for _, row in archive.rows([version] if version else [], "prompt_id", [r["prompt_id"] for r in rows])]
+def _prompts_in(catalog: RunCatalog, record: AdapterRecord, rows: Sequence[Row]) -> list[Row]:
+    version = catalog.version(record, "prompts")
+    return [row for _, row in catalog.rows([version] if version else [], "prompt_id", [r["prompt_id"] for r in rows])]
 
 
 def _pair(row: Row, clips: Mapping[str, Row]) -> Document:
@@ -254,15 +254,15 @@ def _margins(row: Row) -> Document:
     return {"margins": {name: row[f"margin_{name}"] for name in ("video", "audio", "av", "total")}}
 
 
-def _narrow_pair(where: Sealed, row: Row) -> Document:
+def _narrow_pair(where: TableVersion, row: Row) -> Document:
     return {"run_id": where.run_id, **_only(row, ("pair_id", "chosen", "rejected")), **_margins(row)}
 
 
-def _prompts(archive: Archive, names: set[str], run: str) -> list[Document]:
+def _prompts(catalog: RunCatalog, names: set[str], run: str) -> list[Document]:
     """Prompts by id, as one run has them (any that does, without ``run``): the same id is the same text everywhere."""
-    versions = archive.versions("prompts", run)
-    rows = archive.rows(
-        versions if run else archive.with_value(versions, "prompt_id", sorted(names))[:1], "prompt_id", sorted(names)
+    versions = catalog.versions("prompts", run)
+    rows = catalog.rows(
+        versions if run else catalog.with_value(versions, "prompt_id", sorted(names))[:1], "prompt_id", sorted(names)
     )
     found: dict[str, Document] = {}
     for _, row in rows:
@@ -270,13 +270,13 @@ def _prompts(archive: Archive, names: set[str], run: str) -> list[Document]:
     return list(found.values())
 
 
-def _decisions(archive: Archive, record: AdapterRecord) -> list[Document]:
+def _decisions(catalog: RunCatalog, record: AdapterRecord) -> list[Document]:
     """Decisions about an adapter: those that its record names, else those of its run."""
-    named = archive.version(record, "gate_decisions")
-    versions = [named] if named else archive.versions("gate_decisions", record.run_id)
+    named = catalog.version(record, "gate_decisions")
+    versions = [named] if named else catalog.versions("gate_decisions", record.run_id)
     found: dict[str, Document] = {}
     for version in versions:
-        for row in archive.rows_of("first_rows", version, limit=NOT_LIMITED):
+        for row in catalog.rows_of("first_rows", version, limit=NOT_LIMITED):
             rules = found.setdefault(
                 row["gate_id"], {"gate_id": row["gate_id"], "verdict": row["verdict"], "rules": []}
             )
@@ -284,7 +284,7 @@ def _decisions(archive: Archive, record: AdapterRecord) -> list[Document]:
     return list(found.values())
 
 
-def _evaluations(archive: Archive, rows: Sequence[tuple[Sealed, Row]]) -> list[Document]:
+def _evaluations(catalog: RunCatalog, rows: Sequence[tuple[TableVersion, Row]]) -> list[Document]:
     """In which evaluations the clip was compared, on which side, and its numbers there."""
     found: dict[tuple[str, str, str], Document] = {}
     for where, row in rows:

@@ -76,7 +76,7 @@ def promote(
     folder = open_run(runs, run)
     alias = alias or folder.settings.promotion.alias
     before = aliases.current(runs, alias)
-    document = decisions.read(folder)
+    document = decisions.read_decision(folder)
     if not override:
         _refuse(folder, document, alias)
     return _move(folder, document, before, _Word(alias, Action.PROMOTE, by or whoami(), reason, override))
@@ -89,7 +89,7 @@ def approve(runs: Path, run: str, by: str, reason: str = "", alias: str = SERVIN
     folder = open_run(runs, run)
     alias = alias or folder.settings.promotion.alias
     before = aliases.current(runs, alias)
-    document = decisions.read(folder)
+    document = decisions.read_decision(folder)
     _refuse_verdict(folder, document)
     _verify(folder, document)
     word = _say(folder, document, alias, Approval(document["decision_id"], True, _named(by), reason, aliases.now()))
@@ -101,7 +101,7 @@ def approve(runs: Path, run: str, by: str, reason: str = "", alias: str = SERVIN
 def reject(runs: Path, run: str, by: str, reason: str, alias: str = SERVING) -> Approval:
     """A human's no. Raises InputError where it has been approved already."""
     folder = open_run(runs, run)
-    alias, document = alias or folder.settings.promotion.alias, decisions.read(folder)
+    alias, document = alias or folder.settings.promotion.alias, decisions.read_decision(folder)
     word = _say(folder, document, alias, Approval(document["decision_id"], False, _named(by), reason, aliases.now()))
     if word.is_granted:
         found = f"{word.by} approved decision {word.decision} at {word.at}"
@@ -156,7 +156,7 @@ def state(folder: RunFolder, alias: str = "") -> State:
     runs, settings = folder.runs, folder.settings.promotion
     if not decisions.decision_ids(folder):
         return State.UNDECIDED
-    document, alias = decisions.read(folder), alias or settings.alias
+    document, alias = decisions.read_decision(folder), alias or settings.alias
     moves = [move for move in aliases.history(runs, alias) if _is_of(runs, move, document)]
     if moves:
         last = aliases.current(runs, alias)
@@ -187,7 +187,7 @@ def approval(runs: Path, alias: str, decision: str) -> Approval | None:
     files, name = aliases.registry(runs), _approval_file(alias, decision)
     if not files.exists(name):
         return None
-    document = decisions.parsed(files.at(name), files.read(name))
+    document = decisions.parsed(files.uri(name), files.read(name))
     document.pop("schema_version")
     return Approval(**document)
 
@@ -254,7 +254,7 @@ def _rejected(word: Approval) -> GateRefused:
 def _verify(folder: RunFolder, document: Mapping[str, Any]) -> None:
     """Raises TableError where the adapter's files or the decision are not what they were."""
     _verify_files(folder.runs, document)
-    played = decisions.replay(folder, document["decision_id"])
+    played = decisions.replay_decision(folder, document["decision_id"])
     if not played.agrees:
         first = played.wrong[0]
         found = f"decision {document['decision_id']} says {first.what} = {first.then}, and taken again {first.now}"

@@ -17,11 +17,11 @@ class Files(Protocol):
     All verbs raise StorageError where the place cannot be reached, read or written.
     """
 
-    def at(self, name: str) -> str:
+    def uri(self, name: str) -> str:
         """Where ``name`` is, as a message shows it: a path or an URL."""
         ...
 
-    def within(self, folder: str) -> Files:
+    def subfolder(self, folder: str) -> Files:
         """The part of the place under ``folder``."""
         ...
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avpref.errors import StorageError
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 
 TEMPORARY_PREFIX = ".partial-"
 
@@ -68,13 +68,13 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
     try:
-        reached(Moment.WRITE_BEGUN)
+        hit(FailPoint.WRITE_BEGUN)
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
-            reached(Moment.WRITE_FLUSHED)
+            hit(FailPoint.WRITE_FLUSHED)
             os.fsync(stream.fileno())
-        reached(Moment.WRITE_SYNCED)
+        hit(FailPoint.WRITE_SYNCED)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ def commit_once(path: Path, data: bytes) -> bool:
         temporary = _write_temporary(path, data)
         try:
             os.link(temporary, path)
-            reached(Moment.COMMIT_LINKED)
+            hit(FailPoint.COMMIT_LINKED)
         except FileExistsError:
             return False
         except FileNotFoundError:  # a new owner of the folder took it for what a killed writer had left
@@ -102,7 +102,7 @@ def commit_once(path: Path, data: bytes) -> bool:
         finally:
             temporary.unlink(missing_ok=True)
         fsync(path.parent)
-    reached(Moment.COMMIT_DONE)
+    hit(FailPoint.COMMIT_DONE)
     return True
 
 
@@ -110,9 +110,9 @@ def replace(path: Path, data: bytes) -> None:
     """Write ``path`` atomically over whatever stood there: for pointers and reports, never for units or tables."""
     with storage_errors(path):
         os.replace(_write_temporary(path, data), path)
-        reached(Moment.REPLACE_RENAMED)
+        hit(FailPoint.REPLACE_RENAMED)
         fsync(path.parent)
-    reached(Moment.REPLACE_DONE)
+    hit(FailPoint.REPLACE_DONE)
 
 
 @contextlib.contextmanager
@@ -124,19 +124,19 @@ def replacing(path: Path) -> Iterator[Path]:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_of(path)
-        reached(Moment.WRITE_BEGUN)
+        hit(FailPoint.WRITE_BEGUN)
         try:
             yield temporary
-            reached(Moment.WRITE_FLUSHED)
+            hit(FailPoint.WRITE_FLUSHED)
             fsync(temporary)
-            reached(Moment.WRITE_SYNCED)
+            hit(FailPoint.WRITE_SYNCED)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        reached(Moment.REPLACE_RENAMED)
+        hit(FailPoint.REPLACE_RENAMED)
         fsync(path.parent)
-    reached(Moment.REPLACE_DONE)
+    hit(FailPoint.REPLACE_DONE)
 
 
 def sweep_temporaries(folder: Path) -> int:
@@ -153,7 +153,7 @@ class LocalFiles:
 
     root: Path
 
-    def at(self, name: str) -> str:
+    def uri(self, name: str) -> str:
         """See :class:`Files`."""
         return str(self.path(name))
 
@@ -161,7 +161,7 @@ class LocalFiles:
         """Where the file is, for libraries that open paths themselves."""
         return self.root / name
 
-    def within(self, folder: str) -> LocalFiles:
+    def subfolder(self, folder: str) -> LocalFiles:
         """See :class:`Files`."""
         return LocalFiles(self.root / folder)
 

@@ -97,7 +97,7 @@ class PublishedModels:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            place = self.files.at(name)
+            place = self.files.uri(name)
             raise InputError(f"{place}: {error}", "what a finished training published", f"remove {place}") from error
 
     def _fetch(self, found: _Publication) -> None:

@@ -60,11 +60,11 @@ class ObjectFiles:
     storage: ObjectStorage
     prefix: str
 
-    def at(self, name: str) -> str:
+    def uri(self, name: str) -> str:
         """See :class:`avpref.storage.files.Files`."""
         return f"s3://{self.storage.bucket}/{self._key(name)}"
 
-    def within(self, folder: str) -> ObjectFiles:
+    def subfolder(self, folder: str) -> ObjectFiles:
         """See :class:`avpref.storage.files.Files`."""
         return replace(self, prefix=self._key(folder))
 
@@ -199,8 +199,8 @@ class ObjectFiles:
                         hashed.update(piece)
                         stream.write(piece)
                 if hashed.hexdigest() != sha256:
-                    found = f"{self.at(name)} has sha-256 {hashed.hexdigest()}"
-                    raise InputError(found, f"sha-256 {sha256}, as published", f"restore {self.at(name)} from a copy")
+                    found = f"{self.uri(name)} has sha-256 {hashed.hexdigest()}"
+                    raise InputError(found, f"sha-256 {sha256}, as published", f"restore {self.uri(name)} from a copy")
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -222,7 +222,7 @@ class ObjectFiles:
             with _storage_errors(self, "read", name):
                 yield
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"no object {self.at(name)}") from error
+            raise FileNotFoundError(f"no object {self.uri(name)}") from error
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -304,13 +304,13 @@ def _storage_errors(files: ObjectFiles, verb: str, name: str) -> Iterator[None]:
 
 
 def _no_bucket(files: ObjectFiles, verb: str, name: str) -> StorageError:
-    found = f"cannot {verb} {files.at(name)}: {_endpoint(files.storage)} has no bucket {files.storage.bucket}"
+    found = f"cannot {verb} {files.uri(name)}: {_endpoint(files.storage)} has no bucket {files.storage.bucket}"
     fix = f"create it, or correct it: --set storage.url=s3://BUCKET/PREFIX (now {files.storage.url})"
     return StorageError(found, "a bucket that exists", fix)
 
 
 def _refused(files: ObjectFiles, verb: str, name: str, error: Exception) -> StorageError:
-    found = f"the store refuses to {verb} {files.at(name)} ({_code_of(error) or 'permission denied'})"
+    found = f"the store refuses to {verb} {files.uri(name)} ({_code_of(error) or 'permission denied'})"
     expected = f"{CREDENTIALS} that may list the bucket, and get, put and delete objects in it"
     return StorageError(found, expected, "set the right credentials, or give them s3:ListBucket and s3:*Object")
 
@@ -323,15 +323,15 @@ def _failed(files: ObjectFiles, verb: str, name: str, error: Exception) -> Stora
     if "403 Forbidden" in said and "169.254" not in said:  # how a refused listing looks
         return _refused(files, verb, name, error)
     if "169.254.169.254" in text or "redential" in said:
-        found = f"no credentials for {files.at(name)}: none in the environment, and this machine has no role of its own"
+        found = f"no credentials for {files.uri(name)}: none in the environment, and this machine has no role of its own"
         return StorageError(found, CREDENTIALS, "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…")
     if "builder error" in said or "URL scheme is not allowed" in text:
         fix = "--set storage.allow_http=true, or an https:// endpoint"
         return StorageError(f"{place} is not https", "an endpoint with TLS, unless it is allowed without", fix)
     if "error sending request" in said or "timed out" in text or "operation timed out" in text:
         fix = "start it, or correct it: --set storage.endpoint=https://HOST:PORT"
-        return StorageError(f"cannot {verb} {files.at(name)}: no answer from {place}", "a store that answers", fix)
-    return StorageError(f"cannot {verb} {files.at(name)}: {said}", f"a working store at {place}", "run it again")
+        return StorageError(f"cannot {verb} {files.uri(name)}: no answer from {place}", "a store that answers", fix)
+    return StorageError(f"cannot {verb} {files.uri(name)}: {said}", f"a working store at {place}", "run it again")
 
 
 def _code_of(error: Exception) -> str:

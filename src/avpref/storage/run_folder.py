@@ -116,12 +116,12 @@ def _storage_of(folder: RunFolder) -> _Storage:
     match folder.settings.storage:
         case FolderStorage():
             own = LocalFiles(folder.root)
-            return _Storage(own, own.within("units"), LocalFiles(folder.runs), KeptModels())
+            return _Storage(own, own.subfolder("units"), LocalFiles(folder.runs), KeptModels())
         case ObjectStorage() as given:
             shared = ObjectFiles(given, given.prefix)
-            files = shared.within(folder.run_id)
-            units = ListedFiles(given, files.within("units").prefix)
-            return _Storage(files, units, shared, PublishedModels(files.within("models"), folder.root / "models"))
+            files = shared.subfolder(folder.run_id)
+            units = ListedFiles(given, files.subfolder("units").prefix)
+            return _Storage(files, units, shared, PublishedModels(files.subfolder("models"), folder.root / "models"))
 
 
 def create(runs: Path, settings: Settings) -> RunFolder:
@@ -201,10 +201,10 @@ def _check_schema(files: Files) -> None:
         version = json.loads(files.read(RUN_FILE))["schema_version"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
-            f"{files.at(RUN_FILE)}: {error}", "a run made by this product", "use a new folder: --runs DIR"
+            f"{files.uri(RUN_FILE)}: {error}", "a run made by this product", "use a new folder: --runs DIR"
         ) from error
     if version != SCHEMA_VERSION:
-        found = f"run folder {files.at('')} has schema version {version}"
+        found = f"run folder {files.uri('')} has schema version {version}"
         raise SchemaVersionError(
             found, f"schema version {SCHEMA_VERSION}", "use a new folder (--runs DIR), or the version that made it"
         )

@@ -91,7 +91,7 @@ class RunTables:
         files, parts = self.store.files, []
         for name in self.store.names(manifest):
             with self._stream(table, name) as stream:
-                parts.append(tables.read_stream(stream, files.at(name), table))
+                parts.append(tables.read_stream(stream, files.uri(name), table))
         return tables.joined(parts, table)
 
     def batches(self, table: Table) -> Iterator[pa.Table]:
@@ -99,7 +99,7 @@ class RunTables:
         files = self.store.files
         for name in self.store.names(self.require(table)):
             with self._stream(table, name) as stream:
-                yield from tables.batches(stream, files.at(name), table)
+                yield from tables.batches(stream, files.uri(name), table)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """DuckDB with one view per sealed table, over the manifests' files. Raises TableError as :meth:`require`."""
@@ -131,7 +131,7 @@ class RunTables:
             with files.open(name) as stream:
                 yield stream
         except FileNotFoundError as error:
-            raise TableError(f"no file {files.at(name)}", f"a file of table '{table.name}'", tables.AGAIN) from error
+            raise TableError(f"no file {files.uri(name)}", f"a file of table '{table.name}'", tables.AGAIN) from error
 
 
 def _file_state(files: Files, name: str) -> tuple[int, ...]:

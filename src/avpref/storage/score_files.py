@@ -26,14 +26,9 @@ class ScoreFiles:
     fingerprints: tuple[str, ...]
 
     @property
-    def place(self) -> Files:
-        """Where the units of all stages are."""
-        return self.files.place
-
-    @property
-    def folder(self) -> str:
-        """Where the units of all stages are, as a message shows it."""
-        return self.files.folder
+    def store(self) -> Files:
+        """The store of the units of all stages."""
+        return self.files.store
 
     def parts(self, unit: Unit) -> list[Unit]:
         """The unit as each scorer commits it, in the order of the scorers."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, TableError
 from avpref.identity import bytes_sha256, digest
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.files import Files
 
 CURRENT = "CURRENT"
@@ -60,12 +60,12 @@ class TableStore:
         sealed = [dataclasses.replace(each, name=f"{version}-{n:04d}.parquet") for n, each in enumerate(unnamed)]
         for file, (data, _) in zip(sealed, parts, strict=True):
             self.files.commit_once(f"{table}/{file.name}", data)
-        reached(Moment.SEAL_FILED)
+        hit(FailPoint.SEAL_FILED)
         manifest = Manifest(table, version, fingerprint, tuple(sealed))
         self.files.commit_once(f"{table}/{version}.json", json.dumps(asdict(manifest), indent=1).encode())
-        reached(Moment.SEAL_LISTED)
+        hit(FailPoint.SEAL_LISTED)
         self.files.replace(f"{table}/{CURRENT}", version.encode())
-        reached(Moment.SEAL_POINTED)
+        hit(FailPoint.SEAL_POINTED)
         return manifest
 
     def current(self, table: str) -> Manifest | None:
@@ -87,14 +87,14 @@ class TableStore:
             files = tuple(SealedFile(**file) for file in raw["files"])
             manifest = Manifest(raw["table"], raw["version"], raw["fingerprint"], files, raw["schema_version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            found = f"{self.files.at(name)}: {error}"
+            found = f"{self.files.uri(name)}: {error}"
             raise TableError(found, "a manifest written by this product", self._fix(name)) from error
         if manifest.schema_version != SCHEMA_VERSION:
-            found = f"{self.files.at(name)} has schema version {manifest.schema_version}"
+            found = f"{self.files.uri(name)} has schema version {manifest.schema_version}"
             raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "use a new folder: --runs DIR")
         listed = version_of(manifest.table, manifest.fingerprint, manifest.files)
         if {listed, manifest.version} != {version}:
-            found = f"{self.files.at(name)} lists files of version {listed}"
+            found = f"{self.files.uri(name)} lists files of version {listed}"
             raise TableError(found, f"files of version {version}", self._fix(name))
         return manifest
 
@@ -108,11 +108,11 @@ class TableStore:
             found = self._sha256(name)
             if found != file.sha256:
                 found = found if found == "no file" else f"sha-256 {found}"
-                raise TableError(f"{self.files.at(name)}: {found}", f"sha-256 {file.sha256}", self._fix(name))
+                raise TableError(f"{self.files.uri(name)}: {found}", f"sha-256 {file.sha256}", self._fix(name))
 
     def _fix(self, name: str) -> str:
         table, _, file = name.rpartition("/")
-        folder = self.files.at(table)
+        folder = self.files.uri(table)
         return f"restore {file} from a copy, or delete the folder {folder} and run: avpref runs resume RUN"
 
     def _sha256(self, name: str) -> str:

@@ -31,13 +31,8 @@ class CommittedUnits(Protocol):
     """What a stage asks of the files of its units. Implementations are picklable: workers carry them."""
 
     @property
-    def place(self) -> Files:
-        """Where the units of all stages are."""
-        ...
-
-    @property
-    def folder(self) -> str:
-        """Where the units of all stages are, as a message shows it."""
+    def store(self) -> Files:
+        """The store of the units of all stages."""
         ...
 
     def record_plan(self, name: str, units: Sequence[Unit]) -> None:
@@ -73,14 +68,9 @@ class UnitFiles:
     table: tables.Table
 
     @property
-    def place(self) -> Files:
-        """Where the units of all stages are."""
+    def store(self) -> Files:
+        """The store of the units of all stages."""
         return self.files
-
-    @property
-    def folder(self) -> str:
-        """The same, as a message shows it."""
-        return self.files.at("")
 
     def name(self, unit: Unit) -> str:
         """The unit's file: stage, stage fingerprint, then the unit's derived name."""
@@ -151,7 +141,7 @@ class UnitFiles:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            place = self.files.at(name)
+            place = self.files.uri(name)
             fix = f"delete {place} and run: avpref runs resume RUN"
             raise TableError(f"{place} cannot be read: {error}", "a whole unit", fix) from error
 

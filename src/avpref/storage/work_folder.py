@@ -18,7 +18,7 @@ from avpref.storage.local_files import LocalFiles, sweep_temporaries
 from avpref.storage.lock import owned
 from avpref.storage.run_tables import RunTables
 from avpref.storage.sealed_tables import TableStore
-from avpref.storage.sibling_runs import Neighbour
+from avpref.storage.sibling_runs import SiblingRun, siblings
 from avpref.storage.unit_files import UnitFiles
 
 EVENTS_FILE = "events.jsonl"
@@ -43,7 +43,7 @@ class WorkFolder:
     @property
     def unit_files(self) -> Files:
         """Where units are committed."""
-        return self.files.within("units")
+        return self.files.subfolder("units")
 
     @property
     def media(self) -> Files:
@@ -58,7 +58,7 @@ class WorkFolder:
     @property
     def tables(self) -> RunTables:
         """Sealed tables."""
-        return RunTables(TableStore(self.files.within("tables")), self.root)
+        return RunTables(TableStore(self.files.subfolder("tables")), self.root)
 
     @property
     def documents(self) -> Documents:
@@ -74,10 +74,9 @@ class WorkFolder:
         """Committed units whose rows belong to ``table``."""
         return UnitFiles(self.unit_files, table)
 
-    def neighbours(self) -> Sequence[Neighbour]:
-        """The folders beside this one, where finished work may be found."""
-        beside = (name for name in self.shared.folders() if name != self.root.name)
-        return [Neighbour(name, self.shared.within(name)) for name in beside]
+    def siblings(self) -> Sequence[SiblingRun]:
+        """The other runs of the same folder of runs, whose finished work may be reused."""
+        return siblings(self.shared, self.root.name)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
         """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""

@@ -34,10 +34,10 @@ def show(id_: Id, *, runs: Runs = DEFAULT_RUNS, pairs: Rows = 3, all_: All = Fal
     Of an adapter: its pairs, both clips of each, their scores, norm, seeds, checkpoint, prompts, code version, configuration,
     table versions and hashes. Of anything else: what it is, and which adapters, decisions and aliases it led to.
     """
-    from avpref.registry.catalog import open_archive
+    from avpref.registry.catalog import open_catalog
     from avpref.registry.lineage_view import document
 
-    found = document(open_archive(runs), id_, None if all_ else pairs)
+    found = document(open_catalog(runs), id_, None if all_ else pairs)
     if json:
         print_json(found)
         return 0

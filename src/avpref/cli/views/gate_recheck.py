@@ -27,11 +27,11 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"--set {others[0]}", f"{SECTION}KEY=VALUE", "avpref config show")
     settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
     folder.tables.require(tables.EVALUATIONS)
-    stored = decisions.read(folder)
+    stored = decisions.read_decision(folder)
     inputs = inputs_of(stored)
     _refuse_stale(folder, inputs)
     rules = inputs.settings.model_copy(update={"gate": settings.evaluation.gate})
-    taken = decisions.again(folder, replace(inputs, settings=rules))
+    taken = decisions.decide_again(folder, replace(inputs, settings=rules))
     warning = not_what_serves(folder, inputs)
     found = {key: value for key, value in taken.document().items() if key != "inputs"}
     return {"run_id": folder.run_id, **found, "warnings": [warning] if warning else []}
@@ -39,7 +39,7 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
 
 def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
     """A stored decision taken again from what it names, and what is not as it was. Raises InputError, TableError."""
-    found = decisions.replay(folder, decision)
+    found = decisions.replay_decision(folder, decision)
     again = {key: value for key, value in found.again.document().items() if key != "inputs"}
     return {
         "run_id": folder.run_id,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from avpref.datasets.rows import QuarantineRow
-from avpref.observability import run_status as watching
+from avpref.observability import run_status
 from avpref.observability.meters import duration, rate
 from avpref.observability.run_status import Document
 from avpref.storage.event_log import read_events
@@ -53,7 +53,7 @@ class StageState:
 def stage_state(folder: RunFolder, found: tuple[str, bool, int | None], before: str | None, in_use: bool) -> StageState:
     """How the stage (name, whether its result is there, rows) stands; ``before`` is a stage before it that is missing."""
     name, is_done, rows = found
-    document = watching.read_document(folder.root / watching.PROGRESS / f"{name}{watching.STAGE_SUFFIX}")
+    document = run_status.read_document(folder.root / run_status.PROGRESS / f"{name}{run_status.STAGE_SUFFIX}")
     condition, why = _condition(document, is_done, before, in_use)
     since = moment(document["since_s"]) if document else None
     return StageState(name, is_done, rows, str(condition), why, since, document["by"] if document else None)
@@ -61,15 +61,15 @@ def stage_state(folder: RunFolder, found: tuple[str, bool, int | None], before: 
 
 def _condition(document: Document | None, is_done: bool, before: str | None, in_use: bool) -> tuple[Condition, str]:
     said = document["state"] if document else None
-    if said == watching.RUNNING and in_use:
+    if said == run_status.RUNNING and in_use:
         return Condition.RUNNING, ""
     if is_done:
         return Condition.DONE, ""
-    if document and said == watching.RUNNING:
+    if document and said == run_status.RUNNING:
         return Condition.KILLED, f"{document['by']} began and never ended, and nobody owns the run now"
-    if said == watching.INTERRUPTED:
+    if said == run_status.INTERRUPTED:
         return Condition.INTERRUPTED, "stopped by a signal"
-    if document and said == watching.FAILED:
+    if document and said == run_status.FAILED:
         error = document["error"]
         condition = Condition.CIRCUIT_OPEN if error["is_circuit_open"] else Condition.FAILED
         return condition, f"{error['error']}: {error.get('found') or error['message']}"
@@ -80,13 +80,13 @@ def _condition(document: Document | None, is_done: bool, before: str | None, in_
 
 def passes(folder: RunFolder, in_use: bool) -> list[dict[str, Any]]:
     """Every pass over units and every training, oldest first: state, counts, rate, what is left, how busy, what it took."""
-    return [_pass(document, in_use) for document in watching.documents(folder.root, watching.UNITS_SUFFIX)]
+    return [_pass(document, in_use) for document in run_status.documents(folder.root, run_status.UNITS_SUFFIX)]
 
 
 def _pass(document: Document, in_use: bool) -> dict[str, Any]:
     measure, said = document["measure"], document["state"]
-    is_running = said == watching.RUNNING and in_use
-    state = str(Condition.KILLED) if said == watching.RUNNING and not in_use else said
+    is_running = said == run_status.RUNNING and in_use
+    state = str(Condition.KILLED) if said == run_status.RUNNING and not in_use else said
     numbers = {name: value for name, value in measure.items() if name not in ("stage", "eta_s")}
     about = {"name": document["name"], "stage": document["stage"], "state": state, "by": document["by"]}
     times = {"since": moment(document["since_s"]), "as_of": moment(document["updated_s"])}
@@ -107,7 +107,7 @@ def pass_rows(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "left": duration(each["eta_s"]) if each["eta_s"] is not None else None,
             "busy": f"{100 * each['busy_share']:.0f} %" if each["made"] else None,
             QUARANTINED: each[QUARANTINED],
-            "as of": f"{duration(each['age_s'])} ago" if each["state"] == watching.RUNNING else None,
+            "as of": f"{duration(each['age_s'])} ago" if each["state"] == run_status.RUNNING else None,
         }
         for each in found
     ]
