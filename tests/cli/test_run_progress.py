@@ -15,9 +15,9 @@ from avpref.config import loading as config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import CircuitOpen
-from avpref.observability import run_status
 from avpref.observability.meters import StageMeter
 from avpref.observability.run_status import StageDocument, UnitsDocument, publishing, publishing_stage
+from avpref.observability.status_documents import RUNNING, pass_file, stage_file
 from avpref.storage.event_log import Level
 from avpref.storage.run_folder import create
 
@@ -39,14 +39,14 @@ def states(document):
     return {stage["name"]: (stage["state"], stage["why"]) for stage in document["stages"]}
 
 
-def begin(folder, name, state=run_status.RUNNING, error=None):
-    StageDocument(folder.root / "progress" / f"{name}.stage.json", name).write(state, error)
+def begin(folder, name, state=RUNNING, error=None):
+    StageDocument(stage_file(folder.root, name), name).write(state, error)
 
 
 def begin_pass(folder, name, done=3):
     meter = StageMeter(name, 10, unit="candidates", num_units=5, num_shards=2)
     meter.finish(done)
-    UnitsDocument(folder.root / "progress" / f"{name}.units.json", name).write(run_status.RUNNING, meter.measure())
+    UnitsDocument(pass_file(folder.root, name), name).write(RUNNING, meter.measure())
 
 
 def test_a_run_that_never_began_waits_for_its_first_stage(call, folder):

@@ -185,9 +185,9 @@ class Ladder:
 
     def _open(self, found: str) -> CircuitOpen:
         fix = f"correct the cause, delete the stage's folder in {self.files.store.uri('')} and run: avpref runs resume RUN"
-        self.events.write("circuit_opened", Level.ERROR, stage=self.meter.stage, message=found)
+        self.events.write("circuit_opened", Level.ERROR, stage=self.meter.counts.stage, message=found)
         return CircuitOpen(found, "failures of a few candidates only", fix)
 
     def _about(self, unit: Unit) -> dict[str, Any]:
         """What an event says of the unit that it is about."""
-        return {"stage": unit.stage, "pool": self.meter.workers.pool, "shard": unit.shard, "unit": unit.name}
+        return {"stage": unit.stage, "pool": self.meter.counts.workers.pool, "shard": unit.shard, "unit": unit.name}

@@ -82,13 +82,13 @@ class ShardDone:
 def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     """Finish what is left of one shard; returns what it came to."""
     meter = stage.progress.meter
-    mark, lost_now = meter.snapshot(), meter.quarantined
+    start, lost_now = meter.snapshot(), meter.counts.quarantined
     stage.ladder.run(work.units)
     if stage.reuse:
         compose(stage.reuse, work)
     meter.end_shard()
-    span = meter.since(mark)
-    lost = meter.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
+    span = meter.since(start)
+    lost = meter.counts.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
     return ShardDone(
         shard=shard.ordinal,
         rows=shard.num_items - lost,
@@ -153,11 +153,11 @@ def run_stage(
     left = [each for work in taken.work.values() for each in work.units]
     meter = _meter(name, unit, shards, executor, left, files)
     meter.add_quarantined(len(before))
-    allowed = max(1, round(meter.total * place.max_quarantined_share))
+    allowed = max(1, round(meter.counts.total * place.max_quarantined_share))
     watchers = subscribers(name, reporting.listener())
-    place.events.write("units_planned", stage=name, items=meter.total, units=meter.num_units, present=meter.present)
+    place.events.write("units_planned", stage=name, items=meter.counts.total, units=meter.counts.units_total, present=meter.counts.present)
     pool_of = open_pool(executor, spec(), files) if left else _no_pool()
-    progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
+    progress_of = partial(Progress, name, meter.counts.total, unit=unit, listener=watchers, meter=meter)
     with publishing_pass(watchers, meter), pool_of as pool, progress_of() as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
         stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
