@@ -52,7 +52,9 @@ def measure(runs: Path) -> list[tuple[str, int, float]]:
     def look(planned: list[Unit]) -> tuple[int, float]:
         wanted = {unit.name: [item.item_id for item in unit.items] for unit in planned}
         found: dict[str, object] = {}
-        files = unit_files(itself_and_siblings(LocalFiles(here), lambda: siblings(LocalFiles(runs), here.name)), "stage", "f")
+        files = unit_files(
+            itself_and_siblings(LocalFiles(here), lambda: siblings(LocalFiles(runs), here.name)), "stage", "f"
+        )
         seconds = took_s(lambda: found.update(find(files, "item_id", wanted)))
         return len(found), seconds
 

@@ -37,6 +37,7 @@ from avpref.observability.cost import Spending, spending
 from avpref.observability.run_status import publish_pairs, publishing, publishing_stage
 from avpref.registry.promotion import promote_automatically
 from avpref.reports.report_data import StageTime
+from avpref.storage.documents import QUARANTINE_FILES
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.run_folder import CONFIG_FILE, RESULT_FILE, RunFolder, create, open_run
 
@@ -191,14 +192,7 @@ def spent_by(run: RunFolder) -> Spending:
 
 def quarantined(run: RunFolder) -> list[QuarantineRow]:
     """Everything that any stage gave up on so far."""
-    names = (
-        "refused.json",
-        "quarantine-sft.json",
-        "quarantine-generate.json",
-        "quarantine-score.json",
-        "quarantine-evaluate.json",
-    )
-    return [QuarantineRow(**row) for name in names for row in run.documents.read(name) or []]
+    return [QuarantineRow(**row) for name in QUARANTINE_FILES for row in run.documents.read(name) or []]
 
 
 def seal_quarantine(run: Run) -> None:

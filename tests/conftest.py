@@ -93,7 +93,7 @@ def make_decided_run(
         (folder.root / place).parent.mkdir(parents=True, exist_ok=True)
         (folder.root / place).write_bytes(data)
         path = f"{folder.run_id}/{place}"
-        files.append({"role": role, "path": path, "sha256": bytes_sha256(data), "num_bytes": len(data)})
+        files.append(decisions.RecordedFile(role, path, bytes_sha256(data), len(data)))
     generator, prompts = np.random.default_rng(7), tuple(f"p{number}" for number in range(num_prompts))
     rows = []
     for prompt in prompts:
@@ -142,8 +142,8 @@ def make_decided_run(
         displacement={"video": -0.01, "audio": 0.001},
         meaningless=(),
         policy_hash=f"policy of {name}",
-        adapter_hash=files[1]["sha256"],
-        reference_hash=files[0]["sha256"],
+        adapter_hash=files[1].sha256,
+        reference_hash=files[0].sha256,
         evaluations=folder.tables.seal(tables.EVALUATIONS, name, arrow).version,
     )
     decision = take(inputs, scores_of(arrow.to_pandas(), prompts, [metric.name for metric in METRICS]))

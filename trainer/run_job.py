@@ -15,6 +15,7 @@ from avpref.identity import derive_seed, digest
 from avpref.models.checkpoints.network_loading import load_network, save_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.initialisation import create_network
+from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
@@ -31,7 +32,6 @@ from avpref.trainer.reference_cache import CachedReference, ScoreTable, load_sco
 NETWORK_FILE = "network.safetensors"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
-SUMMARY_FILE = "summary.json"
 AUDIO_STAGE_FOLDER = "audio_stage"
 
 

@@ -27,11 +27,11 @@ from avpref.flows.stages.score import score_candidates
 from avpref.flows.workers.scorers import metrics_of, sources
 from avpref.identity import derive_seed, digest
 from avpref.registry import decisions
+from avpref.storage.documents import VERDICT_FILE
 from avpref.storage.score_files import distinct
 from avpref.storage.table_readers import read_candidates
 
 STAGE = "evaluate"
-VERDICT_FILE = "evaluation.json"
 QUARANTINE_FILE = "quarantine-evaluate.json"
 NO_SCORES = pd.DataFrame()
 

@@ -90,7 +90,10 @@ def progress_of(stage: str, job: TrainingJob) -> Iterator[Report]:
         StageMeter(stage, loop.steps, unit="steps", workers=workers),
         subscribers(stage, reporting.listener()),
     )
-    with publishing_pass(watchers, meter), Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress:
+    with (
+        publishing_pass(watchers, meter),
+        Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress,
+    ):
 
         def report(step: int, metrics: Mapping[str, float]) -> None:
             meter.mark_all_busy()

@@ -22,8 +22,7 @@ from avpref.flows import retrain
 from avpref.flows.workers import encode_worker as rendering  # noqa: F401  what a loop imports late
 from avpref.flows.workers import generate_worker as generating  # noqa: F401  what a loop imports late
 from avpref.flows.workers import score_worker as scoring  # noqa: F401  what a loop imports late
-from avpref.storage import failpoints
-from avpref.storage import run_folder
+from avpref.storage import failpoints, run_folder
 from avpref.storage.failpoints import FailPoint
 
 REAL_TIME = time.time

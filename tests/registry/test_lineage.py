@@ -12,9 +12,10 @@ import pytest
 
 from avpref.datasets import tables
 from avpref.domain import METRICS, pair_id
-from avpref.errors import InputError
+from avpref.errors import InputError, TableError
 from avpref.identity import digest
-from avpref.registry import lineage
+from avpref.registry import aliases, lineage
+from avpref.registry.aliases import Action, AliasMove
 from avpref.registry.catalog import RunCatalog, open_catalog
 from avpref.registry.lineage import Kind, Role
 from avpref.registry.lineage_view import document
@@ -56,9 +57,10 @@ def runs(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "inputs": {"policy_hash": new["policy_hash"]},
     }
     commit_once(folder / "registry" / "adapters" / "a00112233445566aa.json", json.dumps(decision).encode())
-    for number, adapter in enumerate(["agone", "a00112233445566aa"], start=1):
-        move = {"alias": "serving", "number": number, "adapter": adapter, "run_id": OTHER, "decision": "g1"}
-        commit_once(folder / "registry" / "aliases" / "serving" / f"{number:06d}.json", json.dumps(move).encode())
+    last = None
+    for adapter in ("agone", "a00112233445566aa"):
+        move = AliasMove("serving", 0, Action.PROMOTE, adapter, OTHER, "g1", by="ada", reason="", at=aliases.now())
+        last = aliases.append(folder, last, move)
     return folder
 
 
@@ -204,6 +206,15 @@ def test_a_broken_record_is_named(tiny_run: RunFolder, tmp_path: Path) -> None:
     path.write_text('{"run_id": "x"')
     with pytest.raises(InputError, match=r"torn\.json"):
         open_catalog(tmp_path / "runs")
+
+
+def test_a_chain_of_moves_that_was_edited_is_refused(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "registry", tmp_path / "registry")
+    assert open_catalog(tmp_path).moves[-1].adapter == "a00112233445566aa"
+    path = tmp_path / "registry" / "aliases" / "serving" / "000001.json"
+    path.write_text(path.read_text().replace("agone", "aback"))
+    with pytest.raises(TableError, match=r"000002\.json: it does not follow"):
+        open_catalog(tmp_path)
 
 
 def test_a_version_that_is_gone_is_told(tiny_run: RunFolder, tmp_path: Path) -> None:

@@ -32,15 +32,15 @@ def test_a_promotion_says_who_serves_from_which_run_and_decision(decided_run: De
     run = decided_run(tmp_path, "one")
     move = promotion.promote(tmp_path, "one", by="ada", reason="better")
     assert (move.number, move.action, move.by, move.reason) == (1, Action.PROMOTE, "ada", "better")
-    assert move.run_id == run.run_id and move.decision == decisions.read_decision(run)["decision_id"]
+    assert move.run_id == run.run_id and move.decision == decisions.read_decision(run).decision_id
     assert not move.is_override and move.previous == ""
     found = promotion.serving(tmp_path)
     assert Path(found.adapter_path, "adapter_model.safetensors").read_bytes() == b"adapter of one"
     assert Path(found.checkpoint_path).read_bytes() == b"checkpoint of all"
     assert found.move == move == aliases.current(tmp_path)
-    record = aliases.adapter_record(tmp_path, move.adapter)
-    assert record["inputs"]["policy_hash"] == found.policy_hash == "policy of one"
-    assert record["lineage"] and record["evaluation"] and record["rules"]
+    record = aliases.registered_adapter(tmp_path, move.adapter)
+    assert record.policy_hash == found.policy_hash == "policy of one"
+    assert record.lineage and record.evaluation and record.rules
 
 
 def test_promoting_what_serves_writes_nothing(decided_run: Decided, tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_changed_or_missing_files_are_never_promoted_rolled_back_to_or_served(
     decided_run: Decided, tmp_path: Path, role: str, is_gone: bool
 ) -> None:
     run = decided_run(tmp_path, "one")
-    (file,) = (file for file in decisions.read_decision(run)["files"] if file["role"] == role)
-    path, data = tmp_path / file["path"], (tmp_path / file["path"]).read_bytes()
+    (file,) = (file for file in decisions.read_decision(run).files if file.role == role)
+    path, data = tmp_path / file.path, (tmp_path / file.path).read_bytes()
 
     def break_it() -> None:
         path.unlink() if is_gone else path.write_bytes(data + b"!")
@@ -174,7 +174,7 @@ def test_changed_or_missing_files_are_never_promoted_rolled_back_to_or_served(
     break_it()
     with pytest.raises(TableError) as caught:
         promotion.promote(tmp_path, "one")
-    assert file["path"] in str(caught.value) and file["sha256"] in str(caught.value)
+    assert file.path in str(caught.value) and file.sha256 in str(caught.value)
     with pytest.raises(TableError):
         promotion.promote(tmp_path, "one", override=True, reason="no matter what")
     assert aliases.names(tmp_path) == []
@@ -226,6 +226,39 @@ def test_a_decision_that_was_edited_is_not_believed(decided_run: Decided, tmp_pa
     with pytest.raises(TableError):
         promotion.promote(tmp_path, "one")
     assert aliases.names(tmp_path) == []
+
+
+def test_a_decision_is_read_and_written_with_the_same_bytes(decided_run: Decided, tmp_path: Path) -> None:
+    run = decided_run(tmp_path, "one")
+    (path,) = (run.root / "decisions").iterdir()
+    record = decisions.read_decision(run)
+    assert json.dumps(record.document(), indent=1, ensure_ascii=False) == path.read_text()
+    adapter = aliases.register_adapter(tmp_path, record)
+    stored = (tmp_path / "registry" / "adapters" / f"{adapter}.json").read_bytes()
+    assert stored == json.dumps(json.loads(path.read_text()), indent=1, sort_keys=True).encode()
+    assert aliases.registered_adapter(tmp_path, adapter) == record
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda document: document.pop("verdict"), "no key 'verdict'"),
+        (lambda document: document.update(verdicts="promote"), "unknown key 'verdicts'"),
+        (lambda document: document["inputs"].pop("policy_hash"), "no 'policy_hash' in 'inputs'"),
+        (lambda document: document["files"][0].pop("sha256"), "sha256"),
+    ],
+)
+def test_a_wrong_or_missing_key_of_a_decision_names_the_file(
+    decided_run: Decided, tmp_path: Path, change: Callable[[dict[str, dict]], object], message: str
+) -> None:
+    run = decided_run(tmp_path, "one")
+    (path,) = (run.root / "decisions").iterdir()
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(TableError, match=message) as caught:
+        promotion.promote(tmp_path, "one")
+    assert str(path) in caught.value.found and caught.value.expected and caught.value.fix
 
 
 def test_scores_that_were_changed_are_named(decided_run: Decided, tmp_path: Path) -> None:

@@ -155,7 +155,13 @@ def run_stage(
     meter.add_quarantined(len(before))
     allowed = max(1, round(meter.counts.total * place.max_quarantined_share))
     watchers = subscribers(name, reporting.listener())
-    place.events.write("units_planned", stage=name, items=meter.counts.total, units=meter.counts.units_total, present=meter.counts.present)
+    place.events.write(
+        "units_planned",
+        stage=name,
+        items=meter.counts.total,
+        units=meter.counts.units_total,
+        present=meter.counts.present,
+    )
     pool_of = open_pool(executor, spec(), files) if left else _no_pool()
     progress_of = partial(Progress, name, meter.counts.total, unit=unit, listener=watchers, meter=meter)
     with publishing_pass(watchers, meter), pool_of as pool, progress_of() as progress:

@@ -15,8 +15,9 @@ import duckdb
 
 from avpref.datasets.query_texts import sql
 from avpref.errors import TableError
-from avpref.registry import adapter_records
-from avpref.registry.adapter_records import AdapterRecord, AliasMove
+from avpref.registry import adapter_records, aliases
+from avpref.registry.adapter_records import AdapterRecord
+from avpref.registry.aliases import AliasMove
 from avpref.registry.id_index import index_of
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.sealed_tables import Manifest, TableStore
@@ -189,8 +190,7 @@ def open_catalog(runs: Path) -> RunCatalog:
             sealed += found
             missing += gone
     con = duckdb.connect(config={"python_enable_replacements": "false"})
-    moves = adapter_records.alias_moves(runs)
-    return RunCatalog(runs, con, tuple(sealed), tuple(missing), tuple(records), names, tuple(moves))
+    return RunCatalog(runs, con, tuple(sealed), tuple(missing), tuple(records), names, tuple(aliases.all_moves(runs)))
 
 
 def _sealed(root: Path, table: str, named: set[str]) -> tuple[list[TableVersion], list[str]]:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from avpref.datasets import tables
 from avpref.errors import InputError, TableError
 from avpref.registry import id_index
+from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles
 from avpref.storage.score_files import EMBEDDINGS
 from avpref.storage.sealed_tables import Manifest, TableStore
@@ -29,7 +30,6 @@ from avpref.storage.unit_files import planned
 NOT_RECORDS = frozenset({"units", "tables", "clips", "latents", "embeddings", "models", "plots", id_index.FOLDER})
 """Folders of a run without documents that name versions."""
 MEDIA = ("clips", "latents")
-SUMMARY_FILE = "summary.json"
 CHECKPOINTS = "checkpoints"
 
 

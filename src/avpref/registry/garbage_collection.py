@@ -21,10 +21,11 @@ from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AvprefError, InputError, StorageError
 from avpref.identity import digest
-from avpref.registry.adapter_records import PROMOTED, REGISTRY, RUN_FILE, run_roots
+from avpref.registry.adapter_records import PROMOTED, REGISTRY, run_roots
 from avpref.registry.garbage import Clock, Garbage, GarbageKind, find_garbage, mentions, temporaries
+from avpref.storage.documents import CONFIG_FILE, EVENTS_FILE, RESULT_FILE, RUN_FILE
 from avpref.storage.local_files import LocalFiles, commit_once, replace, storage_errors
-from avpref.storage.run_folder import CONFIG_FILE, RunFolder, list_runs, open_root
+from avpref.storage.run_folder import RunFolder, list_runs, open_root
 from avpref.storage.work_folder import WorkFolder
 
 FOLDER = "gc"
@@ -129,7 +130,9 @@ def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reas
         yield mine, busy, unclear
 
 
-def _marked(runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons) -> list[Garbage]:
+def _marked(
+    runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons
+) -> list[Garbage]:
     """Everything that may go, in the order in which it goes. A run of which it cannot be told is added to ``unclear``."""
     registered = mentions(sorted((runs / REGISTRY).rglob("*.json")))
     whole = _whole_runs(runs, folders, registered, request, clock) if request.runs_too else []
@@ -164,7 +167,7 @@ def _whole_runs(
 
 def _marks(root: Path) -> list[Path]:
     """Files that change whenever a command works on the run."""
-    return [path for path in (root / "run.json", root / "events.jsonl", root / "result.json") if path.exists()]
+    return [path for path in (root / RUN_FILE, root / EVENTS_FILE, root / RESULT_FILE) if path.exists()]
 
 
 def _is_stood_on(folder: RunFolder, others: Sequence[Path]) -> bool:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from avpref.errors import InputError
-from avpref.registry.adapter_records import AdapterRecord, serving
-from avpref.registry.catalog import RunCatalog, Row, TableVersion
+from avpref.registry.adapter_records import AdapterRecord
+from avpref.registry.aliases import newest
+from avpref.registry.catalog import Row, RunCatalog, TableVersion
 
 SHOWN = 5
 SHORTEST = 4
@@ -130,7 +131,7 @@ def aliases_of(catalog: RunCatalog, record: AdapterRecord) -> list[str]:
     """The aliases under which an adapter of a run serves now."""
     return sorted(
         alias
-        for alias, move in serving(list(catalog.moves)).items()
+        for alias, move in newest(catalog.moves).items()
         if (named := catalog.names.get(move.adapter)) is not None
         and (named.policy_hash, named.run_id) == (record.policy_hash, record.run_id)
     )
@@ -143,7 +144,7 @@ def norms_of(catalog: RunCatalog, version: TableVersion | None, norm_id: str) ->
 
 def _named(catalog: RunCatalog, given: str) -> list[Found]:
     """Runs, aliases and records that are called ``given``, or begin like it."""
-    now = serving(list(catalog.moves))
+    now = newest(catalog.moves)
     names = [
         catalog.names[move.adapter] for alias, move in now.items() if alias == given and move.adapter in catalog.names
     ]

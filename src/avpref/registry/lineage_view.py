@@ -8,7 +8,7 @@ from typing import Any
 from avpref.domain import METRICS
 from avpref.registry import lineage
 from avpref.registry.adapter_records import AdapterRecord
-from avpref.registry.catalog import RunCatalog, Row, TableVersion
+from avpref.registry.catalog import Row, RunCatalog, TableVersion
 from avpref.registry.lineage import Found, Kind, Touch
 
 Document = dict[str, Any]

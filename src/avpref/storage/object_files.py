@@ -323,7 +323,9 @@ def _failed(files: ObjectFiles, verb: str, name: str, error: Exception) -> Stora
     if "403 Forbidden" in said and "169.254" not in said:  # how a refused listing looks
         return _refused(files, verb, name, error)
     if "169.254.169.254" in text or "redential" in said:
-        found = f"no credentials for {files.uri(name)}: none in the environment, and this machine has no role of its own"
+        found = (
+            f"no credentials for {files.uri(name)}: none in the environment, and this machine has no role of its own"
+        )
         return StorageError(found, CREDENTIALS, "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…")
     if "builder error" in said or "URL scheme is not allowed" in text:
         fix = "--set storage.allow_http=true, or an https:// endpoint"

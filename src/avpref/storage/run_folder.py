@@ -25,16 +25,13 @@ from avpref.config.schema import Executor, Settings
 from avpref.config.storage_settings import FolderStorage, ObjectStorage
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, ProductVersionError, SchemaVersionError
+from avpref.storage.documents import CONFIG_FILE, EVENTS_FILE, RESULT_FILE, RUN_FILE
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles, storage_errors
 from avpref.storage.lock import owned
 from avpref.storage.model_files import KeptModels, PublishedModels, TrainedFiles
 from avpref.storage.object_files import ListedFiles, ObjectFiles, check_commit_rule
 from avpref.storage.work_folder import WorkFolder
-
-RUN_FILE = "run.json"
-CONFIG_FILE = "config.yaml"
-RESULT_FILE = "result.json"
 
 
 def run_id(settings: Settings) -> str:
@@ -192,7 +189,7 @@ def list_runs(runs: Path) -> list[str]:
 
 
 def _last_change(root: Path) -> float:
-    marks = [root / RESULT_FILE, root / "events.jsonl", root / RUN_FILE]
+    marks = [root / RESULT_FILE, root / EVENTS_FILE, root / RUN_FILE]
     return max(mark.stat().st_mtime for mark in marks if mark.exists())
 
 

@@ -11,7 +11,7 @@ from avpref import __version__
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
 from avpref.identity import digest
-from avpref.storage.documents import Documents
+from avpref.storage.documents import EVENTS_FILE, Documents
 from avpref.storage.event_log import EventLog
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles, sweep_temporaries
@@ -20,8 +20,6 @@ from avpref.storage.run_tables import RunTables
 from avpref.storage.sealed_tables import TableStore
 from avpref.storage.sibling_runs import SiblingRun, siblings
 from avpref.storage.unit_files import UnitFiles
-
-EVENTS_FILE = "events.jsonl"
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,9 @@ from avpref.flows.stages.generate import generate
 from avpref.flows.stages.prompts import prompts as prompts_flow
 from avpref.flows.stages.sft import sft
 from avpref.flows.workers.generator import codec_identity, open_codec, sampler_settings, text_identity
+from avpref.observability.meters import S_PER_H
 from avpref.observability.run_status import publishing, publishing_stage
 from avpref.storage.run_folder import create
-
-S_PER_H = 3600
 
 
 def sample_prompts(

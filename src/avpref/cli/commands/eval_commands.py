@@ -20,9 +20,10 @@ def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> in
     from avpref.storage.run_folder import open_run
 
     folder = open_run(runs, run)
-    from avpref.cli.views.run_state import VERDICT_FILE, quarantine
+    from avpref.cli.views.run_state import quarantine
     from avpref.cli.views.stage_runs import run_stage
     from avpref.flows.stages.evaluate import evaluate
+    from avpref.storage.documents import VERDICT_FILE
 
     clips = run_stage(folder, evaluate)
     lost = [vars(row) for row in quarantine(folder) if row.stage.startswith("evaluate")]

@@ -13,9 +13,9 @@ from typing import Any
 from avpref.cli.output import print_json, print_line
 from avpref.cli.views.run_state import is_in_use
 from avpref.errors import ConfigError
+from avpref.storage.documents import EVENTS_FILE
 from avpref.storage.event_log import Event, Level, is_at_least, read_events
 from avpref.storage.run_folder import RunFolder
-from avpref.storage.work_folder import EVENTS_FILE
 
 LOOK_EVERY_S = 0.5
 ALWAYS = ("seq", "time_s", "level", "run", "event")

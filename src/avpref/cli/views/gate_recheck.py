@@ -28,7 +28,7 @@ def decide(folder: RunFolder, given: Sequence[str]) -> dict[str, Any]:
     settings = config.load(folder.root / CONFIG_FILE, given, environment={}).settings
     folder.tables.require(tables.EVALUATIONS)
     stored = decisions.read_decision(folder)
-    inputs = inputs_of(stored)
+    inputs = inputs_of(stored.document())
     _refuse_stale(folder, inputs)
     rules = inputs.settings.model_copy(update={"gate": settings.evaluation.gate})
     taken = decisions.decide_again(folder, replace(inputs, settings=rules))
@@ -44,7 +44,7 @@ def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
     return {
         "run_id": folder.run_id,
         **again,
-        "decision_id": found.stored["decision_id"],
+        "decision_id": found.stored.decision_id,
         "agrees": found.agrees,
         "differences": [asdict(each) for each in found.wrong],
         "changed_inputs": [asdict(each) for each in found.changed],
@@ -58,10 +58,10 @@ def not_what_serves(folder: RunFolder, inputs: Inputs) -> str:
     move = aliases.current(runs, alias)
     if move is None:
         return ""
-    record = aliases.adapter_record(runs, move.adapter)["inputs"]
-    if record["policy_hash"] == inputs.policy_hash:
+    record = aliases.registered_adapter(runs, move.adapter)
+    if record.policy_hash == inputs.policy_hash:
         return ""
-    base = "the same" if record["reference_hash"] == inputs.reference_hash else "another"
+    base = "the same" if record.reference_hash == inputs.reference_hash else "another"
     return (
         f"{alias} is adapter {move.adapter} of run {move.run_id} (on {base} SFT network); this decision compares with the SFT"
         " network alone, not with what serves"
