@@ -136,7 +136,7 @@ def gc(workshop: Workshop, **asked: object) -> Collection:
 
 
 def sorts(collection: Collection) -> set[GarbageKind]:
-    return {each.sort for each in collection.entries}
+    return {each.kind for each in collection.entries}
 
 
 def named(workshop: Workshop, root: Path) -> set[str]:
@@ -294,7 +294,7 @@ def test_whole_runs_go_only_when_asked_and_only_those_that_nothing_stands_on(wor
     workshop.age(LONG_AGO_S)
     os.utime(newest.root / "run.json")
     assert GarbageKind.RUN not in sorts(gc(workshop))
-    assert [each.path for each in gc(workshop, runs_too=True).entries if each.sort is GarbageKind.RUN] == [plain.root]
+    assert [each.path for each in gc(workshop, runs_too=True).entries if each.kind is GarbageKind.RUN] == [plain.root]
     assert not plain.root.exists() and promoted.root.exists() and other.root.exists()
     assert not list((workshop.runs / "gc").glob(f"{retention.REMOVED}*"))
 
@@ -437,7 +437,7 @@ def _check(workshop: Workshop, runs_too: bool) -> None:
     registered = mentions(sorted((workshop.runs / "registry").rglob("*.json")))
     collection = gc(workshop, runs_too=runs_too)
     assert not collection.passed_by
-    gone = {each.path for each in collection.entries if each.sort is GarbageKind.RUN}
+    gone = {each.path for each in collection.entries if each.kind is GarbageKind.RUN}
     assert not {root.name for root in gone} & registered
     for root in set(roots) - gone:
         assert live_files(workshop, root) == live[root] and all(path.exists() for path in live[root])

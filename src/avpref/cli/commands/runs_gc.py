@@ -71,12 +71,12 @@ def gc(
 def _document(runs: Path, collection: Collection, limit: int | None) -> dict[str, Any]:
     files, num_bytes = Counter[str](), Counter[str]()
     for each in collection.entries:
-        files[each.sort] += 1
-        num_bytes[each.sort] += each.num_bytes
+        files[each.kind] += 1
+        num_bytes[each.kind] += each.num_bytes
     entries = [
         {
             "path": each.path.relative_to(runs).as_posix(),
-            "sort": str(each.sort),
+            "sort": str(each.kind),
             "reason": each.reason,
             "num_bytes": each.num_bytes,
         }
