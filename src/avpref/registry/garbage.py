@@ -226,7 +226,7 @@ def _paths(root: Path, manifest: Manifest) -> list[Path]:
 
 
 def _column(path: Path, column: str, where: str) -> set[str]:
-    """Values of a text column, empty texts left out; none where the file has no column ``where``. Raises TableError for an unreadable file."""
+    """Values of a text column, without empty ones; none without a column ``where``. Raises TableError for an unreadable file."""
     try:
         file = pq.ParquetFile(path)
         if where not in file.schema_arrow.names:

@@ -40,7 +40,7 @@ Reasons = dict[str, str]
 
 @dataclass(frozen=True)
 class Request:
-    """Options of a collection. ``runs_too``: whole runs may be removed; ``leave_busy``: skip runs that are in use; ``is_dry``: only list."""
+    """Options of a collection. ``runs_too``: remove whole runs too; ``leave_busy``: skip runs that are in use; ``is_dry``: only list."""
 
     retention: RetentionSettings
     runs_too: bool = False

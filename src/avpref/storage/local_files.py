@@ -1,7 +1,7 @@
 """Files of a folder that appear whole or not at all.
 
 The commit rule: write to a temporary name in the same folder, fsync, then *link* to the final name, which fails if the
-name is taken. The first commit wins and a late attempt is discarded, so what exists is done and needs no ledger
+name is taken. The first commit wins and a late attempt is discarded, so a file that exists is finished, and no ledger is needed
 (242 kills at seven points of this sequence lost or doubled nothing in the prototype).
 """
 
@@ -21,14 +21,12 @@ from avpref.errors import StorageError
 from avpref.storage.failpoints import FailPoint, hit
 
 TEMPORARY_PREFIX = ".partial-"
-
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """What is told of the system's refusal to write ``path``."""
+    """The StorageError for an operating system error on writing ``path``."""
     again = "then run the same command again"
     if error.errno in NO_ROOM:
         found = f"no space left while writing {path} ({error.strerror})"
@@ -42,7 +40,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (no space, no permission, read-only, gone) into :class:`StorageError`."""
+    """Turn the operating system's errors (no space, no permission, read-only, gone) into :class:`StorageError`."""
     try:
         yield
     except OSError as error:
@@ -59,7 +57,7 @@ def fsync(path: Path) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """A name that no other writer of ``path`` uses: not on another machine of a shared disk, not in another thread."""
+    """A temporary name that no other writer of ``path`` uses, neither another machine of a shared disk nor another thread."""
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
     return path.parent / f"{TEMPORARY_PREFIX}{writer}-{path.name}"
 
@@ -83,7 +81,7 @@ def _write_temporary(path: Path, data: bytes) -> Path:
 
 
 def commit_once(path: Path, data: bytes) -> bool:
-    """Create ``path`` with ``data`` if it does not exist. Returns whether this call created it.
+    """Create ``path`` with ``data`` unless it exists. Returns whether this call created it.
 
     Raises StorageError where the folder cannot be written. Invariant: a reader sees the whole file or none, and once
     seen its content never changes.
@@ -97,7 +95,7 @@ def commit_once(path: Path, data: bytes) -> bool:
             hit(FailPoint.COMMIT_LINKED)
         except FileExistsError:
             return False
-        except FileNotFoundError:  # a new owner of the folder took it for what a killed writer had left
+        except FileNotFoundError:  # a new owner of the folder swept it as a killed writer's file
             return commit_once(path, data)
         finally:
             temporary.unlink(missing_ok=True)
@@ -107,7 +105,7 @@ def commit_once(path: Path, data: bytes) -> bool:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write ``path`` atomically over whatever stood there: for pointers and reports, never for units or tables."""
+    """Create or overwrite ``path`` atomically: for pointers and reports, never for units or tables. Raises StorageError."""
     with storage_errors(path):
         os.replace(_write_temporary(path, data), path)
         hit(FailPoint.REPLACE_RENAMED)
@@ -117,9 +115,9 @@ def replace(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name for a library to write a large file under; it takes the place of ``path`` when the block ends.
+    """Give a temporary name for a library to write a large file under; the file replaces ``path`` when the block ends.
 
-    Raises StorageError. What a block that failed has written is removed.
+    Raises StorageError. The temporary file of a block that failed is removed.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,11 +138,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep_temporaries(folder: Path) -> int:
-    """Remove what killed writers left behind under ``folder``; returns how many files. Only while no writer is alive."""
-    left = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
-    for path in left:
+    """Remove the temporary files of killed writers under ``folder``; returns how many. Only while no writer runs."""
+    temporaries = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
+    for path in temporaries:
         path.unlink(missing_ok=True)
-    return len(left)
+    return len(temporaries)
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ class LocalFiles:
         return str(self.path(name))
 
     def path(self, name: str) -> Path:
-        """Where the file is, for libraries that open paths themselves."""
+        """The file's path, for libraries that open paths themselves."""
         return self.root / name
 
     def subfolder(self, folder: str) -> LocalFiles:
@@ -215,5 +213,5 @@ class LocalFiles:
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _files(self, found: Iterator[Path]) -> Iterator[Path]:
-        return (path for path in found if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX))
+    def _files(self, paths: Iterator[Path]) -> Iterator[Path]:
+        return (path for path in paths if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX))

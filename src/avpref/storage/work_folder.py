@@ -24,33 +24,33 @@ from avpref.storage.unit_files import UnitFiles
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A folder and what is in it; :class:`avpref.storage.run_folder.RunFolder` is one of a run."""
+    """A folder with its stores and log; :class:`avpref.storage.run_folder.RunFolder` is the work folder of a run."""
 
     root: Path
 
     @property
     def runs(self) -> Path:
-        """The folder that holds this one and those beside it."""
+        """The folder of runs, which holds this folder and its siblings."""
         return self.root.parent
 
     @property
     def files(self) -> Files:
-        """Units, media, tables and documents of the work. The folder itself, unless they are kept elsewhere."""
+        """The store of units, media, tables and documents: the folder itself, unless a bucket is used."""
         return LocalFiles(self.root)
 
     @property
     def unit_files(self) -> Files:
-        """Where units are committed."""
+        """The store of committed units."""
         return self.files.subfolder("units")
 
     @property
     def media(self) -> Files:
-        """Where the paths of candidates' clips start."""
+        """The store that the paths of candidates' clips refer to."""
         return self.files
 
     @property
     def shared(self) -> Files:
-        """Files that this and other folders beside it have in common."""
+        """Files that this folder and its siblings share."""
         return LocalFiles(self.runs)
 
     @property
@@ -69,7 +69,7 @@ class WorkFolder:
         return EventLog(self.root / EVENTS_FILE, self.root.name)
 
     def units(self, table: Table) -> UnitFiles:
-        """Committed units whose rows belong to ``table``."""
+        """The committed units whose rows belong to ``table``."""
         return UnitFiles(self.unit_files, table)
 
     def siblings(self) -> Sequence[SiblingRun]:
@@ -77,7 +77,7 @@ class WorkFolder:
         return siblings(self.shared, self.root.name)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
-        """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
+        """Stage fingerprint: a hash of the product's version, the schema version, and ``parts``, all inputs of the stage."""
         return digest(stage, __version__, SCHEMA_VERSION, *parts)
 
     @contextlib.contextmanager
@@ -89,4 +89,4 @@ class WorkFolder:
             yield
 
     def record_settings(self) -> None:
-        """Make the folder say what this execution was asked for; called by its owner."""
+        """Write the settings of this execution into the folder; only its owner calls this."""
