@@ -97,7 +97,7 @@ class StageMeasure:
 
     @property
     def quarantine_share(self) -> float:
-        """Share of the finished items that were given up."""
+        """Share of the finished items, 0 to 1, that were given up."""
         return self.quarantined / self.done if self.done else 0.0
 
     @property

@@ -2,7 +2,7 @@
 
 Every run's lock is held from the search to the end, so that nothing is removed while a command works on a run. The list is written
 before the first removal, and a file that refers to others is removed before them. A collection starts from the files alone, so the
-next one finds whatever a killed one has left.
+next one finds whatever remained after a killed one.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def _marked(
                 garbage += find_garbage(folder.root, registered, clock)
             except AvprefError as error:
                 unclear[folder.run_id] = error.found
-    beside = [path for path in sorted(runs.iterdir()) if path.is_dir() and not (path / RUN_FILE).exists()]
-    garbage += [entry for path in beside for entry in temporaries(path, clock)]
+    other_folders = [path for path in sorted(runs.iterdir()) if path.is_dir() and not (path / RUN_FILE).exists()]
+    garbage += [entry for path in other_folders for entry in temporaries(path, clock)]
     order = list(GarbageKind)
     return sorted(garbage, key=lambda entry: (order.index(entry.kind), str(entry.path)))
 

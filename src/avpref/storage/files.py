@@ -58,7 +58,7 @@ class Files(Protocol):
         ...
 
     def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
-        """Many files as by :meth:`open`, in order; each is closed before the next is given."""
+        """Many files as by :meth:`open`, in order; each is closed before the next is opened."""
         ...
 
     def commit_once(self, name: str, data: bytes) -> bool:

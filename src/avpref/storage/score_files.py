@@ -1,4 +1,4 @@
-"""The committed files of score units: one per scorer, so that a new scorer adds its own work alone."""
+"""The committed files of score units: one per scorer, so that a new scorer adds only its own work."""
 
 from __future__ import annotations
 
