@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from avpref.datasets.evidence.gate import PROMOTE
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import TableError
 
@@ -71,11 +70,6 @@ class DecisionRecord:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         lists = {"reasons": list(self.reasons), "rules": list(self.rules)}
         return {**plain, **lists, "files": [asdict(file) for file in self.files]}
-
-    @property
-    def is_promotable(self) -> bool:
-        """Whether the gate allows the adapter to serve."""
-        return self.verdict == PROMOTE
 
     @property
     def policy_hash(self) -> str:

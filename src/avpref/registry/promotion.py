@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from avpref.datasets.evidence.gate import PROMOTE
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, GateRefused, InputError, TableError
 from avpref.registry import aliases, decisions
@@ -164,7 +165,7 @@ def state(folder: RunFolder, alias: str = "") -> State:
     known = approval(runs, alias, record.decision_id)
     if known is not None and not known.is_granted:
         return State.REJECTED
-    if not record.is_promotable:
+    if record.verdict != PROMOTE:
         return State.REFUSED
     return State.AWAITING if settings.approval == "required" and known is None else State.ALLOWED
 
@@ -222,7 +223,7 @@ def _move_alias(folder: RunFolder, record: DecisionRecord, before: AliasMove | N
         by=move.by,
         reason=move.reason,
         at=aliases.now(),
-        is_override=move.is_override and not record.is_promotable,
+        is_override=move.is_override and record.verdict != PROMOTE,
     )
     return aliases.append(runs, before, alias_move)
 
@@ -238,7 +239,7 @@ def _refuse(folder: RunFolder, record: DecisionRecord, alias: str) -> None:
 
 
 def _refuse_verdict(folder: RunFolder, record: DecisionRecord) -> None:
-    if not record.is_promotable:
+    if record.verdict != PROMOTE:
         fix = "another run, or: avpref gate promote --override --reason TEXT"
         found = f"the gate refused run {folder.run_id}: {'; '.join(record.reasons)}"
         raise GateRefused(found, "verdict promote", fix)
