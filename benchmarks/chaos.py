@@ -1,7 +1,7 @@
 """Kills with SIGKILL, by the hundred: ``make chaos``. Each death is followed by the checks of tests/chaos; a violation ends it.
 
-    command   at every named moment, at visits that a seed draws, and at random times; one run lives through many deaths
-    actors    Ray actors at the moments of their units, counted over all of them
+    command   at every fail point, at hits that a seed draws, and at random times; one run lives through many deaths
+    actors    Ray actors at the fail points of their units, counted over all of them
     node      one of two raylets of a cluster, with the actors on it
     server    the Prefect server that a run reports to
 
@@ -37,13 +37,13 @@ HERE = Path(__file__).parent
 CHAOS = HERE.parent / "tests" / "chaos"
 sys.path.insert(0, str(CHAOS))
 
-from fork_server import PATIENCE_S, Nursery, open_nursery  # noqa: E402
+from fork_server import PATIENCE_S, ForkServer, open_fork_server  # noqa: E402
 from invariants import check_tables, check_whole, same_end, same_results, visible  # noqa: E402
-from kill_campaign import Siege  # noqa: E402
+from kill_campaign import KillCampaign  # noqa: E402
 
 from avpref.config.loading import load_config  # noqa: E402
 from avpref.identity import derive_seed  # noqa: E402
-from avpref.storage.failpoints import Moment  # noqa: E402
+from avpref.storage.failpoints import FailPoint  # noqa: E402
 from avpref.storage.run_folder import RunFolder, create  # noqa: E402
 
 TINY = HERE.parent / "configs" / "tiny.yaml"
@@ -51,24 +51,24 @@ RESULTS = HERE / "chaos.json"
 PROMISED = 300
 LONGEST_S = 2400.0
 OFTEN = tuple(
-    moment for moment in Moment if moment.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
+    point for point in FailPoint if point.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
 )
-"""Moments that come dozens of times in a tiny run; the others come once or a few times."""
+"""Fail points that a tiny run hits dozens of times; the others are hit once or a few times."""
 STRIKES = 5
 RARE_STRIKES = 2
 RANDOM_KILLS = 20
 ACTOR_KILLS = {
-    Moment.WRITE_SYNCED: (9, 37, 70),
-    Moment.COMMIT_LINKED: (21, 50, 84),
-    Moment.MEDIA_COMMITTED: (14, 29, 43),
-    Moment.UNIT_COMMITTED: (4, 10, 16, 22),
+    FailPoint.WRITE_SYNCED: (9, 37, 70),
+    FailPoint.COMMIT_LINKED: (21, 50, 84),
+    FailPoint.MEDIA_COMMITTED: (14, 29, 43),
+    FailPoint.UNIT_COMMITTED: (4, 10, 16, 22),
 }
 """Visits counted over all actors, so far apart that a unit's second attempt is spared."""
 
 
 @dataclass(frozen=True)
 class Deaths:
-    """What one part came to: kills by moment, runs that lived through them, units begun and units there are."""
+    """What one part came to: kills by point, runs that lived through them, units begun and units there are."""
 
     target: str
     kills: Counter[str]
@@ -82,7 +82,7 @@ class Ground:
     """Where it happens, the undisturbed run that all are compared with, and how much is wanted."""
 
     folder: Path
-    nursery: Nursery
+    fork_server: ForkServer
     reference: RunFolder
     rounds: int
     seed: int
@@ -102,27 +102,27 @@ def command(ground: Ground) -> Iterator[Deaths]:
     attempts = units = 0
     for number in range(ground.rounds):
         generator = np.random.Generator(np.random.PCG64(derive_seed("chaos", ground.seed, number)))
-        siege = Siege(ground.nursery, ground.run(f"named-{number}"))
-        visits = {moment: [1] * RARE_STRIKES for moment in Moment}
-        visits |= {moment: generator.integers(1, 5, STRIKES, endpoint=True).tolist() for moment in OFTEN}
-        siege.at_moments(visits)
-        same_end(siege.folder, ground.reference)
-        kills += siege.kills
-        attempts, units = attempts + siege.attempts, units + num_units(siege.folder)
-        say(f"named moments, run {number}: {siege.kills.total()} kills")
+        campaign = KillCampaign(ground.fork_server, ground.run(f"named-{number}"))
+        visits = {point: [1] * RARE_STRIKES for point in FailPoint}
+        visits |= {point: generator.integers(1, 5, STRIKES, endpoint=True).tolist() for point in OFTEN}
+        campaign.at_failpoints(visits)
+        same_end(campaign.folder, ground.reference)
+        kills += campaign.kills
+        attempts, units = attempts + campaign.attempts, units + num_units(campaign.folder)
+        say(f"named moments, run {number}: {campaign.kills.total()} kills")
     yield Deaths("command, named moments", kills, ground.rounds, attempts, units)
     kills, attempts, units = Counter(), 0, 0
     for number in range(ground.rounds):
         generator = np.random.Generator(np.random.PCG64(derive_seed("chaos at random", ground.seed, number)))
-        siege = Siege(ground.nursery, ground.run(f"random-{number}"))
-        while siege.kills.total() < RANDOM_KILLS:
-            if siege.after(float(generator.uniform(0.05, 0.6) * (1 + siege.lives / 4))) == 0:
+        campaign = KillCampaign(ground.fork_server, ground.run(f"random-{number}"))
+        while campaign.kills.total() < RANDOM_KILLS:
+            if campaign.after(float(generator.uniform(0.05, 0.6) * (1 + campaign.lives / 4))) == 0:
                 break
-        siege.finish()
-        same_end(siege.folder, ground.reference)
-        kills += siege.kills
-        attempts, units = attempts + siege.attempts, units + num_units(siege.folder)
-        say(f"random moments, run {number}: {siege.kills.total()} kills")
+        campaign.finish()
+        same_end(campaign.folder, ground.reference)
+        kills += campaign.kills
+        attempts, units = attempts + campaign.attempts, units + num_units(campaign.folder)
+        say(f"random moments, run {number}: {campaign.kills.total()} kills")
     yield Deaths("command, random moments", kills, ground.rounds, attempts, units)
 
 
@@ -153,7 +153,7 @@ def program(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[by
 
 
 def check_end(folder: RunFolder, reference: RunFolder) -> None:
-    """The checks of a run that was not forked by the nursery."""
+    """The checks of a run that was not forked by the fork server."""
     check_whole(folder.root, visible(folder.root))
     check_tables(folder)
     same_results(folder, reference)
@@ -165,14 +165,14 @@ def actors(ground: Ground) -> Iterator[Deaths]:
     for number in range(ground.rounds):
         folder, counts = ground.run(f"actors-{number}"), ground.folder / f"counts-{number}"
         shift = derive_seed("actors", ground.seed, number) % 5
-        wanted = {moment: [visit + shift for visit in visits] for moment, visits in ACTOR_KILLS.items()}
-        kill = " ".join(f"{moment}:{','.join(map(str, visits))}" for moment, visits in wanted.items())
+        wanted = {point: [visit + shift for visit in visits] for point, visits in ACTOR_KILLS.items()}
+        kill = " ".join(f"{point}:{','.join(map(str, visits))}" for point, visits in wanted.items())
         with program(str(CHAOS / "ray_loop.py"), str(folder.root), "actors", kill, str(counts)) as process:
             assert process.wait(LONGEST_S) == 0, "the loop on Ray failed"
         check_end(folder, ground.reference)
-        for moment, visits in wanted.items():
-            met = (counts / moment).stat().st_size
-            kills[moment] += sum(visit <= met for visit in visits)
+        for point, visits in wanted.items():
+            met = (counts / point).stat().st_size
+            kills[point] += sum(visit <= met for visit in visits)
         say(f"actors, run {number}: {kills.total()} kills so far")
     yield Deaths("Ray actor", kills, ground.rounds)
 
@@ -230,14 +230,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all if left out")
     parser.add_argument("--rounds", type=int, default=4, help="runs of each kind")
-    parser.add_argument("--seed", type=int, default=0, help="seed of moments and times")
+    parser.add_argument("--seed", type=int, default=0, help="seed of hits and times")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="avpref-chaos-"))
     try:
-        with open_nursery(folder) as nursery:
+        with open_fork_server(folder) as fork_server:
             reference = create(folder / "reference", load_config(TINY, environment={}).settings)
-            Siege(nursery, reference).finish()
-            ground = Ground(folder, nursery, reference, given.rounds, given.seed)
+            KillCampaign(fork_server, reference).finish()
+            ground = Ground(folder, fork_server, reference, given.rounds, given.seed)
             for part in given.parts or PARTS:
                 started = time.monotonic()
                 found = list(PARTS[part](ground))
@@ -273,9 +273,9 @@ def write() -> None:
         f"| {deaths.target} | {deaths.kills.total()} | {deaths.runs} | {again(deaths)} | 0 | {part['seed']} | {part['date']} |"
         for deaths, part in found
     )
-    named = [deaths for deaths, _ in found if set(deaths.kills) & set(Moment)]
+    named = [deaths for deaths, _ in found if set(deaths.kills) & set(FailPoint)]
     rows = "\n".join(
-        f"| `{moment}` | " + " | ".join(str(deaths.kills[moment]) for deaths in named) + " |" for moment in Moment
+        f"| `{point}` | " + " | ".join(str(deaths.kills[point]) for deaths in named) + " |" for point in FailPoint
     )
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "prefect", "pyarrow", "torch"))
     versions = f"Python {platform.python_version()}, {versions}"

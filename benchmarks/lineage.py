@@ -28,7 +28,7 @@ import pyarrow as pa
 from avpref.datasets import tables
 from avpref.domain import METRICS
 from avpref.identity import derive_seed
-from avpref.registry.catalog import open_archive
+from avpref.registry.catalog import open_catalog
 from avpref.registry.lineage_view import document
 from avpref.storage.local_files import LocalFiles, commit_once
 from avpref.storage.sealed_tables import TableStore
@@ -163,16 +163,16 @@ def timed(function: Callable[[], object], who: int = resource.RUSAGE_SELF) -> Ti
 
 def scan(runs: Path, column: str, value: str) -> None:
     """The lookup without the index: read the column of every run."""
-    archive = open_archive(runs)
-    assert archive.values(archive.versions("candidates"), column, value)
+    catalog = open_catalog(runs)
+    assert catalog.values(catalog.versions("candidates"), column, value)
 
 
 def questions(runs: Path) -> dict[str, str]:
     """An id of each sort, of a clip that half of the runs share and that is in a pair of the first."""
-    archive = open_archive(runs)
-    first = archive.rows_of("first_rows", archive.versions("pairs", "run-00")[0], limit=PAIRS)[PAIRS // 2]
-    (_, clip), *_ = archive.rows(archive.versions("candidates", "run-00"), "candidate_id", [first["chosen"]])
-    adapter = next(record for record in archive.records if record.run_id == "run-00")
+    catalog = open_catalog(runs)
+    first = catalog.rows_of("first_rows", catalog.versions("pairs", "run-00")[0], limit=PAIRS)[PAIRS // 2]
+    (_, clip), *_ = catalog.rows(catalog.versions("candidates", "run-00"), "candidate_id", [first["chosen"]])
+    adapter = next(record for record in catalog.records if record.run_id == "run-00")
     return {
         "adapter → pairs, clips, scores, norm": adapter.policy_hash,
         "clip's SHA-256 → adapters": clip["sha256"],
@@ -194,7 +194,7 @@ def measure(runs: Path) -> list[str]:
     lines = []
     asked = questions(runs)
     for name, given in asked.items():
-        took = timed(lambda given=given: document(open_archive(runs), given, 3))
+        took = timed(lambda given=given: document(open_catalog(runs), given, 3))
         lines.append(f"| {name} | {took} |")
         print(lines[-1], flush=True)
     clip = asked["clip's SHA-256 → adapters"]

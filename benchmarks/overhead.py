@@ -44,7 +44,7 @@ from avpref.flows.stages.pair import pair
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.flows.workers.score_worker import ScoreItem
 from avpref.identity import derive_seed, digest
-from avpref.observability.run_status import watched
+from avpref.observability.run_status import publishing
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.score_files import ScoreFiles
 from avpref.storage.table_readers import read_candidates, read_prompts
@@ -224,7 +224,7 @@ def run_case(kind: str, root: Path, num_prompts: int) -> None:
     folder = create(root, load_config(TINY, given).settings)
     case = Case([])
     case.count()
-    with folder.locked(), ray_session(), watched(folder):
+    with folder.locked(), ray_session(), publishing(folder):
         make_prompts(folder, num_prompts)
         for again in ("", " again"):
             rounds(case, folder, again)
@@ -306,10 +306,10 @@ def measure(kind: str, num_prompts: int) -> dict[str, Any]:
         command = [sys.executable, __file__, kind, root, str(num_prompts)]
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         memory = Memory()
-        watching = threading.Thread(target=memory.watch, args=(driver,))
-        watching.start()
+        sampler = threading.Thread(target=memory.watch, args=(driver,))
+        sampler.start()
         out, _ = driver.communicate()
-        watching.join()
+        sampler.join()
         assert driver.returncode == 0, f"case {kind} failed"
         return {"kind": kind, **json.loads(out.splitlines()[-1]), **asdict(memory)}
 

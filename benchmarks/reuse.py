@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from avpref.datasets.tables import TEXTS, to_arrow
 from avpref.flows.stages.encode_texts import TextItem
 from avpref.storage.local_files import LocalFiles
-from avpref.storage.sibling_runs import find, folders_beside, here_and_beside, unit_files
+from avpref.storage.sibling_runs import find, itself_and_siblings, siblings, unit_files
 from avpref.storage.unit import Unit
 
 NUM_UNITS, UNIT_ITEMS, NUM_UNRELATED = 2000, 64, 50
@@ -52,7 +52,9 @@ def measure(runs: Path) -> list[tuple[str, int, float]]:
     def look(planned: list[Unit]) -> tuple[int, float]:
         wanted = {unit.name: [item.item_id for item in unit.items] for unit in planned}
         found: dict[str, object] = {}
-        files = unit_files(here_and_beside(LocalFiles(here), lambda: folders_beside(here)), "stage", "f")
+        files = unit_files(
+            itself_and_siblings(LocalFiles(here), lambda: siblings(LocalFiles(runs), here.name)), "stage", "f"
+        )
         seconds = took_s(lambda: found.update(find(files, "item_id", wanted)))
         return len(found), seconds
 

@@ -11,8 +11,8 @@ from avpref.flows.stages.candidate_plan import wanted
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prompt_sources import open_world
 from avpref.models.flow import LatentShapes
+from avpref.observability.meters import S_PER_H
 
-S_PER_H = 3600
 TERA = 1e12
 
 

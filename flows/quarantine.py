@@ -9,21 +9,13 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.run_events import emit_losses
 from avpref.observability.cost import Spending, spending
+from avpref.storage.documents import QUARANTINE_FILES
 from avpref.storage.run_folder import RunFolder
-
-QUARANTINE_DOCUMENTS = (
-    "refused.json",
-    "quarantine-sft.json",
-    "quarantine-generate.json",
-    "quarantine-score.json",
-    "quarantine-evaluate.json",
-)
-"""Documents in which the stages record the items that they gave up."""
 
 
 def quarantined(folder: RunFolder) -> list[QuarantineRow]:
     """Every item that a stage of the run has given up so far."""
-    return [QuarantineRow(**row) for name in QUARANTINE_DOCUMENTS for row in folder.documents.read(name) or []]
+    return [QuarantineRow(**row) for name in QUARANTINE_FILES for row in folder.documents.read(name) or []]
 
 
 def seal_quarantine(folder: RunFolder) -> None:

@@ -18,7 +18,7 @@ from avpref.flows.run_stages import STAGES, explain, owned, run_stages, run_time
 from avpref.flows.stages.adapter_lineage import record_adapter
 from avpref.flows.stages.report import report
 from avpref.registry.promotion import promote_automatically
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.run_folder import RESULT_FILE, RunFolder, create
 
 DAY_S = 24 * 3600
@@ -63,7 +63,7 @@ def run_loop(
         seal_quarantine(run)
         result = collect_result(run, times)
         record_adapter(run, result.evaluation, result.gate)
-        reached(Moment.RESULT_DUE)
+        hit(FailPoint.RESULT_DUE)
         is_changed = any(counts.is_change for counts in items) or not is_written(run, result)
         result = replace(result, is_changed=is_changed, why=tuple(explain(run, items, is_changed)))
         if is_changed:

@@ -27,7 +27,7 @@ from avpref.flows.stages.prompts import prompts
 from avpref.flows.stages.score import score
 from avpref.flows.stages.sft import sft
 from avpref.flows.stages.train import train
-from avpref.observability.run_status import tell_pairs, watched, watched_stage
+from avpref.observability.run_status import publish_pairs, publishing, publishing_stage
 from avpref.reports.report_data import StageTime
 
 CURATION = (prompts, sft, generate, score, pair, audit)
@@ -43,7 +43,7 @@ def owned(run: Run, wait: bool = False) -> Iterator[None]:
     Raises StorageError where another command owns the run, unless ``wait`` says to wait for it.
     """
     started = time.monotonic()
-    with run.locked(wait), ray_session(), watched(run):
+    with run.locked(wait), ray_session(), publishing(run):
         run.events.write("started")
         yield
         run.events.write("finished", seconds=round(time.monotonic() - started, 3))
@@ -63,7 +63,7 @@ def run_stages(run: Run, stages: Sequence[Stage]) -> tuple[list[StageTime], list
 def run_timed(run: Run, stage: Stage) -> tuple[StageTime, StageCounts]:
     """Run one stage; log and publish its time and counts."""
     started = time.monotonic()
-    with watched_stage(run, stage.name):
+    with publishing_stage(run, stage.name):
         counts: StageCounts = stage(run)
     own = counts.of(stage.name)
     stage_time = StageTime(
@@ -78,7 +78,7 @@ def run_timed(run: Run, stage: Stage) -> tuple[StageTime, StageCounts]:
     run.events.write("stage_finished", stage=values.pop("name"), **values)
     reporting.note(f"{stage.name}: {counts.rows} rows, {stage_time.seconds:.1f} s")
     spent = spent_by(run)
-    tell_pairs(spent.kept_pairs, run.observe.currency, spent.cost_per_kept_pair)
+    publish_pairs(spent.kept_pairs, run.observe.currency, spent.cost_per_kept_pair)
     return stage_time, counts
 
 

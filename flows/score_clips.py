@@ -21,7 +21,7 @@ from avpref.flows.workers.score_worker import ScoreItem, View
 from avpref.flows.workers.scorers import sources
 from avpref.identity import digest, file_sha256
 from avpref.media.reading import probe
-from avpref.observability.run_status import watched, watched_stage
+from avpref.observability.run_status import publishing, publishing_stage
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles, storage_errors
 from avpref.storage.score_files import distinct
@@ -46,7 +46,7 @@ class ClipScores(WorkFolder):
 
     @property
     def observe(self) -> ObserveSettings:
-        """How scoring is watched, and at what price."""
+        """How scoring is publishing, and at what price."""
         return self.job.observe
 
     @property
@@ -90,7 +90,7 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
     folder.files.commit_once(JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
-    with folder.locked(), watched(folder), watched_stage(folder, STAGE):
+    with folder.locked(), publishing(folder), publishing_stage(folder, STAGE):
         return folder, _score(folder, listed)
 
 

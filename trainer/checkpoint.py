@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, SchemaVersionError
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import fsync, replace, storage_errors
 
 TENSORS_FILE = "tensors.safetensors"
@@ -98,21 +98,21 @@ class CheckpointFolder:
                 shutil.rmtree(stale)
             partial = self.folder / f"{PARTIAL}step_{step:08d}"
             partial.mkdir(parents=True)
-            reached(Moment.CHECKPOINT_BEGUN)
+            hit(FailPoint.CHECKPOINT_BEGUN)
             tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
             replace(partial / TENSORS_FILE, save(tensors))
             record = {"schema_version": SCHEMA_VERSION, "step": step, "fingerprint": dict(self.fingerprint)}
             replace(partial / STATE_FILE, json.dumps(record, indent=1, sort_keys=True).encode())
-            reached(Moment.CHECKPOINT_WRITTEN)
+            hit(FailPoint.CHECKPOINT_WRITTEN)
             final = self._path(step)
             if final.exists():
                 self._remove(step)
             os.rename(partial, final)
-            reached(Moment.CHECKPOINT_VISIBLE)
+            hit(FailPoint.CHECKPOINT_VISIBLE)
             fsync(self.folder)
             for old in self.steps()[: -self.keep]:
                 self._remove(old)
-        reached(Moment.CHECKPOINT_DONE)
+        hit(FailPoint.CHECKPOINT_DONE)
         return final
 
     def _remove(self, step: int) -> None:

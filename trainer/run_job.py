@@ -15,7 +15,8 @@ from avpref.identity import derive_seed, digest
 from avpref.models.checkpoints.network_loading import load_network, save_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.initialisation import create_network
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.documents import SUMMARY_FILE
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
@@ -37,7 +38,6 @@ from avpref.trainer.reference_cache import (
 NETWORK_FILE = "network.safetensors"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
-SUMMARY_FILE = "summary.json"
 AUDIO_FOLDER = "audio_stage"
 
 
@@ -53,7 +53,7 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
         case DpoSettings():
             summary = _run_dpo(job, context)
     if context.is_first:
-        reached(Moment.TRAINING_DONE)
+        hit(FailPoint.TRAINING_DONE)
         write_file(job.output / SUMMARY_FILE, summary.to_json().encode())
     context.wait()
     return summary

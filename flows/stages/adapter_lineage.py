@@ -13,7 +13,7 @@ from avpref.datasets.evidence.gate import PROMOTE
 from avpref.flows.prefect.run_events import Verdict as GateVerdict
 from avpref.flows.run import Run
 from avpref.flows.stages.training_record import origin
-from avpref.registry.decisions import ADAPTER, CHECKPOINT, SUMMARY
+from avpref.registry.decision_record import ADAPTER, CHECKPOINT, SUMMARY, RecordedFile
 from avpref.storage.file_hashes import sha256_of
 from avpref.trainer.run_job import SUMMARY_FILE
 
@@ -35,7 +35,7 @@ def lineage(run: Run) -> dict[str, Any]:
     return origin(run, SEALED) | own
 
 
-def adapter_files(run: Run) -> list[dict[str, Any]]:
+def adapter_files(run: Run) -> list[RecordedFile]:
     """The files that serving needs and those that the gate believed: role, path relative to the runs, hash, bytes."""
     policy = run.policy
     assert policy.adapter is not None
@@ -45,9 +45,8 @@ def adapter_files(run: Run) -> list[dict[str, Any]]:
     return [_file(role, path, run.runs) for role, path in found]
 
 
-def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
-    num_bytes = path.stat().st_size
-    return {"role": role, "path": os.path.relpath(path, runs), "sha256": sha256_of(path), "num_bytes": num_bytes}
+def _file(role: str, path: Path, runs: Path) -> RecordedFile:
+    return RecordedFile(role, os.path.relpath(path, runs), sha256_of(path), path.stat().st_size)
 
 
 def scorers_of(run: Run) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ def _measure(run: Run) -> FinishedUnits:
     groups = grouped(items, [candidate.prompt_id for candidate in found])
     plan = shards(STAGE, run.fingerprint("clip_facts"), groups, run.settings.run)
     files = run.units(tables.CLIP_FACTS)
-    reuse = Reuse(files, run.files, run.neighbours, "candidate_id")
+    reuse = Reuse(files, run.files, run.siblings, "candidate_id")
     return run_stage(
         run,
         STAGE,

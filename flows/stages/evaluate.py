@@ -28,11 +28,11 @@ from avpref.flows.stages.score import score_candidates
 from avpref.flows.workers.scorers import metrics_of, sources
 from avpref.identity import derive_seed, digest
 from avpref.registry import decisions
+from avpref.storage.documents import VERDICT_FILE
 from avpref.storage.score_files import distinct
 from avpref.storage.table_readers import read_candidates
 
 STAGE = "evaluate"
-VERDICT_FILE = "evaluation.json"
 QUARANTINE_FILE = "quarantine-evaluate.json"
 NO_SCORES = pd.DataFrame()
 
@@ -155,8 +155,8 @@ def _write(run: Run, sides: dict[EvaluationSide, SideClips], decision: Decision)
     rows = [replace(row, evaluation_id="e" + content) for row in rows]
     sealed = run.tables.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
     decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
-    decisions.seal(run, decision)
-    decisions.record(run, decision, lineage(run), adapter_files(run))
+    decisions.seal_decision(run, decision)
+    decisions.record_decision(run, decision, lineage(run), adapter_files(run))
     document = decision.document()
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
     run.documents.write(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})

@@ -16,7 +16,7 @@ from avpref.flows.stages.candidate_plan import plan_candidates, sampler_hash, st
 from avpref.flows.stages.encode_texts import encode_texts
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
-from avpref.storage.sibling_runs import here_and_beside
+from avpref.storage.sibling_runs import itself_and_siblings
 from avpref.storage.table_readers import as_candidates
 from avpref.storage.unit import Unit
 
@@ -54,10 +54,10 @@ def _reuse(run: Run, stage: str) -> Reuse:
     bring = BringClips(run.files, sampling.store_latents, sampling.ground_truth_through_codec)
     of_network = partial(stage_fingerprint, run, stage)
     elsewhere = GroundTruthElsewhere(
-        partial(here_and_beside, run.files, run.neighbours), sampler_hash(run.settings), of_network
+        partial(itself_and_siblings, run.files, run.siblings), sampler_hash(run.settings), of_network
     )
     files = run.units(tables.CANDIDATES)
-    return Reuse(files, run.files, run.neighbours, "candidate_id", bring=bring, elsewhere=elsewhere)
+    return Reuse(files, run.files, run.siblings, "candidate_id", bring=bring, elsewhere=elsewhere)
 
 
 def candidates_of(run: Run, units: list[Unit]) -> list[Candidate]:

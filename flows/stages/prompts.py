@@ -12,11 +12,11 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.workers.prompt_sources import open_world
 from avpref.identity import digest, file_sha256
+from avpref.storage.documents import REFUSED_FILE
 from avpref.storage.run_folder import RunFolder
 from avpref.storage.table_readers import read_prompts
 
 STAGE = "prompts"
-REFUSED_FILE = "refused.json"
 HASH_SHOWN = 12
 
 

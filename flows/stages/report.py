@@ -9,9 +9,9 @@ from avpref.flows.stages.collect_report import collect
 from avpref.reports.figures import figures
 from avpref.reports.plots import png
 from avpref.reports.report_page import SECTIONS, render
+from avpref.storage.documents import REPORT_FILE
 from avpref.storage.local_files import replace
 
-REPORT_FILE = "report.html"
 PLOTS = "plots"
 
 

@@ -35,7 +35,7 @@ from avpref.flows.workers.score_worker import ScoreItem, ScoreSpec, View
 from avpref.flows.workers.scorers import ScorerSource, sources
 from avpref.storage.files import Files
 from avpref.storage.score_files import ScoreFiles, distinct
-from avpref.storage.sibling_runs import Neighbour
+from avpref.storage.sibling_runs import SiblingRun
 from avpref.storage.table_readers import read_candidates
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
@@ -75,8 +75,8 @@ class ScorePlace(Workplace, Protocol):
         """Committed units of a table."""
         ...
 
-    def neighbours(self) -> Sequence[Neighbour]:
-        """The folders beside it, where finished work may be found."""
+    def siblings(self) -> Sequence[SiblingRun]:
+        """The other runs beside it, whose finished work may be reused."""
         ...
 
     def fingerprint(self, stage: str, *parts: object) -> str:
@@ -153,7 +153,7 @@ class _Wave:
         """Finish every unit for the part's scorers."""
         part, place = self.part, self.place
         files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
-        canary = Canary(place.shared.within(CANARIES), self.work.scoring.canary_tolerance)
+        canary = Canary(place.shared.subfolder(CANARIES), self.work.scoring.canary_tolerance)
         gpu_share = part.executor.num_gpus_per_actor if isinstance(part.executor, RayExecutor) else 0.0
 
         def spec() -> ScoreSpec:
@@ -180,7 +180,7 @@ class _Wave:
         keep = zip(self.part.sources, self.part.fingerprints, strict=True)
         embedded = frozenset(fingerprint for source, fingerprint in keep if source.keeps_embeddings)
         bring = SameClips(place.files, "candidate_id", paths, place.media != place.files, embedded)
-        return Reuse(files.files, place.files, place.neighbours, "candidate_id", files.parts, bring, counted="scores")
+        return Reuse(files.files, place.files, place.siblings, "candidate_id", files.parts, bring, counted="scores")
 
 
 def _run(waves: Sequence[_Wave], is_parallel: bool) -> list[ItemCounts]:

@@ -86,7 +86,7 @@ def _render(run: Run) -> FinishedUnits:
     fingerprint = run.fingerprint(RENDER, *depends_on, settings.run.seed)
     plan = shards(RENDER, fingerprint, [[item] for item in run.sft_items], settings.run)
     files = run.units(LATENTS)
-    reuse = Reuse(files, run.files, run.neighbours, "sample_id")
+    reuse = Reuse(files, run.files, run.siblings, "sample_id")
     return run_stage(
         run,
         RENDER,

@@ -98,7 +98,7 @@ def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
     files = run.units(LATENTS)
     spec = EncodeSpec(run.media, run.settings, files)
     bring = SameClips(run.files, "sample_id", {item.item_id: item.path for item in items})
-    reuse = Reuse(files, run.files, run.neighbours, "sample_id", bring=bring)
+    reuse = Reuse(files, run.files, run.siblings, "sample_id", bring=bring)
     units, counts = run_stage(
         run, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse, observer=reporting.observer()
     )

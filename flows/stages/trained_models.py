@@ -7,8 +7,8 @@ from pathlib import Path
 
 from avpref.flows.run import Run
 from avpref.storage.links import link_all
-from avpref.storage.local_files import TEMPORARY_PREFIX, replace
-from avpref.storage.sibling_runs import folders_beside
+from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles, replace
+from avpref.storage.sibling_runs import siblings
 from avpref.trainer.metrics import METRICS_FILE
 
 
@@ -18,17 +18,17 @@ def take_over(run: Run, output: Path, files: Sequence[str], last: str) -> str:
     ``files`` are files or folders of the model, ``last`` is written last by the trainer and linked last here: with it the model counts
     as finished. Training curves are copied, because trainers append to them. Raises StorageError where ``output`` cannot be written.
     """
-    for neighbour in folders_beside(run.root):
-        source = run.runs / neighbour.name / output.relative_to(run.root)
+    for sibling in siblings(LocalFiles(run.runs), run.root.name):
+        source = run.runs / sibling.name / output.relative_to(run.root)
         if not all((source / name).exists() for name in (*files, last)):
             continue
         try:
             replace(output / METRICS_FILE, (source / METRICS_FILE).read_bytes())
             link_all((path, output / path.relative_to(source)) for path in _files(source, files))
             link_all([(source / last, output / last)])
-        except FileNotFoundError:  # the neighbour is being removed
+        except FileNotFoundError:  # the sibling is being removed
             continue
-        return neighbour.name
+        return sibling.name
     return ""
 
 

@@ -19,7 +19,7 @@ from avpref.flows.workers.generator import negative_text, open_codec, open_text
 from avpref.models.text import TextBatch
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
-from avpref.observability.run_status import audience, told
+from avpref.observability.run_status import publishing_pass, subscribers
 from avpref.trainer.batches import ClipSet
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.parallel import ProgressCallback
@@ -88,14 +88,17 @@ def progress_of(stage: str, job: TrainingJob) -> Iterator[ProgressCallback]:
     workers = Workers("main", loop.num_processes, float(job.device == "cuda"))
     meter, watchers = (
         StageMeter(stage, loop.steps, unit="steps", workers=workers),
-        audience(stage, reporting.observer().listener),
+        subscribers(stage, reporting.observer().listener),
     )
-    with told(watchers, meter), Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress:
+    with (
+        publishing_pass(watchers, meter),
+        Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress,
+    ):
 
         def report(step: int, metrics: Mapping[str, float]) -> None:
-            meter.be_busy()
+            meter.mark_all_busy()
             if step - progress.done > 0:
                 progress.advance(min(step, loop.steps) - progress.done)
 
         yield report
-        meter.be_busy()
+        meter.mark_all_busy()

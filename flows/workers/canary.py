@@ -46,9 +46,9 @@ class Canary:
         if drift:
             raise InputError(
                 f"{name} scores the canary clip otherwise than before: {drift}",
-                f"the numbers of {self.files.at(answers)}, to a relative {tolerance:g}",
+                f"the numbers of {self.files.uri(answers)}, to a relative {tolerance:g}",
                 "compare driver, GPU and torch of this machine with those before; where the new numbers are right, remove "
-                f"{self.files.at(answers)} and score everything again in a new folder (--runs DIR)",
+                f"{self.files.uri(answers)} and score everything again in a new folder (--runs DIR)",
             )
 
 

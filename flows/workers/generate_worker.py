@@ -37,7 +37,7 @@ from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
 from avpref.models.sampling import draw_noise, sample
 from avpref.models.text import TextBatch, TextEncoder
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.files import Files
 from avpref.storage.model_files import TrainedFiles
 from avpref.storage.unit import Unit
@@ -52,11 +52,11 @@ HASH_IN_NAME = 8
 class GenerateSpec:
     """Builds workers that make candidates with one checkpoint (and adapter).
 
-    Media go to ``place``; states of texts are kept beside the runs, in ``runs``; ``models`` brings the network to a machine
+    Media go to ``store``; states of texts are kept beside the runs, in ``runs``; ``models`` brings the network to a machine
     that lacks it.
     """
 
-    place: Files
+    store: Files
     models: TrainedFiles
     runs: Path
     settings: Settings
@@ -140,8 +140,8 @@ class GenerateWorker:
         data = mp4(made.raw, self.shape)
         sha256 = bytes_sha256(data)
         path = f"{CLIPS}/{item.item_id[:3]}/{item.item_id}-{sha256[:HASH_IN_NAME]}.mp4"
-        self.spec.place.commit_once(path, data)
-        reached(Moment.MEDIA_COMMITTED)
+        self.spec.store.commit_once(path, data)
+        hit(FailPoint.MEDIA_COMMITTED)
         is_drawn = item.origin == Origin.GENERATED
         return Candidate(
             candidate_id=item.item_id,
@@ -172,7 +172,7 @@ class GenerateWorker:
         named = zip(("video", "audio"), made.latents, strict=True)
         tensors = {name: each[0].cpu().contiguous() for name, each in named if each is not None}
         path = f"{LATENTS}/{item.item_id[:3]}/{item.item_id}.safetensors"
-        self.spec.place.commit_once(path, save(tensors))
+        self.spec.store.commit_once(path, save(tensors))
         return path
 
 

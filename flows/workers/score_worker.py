@@ -67,11 +67,11 @@ class View:
 class ScoreSpec:
     """Builds workers that hold some of a job's scorers; ``gpu_share`` is the part of a GPU that an actor holds.
 
-    Clips are read from ``media``; what goes beside the scores is committed to ``place``.
+    Clips are read from ``media``; what goes beside the scores is committed to ``store``.
     """
 
     media: Files
-    place: Files
+    store: Files
     files: ScoreFiles
     sources: tuple[ScorerSource, ...]
     view: View
@@ -238,7 +238,7 @@ class ScoreWorker:
             from safetensors.torch import save
 
             folder = f"{EMBEDDINGS}/{batch.source.slug}-{part.fingerprint}"
-            self.spec.place.commit_once(f"{folder}/{part.name}.safetensors", save(tensors))
+            self.spec.store.commit_once(f"{folder}/{part.name}.safetensors", save(tensors))
 
     def _rows(self, batch: Batch) -> list[ScoreRow]:
         source, rows = batch.source, []

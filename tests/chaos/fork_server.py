@@ -20,8 +20,8 @@ PATIENCE_S = 240.0
 
 
 @dataclass
-class Nursery:
-    """Forks loops, kills them, and says what they did."""
+class ForkServer:
+    """Forks loops, kills them, and reads their logs."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -30,7 +30,7 @@ class Nursery:
     unread: bytes = b""
 
     def start(self, root: Path, kill: str = "", jumps_s: Sequence[float] = ()) -> None:
-        """Begin a loop on the run in ``root``; ``kill`` is written as in AVPREF_KILL. Its log begins anew."""
+        """Start a loop on the run in ``root``; ``kill`` is written as in AVPREF_KILL. The log is emptied first."""
         assert self.process.stdin is not None
         self.log.write_text("")
         order = {"root": str(root), "log": str(self.log), "kill": kill, "jumps": list(jumps_s)}
@@ -56,8 +56,8 @@ class Nursery:
         """Units that the last loop began: STAGE/FINGERPRINT/NAME."""
         return [line.removeprefix("unit ") for line in self._lines() if line.startswith("unit ")]
 
-    def reached(self) -> list[str]:
-        """Moments that the last loop came to, in order."""
+    def hits(self) -> list[str]:
+        """Fail points that the last loop hit, in order."""
         return [line for line in self._lines() if not line.startswith("unit ")]
 
     def _lines(self) -> list[str]:
@@ -77,9 +77,9 @@ class Nursery:
 
 
 @contextlib.contextmanager
-def open_nursery(folder: Path) -> Iterator[Nursery]:
-    """A nursery with its files in ``folder``; it and what it forked are gone after the block."""
-    log, errors = folder / "nursery.log", folder / "nursery.err"
+def open_fork_server(folder: Path) -> Iterator[ForkServer]:
+    """A fork server with its files in ``folder``; it and its loops are killed after the block."""
+    log, errors = folder / "fork_server.log", folder / "fork_server.err"
     script = str(Path(__file__).with_name("fork_server_process.py"))
     with errors.open("wb") as stream:
         process = subprocess.Popen(
@@ -89,11 +89,11 @@ def open_nursery(folder: Path) -> Iterator[Nursery]:
             stderr=stream,
             start_new_session=True,
         )
-    found = Nursery(process, log, errors)
+    server = ForkServer(process, log, errors)
     try:
-        yield found
+        yield server
     finally:
-        for group in (found.child, process.pid):
+        for group in (server.child, process.pid):
             with contextlib.suppress(ProcessLookupError):
                 if group:
                     os.killpg(group, signal.SIGKILL)

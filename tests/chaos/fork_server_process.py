@@ -1,7 +1,7 @@
-"""The nursery's process: imports the product once, then forks a loop for each order that it reads.
+"""The process of the fork server: imports the product once, then forks a loop for each order that it reads.
 
 An order is one JSON line: ``root`` of the run, ``log`` to append to, ``kill`` as in AVPREF_KILL, ``jumps`` seconds to add to the
-wall clock at successive seals. The log has a line for each unit that is begun and for each moment that is reached.
+wall clock at successive seals. The log has a line for each unit that is begun and for each fail point that is hit.
 """
 
 from __future__ import annotations
@@ -22,43 +22,42 @@ from avpref.flows import retrain
 from avpref.flows.workers import encode_worker as rendering  # noqa: F401  what a loop imports late
 from avpref.flows.workers import generate_worker as generating  # noqa: F401  what a loop imports late
 from avpref.flows.workers import score_worker as scoring  # noqa: F401  what a loop imports late
-from avpref.storage import failpoints as moments
-from avpref.storage import run_folder
-from avpref.storage.failpoints import Moment
+from avpref.storage import failpoints, run_folder
+from avpref.storage.failpoints import FailPoint
 
 REAL_TIME = time.time
 
 
-def jumping_clock(jumps_s: Sequence[float]) -> Callable[[Moment], None]:
-    """Watcher that sets the wall clock to the next of ``jumps_s`` from the real time whenever a table was sealed."""
+def jumping_clock(jumps_s: Sequence[float]) -> Callable[[FailPoint], None]:
+    """An observer that moves the wall clock by the next of ``jumps_s`` from the real time whenever a table was sealed."""
     offsets = itertools.cycle(jumps_s)
 
-    def at(moment: Moment) -> None:
-        if moment == Moment.SEAL_POINTED:
+    def jump(point: FailPoint) -> None:
+        if point == FailPoint.SEAL_POINTED:
             offset_s = next(offsets)
             time.time = lambda: REAL_TIME() + offset_s
             time.time_ns = lambda: int((REAL_TIME() + offset_s) * 1e9)
 
-    return at
+    return jump
 
 
 def live(order: dict[str, Any]) -> None:
     """Run the loop as ordered."""
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    watchers = [jumping_clock(order["jumps"])] if order["jumps"] else []
-    watchers.append(moments.trap(order["kill"]))
+    observers: list[Callable[[FailPoint], None]] = [jumping_clock(order["jumps"])] if order["jumps"] else []
+    observers.append(failpoints.KillAt.parse(order["kill"]))
 
-    def watcher(moment: Moment) -> None:
-        os.write(log, f"{moment}\n".encode())
-        for each in watchers:
-            each(moment)
+    def observe(point: FailPoint) -> None:
+        os.write(log, f"{point}\n".encode())
+        for observer in observers:
+            observer(point)
 
     def noted(worker: Any, unit: Any, attempt: Any = pool.attempt) -> Any:
         os.write(log, f"unit {unit.stage}/{unit.fingerprint}/{unit.name}\n".encode())
         return attempt(worker, unit)
 
     pool.attempt = noted
-    moments.watch(watcher)
+    failpoints.set_observer(observe)
     retrain.run_loop(run_folder.open_root(Path(order["root"])))
 
 

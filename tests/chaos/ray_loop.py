@@ -13,7 +13,7 @@ from pathlib import Path
 
 from avpref.config.executor_settings import RayExecutor
 from avpref.flows import retrain
-from avpref.storage import failpoints as moments
+from avpref.storage import failpoints
 from avpref.storage.run_folder import RunFolder, open_root
 
 NUM_ACTORS = 3
@@ -28,9 +28,9 @@ def on_ray(root: Path, executor: RayExecutor) -> RunFolder:
 
 def arm_actors(kill: str, counts: Path) -> None:
     """What is started from now on dies as told, each number once, whichever process comes to it."""
-    moments.trap(kill)
+    failpoints.KillAt.parse(kill)
     counts.mkdir(exist_ok=True)
-    os.environ[moments.KILL], os.environ[moments.COUNTS] = kill, str(counts)
+    os.environ[failpoints.KILL_VARIABLE], os.environ[failpoints.COUNTS_VARIABLE] = kill, str(counts)
 
 
 def lose_a_node(root: Path) -> None:

@@ -15,9 +15,9 @@ from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import CircuitOpen
-from avpref.observability import run_status as watching
 from avpref.observability.meters import StageMeter
-from avpref.observability.run_status import StageDocument, UnitsDocument, watched, watched_stage
+from avpref.observability.run_status import StageDocument, UnitsDocument, publishing, publishing_stage
+from avpref.observability.status_documents import RUNNING, pass_file, stage_file
 from avpref.storage.event_log import Level
 from avpref.storage.run_folder import create
 
@@ -39,14 +39,14 @@ def states(document):
     return {stage["name"]: (stage["state"], stage["why"]) for stage in document["stages"]}
 
 
-def begin(folder, name, state=watching.RUNNING, error=None):
-    StageDocument(folder.root / "progress" / f"{name}.stage.json", name).write(state, error)
+def begin(folder, name, state=RUNNING, error=None):
+    StageDocument(stage_file(folder.root, name), name).write(state, error)
 
 
 def begin_pass(folder, name, done=3):
     meter = StageMeter(name, 10, unit="candidates", num_units=5, num_shards=2)
     meter.finish(done)
-    UnitsDocument(folder.root / "progress" / f"{name}.units.json", name).write(watching.RUNNING, meter.measure())
+    UnitsDocument(pass_file(folder.root, name), name).write(RUNNING, meter.measure())
 
 
 def test_a_run_that_never_began_waits_for_its_first_stage(call, folder):
@@ -85,9 +85,9 @@ def test_a_real_process_killed_in_a_stage_is_seen_as_killed(call, folder):
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from avpref.storage.run_folder import open_root\n"
-        "from avpref.observability.run_status import watched, watched_stage\n"
+        "from avpref.observability.run_status import publishing, publishing_stage\n"
         "folder = open_root(Path(sys.argv[1]))\n"
-        "with folder.locked(), watched(folder), watched_stage(folder, 'prompts'):\n"
+        "with folder.locked(), publishing(folder), publishing_stage(folder, 'prompts'):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run([sys.executable, "-c", code, str(folder.root)], check=False)
@@ -103,7 +103,7 @@ def test_a_real_process_killed_in_a_stage_is_seen_as_killed(call, folder):
     ],
 )
 def test_a_stage_that_failed_says_with_what(call, folder, error, state):
-    with pytest.raises(type(error)), watched(folder), watched_stage(folder, "score"):
+    with pytest.raises(type(error)), publishing(folder), publishing_stage(folder, "score"):
         raise error
     found, why = states(shown(call, folder))["score"]
     assert found == state
@@ -111,7 +111,7 @@ def test_a_stage_that_failed_says_with_what(call, folder, error, state):
 
 
 def test_a_stage_stopped_by_hand_was_interrupted(call, folder):
-    with pytest.raises(KeyboardInterrupt), watched(folder), watched_stage(folder, "prompts"):
+    with pytest.raises(KeyboardInterrupt), publishing(folder), publishing_stage(folder, "prompts"):
         raise KeyboardInterrupt
     assert states(shown(call, folder))["prompts"][0] == "interrupted"
 

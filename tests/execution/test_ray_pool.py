@@ -33,11 +33,11 @@ class Units:
     folder: Path
 
     @property
-    def place(self) -> LocalFiles:
+    def store(self) -> LocalFiles:
         return LocalFiles(self.folder)
 
     def exists(self, unit: Unit) -> bool:
-        return self.place.exists(unit.name)
+        return self.store.exists(unit.name)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from avpref.execution.fakes import FakeItem, FakeRow, FakeWorker
 from avpref.execution.plan import grouped, shards
 from avpref.execution.run_units import run_stage
 from avpref.execution.stage_observer import NoObserver, ShardDone
-from avpref.observability.run_status import watched
+from avpref.observability.run_status import publishing
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.score_files import ScoreFiles
@@ -60,7 +60,7 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder) -> N
     sizes = [SHARD * NUM_CANDIDATES] * whole + ([rest * NUM_CANDIDATES] if rest else [])
     num_units = sum(math.ceil(size / UNIT) for size in sizes)
     for _ in range(2):
-        with watched(folder):
+        with publishing(folder):
             units = run_stage(folder, "score", files, plan, lambda: worker, "candidates", observer=observer).units
         assert [item.item_id for unit in units for item in unit.items] == names
     assert observer.groups == 2 * [("score", shard, shard) for shard in range(num_shards)]
@@ -107,6 +107,6 @@ def test_shards_beyond_a_limit_share_task_runs(
     items = [FakeItem(f"c{number}") for number in range(2 * num_shards)]
     plan = shards("score", "f", [[item] for item in items], run)
     files = ScoreFiles(folder.units(tables.SKIPPED), ("scorer",))
-    with watched(folder):
+    with publishing(folder):
         run_stage(folder, "score", files, plan, lambda: FakeWorker(files), "candidates", observer=observer)
     assert observer.groups == [("score", first, last) for first, last in wanted]

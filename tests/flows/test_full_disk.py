@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fork_server import PATIENCE_S, Nursery
+from fork_server import PATIENCE_S, ForkServer
 from invariants import finished, same_end
-from kill_campaign import Siege
+from kill_campaign import KillCampaign
 
 from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.config.loading import load_config
@@ -22,7 +22,7 @@ from avpref.execution.pool import InProcessPool
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
-from avpref.storage.failpoints import Moment
+from avpref.storage.failpoints import FailPoint
 from avpref.storage.run_folder import RunFolder, create, open_root
 from avpref.storage.unit import Unit
 
@@ -64,48 +64,52 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     found.unmount()
 
 
-def last_error(nursery: Nursery) -> str:
-    return nursery.errors.read_text().rpartition("avpref.errors.")[2]
+def last_error(fork_server: ForkServer) -> str:
+    return fork_server.errors.read_text().rpartition("avpref.errors.")[2]
 
 
 def test_a_run_on_a_disk_that_fills_again_and_again_ends_like_any_other(
-    disk: Disk, tiny_run: RunFolder, nursery: Nursery
+    disk: Disk, tiny_run: RunFolder, fork_server: ForkServer
 ) -> None:
     """The disk grows by a little after each failure, so that every stage finds it full once; nothing that was whole is damaged."""
-    siege = Siege(nursery, create(disk.path / "runs", load_config(TINY, environment={}).settings), may_fail_with=1)
+    campaign = KillCampaign(
+        fork_server, create(disk.path / "runs", load_config(TINY, environment={}).settings), may_fail_with=1
+    )
     needed_kb = sum(-(-path.stat().st_size // 1024 // PAGE_KB) * PAGE_KB for path in tiny_run.root.rglob("*"))
     failures = 0
     size_kb = disk.used_kb() + PAGE_KB
     while True:
         disk.remount(f"size={size_kb}k")
-        nursery.start(siege.folder.root)
-        if siege.settle(nursery.ended(PATIENCE_S)) == 0:
+        fork_server.start(campaign.folder.root)
+        if campaign.settle(fork_server.ended(PATIENCE_S)) == 0:
             break
         failures += 1
         assert failures < 12
-        error = last_error(nursery)
+        error = last_error(fork_server)
         assert error.startswith("StorageError: no space left while writing "), error
-        assert str(siege.folder.root) in error and "df -h" in error
+        assert str(campaign.folder.root) in error and "df -h" in error
         size_kb += needed_kb // 8
     assert failures >= 4
-    same_end(siege.folder, tiny_run)
+    same_end(campaign.folder, tiny_run)
 
 
 def test_a_run_in_a_folder_that_became_read_only_says_so_and_goes_on_afterwards(
-    disk: Disk, tiny_run: RunFolder, nursery: Nursery
+    disk: Disk, tiny_run: RunFolder, fork_server: ForkServer
 ) -> None:
-    siege = Siege(nursery, create(disk.path / "runs", load_config(TINY, environment={}).settings), may_fail_with=1)
-    nursery.start(siege.folder.root, f"{Moment.MEDIA_COMMITTED}:9")
-    assert siege.settle(nursery.ended(PATIENCE_S)) == -signal.SIGKILL
+    campaign = KillCampaign(
+        fork_server, create(disk.path / "runs", load_config(TINY, environment={}).settings), may_fail_with=1
+    )
+    fork_server.start(campaign.folder.root, f"{FailPoint.MEDIA_COMMITTED}:9")
+    assert campaign.settle(fork_server.ended(PATIENCE_S)) == -signal.SIGKILL
     disk.remount("ro")
-    nursery.start(siege.folder.root)
-    assert siege.settle(nursery.ended(PATIENCE_S)) == 1
-    error = last_error(nursery)
-    assert re.match(rf"StorageError: cannot write {siege.folder.root}\S*: Read-only file system", error), error
+    fork_server.start(campaign.folder.root)
+    assert campaign.settle(fork_server.ended(PATIENCE_S)) == 1
+    error = last_error(fork_server)
+    assert re.match(rf"StorageError: cannot write {campaign.folder.root}\S*: Read-only file system", error), error
     assert "writable" in error
     disk.remount("rw")
-    siege.finish()
-    same_end(siege.folder, tiny_run)
+    campaign.finish()
+    same_end(campaign.folder, tiny_run)
 
 
 def on_disk(disk: Disk, tiny_copy: Callable[..., RunFolder], executor: InProcessExecutor | RayExecutor) -> RunFolder:

@@ -36,17 +36,17 @@ def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
     assert evaluate.fn(Run.of(folder)).rows == 3
     seen = set(folder.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     assert seen == {prompt.prompt_id for prompt in held_out_parts(Run.of(folder))[0]}
-    document = decisions.read(folder)
-    assert document["verdict"] == "refuse" and document["inputs"]["num_held_out"] == 8
-    assert set(document["inputs"]["prompts"]) == seen
-    assert decisions.replay(folder).agrees
+    record = decisions.read_decision(folder)
+    assert record.verdict == "refuse" and record.inputs["num_held_out"] == 8
+    assert set(record.inputs["prompts"]) == seen
+    assert decisions.replay_decision(folder).agrees
     data = collect(Run.of(folder))
     assert len(data.held_out.clips) == 3 and set(data.held_out.clips["policy"]) <= set(data.candidates)
     before = finished_marks(folder.root)
     folder = with_settings(folder, f"evaluation.gate={{{EASY}}}")
     assert evaluate.fn(Run.of(folder)).rows == 8  # three pairs show nothing at the first look's level
     assert before.items() <= finished_marks(folder.root).items()
-    assert decisions.read(folder)["verdict"] == "promote" and decisions.replay(folder).agrees
+    assert decisions.read_decision(folder).verdict == "promote" and decisions.replay_decision(folder).agrees
     assert len(list((folder.root / "decisions").iterdir())) == 2
 
 

@@ -1,6 +1,6 @@
-"""kill -9 at many moments: the run goes on where it was, and ends as if nothing had happened.
+"""kill -9 at many points: the run continues from there and ends as if nothing had happened.
 
-The named moments of :mod:`avpref.storage.failpoints` are each reached on purpose; nothing has to be raced. ``tests/chaos``
+Each fail point of :mod:`avpref.storage.failpoints` is hit on purpose, without a race. ``tests/chaos``
 has the killer and the invariants that are checked after each death; ``make chaos`` does the same some hundred times.
 """
 
@@ -19,70 +19,70 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fork_server import PATIENCE_S, Nursery
+from fork_server import PATIENCE_S, ForkServer
 from invariants import same_end
-from kill_campaign import Siege
+from kill_campaign import KillCampaign
 
 from avpref.config.executor_settings import RayExecutor
 from avpref.config.loading import load_config
 from avpref.flows.retrain import run_loop
 from avpref.identity import derive_seed
-from avpref.storage.failpoints import Moment
+from avpref.storage.failpoints import FailPoint
 from avpref.storage.run_folder import RunFolder, create, open_root
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-OFTEN = (Moment.WRITE_SYNCED, Moment.COMMIT_LINKED, Moment.MEDIA_COMMITTED, Moment.UNIT_COMMITTED)
-"""Moments that every unit meets: these are struck more than once, at visits that a seed draws."""
+OFTEN = (FailPoint.WRITE_SYNCED, FailPoint.COMMIT_LINKED, FailPoint.MEDIA_COMMITTED, FailPoint.UNIT_COMMITTED)
+"""Fail points that every unit hits: the process is killed there more than once, at hits that a seed draws."""
 STRIKES, LATEST = 3, 5
 
 
-def drawn(seed: int) -> dict[Moment, list[int]]:
-    """Each moment at its first visit, and those that come often at others too, some of them in one life and some in the next."""
+def drawn(seed: int) -> dict[FailPoint, list[int]]:
+    """Each fail point at its first hit, and the frequent ones at later hits too, some in one life and some in the next."""
     generator = np.random.Generator(np.random.PCG64(derive_seed("kill", seed)))
-    visits = {moment: [1] for moment in Moment}
-    return visits | {moment: generator.integers(1, LATEST, STRIKES, endpoint=True).tolist() for moment in OFTEN}
+    hits = {point: [1] for point in FailPoint}
+    return hits | {point: generator.integers(1, LATEST, STRIKES, endpoint=True).tolist() for point in OFTEN}
 
 
-def test_a_loop_that_is_killed_at_every_named_moment_ends_like_one_that_was_not(
-    tiny_run: RunFolder, tmp_path: Path, nursery: Nursery
+def test_a_loop_that_is_killed_at_every_fail_point_ends_like_one_that_was_not(
+    tiny_run: RunFolder, tmp_path: Path, fork_server: ForkServer
 ) -> None:
-    siege = Siege(nursery, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
-    never = siege.at_moments(drawn(0))
-    assert not never, "the harness lists a moment that a tiny run does not reach"
-    assert set(siege.kills) == set(Moment) and siege.kills.total() >= 25
-    same_end(siege.folder, tiny_run)
+    campaign = KillCampaign(fork_server, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
+    never = campaign.at_failpoints(drawn(0))
+    assert not never, "the harness lists a fail point that a tiny run does not hit"
+    assert set(campaign.kills) == set(FailPoint) and campaign.kills.total() >= 25
+    same_end(campaign.folder, tiny_run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_loop_that_is_killed_at_random_moments_ends_like_one_that_was_not(
-    tiny_run: RunFolder, tmp_path: Path, nursery: Nursery, seed: int
+    tiny_run: RunFolder, tmp_path: Path, fork_server: ForkServer, seed: int
 ) -> None:
     """Each execution dies a random while after its beginning, a little later each time so that all stages have their turn."""
     generator = np.random.Generator(np.random.PCG64(derive_seed("kill at random", seed)))
-    siege = Siege(nursery, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
+    campaign = KillCampaign(fork_server, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
     for n in range(40):
-        siege.after(float(generator.uniform(0.02, 0.4) * (1 + n / 4)))
-    siege.finish()
-    assert siege.kills.total() >= 5
-    same_end(siege.folder, tiny_run)
+        campaign.after(float(generator.uniform(0.02, 0.4) * (1 + n / 4)))
+    campaign.finish()
+    assert campaign.kills.total() >= 5
+    same_end(campaign.folder, tiny_run)
 
 
-def test_wall_clocks_that_jump_change_nothing(tiny_run: RunFolder, tmp_path: Path, nursery: Nursery) -> None:
+def test_wall_clocks_that_jump_change_nothing(tiny_run: RunFolder, tmp_path: Path, fork_server: ForkServer) -> None:
     """The clock goes back a day and forward a year from stage to stage; between two lives every file's time is set anew."""
     day_s, year_s = 86400.0, 365 * 86400.0
-    siege = Siege(nursery, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
-    root = siege.folder.root
-    nursery.start(root, f"{Moment.CHECKPOINT_VISIBLE}:2", (-day_s, year_s))
-    assert siege.settle(nursery.ended(PATIENCE_S)) == -signal.SIGKILL
+    campaign = KillCampaign(fork_server, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
+    root = campaign.folder.root
+    fork_server.start(root, f"{FailPoint.CHECKPOINT_VISIBLE}:2", (-day_s, year_s))
+    assert campaign.settle(fork_server.ended(PATIENCE_S)) == -signal.SIGKILL
     generator = np.random.Generator(np.random.PCG64(derive_seed("times of files")))
     for path in [path for path in sorted(root.rglob("*")) if path.is_file()]:
         changed_s = time.time() + float(generator.uniform(-year_s, year_s))
         os.utime(path, (changed_s, changed_s))
-    siege.forget_times()
-    nursery.start(root, "", (year_s, -day_s))
-    assert siege.settle(nursery.ended(PATIENCE_S)) == 0
-    same_end(siege.folder, tiny_run)
+    campaign.forget_times()
+    fork_server.start(root, "", (year_s, -day_s))
+    assert campaign.settle(fork_server.ended(PATIENCE_S)) == 0
+    same_end(campaign.folder, tiny_run)
 
 
 def wait_for(root: Path, pattern: str, count: int, ended: Callable[[], int | None]) -> int | None:

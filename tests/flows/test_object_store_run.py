@@ -115,7 +115,7 @@ def stopped_before(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, name: str
     from avpref.storage.files import Files
 
     def stop(files: Files, given: str, data: bytes, real: Callable[..., object]) -> object:
-        if name in files.at(given):
+        if name in files.uri(given):
             raise KeyboardInterrupt
         return real(files, given, data)
 

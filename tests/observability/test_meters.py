@@ -22,8 +22,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def run_units(meter: StageMeter, num: int, items: int, seconds: float) -> None:
     for _ in range(num):
-        meter.send()
-        meter.take_back(seconds)
+        meter.unit_sent()
+        meter.unit_returned(seconds)
         meter.time_unit(items, seconds)
         meter.finish(items)
         meter.commit()
@@ -31,7 +31,7 @@ def run_units(meter: StageMeter, num: int, items: int, seconds: float) -> None:
 
 def test_rate_and_what_is_left_come_from_this_execution_alone(clock: list[float]) -> None:
     meter = StageMeter("score", 100, num_units=10)
-    meter.find(50, 5)
+    meter.add_present(50, 5)
     clock[0] += 10
     run_units(meter, 2, 10, 1.0)
     said = meter.measure()
@@ -57,15 +57,15 @@ def test_busy_share_and_gpu_seconds(clock: list[float], num_actors: int, gpus: f
 
 def test_what_failed_was_work_too_but_is_no_time_per_item(clock: list[float]) -> None:
     meter = StageMeter("score", 10)
-    meter.send()
-    meter.take_back(3.0)
+    meter.unit_sent()
+    meter.unit_returned(3.0)
     assert (meter.measure().busy_s, meter.measure().p95_ms) == (3.0, None)
 
 
 def test_units_in_flight_and_waiting_add_up(clock: list[float]) -> None:
     meter = StageMeter("score", 100, num_units=10)
     for _ in range(4):
-        meter.send()
+        meter.unit_sent()
     said = meter.measure()
     assert (said.units_in_flight, said.units_waiting) == (4, 6)
 
@@ -90,7 +90,7 @@ def test_quantiles_of_few(ordered: list[float], share: float, expected: float | 
 def test_a_span_is_what_happened_since_its_mark(clock: list[float]) -> None:
     meter = StageMeter("score", 100, workers=Workers("main", 2, 0.5))
     run_units(meter, 3, 10, 9.0)
-    mark = meter.mark()
+    mark = meter.snapshot()
     clock[0] += 5
     run_units(meter, 2, 10, 1.0)
     span = meter.since(mark)
@@ -101,7 +101,7 @@ def test_the_document_is_json_and_has_what_follows_from_the_counts(clock: list[f
     meter = StageMeter("score", 10, unit="clips", workers=Workers("audiobox", 2, 1.0))
     clock[0] += 1
     run_units(meter, 1, 5, 0.5)
-    meter.lose(1)
+    meter.add_quarantined(1)
     document = json.loads(json.dumps(meter.measure().document()))
     assert (document["pool"], document["num_actors"], document["quarantine_share"], document["eta_s"]) == (
         *("audiobox", 2),

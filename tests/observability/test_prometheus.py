@@ -35,20 +35,20 @@ def scrape(port: int) -> dict[tuple[str, str, str], float]:
 
 def meter(stage: str, done: int) -> StageMeter:
     found = StageMeter(stage, 100, num_units=10, workers=Workers("main", 2, 0.5))
-    found.find(10, 1)
-    found.send()
-    found.take_back(4.0)
+    found.add_present(10, 1)
+    found.unit_sent()
+    found.unit_returned(4.0)
     found.time_unit(done, 4.0)
     found.finish(done)
-    found.lose(1)
+    found.add_quarantined(1)
     return found
 
 
 def test_it_shows_every_stage_of_the_run_and_keeps_those_that_ended(port: int) -> None:
     with endpoint(ObserveSettings(prometheus_port=port)) as collector:
-        collector.tell("r1", meter("generate", 40).measure())
-        collector.tell("r1", meter("score", 20).measure())
-        collector.tell("r1", meter("score", 30).measure())
+        collector.publish("r1", meter("generate", 40).measure())
+        collector.publish("r1", meter("score", 20).measure())
+        collector.publish("r1", meter("score", 30).measure())
         found = scrape(port)
     assert found["avpref_items_total", "generate", "made"] == 39
     assert found["avpref_items_total", "generate", "present"] == 10
@@ -63,9 +63,9 @@ def test_it_shows_every_stage_of_the_run_and_keeps_those_that_ended(port: int) -
 def test_pairs_and_their_cost_are_shown_once_there_are_any(port: int) -> None:
     with endpoint(ObserveSettings(prometheus_port=port)) as collector:
         assert not [name for name, _, _ in scrape(port) if "pair" in name]
-        collector.tell_pairs("r1", "EUR", 12, None)
+        collector.publish_pairs("r1", "EUR", 12, None)
         assert "avpref_cost_per_kept_pair" not in {name for name, _, _ in scrape(port)}
-        collector.tell_pairs("r1", "EUR", 12, 0.25)
+        collector.publish_pairs("r1", "EUR", 12, 0.25)
         found = scrape(port)
     assert found["avpref_kept_pairs", "", ""] == 12
     assert found["avpref_cost_per_kept_pair", "", "EUR"] == 0.25
@@ -73,7 +73,7 @@ def test_pairs_and_their_cost_are_shown_once_there_are_any(port: int) -> None:
 
 def test_nothing_but_this_product_is_shown(port: int) -> None:
     with endpoint(ObserveSettings(prometheus_port=port)) as collector:
-        collector.tell("r1", meter("score", 1).measure())
+        collector.publish("r1", meter("score", 1).measure())
         assert {name.split("_")[0] for name, _, _ in scrape(port)} == {"avpref"}
 
 
@@ -96,13 +96,13 @@ def test_a_port_that_cannot_be_had_is_one_line_and_no_failure(
     taken: int, host: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with endpoint(ObserveSettings(prometheus_port=taken, prometheus_host=host)) as collector:
-        collector.tell("r1", meter("score", 1).measure())
+        collector.publish("r1", meter("score", 1).measure())
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{host}:{taken}" in line and "observe.prometheus_port" in line
 
 
 def test_without_a_port_nothing_listens_and_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with endpoint(ObserveSettings()) as collector:
-        collector.tell("r1", meter("score", 1).measure())
+        collector.publish("r1", meter("score", 1).measure())
         assert list(collector.collect())
     assert capsys.readouterr().err == ""

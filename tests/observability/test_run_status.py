@@ -11,15 +11,15 @@ import pytest
 from avpref.config.loading import load_config
 from avpref.config.observe_settings import ObserveSettings
 from avpref.datasets import tables
-from avpref.errors import CircuitOpen
+from avpref.errors import CircuitOpen, InputError
 from avpref.execution.fakes import FakeItem, FakeWorker
 from avpref.execution.plan import Shard
 from avpref.execution.pool import InProcessPool
 from avpref.execution.run_units import run_stage
-from avpref.observability import run_status as watching
 from avpref.observability.cost import spending
 from avpref.observability.meters import StageMeter, Workers
-from avpref.observability.run_status import Spent, watched, watched_stage
+from avpref.observability.run_status import UnitsDocument, publishing, publishing_stage
+from avpref.observability.status_documents import Spent, pass_file, read_passes, read_stage, spent_in
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.unit import Unit
@@ -45,14 +45,12 @@ def worker(folder: RunFolder) -> FakeWorker:
 
 
 def work(folder: RunFolder, worker: FakeWorker, shards: list[Shard], name: str = "score") -> None:
-    with watched(folder), watched_stage(folder, "score"):
+    with publishing(folder), publishing_stage(folder, "score"):
         run_stage(folder, name, worker.files, shards, lambda: worker, "clips")
 
 
 def document(folder: RunFolder, name: str) -> dict:
-    found = watching.read_document(folder.root / "progress" / name)
-    assert found is not None
-    return found
+    return dict(json.loads((folder.root / "progress" / name).read_text()))
 
 
 def test_a_pass_says_what_was_planned_and_what_came_of_it(folder: RunFolder, worker: FakeWorker) -> None:
@@ -89,7 +87,7 @@ def test_a_pass_that_failed_says_so_and_its_stage_says_why(folder: RunFolder, wo
 
 
 def test_an_interrupted_stage_is_not_a_failed_one(folder: RunFolder) -> None:
-    with pytest.raises(KeyboardInterrupt), watched(folder), watched_stage(folder, "score"):
+    with pytest.raises(KeyboardInterrupt), publishing(folder), publishing_stage(folder, "score"):
         raise KeyboardInterrupt
     assert document(folder, "score.stage.json")["state"] == "interrupted"
 
@@ -169,14 +167,40 @@ def test_a_document_of_another_release_is_no_document(folder: RunFolder) -> None
     path.parent.mkdir()
     for text in ("", "no json", "[]", json.dumps({"schema_version": -1, "spent": {"made": 5}})):
         path.write_text(text)
-        assert watching.spent_in(path) == Spent()
+        assert spent_in(path) == Spent()
+
+
+def test_status_documents_are_read_as_they_were_written(folder: RunFolder, worker: FakeWorker) -> None:
+    work(folder, worker, plan(2, 2, 3))
+    (status,) = read_passes(folder.root)
+    assert status.measure.document() == document(folder, "score.units.json")["measure"]
+    assert (status.name, status.stage, status.state, status.spent.made) == ("score", "score", "done", 12)
+    path = pass_file(folder.root, "score")
+    before = path.read_bytes()
+    status.write(path)
+    assert path.read_bytes() == before
+    stage = read_stage(folder.root, "score")
+    assert stage is not None and (stage.stage, stage.state, stage.error) == ("score", "done", None)
+
+
+@pytest.mark.parametrize(("name", "key"), [("score.stage.json", "since_s"), ("score.units.json", "measure")])
+def test_a_missing_key_is_an_error_that_names_the_file(
+    folder: RunFolder, worker: FakeWorker, name: str, key: str
+) -> None:
+    work(folder, worker, plan(1, 1, 1))
+    path = folder.root / "progress" / name
+    path.write_text(json.dumps({kept: value for kept, value in document(folder, name).items() if kept != key}))
+    with pytest.raises(InputError, match=key) as caught:
+        read_stage(folder.root, "score")
+        read_passes(folder.root)
+    assert str(path) in caught.value.found and caught.value.expected and caught.value.fix == f"rm {path}"
 
 
 def spend(folder: RunFolder, name: str, stage: str, gpu: float) -> None:
     meter = StageMeter(name, 10, workers=Workers("main", 1, gpu))
     meter.finish(10)
-    meter.take_back(7200.0)
-    watching.UnitsDocument(folder.root / "progress" / f"{name}.units.json", stage).write("done", meter.measure())
+    meter.unit_returned(7200.0)
+    UnitsDocument(pass_file(folder.root, name), stage).write("done", meter.measure())
 
 
 @pytest.mark.parametrize("price", [0.0, 2.5])

@@ -14,7 +14,7 @@ from avpref.datasets import tables
 from avpref.errors import InputError, StorageError
 from avpref.flows.retrain import run_loop
 from avpref.registry import garbage_collection as retention
-from avpref.registry.garbage import Sort
+from avpref.registry.garbage import GarbageKind
 from avpref.registry.garbage_collection import Request, collect
 from avpref.storage.local_files import TEMPORARY_PREFIX, commit_once
 from avpref.storage.run_folder import RunFolder
@@ -27,7 +27,7 @@ def test_a_finished_run_loses_its_checkpoints_and_nothing_that_a_second_executio
     run_loop(folder)  # the copy was made by another process; from here on its plans and records are its own
     before = {path for path in folder.root.rglob("*") if path.is_file()}
     collection = collect(folder.runs, Request(BOUNDS), now_s=time.time() + LONG_AGO_S)
-    assert sorts(collection) == {Sort.CHECKPOINT}
+    assert sorts(collection) == {GarbageKind.CHECKPOINT}
     after = {path for path in folder.root.rglob("*") if path.is_file()}
     assert before - after == {each.path for each in collection.entries}
     monkeypatch.setattr("avpref.execution.run_units.open_pool", _refuse)
@@ -54,7 +54,7 @@ def test_versions_that_a_record_names_stay_and_others_go(workshop: Workshop) -> 
     workshop.pair(folder)
     workshop.age(LATELY_S)
     collection = gc(workshop)
-    assert {Sort.TABLE, Sort.CHECKPOINT} == sorts(collection)
+    assert {GarbageKind.TABLE, GarbageKind.CHECKPOINT} == sorts(collection)
     assert trained_on and forgotten and folder.tables.store.version("pairs", trained_on.version) == trained_on
     assert not (folder.root / "tables" / "pairs" / f"{forgotten.version}.json").exists()
     assert not any((folder.root / "tables" / "pairs" / file.name).exists() for file in forgotten.files)
@@ -69,9 +69,9 @@ def test_units_of_superseded_fingerprints_go_after_the_retention_time_and_their_
     workshop.generate(folder)
     second = folder.tables.read(tables.CANDIDATES)["path"].to_pylist()
     workshop.age(LATELY_S)
-    assert not {Sort.UNIT, Sort.MEDIA} & sorts(gc(workshop))
+    assert not {GarbageKind.UNIT, GarbageKind.MEDIA} & sorts(gc(workshop))
     workshop.age(LONG_AGO_S)
-    assert {Sort.UNIT, Sort.MEDIA} <= sorts(gc(workshop))
+    assert {GarbageKind.UNIT, GarbageKind.MEDIA} <= sorts(gc(workshop))
     assert not any((folder.root / path).exists() for path in first)
     assert all((folder.root / path).exists() for path in second)
     assert not gc(workshop).entries
@@ -87,7 +87,7 @@ def test_the_clips_of_a_decision_stay_although_the_evaluation_was_made_again(wor
     workshop.evaluate(folder)
     workshop.evaluate(folder)
     workshop.age(LONG_AGO_S)
-    assert {Sort.UNIT, Sort.MEDIA, Sort.TABLE} <= sorts(gc(workshop))
+    assert {GarbageKind.UNIT, GarbageKind.MEDIA, GarbageKind.TABLE} <= sorts(gc(workshop))
     assert live_files(workshop, folder.root)
     assert (folder.root / "tables" / "evaluations" / f"{decided}.json").exists()
 
@@ -122,7 +122,7 @@ def test_where_nobody_said_which_units_are_planned_all_stay(workshop: Workshop) 
     workshop.generate(folder)
     (folder.root / "units" / "generate" / "plan-generate.json").unlink()
     workshop.age(LONG_AGO_S)
-    assert not {Sort.UNIT, Sort.MEDIA} & sorts(gc(workshop))
+    assert not {GarbageKind.UNIT, GarbageKind.MEDIA} & sorts(gc(workshop))
 
 
 def test_whole_runs_go_only_when_asked_and_only_those_that_nothing_stands_on(workshop: Workshop) -> None:
@@ -134,8 +134,8 @@ def test_whole_runs_go_only_when_asked_and_only_those_that_nothing_stands_on(wor
     workshop.promote(promoted, workshop.train(promoted))
     workshop.age(LONG_AGO_S)
     os.utime(newest.root / "run.json")
-    assert Sort.RUN not in sorts(gc(workshop))
-    assert [each.path for each in gc(workshop, runs_too=True).entries if each.sort is Sort.RUN] == [plain.root]
+    assert GarbageKind.RUN not in sorts(gc(workshop))
+    assert [each.path for each in gc(workshop, runs_too=True).entries if each.kind is GarbageKind.RUN] == [plain.root]
     assert not plain.root.exists() and promoted.root.exists() and other.root.exists()
     assert not list((workshop.runs / "gc").glob(f"{retention.REMOVED}*"))
 
@@ -189,4 +189,4 @@ def test_the_list_says_what_went_and_why(workshop: Workshop) -> None:
     document = json.loads(tombstone.read_text())
     (entry,) = document["entries"]
     assert entry["path"] == f"{folder.run_id}/clips/cab/cabcabcab-00000000.mp4" and entry["num_bytes"] == 11
-    assert (document["state"], entry["sort"]) == (retention.FINISHED, str(Sort.MEDIA)) and entry["reason"]
+    assert (document["state"], entry["sort"]) == (retention.FINISHED, str(GarbageKind.MEDIA)) and entry["reason"]

@@ -12,7 +12,7 @@ from run_workshop import LATELY_S, LONG_AGO_S, Workshop, gc, live_files
 
 from avpref.datasets import tables
 from avpref.registry import garbage_collection as retention
-from avpref.registry.garbage import Sort, mentions
+from avpref.registry.garbage import GarbageKind, mentions
 from avpref.registry.garbage_collection import HOUR_S
 from avpref.storage.run_folder import RunFolder
 
@@ -103,7 +103,7 @@ def _check(workshop: Workshop, runs_too: bool) -> None:
     registered = mentions(sorted((workshop.runs / "registry").rglob("*.json")))
     collection = gc(workshop, runs_too=runs_too)
     assert not collection.passed_by
-    gone = {each.path for each in collection.entries if each.sort is Sort.RUN}
+    gone = {each.path for each in collection.entries if each.kind is GarbageKind.RUN}
     assert not {root.name for root in gone} & registered
     for root in set(roots) - gone:
         assert live_files(workshop, root) == live[root] and all(path.exists() for path in live[root])

@@ -13,6 +13,7 @@ import pytest
 from avpref.errors import AliasConflict, AvprefError, ConfigError, GateRefused, InputError, TableError
 from avpref.registry import aliases, decisions, promotion
 from avpref.registry.aliases import Action
+from avpref.registry.decision_record import DecisionRecord
 from avpref.registry.promotion import State
 from avpref.storage.run_folder import RunFolder
 
@@ -32,15 +33,15 @@ def test_a_promotion_says_who_serves_from_which_run_and_decision(decided_run: De
     run = decided_run(tmp_path, "one")
     move = promotion.promote(tmp_path, "one", by="ada", reason="better")
     assert (move.number, move.action, move.by, move.reason) == (1, Action.PROMOTE, "ada", "better")
-    assert move.run_id == run.run_id and move.decision == decisions.read(run)["decision_id"]
+    assert move.run_id == run.run_id and move.decision == decisions.read_decision(run).decision_id
     assert not move.is_override and move.previous == ""
     found = promotion.serving(tmp_path)
     assert Path(found.adapter_path, "adapter_model.safetensors").read_bytes() == b"adapter of one"
     assert Path(found.checkpoint_path).read_bytes() == b"checkpoint of all"
     assert found.move == move == aliases.current(tmp_path)
-    record = aliases.adapter_record(tmp_path, move.adapter)
-    assert record["inputs"]["policy_hash"] == found.policy_hash == "policy of one"
-    assert record["lineage"] and record["evaluation"] and record["rules"]
+    record = aliases.registered_adapter(tmp_path, move.adapter)
+    assert record.policy_hash == found.policy_hash == "policy of one"
+    assert record.lineage and record.evaluation and record.rules
 
 
 def test_promoting_what_serves_writes_nothing(decided_run: Decided, tmp_path: Path) -> None:
@@ -113,8 +114,8 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_other_is_told(
     promotion.promote(tmp_path, "zero")
     barrier, verify = threading.Barrier(len(names)), promotion._verify
 
-    def verify_and_wait(folder: RunFolder, document: dict[str, object]) -> None:
-        verify(folder, document)
+    def verify_and_wait(folder: RunFolder, record: DecisionRecord) -> None:
+        verify(folder, record)
         barrier.wait(30)
 
     monkeypatch.setattr(promotion, "_verify", verify_and_wait)
@@ -165,8 +166,8 @@ def test_changed_or_missing_files_are_never_promoted_rolled_back_to_or_served(
     decided_run: Decided, tmp_path: Path, role: str, is_gone: bool
 ) -> None:
     run = decided_run(tmp_path, "one")
-    (file,) = (file for file in decisions.read(run)["files"] if file["role"] == role)
-    path, data = tmp_path / file["path"], (tmp_path / file["path"]).read_bytes()
+    (file,) = (file for file in decisions.read_decision(run).files if file.role == role)
+    path, data = tmp_path / file.path, (tmp_path / file.path).read_bytes()
 
     def break_it() -> None:
         path.unlink() if is_gone else path.write_bytes(data + b"!")
@@ -174,7 +175,7 @@ def test_changed_or_missing_files_are_never_promoted_rolled_back_to_or_served(
     break_it()
     with pytest.raises(TableError) as caught:
         promotion.promote(tmp_path, "one")
-    assert file["path"] in str(caught.value) and file["sha256"] in str(caught.value)
+    assert file.path in str(caught.value) and file.sha256 in str(caught.value)
     with pytest.raises(TableError):
         promotion.promote(tmp_path, "one", override=True, reason="no matter what")
     assert aliases.names(tmp_path) == []
@@ -222,10 +223,43 @@ def test_a_decision_that_was_edited_is_not_believed(decided_run: Decided, tmp_pa
 
             document["files"][1] |= {"path": f"{run.run_id}/models/other.safetensors", "sha256": file_sha256(other)}
     path.write_text(json.dumps(document))
-    assert not decisions.replay(run).agrees
+    assert not decisions.replay_decision(run).agrees
     with pytest.raises(TableError):
         promotion.promote(tmp_path, "one")
     assert aliases.names(tmp_path) == []
+
+
+def test_a_decision_is_read_and_written_with_the_same_bytes(decided_run: Decided, tmp_path: Path) -> None:
+    run = decided_run(tmp_path, "one")
+    (path,) = (run.root / "decisions").iterdir()
+    record = decisions.read_decision(run)
+    assert json.dumps(record.document(), indent=1, ensure_ascii=False) == path.read_text()
+    adapter = aliases.register_adapter(tmp_path, record)
+    stored = (tmp_path / "registry" / "adapters" / f"{adapter}.json").read_bytes()
+    assert stored == json.dumps(json.loads(path.read_text()), indent=1, sort_keys=True).encode()
+    assert aliases.registered_adapter(tmp_path, adapter) == record
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda document: document.pop("verdict"), "no key 'verdict'"),
+        (lambda document: document.update(verdicts="promote"), "unknown key 'verdicts'"),
+        (lambda document: document["inputs"].pop("policy_hash"), "no 'policy_hash' in 'inputs'"),
+        (lambda document: document["files"][0].pop("sha256"), "sha256"),
+    ],
+)
+def test_a_wrong_or_missing_key_of_a_decision_names_the_file(
+    decided_run: Decided, tmp_path: Path, change: Callable[[dict[str, dict]], object], message: str
+) -> None:
+    run = decided_run(tmp_path, "one")
+    (path,) = (run.root / "decisions").iterdir()
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(TableError, match=message) as caught:
+        promotion.promote(tmp_path, "one")
+    assert str(path) in caught.value.found and caught.value.expected and caught.value.fix
 
 
 def test_scores_that_were_changed_are_named(decided_run: Decided, tmp_path: Path) -> None:
@@ -345,7 +379,7 @@ def test_a_replay_names_inputs_that_are_others_today_and_still_agrees(decided_ru
     from avpref.datasets import tables
 
     run = decided_run(tmp_path, "one")
-    assert decisions.replay(run).changed == ()
+    assert decisions.replay_decision(run).changed == ()
     rows = run.tables.read(tables.EVALUATIONS).slice(0, 14)
     run.tables.seal(tables.EVALUATIONS, "fewer", rows)
     (run.root / "config.yaml").write_text(
@@ -357,6 +391,6 @@ def test_a_replay_names_inputs_that_are_others_today_and_still_agrees(decided_ru
     )
     from avpref.storage.run_folder import open_run
 
-    found = decisions.replay(open_run(tmp_path, "one"))
+    found = decisions.replay_decision(open_run(tmp_path, "one"))
     assert found.agrees
     assert {each.what for each in found.changed} == {"evaluations", "evaluation.confidence"}

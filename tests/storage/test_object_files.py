@@ -1,7 +1,9 @@
-"""Both places for files against one model of what they promise, and what an object store says when it cannot keep it."""
+"""Both stores of files against one model of the protocol, and what an object store says when it cannot keep it."""
 
 from __future__ import annotations
 
+import doctest
+import inspect
 import os
 import pickle
 import subprocess
@@ -23,12 +25,12 @@ from avpref.storage.local_files import LocalFiles
 from avpref.storage.object_files import ListedFiles, ObjectFiles, check_commit_rule
 from avpref.storage.sealed_tables import TableStore
 
-PLACES = ("folder", "objects")
+STORES = ("folder", "objects")
 
 
 @pytest.fixture
-def place(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Files]:
-    """``place("objects")`` is an empty place of that sort."""
+def store_of(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], Files]:
+    """``store_of("objects")`` is an empty store of that kind."""
 
     def make(kind: str) -> Files:
         match kind:
@@ -53,7 +55,7 @@ STEPS = st.lists(
 
 
 def obey(files: Files, model: dict[str, bytes], step: tuple[str, ...]) -> None:
-    """One step on the place and on the model; both must answer alike."""
+    """One step on the store and on the model; both must answer alike."""
     match step:
         case "commit_once", str(name), bytes(data):
             assert files.commit_once(name, data) is (name not in model)
@@ -76,13 +78,21 @@ def inside(model: dict[str, bytes], folder: str) -> list[str]:
     return sorted({name.partition("/")[0] for name in below if "/" in name})
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", STORES)
+def test_the_example_of_the_protocol_runs_on_both_stores(store_of: Callable[[str], Files], kind: str) -> None:
+    example = doctest.DocTestParser().get_doctest(inspect.getdoc(Files) or "", {"store": store_of(kind)}, kind, None, 0)
+    assert len(example.examples) == 8
+    report: list[str] = []
+    assert doctest.DocTestRunner(verbose=False).run(example, out=report.append).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("kind", STORES)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_both_places_do_what_the_model_does(
-    place: Callable[[str], Files], kind: str, steps: list[tuple[str, ...]]
+def test_both_stores_do_what_the_model_does(
+    store_of: Callable[[str], Files], kind: str, steps: list[tuple[str, ...]]
 ) -> None:
-    files = place(kind).within(digest("steps", [[str(part) for part in step] for step in steps]))
+    files = store_of(kind).subfolder(digest("steps", [[str(part) for part in step] for step in steps]))
     for left in files.names():
         files.delete(left)
     model: dict[str, bytes] = {}
@@ -103,15 +113,15 @@ def test_both_places_do_what_the_model_does(
         assert files.names(folder) == names
         depth = folder.count("/") + 1 if folder else 0
         assert files.children(folder) == [name for name in names if name.count("/") == depth]
-        empty = set(files.within(folder).folders()) - set(inside(model, folder))
-        assert not empty or (kind == "folder" and not any(files.within(folder).names(each) for each in empty))
-        assert set(inside(model, folder)) <= set(files.within(folder).folders())
-        assert folder == "" or files.within(folder).names() == [name.removeprefix(f"{folder}/") for name in names]
+        empty = set(files.subfolder(folder).folders()) - set(inside(model, folder))
+        assert not empty or (kind == "folder" and not any(files.subfolder(folder).names(each) for each in empty))
+        assert set(inside(model, folder)) <= set(files.subfolder(folder).folders())
+        assert folder == "" or files.subfolder(folder).names() == [name.removeprefix(f"{folder}/") for name in names]
 
 
-@pytest.mark.parametrize("kind", PLACES)
-def test_of_many_commits_at_once_exactly_one_wins(place: Callable[[str], Files], kind: str) -> None:
-    files = place(kind)
+@pytest.mark.parametrize("kind", STORES)
+def test_of_many_commits_at_once_exactly_one_wins(store_of: Callable[[str], Files], kind: str) -> None:
+    files = store_of(kind)
     with ThreadPoolExecutor(8) as threads:
         for number in range(6):
             name, writers = f"units/{number}", [bytes([writer]) * 5000 for writer in range(8)]
@@ -120,10 +130,10 @@ def test_of_many_commits_at_once_exactly_one_wins(place: Callable[[str], Files],
             assert files.read(name) == writers[won.index(True)]
 
 
-@pytest.mark.parametrize("kind", PLACES)
-def test_a_large_file_is_read_in_pieces(place: Callable[[str], Files], kind: str) -> None:
+@pytest.mark.parametrize("kind", STORES)
+def test_a_large_file_is_read_in_pieces(store_of: Callable[[str], Files], kind: str) -> None:
     """Positions from the start, from here and from the end, over the borders of the buffer."""
-    files = place(kind)
+    files = store_of(kind)
     block = bytes(derive_seed("block", index) % 256 for index in range(4099))
     data = block * 700
     files.commit_once("large", data)
@@ -138,11 +148,11 @@ def test_a_large_file_is_read_in_pieces(place: Callable[[str], Files], kind: str
         assert stream.read(1) == b""
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", STORES)
 def test_many_files_come_in_order_and_the_first_that_is_missing_is_named(
-    place: Callable[[str], Files], kind: str
+    store_of: Callable[[str], Files], kind: str
 ) -> None:
-    files = place(kind).within("units")
+    files = store_of(kind).subfolder("units")
     names = [f"{number:02d}" for number in range(40)]
     for name in names:
         files.commit_once(name, name.encode() * 3)
@@ -173,9 +183,9 @@ def test_one_listing_answers_for_a_folder_and_what_comes_later_is_found(
     assert pickle.loads(pickle.dumps(files)) == files == ListedFiles(bucket, "units")
 
 
-@pytest.mark.parametrize("kind", PLACES)
-def test_a_place_travels_to_other_processes(place: Callable[[str], Files], kind: str) -> None:
-    files = place(kind)
+@pytest.mark.parametrize("kind", STORES)
+def test_a_place_travels_to_other_processes(store_of: Callable[[str], Files], kind: str) -> None:
+    files = store_of(kind)
     files.commit_once("here", b"1")
     again = pickle.loads(pickle.dumps(files))
     assert again == files and again.read("here") == b"1"
@@ -189,9 +199,9 @@ def test_a_place_travels_to_other_processes(place: Callable[[str], Files], kind:
     assert (files.read("here"), files.read("there")) == (b"1", b"3")
 
 
-@pytest.mark.parametrize("kind", PLACES)
-def test_sealed_tables_live_in_either_place(place: Callable[[str], Files], kind: str) -> None:
-    tables = TableStore(place(kind))
+@pytest.mark.parametrize("kind", STORES)
+def test_sealed_tables_live_in_either_place(store_of: Callable[[str], Files], kind: str) -> None:
+    tables = TableStore(store_of(kind))
     assert tables.current("pairs") is None
     first = tables.seal("pairs", "f1", [(b"one", 3), (b"two", 4)])
     assert tables.current("pairs") == first and tables.seal("pairs", "f1", [(b"one", 3), (b"two", 4)]) == first
@@ -203,11 +213,11 @@ def test_sealed_tables_live_in_either_place(place: Callable[[str], Files], kind:
         tables.verify(second)
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", STORES)
 def test_two_writers_that_seal_at_once_leave_one_whole_version_current(
-    place: Callable[[str], Files], kind: str
+    store_of: Callable[[str], Files], kind: str
 ) -> None:
-    files = place(kind)
+    files = store_of(kind)
     with ThreadPoolExecutor(4) as threads:
         sealed = list(
             threads.map(lambda number: TableStore(files).seal("t", f"f{number % 2}", [(b"x" * 100, 1)]), range(8))

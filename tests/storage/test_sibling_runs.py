@@ -12,12 +12,12 @@ import pytest
 
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.sibling_runs import (
-    Neighbour,
+    SiblingRun,
     UnitFile,
     bring_files,
     find,
-    folders_beside,
-    here_and_beside,
+    itself_and_siblings,
+    siblings,
     unit_files,
     units_by_fingerprint,
 )
@@ -41,12 +41,12 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def owners(runs: Path) -> list[Neighbour]:
+def owners(runs: Path) -> list[SiblingRun]:
     here = runs / "here"
-    return here_and_beside(LocalFiles(here), lambda: folders_beside(here))
+    return itself_and_siblings(LocalFiles(here), lambda: siblings(LocalFiles(runs), "here"))
 
 
-def test_a_folder_comes_before_its_neighbours_and_other_fingerprints_do_not_come(runs: Path) -> None:
+def test_a_folder_comes_before_its_siblings_and_other_fingerprints_do_not_come(runs: Path) -> None:
     assert [owner.name for owner in owners(runs)] == ["", "beside", "unrelated"]
     files = list(unit_files(owners(runs), "s", "f"))
     assert [(file.owner.name, file.unit_name) for file in files] == [

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from avpref.errors import AvprefError, ClusterError, ConfigError, InputError, MediaError, StorageError
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.files import Files
 from avpref.storage.local_files import NO_ROOM, storage_error
 from avpref.storage.unit import Unit
@@ -109,8 +109,8 @@ class Committed(Protocol):
     """Where workers commit: what a pool asks to tell who is to blame for a death, and whether all see one folder."""
 
     @property
-    def place(self) -> Files:
-        """Where the files of units are."""
+    def store(self) -> Files:
+        """The store of the units' files."""
         ...
 
     def exists(self, unit: Unit) -> bool:
@@ -138,7 +138,7 @@ def attempt(worker: Worker, unit: Unit) -> Outcome:
     with _listening() as notes:
         try:
             outcome = Outcome(unit, receipt=worker.run(unit))
-            reached(Moment.UNIT_COMMITTED)
+            hit(FailPoint.UNIT_COMMITTED)
         except Exception as error:
             found = _as_storage_error(error)
             is_fatal = isinstance(found, FATAL) and not isinstance(found, MediaError)

@@ -61,7 +61,7 @@ class Site:
 class Probe:
     """A file that an actor commits where units are committed, for the driver to see and remove."""
 
-    place: Files
+    store: Files
     name: str
 
 
@@ -80,7 +80,7 @@ class _Actor:
         node_id, host, process = ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid()
         if probe is not None:
             try:
-                probe.place.commit_once(probe.name, f"{node_id} {process}".encode())
+                probe.store.commit_once(probe.name, f"{node_id} {process}".encode())
             except StorageError as error:
                 refused = error
         return Site(node_id, host, process, code_version(), refused)
@@ -202,7 +202,7 @@ class RayPool:
         probe = None
         if self._files is not None:
             writer = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}-{self._num_started}"
-            probe = Probe(self._files.place, f"{TEMPORARY_PREFIX}probe-{writer}")
+            probe = Probe(self._files.store, f"{TEMPORARY_PREFIX}probe-{writer}")
         return _Slot(actor, actor.site.remote(probe), probe, failed_starts=failed_starts)
 
     def _come_up(self, slot: _Slot) -> None:
@@ -371,17 +371,17 @@ class RayPool:
 
 def _require_seen(probe: Probe, site: Site) -> None:
     """Raises StorageError unless what the actor committed is seen here too, with the same content."""
-    place, name = probe.place, probe.name
+    store, name = probe.store, probe.name
     deadline = time.monotonic() + PROBE_PATIENCE_S
-    while not place.exists(name) and time.monotonic() < deadline:
+    while not store.exists(name) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
     try:
-        if place.exists(name) and place.read(name) == f"{site.node_id} {site.process}".encode():
+        if store.exists(name) and store.read(name) == f"{site.node_id} {site.process}".encode():
             return
     finally:
-        place.delete(name)
+        store.delete(name)
     raise StorageError(
-        f"what {site} commits to {place.at('')} does not appear there on {socket.gethostname()}",
+        f"what {site} commits to {store.uri('')} does not appear there on {socket.gethostname()}",
         "a run folder that all machines of the cluster share under one path, or a bucket (section storage)",
         "choose a folder on shared storage: --runs /shared/runs",
     )

@@ -90,13 +90,13 @@ class Ladder:
         self.events.write(
             "unit_started", **self._about(work.unit), items=len(work.unit.items), attempt=work.attempts + 1
         )
-        self.meter.send()
+        self.meter.unit_sent()
         self.pool.submit(work.unit)
 
     def _meter(self, outcome: Outcome) -> None:
         """Count the worker's seconds, and pass on what it logged."""
         unit, work = outcome.unit, outcome.work
-        self.meter.take_back(work.busy_s)
+        self.meter.unit_returned(work.busy_s)
         if outcome.receipt is not None:
             self.meter.time_unit(len(unit.items), work.run_s)
         for note in work.notes:
@@ -172,7 +172,7 @@ class Ladder:
         rows = self.files.quarantined([unit])
         for row in rows:
             self.events.write("quarantined", Level.WARNING, **self._about(unit) | asdict(row))
-        self.meter.lose(len(rows))
+        self.meter.add_quarantined(len(rows))
         self.quarantined += rows
         self._check_circuit()
         return len(rows)
@@ -184,10 +184,10 @@ class Ladder:
             raise self._open(f"{found}; the last in stage {last.stage}: {last.error}: {last.message}")
 
     def _open(self, found: str) -> CircuitOpen:
-        fix = f"correct the cause, delete the stage's folder in {self.files.folder} and run: avpref runs resume RUN"
-        self.events.write("circuit_opened", Level.ERROR, stage=self.meter.stage, message=found)
+        fix = f"correct the cause, delete the stage's folder in {self.files.store.uri('')} and run: avpref runs resume RUN"
+        self.events.write("circuit_opened", Level.ERROR, stage=self.meter.counts.stage, message=found)
         return CircuitOpen(found, "failures of a few candidates only", fix)
 
     def _about(self, unit: Unit) -> dict[str, Any]:
         """What an event says of the unit that it is about."""
-        return {"stage": unit.stage, "pool": self.meter.workers.pool, "shard": unit.shard, "unit": unit.name}
+        return {"stage": unit.stage, "pool": self.meter.counts.workers.pool, "shard": unit.shard, "unit": unit.name}

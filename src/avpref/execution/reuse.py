@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from avpref.execution.plan import Shard
 from avpref.storage.files import Files
-from avpref.storage.sibling_runs import Neighbour, UnitFile, find, here_and_beside, unit_files
+from avpref.storage.sibling_runs import SiblingRun, UnitFile, find, itself_and_siblings, unit_files
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
@@ -49,14 +49,14 @@ Elsewhere = Callable[[str, str, Sequence[Any]], dict[str, UnitFile]]
 class Reuse:
     """How one stage's finished items are found and taken over.
 
-    ``place`` owns ``files``; ``neighbours`` are looked into after it. ``key`` is the column of the files' table with the items' ids;
+    ``store`` owns ``files``; ``siblings`` are looked into after it. ``key`` is the column of the files' table with the items' ids;
     ``parts`` gives a unit as each column commits it. ``counted`` is what items times columns are called, where that is not what
     the stage's items are called.
     """
 
     files: UnitFiles
-    place: Files
-    neighbours: Callable[[], Sequence[Neighbour]]
+    store: Files
+    siblings: Callable[[], Sequence[SiblingRun]]
     key: str
     parts: Callable[[Unit], Sequence[Unit]] = lambda unit: [unit]
     bring: Bring = bring_nothing
@@ -160,7 +160,7 @@ def _look(reuse: Reuse, missing: Mapping[str, Unit], done: set[str]) -> Found:
         return {}
     stage, fingerprint = next((part.stage, part.fingerprint) for part in missing.values())
     wanted = {name: [item.item_id for item in part.items] for name, part in missing.items()}
-    owners = here_and_beside(reuse.place, reuse.neighbours)
+    owners = itself_and_siblings(reuse.store, reuse.siblings)
     found = find(unit_files(owners, stage, fingerprint), reuse.key, wanted, done)
     if reuse.elsewhere is None:
         return found

@@ -18,16 +18,16 @@ from avpref.domain import Origin
 from avpref.identity import bytes_sha256
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS
-from avpref.storage.sibling_runs import Neighbour, UnitFile, bring_files, find, units_by_fingerprint
+from avpref.storage.sibling_runs import SiblingRun, UnitFile, bring_files, find, units_by_fingerprint
 
 HASHING_THREADS = 4
 
 
 @dataclass(frozen=True)
 class BringClips:
-    """Brings candidates' clips to ``place``, and their latents where the run keeps latents."""
+    """Brings candidates' clips to ``store``, and their latents where the run keeps latents."""
 
-    place: Files
+    store: Files
     keeps_latents: bool
     ground_truth_has_latents: bool
 
@@ -43,13 +43,13 @@ class BringClips:
             pc.is_in(rows["candidate_id"], pa.array([row["candidate_id"] for row in taken], pa.string()))
         )
         names = [name for row in taken for name in (row["path"], row["latents_path"] if self.keeps_latents else "")]
-        if not bring_files(source, self.place, [name for name in names if name]):
+        if not bring_files(source, self.store, [name for name in names if name]):
             return kept.slice(0, 0)
         return kept if self.keeps_latents else _without_latents(kept)
 
     def _is_whole(self, source: Files, row: Mapping[str, Any]) -> bool:
         """Whether the clip is what the row says: the one that is here already, or the neighbour's."""
-        holder = self.place if self.place.exists(row["path"]) else source
+        holder = self.store if self.store.exists(row["path"]) else source
         try:
             return bytes_sha256(holder.read(row["path"])) == row["sha256"]
         except FileNotFoundError:
@@ -73,10 +73,10 @@ class SameClips:
     """Lets rows through that a neighbour made from the very clips that are here: its file has the same name, hash included.
 
     ``paths`` are the clips' by item, in folders' own files unless ``are_shared`` says that they are everyone's. Columns whose
-    fingerprint is in ``embedded`` keep embeddings, which are brought to ``place``.
+    fingerprint is in ``embedded`` keep embeddings, which are brought to ``store``.
     """
 
-    place: Files
+    store: Files
     key: str
     paths: Mapping[str, str]
     are_shared: bool = False
@@ -92,7 +92,7 @@ class SameClips:
             return rows
         ending = f"-{file.fingerprint}/{file.unit_name}.safetensors"
         kept = [name for name in source.names(EMBEDDINGS) if name.endswith(ending)]
-        return rows if kept and bring_files(source, self.place, kept) else rows.slice(0, 0)
+        return rows if kept and bring_files(source, self.store, kept) else rows.slice(0, 0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class GroundTruthElsewhere:
     that network's ``fingerprint`` must be the folder's name, so product version and sampler settings are this run's.
     """
 
-    owners: Callable[[], Sequence[Neighbour]]
+    owners: Callable[[], Sequence[SiblingRun]]
     sampler_hash: str
     fingerprint: Callable[[str], str]
 
@@ -114,12 +114,12 @@ class GroundTruthElsewhere:
         for files in units_by_fingerprint(self.owners(), stage) if left else ():
             if not left:
                 break
-            if files[0].fingerprint != fingerprint and self._is_kin(files):
+            if files[0].fingerprint != fingerprint and self._same_sampler_and_version(files):
                 found |= find(files, "candidate_id", {"": sorted(left)})
                 left -= found.keys()
         return found
 
-    def _is_kin(self, files: Sequence[UnitFile]) -> bool:
+    def _same_sampler_and_version(self, files: Sequence[UnitFile]) -> bool:
         """Whether this product would give the folder its name, for the network of its first generated row."""
         for file in files:
             rows = file.rows(["sampler_hash", "checkpoint_hash"])

@@ -19,7 +19,7 @@ from avpref.execution.reuse import Reuse, ShardWork, Taken, compose, take_over
 from avpref.execution.stage_observer import NoObserver, ShardDone, StageObserver
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
-from avpref.observability.run_status import audience, told
+from avpref.observability.run_status import publishing_pass, subscribers
 from avpref.storage.event_log import EventLog
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import CommittedUnits
@@ -64,13 +64,13 @@ class Stage:
 def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     """Finish what is left of one shard; returns what it came to."""
     meter = stage.progress.meter
-    mark, lost_now = meter.mark(), meter.quarantined
+    start, lost_now = meter.snapshot(), meter.counts.quarantined
     stage.ladder.run(work.units)
     if stage.reuse:
         compose(stage.reuse, work)
     meter.end_shard()
-    span = meter.since(mark)
-    lost = meter.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
+    span = meter.since(start)
+    lost = meter.counts.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
     return ShardDone(
         shard=shard.ordinal,
         rows=shard.num_items - lost,
@@ -134,13 +134,19 @@ def run_stage(
     taken = take_over(reuse, shards) if reuse else _missing(shards, lost.keys())
     left = [each for work in taken.work.values() for each in work.units]
     meter = _meter(name, unit, shards, executor, left, files)
-    meter.lose(len(before))
-    allowed = max(1, round(meter.total * place.max_quarantined_share))
-    watchers = audience(name, observer.listener)
-    place.events.write("units_planned", stage=name, items=meter.total, units=meter.num_units, present=meter.present)
+    meter.add_quarantined(len(before))
+    allowed = max(1, round(meter.counts.total * place.max_quarantined_share))
+    watchers = subscribers(name, observer.listener)
+    place.events.write(
+        "units_planned",
+        stage=name,
+        items=meter.counts.total,
+        units=meter.counts.units_total,
+        present=meter.counts.present,
+    )
     pool_of = open_pool(executor, spec(), files) if left else _no_pool()
-    progress_of = partial(Progress, name, meter.total, unit=unit, listener=watchers, meter=meter)
-    with told(watchers, meter), pool_of as pool, progress_of() as progress:
+    progress_of = partial(Progress, name, meter.counts.total, unit=unit, listener=watchers, meter=meter)
+    with publishing_pass(watchers, meter), pool_of as pool, progress_of() as progress:
         ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
         stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
         done = _run_shards(stage, shards, taken, observer)
@@ -169,7 +175,7 @@ def _meter(
         num_shards=len(shards),
         workers=_workers(executor, pool),
     )
-    meter.find(total - missing, present)
+    meter.add_present(total - missing, present)
     return meter
 
 

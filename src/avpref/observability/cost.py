@@ -1,4 +1,4 @@
-"""What a run has spent: seconds of workers and GPUs per stage, all executions together, and the cost of a kept pair."""
+"""The cost of a run: seconds of workers and GPUs per stage over all executions, and the price of a kept pair."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from avpref.config.observe_settings import ObserveSettings
 from avpref.observability.meters import S_PER_H
-from avpref.observability.run_status import UNITS_SUFFIX, Spent, documents
+from avpref.observability.status_documents import Spent, read_passes
 
 BEFORE_PAIRS = ("generate", "score")
 """The stages whose work becomes pairs; networks are trained and evaluated with them, or serve many runs."""
@@ -17,7 +17,7 @@ BEFORE_PAIRS = ("generate", "score")
 
 @dataclass(frozen=True)
 class StageSpending:
-    """One pass over units: its name, the stage that it belongs to, and what it took."""
+    """One pass over units: its name, the stage that it belongs to, and its cost."""
 
     name: str
     stage: str
@@ -26,7 +26,7 @@ class StageSpending:
 
 @dataclass(frozen=True)
 class Spending:
-    """What the passes of a run took, and how many pairs came out."""
+    """The cost of all passes of a run, and the number of pairs that it kept."""
 
     stages: Sequence[StageSpending]
     kept_pairs: int
@@ -35,29 +35,29 @@ class Spending:
     @property
     def gpu_s(self) -> float:
         """GPU-seconds of all stages."""
-        return sum(each.spent.gpu_s for each in self.stages)
+        return sum(stage.spent.gpu_s for stage in self.stages)
 
     @property
     def cost(self) -> float | None:
-        """What the GPU-seconds cost; None without a price."""
+        """The price of the GPU-seconds in the configured currency; None without a price per GPU-hour."""
         return self._price(self.gpu_s)
 
     @property
     def cost_per_kept_pair(self) -> float | None:
-        """What a pair cost: candidates and scores. None without a price, without pairs, or where no GPU was held."""
-        each_s = self._per_pair(sum(each.spent.gpu_s for each in self._before_pairs))
-        return self._price(each_s) if each_s else None
+        """The price of a pair: of its candidates and scores. None without a price, without pairs, or where no GPU was held."""
+        gpu_s = self._per_pair(sum(stage.spent.gpu_s for stage in self._before_pairs))
+        return self._price(gpu_s) if gpu_s else None
 
     def document(self) -> dict[str, Any]:
-        """As the result document has it."""
+        """The entry ``spent`` of the result document."""
         before = self._before_pairs
         return {
-            "stages": [{"name": each.name, "stage": each.stage, **asdict(each.spent)} for each in self.stages],
+            "stages": [{"name": stage.name, "stage": stage.stage, **asdict(stage.spent)} for stage in self.stages],
             "gpu_s": round(self.gpu_s, 3),
-            "busy_actor_s": round(sum(each.spent.busy_s for each in self.stages), 3),
+            "busy_actor_s": round(sum(stage.spent.busy_s for stage in self.stages), 3),
             "kept_pairs": self.kept_pairs,
-            "gpu_s_per_kept_pair": self._per_pair(sum(each.spent.gpu_s for each in before)),
-            "busy_actor_s_per_kept_pair": self._per_pair(sum(each.spent.busy_s for each in before)),
+            "gpu_s_per_kept_pair": self._per_pair(sum(stage.spent.gpu_s for stage in before)),
+            "busy_actor_s_per_kept_pair": self._per_pair(sum(stage.spent.busy_s for stage in before)),
             "price_per_gpu_hour": self.settings.price_per_gpu_hour,
             "currency": self.settings.currency,
             "cost": self.cost,
@@ -66,7 +66,7 @@ class Spending:
 
     @property
     def _before_pairs(self) -> list[StageSpending]:
-        return [each for each in self.stages if each.stage in BEFORE_PAIRS]
+        return [stage for stage in self.stages if stage.stage in BEFORE_PAIRS]
 
     def _per_pair(self, seconds: float) -> float | None:
         return seconds / self.kept_pairs if self.kept_pairs else None
@@ -77,8 +77,6 @@ class Spending:
 
 
 def spending(root: Path, kept_pairs: int, settings: ObserveSettings) -> Spending:
-    """What the run in ``root`` has spent so far, from the documents of its stages."""
-    found = [
-        StageSpending(each["name"], each["stage"], Spent(**each["spent"])) for each in documents(root, UNITS_SUFFIX)
-    ]
-    return Spending(sorted(found, key=lambda each: each.name), kept_pairs, settings)
+    """The cost so far of the run in ``root``, from the status documents of its passes. Raises InputError for a broken one."""
+    stages = [StageSpending(status.name, status.stage, status.spent) for status in read_passes(root)]
+    return Spending(sorted(stages, key=lambda stage: stage.name), kept_pairs, settings)

@@ -1,7 +1,7 @@
-"""Meters of a stage: how much is done, in flight and waiting, how busy the workers are, what it takes, when it ends.
+"""Meters of a stage: items done, units in flight and waiting, how busy the workers are, cost, and time left.
 
-:class:`StageMeter` counts; :class:`StageMeasure` is what it says at a moment, and all that terminals, artifacts, endpoints
-and documents are given.
+:class:`StageMeter` counts; :class:`StageMeasure` is its reading at one moment. Terminals, artifacts, endpoints and documents are
+given measures only.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 from bisect import insort
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 MS_PER_S = 1000.0
@@ -20,7 +20,7 @@ MEDIAN, TAIL = 0.5, 0.95
 
 @dataclass(frozen=True)
 class Workers:
-    """Who works: the pool's name, how many workers it has, and the GPUs (or the share of one) that each holds."""
+    """The workers of a stage: the pool's name, how many workers it has, and the GPUs (or the share of one) that each holds."""
 
     pool: str = "main"
     num_actors: int = 1
@@ -29,29 +29,38 @@ class Workers:
 
 @dataclass(frozen=True)
 class StageMeasure:
-    """A stage at a moment, counted since this execution began.
+    """The reading of a stage's meter at one moment, counted since this execution began.
 
-    ``total`` items are planned, in ``units_total`` units; ``done`` of them are finished, ``present`` of which were finished
-    before, and ``quarantined`` were given up. ``busy_s`` is the sum of all workers' seconds of work; ``p50_ms`` and ``p95_ms`` are
-    quantiles, over units, of a unit's milliseconds per item (None before the first unit is finished).
+    ``total`` items are planned, in ``units_total`` units; ``done`` of them are finished. Of the finished ones ``present`` were
+    finished by earlier executions, and ``quarantined`` were given up. ``busy_s`` is the sum of all workers' seconds of work;
+    ``p50_ms`` and ``p95_ms`` are quantiles, over units, of a unit's milliseconds per item (None before the first finished unit).
     """
 
     stage: str
     unit: str
     workers: Workers
     total: int
-    done: int
-    present: int
-    quarantined: int
-    units_total: int
-    units_done: int
-    units_in_flight: int
-    shards_total: int
-    shards_done: int
-    elapsed_s: float
-    busy_s: float
-    p50_ms: float | None
-    p95_ms: float | None
+    done: int = 0
+    present: int = 0
+    quarantined: int = 0
+    units_total: int = 0
+    units_done: int = 0
+    units_in_flight: int = 0
+    shards_total: int = 0
+    shards_done: int = 0
+    elapsed_s: float = 0.0
+    busy_s: float = 0.0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+
+    @staticmethod
+    def from_document(document: Mapping[str, Any]) -> StageMeasure:
+        """Read :meth:`document` back. Raises KeyError or TypeError for a wrong or missing key."""
+        workers = Workers(**{field.name: document[field.name] for field in fields(Workers)})
+        own = [field.name for field in fields(StageMeasure) if field.name != "workers"]
+        optional = ("shards_total", "shards_done")  # absent in documents of earlier releases
+        counts = {name: document[name] for name in own if name in document or name not in optional}
+        return StageMeasure(workers=workers, **counts)
 
     @property
     def made(self) -> int:
@@ -60,7 +69,7 @@ class StageMeasure:
 
     @property
     def units_waiting(self) -> int:
-        """Depth of the queue: units that no worker has been given yet."""
+        """Depth of the queue: units that no worker has yet."""
         return max(0, self.units_total - self.units_done - self.units_in_flight)
 
     @property
@@ -70,14 +79,14 @@ class StageMeasure:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that are left at this rate; None before there is a rate."""
+        """Seconds left at this rate; None before there is a rate."""
         if self.done >= self.total:
             return 0.0
         return (self.total - self.done) / self.rate_hz if self.rate_hz > 0 else None
 
     @property
     def busy_share(self) -> float:
-        """Share of the workers' time in which they worked: 1 where no worker ever waited."""
+        """Share of the workers' time in which they worked, 0 to 1: 1 where no worker ever waited."""
         offered_s = self.workers.num_actors * self.elapsed_s
         return self.busy_s / offered_s if offered_s > 0 else 0.0
 
@@ -88,12 +97,12 @@ class StageMeasure:
 
     @property
     def quarantine_share(self) -> float:
-        """Share of the finished items that were given up."""
+        """Share of the finished items, 0 to 1, that were given up."""
         return self.quarantined / self.done if self.done else 0.0
 
     @property
     def text(self) -> str:
-        """One line for people: rate, what is left, what was lost, how busy the workers are."""
+        """One line for people: counts, rate, how busy the workers are, quarantined items, time left."""
         parts = [f"{self.done}/{self.total} {self.unit}".rstrip(), rate(self.rate_hz)]
         if self.busy_s:
             parts.append(f"busy {100 * self.busy_share:.0f} %")
@@ -103,20 +112,20 @@ class StageMeasure:
 
     @property
     def left(self) -> str:
-        """What is left of the time, for people."""
+        """The time left, for people."""
         if self.done >= self.total:
             return "done"
         return "…" if self.eta_s is None else f"{duration(self.eta_s)} left"
 
     def document(self) -> dict[str, Any]:
-        """Everything, derived numbers included, as a JSON document."""
+        """All fields and the derived numbers as a JSON document; the fields of ``workers`` stand beside the others."""
         derived = ("made", "units_waiting", "rate_hz", "eta_s", "busy_share", "gpu_s", "quarantine_share")
         whole = asdict(self)
         return whole | whole.pop("workers") | {name: getattr(self, name) for name in derived}
 
 
 class StageMeter:
-    """Counts one stage's work. Every number comes from the thread that drives the stage."""
+    """Counts one stage's work. Only the thread that drives the stage may call it."""
 
     def __init__(
         self,
@@ -128,94 +137,82 @@ class StageMeter:
         num_shards: int = 0,
         workers: Workers | None = None,
     ) -> None:
-        self.stage, self.total, self.unit = stage, total, unit
-        self.workers = workers or Workers()
-        self.num_units, self.num_shards, self.shards_done = num_units, num_shards, 0
-        self.done = self.present = self.quarantined = self.units_done = self.units_in_flight = 0
-        self.busy_s = 0.0
+        self.counts = StageMeasure(
+            stage, unit, workers or Workers(), total, units_total=num_units, shards_total=num_shards
+        )
         self._started = time.monotonic()
-        self._ms: list[float] = []
+        self._unit_ms: list[float] = []
         self._sorted_ms: list[float] = []
 
-    def find(self, items: int, units: int = 0) -> None:
-        """Count what an earlier execution finished; it does not enter the rate."""
-        self.present += items
-        self.done += items
-        self.units_done += units
+    def add_present(self, items: int, units: int = 0) -> None:
+        """Count items and units that an earlier execution finished; they do not enter the rate."""
+        now = self.counts
+        self.counts = replace(
+            now, present=now.present + items, done=now.done + items, units_done=now.units_done + units
+        )
 
     def finish(self, items: int) -> None:
         """Count finished items."""
-        self.done += items
+        self.counts = replace(self.counts, done=self.counts.done + items)
 
-    def send(self) -> None:
+    def unit_sent(self) -> None:
         """Count a unit that a worker was given."""
-        self.units_in_flight += 1
+        self.counts = replace(self.counts, units_in_flight=self.counts.units_in_flight + 1)
 
-    def take_back(self, busy_s: float) -> None:
-        """Count a unit that came back, finished or not, and the worker's seconds."""
-        self.units_in_flight -= 1
-        self.busy_s += busy_s
+    def unit_returned(self, busy_s: float) -> None:
+        """Count a unit that came back, finished or not, and the worker's seconds of work."""
+        now = self.counts
+        self.counts = replace(now, units_in_flight=now.units_in_flight - 1, busy_s=now.busy_s + busy_s)
 
-    def be_busy(self) -> None:
+    def mark_all_busy(self) -> None:
         """Count all workers as busy since the stage began."""
-        self.busy_s = self.workers.num_actors * (time.monotonic() - self._started)
+        busy_s = self.counts.workers.num_actors * (time.monotonic() - self._started)
+        self.counts = replace(self.counts, busy_s=busy_s)
 
     def time_unit(self, items: int, seconds: float) -> None:
-        """Note what the items of a finished unit took each."""
+        """Record the seconds that a finished unit of ``items`` items took."""
         if items:
-            each_ms = MS_PER_S * seconds / items
-            self._ms.append(each_ms)
-            insort(self._sorted_ms, each_ms)
+            item_ms = MS_PER_S * seconds / items
+            self._unit_ms.append(item_ms)
+            insort(self._sorted_ms, item_ms)
 
     def commit(self) -> None:
         """Count a planned unit that is finished."""
-        self.units_done += 1
+        self.counts = replace(self.counts, units_done=self.counts.units_done + 1)
 
     def end_shard(self) -> None:
         """Count a finished shard."""
-        self.shards_done += 1
+        self.counts = replace(self.counts, shards_done=self.counts.shards_done + 1)
 
-    def lose(self, items: int) -> None:
+    def add_quarantined(self, items: int) -> None:
         """Count items that were given up."""
-        self.quarantined += items
+        self.counts = replace(self.counts, quarantined=self.counts.quarantined + items)
 
-    def mark(self) -> Mark:
-        """A moment to measure from; see :meth:`since`."""
-        return Mark(len(self._ms), self.busy_s, time.monotonic())
+    def snapshot(self) -> Snapshot:
+        """The start of a span; see :meth:`since`."""
+        return Snapshot(len(self._unit_ms), self.counts.busy_s, time.monotonic())
 
-    def since(self, mark: Mark) -> Span:
-        """What happened since ``mark``."""
-        times = sorted(self._ms[mark.num_units :])
-        busy_s = self.busy_s - mark.busy_s
-        seconds = time.monotonic() - mark.at_s
+    def since(self, start: Snapshot) -> Span:
+        """The time and work between ``start`` and now."""
+        times = sorted(self._unit_ms[start.num_units :])
+        busy_s = self.counts.busy_s - start.busy_s
+        seconds = time.monotonic() - start.at_s
         quantiles = quantile(times, MEDIAN), quantile(times, TAIL)
-        return Span(seconds, busy_s, busy_s * self.workers.gpus_per_actor, *quantiles)
+        return Span(seconds, busy_s, busy_s * self.counts.workers.gpus_per_actor, *quantiles)
 
     def measure(self) -> StageMeasure:
-        """What is to be said now."""
-        return StageMeasure(
-            stage=self.stage,
-            unit=self.unit,
-            workers=self.workers,
-            total=self.total,
-            done=self.done,
-            present=self.present,
-            quarantined=self.quarantined,
-            units_total=self.num_units,
-            units_done=self.units_done,
-            units_in_flight=self.units_in_flight,
-            shards_total=self.num_shards,
-            shards_done=self.shards_done,
+        """The counts with the times of now."""
+        return replace(
+            self.counts,
             elapsed_s=time.monotonic() - self._started,
-            busy_s=self.busy_s,
             p50_ms=quantile(self._sorted_ms, MEDIAN),
             p95_ms=quantile(self._sorted_ms, TAIL),
         )
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A moment of a meter."""
+class Snapshot:
+    """The state of a meter at the start of a span."""
 
     num_units: int
     busy_s: float
@@ -224,7 +221,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Span:
-    """What a part of a stage took: wall seconds, seconds of work, GPU-seconds, milliseconds per item (None: no unit)."""
+    """The cost of a part of a stage: wall seconds, seconds of work, GPU-seconds, milliseconds per item (None: no unit)."""
 
     seconds: float
     busy_s: float
@@ -234,17 +231,17 @@ class Span:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest of ``ordered`` (ascending) that at least ``share`` of them do not exceed; None of nothing."""
+    """The smallest of ``ordered`` (ascending) that at least ``share`` (0 to 1) of them do not exceed; None where it is empty."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
 def rate(per_s: float) -> str:
-    """A rate per second, or per hour where less than one is done in a second."""
+    """A rate as text: per second, or per hour where it is below one per second."""
     return f"{per_s:.1f}/s" if per_s >= 1 else f"{S_PER_H * per_s:.0f}/h"
 
 
 def duration(seconds: float) -> str:
-    """A duration in seconds, minutes or hours, whichever has few digits."""
+    """A duration as text: seconds below 10 minutes, minutes below 10 hours, else hours."""
     if seconds < 600:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 36000 else f"{seconds / S_PER_H:.1f} h"

@@ -15,7 +15,7 @@ TENTH = 0.1
 LINE_EVERY_S = 30.0
 
 Listener = Callable[[StageMeasure], None]
-"""Called with the stage's measure as it goes on; flows attach Prefect artifacts, documents and the endpoint here."""
+"""Called with the measure of a running stage; Prefect artifacts, documents and the endpoint are attached as listeners."""
 
 
 class Progress:
@@ -43,7 +43,7 @@ class Progress:
         if self._is_terminal() and self.total:
             self._bar = _bar(self._stream, self.unit)
             self._bar.start()
-            self._task = self._bar.add_task(self.stage, total=self.total, said="")
+            self._task = self._bar.add_task(self.stage, total=self.total, rate="")
         return self
 
     def __exit__(
@@ -55,16 +55,16 @@ class Progress:
     @property
     def done(self) -> int:
         """Finished items, those of earlier executions included."""
-        return self.meter.done
+        return self.meter.counts.done
 
     @property
     def rate_hz(self) -> float:
-        """Items per second since the start, without what was already there."""
+        """Items per second in this execution; items of earlier executions do not count."""
         return self.meter.measure().rate_hz
 
     def skip(self, count: int, units: int = 0) -> None:
         """Count work that an earlier execution finished; it does not enter the rate."""
-        self.meter.find(count, units)
+        self.meter.add_present(count, units)
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done)
 
@@ -76,7 +76,7 @@ class Progress:
         if self._listener:
             self._listener(measure)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, said=_aside(measure))
+            self._bar.update(self._task, completed=self.done, rate=_rate(measure))
         elif self.total and self._is_due(before):
             self._print_line(measure)
 
@@ -87,7 +87,7 @@ class Progress:
     def _print_line(self, measure: StageMeasure) -> None:
         self._last_line = time.monotonic()
         share = 100 * self.done // self.total
-        text = f"{self.stage}: {self.done}/{self.total} {self.unit} ({share} %), {_aside(measure)}, {measure.left}"
+        text = f"{self.stage}: {self.done}/{self.total} {self.unit} ({share} %), {_rate(measure)}, {measure.left}"
         self._stream.write(text + "\n")
         self._stream.flush()
 
@@ -95,8 +95,8 @@ class Progress:
         return self._stream.isatty() and "CI" not in os.environ
 
 
-def _aside(measure: StageMeasure) -> str:
-    """What a line or bar says beside the counts."""
+def _rate(measure: StageMeasure) -> str:
+    """Rate, share of busy time and quarantined items, which stand beside the counts in a line or bar."""
     parts = [rate(measure.rate_hz)]
     if measure.busy_s:
         parts.append(f"busy {100 * measure.busy_share:.0f} %")
@@ -114,7 +114,7 @@ def _bar(stream: TextIO, unit: str) -> Any:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=Console(file=stream, no_color="NO_COLOR" in os.environ))

@@ -1,7 +1,7 @@
-"""Meters for Prometheus: the newest measure of every stage of this process's runs, at ``http://HOST:PORT/metrics``.
+"""Metrics for Prometheus: the newest measure of every stage of this process's runs, at ``http://HOST:PORT/metrics``.
 
-Counters stay when a stage ends, for as long as the command runs. Watching never fails a run: where the port cannot be
-had, one line says so and the run goes on without an endpoint.
+Counters of a finished stage stay for as long as the command runs. The endpoint never fails a run: where the port cannot be
+opened, one line on stderr says so and the run goes on without an endpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LABELS = ("run", "stage", "pool")
 
 @dataclass(frozen=True)
 class Series:
-    """A metric with one number per stage: name, help, and what of a measure it is (None: nothing to say yet)."""
+    """A metric with one number per stage: name, help, and its value in a measure (None: no value yet, nothing is shown)."""
 
     name: str
     text: str
@@ -44,26 +44,26 @@ GAUGES = (
     Series("avpref_workers", "workers of the pool", lambda m: m.workers.num_actors),
     Series("avpref_busy_share", "share of the workers' time in which they worked", lambda m: m.busy_share),
     Series("avpref_items_per_second", "rate of this execution", lambda m: m.rate_hz),
-    Series("avpref_eta_seconds", "seconds that are left at this rate", lambda m: m.eta_s),
+    Series("avpref_eta_seconds", "seconds left at this rate", lambda m: m.eta_s),
     Series("avpref_elapsed_seconds", "seconds since the stage began", lambda m: m.elapsed_s),
 )
 
 
 @dataclass(eq=False)
 class Collector:
-    """What the endpoint shows. Stages tell it from their threads; scrapes ask from the server's."""
+    """Holds the measures that the endpoint shows. Stages publish from their threads; the server's thread collects."""
 
     _measures: dict[tuple[str, str, str], StageMeasure] = field(default_factory=dict)
     _costs: dict[tuple[str, str], tuple[int, float | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def tell(self, run: str, measure: StageMeasure) -> None:
-        """Take in a stage's measure."""
+    def publish(self, run: str, measure: StageMeasure) -> None:
+        """Show ``measure`` in place of the stage's last one."""
         with self._lock:
             self._measures[run, measure.stage, measure.workers.pool] = measure
 
-    def tell_pairs(self, run: str, currency: str, kept: int, cost_per_pair: float | None) -> None:
-        """Take in how many pairs a run kept, and what each cost (None: no price, or no GPU was held)."""
+    def publish_pairs(self, run: str, currency: str, kept: int, cost_per_pair: float | None) -> None:
+        """Show how many pairs a run kept, and the cost of each (None: no price, or no GPU was held)."""
         with self._lock:
             self._costs[run, currency] = kept, cost_per_pair
 
@@ -84,9 +84,9 @@ def _of_stages(measures: dict[tuple[str, str, str], StageMeasure]) -> Iterator[M
         kept = measure.made - measure.quarantined
         for outcome, count in (("made", kept), ("present", measure.present), ("quarantined", measure.quarantined)):
             items.add_metric([*labels, outcome], count)
-        for share, each_ms in (("0.5", measure.p50_ms), ("0.95", measure.p95_ms)):
-            if each_ms is not None:
-                times.add_metric([*labels, share], each_ms)
+        for share, item_ms in (("0.5", measure.p50_ms), ("0.95", measure.p95_ms)):
+            if item_ms is not None:
+                times.add_metric([*labels, share], item_ms)
     yield items
     yield times
     for kind, all_series in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):
@@ -104,17 +104,17 @@ def _of_runs(costs: dict[tuple[str, str], tuple[int, float | None]]) -> Iterator
 
     pairs = GaugeMetricFamily("avpref_kept_pairs", "pairs that the run kept", labels=["run"])
     cost = GaugeMetricFamily("avpref_cost_per_kept_pair", "at the configured price", labels=["run", "currency"])
-    for (run, currency), (kept, each) in costs.items():
+    for (run, currency), (kept, cost_per_pair) in costs.items():
         pairs.add_metric([run], kept)
-        if each is not None:
-            cost.add_metric([run, currency], each)
+        if cost_per_pair is not None:
+            cost.add_metric([run, currency], cost_per_pair)
     yield pairs
     yield cost
 
 
 @contextmanager
 def endpoint(settings: ObserveSettings) -> Iterator[Collector]:
-    """A collector, and where a port is configured the server that shows it, for the length of the block."""
+    """Give a collector for the length of the block; where a port is configured, serve it over HTTP."""
     collector = Collector()
     if not settings.prometheus_port:
         yield collector

@@ -1,67 +1,51 @@
-"""Watching a run: what a stage says of itself goes to documents in the run's folder and to the endpoint.
+"""Publishes the status of a run: to documents in the run's folder, and to the Prometheus endpoint.
 
-progress/<stage>.stage.json     when a stage of the loop began and ended, or how it failed
-progress/<name>.units.json      how far a pool's pass over its units is, and what it has cost so far, all executions together
+progress/<stage>.stage.json     one per stage of the loop: when it began and ended, or how it failed
+progress/<name>.units.json      one per pass of a pool over its units: counts, times, and the cost over all executions
 
-Both are telemetry: whoever looks at a run reads them, no stage does. Whether a stage is done is asked of its results.
+Both are telemetry. The views of the command line read them; no stage does. Whether a stage is done follows from its results.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from avpref.config.observe_settings import ObserveSettings
-from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AvprefError, CircuitOpen, StorageError
 from avpref.observability.meters import StageMeasure, StageMeter
 from avpref.observability.progress import Listener
 from avpref.observability.prometheus import Collector, endpoint
+from avpref.observability.status_documents import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    PassStatus,
+    StageError,
+    StageStatus,
+    pass_file,
+    spent_in,
+    stage_file,
+)
 from avpref.storage.event_log import EventLog, Level
-from avpref.storage.local_files import replace
 
-PROGRESS = "progress"
-STAGE_SUFFIX, UNITS_SUFFIX = ".stage.json", ".units.json"
 WRITE_EVERY_S = 1.0
-RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
-Document = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Spent:
-    """What a pass over units has taken in all executions: seconds, workers' seconds, GPU-seconds, items made."""
-
-    seconds: float = 0.0
-    busy_s: float = 0.0
-    gpu_s: float = 0.0
-    made: int = 0
-
-    def plus(self, measure: StageMeasure) -> Spent:
-        """With an execution that did something; one that found everything there costs nothing."""
-        if not measure.busy_s and not measure.made:
-            return self
-        return Spent(
-            round(self.seconds + measure.elapsed_s, 3),
-            round(self.busy_s + measure.busy_s, 3),
-            round(self.gpu_s + measure.gpu_s, 3),
-            self.made + measure.made,
-        )
-
-
-class Watched(Protocol):
-    """A folder that is watched."""
+class ObservedFolder(Protocol):
+    """A run folder whose status is published."""
 
     @property
     def root(self) -> Path:
-        """The folder; its name names the run."""
+        """The folder; its name is the run's id."""
         ...
 
     @property
@@ -76,8 +60,11 @@ class Watched(Protocol):
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told of the stages of one run in this process."""
+class RunStatus:
+    """Where this process publishes the status of one run: the run's folder and the endpoint's collector.
+
+    ``stage`` is the stage of the loop that is running, empty outside of one.
+    """
 
     root: Path
     collector: Collector
@@ -89,32 +76,32 @@ class Watch:
         return self.root.name
 
 
-_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+_status: ContextVar[RunStatus | None] = ContextVar("run_status", default=None)
 
 
 @contextmanager
-def watched(folder: Watched) -> Iterator[None]:
-    """Watch the run in ``folder`` for the length of the block: documents, and the endpoint where one is configured."""
+def publishing(folder: ObservedFolder) -> Iterator[None]:
+    """Publish the status of the run in ``folder`` for the length of the block: documents, and the endpoint if one is configured."""
     with endpoint(folder.observe) as collector:
-        token = _watch.set(Watch(folder.root, collector))
+        token = _status.set(RunStatus(folder.root, collector))
         try:
             yield
         finally:
-            _watch.reset(token)
+            _status.reset(token)
 
 
 @contextmanager
-def watched_stage(folder: Watched, name: str) -> Iterator[None]:
-    """Say when the stage ``name`` begins and ends, and how it failed; what it raises is raised."""
-    document = StageDocument(folder.root / PROGRESS / f"{name}{STAGE_SUFFIX}", name)
+def publishing_stage(folder: ObservedFolder, name: str) -> Iterator[None]:
+    """Publish when the stage ``name`` begins and ends, or how it failed. An exception of the block is raised again."""
+    document = StageDocument(stage_file(folder.root, name), name)
     document.write(RUNNING)
     folder.events.write("stage_started", stage=name)
-    watch = _watch.get()
-    token = _watch.set(Watch(watch.root, watch.collector, name) if watch else None)
+    status = _status.get()
+    token = _status.set(RunStatus(status.root, status.collector, name) if status else None)
     try:
         yield
     except Exception as error:
-        with suppress(StorageError):  # a full disk must not hide what went wrong
+        with suppress(StorageError):  # a full disk must not hide the stage's own error
             document.write(FAILED, error)
             folder.events.write("stage_failed", Level.ERROR, stage=name, error=type(error).__name__, message=str(error))
         raise
@@ -124,127 +111,99 @@ def watched_stage(folder: Watched, name: str) -> Iterator[None]:
             folder.events.write("stage_interrupted", Level.WARNING, stage=name)
         raise
     finally:
-        _watch.reset(token)
+        _status.reset(token)
     document.write(DONE)
 
 
 class StageDocument:
-    """``progress/<stage>.stage.json``."""
+    """Writes ``progress/<stage>.stage.json``."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
         self.since_s = time.time()
 
     def write(self, state: str, error: Exception | None = None) -> None:
-        """Replace the document."""
-        about = {"stage": self.name, "state": state, "since_s": self.since_s, "updated_s": time.time(), "by": _self()}
-        if error is not None:
-            known = {name: getattr(error, name) for name in ("found", "fix")} if isinstance(error, AvprefError) else {}
-            about["error"] = {
-                "error": type(error).__name__,
-                "message": str(error),
-                "is_circuit_open": isinstance(error, CircuitOpen),
-                **known,
-            }
-        _write(self.path, about)
+        """Replace the document. Raises StorageError."""
+        failure = None if error is None else _stage_error(error)
+        StageStatus(self.name, state, self.since_s, time.time(), _this_process(), failure).write(self.path)
 
 
 class UnitsDocument:
-    """``progress/<name>.units.json``, replaced at most every second, and when the pass ends. A listener."""
+    """Writes ``progress/<name>.units.json``: at most once a second, and when the pass ends. A listener."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
-        self.since_s, self._written = time.time(), -WRITE_EVERY_S
-        self._before = spent_in(path)
+        self.since_s, self._written_s = time.time(), -WRITE_EVERY_S
+        self._spent_before = spent_in(path)
 
     def __call__(self, measure: StageMeasure) -> None:
-        """Take in a measure of a pass that goes on."""
-        if time.monotonic() - self._written >= WRITE_EVERY_S:
+        """Write the measure of a running pass, unless the last one is younger than a second."""
+        if time.monotonic() - self._written_s >= WRITE_EVERY_S:
             self.write(RUNNING, measure)
 
     def write(self, state: str, measure: StageMeasure) -> None:
-        """Replace the document."""
-        self._written = time.monotonic()
-        about = {"name": measure.stage, "stage": self.stage, "state": state, "since_s": self.since_s, "by": _self()}
-        spent = asdict(self._before.plus(measure))
-        _write(self.path, about | {"updated_s": time.time(), "measure": measure.document(), "spent": spent})
+        """Replace the document. Raises StorageError."""
+        self._written_s = time.monotonic()
+        spent = self._spent_before.plus(measure)
+        status = PassStatus(
+            measure.stage, self.stage, state, self.since_s, _this_process(), time.time(), measure, spent
+        )
+        status.write(self.path)
 
 
-class Audience:
-    """Everyone that one pass over units (or one training) tells how far it is. A listener."""
+class Subscribers:
+    """Everyone who receives the measures of one pass over units (or of one training). A listener."""
 
-    def __init__(self, watch: Watch | None, name: str, others: Sequence[Listener | None] = ()) -> None:
-        self._watch = watch
+    def __init__(self, status: RunStatus | None, name: str, others: Sequence[Listener | None] = ()) -> None:
+        self._status = status
         self._others = [other for other in others if other]
-        stage = watch.stage if watch else ""
-        self._document = UnitsDocument(watch.root / PROGRESS / f"{name}{UNITS_SUFFIX}", stage) if watch else None
+        self._document = UnitsDocument(pass_file(status.root, name), status.stage) if status else None
 
     def __call__(self, measure: StageMeasure) -> None:
-        """Tell everyone, each as often as it likes."""
-        if self._watch:
-            self._watch.collector.tell(self._watch.run, measure)
+        """Hand the measure of a running pass to everyone; each decides how often to use one."""
+        if self._status:
+            self._status.collector.publish(self._status.run, measure)
         if self._document:
             self._document(measure)
         for other in self._others:
             other(measure)
 
-    def say(self, state: str, measure: StageMeasure) -> None:
-        """Say that it begins, or how it ended."""
-        if self._watch and self._document:
-            self._watch.collector.tell(self._watch.run, measure)
+    def publish(self, state: str, measure: StageMeasure) -> None:
+        """Publish that the pass begins, or how it ended."""
+        if self._status and self._document:
+            self._status.collector.publish(self._status.run, measure)
             self._document.write(state, measure)
 
 
-def audience(name: str, *others: Listener | None) -> Audience:
-    """Who is to be told of the pass ``name``: the watch of this context, if there is one, and ``others``."""
-    return Audience(_watch.get(), name, others)
+def subscribers(name: str, *others: Listener | None) -> Subscribers:
+    """The subscribers of the pass ``name``: the run status of this context, if there is one, and ``others``."""
+    return Subscribers(_status.get(), name, others)
 
 
 @contextmanager
-def told(watchers: Audience, meter: StageMeter) -> Iterator[None]:
-    """Tell the watchers that a pass begins, and how it ends."""
-    watchers.say(RUNNING, meter.measure())
+def publishing_pass(receivers: Subscribers, meter: StageMeter) -> Iterator[None]:
+    """Publish that a pass begins, and how it ends. An exception of the block is raised again."""
+    receivers.publish(RUNNING, meter.measure())
     try:
         yield
     except BaseException:
         with suppress(StorageError):
-            watchers.say(FAILED, meter.measure())
+            receivers.publish(FAILED, meter.measure())
         raise
-    watchers.say(DONE, meter.measure())
+    receivers.publish(DONE, meter.measure())
 
 
-def tell_pairs(kept: int, currency: str, cost_per_pair: float | None) -> None:
-    """Tell the endpoint of this context how many pairs there are, and what each cost."""
-    watch = _watch.get()
-    if watch:
-        watch.collector.tell_pairs(watch.run, currency, kept, cost_per_pair)
+def publish_pairs(kept: int, currency: str, cost_per_pair: float | None) -> None:
+    """Show at the endpoint of this context how many pairs the run kept, and the cost of each."""
+    status = _status.get()
+    if status:
+        status.collector.publish_pairs(status.run, currency, kept, cost_per_pair)
 
 
-def documents(root: Path, suffix: str) -> list[Document]:
-    """The documents of a run with that suffix, oldest beginning first."""
-    found = [read_document(path) for path in (root / PROGRESS).glob(f"*{suffix}")]
-    return sorted((each for each in found if each), key=lambda each: each["since_s"])
+def _stage_error(error: Exception) -> StageError:
+    found, fix = (error.found, error.fix) if isinstance(error, AvprefError) else (None, None)
+    return StageError(type(error).__name__, str(error), isinstance(error, CircuitOpen), found, fix)
 
 
-def read_document(path: Path) -> Document | None:
-    """A document; None where there is none, or it is not one of this schema."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found.get("schema_version") == SCHEMA_VERSION else None
-
-
-def spent_in(path: Path) -> Spent:
-    """What earlier executions have spent on the pass whose document is at ``path``."""
-    found = (read_document(path) or {}).get("spent", {})
-    return Spent(**{field.name: found[field.name] for field in fields(Spent) if field.name in found})
-
-
-def _write(path: Path, document: Document) -> None:
-    whole = {"schema_version": SCHEMA_VERSION, **document}
-    replace(path, json.dumps(whole, indent=1, ensure_ascii=False).encode())
-
-
-def _self() -> str:
+def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"

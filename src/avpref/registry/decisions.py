@@ -1,4 +1,4 @@
-"""Decisions on disk: ``decisions/<id>.json`` in the run's folder, whole or absent, with all that they were taken from."""
+"""Decisions on disk: ``decisions/<id>.json`` in the run's folder, written once, with everything that they were taken from."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from avpref.datasets.evidence import gate
 from avpref.datasets.evidence.decision import Decision, DecisionInputs, inputs_of, scores_of, take
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
+from avpref.registry.decision_record import ADAPTER, CHECKPOINT, SUMMARY, DecisionRecord, RecordedFile
 from avpref.storage.file_hashes import sha256_of
 from avpref.storage.run_folder import RunFolder
 
+__all__ = ["ADAPTER", "CHECKPOINT", "SUMMARY", "DecisionRecord", "RecordedFile"]
 FOLDER = "decisions"
-ADAPTER, CHECKPOINT, SUMMARY = "adapter", "checkpoint", "summary"
-"""Roles of the files that a document lists: what serves, what it is put on, and what training said of itself."""
 RELATIVE_TOLERANCE = 1e-9
-"""Numbers of a replay may differ by so much: another processor may add in another order."""
+"""Numbers of a replay may differ by this share: another processor may add in another order."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not as it was when the decision was taken."""
+    """A value that differs from the one at the time of the decision."""
 
     what: str
     then: str
@@ -38,9 +38,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class Replay:
-    """A stored decision taken again. ``wrong``: numbers that came out otherwise; ``changed``: inputs that are others today."""
+    """A stored decision taken again. ``wrong``: numbers that differ; ``changed``: inputs that have changed since."""
 
-    stored: Mapping[str, Any]
+    stored: DecisionRecord
     again: Decision
     wrong: tuple[Difference, ...]
     changed: tuple[Difference, ...]
@@ -51,81 +51,88 @@ class Replay:
         return not self.wrong
 
 
-def seal(folder: RunFolder, decision: Decision) -> None:
-    """Make ``decision`` the run's current one: its rules as rows of the table of gate decisions."""
+def seal_decision(folder: RunFolder, decision: Decision) -> None:
+    """Make ``decision`` the run's current one: its rules become rows of the table of gate decisions."""
     inputs_hash = decision.inputs.hash
     rows = tables.to_arrow(tables.GATE_DECISIONS, gate.rows(decision.verdict, inputs_hash), inputs_hash)
     folder.tables.seal(tables.GATE_DECISIONS, decision.decision_id, rows)
 
 
-def record(
-    folder: RunFolder, decision: Decision, lineage: Mapping[str, Any], files: Sequence[Mapping[str, Any]]
+def record_decision(
+    folder: RunFolder, decision: Decision, lineage: Mapping[str, Any], files: Sequence[RecordedFile]
 ) -> None:
-    """Keep ``decision`` with what its adapter came from and its files; a document that is there stays as it is."""
-    document = decision.document() | {"lineage": lineage, "files": files}
-    whole = json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=1, ensure_ascii=False)
-    folder.files.commit_once(f"{FOLDER}/{decision.decision_id}.json", whole.encode())
+    """Store ``decision`` with the lineage and the files of its adapter; a document that exists stays as it is."""
+    plain = json.loads(json.dumps(decision.document()))
+    record = DecisionRecord(schema_version=SCHEMA_VERSION, **plain, lineage=lineage, files=tuple(files))
+    text = json.dumps(record.document(), indent=1, ensure_ascii=False)
+    folder.files.commit_once(_file(decision.decision_id), text.encode())
 
 
-def read(folder: RunFolder, decision: str = "") -> dict[str, Any]:
-    """A decision's document by id or an unambiguous beginning of it; without one, what the run decided last.
+def read_decision(folder: RunFolder, decision: str = "") -> DecisionRecord:
+    """A stored decision by id or an unambiguous beginning of one; without ``decision``, the run's last one.
 
-    Raises InputError where there is none, TableError where it cannot be read.
+    Raises InputError where there is none, TableError that names the file where it cannot be read.
     """
-    wanted, known = _plain(decision or _last(folder)), decision_ids(folder)
-    found = [each for each in known if each.startswith(wanted)]
-    if len(found) != 1:
+    beginning, known = _checked_id(decision or _last(folder)), decision_ids(folder)
+    matching = [known_id for known_id in known if known_id.startswith(beginning)]
+    if len(matching) != 1:
         fix = f"avpref eval run --run {folder.run_id} --runs {folder.runs}"
         expected = f"one of: {', '.join(known) or '(none)'}"
-        raise InputError(f"{len(found)} decisions {wanted!r} in run {folder.run_id}", expected, fix)
-    name = f"{FOLDER}/{found[0]}.json"
-    return parsed(folder.files.at(name), folder.files.read(name))
+        raise InputError(f"{len(matching)} decisions {beginning!r} in run {folder.run_id}", expected, fix)
+    name = _file(matching[0])
+    uri = folder.files.uri(name)
+    return DecisionRecord.from_document(parse_document(uri, folder.files.read(name)), uri)
 
 
 def decision_ids(folder: RunFolder) -> list[str]:
-    """Decisions that the run has taken, in no order of time."""
+    """Ids of the decisions that the run has taken, in the order of the ids."""
     return [Path(name).stem for name in folder.files.children(FOLDER)]
 
 
-def parsed(place: str, data: bytes) -> dict[str, Any]:
-    """A document of this product, read at ``place``. Raises TableError where it is torn or of another schema."""
+def parse_document(uri: str, data: bytes) -> dict[str, Any]:
+    """A JSON object of this product, read from ``uri``. Raises TableError where it is torn or of another schema version."""
     try:
         document = json.loads(data)
         version = document["schema_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise TableError(f"{place}: {error}", "a document that this product wrote", "restore it from a copy") from error
+        raise TableError(f"{uri}: {error}", "a document that this product wrote", "restore it from a copy") from error
     if version != SCHEMA_VERSION:
-        raise TableError(f"{place} has schema version {version}", str(SCHEMA_VERSION), "use the version that made it")
+        found = f"{uri} has schema version {version}"
+        raise TableError(found, f"schema version {SCHEMA_VERSION}", "use the version of avpref that made it")
     return dict(document)
 
 
-def scores(folder: RunFolder, inputs: DecisionInputs) -> pd.DataFrame:
-    """Rows of the evaluations version that the inputs name. Raises TableError where it is gone or was changed."""
+def evaluation_scores(folder: RunFolder, inputs: DecisionInputs) -> pd.DataFrame:
+    """Rows of the version of table ``evaluations`` that the inputs name. Raises TableError where it is gone or was changed."""
     manifest = folder.tables.store.version(tables.EVALUATIONS.name, inputs.evaluations)
     folder.tables.store.verify(manifest)
     return folder.tables.read_version(tables.EVALUATIONS, manifest).to_pandas()
 
 
-def again(folder: RunFolder, inputs: DecisionInputs) -> Decision:
-    """Decide from what is stored. Raises TableError where the scores were changed."""
+def decide_again(folder: RunFolder, inputs: DecisionInputs) -> Decision:
+    """Decide from the stored scores. Raises TableError where they were changed."""
     metrics = [metric.name for metric in inputs.metrics]
-    return take(inputs, scores_of(scores(folder, inputs), inputs.prompts, metrics))
+    return take(inputs, scores_of(evaluation_scores(folder, inputs), inputs.prompts, metrics))
 
 
-def replay(folder: RunFolder, decision: str = "") -> Replay:
-    """Take a stored decision again and compare. Raises InputError and TableError as :func:`read` and :func:`again`."""
-    document = read(folder, decision)
-    inputs = inputs_of(document)
-    taken = again(folder, inputs)
-    return Replay(document, taken, tuple(_wrong(document, taken)), tuple(_changed(folder, document, inputs)))
+def replay_decision(folder: RunFolder, decision: str = "") -> Replay:
+    """Take a stored decision again and compare. Raises InputError and TableError as :func:`read_decision` and :func:`decide_again`."""
+    stored = read_decision(folder, decision)
+    inputs = inputs_of(stored.document())
+    again = decide_again(folder, inputs)
+    return Replay(stored, again, tuple(_wrong(stored, again)), tuple(_changed(folder, stored, inputs)))
 
 
-def changed_files(runs: Path, document: Mapping[str, Any]) -> list[Difference]:
-    """Files of the adapter and its base that are gone or have another hash. Paths are relative to ``runs``."""
-    return list(_files(runs, document))
+def changed_files(runs: Path, record: DecisionRecord) -> list[Difference]:
+    """Files of the adapter and its base network that are gone or have another hash; their paths are relative to ``runs``."""
+    return list(_changed_files(runs, record))
 
 
-def _plain(decision: str) -> str:
+def _file(decision_id: str) -> str:
+    return f"{FOLDER}/{decision_id}.json"
+
+
+def _checked_id(decision: str) -> str:
     if not decision.isalnum():
         raise InputError(f"decision {decision!r}", "the id of a decision", "avpref gate check --json")
     return decision
@@ -135,30 +142,25 @@ def _last(folder: RunFolder) -> str:
     return str(folder.tables.read(tables.GATE_DECISIONS)["gate_id"][0].as_py())
 
 
-def _wrong(document: Mapping[str, Any], taken: Decision) -> Iterator[Difference]:
-    fresh = json.loads(json.dumps(taken.document()))
-    for name in ("decision_id", "verdict"):
-        if document[name] != fresh[name]:
-            yield Difference(name, str(document[name]), str(fresh[name]))
-    for what, then, recorded in _weights(document):
-        if then not in recorded:
-            yield Difference(what, then, ", ".join(recorded) or "no file")
-    for dimension, found in fresh["evaluation"].items():
-        then = document["evaluation"].get(dimension, {})
-        yield from _numbers(f"{dimension} ", then, found)
+def _wrong(stored: DecisionRecord, again: Decision) -> Iterator[Difference]:
+    fresh = json.loads(json.dumps(again.document()))
+    for name, then in (("decision_id", stored.decision_id), ("verdict", stored.verdict)):
+        if then != fresh[name]:
+            yield Difference(name, then, str(fresh[name]))
+    for what, named_hash, file_hashes in _weights(stored):
+        if named_hash not in file_hashes:
+            yield Difference(what, named_hash, ", ".join(file_hashes) or "no file")
+    for dimension, comparison in fresh["evaluation"].items():
+        yield from _numbers(f"{dimension} ", stored.evaluation.get(dimension, {}), comparison)
     for number, rule in enumerate(fresh["rules"]):
-        then = document["rules"][number] if number < len(document["rules"]) else {}
-        yield from _numbers(f"rule {rule['rule']} {rule['dimension']} ", then, rule)
+        before = stored.rules[number] if number < len(stored.rules) else {}
+        yield from _numbers(f"rule {rule['rule']} {rule['dimension']} ", before, rule)
 
 
-def _weights(document: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
-    """The networks that the decision is about, and the hashes of the files that its document lists for them."""
-    listed = {
-        role: [str(file["sha256"]) for file in document["files"] if file["role"] == role]
-        for role in (ADAPTER, CHECKPOINT)
-    }
-    yield "hash of the adapter", document["inputs"]["adapter_hash"], listed[ADAPTER]
-    yield "hash of the checkpoint", document["inputs"]["reference_hash"], listed[CHECKPOINT]
+def _weights(record: DecisionRecord) -> Iterator[tuple[str, str, list[str]]]:
+    """The networks that the decision is about: a label, the hash in its inputs, and the hashes of the recorded files."""
+    yield "hash of the adapter", record.adapter_hash, [file.sha256 for file in record.files_of(ADAPTER)]
+    yield "hash of the checkpoint", record.reference_hash, [file.sha256 for file in record.files_of(CHECKPOINT)]
 
 
 def _numbers(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
@@ -174,24 +176,24 @@ def _same(then: object, now: object) -> bool:
     return then == now
 
 
-def _changed(folder: RunFolder, document: Mapping[str, Any], inputs: DecisionInputs) -> Iterator[Difference]:
+def _changed(folder: RunFolder, stored: DecisionRecord, inputs: DecisionInputs) -> Iterator[Difference]:
     manifest = folder.tables.current(tables.EVALUATIONS.name)
     now = {
         "product version": (inputs.product_version, __version__),
         "evaluations": (inputs.evaluations, manifest.version if manifest else "none"),
         "norm": (inputs.norm_id, ", ".join(sorted(set(folder.tables.read(tables.NORMS)["norm_id"].to_pylist())))),
     }
-    yield from (Difference(what, then, found) for what, (then, found) in now.items() if then != found)
+    yield from (Difference(what, then, today) for what, (then, today) in now.items() if then != today)
     then, settings = inputs.settings.model_dump(mode="json"), folder.settings.evaluation.model_dump(mode="json")
     for key in then:
         if then[key] != settings[key]:
             yield Difference(f"evaluation.{key}", str(then[key]), str(settings[key]))
-    yield from _files(folder.runs, document)
+    yield from _changed_files(folder.runs, stored)
 
 
-def _files(runs: Path, document: Mapping[str, Any]) -> Iterator[Difference]:
-    for file in document["files"]:
-        path = runs / file["path"]
-        found = sha256_of(path) if path.exists() else "no file"
-        if found != file["sha256"]:
-            yield Difference(file["path"], file["sha256"], found)
+def _changed_files(runs: Path, record: DecisionRecord) -> Iterator[Difference]:
+    for file in record.files:
+        path = runs / file.path
+        now = sha256_of(path) if path.exists() else "no file"
+        if now != file.sha256:
+            yield Difference(file.path, file.sha256, now)

@@ -1,8 +1,8 @@
-"""Garbage collection of a folder of runs: mark what is live, write down what goes, remove it.
+"""Garbage collection of a folder of runs: find the garbage, write a list of it, remove it.
 
-Nothing goes while a command works on a run: every run's lock is held from marking to the end. The list of what goes is
-written before anything is removed, things go before what they refer to, and whatever a killed collection leaves is found again by the
-next, because marking starts from nothing but the files.
+Every run's lock is held from the search to the end, so that nothing is removed while a command works on a run. The list is written
+before the first removal, and a file that refers to others is removed before them. A collection starts from the files alone, so the
+next one finds whatever remained after a killed one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import AvprefError, InputError, StorageError
 from avpref.identity import digest
-from avpref.registry.adapter_records import PROMOTED, REGISTRY, RUN_FILE, run_roots
-from avpref.registry.garbage import Clock, Doomed, Sort, doomed, mentions, temporaries
+from avpref.registry.adapter_records import PROMOTED, REGISTRY, run_roots
+from avpref.registry.garbage import Clock, Garbage, GarbageKind, find_garbage, mentions, temporaries
+from avpref.storage.documents import CONFIG_FILE, EVENTS_FILE, RESULT_FILE, RUN_FILE
 from avpref.storage.local_files import LocalFiles, commit_once, replace, storage_errors
-from avpref.storage.run_folder import CONFIG_FILE, RunFolder, list_runs, open_root
+from avpref.storage.run_folder import RunFolder, list_runs, open_root
 from avpref.storage.work_folder import WorkFolder
 
 FOLDER = "gc"
@@ -34,12 +35,12 @@ BEGUN, FINISHED = "begun", "finished"
 DAY_S, HOUR_S = 86400.0, 3600.0
 
 Reasons = dict[str, str]
-"""Runs that are passed by, with the reason."""
+"""Run id → why the run is skipped."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a collection. ``runs_too``: whole runs may go; ``leave_busy``: pass by runs that are in use."""
+    """Options of a collection. ``runs_too``: remove whole runs too; ``leave_busy``: skip runs that are in use; ``is_dry``: only list."""
 
     retention: RetentionSettings
     runs_too: bool = False
@@ -49,28 +50,27 @@ class Request:
 
 @dataclass(frozen=True)
 class Collection:
-    """What a collection removed, or would remove. ``passed_by``: runs that were left alone, with the reason.
+    """Garbage that a collection removed, or would remove. ``passed_by``: runs that were skipped, with the reason.
 
-    Of those ``unclear`` are not merely in use: it cannot be told what of them is live.
+    Of those ``unclear`` are not merely in use: one of their records or tables cannot be read. ``tombstone``: the written list.
     """
 
-    entries: tuple[Doomed, ...]
+    entries: tuple[Garbage, ...]
     passed_by: Mapping[str, str]
     unclear: tuple[str, ...]
     tombstone: Path | None
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of everything on the list; a clip that runs share is freed when its last link goes."""
-        return sum(each.num_bytes for each in self.entries)
+        """Bytes of all entries; a clip that several runs share is freed when its last link is removed."""
+        return sum(entry.num_bytes for entry in self.entries)
 
 
 def collect(runs: Path, request: Request, now_s: float | None = None) -> Collection:
-    """Remove what nothing refers to from the runs in ``runs``; ``now_s`` is the time in seconds since 1970.
+    """Remove the garbage of the runs in ``runs``; ``now_s`` is the current Unix time.
 
-    A run of which it cannot be told what is live is passed by. Raises InputError where there is no such folder or the
-    registry cannot be read, StorageError where a run is in use (nothing was removed then) or something cannot be
-    removed (the next collection goes on).
+    A run with unreadable records is skipped. Raises InputError where there is no such folder or the registry cannot be read,
+    StorageError where a run is in use (nothing was removed then) or a file cannot be removed (the next collection continues).
     """
     runs = Path(runs).resolve()
     if not runs.is_dir():
@@ -82,15 +82,15 @@ def collect(runs: Path, request: Request, now_s: float | None = None) -> Collect
         if not request.is_dry:
             tombstone = _write_down(runs, entries, clock.now_s) if entries else None
             _sweep(runs, entries)
-            for left in unfinished(runs):
-                _set_state(left, FINISHED)
+            for tombstone_file in unfinished(runs):
+                _set_state(tombstone_file, FINISHED)
     return Collection(tuple(entries), busy | unclear, tuple(unclear), tombstone)
 
 
 def unfinished(runs: Path) -> list[Path]:
     """Lists of collections that were stopped before they had removed everything."""
-    found = sorted((Path(runs) / FOLDER).glob("*.json"))
-    return [path for path in found if json.loads(path.read_text())["state"] != FINISHED]
+    tombstones = sorted((Path(runs) / FOLDER).glob("*.json"))
+    return [path for path in tombstones if json.loads(path.read_text())["state"] != FINISHED]
 
 
 def _clock(retention: RetentionSettings, now_s: float) -> Clock:
@@ -99,9 +99,9 @@ def _clock(retention: RetentionSettings, now_s: float) -> Clock:
 
 @contextmanager
 def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reasons, Reasons]]:
-    """Own every run of the folder for the length of the block; a dry run owns nothing.
+    """Own every run of the folder for the length of the block; a dry run owns none.
 
-    Gives the runs, those that are left alone (in use, or kept in a bucket), and those that cannot be read.
+    Gives the owned runs, the skipped ones (in use, or kept in a bucket), and those that cannot be read.
     """
     mine: list[RunFolder] = []
     busy: Reasons = {}
@@ -115,7 +115,7 @@ def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reas
             try:
                 folder = open_root(root)
                 if not isinstance(folder.files, LocalFiles):
-                    busy[root.name] = f"it keeps its files in {folder.files.at('')}, where nothing is collected"
+                    busy[root.name] = f"it keeps its files in {folder.files.uri('')}, where nothing is collected"
                     continue
                 if not request.is_dry:
                     stack.enter_context(folder.locked())
@@ -129,45 +129,47 @@ def _owned(runs: Path, request: Request) -> Iterator[tuple[list[RunFolder], Reas
         yield mine, busy, unclear
 
 
-def _marked(runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons) -> list[Doomed]:
-    """Everything that may go, in the order in which it goes. A run of which it cannot be told is added to ``unclear``."""
+def _marked(
+    runs: Path, folders: Sequence[RunFolder], request: Request, clock: Clock, unclear: Reasons
+) -> list[Garbage]:
+    """All garbage, in the order of removal. A run whose records cannot be read is added to ``unclear``."""
     registered = mentions(sorted((runs / REGISTRY).rglob("*.json")))
     whole = _whole_runs(runs, folders, registered, request, clock) if request.runs_too else []
-    found, going = list(whole), {each.path for each in whole}
+    garbage, removed_roots = list(whole), {run.path for run in whole}
     for folder in folders:
-        if folder.root not in going:
+        if folder.root not in removed_roots:
             try:
-                found += doomed(folder.root, registered, clock)
+                garbage += find_garbage(folder.root, registered, clock)
             except AvprefError as error:
                 unclear[folder.run_id] = error.found
-    beside = [path for path in sorted(runs.iterdir()) if path.is_dir() and not (path / RUN_FILE).exists()]
-    found += [each for path in beside for each in temporaries(path, clock)]
-    order = list(Sort)
-    return sorted(found, key=lambda each: (order.index(each.sort), str(each.path)))
+    other_folders = [path for path in sorted(runs.iterdir()) if path.is_dir() and not (path / RUN_FILE).exists()]
+    garbage += [entry for path in other_folders for entry in temporaries(path, clock)]
+    order = list(GarbageKind)
+    return sorted(garbage, key=lambda entry: (order.index(entry.kind), str(entry.path)))
 
 
 def _whole_runs(
     runs: Path, folders: Sequence[RunFolder], registered: set[str], request: Request, clock: Clock
-) -> list[Doomed]:
-    """Runs past the retention time that are not among the newest, that nobody promoted, and that no other run stands on."""
+) -> list[Garbage]:
+    """Runs past the retention time that are not among the newest, were never promoted, and on which no other run depends."""
     newest = set(list_runs(runs)[: request.retention.keep_runs])
     may_go = {folder.root: folder for folder in folders if folder.run_id not in newest | registered}
     may_go = {root: folder for root, folder in may_go.items() if not list((root / PROMOTED).glob("*.json"))}
     may_go = {root: folder for root, folder in may_go.items() if all(map(clock.is_expired, _marks(root)))}
     staying = [root for root in run_roots(runs) if root not in may_go]
-    while needed := {root for root, folder in may_go.items() if _is_stood_on(folder, staying)}:
+    while needed := {root for root, folder in may_go.items() if _is_used_by(folder, staying)}:
         staying += sorted(needed)
         may_go = {root: folder for root, folder in may_go.items() if root not in needed}
-    reason = f"older than {request.retention.keep_days:g} days, not promoted, and no other run stands on it"
-    return [Doomed(root, Sort.RUN, reason, _size(root)) for root in sorted(may_go)]
+    reason = f"older than {request.retention.keep_days:g} days, not promoted, and no other run depends on it"
+    return [Garbage(root, GarbageKind.RUN, reason, _size(root)) for root in sorted(may_go)]
 
 
 def _marks(root: Path) -> list[Path]:
-    """Files that change whenever a command works on the run."""
-    return [path for path in (root / "run.json", root / "events.jsonl", root / "result.json") if path.exists()]
+    """Files that every command that works on the run changes."""
+    return [path for path in (root / RUN_FILE, root / EVENTS_FILE, root / RESULT_FILE) if path.exists()]
 
 
-def _is_stood_on(folder: RunFolder, others: Sequence[Path]) -> bool:
+def _is_used_by(folder: RunFolder, others: Sequence[Path]) -> bool:
     """Whether the configuration of another run names this one, a file in it, or a norm that it measured."""
     norms = folder.tables.read(tables.NORMS)["norm_id"].to_pylist() if folder.tables.has(tables.NORMS) else []
     paths = [root / CONFIG_FILE for root in others]
@@ -179,17 +181,17 @@ def _size(root: Path) -> int:
     return sum(path.lstat().st_size for path in root.rglob("*") if path.is_file())
 
 
-def _write_down(runs: Path, entries: Sequence[Doomed], now_s: float) -> Path:
-    """The list of what goes and why, whole on the disk before anything is removed."""
+def _write_down(runs: Path, entries: Sequence[Garbage], now_s: float) -> Path:
+    """Write the list of garbage with the reasons; it is on the disk before the first removal."""
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
     rows = [
         {
-            "path": each.path.relative_to(runs).as_posix(),
-            "sort": str(each.sort),
-            "reason": each.reason,
-            "num_bytes": each.num_bytes,
+            "path": entry.path.relative_to(runs).as_posix(),
+            "sort": str(entry.kind),
+            "reason": entry.reason,
+            "num_bytes": entry.num_bytes,
         }
-        for each in entries
+        for entry in entries
     ]
     document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "time": when, "state": BEGUN, "entries": rows}
     path = runs / FOLDER / f"{when}-{digest('gc', rows, size=8)}.json"
@@ -203,30 +205,30 @@ def _set_state(tombstone: Path, state: str) -> None:
     replace(tombstone, json.dumps(document, indent=1).encode())
 
 
-def _sweep(runs: Path, entries: Sequence[Doomed]) -> None:
-    for left in sorted((runs / FOLDER).glob(f"{REMOVED}*")):
-        _remove_tree(left)
-    for each in entries:
-        if each.sort is Sort.RUN:
-            aside = runs / FOLDER / f"{REMOVED}{each.path.name}"
-            with storage_errors(each.path):
-                each.path.rename(aside)
-            _remove_tree(aside)
+def _sweep(runs: Path, entries: Sequence[Garbage]) -> None:
+    for half_removed in sorted((runs / FOLDER).glob(f"{REMOVED}*")):
+        _remove_tree(half_removed)
+    for entry in entries:
+        if entry.kind is GarbageKind.RUN:
+            renamed = runs / FOLDER / f"{REMOVED}{entry.path.name}"
+            with storage_errors(entry.path):
+                entry.path.rename(renamed)
+            _remove_tree(renamed)
         else:
-            remove(each.path)
-    for parent in {each.path.parent for each in entries if each.sort is not Sort.RUN}:
+            remove(entry.path)
+    for parent in {entry.path.parent for entry in entries if entry.kind is not GarbageKind.RUN}:
         _remove_empty(parent, runs)
 
 
 def remove(path: Path) -> None:
-    """Remove one file; one that is gone already is fine. Raises StorageError."""
+    """Remove one file, unless it is gone already. Raises StorageError."""
     with storage_errors(path), suppress(FileNotFoundError):
         path.unlink()
 
 
 def _remove_empty(folder: Path, runs: Path) -> None:
-    """Remove the folder and those above it, up to the run's, as far as they are empty."""
-    with suppress(OSError):  # not empty, or gone with its run
+    """Remove the folder and the folders above it, up to the run's, as long as they are empty."""
+    with suppress(OSError):  # not empty, or removed with its run
         while folder.parent not in (runs, folder):
             folder.rmdir()
             folder = folder.parent

@@ -1,9 +1,9 @@
-"""Which candidates a sealed file holds, by id and by their clip's hash, without reading the file.
+"""Looks up candidates of a sealed file by id or by their clip's hash, without reading the file.
 
-Ids are hashes, so the smallest and the largest of a row group say nothing, and a lookup would read every id of every run.
+Ids are hashes, so the smallest and largest id of a row group exclude nothing, and a lookup would read every id of every run.
 The index of a file of table ``candidates`` is three rows of 64-bit numbers: the ids in order, the clips' hashes in order (their
-first 16 digits), and the id that belongs to each hash. It is derived from the file, named by it, made where it is
-absent, and looked into through memory: benchmarks/lineage.md says what that saves.
+first 16 digits), and the id of each hash. It is derived from the file and named by it, made where it is absent, and mapped into
+memory; benchmarks/lineage.md has the times with and without it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class IdIndex:
         if not beginning.startswith(ID_LETTER) or not _is_hex(digits) or len(digits) > DIGITS:
             return []
         with self._columns(con) as (ids, _, _):
-            return [ID_LETTER + f"{ids[place]:016x}" for place in _range(ids, digits)]
+            return [ID_LETTER + f"{ids[index]:016x}" for index in _range(ids, digits)]
 
     def ids_of_clips(self, con: duckdb.DuckDBPyConnection, beginning: str) -> list[str]:
-        """Ids of the candidates whose clip's SHA-256 begins with ``beginning``; of that the first 16 digits count."""
+        """Ids of the candidates whose clip's SHA-256 begins with ``beginning``, of which the first 16 digits are compared."""
         if not _is_hex(beginning):
             return []
         with self._columns(con) as (_, hashes, owners):
-            return [ID_LETTER + f"{owners[place]:016x}" for place in _range(hashes, beginning[:DIGITS])]
+            return [ID_LETTER + f"{owners[index]:016x}" for index in _range(hashes, beginning[:DIGITS])]
 
     @contextmanager
     def _columns(self, con: duckdb.DuckDBPyConnection) -> Iterator[tuple[Sequence[int], ...]]:
@@ -72,13 +72,13 @@ class IdIndex:
                         view.release()
 
     def make(self, con: duckdb.DuckDBPyConnection) -> tuple[Sequence[int], ...]:
-        """Read the file once and keep the index beside the run; where that is refused, nothing is kept.
+        """Read the file once and write the index into the run's folder; where that is not writable, no index is kept.
 
-        Raises TableError for ids or hashes that are not ours.
+        Raises TableError for ids or hashes of another form.
         """
-        found = con.execute(sql("id_columns"), {"file": str(self.file)}).fetchall()
+        rows = con.execute(sql("id_columns"), {"file": str(self.file)}).fetchall()
         try:
-            numbers = [(int(name[1:], 16), int(sha256[:DIGITS], 16)) for name, sha256 in found]
+            numbers = [(int(name[1:], 16), int(sha256[:DIGITS], 16)) for name, sha256 in rows]
         except ValueError as error:
             raise TableError(f"{self.file}: {error}", "candidates made by this product") from error
         by_hash = sorted((sha256, name) for name, sha256 in numbers)
@@ -87,7 +87,7 @@ class IdIndex:
             array("Q", [sha256 for sha256, _ in by_hash]),
             array("Q", [name for _, name in by_hash]),
         )
-        with suppress(StorageError):  # a folder that others own
+        with suppress(StorageError):  # a folder of another user
             commit_once(self.path, b"".join(column.tobytes() for column in columns))
         return columns
 

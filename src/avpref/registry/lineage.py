@@ -1,7 +1,7 @@
-"""What an id means, and which adapters a clip touched. See docs/lineage.md for the words.
+"""Resolves ids, and finds the adapters that a clip touched. docs/lineage.md explains the terms.
 
-Every id is looked for as what it can be: the letter in front says which table (c candidate, x pair, p prompt, n norm, g
-decision); hexadecimal digits are an adapter, a checkpoint or a clip's SHA-256; anything else is a run, a record or an alias.
+The first letter of an id names its table (c candidate, x pair, p prompt, n norm, g decision). Hexadecimal digits are an adapter, a
+checkpoint or a clip's SHA-256; anything else is a run, a record or an alias.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from avpref.errors import InputError
-from avpref.registry.adapter_records import AdapterRecord, serving
-from avpref.registry.catalog import Archive, Row, Sealed
+from avpref.registry.adapter_records import AdapterRecord
+from avpref.registry.aliases import newest
+from avpref.registry.catalog import Row, RunCatalog, TableVersion
 
 SHOWN = 5
 SHORTEST = 4
-"""Fewer characters are not looked for: they would mean too much."""
+"""Shorter beginnings are not resolved: they would match too many ids."""
 
 
 class Kind(StrEnum):
-    """What an id can be of."""
+    """The kind of thing that an id names."""
 
     ADAPTER = "adapter"
     CHECKPOINT = "checkpoint"
@@ -42,8 +43,8 @@ LETTERS = {
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an id means: its kind and the whole id. ``candidates`` are a clip's; ``run_id`` is set where a run was named."""
+class Match:
+    """A resolved id: its kind and the whole id. ``candidates`` are a clip's; ``run_id`` is set where the text names a run."""
 
     kind: Kind
     id: str
@@ -52,7 +53,7 @@ class Found:
 
 
 class Role(StrEnum):
-    """What a clip was to an adapter, the strongest first: trained on, or only compared with those that were."""
+    """The role of a clip for an adapter, the strongest first: trained on, or only compared with the clips that were."""
 
     CHOSEN = "chosen"
     REJECTED = "rejected"
@@ -61,146 +62,152 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Touch:
-    """An adapter that a clip touched: as what, and through which pairs (none for one that was only a candidate)."""
+    """An adapter that a clip touched: in which role, and through which pairs (none for a mere candidate)."""
 
     record: AdapterRecord
     role: Role
     pairs: tuple[str, ...]
 
 
-def find(archive: Archive, given: str) -> Found:
-    """What ``given`` means: a whole id, or an unambiguous beginning of one.
+def resolve(catalog: RunCatalog, text: str) -> Match:
+    """The thing that ``text`` names: a whole id, or an unambiguous beginning of one.
 
-    Raises InputError where nothing begins like that, or several things do, naming them.
+    Raises InputError where no id begins like that, or where several do, naming them.
     """
-    named = _named(archive, given)
-    is_whole = any(given == each.run_id for each in named) or given in archive.names
-    found = named if is_whole else _distinct([*named, *_hashed(archive, given)])
-    whole = [each for each in found if each.id == given]
-    if len(whole or found) == 1:
-        return (whole or found)[0]
-    if found:
-        names = ", ".join(f"{each.kind} {each.id}" for each in found[:SHOWN])
-        raise InputError(f"{given!r} may mean {len(found)} things: {names}", "one of them", "give more of the id")
-    known = [record.policy_hash for record in archive.records] + [each.run_id for each in archive.sealed]
-    near = difflib.get_close_matches(given, sorted(set(known)), n=3, cutoff=0.4)
+    named = _named(catalog, text)
+    is_whole = any(text == match.run_id for match in named) or text in catalog.names
+    matches = named if is_whole else _distinct([*named, *_hashed(catalog, text)])
+    exact = [match for match in matches if match.id == text]
+    if len(exact or matches) == 1:
+        return (exact or matches)[0]
+    if matches:
+        names = ", ".join(f"{match.kind} {match.id}" for match in matches[:SHOWN])
+        raise InputError(f"{text!r} may mean {len(matches)} things: {names}", "one of them", "give more of the id")
+    known = [record.policy_hash for record in catalog.records] + [version.run_id for version in catalog.sealed]
+    near = difflib.get_close_matches(text, sorted(set(known)), n=3, cutoff=0.4)
     expected = f"an id such as {', '.join(near)}" if near else "an id of a run, adapter, clip, pair, prompt, norm, …"
     raise InputError(
-        f"nothing in {archive.runs} is called {given!r}", expected, f"avpref runs list --runs {archive.runs}"
+        f"nothing in {catalog.runs} is called {text!r}", expected, f"avpref runs list --runs {catalog.runs}"
     )
 
 
-def record_of(archive: Archive, found: Found) -> AdapterRecord:
-    """The record of an adapter: of the run named, a promoted one, one of the tables that its run stands on now."""
+def record_of(catalog: RunCatalog, match: Match) -> AdapterRecord:
+    """The record of an adapter: preferably of the named run, then a promoted one, then one of the run's current tables."""
 
-    def place(record: AdapterRecord) -> tuple[bool, bool, bool, str]:
-        version = archive.version(record, "pairs")
+    def preference(record: AdapterRecord) -> tuple[bool, bool, bool, str]:
+        version = catalog.version(record, "pairs")
         is_current = version is not None and version.is_current
-        return record.run_id != found.run_id, not record.is_promoted, not is_current, record.run_id
+        return record.run_id != match.run_id, not record.is_promoted, not is_current, record.run_id
 
-    return min((record for record in archive.records if record.policy_hash == found.id), key=place)
+    return min((record for record in catalog.records if record.policy_hash == match.id), key=preference)
 
 
-def touched(archive: Archive, candidates: Sequence[str]) -> list[Touch]:
-    """The adapters of any run of the folder that clips touched, in the order of the runs.
+def touched(catalog: RunCatalog, candidates: Sequence[str]) -> list[Touch]:
+    """The adapters of any run that the clips touched, in the order of the runs.
 
-    A pair's clips are candidates of the table version that its record names, so the pairs of other runs are not read.
+    A pair's clips are candidates of the table version that its adapter's record names, so pairs of other runs are not read.
     """
-    holding = {id(each) for name in candidates for each in archive.holding(name)}
-    among = [record for record in archive.records if id(archive.version(record, "candidates")) in holding]
-    pairs = [(record, archive.version(record, "pairs")) for record in among]
-    wanted = {id(version): version for _, version in pairs if version is not None}
-    rows = archive.select("pairs_of_clips", wanted.values(), ids=list(candidates))
-    found = []
+    holding = {id(version) for name in candidates for version in catalog.holding(name)}
+    records = [record for record in catalog.records if id(catalog.version(record, "candidates")) in holding]
+    pairs = [(record, catalog.version(record, "pairs")) for record in records]
+    versions = {id(version): version for _, version in pairs if version is not None}
+    rows = catalog.select("pairs_of_clips", versions.values(), ids=list(candidates))
+    touches = []
     for record, version in pairs:
-        own = [row for where, row in rows if where is version]
+        own = [row for source, row in rows if source is version]
         role = Role.CANDIDATE
         if own:
             role = Role.CHOSEN if any(row["chosen"] in candidates for row in own) else Role.REJECTED
-        found.append(Touch(record, role, tuple(str(row["pair_id"]) for row in own)))
-    return found
+        touches.append(Touch(record, role, tuple(str(row["pair_id"]) for row in own)))
+    return touches
 
 
-def adapters_of_pairs(archive: Archive, versions: Sequence[Sealed]) -> list[AdapterRecord]:
+def adapters_of_pairs(catalog: RunCatalog, versions: Sequence[TableVersion]) -> list[AdapterRecord]:
     """The adapters that were trained on any of these versions of table ``pairs``."""
-    return [record for record in archive.records if any(archive.version(record, "pairs") is each for each in versions)]
+    return [
+        record for record in catalog.records if any(catalog.version(record, "pairs") is version for version in versions)
+    ]
 
 
-def aliases_of(archive: Archive, record: AdapterRecord) -> list[str]:
+def aliases_of(catalog: RunCatalog, record: AdapterRecord) -> list[str]:
     """The aliases under which an adapter of a run serves now."""
     return sorted(
         alias
-        for alias, move in serving(list(archive.moves)).items()
-        if (named := archive.names.get(move.adapter)) is not None
+        for alias, move in newest(catalog.moves).items()
+        if (named := catalog.names.get(move.adapter)) is not None
         and (named.policy_hash, named.run_id) == (record.policy_hash, record.run_id)
     )
 
 
-def norms_of(archive: Archive, version: Sealed | None, norm_id: str) -> list[Row]:
+def norms_of(catalog: RunCatalog, version: TableVersion | None, norm_id: str) -> list[Row]:
     """The statistics of one norm in a sealed version of table ``norms``."""
-    return [row for _, row in archive.rows([version] if version else [], "norm_id", [norm_id])]
+    return [row for _, row in catalog.rows([version] if version else [], "norm_id", [norm_id])]
 
 
-def _named(archive: Archive, given: str) -> list[Found]:
-    """Runs, aliases and records that are called ``given``, or begin like it."""
-    now = serving(list(archive.moves))
-    names = [
-        archive.names[move.adapter] for alias, move in now.items() if alias == given and move.adapter in archive.names
+def _named(catalog: RunCatalog, text: str) -> list[Match]:
+    """Adapters whose alias, record or run is called ``text``, or whose run's id begins with it."""
+    moves = newest(catalog.moves)
+    records = [
+        catalog.names[move.adapter] for alias, move in moves.items() if alias == text and move.adapter in catalog.names
     ]
-    names += [record for name, record in archive.names.items() if name == given]
-    if names:
-        return _distinct([Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id) for record in names])
-    runs = [record for record in archive.records if record.run_id == given]
-    if len(given) >= SHORTEST and not runs:
-        runs = [record for record in archive.records if record.run_id.startswith(given)]
-    return _of_now(archive, [Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id) for record in runs])
+    records += [record for name, record in catalog.names.items() if name == text]
+    if records:
+        return _distinct([_adapter(record) for record in records])
+    of_run = [record for record in catalog.records if record.run_id == text]
+    if len(text) >= SHORTEST and not of_run:
+        of_run = [record for record in catalog.records if record.run_id.startswith(text)]
+    return _current(catalog, [_adapter(record) for record in of_run])
 
 
-def _of_now(archive: Archive, found: list[Found]) -> list[Found]:
-    """Of several adapters of a run, the one that was trained on the pairs that the run stands on now."""
-    current = {id(version) for version in archive.versions("pairs") if version.is_current}
-    now = [each for each in found if id(archive.version(record_of(archive, each), "pairs")) in current]
-    return _distinct(now or found)
+def _adapter(record: AdapterRecord) -> Match:
+    return Match(Kind.ADAPTER, record.policy_hash, run_id=record.run_id)
 
 
-def _hashed(archive: Archive, given: str) -> Iterator[Found]:
-    """Everything whose hash begins with ``given``."""
-    if len(given) < SHORTEST:
+def _current(catalog: RunCatalog, matches: list[Match]) -> list[Match]:
+    """Of several adapters of a run, the one that was trained on the run's current pairs; all of them where there is none."""
+    current = {id(version) for version in catalog.versions("pairs") if version.is_current}
+    on_current = [match for match in matches if id(catalog.version(record_of(catalog, match), "pairs")) in current]
+    return _distinct(on_current or matches)
+
+
+def _hashed(catalog: RunCatalog, text: str) -> Iterator[Match]:
+    """Everything whose id or hash begins with ``text``."""
+    if len(text) < SHORTEST:
         return
-    for name, record in archive.names.items():
-        if name.startswith(given):
-            yield Found(Kind.ADAPTER, record.policy_hash, run_id=record.run_id)
-    for record in archive.records:
-        if record.policy_hash.startswith(given):
-            yield Found(Kind.ADAPTER, record.policy_hash)
-        if record.checkpoint_sha256.startswith(given):
-            yield Found(Kind.CHECKPOINT, record.checkpoint_sha256)
-    if given[0] in LETTERS:
-        kind, table, column = LETTERS[given[0]]
-        for name in archive.values(archive.versions(table), column, given):
-            yield Found(kind, name)
-    for name in archive.candidate_ids(given):
-        yield Found(Kind.CANDIDATE, name, (name,))
-    yield from _clips(archive, given)
-    if given[0] == "c":
-        for name in archive.values(archive.versions("evaluations"), "candidate_id", given):
-            yield Found(Kind.CANDIDATE, name, (name,))
+    for name, record in catalog.names.items():
+        if name.startswith(text):
+            yield _adapter(record)
+    for record in catalog.records:
+        if record.policy_hash.startswith(text):
+            yield Match(Kind.ADAPTER, record.policy_hash)
+        if record.checkpoint_sha256.startswith(text):
+            yield Match(Kind.CHECKPOINT, record.checkpoint_sha256)
+    if text[0] in LETTERS:
+        kind, table, column = LETTERS[text[0]]
+        for name in catalog.values(catalog.versions(table), column, text):
+            yield Match(kind, name)
+    for name in catalog.candidate_ids(text):
+        yield Match(Kind.CANDIDATE, name, (name,))
+    yield from _clips(catalog, text)
+    if text[0] == "c":
+        for name in catalog.values(catalog.versions("evaluations"), "candidate_id", text):
+            yield Match(Kind.CANDIDATE, name, (name,))
 
 
-def _clips(archive: Archive, given: str) -> Iterator[Found]:
-    owners = archive.candidate_ids_of_clip(given)[: SHOWN + 1]
-    somewhere = {id(where): where for name in owners for where in archive.holding(name)[:1]}
+def _clips(catalog: RunCatalog, text: str) -> Iterator[Match]:
+    owners = catalog.candidate_ids_of_clip(text)[: SHOWN + 1]
+    versions = {id(version): version for name in owners for version in catalog.holding(name)[:1]}
     by_hash: dict[str, set[str]] = {}
-    for _, row in archive.rows(somewhere.values(), "candidate_id", owners):
-        if str(row["sha256"]).startswith(given):
+    for _, row in catalog.rows(versions.values(), "candidate_id", owners):
+        if str(row["sha256"]).startswith(text):
             by_hash.setdefault(str(row["sha256"]), set()).add(str(row["candidate_id"]))
     for sha256, names in sorted(by_hash.items()):
-        yield Found(Kind.CLIP, sha256, tuple(sorted(names)))
+        yield Match(Kind.CLIP, sha256, tuple(sorted(names)))
 
 
-def _distinct(found: Sequence[Found]) -> list[Found]:
-    """Each kind and id once. The same clip under two ids, or adapter in two runs, is one thing."""
-    kept: dict[tuple[Kind, str], Found] = {}
-    for each in found:
-        kept.setdefault((each.kind, each.id), each)
-    return list(kept.values())
+def _distinct(matches: Sequence[Match]) -> list[Match]:
+    """Each kind and id once: a clip under two ids, or an adapter in two runs, is one thing."""
+    by_id: dict[tuple[Kind, str], Match] = {}
+    for match in matches:
+        by_id.setdefault((match.kind, match.id), match)
+    return list(by_id.values())

@@ -1,4 +1,4 @@
-"""What ``avpref lineage show`` answers: from an adapter down to its clips, and from anything else up to the adapters."""
+"""The answers of ``avpref lineage show``: from an adapter down to its clips, and from anything else up to the adapters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from avpref.domain import METRICS
 from avpref.registry import lineage
 from avpref.registry.adapter_records import AdapterRecord
-from avpref.registry.catalog import Archive, Row, Sealed
-from avpref.registry.lineage import Found, Kind, Touch
+from avpref.registry.catalog import Row, RunCatalog, TableVersion
+from avpref.registry.lineage import Kind, Match, Touch
 
 Document = dict[str, Any]
 
@@ -31,10 +31,10 @@ RULE_COLUMNS = ("rule", "dimension", "value", "bound", "passed", "detail")
 MADE_BY = ("product_version", "settings_hash", "seed", "checkpoint_sha256", "checkpoint", "adapter")
 
 
-def document(archive: Archive, given: str, limit: int | None) -> Document:
-    """The lineage of ``given``; at most ``limit`` rows of each list (None: all). Raises as the functions of avpref.registry.lineage."""
-    found = lineage.find(archive, given)
-    answer: Mapping[Kind, Callable[[Archive, Found, int], Document]] = {
+def document(catalog: RunCatalog, text: str, limit: int | None) -> Document:
+    """The lineage of the id ``text``; at most ``limit`` rows of each list (None: all). Raises as :func:`lineage.resolve`."""
+    match = lineage.resolve(catalog, text)
+    answers: Mapping[Kind, Callable[[RunCatalog, Match, int], Document]] = {
         Kind.ADAPTER: adapter,
         Kind.CHECKPOINT: checkpoint,
         Kind.CLIP: clip,
@@ -44,189 +44,191 @@ def document(archive: Archive, given: str, limit: int | None) -> Document:
         Kind.NORM: norm,
         Kind.DECISION: decision,
     }
-    shown = answer[found.kind](archive, found, NOT_LIMITED if limit is None else limit)
-    return {"kind": str(found.kind), "id": found.id, **shown, "missing": list(archive.missing)}
+    answer = answers[match.kind](catalog, match, NOT_LIMITED if limit is None else limit)
+    return {"kind": str(match.kind), "id": match.id, **answer, "missing": list(catalog.missing)}
 
 
-def adapter(archive: Archive, found: Found, limit: int) -> Document:
-    """Down: what made the adapter, what it was trained on, clip by clip, and what was decided about it."""
-    record = lineage.record_of(archive, found)
-    pairs = archive.version(record, "pairs")
-    counts = dict(archive.rows_of("pair_counts", pairs)[0]) if pairs else {}
-    rows = archive.rows_of("first_rows", pairs, limit=limit) if pairs else []
+def adapter(catalog: RunCatalog, match: Match, limit: int) -> Document:
+    """From an adapter down: its settings and networks, the pairs that it was trained on, clip by clip, and the decisions on it."""
+    record = lineage.record_of(catalog, match)
+    pairs = catalog.version(record, "pairs")
+    counts = dict(catalog.rows_of("pair_counts", pairs)[0]) if pairs else {}
+    rows = catalog.rows_of("first_rows", pairs, limit=limit) if pairs else []
     norm_id = str(record.document.get("norm_id", ""))
     return {
-        **_adapter(archive, record),
+        **_adapter(catalog, record),
         **{name: record.document.get(name) for name in MADE_BY},
         "config": f"{record.run_id}/config.yaml",
-        "record": str(record.path.relative_to(archive.runs)),
+        "record": str(record.path.relative_to(catalog.runs)),
         "pairs_hash": record.document.get("pairs_hash"),
-        "tables": _tables(archive, record),
-        "counts": counts | _sizes(archive, record),
-        "scorers": _scorers(archive, record),
-        "norm": {"norm_id": norm_id, "metrics": _norm(archive, archive.version(record, "norms"), norm_id)},
-        "pairs": _pairs(archive, record, rows),
-        "decisions": _decisions(archive, record),
-        "other_runs": sorted({one.run_id for one in archive.records if one.policy_hash == found.id} - {record.run_id}),
+        "tables": _tables(catalog, record),
+        "counts": counts | _sizes(catalog, record),
+        "scorers": _scorers(catalog, record),
+        "norm": {"norm_id": norm_id, "metrics": _norm(catalog, catalog.version(record, "norms"), norm_id)},
+        "pairs": _pairs(catalog, record, rows),
+        "decisions": _decisions(catalog, record),
+        "other_runs": sorted(
+            {other.run_id for other in catalog.records if other.policy_hash == match.id} - {record.run_id}
+        ),
     }
 
 
-def clip(archive: Archive, found: Found, limit: int) -> Document:
-    """Up: where a clip stands, what it scored, and which adapters it touched as what."""
-    names = list(found.candidates)
-    holding = {id(each): each for name in names for each in archive.holding(name)}
-    here = list(holding.values())
-    rows = archive.rows(here[:1], "candidate_id", names)
-    touches = lineage.touched(archive, names)
-    evaluated = archive.rows(archive.versions("evaluations"), "candidate_id", names)
-    first = next((where.run_id for where in [*here, *(where for where, _ in evaluated)]), "")
-    current = archive.current("scores", first) if first else None
-    scores = archive.rows([current] if current else [], "candidate_id", names, SCORE_COLUMNS)
-    asked = {str(row["prompt_id"]) for _, row in [*rows, *evaluated]}
+def clip(catalog: RunCatalog, match: Match, limit: int) -> Document:
+    """From a clip up: the runs that hold it, its scores, and the adapters that it touched, with its role."""
+    names = list(match.candidates)
+    by_id = {id(version): version for name in names for version in catalog.holding(name)}
+    holding = list(by_id.values())
+    rows = catalog.rows(holding[:1], "candidate_id", names)
+    touches = lineage.touched(catalog, names)
+    evaluated = catalog.rows(catalog.versions("evaluations"), "candidate_id", names)
+    first = next((version.run_id for version in [*holding, *(version for version, _ in evaluated)]), "")
+    current = catalog.current("scores", first) if first else None
+    scores = catalog.rows([current] if current else [], "candidate_id", names, SCORE_COLUMNS)
+    prompt_ids = {str(row["prompt_id"]) for _, row in [*rows, *evaluated]}
     return {
         "clips": [{name: row[name] for name in CLIP_COLUMNS} for _, row in rows],
-        "prompts": _prompts(archive, asked, first),
-        "runs": sorted({each.run_id for each in here}),
-        "scores": [{"run_id": where.run_id, **row} for where, row in scores],
-        "adapters": [_touch(archive, touch, limit) for touch in touches],
+        "prompts": _prompts(catalog, prompt_ids, first),
+        "runs": sorted({version.run_id for version in holding}),
+        "scores": [{"run_id": version.run_id, **row} for version, row in scores],
+        "adapters": [_touch(catalog, touch, limit) for touch in touches],
         "counts": {"adapters": len(touches), "pairs": sum(len(touch.pairs) for touch in touches)},
-        "evaluations": _evaluations(archive, evaluated),
+        "evaluations": _evaluations(catalog, evaluated),
     }
 
 
-def pair(archive: Archive, found: Found, limit: int) -> Document:
-    """One pair in every run that has it: both sides, the margins, and the adapters that were trained on it."""
-    rows = archive.rows(archive.with_value(archive.versions("pairs"), "pair_id", [found.id]), "pair_id", [found.id])
-    records = lineage.adapters_of_pairs(archive, [where for where, _ in rows])
-    where, row = rows[0]
-    record = next((one for one in records if archive.version(one, "pairs") is where), None)
-    beside = archive.version(record, "candidates") if record else archive.current("candidates", where.run_id)
+def pair(catalog: RunCatalog, match: Match, limit: int) -> Document:
+    """A pair in every run that has it: both sides, the margins, and the adapters that were trained on it."""
+    rows = catalog.rows(catalog.with_value(catalog.versions("pairs"), "pair_id", [match.id]), "pair_id", [match.id])
+    records = lineage.adapters_of_pairs(catalog, [version for version, _ in rows])
+    version, row = rows[0]
+    record = next((record for record in records if catalog.version(record, "pairs") is version), None)
+    candidates = catalog.version(record, "candidates") if record else catalog.current("candidates", version.run_id)
     return {
-        **_pair(row, _clips(archive, beside, [row])),
-        "prompts": _prompts(archive, {str(row["prompt_id"])}, where.run_id),
+        **_pair(row, _clips(catalog, candidates, [row])),
+        "prompts": _prompts(catalog, {str(row["prompt_id"])}, version.run_id),
         "runs": [
-            {"run_id": each.run_id, "version": each.version, **_margins(other), "norm_id": other["norm_id"]}
-            for each, other in rows
+            {"run_id": source.run_id, "version": source.version, **_margins(other), "norm_id": other["norm_id"]}
+            for source, other in rows
         ],
-        "adapters": [_adapter(archive, record) for record in records],
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def prompt(archive: Archive, found: Found, limit: int) -> Document:
+def prompt(catalog: RunCatalog, match: Match, limit: int) -> Document:
     """A prompt, its clips in every run, its pairs, and the adapters that were trained on one of them."""
-    clips = archive.rows(archive.versions("candidates"), "prompt_id", [found.id], PROMPT_CLIP_COLUMNS)
-    pairs = archive.rows(archive.versions("pairs"), "prompt_id", [found.id], PROMPT_PAIR_COLUMNS)
-    records = lineage.adapters_of_pairs(archive, [where for where, _ in pairs])
+    clips = catalog.rows(catalog.versions("candidates"), "prompt_id", [match.id], PROMPT_CLIP_COLUMNS)
+    pairs = catalog.rows(catalog.versions("pairs"), "prompt_id", [match.id], PROMPT_PAIR_COLUMNS)
+    records = lineage.adapters_of_pairs(catalog, [version for version, _ in pairs])
     names = {str(row["candidate_id"]) for _, row in clips}
     return {
-        "prompts": _prompts(archive, {found.id}, ""),
+        "prompts": _prompts(catalog, {match.id}, ""),
         "counts": {"candidates": len(names), "pairs": len(pairs), "adapters": len(records)},
-        "clips": _first([{"run_id": where.run_id, **row} for where, row in clips], limit),
-        "pairs": _first([_narrow_pair(where, row) for where, row in pairs], limit),
-        "adapters": [_adapter(archive, record) for record in records],
+        "clips": _first([{"run_id": version.run_id, **row} for version, row in clips], limit),
+        "pairs": _first([_narrow_pair(version, row) for version, row in pairs], limit),
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def checkpoint(archive: Archive, found: Found, limit: int) -> Document:
-    """A network: the candidates that it made, run by run, and the adapters that were trained on top of it."""
-    made = archive.select("checkpoint_counts", archive.versions("candidates"), checkpoint=found.id)
-    records = [record for record in archive.records if record.checkpoint_sha256 == found.id]
+def checkpoint(catalog: RunCatalog, match: Match, limit: int) -> Document:
+    """A base network: the number of candidates that it made, run by run, and the adapters that were trained on it."""
+    made = catalog.select("checkpoint_counts", catalog.versions("candidates"), checkpoint=match.id)
+    records = [record for record in catalog.records if record.checkpoint_sha256 == match.id]
     return {
-        "candidates": [{"run_id": where.run_id, "version": where.version, **row} for where, row in made],
-        "adapters": [_adapter(archive, record) for record in records],
+        "candidates": [{"run_id": version.run_id, "version": version.version, **row} for version, row in made],
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def norm(archive: Archive, found: Found, limit: int) -> Document:
-    """A norm's numbers, the runs that stand on it, and the adapters whose pairs it normalised."""
-    rows = archive.rows(archive.versions("norms"), "norm_id", [found.id])
-    first = [row for where, row in rows if where is rows[0][0]]
-    records = [record for record in archive.records if record.document.get("norm_id") == found.id]
+def norm(catalog: RunCatalog, match: Match, limit: int) -> Document:
+    """The statistics of a norm, the runs that use it, and the adapters whose pairs it normalised."""
+    rows = catalog.rows(catalog.versions("norms"), "norm_id", [match.id])
+    first = [row for version, row in rows if version is rows[0][0]]
+    records = [record for record in catalog.records if record.document.get("norm_id") == match.id]
     return {
         "metrics": [_only(row, STATISTICS) for row in first],
-        "runs": sorted({where.run_id for where, _ in rows}),
-        "adapters": [_adapter(archive, record) for record in records],
+        "runs": sorted({version.run_id for version, _ in rows}),
+        "adapters": [_adapter(catalog, record) for record in records],
     }
 
 
-def decision(archive: Archive, found: Found, limit: int) -> Document:
-    """A gate's decision: its rules, and the adapter that it was about."""
-    rows = archive.rows(archive.versions("gate_decisions"), "gate_id", [found.id])
-    versions = {id(where): where for where, _ in rows}
+def decision(catalog: RunCatalog, match: Match, limit: int) -> Document:
+    """A gate's decision: its rules, and the adapters that it was about."""
+    rows = catalog.rows(catalog.versions("gate_decisions"), "gate_id", [match.id])
+    versions = {id(version): version for version, _ in rows}
     about = [
         record
-        for record in archive.records
-        for where in versions.values()
-        if where.run_id == record.run_id and record.tables.get("gate_decisions", where.version) == where.version
+        for record in catalog.records
+        for version in versions.values()
+        if version.run_id == record.run_id and record.tables.get("gate_decisions", version.version) == version.version
     ]
-    first = [row for where, row in rows if where is rows[0][0]]
+    first = [row for version, row in rows if version is rows[0][0]]
     return {
         "verdict": first[0]["verdict"],
         "inputs_hash": first[0]["inputs_hash"],
         "rules": [_only(row, RULE_COLUMNS) for row in first],
-        "runs": sorted({where.run_id for where, _ in rows}),
-        "adapters": [_adapter(archive, record) for record in about],
+        "runs": sorted({version.run_id for version, _ in rows}),
+        "adapters": [_adapter(catalog, record) for record in about],
     }
 
 
-def _adapter(archive: Archive, record: AdapterRecord) -> Document:
+def _adapter(catalog: RunCatalog, record: AdapterRecord) -> Document:
     return {
         "policy_hash": record.policy_hash,
         "run_id": record.run_id,
         "is_promoted": record.is_promoted,
-        "serves_as": lineage.aliases_of(archive, record),
+        "serves_as": lineage.aliases_of(catalog, record),
     }
 
 
-def _touch(archive: Archive, touch: Touch, limit: int) -> Document:
-    decisions = _decisions(archive, touch.record)
+def _touch(catalog: RunCatalog, touch: Touch, limit: int) -> Document:
+    decisions = _decisions(catalog, touch.record)
     return {
-        **_adapter(archive, touch.record),
+        **_adapter(catalog, touch.record),
         "role": str(touch.role),
         "pairs": _first(list(touch.pairs), limit),
-        "decisions": [{name: each[name] for name in ("gate_id", "verdict")} for each in decisions],
+        "decisions": [{name: decision[name] for name in ("gate_id", "verdict")} for decision in decisions],
     }
 
 
-def _tables(archive: Archive, record: AdapterRecord) -> dict[str, Document]:
-    """Version, rows and hashes of every table that the adapter came from."""
-    found = {}
+def _tables(catalog: RunCatalog, record: AdapterRecord) -> dict[str, Document]:
+    """Version, number of rows and file hashes of every table that the adapter came from."""
+    tables = {}
     for name, version in record.tables.items():
-        sealed = archive.version(record, name)
+        sealed = catalog.version(record, name)
         files = [{"name": file.name, "sha256": file.sha256} for file in sealed.manifest.files] if sealed else []
-        found[name] = {"version": version, "rows": sealed.manifest.rows if sealed else None, "files": files}
-    return found
+        tables[name] = {"version": version, "rows": sealed.manifest.rows if sealed else None, "files": files}
+    return tables
 
 
-def _scorers(archive: Archive, record: AdapterRecord) -> list[Row]:
-    version = archive.version(record, "scores")
-    return archive.rows_of("scorers", version) if version else []
+def _scorers(catalog: RunCatalog, record: AdapterRecord) -> list[Row]:
+    version = catalog.version(record, "scores")
+    return catalog.rows_of("scorers", version) if version else []
 
 
-def _sizes(archive: Archive, record: AdapterRecord) -> dict[str, int]:
-    sealed = {name: archive.version(record, name) for name in ("prompts", "candidates", "scores")}
+def _sizes(catalog: RunCatalog, record: AdapterRecord) -> dict[str, int]:
+    sealed = {name: catalog.version(record, name) for name in ("prompts", "candidates", "scores")}
     return {f"all_{name}": version.manifest.rows for name, version in sealed.items() if version is not None}
 
 
-def _norm(archive: Archive, version: Sealed | None, norm_id: str) -> list[Document]:
-    return [_only(row, STATISTICS) for row in lineage.norms_of(archive, version, norm_id)]
+def _norm(catalog: RunCatalog, version: TableVersion | None, norm_id: str) -> list[Document]:
+    return [_only(row, STATISTICS) for row in lineage.norms_of(catalog, version, norm_id)]
 
 
-def _pairs(archive: Archive, record: AdapterRecord, rows: Sequence[Row]) -> list[Document]:
-    clips = _clips(archive, archive.version(record, "candidates"), rows)
-    texts = {each["prompt_id"]: each["text"] for each in _prompts_in(archive, record, rows)}
+def _pairs(catalog: RunCatalog, record: AdapterRecord, rows: Sequence[Row]) -> list[Document]:
+    clips = _clips(catalog, catalog.version(record, "candidates"), rows)
+    texts = {prompt["prompt_id"]: prompt["text"] for prompt in _prompts_in(catalog, record, rows)}
     return [{**_pair(row, clips), "prompt": texts.get(row["prompt_id"])} for row in rows]
 
 
-def _clips(archive: Archive, version: Sealed | None, rows: Sequence[Row]) -> dict[str, Row]:
+def _clips(catalog: RunCatalog, version: TableVersion | None, rows: Sequence[Row]) -> dict[str, Row]:
     names = [str(row[side]) for row in rows for side in ("chosen", "rejected")]
-    found = archive.rows([version] if version else [], "candidate_id", names)
-    return {str(row["candidate_id"]): row for _, row in found}
+    rows_of_clips = catalog.rows([version] if version else [], "candidate_id", names)
+    return {str(row["candidate_id"]): row for _, row in rows_of_clips}
 
 
-def _prompts_in(archive: Archive, record: AdapterRecord, rows: Sequence[Row]) -> list[Row]:
-    version = archive.version(record, "prompts")
-    return [row for _, row in archive.rows([version] if version else [], "prompt_id", [r["prompt_id"] for r in rows])]
+def _prompts_in(catalog: RunCatalog, record: AdapterRecord, rows: Sequence[Row]) -> list[Row]:
+    version = catalog.version(record, "prompts")
+    return [row for _, row in catalog.rows([version] if version else [], "prompt_id", [r["prompt_id"] for r in rows])]
 
 
 def _pair(row: Row, clips: Mapping[str, Row]) -> Document:
@@ -239,12 +241,12 @@ def _pair(row: Row, clips: Mapping[str, Row]) -> Document:
 
 
 def _side(row: Row, side: str, clips: Mapping[str, Row]) -> Document:
-    """One side of a pair: its clip with seed and hashes, and its scores as the pair table holds them, raw and normalised."""
-    found = clips.get(str(row[side]))
+    """A side of a pair: its clip with seed and hashes, and its scores in the pair table, raw and normalised."""
+    clip = clips.get(str(row[side]))
     scores = {metric.name: row[f"{side}_{metric.name}"] for metric in METRICS}
     return {
         "candidate_id": row[side],
-        **(_only(found, CLIP_COLUMNS[2:]) if found is not None else {"origin": row[f"{side}_origin"]}),
+        **(_only(clip, CLIP_COLUMNS[2:]) if clip is not None else {"origin": row[f"{side}_origin"]}),
         "scores": scores,
         "normalised": {metric.name: row[f"{side}_{metric.name}_normalised"] for metric in METRICS},
     }
@@ -254,45 +256,45 @@ def _margins(row: Row) -> Document:
     return {"margins": {name: row[f"margin_{name}"] for name in ("video", "audio", "av", "total")}}
 
 
-def _narrow_pair(where: Sealed, row: Row) -> Document:
-    return {"run_id": where.run_id, **_only(row, ("pair_id", "chosen", "rejected")), **_margins(row)}
+def _narrow_pair(version: TableVersion, row: Row) -> Document:
+    return {"run_id": version.run_id, **_only(row, ("pair_id", "chosen", "rejected")), **_margins(row)}
 
 
-def _prompts(archive: Archive, names: set[str], run: str) -> list[Document]:
-    """Prompts by id, as one run has them (any that does, without ``run``): the same id is the same text everywhere."""
-    versions = archive.versions("prompts", run)
-    rows = archive.rows(
-        versions if run else archive.with_value(versions, "prompt_id", sorted(names))[:1], "prompt_id", sorted(names)
+def _prompts(catalog: RunCatalog, names: set[str], run: str) -> list[Document]:
+    """Prompts by id from ``run``, or from any run that has them version it is empty: an id names the same text everywhere."""
+    versions = catalog.versions("prompts", run)
+    rows = catalog.rows(
+        versions if run else catalog.with_value(versions, "prompt_id", sorted(names))[:1], "prompt_id", sorted(names)
     )
-    found: dict[str, Document] = {}
+    prompts: dict[str, Document] = {}
     for _, row in rows:
-        found.setdefault(str(row["prompt_id"]), dict(row))
-    return list(found.values())
+        prompts.setdefault(str(row["prompt_id"]), dict(row))
+    return list(prompts.values())
 
 
-def _decisions(archive: Archive, record: AdapterRecord) -> list[Document]:
-    """Decisions about an adapter: those that its record names, else those of its run."""
-    named = archive.version(record, "gate_decisions")
-    versions = [named] if named else archive.versions("gate_decisions", record.run_id)
-    found: dict[str, Document] = {}
+def _decisions(catalog: RunCatalog, record: AdapterRecord) -> list[Document]:
+    """The decisions on an adapter: those that its record names, or else those of its run."""
+    named = catalog.version(record, "gate_decisions")
+    versions = [named] if named else catalog.versions("gate_decisions", record.run_id)
+    decisions: dict[str, Document] = {}
     for version in versions:
-        for row in archive.rows_of("first_rows", version, limit=NOT_LIMITED):
-            rules = found.setdefault(
+        for row in catalog.rows_of("first_rows", version, limit=NOT_LIMITED):
+            decision = decisions.setdefault(
                 row["gate_id"], {"gate_id": row["gate_id"], "verdict": row["verdict"], "rules": []}
             )
-            rules["rules"].append(_only(row, RULE_COLUMNS))
-    return list(found.values())
+            decision["rules"].append(_only(row, RULE_COLUMNS))
+    return list(decisions.values())
 
 
-def _evaluations(archive: Archive, rows: Sequence[tuple[Sealed, Row]]) -> list[Document]:
-    """In which evaluations the clip was compared, on which side, and its numbers there."""
-    found: dict[tuple[str, str, str], Document] = {}
-    for where, row in rows:
-        key = where.run_id, str(row["evaluation_id"]), str(row["side"])
+def _evaluations(catalog: RunCatalog, rows: Sequence[tuple[TableVersion, Row]]) -> list[Document]:
+    """The evaluations that compared the clip: its side, and its scores and rewards there."""
+    evaluations: dict[tuple[str, str, str], Document] = {}
+    for version, row in rows:
+        key = version.run_id, str(row["evaluation_id"]), str(row["side"])
         names = ("run_id", "evaluation_id", "side")
-        one = found.setdefault(key, {**dict(zip(names, key, strict=True)), "score": {}, "reward": {}})
-        one[row["kind"]][row["name"]] = row["value"]
-    return list(found.values())
+        evaluation = evaluations.setdefault(key, {**dict(zip(names, key, strict=True)), "score": {}, "reward": {}})
+        evaluation[row["kind"]][row["name"]] = row["value"]
+    return list(evaluations.values())
 
 
 def _only(row: Row, names: Sequence[str]) -> Document:

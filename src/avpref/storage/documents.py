@@ -9,10 +9,28 @@ from typing import Any
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles
 
+RUN_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+EVENTS_FILE = "events.jsonl"
+RESULT_FILE = "result.json"
+VERDICT_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
+REFUSED_FILE = "refused.json"
+QUARANTINE_FILES = (
+    REFUSED_FILE,
+    "quarantine-sft.json",
+    "quarantine-generate.json",
+    "quarantine-score.json",
+    "quarantine-evaluate.json",
+)
+"""Lists of the candidates that stages gave up, in the order of the stages; the first are recordings refused at import."""
+SUMMARY_FILE = "summary.json"
+"""The file of a model's folder that training writes last."""
+
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents under ``files``; ``folder`` is the run's folder on this machine, the same place unless a bucket is used."""
+    """Documents under ``files``; ``folder`` is the run's folder on this machine, the same store unless a bucket is used."""
 
     files: Files
     folder: LocalFiles
@@ -22,14 +40,14 @@ class Documents:
         self.files.replace(name, json.dumps(document, indent=1, ensure_ascii=False).encode())
 
     def read(self, name: str) -> Any:
-        """A JSON document, or None where there is none."""
+        """A JSON document, None where there is no file ``name``."""
         try:
             return json.loads(self.files.read(name))
         except FileNotFoundError:
             return None
 
     def commit_everywhere(self, name: str, data: bytes) -> None:
-        """Create a file in the store and in the folder, where it does not exist yet."""
+        """Create a file in the store and in the folder, unless it exists there."""
         for files in self.copies():
             files.commit_once(name, data)
 
@@ -40,5 +58,5 @@ class Documents:
                 files.replace(name, data)
 
     def copies(self) -> list[Files]:
-        """The store and then the folder, once where they are the same."""
+        """The store, then the folder; one entry where they are the same."""
         return [self.files] if self.files == self.folder else [self.files, self.folder]

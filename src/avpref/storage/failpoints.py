@@ -1,9 +1,9 @@
-"""Named moments at which a process may die, so that tests reach each of them on purpose instead of racing for it.
+"""Named points in the code at which tests may kill the process, so that no test has to race for the right instant.
 
-``reached(Moment.X)`` costs one comparison unless something watches. A test watches with :func:`watch`; a whole process
-tree is armed through the environment: ``AVPREF_KILL="write.synced:17 seal.listed:1,4"`` ends the process with SIGKILL
-at the 17th time that it reaches the first, and at the first and fourth of the second. Every process counts for itself,
-unless ``AVPREF_KILL_COUNTS`` names a folder: then all that share it count together, and each number is met once.
+``hit(FailPoint.X)`` costs one comparison unless an observer is set. A test sets one with :func:`set_observer`. The environment
+arms a process and its children: ``AVPREF_KILL="write.synced:17 seal.listed:1,4"`` sends SIGKILL at the 17th hit of the first
+point, and at the first and the fourth hit of the second. Every process counts on its own, unless ``AVPREF_KILL_COUNTS`` names a
+folder: all processes that share it count together, and each number occurs once.
 """
 
 from __future__ import annotations
@@ -17,114 +17,115 @@ from pathlib import Path
 
 from avpref.errors import ConfigError
 
-KILL = "AVPREF_KILL"
-COUNTS = "AVPREF_KILL_COUNTS"
+KILL_VARIABLE = "AVPREF_KILL"
+COUNTS_VARIABLE = "AVPREF_KILL_COUNTS"
 
 
-class Moment(StrEnum):
-    """Every place where a kill is of interest, in the order in which a unit, a table and a training stage meet them."""
+class FailPoint(StrEnum):
+    """Every point at which a kill is of interest, in the order in which a unit, a table and a training stage pass them."""
 
     WRITE_BEGUN = "write.begun"
     """A file is about to be written under a temporary name."""
     WRITE_FLUSHED = "write.flushed"
-    """Its bytes are with the system, and not yet on the disk."""
+    """The operating system has the file's bytes; they are not on the disk yet."""
     WRITE_SYNCED = "write.synced"
-    """Its bytes are on the disk under the temporary name."""
+    """The file's bytes are on the disk under the temporary name."""
     COMMIT_LINKED = "commit.linked"
-    """It has its final name, and the temporary one still stands."""
+    """The file has its final name; the temporary one still exists."""
     COMMIT_DONE = "commit.done"
-    """It is durable under its final name."""
+    """The file is durable under its final name."""
     REPLACE_RENAMED = "replace.renamed"
-    """A pointer, document or model has taken the old one's place; the folder is not yet on the disk."""
+    """A pointer, document or model has replaced the old one; the folder entry is not on the disk yet."""
     REPLACE_DONE = "replace.done"
     """The replacement is durable."""
     MEDIA_COMMITTED = "media.committed"
-    """A clip is there, and no row refers to it yet."""
+    """A clip is committed; no row refers to it yet."""
     UNIT_COMMITTED = "unit.committed"
-    """A unit is there, and the worker's receipt is not on its way."""
+    """A unit is committed; the worker has not sent its receipt yet."""
     SEAL_FILED = "seal.filed"
-    """A table version's files are there, its manifest is not."""
+    """A table version's files are committed; its manifest is not."""
     SEAL_LISTED = "seal.listed"
-    """The manifest is there, ``CURRENT`` still points at the version before."""
+    """The manifest is committed; ``CURRENT`` still names the previous version."""
     SEAL_POINTED = "seal.pointed"
-    """``CURRENT`` points at the new version."""
+    """``CURRENT`` names the new version."""
     CHECKPOINT_BEGUN = "checkpoint.begun"
     """A trainer's checkpoint is about to be written."""
     CHECKPOINT_WRITTEN = "checkpoint.written"
-    """All its files are on the disk in a temporary folder."""
+    """All files of the checkpoint are on the disk in a temporary folder."""
     CHECKPOINT_VISIBLE = "checkpoint.visible"
-    """The folder has its final name; older checkpoints still stand."""
+    """The folder has its final name; older checkpoints still exist."""
     CHECKPOINT_DONE = "checkpoint.done"
-    """Checkpoints beyond those that are kept are gone."""
+    """Older checkpoints, beyond those that are kept, have been removed."""
     TRAINING_DONE = "training.done"
-    """A trained network or adapter is there, its summary is not."""
+    """A trained network or adapter is written; its summary is not."""
     RESULT_DUE = "result.due"
-    """Everything is there but the result document."""
+    """Everything is written except the result document."""
 
 
-_watcher: Callable[[Moment], None] | None = None
+_observer: Callable[[FailPoint], None] | None = None
 
 
-def reached(moment: Moment) -> None:
-    """Tell the watcher, if there is one, that this process has come to ``moment``."""
-    if _watcher is not None:
-        _watcher(moment)
+def hit(point: FailPoint) -> None:
+    """Call the observer, if one is set: this process has come to ``point``."""
+    if _observer is not None:
+        _observer(point)
 
 
-def watch(watcher: Callable[[Moment], None] | None) -> None:
-    """Have ``watcher`` called at every moment of this process, in the thread that reaches it; None ends the watching."""
-    global _watcher
-    _watcher = watcher
+def set_observer(observer: Callable[[FailPoint], None] | None) -> None:
+    """Have ``observer`` called at every fail point of this process, in the thread that hits it; None removes it."""
+    global _observer
+    _observer = observer
 
 
 @dataclass(frozen=True)
-class Trap:
-    """Kills its process at the given visits of given moments. ``counts`` is a folder where several processes count together."""
+class KillAt:
+    """An observer that kills its process at given hits (1, 2, …) of given points. ``counts``: a folder of shared counts."""
 
-    visits: Mapping[Moment, frozenset[int]]
+    hits: Mapping[FailPoint, frozenset[int]]
     counts: Path | None = None
-    _seen: dict[Moment, int] = field(default_factory=dict)
+    _own_counts: dict[FailPoint, int] = field(default_factory=dict)
 
-    def __call__(self, moment: Moment) -> None:
-        """Watcher: count the visit, and die if it is one of those."""
-        wanted = self.visits.get(moment)
-        if wanted and self._count(moment) in wanted:
+    @staticmethod
+    def parse(text: str, counts: Path | None = None) -> KillAt:
+        """Read ``POINT:NUMBER[,NUMBER…]``, several separated by spaces. Raises ConfigError for anything else."""
+        hits = {}
+        for part in text.split():
+            name, _, numbers = part.partition(":")
+            try:
+                hits[FailPoint(name)] = frozenset(int(number) for number in numbers.split(","))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{KILL_VARIABLE}={text!r}: {error}",
+                    f"POINT:NUMBER, points {', '.join(FailPoint)}",
+                    f"unset {KILL_VARIABLE}",
+                ) from error
+        return KillAt(hits, counts)
+
+    def __call__(self, point: FailPoint) -> None:
+        """Count the hit, and kill the process if it is one of ``hits``."""
+        numbers = self.hits.get(point)
+        if numbers and self._count(point) in numbers:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _count(self, moment: Moment) -> int:
+    def _count(self, point: FailPoint) -> int:
         if self.counts is None:
-            self._seen[moment] = self._seen.get(moment, 0) + 1
-            return self._seen[moment]
-        handle = os.open(self.counts / moment, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._own_counts[point] = self._own_counts.get(point, 0) + 1
+            return self._own_counts[point]
+        handle = os.open(self.counts / point, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, b".")  # one append is one step of the file's end, whoever else appends
+            os.write(handle, b".")  # an append moves the file's end by one, whichever process makes it
             return os.lseek(handle, 0, os.SEEK_CUR)
         finally:
             os.close(handle)
 
 
-def trap(text: str, counts: Path | None = None) -> Trap:
-    """The trap that ``text`` asks for (see the module). Raises ConfigError for anything else."""
-    visits = {}
-    for part in text.split():
-        name, _, numbers = part.partition(":")
-        try:
-            visits[Moment(name)] = frozenset(int(number) for number in numbers.split(","))
-        except ValueError as error:
-            known = ", ".join(Moment)
-            raise ConfigError(
-                f"{KILL}={text!r}: {error}", f"MOMENT:NUMBER, moments {known}", f"unset {KILL}"
-            ) from error
-    return Trap(visits, counts)
+def _arm(point: FailPoint) -> None:
+    """The observer of a process that the environment arms, until its first hit: it puts ``KillAt`` in its own place."""
+    counts = os.environ.get(COUNTS_VARIABLE)
+    kill_at = KillAt.parse(os.environ.get(KILL_VARIABLE, ""), Path(counts) if counts else None)
+    set_observer(kill_at)
+    kill_at(point)
 
 
-def _armed(moment: Moment) -> None:
-    """The first moment of a process that the environment arms: put the trap in this function's place."""
-    counts = os.environ.get(COUNTS)
-    found = trap(os.environ.get(KILL, ""), Path(counts) if counts else None)
-    watch(found)
-    found(moment)
-
-
-if KILL in os.environ:
-    watch(_armed)
+if KILL_VARIABLE in os.environ:
+    set_observer(_arm)

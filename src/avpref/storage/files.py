@@ -12,17 +12,33 @@ from typing import BinaryIO, Protocol
 
 
 class Files(Protocol):
-    """Named files of one place. Implementations are picklable: workers carry them.
+    """Named files of one store: a folder or a bucket. Implementations are picklable: workers carry them.
 
-    All verbs raise StorageError where the place cannot be reached, read or written.
+    All methods raise StorageError where the store cannot be reached, read or written. With ``store`` being
+    ``LocalFiles(Path("runs"))`` or an ``ObjectFiles`` of an empty bucket:
+
+    >>> units = store.subfolder("tiny-s0/units")
+    >>> units.commit_once("score/00000.parquet", b"rows")
+    True
+    >>> units.commit_once("score/00000.parquet", b"rows of a late attempt")
+    False
+    >>> units.read("score/00000.parquet")
+    b'rows'
+    >>> store.replace("tiny-s0/CURRENT", b"version 1")
+    >>> store.names()
+    ['tiny-s0/CURRENT', 'tiny-s0/units/score/00000.parquet']
+    >>> units.exists("score/00001.parquet"), store.folders()
+    (False, ['tiny-s0'])
+    >>> store.uri("tiny-s0/CURRENT").endswith("/tiny-s0/CURRENT")
+    True
     """
 
-    def at(self, name: str) -> str:
-        """Where ``name`` is, as a message shows it: a path or an URL."""
+    def uri(self, name: str) -> str:
+        """The path or URL of ``name``, as messages show it."""
         ...
 
-    def within(self, folder: str) -> Files:
-        """The part of the place under ``folder``."""
+    def subfolder(self, folder: str) -> Files:
+        """The part of the store under ``folder``; names are then relative to that folder."""
         ...
 
     def exists(self, name: str) -> bool:
@@ -30,7 +46,7 @@ class Files(Protocol):
         ...
 
     def num_bytes(self, name: str) -> int:
-        """Size of a file. Raises FileNotFoundError."""
+        """Size of a file in bytes. Raises FileNotFoundError."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -38,19 +54,19 @@ class Files(Protocol):
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """The file as a stream that can be positioned; only what is asked for is read. Raises FileNotFoundError."""
+        """The file as a seekable stream, which reads only the requested bytes. Raises FileNotFoundError."""
         ...
 
     def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
-        """Many files as by :meth:`open`, in order; each is closed when the next is asked for."""
+        """Many files as by :meth:`open`, in order; each is closed before the next is opened."""
         ...
 
     def commit_once(self, name: str, data: bytes) -> bool:
-        """Create ``name`` if it does not exist; returns whether this call did. The first commit wins, for ever."""
+        """Create ``name`` unless it exists; returns whether this call created it. The first commit is final."""
         ...
 
     def replace(self, name: str, data: bytes) -> None:
-        """Write ``name`` over whatever stood there, in one step: for pointers and reports, never for units or tables."""
+        """Create or overwrite ``name`` in one step: for pointers and reports, never for units or tables."""
         ...
 
     def names(self, folder: str = "") -> list[str]:
@@ -62,9 +78,9 @@ class Files(Protocol):
         ...
 
     def folders(self) -> list[str]:
-        """Names of the folders directly in this place, sorted; on a disk there may be empty ones among them."""
+        """Names of the folders directly in the store, sorted. On a disk, empty folders are among them."""
         ...
 
     def delete(self, name: str) -> None:
-        """Remove a file: for garbage collection alone. Nothing happens where there is none."""
+        """Remove a file, if it exists: only for garbage collection."""
         ...

@@ -10,13 +10,13 @@ from pathlib import Path
 from avpref.storage.local_files import commit_once, fsync, storage_errors
 
 NO_LINK_HERE = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""What the operating system says where a hard link cannot be made but a copy can."""
+"""Errors of the operating system where a hard link cannot be made but a copy can."""
 
 
 def link_all(files: Iterable[tuple[Path, Path]]) -> None:
-    """Give each source (first) its target (second), whole or not at all; a target that exists is left as it is.
+    """Link each source (first) to its target (second), whole or not at all; a target that exists stays as it is.
 
-    Folders are synced once each, when all names are in. Raises FileNotFoundError where a source is gone, StorageError where a
+    Each folder is synced once, after all links are made. Raises FileNotFoundError where a source is gone, StorageError where a
     target cannot be written.
     """
     folders = set()

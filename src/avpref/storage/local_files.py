@@ -1,7 +1,7 @@
 """Files of a folder that appear whole or not at all.
 
 The commit rule: write to a temporary name in the same folder, fsync, then *link* to the final name, which fails if the
-name is taken. The first commit wins and a late attempt is discarded, so what exists is done and needs no ledger
+name is taken. The first commit wins and a late attempt is discarded, so a file that exists is finished, and no ledger is needed
 (242 kills at seven points of this sequence lost or doubled nothing in the prototype).
 """
 
@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avpref.errors import StorageError
-from avpref.storage.failpoints import Moment, reached
+from avpref.storage.failpoints import FailPoint, hit
 
 TEMPORARY_PREFIX = ".partial-"
-
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """What is told of the system's refusal to write ``path``."""
+    """The StorageError for an operating system error on writing ``path``."""
     again = "then run the same command again"
     if error.errno in NO_ROOM:
         found = f"no space left while writing {path} ({error.strerror})"
@@ -42,7 +40,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (no space, no permission, read-only, gone) into :class:`StorageError`."""
+    """Turn the operating system's errors (no space, no permission, read-only, gone) into :class:`StorageError`."""
     try:
         yield
     except OSError as error:
@@ -59,7 +57,7 @@ def fsync(path: Path) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """A name that no other writer of ``path`` uses: not on another machine of a shared disk, not in another thread."""
+    """A temporary name that no other writer of ``path`` uses, neither another machine of a shared disk nor another thread."""
     writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
     return path.parent / f"{TEMPORARY_PREFIX}{writer}-{path.name}"
 
@@ -68,13 +66,13 @@ def _write_temporary(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
     try:
-        reached(Moment.WRITE_BEGUN)
+        hit(FailPoint.WRITE_BEGUN)
         with open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
-            reached(Moment.WRITE_FLUSHED)
+            hit(FailPoint.WRITE_FLUSHED)
             os.fsync(stream.fileno())
-        reached(Moment.WRITE_SYNCED)
+        hit(FailPoint.WRITE_SYNCED)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -83,7 +81,7 @@ def _write_temporary(path: Path, data: bytes) -> Path:
 
 
 def commit_once(path: Path, data: bytes) -> bool:
-    """Create ``path`` with ``data`` if it does not exist. Returns whether this call created it.
+    """Create ``path`` with ``data`` unless it exists. Returns whether this call created it.
 
     Raises StorageError where the folder cannot be written. Invariant: a reader sees the whole file or none, and once
     seen its content never changes.
@@ -94,57 +92,57 @@ def commit_once(path: Path, data: bytes) -> bool:
         temporary = _write_temporary(path, data)
         try:
             os.link(temporary, path)
-            reached(Moment.COMMIT_LINKED)
+            hit(FailPoint.COMMIT_LINKED)
         except FileExistsError:
             return False
-        except FileNotFoundError:  # a new owner of the folder took it for what a killed writer had left
+        except FileNotFoundError:  # a new owner of the folder swept it as a killed writer's file
             return commit_once(path, data)
         finally:
             temporary.unlink(missing_ok=True)
         fsync(path.parent)
-    reached(Moment.COMMIT_DONE)
+    hit(FailPoint.COMMIT_DONE)
     return True
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write ``path`` atomically over whatever stood there: for pointers and reports, never for units or tables."""
+    """Create or overwrite ``path`` atomically: for pointers and reports, never for units or tables. Raises StorageError."""
     with storage_errors(path):
         os.replace(_write_temporary(path, data), path)
-        reached(Moment.REPLACE_RENAMED)
+        hit(FailPoint.REPLACE_RENAMED)
         fsync(path.parent)
-    reached(Moment.REPLACE_DONE)
+    hit(FailPoint.REPLACE_DONE)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name for a library to write a large file under; it takes the place of ``path`` when the block ends.
+    """Give a temporary name for a library to write a large file under; the file replaces ``path`` when the block ends.
 
-    Raises StorageError. What a block that failed has written is removed.
+    Raises StorageError. The temporary file of a block that failed is removed.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_of(path)
-        reached(Moment.WRITE_BEGUN)
+        hit(FailPoint.WRITE_BEGUN)
         try:
             yield temporary
-            reached(Moment.WRITE_FLUSHED)
+            hit(FailPoint.WRITE_FLUSHED)
             fsync(temporary)
-            reached(Moment.WRITE_SYNCED)
+            hit(FailPoint.WRITE_SYNCED)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        reached(Moment.REPLACE_RENAMED)
+        hit(FailPoint.REPLACE_RENAMED)
         fsync(path.parent)
-    reached(Moment.REPLACE_DONE)
+    hit(FailPoint.REPLACE_DONE)
 
 
 def sweep_temporaries(folder: Path) -> int:
-    """Remove what killed writers left behind under ``folder``; returns how many files. Only while no writer is alive."""
-    left = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
-    for path in left:
+    """Remove the temporary files of killed writers under ``folder``; returns how many. Only while no writer runs."""
+    temporaries = [path for path in folder.rglob(f"{TEMPORARY_PREFIX}*") if path.is_file()]
+    for path in temporaries:
         path.unlink(missing_ok=True)
-    return len(left)
+    return len(temporaries)
 
 
 @dataclass(frozen=True)
@@ -153,15 +151,15 @@ class LocalFiles:
 
     root: Path
 
-    def at(self, name: str) -> str:
+    def uri(self, name: str) -> str:
         """See :class:`Files`."""
         return str(self.path(name))
 
     def path(self, name: str) -> Path:
-        """Where the file is, for libraries that open paths themselves."""
+        """The file's path, for libraries that open paths themselves."""
         return self.root / name
 
-    def within(self, folder: str) -> LocalFiles:
+    def subfolder(self, folder: str) -> LocalFiles:
         """See :class:`Files`."""
         return LocalFiles(self.root / folder)
 
@@ -215,5 +213,5 @@ class LocalFiles:
     def _relative(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
-    def _files(self, found: Iterator[Path]) -> Iterator[Path]:
-        return (path for path in found if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX))
+    def _files(self, paths: Iterator[Path]) -> Iterator[Path]:
+        return (path for path in paths if path.is_file() and not path.name.startswith(TEMPORARY_PREFIX))

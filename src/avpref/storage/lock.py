@@ -1,4 +1,4 @@
-"""One command at a time on a folder: an advisory lock whose file says who holds it. It ends with its process, however that ends."""
+"""One command at a time on a folder: an advisory lock whose file names its holder. It ends with the holder's process."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from avpref.storage.local_files import storage_errors
 LOCK_FILE = "lock"
 LONGEST_COMMAND = 160
 LONGEST_OWNER = 400
-LOOKS, LOOK_EVERY_S = 20, 0.05
+OWNER_READS, READ_EVERY_S = 20, 0.05
 
 
 @contextlib.contextmanager
 def owned(root: Path, wait: bool = False) -> Iterator[None]:
     """Own ``root`` for the length of the block.
 
-    Where another command owns it: raises StorageError that names the command, its process and host, and since when; with
-    ``wait`` says so on stderr and waits for that command to end, however long it takes.
+    Where another command owns it: raises StorageError that names the command, its process, its host and the time of its start;
+    with ``wait`` prints that on stderr and waits for the command to end, without a limit.
     """
     path = root / LOCK_FILE
     with storage_errors(path):
@@ -57,12 +57,12 @@ def _take(handle: int, root: Path, wait: bool) -> None:
 
 
 def _owner(handle: int) -> str:
-    """What the owner wrote; one that owns the folder since this instant is given a moment to write."""
-    for _ in range(LOOKS):
-        found = os.pread(handle, LONGEST_OWNER, 0).decode(errors="replace")
-        if found:
-            return found
-        time.sleep(LOOK_EVERY_S)
+    """The owner's text in the lock file. An owner that has just taken the lock gets a second to write it."""
+    for _ in range(OWNER_READS):
+        owner = os.pread(handle, LONGEST_OWNER, 0).decode(errors="replace")
+        if owner:
+            return owner
+        time.sleep(READ_EVERY_S)
     return "another command"
 
 

@@ -1,8 +1,7 @@
-"""Finished models: in the run's folder, and published to where the run keeps its files if that is elsewhere.
+"""Finished models: in the run's folder, and published to the run's bucket if it uses one.
 
-Training works on a local disk. A finished model is published file by file under the hash of its content, and a document
-that is committed last says that it is whole and which content counts: of two drivers that train at once the first wins,
-and the other takes over what the first published.
+Training works on a local disk. A finished model is published file by file under the hash of its content. A document that is committed
+last names the content that counts: of two drivers that train at the same time the first wins, and the other fetches its files.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ PUBLISHED = "published.json"
 
 
 class TrainedFiles(Protocol):
-    """Files of finished models by the local folder that they were trained in. Picklable: workers carry it."""
+    """Files of finished models, named by the local folder that they were trained in. Picklable: workers carry it."""
 
     def bring(self, path: Path) -> bool:
-        """Whether the local file or folder ``path`` is there, once what was published of its model has been fetched."""
+        """Fetch the published files of the model of ``path`` if need be; returns whether the local file or folder ``path`` exists."""
         ...
 
     def publish(self, output: Path, names: Sequence[str]) -> None:
-        """Make ``names`` of the finished model in ``output`` known to other machines, or take over what one published."""
+        """Publish ``names`` of the finished model in ``output``, or fetch the files that another machine published first."""
         ...
 
     def published(self) -> list[str]:
-        """Names of all published files, relative to the run."""
+        """Names of all published files, relative to the run's folder."""
         ...
 
 
 @dataclass(frozen=True)
 class KeptModels:
-    """Models stay where they were trained: the run's folder is all that there is."""
+    """Models stay in the run's folder, where they were trained; there is no bucket."""
 
     def bring(self, path: Path) -> bool:
         """See :class:`TrainedFiles`."""
@@ -61,13 +60,13 @@ class PublishedModels:
     root: Path
 
     def bring(self, path: Path) -> bool:
-        """See :class:`TrainedFiles`. Raises InputError for an object that is not what was published."""
+        """See :class:`TrainedFiles`. Raises InputError for an object whose content differs from the published hash."""
         if path.is_file() or not path.is_relative_to(self.root):
             return path.exists()
-        found = self._document(path.relative_to(self.root).parts[0])
-        if found is None:
+        publication = self._document(path.relative_to(self.root).parts[0])
+        if publication is None:
             return False
-        self._fetch(found)
+        self._fetch(publication)
         return path.exists()
 
     def publish(self, output: Path, names: Sequence[str]) -> None:
@@ -75,15 +74,15 @@ class PublishedModels:
         folder = output.relative_to(self.root).as_posix()
         hashes = {name: sha256_of(output / name) for name in names if (output / name).exists()}
         own = _Publication(folder, digest("model", hashes), hashes)
-        counts = self._document(folder)
-        if counts is None:
+        final = self._document(folder)
+        if final is None:
             for name in hashes:
                 self.files.upload(own.name(name), output / name)
             document = {"content": own.content, "files": hashes}
             self.files.commit_once(f"{folder}/{PUBLISHED}", json.dumps(document, indent=1).encode())
-            counts = self._document(folder)
-        if counts is not None and counts != own:
-            self._fetch(counts)
+            final = self._document(folder)
+        if final is not None and final != own:
+            self._fetch(final)
 
     def published(self) -> list[str]:
         """See :class:`TrainedFiles`."""
@@ -97,24 +96,24 @@ class PublishedModels:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            place = self.files.at(name)
-            raise InputError(f"{place}: {error}", "what a finished training published", f"remove {place}") from error
+            uri = self.files.uri(name)
+            raise InputError(f"{uri}: {error}", "the document of a published model", f"remove {uri}") from error
 
-    def _fetch(self, found: _Publication) -> None:
-        for name, sha256 in found.hashes.items():
-            path = self.root / found.folder / name
+    def _fetch(self, publication: _Publication) -> None:
+        for name, sha256 in publication.hashes.items():
+            path = self.root / publication.folder / name
             if not path.exists() or sha256_of(path) != sha256:
-                self.files.download(found.name(name), path, sha256)
+                self.files.download(publication.name(name), path, sha256)
 
 
 @dataclass(frozen=True)
 class _Publication:
-    """One model as it was published: file name → SHA-256."""
+    """A published model. ``hashes``: file name → SHA-256."""
 
     folder: str
     content: str
     hashes: dict[str, str]
 
     def name(self, name: str) -> str:
-        """Where a file of it is."""
+        """Name of a file of the model in the store."""
         return f"{self.folder}/{self.content}/{name}"

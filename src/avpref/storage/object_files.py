@@ -1,7 +1,7 @@
 """Files of a bucket in an S3-compatible object store, under the same commit rule as a folder's.
 
-The rule needs nothing but a create-only put (``If-None-Match: *``): the store takes the first and refuses every later
-one, and an object is visible whole or not at all. A connection is opened by the first verb of each process.
+The rule needs only a create-only put (``If-None-Match: *``): the store takes the first and refuses every later one, and an object
+is visible whole or not at all. The first call in each process opens a connection.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT, REQUEST_TIMEOUT = "5s", "120s"
 MAX_RETRIES, RETRY_FOR = 6, timedelta(seconds=30)
-"""Retries of one request, with growing pauses; none is begun later than this after the first attempt."""
+"""Number of retries of one request, with growing pauses, and the time after the first attempt in which they may begin."""
 WHOLE_BYTES = 1 << 20
-"""A stream of an object up to this size is read at once; a larger one in pieces of this size."""
+"""Objects up to this size are read at once by a stream; larger ones in pieces of this size."""
 PIECE_BYTES = 32 << 20
 AHEAD = 16
-"""Requests of one reader of many files that are under way at once."""
+"""Concurrent requests of one reader of many files."""
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment (or the machine's own role)"
 
 
@@ -60,11 +60,11 @@ class ObjectFiles:
     storage: ObjectStorage
     prefix: str
 
-    def at(self, name: str) -> str:
+    def uri(self, name: str) -> str:
         """See :class:`avpref.storage.files.Files`."""
         return f"s3://{self.storage.bucket}/{self._key(name)}"
 
-    def within(self, folder: str) -> ObjectFiles:
+    def subfolder(self, folder: str) -> ObjectFiles:
         """See :class:`avpref.storage.files.Files`."""
         return replace(self, prefix=self._key(folder))
 
@@ -95,27 +95,27 @@ class ObjectFiles:
         import obstore
 
         with self._reading(name):
-            found = obstore.get(self._store, self._key(name))
-            size = found.meta["size"]
+            result = obstore.get(self._store, self._key(name))
+            size = result.meta["size"]
             if size <= WHOLE_BYTES:
-                return io.BytesIO(bytes(found.bytes()))
+                return io.BytesIO(bytes(result.bytes()))
         return cast("BinaryIO", io.BufferedReader(_ObjectStream(self, name, size), WHOLE_BYTES))
 
     def open_all(self, names: Sequence[str]) -> Iterator[BinaryIO]:
-        """See :class:`avpref.storage.files.Files`. Several are asked for ahead, so that many small files do not wait one by one."""
+        """See :class:`avpref.storage.files.Files`. Several requests run ahead, so that small files do not wait for each other."""
         with ThreadPoolExecutor(AHEAD) as threads:
-            asked: deque[Future[BinaryIO]] = deque()
+            requests: deque[Future[BinaryIO]] = deque()
             rest = iter(names)
             try:
                 while True:
-                    asked.extend(threads.submit(self.open, name) for name in islice(rest, AHEAD - len(asked)))
-                    if not asked:
+                    requests.extend(threads.submit(self.open, name) for name in islice(rest, AHEAD - len(requests)))
+                    if not requests:
                         return
-                    with asked.popleft().result() as stream:
+                    with requests.popleft().result() as stream:
                         yield stream
             finally:
-                for each in asked:
-                    each.cancel()
+                for request in requests:
+                    request.cancel()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """``length`` bytes of a file from ``start`` on. Raises FileNotFoundError."""
@@ -151,7 +151,7 @@ class ObjectFiles:
 
         with self._reading(folder):
             listed = obstore.list(self._store, self._key(folder) or None)
-            return sorted(self._name(found["path"]) for batch in listed for found in batch)
+            return sorted(self._name(item["path"]) for batch in listed for item in batch)
 
     def children(self, folder: str = "") -> list[str]:
         """See :class:`avpref.storage.files.Files`."""
@@ -159,7 +159,7 @@ class ObjectFiles:
 
         with self._reading(folder):
             listed = obstore.list_with_delimiter(self._store, self._key(folder) or None)
-            return sorted(self._name(found["path"]) for found in listed["objects"])
+            return sorted(self._name(item["path"]) for item in listed["objects"])
 
     def folders(self) -> list[str]:
         """See :class:`avpref.storage.files.Files`."""
@@ -167,7 +167,7 @@ class ObjectFiles:
 
         with self._reading(""):
             listed = obstore.list_with_delimiter(self._store, self.prefix or None)
-            return sorted(self._name(found) for found in listed["common_prefixes"])
+            return sorted(self._name(prefix) for prefix in listed["common_prefixes"])
 
     def delete(self, name: str) -> None:
         """See :class:`avpref.storage.files.Files`."""
@@ -177,7 +177,7 @@ class ObjectFiles:
             obstore.delete(self._store, self._key(name))
 
     def upload(self, name: str, path: Path) -> None:
-        """Copy a local file of any size to ``name``, in parts. Only for names that say the content: it overwrites."""
+        """Copy a local file of any size to ``name``, in parts. It overwrites, so ``name`` must contain the hash of the content."""
         import obstore
 
         with self._writing(name):
@@ -199,16 +199,16 @@ class ObjectFiles:
                         hashed.update(piece)
                         stream.write(piece)
                 if hashed.hexdigest() != sha256:
-                    found = f"{self.at(name)} has sha-256 {hashed.hexdigest()}"
-                    raise InputError(found, f"sha-256 {sha256}, as published", f"restore {self.at(name)} from a copy")
+                    found = f"{self.uri(name)} has sha-256 {hashed.hexdigest()}"
+                    raise InputError(found, f"sha-256 {sha256}, as published", f"restore {self.uri(name)} from a copy")
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
 
     @property
     def _store(self) -> S3Store:
-        given = self.storage
-        return _connection(given.bucket, given.endpoint, given.region, given.allow_http, os.getpid())
+        storage = self.storage
+        return _connection(storage.bucket, storage.endpoint, storage.region, storage.allow_http, os.getpid())
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self.prefix, name) if part)
@@ -222,7 +222,7 @@ class ObjectFiles:
             with _storage_errors(self, "read", name):
                 yield
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"no object {self.at(name)}") from error
+            raise FileNotFoundError(f"no object {self.uri(name)}") from error
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -235,9 +235,9 @@ class ObjectFiles:
 
 @dataclass(frozen=True)
 class ListedFiles(ObjectFiles):
-    """Objects that are committed once and stay: one listing answers for all of a folder that were there at its time.
+    """Objects that are committed once and stay: :meth:`exists` lists each folder once and remembers the names.
 
-    An object that the listing lacks is looked for each time, since others may have committed it since.
+    For an object that the listing lacks the store is asked each time, since another process may have committed it.
     """
 
     _seen: dict[str, set[str]] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -253,10 +253,10 @@ class ListedFiles(ObjectFiles):
 
 
 class _ObjectStream(io.RawIOBase):
-    """An object as a stream that reads what is asked for."""
+    """An object as a stream that reads only the requested bytes."""
 
     def __init__(self, files: ObjectFiles, name: str, size: int) -> None:
-        self._files, self._object, self._size, self._place = files, name, size, 0
+        self._files, self._object, self._size, self._position = files, name, size, 0
 
     def readable(self) -> bool:
         return True
@@ -265,30 +265,30 @@ class _ObjectStream(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        self._place = max(0, base + offset)
-        return self._place
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
 
     def readall(self) -> bytes:
-        data = self._files.read_range(self._object, self._place, max(0, self._size - self._place))
-        self._place = self._size
+        data = self._files.read_range(self._object, self._position, max(0, self._size - self._position))
+        self._position = self._size
         return data
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        length = min(len(buffer), self._size - self._place)
+        length = min(len(buffer), self._size - self._position)
         if length <= 0:
             return 0
-        buffer[:length] = self._files.read_range(self._object, self._place, length)
-        self._place += length
+        buffer[:length] = self._files.read_range(self._object, self._position, length)
+        self._position += length
         return length
 
 
 @contextlib.contextmanager
 def _storage_errors(files: ObjectFiles, verb: str, name: str) -> Iterator[None]:
-    """Turn what the client says into StorageError with what to set; FileNotFoundError for a missing object alone."""
+    """Turn errors of the client into StorageError with a fix; a missing object stays a FileNotFoundError."""
     from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     try:
@@ -304,34 +304,36 @@ def _storage_errors(files: ObjectFiles, verb: str, name: str) -> Iterator[None]:
 
 
 def _no_bucket(files: ObjectFiles, verb: str, name: str) -> StorageError:
-    found = f"cannot {verb} {files.at(name)}: {_endpoint(files.storage)} has no bucket {files.storage.bucket}"
+    found = f"cannot {verb} {files.uri(name)}: {_endpoint(files.storage)} has no bucket {files.storage.bucket}"
     fix = f"create it, or correct it: --set storage.url=s3://BUCKET/PREFIX (now {files.storage.url})"
     return StorageError(found, "a bucket that exists", fix)
 
 
 def _refused(files: ObjectFiles, verb: str, name: str, error: Exception) -> StorageError:
-    found = f"the store refuses to {verb} {files.at(name)} ({_code_of(error) or 'permission denied'})"
+    found = f"the store refuses to {verb} {files.uri(name)} ({_code_of(error) or 'permission denied'})"
     expected = f"{CREDENTIALS} that may list the bucket, and get, put and delete objects in it"
     return StorageError(found, expected, "set the right credentials, or give them s3:ListBucket and s3:*Object")
 
 
 def _failed(files: ObjectFiles, verb: str, name: str, error: Exception) -> StorageError:
-    text, place = str(error), _endpoint(files.storage)
-    said = text.partition("\n")[0]
+    text, endpoint = str(error), _endpoint(files.storage)
+    summary = text.partition("\n")[0]
     if "NoSuchBucket" in text:
         return _no_bucket(files, verb, name)
-    if "403 Forbidden" in said and "169.254" not in said:  # how a refused listing looks
+    if "403 Forbidden" in summary and "169.254" not in summary:  # the error of a refused listing
         return _refused(files, verb, name, error)
-    if "169.254.169.254" in text or "redential" in said:
-        found = f"no credentials for {files.at(name)}: none in the environment, and this machine has no role of its own"
+    if "169.254.169.254" in text or "redential" in summary:
+        found = (
+            f"no credentials for {files.uri(name)}: none in the environment, and this machine has no role of its own"
+        )
         return StorageError(found, CREDENTIALS, "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…")
-    if "builder error" in said or "URL scheme is not allowed" in text:
+    if "builder error" in summary or "URL scheme is not allowed" in text:
         fix = "--set storage.allow_http=true, or an https:// endpoint"
-        return StorageError(f"{place} is not https", "an endpoint with TLS, unless it is allowed without", fix)
-    if "error sending request" in said or "timed out" in text or "operation timed out" in text:
+        return StorageError(f"{endpoint} is not https", "an endpoint with TLS, unless it is allowed without", fix)
+    if "error sending request" in summary or "timed out" in text or "operation timed out" in text:
         fix = "start it, or correct it: --set storage.endpoint=https://HOST:PORT"
-        return StorageError(f"cannot {verb} {files.at(name)}: no answer from {place}", "a store that answers", fix)
-    return StorageError(f"cannot {verb} {files.at(name)}: {said}", f"a working store at {place}", "run it again")
+        return StorageError(f"cannot {verb} {files.uri(name)}: no answer from {endpoint}", "a store that answers", fix)
+    return StorageError(f"cannot {verb} {files.uri(name)}: {summary}", f"a working store at {endpoint}", "run it again")
 
 
 def _code_of(error: Exception) -> str:
@@ -344,9 +346,9 @@ def _endpoint(storage: ObjectStorage) -> str:
 
 
 def check_commit_rule(files: ObjectFiles, name: str, data: bytes) -> bool:
-    """Commit ``name`` and see that a second commit is refused; returns whether the first created it.
+    """Commit ``name`` and check that a second commit is refused; returns whether the first created it.
 
-    Raises StorageError for a store that ignores create-only puts: on it a late attempt would overwrite a committed file.
+    Raises StorageError for a store that ignores create-only puts, where a late attempt would overwrite a committed file.
     """
     created = files.commit_once(name, data)
     if files.commit_once(name, data):

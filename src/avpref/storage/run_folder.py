@@ -1,15 +1,15 @@
-"""A run's folder: the truth about a run. Everything in it is named by what it depends on.
+"""A run's folder: the complete state of a run. Every file in it is named by its inputs.
 
-run.json  config.yaml            who this is
+run.json  config.yaml            identity and configuration
 units/<stage>/<fingerprint>/     committed units
 clips/                           candidate media, named by id and content hash
 tables/<table>/                  sealed versions and CURRENT
 models/<stage>-<fingerprint>/    checkpoints and trained weights
-result.json report.html plots/   what came out
-events.jsonl                     what happened
+result.json report.html plots/   results
+events.jsonl                     the structured log
 
-With ``storage.kind: objects`` the bucket holds all of it but the last line, checkpoints, report and plots; the folder is
-then scratch of the trainer and a cache of finished models.
+With ``storage.kind: objects`` a bucket holds all of it except the log, checkpoints, report and plots; the folder is then the
+trainer's working folder and a cache of finished models.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from avpref.config.schema import Settings
 from avpref.config.storage_settings import FolderStorage, ObjectStorage
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import ConfigError, InputError, ProductVersionError, SchemaVersionError
+from avpref.storage.documents import CONFIG_FILE, EVENTS_FILE, RESULT_FILE, RUN_FILE
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles, storage_errors
 from avpref.storage.lock import owned
@@ -33,13 +34,9 @@ from avpref.storage.model_files import KeptModels, PublishedModels, TrainedFiles
 from avpref.storage.object_files import ListedFiles, ObjectFiles, check_commit_rule
 from avpref.storage.work_folder import WorkFolder
 
-RUN_FILE = "run.json"
-CONFIG_FILE = "config.yaml"
-RESULT_FILE = "result.json"
-
 
 def run_id(settings: Settings) -> str:
-    """The run's identity: name, seed and the hash of its settings. The executor does not enter."""
+    """The run's id: name, seed and the hash of its settings, without the sections of :data:`avpref.config.loading.NOT_OF_IDENTITY`."""
     return f"{settings.run.name}-s{settings.run.seed}-{identity_hash(settings)}"
 
 
@@ -56,32 +53,32 @@ class RunFolder(WorkFolder):
 
     @property
     def executor(self) -> Executor:
-        """Who runs the units of candidate stages."""
+        """The settings of the executor that runs the units of the stages."""
         return self.settings.executor
 
     @property
     def observe(self) -> ObserveSettings:
-        """How the run is watched, and at what price."""
+        """Settings of the Prometheus endpoint and of prices."""
         return self.settings.observe
 
     @property
     def max_quarantined_share(self) -> float:
-        """The share of a stage's candidates that may be given up."""
+        """The share of a stage's candidates, 0 to 1, that may be quarantined."""
         return self.settings.run.max_quarantined_share
 
     @property
     def files(self) -> Files:
-        """What is true of the run, wherever the settings keep it."""
+        """The run's store: its folder or a part of a bucket, as the settings say."""
         return _storage_of(self).files
 
     @property
     def unit_files(self) -> Files:
-        """Where units are committed."""
+        """The store of the run's committed units."""
         return _storage_of(self).units
 
     @property
     def shared(self) -> Files:
-        """What runs of the same place have in common."""
+        """Files that all runs of the same folder or bucket share."""
         return _storage_of(self).shared
 
     @property
@@ -94,9 +91,9 @@ class RunFolder(WorkFolder):
         return self.root / "models" / f"{stage}-{fingerprint}"
 
     def record_settings(self) -> None:
-        """See :class:`WorkFolder`; the run's id says that settings can differ in the executor alone.
+        """See :class:`WorkFolder`. Settings of equal run ids differ in the sections that :func:`run_id` leaves out at most.
 
-        Raises ProductVersionError for a run that another version of the product began.
+        Raises ProductVersionError for a run that was begun by another version of the product.
         """
         _refuse_other_version(self)
         text = config_to_yaml(self.settings).encode()
@@ -105,7 +102,7 @@ class RunFolder(WorkFolder):
 
 @dataclass(frozen=True)
 class _Storage:
-    """Where a run's files, its units, the files that runs share, and finished models are."""
+    """The stores of a run: its files, its units, the files that runs share, and finished models."""
 
     files: Files
     units: Files
@@ -117,19 +114,19 @@ def _storage_of(folder: RunFolder) -> _Storage:
     match folder.settings.storage:
         case FolderStorage():
             own = LocalFiles(folder.root)
-            return _Storage(own, own.within("units"), LocalFiles(folder.runs), KeptModels())
-        case ObjectStorage() as given:
-            shared = ObjectFiles(given, given.prefix)
-            files = shared.within(folder.run_id)
-            units = ListedFiles(given, files.within("units").prefix)
-            return _Storage(files, units, shared, PublishedModels(files.within("models"), folder.root / "models"))
+            return _Storage(own, own.subfolder("units"), LocalFiles(folder.runs), KeptModels())
+        case ObjectStorage() as storage:
+            shared = ObjectFiles(storage, storage.prefix)
+            files = shared.subfolder(folder.run_id)
+            units = ListedFiles(storage, files.subfolder("units").prefix)
+            return _Storage(files, units, shared, PublishedModels(files.subfolder("models"), folder.root / "models"))
 
 
 def create(runs: Path, settings: Settings) -> RunFolder:
-    """The folder of the run that ``settings`` describe, made if it is not there yet; and its place in a bucket, if it has one.
+    """The folder of the run that ``settings`` describe, created unless it exists; likewise its part of a bucket, if it uses one.
 
     Raises StorageError for a folder or bucket that cannot be written, SchemaVersionError for a run of another schema,
-    ConfigError where the folder says that the run keeps its files elsewhere.
+    ConfigError where the run was begun with another storage.
     """
     root = Path(runs).resolve() / run_id(settings)
     with storage_errors(root):
@@ -155,13 +152,13 @@ def create(runs: Path, settings: Settings) -> RunFolder:
 
 
 def _refuse_other_storage(folder: RunFolder) -> None:
-    """A run whose units are in one place is not begun again in another without a word."""
-    recorded, asked = open_root(folder.root).settings.storage, folder.settings.storage
-    known, wanted = (getattr(storage, "url", "the folder itself") for storage in (recorded, asked))
-    if known != wanted:
+    """Raises ConfigError where the run was begun with another storage than ``folder.settings`` name."""
+    recorded, requested = open_root(folder.root).settings.storage, folder.settings.storage
+    recorded_url, requested_url = (getattr(storage, "url", "the folder itself") for storage in (recorded, requested))
+    if recorded_url != requested_url:
         raise ConfigError(
-            f"run {folder.run_id} keeps its files in {known}, and {wanted} was asked for",
-            "the place that the run was begun in",
+            f"run {folder.run_id} keeps its files in {recorded_url}, and {requested_url} was requested",
+            "the storage that the run was begun with",
             f"--set 'storage={json.dumps(recorded.model_dump(mode='json'))}', or a new folder: --runs DIR",
         )
 
@@ -169,7 +166,7 @@ def _refuse_other_storage(folder: RunFolder) -> None:
 def open_run(runs: Path, run: str = "") -> RunFolder:
     """An existing run by id (or an unambiguous beginning of one); without ``run`` the newest.
 
-    Raises InputError naming the runs that exist, SchemaVersionError for a run of another schema.
+    Raises InputError that names the existing runs, SchemaVersionError for a run of another schema.
     """
     return open_root(find_run(runs, run))
 
@@ -194,13 +191,13 @@ def list_runs(runs: Path) -> list[str]:
     """Ids of the runs in a folder, newest first."""
     if not Path(runs).is_dir():
         return []
-    found = [path.parent for path in Path(runs).glob(f"*/{RUN_FILE}")]
-    return [path.name for path in sorted(found, key=lambda path: (-_last_change(path), path.name))]
+    roots = [path.parent for path in Path(runs).glob(f"*/{RUN_FILE}")]
+    return [path.name for path in sorted(roots, key=lambda path: (-_last_change(path), path.name))]
 
 
 def _last_change(root: Path) -> float:
-    marks = [root / RESULT_FILE, root / "events.jsonl", root / RUN_FILE]
-    return max(mark.stat().st_mtime for mark in marks if mark.exists())
+    paths = [root / RESULT_FILE, root / EVENTS_FILE, root / RUN_FILE]
+    return max(path.stat().st_mtime for path in paths if path.exists())
 
 
 def _check_schema(files: Files) -> None:
@@ -208,35 +205,35 @@ def _check_schema(files: Files) -> None:
         version = json.loads(files.read(RUN_FILE))["schema_version"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(
-            f"{files.at(RUN_FILE)}: {error}", "a run made by this product", "use a new folder: --runs DIR"
+            f"{files.uri(RUN_FILE)}: {error}", "a run made by this product", "use a new folder: --runs DIR"
         ) from error
     if version != SCHEMA_VERSION:
-        found = f"run folder {files.at('')} has schema version {version}"
+        found = f"run folder {files.uri('')} has schema version {version}"
         raise SchemaVersionError(
             found, f"schema version {SCHEMA_VERSION}", "use a new folder (--runs DIR), or the version that made it"
         )
 
 
 def adopt_version(folder: RunFolder, wait: bool = False) -> None:
-    """Make the run one of this product's version, whose stages are then missing: fingerprints hold the version.
+    """Continue the run under this product's version. All its stages then count as missing: fingerprints contain the version.
 
-    What the version before left stays beside it. Raises StorageError where another command owns the run.
+    Files of the earlier version stay. Raises StorageError where another command owns the run.
     """
     with owned(folder.root, wait):
         document = json.loads(folder.files.read(RUN_FILE))
-        found = document.get("version")
-        if found == __version__:
+        version = document.get("version")
+        if version == __version__:
             return
-        document |= {"version": __version__, "earlier_versions": [*document.get("earlier_versions", []), found]}
+        document |= {"version": __version__, "earlier_versions": [*document.get("earlier_versions", []), version]}
         folder.documents.replace_everywhere(RUN_FILE, json.dumps(document, indent=1).encode())
 
 
 def _refuse_other_version(folder: RunFolder) -> None:
-    found = json.loads(folder.files.read(RUN_FILE)).get("version")
-    if found != __version__:
-        again = f"avpref runs resume {folder.run_id} --runs {folder.runs} --adopt-version"
+    version = json.loads(folder.files.read(RUN_FILE)).get("version")
+    if version != __version__:
+        adopt = f"avpref runs resume {folder.run_id} --runs {folder.runs} --adopt-version"
         raise ProductVersionError(
-            f"run {folder.run_id} was begun by avpref {found}, and this is avpref {__version__}",
-            f"avpref {found}: under another version every stage counts as missing and is done again",
-            f"pip install avpref=={found}; or, to have it all done again: {again}",
+            f"run {folder.run_id} was begun by avpref {version}, and this is avpref {__version__}",
+            f"avpref {version}: under another version every stage counts as missing and is done again",
+            f"pip install avpref=={version}; or, to do every stage again: {adopt}",
         )

@@ -54,7 +54,7 @@ class RunTables:
         return self.store.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
 
     def seal_units(self, files: UnitFiles, units: Sequence[Unit]) -> list[QuarantineRow]:
-        """Seal the rows of finished ``units`` as the current version of their table; returns what the units quarantined."""
+        """Seal the rows of finished ``units`` as the current version of their table; returns the rows that the units quarantined."""
         table = files.table
         fingerprint = digest("units", [[unit.fingerprint, unit.name] for unit in units])
         if self.is_sealed(table, fingerprint):
@@ -62,8 +62,8 @@ class RunTables:
         quarantined: list[QuarantineRow] = []
 
         def parts() -> Iterator[pa.Table]:
-            for rows, lost in files.each(units):
-                quarantined.extend(lost)
+            for rows, quarantined_rows in files.read_each(units):
+                quarantined.extend(quarantined_rows)
                 yield tables.conform(table, rows, fingerprint)
 
         schema = tables.to_arrow(table, [], fingerprint).schema
@@ -87,11 +87,11 @@ class RunTables:
         return self.read_version(table, self.require(table))
 
     def read_version(self, table: Table, manifest: Manifest) -> pa.Table:
-        """One version of ``table``. Raises TableError where a file is gone or is not of the table."""
+        """One version of ``table``. Raises TableError where a file is gone or has another schema."""
         files, parts = self.store.files, []
         for name in self.store.names(manifest):
             with self._stream(table, name) as stream:
-                parts.append(tables.read_stream(stream, files.at(name), table))
+                parts.append(tables.read_stream(stream, files.uri(name), table))
         return tables.joined(parts, table)
 
     def batches(self, table: Table) -> Iterator[pa.Table]:
@@ -99,7 +99,7 @@ class RunTables:
         files = self.store.files
         for name in self.store.names(self.require(table)):
             with self._stream(table, name) as stream:
-                yield from tables.batches(stream, files.at(name), table)
+                yield from tables.batches(stream, files.uri(name), table)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """DuckDB with one view per sealed table, over the manifests' files. Raises TableError as :meth:`require`."""
@@ -131,11 +131,11 @@ class RunTables:
             with files.open(name) as stream:
                 yield stream
         except FileNotFoundError as error:
-            raise TableError(f"no file {files.at(name)}", f"a file of table '{table.name}'", tables.AGAIN) from error
+            raise TableError(f"no file {files.uri(name)}", f"a file of table '{table.name}'", tables.AGAIN) from error
 
 
 def _file_state(files: Files, name: str) -> tuple[int, ...]:
-    """Inode, bytes, and nanoseconds of the last change of a file; empty where there is none, or where they are not known."""
+    """Inode, size in bytes, and time of change in nanoseconds of a file; empty where there is none, or where the store has none."""
     match files:
         case LocalFiles() as local if local.path(name).is_file():
             status = local.path(name).stat()
@@ -146,5 +146,5 @@ def _file_state(files: Files, name: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _verified(store: TableStore, manifest: Manifest, file_states: tuple[tuple[int, ...], ...]) -> None:
-    """Remembers a comparison that passed for as long as the state of the files is the same."""
+    """Compare files with their hashes, once per state of the files. Raises TableError."""
     store.verify(manifest)

@@ -1,8 +1,8 @@
-"""Where finished work may be found: unit files of a stage in a folder and in the folders beside it, and the items in them.
+"""Finds finished work: the unit files of a stage in a run and in its sibling runs, and the items that these files hold.
 
 A unit's name says the stage and everything that it depends on (the stage fingerprint, product version included), so the same
-fingerprint and the same item id mean the same work. Files are committed whole, so a neighbour that is being written to may be
-read: what is under way there is not found yet. A file that cannot be read is passed over, and its work is done anew.
+fingerprint and the same item id mean the same work. Files are committed whole, so a sibling may be read while a command writes
+to it; its unfinished work is not seen. A file that cannot be read is skipped, and its work is done again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +25,8 @@ UNREADABLE = (OSError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A folder beside another one (a run beside a run) and what is true in it. Without a name it is the folder itself."""
+class SiblingRun:
+    """A run in the same folder of runs, with its files. The empty name stands for the run itself."""
 
     name: str
     files: Files
@@ -34,9 +34,9 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class UnitFile:
-    """A committed unit: who owns it, and its name in the owner's files."""
+    """A committed unit: the run that owns it, and the file's name in that run's files."""
 
-    owner: Neighbour
+    owner: SiblingRun
     name: str
 
     @property
@@ -50,36 +50,35 @@ class UnitFile:
         return PurePosixPath(self.name).stem
 
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """Its rows without metadata, of ``columns`` or all; None where it is gone or cannot be read."""
+        """The unit's rows without metadata, of ``columns`` or of all; None where the file is gone or cannot be read."""
         try:
             with self.owner.files.open(self.name) as stream:
-                found = pq.ParquetFile(stream).read(columns=columns, use_threads=False)
+                rows = pq.ParquetFile(stream).read(columns=columns, use_threads=False)
         except UNREADABLE:
             return None
-        return found.replace_schema_metadata(None)
+        return rows.replace_schema_metadata(None)
 
 
-def folders_beside(root: Path) -> list[Neighbour]:
-    """The folders beside ``root``, in the order of their names."""
-    found = sorted(path for path in root.parent.iterdir() if path.name != root.name and path.is_dir())
-    return [Neighbour(path.name, LocalFiles(path)) for path in found]
+def siblings(runs: Files, name: str) -> list[SiblingRun]:
+    """The folders in ``runs`` other than ``name``, in the order of their names."""
+    return [SiblingRun(folder, runs.subfolder(folder)) for folder in runs.folders() if folder != name]
 
 
-def here_and_beside(place: Files, beside: Callable[[], Sequence[Neighbour]]) -> list[Neighbour]:
-    """``place`` itself, then its neighbours."""
-    return [Neighbour("", place), *beside()]
+def itself_and_siblings(files: Files, siblings_of: Callable[[], Sequence[SiblingRun]]) -> list[SiblingRun]:
+    """The run whose files are ``files``, with the empty name, then its siblings."""
+    return [SiblingRun("", files), *siblings_of()]
 
 
-def unit_files(owners: Iterable[Neighbour], stage: str, fingerprint: str) -> Iterator[UnitFile]:
-    """Unit files of one stage and fingerprint, owner by owner: one listing each."""
+def unit_files(owners: Iterable[SiblingRun], stage: str, fingerprint: str) -> Iterator[UnitFile]:
+    """Unit files of one stage and fingerprint, owner by owner; each owner's folder is listed once."""
     for owner in owners:
         for name in owner.files.children(f"{UNITS}/{stage}/{fingerprint}"):
             if name.endswith(SUFFIX):
                 yield UnitFile(owner, name)
 
 
-def units_by_fingerprint(owners: Iterable[Neighbour], stage: str) -> Iterator[list[UnitFile]]:
-    """Unit files of one stage under whatever fingerprint, a list for each owner and fingerprint."""
+def units_by_fingerprint(owners: Iterable[SiblingRun], stage: str) -> Iterator[list[UnitFile]]:
+    """Unit files of one stage under any fingerprint: one list for each owner and fingerprint."""
     for owner in owners:
         names = [name for name in owner.files.names(f"{UNITS}/{stage}") if name.endswith(SUFFIX)]
         for _, group in groupby(names, lambda name: PurePosixPath(name).parent):
@@ -89,32 +88,33 @@ def units_by_fingerprint(owners: Iterable[Neighbour], stage: str) -> Iterator[li
 def find(
     files: Iterable[UnitFile], key: str, wanted: Mapping[str, Sequence[str]], done: Iterable[str] = ()
 ) -> dict[str, UnitFile]:
-    """The file that holds each item of ``wanted``, as far as ``files`` hold them; the first file counts.
+    """The file that holds each item of ``wanted``, for the items that some file holds; the first file with an item counts.
 
-    ``wanted`` has the items of each missing unit by the unit's name: a file of that name covers exactly these and is not opened.
-    Of others the column ``key`` is read, once for each name: equal names cover equal items. Names in ``done`` are not looked at.
+    ``wanted`` has the item ids of each missing unit by the unit's name: a file of that name covers exactly these and is not
+    opened. Of other files the column ``key`` is read, once for each name: equal names cover equal items. Names in ``done``
+    are skipped.
     """
-    left = {item for items in wanted.values() for item in items}
-    found: dict[str, UnitFile] = {}
-    seen = set(done)
+    missing = {item for items in wanted.values() for item in items}
+    holders: dict[str, UnitFile] = {}
+    read_names = set(done)
     for file in files:
-        if not left:
+        if not missing:
             break
-        if file.unit_name in seen:
+        if file.unit_name in read_names:
             continue
         items = wanted.get(file.unit_name)
         if items is None:
             rows = file.rows([key])
             items = [] if rows is None else rows[key].unique().to_pylist()
-        seen |= {file.unit_name} if items else set()
-        mine = left.intersection(items)
-        found |= dict.fromkeys(mine, file)
-        left -= mine
-    return found
+        read_names |= {file.unit_name} if items else set()
+        held = missing.intersection(items)
+        holders |= dict.fromkeys(held, file)
+        missing -= held
+    return holders
 
 
 def bring_files(source: Files, target: Files, names: Sequence[str]) -> bool:
-    """Give ``target`` the committed files ``names`` of ``source``: as links where both are folders. False where one is gone."""
+    """Link (or copy, from or to a bucket) the committed files ``names`` of ``source`` into ``target``. False where one is gone."""
     try:
         match source, target:
             case LocalFiles(), LocalFiles():

@@ -1,4 +1,4 @@
-"""Rows of a run's sealed tables as the nouns of the domain: prompts, candidates, norm, and the hash of the pairs."""
+"""Rows of a run's sealed tables as dataclasses of the domain: prompts, candidates, norm; and the hash of the pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avpref.identity import digest
 from avpref.storage.run_tables import RunTables
 
 FEW = 2
-"""A column is shared by rows where it has fewer than one distinct text per so many rows."""
+"""Texts of a column are interned where it has fewer than one distinct text per this many rows."""
 
 
 def read_prompts(sealed: RunTables) -> list[Prompt]:
@@ -42,7 +42,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     encoded = column.combine_chunks().dictionary_encode()
     distinct = encoded.dictionary.to_pylist()
     if len(distinct) * FEW < len(column):
-        distinct = [sys.intern(value) for value in distinct]  # one object for all batches, too
+        distinct = [sys.intern(value) for value in distinct]  # one object for all batches
     return [distinct[index] for index in encoded.indices.to_pylist()]
 
 
@@ -53,7 +53,7 @@ def read_norm(sealed: RunTables) -> normalise.Norm:
 
 
 def pairs_hash(sealed: RunTables) -> str:
-    """Content hash of the pair table: equal for equal pairs, margins and scores, in whatever run their norm was measured."""
+    """Content hash of the pair table: equal for equal pairs, margins and scores, whichever run measured their norm."""
     return hash_of_pairs(sealed.read(tables.PAIRS))
 
 

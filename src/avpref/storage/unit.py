@@ -10,7 +10,7 @@ from avpref.identity import digest
 
 
 class Item(Protocol):
-    """Something that a stage computes one result for: a candidate, a clip, a text. Items are frozen dataclasses."""
+    """The input of one result of a stage: a candidate, a clip, a text. Items are frozen dataclasses."""
 
     @property
     def item_id(self) -> str:
@@ -32,5 +32,5 @@ class Unit(Generic[ItemT]):
 
     @cached_property
     def name(self) -> str:
-        """Derived file name: shard, and hash of what the unit covers. Equal plans give equal names."""
+        """Derived file name: shard, and hash of the item ids. Equal plans give equal names."""
         return f"{self.shard:05d}-{digest([item.item_id for item in self.items], size=12)}"

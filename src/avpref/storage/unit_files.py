@@ -1,4 +1,4 @@
-"""The committed files of units: one Parquet file each, rows and quarantine together, under a derived name."""
+"""The committed files of units: one Parquet file per unit with its rows and its quarantined candidates, under a derived name."""
 
 from __future__ import annotations
 
@@ -20,28 +20,23 @@ from avpref.storage.files import Files
 from avpref.storage.unit import Unit
 
 PLAN_PREFIX = "plan-"
-"""Begins the names of the files beside a stage's units that say which fingerprints the stage works under.
+"""Prefix of the files beside a stage's units that list the fingerprints of the stage's current plan.
 
-Garbage collection reads them to learn which units no plan names any more; nothing is skipped or repeated because of them.
+Only garbage collection reads them, to find units that no plan names any more.
 """
 QUARANTINE_KEY = b"avpref.quarantine"
 
 
 class CommittedUnits(Protocol):
-    """What a stage asks of the files of its units. Implementations are picklable: workers carry them."""
+    """The committed units of a stage. Implementations are picklable: workers carry them."""
 
     @property
-    def place(self) -> Files:
-        """Where the units of all stages are."""
-        ...
-
-    @property
-    def folder(self) -> str:
-        """Where the units of all stages are, as a message shows it."""
+    def store(self) -> Files:
+        """The store of the units of all stages."""
         ...
 
     def record_plan(self, name: str, units: Sequence[Unit]) -> None:
-        """Say under which fingerprints pass ``name`` of a stage works on ``units``, of which there is one at least."""
+        """Record the fingerprints that pass ``name`` of a stage uses for ``units``; ``units`` must not be empty."""
         ...
 
     def exists(self, unit: Unit) -> bool:
@@ -49,11 +44,11 @@ class CommittedUnits(Protocol):
         ...
 
     def finished(self, units: Sequence[Unit]) -> list[Unit]:
-        """Those of ``units`` that are done, in their order: one listing per folder instead of a question per unit."""
+        """Those of ``units`` that are done, in their order; each folder is listed once."""
         ...
 
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
-        """Commit the unit's rows and what it gave up on; the first commit wins."""
+        """Commit the unit's rows and its quarantined candidates; returns whether this call did. The first commit wins."""
         ...
 
     def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
@@ -61,33 +56,28 @@ class CommittedUnits(Protocol):
         ...
 
     def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
-        """What ``units`` gave up on."""
+        """The quarantined candidates of ``units``."""
         ...
 
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """Where the units of one table are committed. Picklable: workers carry it."""
+    """The committed units of one table. Picklable: workers carry it."""
 
     files: Files
     table: tables.Table
 
     @property
-    def place(self) -> Files:
-        """Where the units of all stages are."""
+    def store(self) -> Files:
+        """The store of the units of all stages."""
         return self.files
-
-    @property
-    def folder(self) -> str:
-        """The same, as a message shows it."""
-        return self.files.at("")
 
     def name(self, unit: Unit) -> str:
         """The unit's file: stage, stage fingerprint, then the unit's derived name."""
         return f"{unit.stage}/{unit.fingerprint}/{unit.name}.parquet"
 
     def record_plan(self, name: str, units: Sequence[Unit]) -> None:
-        """See :class:`CommittedUnits`; they are the units' own."""
+        """See :class:`CommittedUnits`; the fingerprints are the units' own."""
         record_plan(self.files, units[0].stage, name, {unit.fingerprint for unit in units})
 
     def exists(self, unit: Unit) -> bool:
@@ -95,17 +85,17 @@ class UnitFiles:
         return self.files.exists(self.name(unit))
 
     def finished(self, units: Sequence[Unit]) -> list[Unit]:
-        """Those of ``units`` that are done, in their order; every folder is listed once."""
+        """See :class:`CommittedUnits`."""
         folders = {name.rpartition("/")[0] for name in map(self.name, units)}
         listed = {name for folder in folders for name in self.files.children(folder)}
         return [unit for unit in units if self.name(unit) in listed]
 
     def commit(self, unit: Unit, rows: Sequence[Any], quarantined: Sequence[QuarantineRow] = ()) -> bool:
-        """Commit the unit's rows (dataclasses of the table) and what it gave up on. The first commit wins."""
+        """See :class:`CommittedUnits`; ``rows`` are dataclasses of the table."""
         return self._commit(unit, tables.to_arrow(self.table, rows), quarantined)
 
     def commit_rows(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
-        """Commit rows that were committed before, here or in another folder, under the unit's name. The first commit wins."""
+        """Commit rows that were committed before, in this or another run, under the unit's name. The first commit wins."""
         return self._commit(unit, tables.conform(self.table, rows), quarantined)
 
     def join(self, unit: Unit, pieces: Sequence[Unit]) -> bool:
@@ -114,22 +104,22 @@ class UnitFiles:
         return self._commit(unit, rows, quarantined)
 
     def read(self, units: Sequence[Unit]) -> tuple[pa.Table, list[QuarantineRow]]:
-        """Rows and quarantine of ``units``, in the plan's order. Raises TableError for one that is not done or not whole."""
+        """Rows and quarantined candidates of ``units``, in their order. Raises TableError for a unit that is absent or broken."""
         parts, quarantined = [], []
-        for part, lost in self.each(units):
-            quarantined += lost
+        for part, quarantined_rows in self.read_each(units):
+            quarantined += quarantined_rows
             parts.append(part)
         if not parts:
             return tables.to_arrow(self.table, []), []
         return pa.concat_tables(parts), quarantined
 
-    def each(self, units: Sequence[Unit]) -> Iterator[tuple[pa.Table, list[QuarantineRow]]]:
-        """Rows and quarantine of ``units`` one by one, in the plan's order. Raises as :meth:`read`."""
+    def read_each(self, units: Sequence[Unit]) -> Iterator[tuple[pa.Table, list[QuarantineRow]]]:
+        """Rows and quarantined candidates of each of ``units``, in their order. Raises as :meth:`read`."""
         for part in self._parsed(units, lambda stream: pq.ParquetFile(stream).read()):
             yield part.replace_schema_metadata(None), _quarantine_rows(part.schema)
 
     def quarantined(self, units: Sequence[Unit]) -> list[QuarantineRow]:
-        """What ``units`` gave up on; reads footers alone. Raises as :meth:`read`."""
+        """The quarantined candidates of ``units``; reads only the files' footers. Raises as :meth:`read`."""
         return [row for schema in self._parsed(units, pq.read_schema) for row in _quarantine_rows(schema)]
 
     def _commit(self, unit: Unit, rows: pa.Table, quarantined: Sequence[QuarantineRow]) -> bool:
@@ -151,9 +141,9 @@ class UnitFiles:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            place = self.files.at(name)
-            fix = f"delete {place} and run: avpref runs resume RUN"
-            raise TableError(f"{place} cannot be read: {error}", "a whole unit", fix) from error
+            uri = self.files.uri(name)
+            fix = f"delete {uri} and run: avpref runs resume RUN"
+            raise TableError(f"{uri} cannot be read: {error}", "a whole unit", fix) from error
 
 
 def _quarantine_rows(schema: pa.Schema) -> list[QuarantineRow]:
@@ -161,7 +151,7 @@ def _quarantine_rows(schema: pa.Schema) -> list[QuarantineRow]:
 
 
 def record_plan(units: Files, stage: str, name: str, fingerprints: Iterable[str]) -> None:
-    """Say that pass ``name`` of ``stage`` works under ``fingerprints``; ``units`` is the place of all stages' units."""
+    """Record that pass ``name`` of ``stage`` uses ``fingerprints``; ``units`` is the store of all stages' units."""
     file = f"{stage}/{PLAN_PREFIX}{name}.json"
     data = json.dumps({"fingerprints": sorted(set(fingerprints))}).encode()
     try:
@@ -173,16 +163,16 @@ def record_plan(units: Files, stage: str, name: str, fingerprints: Iterable[str]
 
 
 def planned(stage: Path) -> frozenset[str] | None:
-    """The fingerprints that the stage in ``stage`` works under; None where nobody said so.
+    """The fingerprints of the current plan of the stage with folder ``stage``; None where no plan was recorded.
 
     Raises InputError for a file that cannot be read.
     """
     files = sorted(stage.glob(f"{PLAN_PREFIX}*.json"))
-    found: set[str] = set()
+    fingerprints: set[str] = set()
     for path in files:
         try:
-            found |= set(json.loads(path.read_text())["fingerprints"])
+            fingerprints |= set(json.loads(path.read_text())["fingerprints"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             fix = f"delete {path} and run: avpref runs resume RUN"
             raise InputError(f"{path}: {error}", "a plan written by this product", fix) from error
-    return frozenset(found) if files else None
+    return frozenset(fingerprints) if files else None

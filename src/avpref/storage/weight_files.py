@@ -1,4 +1,4 @@
-"""Weight files of others: read without running their code, fitted tensor by tensor, and never half loaded."""
+"""Published weight files: read without running their code, and loaded into a network completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
-    """What ``path`` holds: tensors by name, or a pickled checkpoint's mapping, on the CPU and in the file's own dtype.
+    """The content of ``path``: tensors by name, or a pickled checkpoint's mapping, on the CPU and in the file's own dtype.
 
     ``.safetensors`` is read as such; anything else by ``torch.load(weights_only=True)``, mapped into memory. Raises InputError
     for a file that is absent, cut short, or holds anything but plain data.
@@ -29,19 +29,19 @@ def read_weights(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} cannot be read: {reason}", "a whole file of weights", f"delete {path.name} and fetch it again"
         ) from error
-    if not isinstance(found, Mapping):
-        raise InputError(f"{path} holds a {type(found).__name__}", "tensors by name", "check the path")
-    return found
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}", "tensors by name", "check the path")
+    return content
 
 
 def on_meta(build: Callable[[], Network]) -> Network:
-    """The module that ``build`` makes, with shapes and no memory; :func:`fit` gives it its tensors."""
+    """The module that ``build`` makes, on the meta device: shapes without memory. :func:`fit` gives it its tensors."""
     with torch.device("meta"):
         return build().eval().requires_grad_(False)
 
@@ -66,8 +66,8 @@ def fit(
     require_shapes(source, {name: tuple(tensor.shape) for name, tensor in used.items()}, expected)
     moved = {name: tensor.to(device, _dtype_of(tensor, dtype)) for name, tensor in used.items()}
     network.load_state_dict(moved, assign=True)
-    left = [name for name, tensor in [*network.named_parameters(), *network.named_buffers()] if tensor.is_meta]
-    assert not left, f"tensors without values after loading: {left[:SHOWN]}"
+    unset = [name for name, tensor in [*network.named_parameters(), *network.named_buffers()] if tensor.is_meta]
+    assert not unset, f"tensors without values after loading: {unset[:SHOWN]}"
 
 
 def _dtype_of(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:

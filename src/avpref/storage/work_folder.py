@@ -12,54 +12,52 @@ from avpref import __version__
 from avpref.datasets.tables import Table
 from avpref.domain import SCHEMA_VERSION
 from avpref.identity import digest
-from avpref.storage.documents import Documents
+from avpref.storage.documents import EVENTS_FILE, Documents
 from avpref.storage.event_log import EventLog
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles, sweep_temporaries
 from avpref.storage.lock import owned
 from avpref.storage.run_tables import RunTables
 from avpref.storage.sealed_tables import TableStore
-from avpref.storage.sibling_runs import Neighbour
+from avpref.storage.sibling_runs import SiblingRun, siblings
 from avpref.storage.unit_files import UnitFiles
-
-EVENTS_FILE = "events.jsonl"
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A folder and what is in it; :class:`avpref.storage.run_folder.RunFolder` is one of a run."""
+    """A folder with its stores and log; :class:`avpref.storage.run_folder.RunFolder` is the work folder of a run."""
 
     root: Path
 
     @property
     def runs(self) -> Path:
-        """The folder that holds this one and those beside it."""
+        """The folder of runs, which holds this folder and its siblings."""
         return self.root.parent
 
     @property
     def files(self) -> Files:
-        """Units, media, tables and documents of the work. The folder itself, unless they are kept elsewhere."""
+        """The store of units, media, tables and documents: the folder itself, unless a bucket is used."""
         return LocalFiles(self.root)
 
     @property
     def unit_files(self) -> Files:
-        """Where units are committed."""
-        return self.files.within("units")
+        """The store of committed units."""
+        return self.files.subfolder("units")
 
     @property
     def media(self) -> Files:
-        """Where the paths of candidates' clips start."""
+        """The store that the paths of candidates' clips refer to."""
         return self.files
 
     @property
     def shared(self) -> Files:
-        """Files that this and other folders beside it have in common."""
+        """Files that this folder and its siblings share."""
         return LocalFiles(self.runs)
 
     @property
     def tables(self) -> RunTables:
         """Sealed tables."""
-        return RunTables(TableStore(self.files.within("tables")), self.root)
+        return RunTables(TableStore(self.files.subfolder("tables")), self.root)
 
     @property
     def documents(self) -> Documents:
@@ -72,16 +70,15 @@ class WorkFolder:
         return EventLog(self.root / EVENTS_FILE, self.root.name)
 
     def units(self, table: Table) -> UnitFiles:
-        """Committed units whose rows belong to ``table``."""
+        """The committed units whose rows belong to ``table``."""
         return UnitFiles(self.unit_files, table)
 
-    def neighbours(self) -> Sequence[Neighbour]:
-        """The folders beside this one, where finished work may be found."""
-        beside = (name for name in self.shared.folders() if name != self.root.name)
-        return [Neighbour(name, self.shared.within(name)) for name in beside]
+    def siblings(self) -> Sequence[SiblingRun]:
+        """The other runs of the same folder of runs, whose finished work may be reused."""
+        return siblings(self.shared, self.root.name)
 
     def fingerprint(self, stage: str, *parts: object) -> str:
-        """Stage fingerprint: the product's version, the schema's, and everything that the stage depends on."""
+        """Stage fingerprint: a hash of the product's version, the schema version, and ``parts``, all inputs of the stage."""
         return digest(stage, __version__, SCHEMA_VERSION, *parts)
 
     @contextlib.contextmanager
@@ -93,4 +90,4 @@ class WorkFolder:
             yield
 
     def record_settings(self) -> None:
-        """Make the folder say what this execution was asked for; called by its owner."""
+        """Write the settings of this execution into the folder; only its owner calls this."""

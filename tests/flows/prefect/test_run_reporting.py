@@ -31,7 +31,7 @@ from avpref.observability.meters import StageMeasure, StageMeter
 
 def measured(stage: str, done: int, total: int) -> StageMeasure:
     meter = StageMeter(stage, total)
-    meter.find(done, 0)
+    meter.add_present(done, 0)
     return meter.measure()
 
 

@@ -21,10 +21,9 @@ from avpref.flows.stages.generate import generate
 from avpref.flows.stages.prompts import prompts as prompts_flow
 from avpref.flows.stages.sft import sft
 from avpref.flows.workers.generator import codec_identity, open_codec, sampler_settings, text_identity
-from avpref.observability.run_status import watched, watched_stage
+from avpref.observability.meters import S_PER_H
+from avpref.observability.run_status import publishing, publishing_stage
 from avpref.storage.run_folder import RunFolder, create
-
-S_PER_H = 3600
 
 
 def sample_run(folder: RunFolder, as_json: bool) -> int:
@@ -50,9 +49,9 @@ def sample_prompts(
     folder = create(runs, settings)
     run = Run.of(folder)
     started = time.monotonic()
-    with folder.locked(), ray_session(), watched(folder):
+    with folder.locked(), ray_session(), publishing(folder):
         for stage in (prompts_flow, sft, generate):
-            with watched_stage(run, stage.name):
+            with publishing_stage(run, stage.name):
                 rows = stage(run).rows
     hours = (time.monotonic() - started) / S_PER_H
     document = {

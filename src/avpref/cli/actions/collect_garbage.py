@@ -44,12 +44,12 @@ def collect_runs(runs: Path, options: Options, limit: int | None) -> tuple[dict[
 def _document(runs: Path, collection: Collection, limit: int | None) -> dict[str, Any]:
     files, num_bytes = Counter[str](), Counter[str]()
     for entry in collection.entries:
-        files[entry.sort] += 1
-        num_bytes[entry.sort] += entry.num_bytes
+        files[entry.kind] += 1
+        num_bytes[entry.kind] += entry.num_bytes
     entries = [
         {
             "path": entry.path.relative_to(runs).as_posix(),
-            "sort": str(entry.sort),
+            "sort": str(entry.kind),
             "reason": entry.reason,
             "num_bytes": entry.num_bytes,
         }

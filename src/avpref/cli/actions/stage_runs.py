@@ -10,14 +10,14 @@ from avpref.errors import PartialResult
 from avpref.execution.ray_session import ray_session
 from avpref.flows.prefect.run_reporting import Stage
 from avpref.flows.run import Run
-from avpref.observability.run_status import watched, watched_stage
+from avpref.observability.run_status import publishing, publishing_stage
 from avpref.storage.run_folder import RunFolder
 
 
 def run_stage(folder: RunFolder, stage: Stage) -> int:
     """Run one stage of the run in ``folder``; returns its rows. Raises StorageError where another command owns the run."""
     run = Run.of(folder)
-    with run.locked(), ray_session(), watched(run), watched_stage(run, stage.name):
+    with run.locked(), ray_session(), publishing(run), publishing_stage(run, stage.name):
         return stage(run).rows
 
 

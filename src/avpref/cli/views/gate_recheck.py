@@ -27,11 +27,11 @@ def decide(folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"--set {others[0]}", f"{SECTION}KEY=VALUE", "avpref config show")
     settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
     folder.tables.require(tables.EVALUATIONS)
-    stored = decisions.read(folder)
-    inputs = inputs_of(stored)
+    stored = decisions.read_decision(folder)
+    inputs = inputs_of(stored.document())
     _refuse_stale(folder, inputs)
     rules = inputs.settings.model_copy(update={"gate": settings.evaluation.gate})
-    taken = decisions.again(folder, replace(inputs, settings=rules))
+    taken = decisions.decide_again(folder, replace(inputs, settings=rules))
     warning = serving_warning(folder, inputs)
     decision = {key: value for key, value in taken.document().items() if key != "inputs"}
     return {"run_id": folder.run_id, **decision, "warnings": [warning] if warning else []}
@@ -39,12 +39,12 @@ def decide(folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
 
 def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
     """A stored decision computed again from its own inputs, with every difference. Raises InputError, TableError."""
-    replay = decisions.replay(folder, decision)
+    replay = decisions.replay_decision(folder, decision)
     again = {key: value for key, value in replay.again.document().items() if key != "inputs"}
     return {
         "run_id": folder.run_id,
         **again,
-        "decision_id": replay.stored["decision_id"],
+        "decision_id": replay.stored.decision_id,
         "agrees": replay.agrees,
         "differences": [asdict(change) for change in replay.wrong],
         "changed_inputs": [asdict(change) for change in replay.changed],
@@ -58,10 +58,10 @@ def serving_warning(folder: RunFolder, inputs: DecisionInputs) -> str:
     move = aliases.current(runs, alias)
     if move is None:
         return ""
-    record = aliases.adapter_record(runs, move.adapter)["inputs"]
-    if record["policy_hash"] == inputs.policy_hash:
+    record = aliases.registered_adapter(runs, move.adapter)
+    if record.policy_hash == inputs.policy_hash:
         return ""
-    base = "the same" if record["reference_hash"] == inputs.reference_hash else "another"
+    base = "the same" if record.reference_hash == inputs.reference_hash else "another"
     return (
         f"{alias} is adapter {move.adapter} of run {move.run_id} (on {base} SFT network); this decision compares with the SFT"
         " network alone, not with the serving adapter"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avpref.registry.catalog import open_archive
+from avpref.registry.catalog import open_catalog
 from avpref.registry.lineage_view import document
 
 LONGEST_LINE = 10
@@ -30,7 +30,7 @@ Branch = tuple[str, list[Any]]
 
 def document_of(runs: Path, id_: str, limit: int | None) -> dict[str, Any]:
     """The lineage of ``id_`` in the runs of a folder, with at most ``limit`` rows per list. Raises InputError."""
-    return document(open_archive(runs), id_, limit)
+    return document(open_catalog(runs), id_, limit)
 
 
 def lines(lineage: Mapping[str, Any]) -> Iterator[str]:

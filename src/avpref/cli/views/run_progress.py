@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from avpref.datasets.rows import QuarantineRow
-from avpref.observability import run_status
+from avpref.observability import status_documents
 from avpref.observability.meters import duration, rate
-from avpref.observability.run_status import Document
+from avpref.observability.status_documents import FAILED, INTERRUPTED, RUNNING, PassStatus, StageStatus
 from avpref.storage.event_log import read_events
 from avpref.storage.run_folder import RunFolder
 
@@ -55,28 +55,28 @@ def stage_state(
 ) -> StageState:
     """The state of the stage of ``result`` (name, whether it has one, rows); ``first_missing`` is an earlier missing stage."""
     name, is_done, rows = result
-    document = run_status.read_document(folder.root / run_status.PROGRESS / f"{name}{run_status.STAGE_SUFFIX}")
-    condition, why = _condition(document, is_done, first_missing, in_use)
-    since = moment(document["since_s"]) if document else None
-    return StageState(name, is_done, rows, str(condition), why, since, document["by"] if document else None)
+    status = status_documents.read_stage(folder.root, name)
+    condition, why = _condition(status, is_done, first_missing, in_use)
+    since = moment(status.since_s) if status else None
+    return StageState(name, is_done, rows, str(condition), why, since, status.by if status else None)
 
 
 def _condition(
-    document: Document | None, is_done: bool, first_missing: str | None, in_use: bool
+    status: StageStatus | None, is_done: bool, first_missing: str | None, in_use: bool
 ) -> tuple[Condition, str]:
-    recorded = document["state"] if document else None
-    if recorded == run_status.RUNNING and in_use:
+    recorded = status.state if status else None
+    if recorded == RUNNING and in_use:
         return Condition.RUNNING, ""
     if is_done:
         return Condition.DONE, ""
-    if document and recorded == run_status.RUNNING:
-        return Condition.KILLED, f"{document['by']} began and never ended, and no command owns the run now"
-    if recorded == run_status.INTERRUPTED:
+    if status and recorded == RUNNING:
+        return Condition.KILLED, f"{status.by} began and never ended, and no command owns the run now"
+    if recorded == INTERRUPTED:
         return Condition.INTERRUPTED, "stopped by a signal"
-    if document and recorded == run_status.FAILED:
-        error = document["error"]
-        condition = Condition.CIRCUIT_OPEN if error["is_circuit_open"] else Condition.FAILED
-        return condition, f"{error['error']}: {error.get('found') or error['message']}"
+    if status and status.error and recorded == FAILED:
+        error = status.error
+        condition = Condition.CIRCUIT_OPEN if error.is_circuit_open else Condition.FAILED
+        return condition, f"{error.error}: {error.found or error.message}"
     if first_missing:
         return Condition.WAITING, f"waits for stage {first_missing}"
     return Condition.NEXT, "nothing before it is missing"
@@ -84,18 +84,17 @@ def _condition(
 
 def passes(folder: RunFolder, in_use: bool) -> list[dict[str, Any]]:
     """Every pass over units and every training, oldest first: state, counts, rate, time left, utilisation, cost."""
-    return [_pass(document, in_use) for document in run_status.documents(folder.root, run_status.UNITS_SUFFIX)]
+    return [_pass(status, in_use) for status in status_documents.read_passes(folder.root)]
 
 
-def _pass(document: Document, in_use: bool) -> dict[str, Any]:
-    measure, recorded = document["measure"], document["state"]
-    is_running = recorded == run_status.RUNNING and in_use
-    state = str(Condition.KILLED) if recorded == run_status.RUNNING and not in_use else recorded
-    numbers = {name: value for name, value in measure.items() if name not in ("stage", "eta_s")}
-    about = {"name": document["name"], "stage": document["stage"], "state": state, "by": document["by"]}
-    times = {"since": moment(document["since_s"]), "as_of": moment(document["updated_s"])}
-    estimates = {"eta_s": measure["eta_s"] if is_running else None, "age_s": time.time() - document["updated_s"]}
-    return about | times | estimates | numbers | {"spent": document["spent"]}
+def _pass(status: PassStatus, in_use: bool) -> dict[str, Any]:
+    is_running = status.state == RUNNING and in_use
+    state = str(Condition.KILLED) if status.state == RUNNING and not in_use else status.state
+    numbers = {name: value for name, value in status.measure.document().items() if name not in ("stage", "eta_s")}
+    about = {"name": status.name, "stage": status.stage, "state": state, "by": status.by}
+    times = {"since": moment(status.since_s), "as_of": moment(status.updated_s)}
+    estimates = {"eta_s": status.measure.eta_s if is_running else None, "age_s": time.time() - status.updated_s}
+    return about | times | estimates | numbers | {"spent": asdict(status.spent)}
 
 
 def pass_rows(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -111,7 +110,7 @@ def pass_rows(measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "left": duration(row["eta_s"]) if row["eta_s"] is not None else None,
             "busy": f"{100 * row['busy_share']:.0f} %" if row["made"] else None,
             QUARANTINED: row[QUARANTINED],
-            "as of": f"{duration(row['age_s'])} ago" if row["state"] == run_status.RUNNING else None,
+            "as of": f"{duration(row['age_s'])} ago" if row["state"] == RUNNING else None,
         }
         for row in measured
     ]

@@ -13,13 +13,11 @@ from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
-from avpref.storage.run_folder import RESULT_FILE, RunFolder, list_runs, open_root
+from avpref.storage.documents import QUARANTINE_FILES, REPORT_FILE, RESULT_FILE, VERDICT_FILE
+from avpref.storage.run_folder import RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
 ADAPTER = "models/dpo-*/adapter/adapter_model.safetensors"
-VERDICT_FILE = "evaluation.json"
-REPORT_FILE = "report.html"
-QUARANTINES = ("refused.json", "quarantine-*.json")
 Result = tuple[str, bool, int | None]
 """A stage's name, whether it has a result, and the number of rows of its table (None where it makes files)."""
 FINISHED, IN_USE, UNREADABLE = "finished", "in use", "unreadable"
@@ -94,9 +92,7 @@ def quarantine(folder: RunFolder) -> list[QuarantineRow]:
 
     Unfinished stages have not written their list yet: their quarantined candidates are read from the log.
     """
-    documents = folder.files.children()
-    names = [name for pattern in QUARANTINES for name in fnmatch.filter(documents, pattern)]
-    rows = [QuarantineRow(**row) for name in names for row in folder.documents.read(name)]
+    rows = [QuarantineRow(**row) for name in QUARANTINE_FILES for row in folder.documents.read(name) or []]
     if folder.files.exists(RESULT_FILE) and not is_in_use(folder.root):
         return rows
     known = {(row.candidate_id, row.stage) for row in rows}
