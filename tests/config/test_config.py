@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.config.loading import config_to_yaml, identity_hash, load_config
+from avpref.config.training_settings import SftSettings
 from avpref.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -206,6 +207,7 @@ def test_settings_survive_a_round_trip_through_yaml(
     tmp_path_factory: pytest.TempPathFactory, seed: int, name: str, text: str, rate: float
 ) -> None:
     base = load_config(TINY, environment={}).settings
+    assert isinstance(base.sft, SftSettings)
     changed = base.model_copy(
         update={
             "run": base.run.model_copy(update={"seed": seed, "name": name}),

@@ -116,9 +116,9 @@ def test_a_clip_that_breaks_while_it_is_read_is_lost_once_and_the_others_are_sco
 ) -> None:
     committed = ScoreWorker._committed
 
-    def poisoned(self: ScoreWorker, item: object) -> Path:
-        path = committed(self, item)  # type: ignore[arg-type]
-        return path.with_name("broken.mp4") if path.name == "1.mp4" else path
+    def poisoned(self: ScoreWorker, item: ScoreItem) -> ClipBytes:
+        clip = committed(self, item)
+        return ClipBytes(b"no media at all", clip.name) if clip.name == "1.mp4" else clip
 
     monkeypatch.setattr(ScoreWorker, "_committed", poisoned)
     folder, lost = score_clip_list(clips, job("audiobox", "synchformer"), tmp_path)

@@ -60,8 +60,9 @@ def networks() -> Networks:
 @pytest.fixture(scope="module")
 def folders(networks: Networks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     path = tmp_path_factory.mktemp("audioldm2")
-    for network, name in zip(networks, ("vae", "vocoder"), strict=True):
-        network.save_pretrained(path / name)
+    vae, vocoder = networks
+    vae.save_pretrained(path / "vae")
+    vocoder.save_pretrained(path / "vocoder")
     return path / "vae", path / "vocoder"
 
 

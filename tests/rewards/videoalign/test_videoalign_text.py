@@ -148,7 +148,7 @@ def test_tokens_are_those_of_the_whole_text(
 def test_each_reward_token_occurs_once_whatever_the_caption_says(text: VideoAlignText, caption: str) -> None:
     found, plain = text.token_ids(caption, 4), text.token_ids("x", 4)
     places = reward_positions(found, text.reward_ids)
-    assert (found == text.video_id).sum() == 4
+    assert torch.eq(found, text.video_id).sum() == 4
     assert torch.equal(places[:2], reward_positions(plain, text.reward_ids)[:2]) and places[2] > places[1]
     special = [text.tokenizer.token_to_id(name) for name in SPECIAL_TOKENS]
     assert [int((found == id_).sum()) for id_ in special] == [int((plain == id_).sum()) for id_ in special]
