@@ -14,8 +14,8 @@ from avpref.errors import InputError
 from avpref.trainer.batches import ClipSet, PairSet, load_clip_set, load_pair_set, save_clip_set, save_pair_set
 
 
-def same(first: object, second: object) -> bool:
-    for field in fields(first):  # type: ignore[arg-type]
+def same(first: ClipSet | PairSet, second: ClipSet | PairSet) -> bool:
+    for field in fields(first):
         mine, theirs = getattr(first, field.name), getattr(second, field.name)
         if isinstance(mine, torch.Tensor):
             if not (torch.equal(mine, theirs) and mine.dtype == theirs.dtype):
@@ -73,7 +73,7 @@ def test_other_files_are_refused(tmp_path: Path, make_clips: Callable[..., ClipS
         lambda clips: replace(clips, text_index=torch.tensor([0, 0, 0, 9])),
         lambda clips: replace(clips, text_index=torch.tensor([0, 0, 0])),
         lambda clips: replace(clips, text_mask=torch.ones(1, 1)),
-        lambda clips: replace(clips, negative_mask=None),  # type: ignore[arg-type]
+        lambda clips: replace(clips, negative_mask=None),
         lambda clips: replace(clips, negative_text=torch.zeros(1, 9, 9)),
     ],
 )

@@ -87,7 +87,7 @@ def flushed(queue: DeliveryQueue, transport: FakeTransport) -> Undelivered:
 def test_messages_arrive_in_the_order_in_which_they_were_put(open_queue: Callable[..., DeliveryQueue]) -> None:
     transport = FakeTransport()
     queue = open_queue(transport)
-    sent = [
+    sent: list[Message] = [
         FlowStarted("run", "retrain"),
         *[started(number) for number in range(50)],
         FlowEnded("run", StateType.COMPLETED),
