@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -165,8 +166,8 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"\xff\xfe\x00run"), lambda path: path.mkdir()])
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path, make: object) -> None:
-    make(tmp_path / "odd.yaml")  # type: ignore[operator]
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "odd.yaml")
     assert "odd.yaml" in refusal(tmp_path / "odd.yaml").found
 
 

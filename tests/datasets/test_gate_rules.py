@@ -11,6 +11,7 @@ import pytest
 from avpref.config.gate_settings import (
     DimensionName,
     DisplacementRule,
+    GateRule,
     GateSettings,
     MinimumEffectRule,
     NonInferiorityRule,
@@ -37,9 +38,9 @@ STANDARD = GateSettings(
 )
 
 
-def verdict(rules: tuple[object, ...], **changes: DimensionComparison) -> gate.Verdict:
+def verdict(rules: tuple[GateRule, ...], **changes: DimensionComparison) -> gate.Verdict:
     found = {**ALL_GOOD, **{Dimension(name): one for name, one in changes.items()}}
-    return gate.decide(found, KEPT, GateSettings(rules=rules))  # type: ignore[arg-type]
+    return gate.decide(found, KEPT, GateSettings(rules=rules))
 
 
 @pytest.mark.parametrize("name", ["video", "audio", "av"])
