@@ -63,7 +63,7 @@ def test_every_training_candidate_has_facts_and_every_fact_a_row(tiny_run: RunFo
     document = json.loads((tiny_run.root / "result.json").read_text())
     assert document["audit"]["action"] == "flag"
     assert [row["fact"] for row in document["audit"]["flagged"]] == [row.fact for row in rows if row.is_flagged]
-    assert "Shortcuts: the share of pairs" in (tiny_run.root / "report.html").read_text()
+    assert "Shortcuts: share of pairs in which the chosen clip" in (tiny_run.root / "report.html").read_text()
 
 
 def test_a_second_audit_measures_nothing_and_seals_nothing(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
