@@ -39,7 +39,9 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
         with pytest.raises(SystemExit) as ended:
             main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
-        return Answer(ended.value.code or 0, captured.out, captured.err)
+        code = ended.value.code or 0
+        assert isinstance(code, int), f"the command line ended with a text instead of a number: {code}"
+        return Answer(code, captured.out, captured.err)
 
     return run
 

@@ -153,7 +153,7 @@ def test_a_prefect_yaml_that_names_no_pool(tmp_path, text):
 
 
 def deployment(**changes):
-    properties = {"config_path": {}, "runs": {}, "seed": {}}
+    properties: dict[str, dict[str, object]] = {"config_path": {}, "runs": {}, "seed": {}}
     return {
         "name": "weekly-retrain",
         "entrypoint": "avpref.flows.retrain.retrain",

@@ -14,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from present import present
 from safetensors.torch import load_file, save_file
 from tiny_codecs import save_tiny_codecs
 
@@ -53,8 +54,8 @@ def _text(root: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import UMT5Config, UMT5EncoderModel
 
-    sizes = dict(vocab_size=20, d_model=16, d_kv=6, d_ff=40, num_layers=2, num_heads=2)
-    UMT5EncoderModel(UMT5Config(**sizes)).save_pretrained(root / "text_encoder")
+    config = UMT5Config(vocab_size=20, d_model=16, d_kv=6, d_ff=40, num_layers=2, num_heads=2)
+    UMT5EncoderModel(config).save_pretrained(root / "text_encoder")
     tokenizer = Tokenizer(models.Unigram([(word, -float(rank)) for rank, word in enumerate(WORDS)], unk_id=2))
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -65,7 +66,7 @@ def _text(root: Path) -> None:
 
 def _network(root: Path) -> None:
     """JavisDiT-v1.0 as it is published: ``model/`` in two shards of pickles, the un-merged base; ``lora/`` in peft format."""
-    config = NetworkConfig.from_settings(NetworkSettings(**NETWORK, in_dim=16, audio_in_dim=8))
+    config = NetworkConfig.from_settings(NetworkSettings.model_validate({**NETWORK, "in_dim": 16, "audio_in_dim": 8}))
     generator = torch.Generator().manual_seed(3)
     network = create_network(config, ModelType.T2AV, generator)
     state = {
@@ -125,14 +126,20 @@ def streams(path: Path) -> tuple[float, float, dict[str, Any]]:
         command = ["ffprobe", "-v", "error", "-show_streams", "-of", "json", str(path)]
         found = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)["streams"]
         video, audio = (next(one for one in found if one["codec_type"] == kind) for kind in ("video", "audio"))
-        said = {"codecs": (video["codec_name"], audio["codec_name"]), "size": (video["height"], video["width"])}
+        said: dict[str, Any] = {
+            "codecs": (video["codec_name"], audio["codec_name"]),
+            "size": (video["height"], video["width"]),
+        }
         said |= {"rate": int(audio["sample_rate"]), "channels": audio["channels"], "fps": video["r_frame_rate"]}
         return float(video["duration"]), float(audio["duration"]), said
     with av.open(str(path)) as container:
-        video, audio = container.streams.video[0], container.streams.audio[0]
-        said = {"codecs": (video.codec_context.name, audio.codec_context.name), "size": (video.height, video.width)}
-        said |= {"rate": audio.sample_rate, "channels": audio.channels, "fps": f"{video.average_rate}/1"}
-        seconds = [float(stream.duration * stream.time_base) for stream in (video, audio)]
+        picture, sound = container.streams.video[0], container.streams.audio[0]
+        said = {
+            "codecs": (picture.codec_context.name, sound.codec_context.name),
+            "size": (picture.height, picture.width),
+        }
+        said |= {"rate": sound.sample_rate, "channels": sound.channels, "fps": f"{picture.average_rate}/1"}
+        seconds = [float(present(stream.duration) * present(stream.time_base)) for stream in (picture, sound)]
         return seconds[0], seconds[1], said
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.config.loading import config_to_yaml, identity_hash, load_config
+from avpref.config.training_settings import SftSettings
 from avpref.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -164,8 +166,8 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"\xff\xfe\x00run"), lambda path: path.mkdir()])
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path, make: object) -> None:
-    make(tmp_path / "odd.yaml")  # type: ignore[operator]
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "odd.yaml")
     assert "odd.yaml" in refusal(tmp_path / "odd.yaml").found
 
 
@@ -206,6 +208,7 @@ def test_settings_survive_a_round_trip_through_yaml(
     tmp_path_factory: pytest.TempPathFactory, seed: int, name: str, text: str, rate: float
 ) -> None:
     base = load_config(TINY, environment={}).settings
+    assert isinstance(base.sft, SftSettings)
     changed = base.model_copy(
         update={
             "run": base.run.model_copy(update={"seed": seed, "name": name}),

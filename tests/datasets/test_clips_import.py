@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from present import present
 
 from avpref.config.data_settings import ClipPrompts
 from avpref.datasets.prompts.clips import ground_truth_clip, prompts, read_clip_list, recording_of
@@ -109,7 +110,7 @@ def test_weird_names(folder, name):
     odd = next(prompt for prompt in made if prompt.text == "x")
     assert odd.ground_truth_path == str((folder / name).resolve())
     assert recording_of(odd) == "r" + odd.ground_truth_sha256[:16]
-    assert ground_truth_clip(odd, SHAPE).frames.shape == (8, 32, 32, 3)
+    assert present(ground_truth_clip(odd, SHAPE).frames).shape == (8, 32, 32, 3)
 
 
 def test_every_bad_row_is_refused_with_its_reason(folder):
@@ -308,9 +309,10 @@ def test_every_window_can_be_read_at_the_models_shape(clips):
     made, _ = prompts(settings(clips), SHAPE, seed=0)
     for prompt in made[::4]:
         clip = ground_truth_clip(prompt, SHAPE)
-        assert clip.frames.shape == (8, 32, 32, 3) and clip.audio.shape == (16000,)
+        frames, audio = present(clip.frames), present(clip.audio)
+        assert frames.shape == (8, 32, 32, 3) and audio.shape == (16000,)
         assert clip.start_s == prompt.ground_truth_start_s
-        encode_clip(clip.frames, clip.fps_hz, clip.audio, clip.sample_rate_hz)
+        encode_clip(frames, clip.fps_hz, audio, clip.sample_rate_hz)
 
 
 def test_a_window_is_the_recordings_own_piece(clips):
@@ -319,7 +321,7 @@ def test_a_window_is_the_recordings_own_piece(clips):
     original = np.random.default_rng(3).integers(40, 200, (48, 1, 1, 3), np.uint8).astype(float)
     for prompt in windows:
         start = round(prompt.ground_truth_start_s * 8)
-        found = ground_truth_clip(prompt, SHAPE).frames.mean(axis=(1, 2))
+        found = present(ground_truth_clip(prompt, SHAPE).frames).mean(axis=(1, 2))
         np.testing.assert_allclose(found.mean(axis=1), original[start : start + 8, 0, 0].mean(axis=1), atol=4)
 
 
@@ -348,4 +350,4 @@ def test_the_real_recordings(media):
     assert refused == []
     assert len({recording_of(prompt) for prompt in made}) == len(read_clip_list(media / "clips.csv").rows) >= 2
     last = max(made, key=lambda prompt: prompt.ground_truth_start_s)
-    assert ground_truth_clip(last, replace(SHAPE, num_frames=16)).audio.shape == (32000,)
+    assert present(ground_truth_clip(last, replace(SHAPE, num_frames=16)).audio).shape == (32000,)

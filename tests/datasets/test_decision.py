@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,24 +34,23 @@ def scores(gain: float, num_prompts: int = 60, noise: float = 0.3, seed: int = 3
     }
 
 
-def inputs(num_prompts: int = 60, **changes: object) -> DecisionInputs:
-    given = {
-        "run_id": "tiny-s0-x",
-        "product_version": "1",
-        "settings": EvaluationSettings(bootstrap_samples=200),
-        "bootstrap_seed": 0,
-        "norm_id": "n0",
-        "metrics": tuple(MetricScale(m.name, m.dimension, m.higher_is_better, 0.0, 1.0) for m in METRICS),
-        "prompts": PROMPTS[:num_prompts],
-        "num_held_out": 60,
-        "displacement": {"video": None, "audio": 0.001},
-        "meaningless": (),
-        "policy_hash": "p",
-        "adapter_hash": "a",
-        "reference_hash": "r",
-        "evaluations": "v",
-    }
-    return DecisionInputs(**{**given, **changes})  # type: ignore[arg-type]
+def inputs(num_prompts: int = 60, settings: EvaluationSettings | None = None) -> DecisionInputs:
+    return DecisionInputs(
+        run_id="tiny-s0-x",
+        product_version="1",
+        settings=settings or EvaluationSettings(bootstrap_samples=200),
+        bootstrap_seed=0,
+        norm_id="n0",
+        metrics=tuple(MetricScale(m.name, m.dimension, m.higher_is_better, 0.0, 1.0) for m in METRICS),
+        prompts=PROMPTS[:num_prompts],
+        num_held_out=60,
+        displacement={"video": None, "audio": 0.001},
+        meaningless=(),
+        policy_hash="p",
+        adapter_hash="a",
+        reference_hash="r",
+        evaluations="v",
+    )
 
 
 SEQUENTIAL = EvaluationSettings(procedure=SequentialProcedure(look_prompts=20))
@@ -68,22 +68,21 @@ def test_inputs_survive_json_and_give_the_same_decision(settings: EvaluationSett
 
 
 @pytest.mark.parametrize(
-    "change",
+    "changed",
     [
-        {"bootstrap_seed": 1},
-        {"norm_id": "n1"},
-        {"evaluations": "w"},
-        {"policy_hash": "q"},
-        {"reference_hash": "s"},
-        {"product_version": "2"},
-        {"displacement": {"video": 0.0, "audio": 0.001}},
-        {"meaningless": ("tiny",)},
-        {"settings": EvaluationSettings(bootstrap_samples=201)},
+        pytest.param(replace(inputs(), bootstrap_seed=1), id="bootstrap_seed"),
+        pytest.param(replace(inputs(), norm_id="n1"), id="norm_id"),
+        pytest.param(replace(inputs(), evaluations="w"), id="evaluations"),
+        pytest.param(replace(inputs(), policy_hash="q"), id="policy_hash"),
+        pytest.param(replace(inputs(), reference_hash="s"), id="reference_hash"),
+        pytest.param(replace(inputs(), product_version="2"), id="product_version"),
+        pytest.param(replace(inputs(), displacement={"video": 0.0, "audio": 0.001}), id="displacement"),
+        pytest.param(replace(inputs(), meaningless=("tiny",)), id="meaningless"),
+        pytest.param(inputs(settings=EvaluationSettings(bootstrap_samples=201)), id="settings"),
     ],
-    ids=lambda change: next(iter(change)),
 )
-def test_every_input_is_in_the_decision_s_identity(change: dict[str, object]) -> None:
-    assert take(inputs(**change), scores(1.0)).decision_id != take(inputs(), scores(1.0)).decision_id
+def test_every_input_is_in_the_decision_s_identity(changed: DecisionInputs) -> None:
+    assert take(changed, scores(1.0)).decision_id != take(inputs(), scores(1.0)).decision_id
 
 
 def test_a_fixed_size_decision_is_final_and_a_look_only_where_it_decides() -> None:
@@ -100,12 +99,13 @@ def test_a_fixed_size_decision_is_final_and_a_look_only_where_it_decides() -> No
 
 def test_a_displacement_that_is_no_number_decides_nothing() -> None:
     with pytest.raises(InputError, match="displacement of audio"):
-        take(inputs(displacement={"audio": float("nan")}), scores(1.0))
+        take(replace(inputs(), displacement={"audio": float("nan")}), scores(1.0))
 
 
 def test_a_document_that_is_not_one_is_refused() -> None:
     document = take(inputs(), scores(1.0)).document()
-    for broken in ({}, {"inputs": {}}, {"inputs": {**document["inputs"], "norm_id2": 1}}):
+    documents: list[dict[str, object]] = [{}, {"inputs": {}}, {"inputs": {**document["inputs"], "norm_id2": 1}}]
+    for broken in documents:
         with pytest.raises(TableError):
             inputs_of(broken)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from avpref.config.gate_settings import (
+    DimensionName,
     DisplacementRule,
+    GateRule,
     GateSettings,
     MinimumEffectRule,
     NonInferiorityRule,
@@ -36,14 +38,14 @@ STANDARD = GateSettings(
 )
 
 
-def verdict(rules: tuple[object, ...], **changes: DimensionComparison) -> gate.Verdict:
+def verdict(rules: tuple[GateRule, ...], **changes: DimensionComparison) -> gate.Verdict:
     found = {**ALL_GOOD, **{Dimension(name): one for name, one in changes.items()}}
-    return gate.decide(found, KEPT, GateSettings(rules=rules))  # type: ignore[arg-type]
+    return gate.decide(found, KEPT, GateSettings(rules=rules))
 
 
 @pytest.mark.parametrize("name", ["video", "audio", "av"])
 @pytest.mark.parametrize("margin", [0.0, 0.3])
-def test_superiority_and_non_inferiority_look_at_the_lower_bound(name: str, margin: float) -> None:
+def test_superiority_and_non_inferiority_look_at_the_lower_bound(name: DimensionName, margin: float) -> None:
     for rule, bound in (
         (SuperiorityRule(dimension=name, margin_sd=margin), margin),
         (NonInferiorityRule(dimension=name, margin_sd=margin + 0.1), -(margin + 0.1)),
@@ -55,7 +57,7 @@ def test_superiority_and_non_inferiority_look_at_the_lower_bound(name: str, marg
 
 
 @pytest.mark.parametrize("name", ["video", "audio", "av"])
-def test_a_minimum_effect_looks_at_the_mean(name: str) -> None:
+def test_a_minimum_effect_looks_at_the_mean(name: DimensionName) -> None:
     rule = MinimumEffectRule(dimension=name, effect_sd=0.2)
     assert verdict((rule,), **{name: replace(GOOD, delta_sd=0.2, ci_low=-9.0)}).is_promoted
     refused = verdict((rule,), **{name: replace(GOOD, delta_sd=0.19)})

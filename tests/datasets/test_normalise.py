@@ -35,6 +35,7 @@ def test_statistics_are_those_of_pandas(make_tables, population):
         if values.empty:
             assert found is None
             continue
+        assert found is not None
         assert found.count == len(values)
         assert found.mean == pytest.approx(values.mean(), rel=1e-12, abs=1e-9)
         if values.nunique() > 1:

@@ -75,13 +75,16 @@ def expectations(golden):
     return json.loads((golden / "rank_pairs.json").read_text())
 
 
-def as_settings(name: str, **more: float) -> PairSettings:
+def as_settings(name: str, min_aspect_ratio: float, max_aspect_ratio: float) -> PairSettings:
     options = dict(part.split("=") for part in name.split(","))
-    return PairSettings(
-        normalise=options["norm"] == "True",
-        average=options["average"],
-        ground_truth=options["without_gt"] == "False",
-        **more,
+    return PairSettings.model_validate(
+        {
+            "normalise": options["norm"] == "True",
+            "average": options["average"],
+            "ground_truth": options["without_gt"] == "False",
+            "min_aspect_ratio": min_aspect_ratio,
+            "max_aspect_ratio": max_aspect_ratio,
+        }
     )
 
 

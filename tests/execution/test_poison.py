@@ -13,7 +13,7 @@ import pytest
 
 from avpref.config.executor_settings import RayExecutor
 from avpref.datasets import tables
-from avpref.execution.contract import Pool
+from avpref.execution.contract import Pool, WorkerSpec
 from avpref.execution.fakes import FakeItem, FakeWorker, Harm
 from avpref.execution.pool import InProcessPool, open_pool
 from avpref.execution.retry import ATTEMPTS, Ladder
@@ -78,7 +78,7 @@ def test_poison_that_raises_costs_its_own_rows_among_thousands(tmp_path: Path, s
 
 def on_actors(trial: Trial, **settings: float) -> int:
     """Run on two actors; how many processes there were."""
-    executor = RayExecutor(num_actors=2, **settings)  # type: ignore[arg-type]
+    executor = RayExecutor.model_validate({"num_actors": 2, **settings})
     with open_pool(executor, trial.worker, trial.files) as pool:
         trial.run(pool)
     return len(list((trial.folder / "notes").glob("actor-*")))
@@ -137,9 +137,9 @@ def test_what_travels_to_and_from_actors_is_small(ray_cluster: int, tiny_run: ob
             return outcome
 
     @stage_module.contextmanager
-    def weighed(settings: object, spec: object, files: object) -> Iterator[Weighed]:
+    def weighed(settings: object, spec: WorkerSpec, files: object) -> Iterator[Weighed]:
         assert len(cloudpickle.dumps(spec)) < 20_000
-        yield Weighed(spec)  # type: ignore[arg-type]
+        yield Weighed(spec)
 
     folder = create(tmp_path, tiny_run.settings)
     with pytest.MonkeyPatch.context() as patch, folder.locked():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -20,7 +21,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import METRICS, Origin, Prompt, Split
 from avpref.execution import pool
-from avpref.execution.contract import Outcome
+from avpref.execution.contract import Outcome, Worker
 from avpref.execution.item_counts import ItemCounts
 from avpref.flows.run import Run
 from avpref.flows.run_stages import STAGES
@@ -72,9 +73,9 @@ class Work:
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     noted, attempt = Work(), pool.attempt
 
-    def note(worker: object, unit: Unit) -> Outcome:
+    def note(worker: Worker, unit: Unit) -> Outcome:
         noted.items.setdefault(unit.stage, []).extend(item.item_id for item in unit.items)
-        return attempt(worker, unit)  # type: ignore[arg-type]
+        return attempt(worker, unit)
 
     def counted(name: str, launch: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object) -> object:
@@ -255,12 +256,12 @@ def test_a_run_that_is_killed_while_taking_over_goes_on(
     folder = beside("sampling.num_candidates=4")
     commit, left = UnitFiles.commit_rows, [after]
 
-    def dying(self: UnitFiles, unit: Unit, rows: object, lost: object) -> bool:
+    def dying(self: UnitFiles, unit: Unit, rows: pa.Table, lost: Sequence[QuarantineRow]) -> bool:
         if unit.stage == stage:
             left[0] -= 1
             if left[0] < 0:
                 raise Killed
-        return commit(self, unit, rows, lost)  # type: ignore[arg-type]
+        return commit(self, unit, rows, lost)
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(UnitFiles, "commit_rows", dying)

@@ -11,6 +11,7 @@ import torch
 from avpref.config.loading import load_config
 from avpref.datasets.latents import LATENTS
 from avpref.datasets.tables import CANDIDATES
+from avpref.execution.contract import WorkerSpec
 from avpref.flows.run import Run
 from avpref.flows.run_stages import CURATION
 from avpref.flows.stages.generate import generate
@@ -74,7 +75,7 @@ def test_three_actors_make_the_same_clips_and_the_same_pairs(
 def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(tiny_run: RunFolder) -> None:
     """The number of threads decides how sums are split, so nobody may inherit another's."""
     settings, root = tiny_run.settings, tiny_run.root
-    specs = [
+    specs: list[WorkerSpec] = [
         RenderSpec(settings, tiny_run.units(LATENTS)),
         EncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
         GenerateSpec(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.flows.dry_run import estimate, latent_bytes, network_values
@@ -43,6 +44,7 @@ def test_the_networks_size_is_that_of_its_file(tiny_run):
 
 def test_more_candidates_are_more_bytes_and_nothing_else_changes():
     settings = load_config(TINY).settings
+    assert isinstance(settings.prompts, ToyWorldPrompts)
     more = load_config(TINY, ["sampling.num_candidates=5"]).settings
     before, after = (
         {stage["name"]: stage for stage in estimate(each).document()["stages"]} for each in (settings, more)

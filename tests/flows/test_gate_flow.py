@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from avpref.config.loading import config_to_yaml, load_config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
@@ -70,4 +72,6 @@ def _documented_loading_works(runs: Path) -> None:
     (snippet,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, object] = {}
     exec(snippet.replace('Path("runs")', f"Path({str(runs)!r})"), names)
-    assert sum(parameter.numel() for parameter in names["network"].parameters()) > 0  # type: ignore[attr-defined]
+    network = names["network"]
+    assert isinstance(network, nn.Module)
+    assert sum(parameter.numel() for parameter in network.parameters()) > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.execution import run_units as stage_module
@@ -40,7 +41,8 @@ def test_the_result_document_says_what_came_out(tiny_run: RunFolder) -> None:
     assert document["schema_version"] == SCHEMA_VERSION
     assert (document["run_id"], document["seed"]) == (tiny_run.run_id, tiny_run.settings.run.seed)
     assert [each["name"] for each in document["stages"]] == [*[each.name for each in STAGES], "report"]
-    assert document["pairs"]["prompts"] == tiny_run.settings.prompts.num_prompts  # type: ignore[union-attr]
+    assert isinstance(tiny_run.settings.prompts, ToyWorldPrompts)
+    assert document["pairs"]["prompts"] == tiny_run.settings.prompts.num_prompts
     assert document["pairs"]["kept"] == tiny_run.tables.num_rows(tables.PAIRS) > 0
     assert set(document["evaluation"]) == {"video", "audio", "sync"}
     assert document["gate"]["verdict"] in ("promote", "refuse")

@@ -26,6 +26,7 @@ from avpref.flows.stages.score import score
 from avpref.flows.workers import generate_worker as generating
 from avpref.flows.workers import generator as components
 from avpref.media.geometry import ClipShape
+from avpref.models.flow import Latents
 from avpref.rewards.fake import FakeScorer
 from avpref.rewards.protocol import ScorableClip
 from avpref.storage.run_folder import RunFolder
@@ -249,8 +250,8 @@ def test_a_network_that_gives_no_numbers_opens_the_circuit(tiny_copy: Copy, monk
     folder = tiny_copy("generate")
     real = components.IdentityCodec.decode
 
-    def decode(self: components.IdentityCodec, latents: object) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(frames, np.full_like(audio, np.nan)) for frames, audio in real(self, latents)]  # type: ignore[arg-type]
+    def decode(self: components.IdentityCodec, latents: Latents) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [(frames, np.full_like(audio, np.nan)) for frames, audio in real(self, latents)]
 
     monkeypatch.setattr(components.IdentityCodec, "decode", decode)
     with pytest.raises(CircuitOpen, match="every unit failed with ValueError: audio must be finite"):

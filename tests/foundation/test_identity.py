@@ -36,7 +36,8 @@ def test_different_texts_give_different_digests_wherever_they_are_cut(first: lis
 
 
 def test_kinds_are_told_apart() -> None:
-    assert len({digest(part) for part in (1, 1.0, "1", True, None, [], {}, "")}) == 8
+    parts: list[object] = [1, 1.0, "1", True, None, [], {}, ""]
+    assert len({digest(part) for part in parts}) == 8
 
 
 def test_digests_are_the_same_in_another_process() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
 from avpref.config.schema import Settings
 from avpref.config.section import Section
@@ -25,7 +24,7 @@ Place = tuple[str, str]
 
 def models_in(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type):
-        return [annotation] if issubclass(annotation, BaseModel) else []
+        return [annotation] if issubclass(annotation, Section) else []
     return [model for argument in getattr(annotation, "__args__", ()) for model in models_in(argument)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.audio.stream import AudioStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +69,7 @@ def write_sound(
     """One audio stream; each chunk [C, S] float starts at its own time."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate_hz, layout=layout)
+        assert isinstance(stream, AudioStream)
         for start_s, samples in chunks:
             if fmt.startswith("s16"):
                 samples = np.rint(samples * 32767).astype(np.int16)

@@ -58,7 +58,7 @@ def test_tracks_and_layout() -> None:
     assert info.video is not None and info.audio is not None
     assert (info.video.codec, info.audio.codec) == ("h264", "aac")
     assert (info.duration_s, info.video.fps_hz, info.audio.num_channels) == (2.0, 8.0, 2)
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         assert container.streams.video[0].pix_fmt == "yuv420p"
         left, right = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
     np.testing.assert_array_equal(left, right)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,7 @@ def test_senseless_rates_are_refused() -> None:
 
 
 @pytest.mark.parametrize("front_end", [kaldi_fbank, htk_mel_power])
-def test_a_row_does_not_depend_on_its_batch_nor_much_on_precision(front_end) -> None:  # type: ignore[no-untyped-def]
+def test_a_row_does_not_depend_on_its_batch_nor_much_on_precision(front_end: Callable[[Tensor], Tensor]) -> None:
     audio = noise(3, 4000) * torch.tensor([[1.0], [1e-2], [1e-4]])
     together = front_end(audio)
     for row in range(3):
@@ -204,7 +205,7 @@ def test_codec_frames_are_a_multiple_of_eight_and_zeros_follow(duration_s: float
 
 
 @pytest.mark.parametrize(("front_end", "fewest"), [(kaldi_fbank, KALDI_FRAME), (htk_mel_power, STFT_SHORTEST)])
-def test_too_short_says_so(front_end, fewest: int) -> None:  # type: ignore[no-untyped-def]
+def test_too_short_says_so(front_end: Callable[[Tensor], Tensor], fewest: int) -> None:
     assert front_end(noise(1, fewest)).isfinite().all()
     with pytest.raises(ValueError, match=f"{fewest - 1} samples.*{fewest}"):
         front_end(noise(1, fewest - 1))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +44,7 @@ def tiny_config() -> NetworkConfig:
 
 
 @pytest.fixture
-def full_size():
+def full_size() -> Callable[..., JavisDiT]:
     """full_size(model_type): the network of the released size, shapes without memory."""
 
     def build(model_type: ModelType = ModelType.T2AV) -> JavisDiT:
@@ -53,22 +55,22 @@ def full_size():
 
 
 @pytest.fixture
-def make_network():
+def make_network() -> Callable[..., JavisDiT]:
     """make_network(model_type, **changes): a network whose every parameter, zero heads included, is random."""
 
-    def make(model_type: ModelType = ModelType.T2AV, **changes) -> JavisDiT:
+    def make(model_type: ModelType = ModelType.T2AV, **changes: Any) -> JavisDiT:
         generator = torch.Generator().manual_seed(5)
         network = create_network(replace(TINY, **changes), model_type, generator)
         with torch.no_grad():
             for parameter in network.parameters():
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         return network
 
     return make
 
 
 @pytest.fixture
-def make_inputs():
+def make_inputs() -> Callable[..., Inputs]:
     """make_inputs(model_type, rows): latents of that build, timesteps, text and masks."""
 
     def make(model_type: ModelType = ModelType.T2AV, rows: int = 3) -> Inputs:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given, strategies
+from present import present
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,15 +39,26 @@ def texts(value: float, rows: int = ROWS) -> TextBatch:
     return TextBatch(torch.full((rows, 6, 10), value), torch.ones(rows, 6))
 
 
-def data(seed: int = 77) -> Latents:
-    return draw_noise(SHAPES, [seed, seed + 1])
+class Clips(NamedTuple):
+    """Latents of clips with both modalities: video [B, C, T, h, w], audio [B, C, L, M]."""
+
+    video: Tensor
+    audio: Tensor
 
 
-def sampled(network: JavisDiT, noise: Latents, conditioning: Conditioning | None) -> Latents:
-    return sample(network, noise, texts(0.5), texts(0.0, rows=1), SETTINGS, conditioning=conditioning)
+def both(latents: Latents) -> Clips:
+    return Clips(present(latents.video), present(latents.audio))
 
 
-MODES: dict[str, tuple[Callable[[Latents], Conditioning], int, int]] = {
+def data(seed: int = 77) -> Clips:
+    return both(draw_noise(SHAPES, [seed, seed + 1]))
+
+
+def sampled(network: JavisDiT, noise: Latents, conditioning: Conditioning | None) -> Clips:
+    return both(sample(network, noise, texts(0.5), texts(0.0, rows=1), SETTINGS, conditioning=conditioning))
+
+
+MODES: dict[str, tuple[Callable[[Clips], Conditioning], int, int]] = {
     "image": (lambda x: image_to_av(x.video[:, :, :1], SHAPES), 1, 0),
     "audio": (lambda x: audio_to_video(x.audio), 0, 8),
     "video": (lambda x: video_to_audio(x.video), 3, 0),
@@ -76,26 +89,28 @@ def test_any_mask_of_any_row_is_obeyed(video_bits: list[bool], audio_bits: list[
 
     def network(latents: Latents, t: LatentTimes, *_: Tensor, num_video_latents: int | None) -> Latents:
         for time, mask in zip(t, masks, strict=True):
-            assert torch.equal(time == 0, mask) and (time[~mask] == 1).all()
-        return Latents(*(torch.ones_like(part) for part in latents))
+            assert time is not None and torch.equal(time == 0, mask) and (time[~mask] == 1).all()
+        return Latents(*(torch.ones_like(part) for part in both(latents)))
 
     masks = (torch.tensor(video_bits).view(ROWS, 3), torch.tensor(audio_bits)[None].expand(ROWS, -1))
     clip, noise = data(), draw_noise(SHAPES, [1, 2])
     conditioning = Conditioning(ConditioningFrames(clip.video, masks[0]), ConditioningFrames(clip.audio, masks[1][0]))
     actual = sample(network, noise, texts(0.5), None, SamplerSettings(1, 1.0, 1.0), conditioning=conditioning)
-    for part, start, wanted, mask in zip(actual, noise, clip, masks, strict=True):
+    for part, start, wanted, mask in zip(both(actual), both(noise), clip, masks, strict=True):
         expected = torch.where(mask.view(ROWS, 1, -1, *[1] * (part.ndim - 3)), wanted, start - 1)
         assert torch.equal(part, expected)
 
 
 def test_the_network_sees_clean_conditioning_frames_at_every_step_in_both_rows_of_guidance() -> None:
-    clip, noise, seen = data(), draw_noise(SHAPES, [1, 2]), []
+    clip, noise = data(), draw_noise(SHAPES, [1, 2])
+    seen: list[float] = []
 
     def network(latents: Latents, t: LatentTimes, text: Tensor, *_: Tensor, num_video_latents: int | None) -> Latents:
-        assert torch.equal(latents.audio, torch.cat([clip.audio, clip.audio]))
+        assert t.video is not None and t.audio is not None
+        assert torch.equal(present(latents.audio), torch.cat([clip.audio, clip.audio]))
         assert t.audio.shape == (2 * ROWS, 8) and not t.audio.any()
         seen.append(t.video.unique().item())
-        return Latents(*(part + text.mean() for part in latents))
+        return Latents(*(part + text.mean() for part in both(latents)))
 
     sample(network, noise, texts(0.5), texts(0.0), SETTINGS, conditioning=audio_to_video(clip.audio))
     assert seen[0] == 1 and seen == sorted(seen, reverse=True) and len(set(seen)) == SETTINGS.steps
@@ -105,15 +120,17 @@ def test_one_conditioning_clip_serves_all_rows_and_inputs_are_not_changed(make_n
     noise, clip, untouched = draw_noise(SHAPES, [1, 2]), data(), data()
     actual = sampled(make_network(), noise, audio_to_video(clip.audio[:1]))
     assert torch.equal(actual.audio, clip.audio[:1].expand(ROWS, -1, -1, -1))
-    assert torch.equal(clip.audio, untouched.audio) and torch.equal(noise.video, draw_noise(SHAPES, [1, 2]).video)
+    assert torch.equal(clip.audio, untouched.audio) and all(
+        map(torch.equal, both(noise), both(draw_noise(SHAPES, [1, 2])))
+    )
 
 
 def test_a_conditioned_candidate_does_not_depend_on_its_batch(make_network) -> None:
     network, clip, noise = make_network(), data(), draw_noise(SHAPES, [4, 5])
     together = sampled(network, noise, video_to_audio(clip.video))
-    second = Latents(*(part[1:] for part in noise))
+    second = Latents(*(part[1:] for part in both(noise)))
     alone = sample(network, second, texts(0.5, 1), texts(0.0, 1), SETTINGS, conditioning=video_to_audio(clip.video[1:]))
-    torch.testing.assert_close(together.audio[1:], alone.audio, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together.audio[1:], present(alone.audio), rtol=1e-4, atol=1e-5)
 
 
 def latent_times(t: Tensor, latents: Latents) -> LatentTimes:
@@ -163,8 +180,10 @@ def test_every_token_takes_the_time_of_its_own_frame(make_network, make_inputs, 
     with torch.no_grad():
         actual = network(inputs.latents, times, inputs.text, inputs.mask)
         for part, modality in enumerate(("video", "audio")):
-            for frame in range(times[part].shape[1]):
-                plain = network(inputs.latents, times[part][:, frame], inputs.text, inputs.mask)[part][:, :, frame]
+            for frame in range(present(times[part]).shape[1]):
+                plain = network(inputs.latents, present(times[part])[:, frame], inputs.text, inputs.mask)[part][
+                    :, :, frame
+                ]
                 assert torch.allclose(actual[part][:, :, frame], plain, rtol=1e-5, atol=1e-5), (modality, frame)
 
 
@@ -176,7 +195,7 @@ def test_gradients_with_times_per_frame_survive_checkpointing(make_network, make
         video, audio = network(inputs.latents, times, inputs.text, inputs.mask)
         (video.square().mean() + audio.square().mean()).backward()
     for wanted, actual in zip(plain.parameters(), saving.parameters(), strict=True):
-        assert wanted.grad.any() and torch.equal(wanted.grad, actual.grad)
+        assert wanted.grad is not None and wanted.grad.any() and torch.equal(wanted.grad, present(actual.grad))
 
 
 @pytest.mark.slow
@@ -235,9 +254,9 @@ LEVELS = NetworkConfig(
 LEVEL_SHAPES = LatentShapes((1, 2, 2, 2), (1, 4, 2))
 
 
-def levels(u: Tensor) -> Latents:
+def levels(u: Tensor) -> Clips:
     """Clips whose picture and sound are constant and equal: u [B] everywhere."""
-    return Latents(*(u.view(-1, *[1] * len(shape)).expand(len(u), *shape) for shape in LEVEL_SHAPES))
+    return Clips(*(u.view(-1, *[1] * len(shape)).expand(len(u), *shape) for shape in map(present, LEVEL_SHAPES)))
 
 
 def no_text(rows: int) -> TextBatch:
@@ -250,18 +269,18 @@ def train_on_levels(generator: torch.Generator, num_steps: int, rows: int = 64) 
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     for _ in range(num_steps):
         x0 = levels(torch.randn(rows, generator=generator))
-        noise = Latents(*(torch.randn(part.shape, generator=generator) for part in x0))
+        noise = Clips(*(torch.randn(part.shape, generator=generator) for part in x0))
         clean, t = torch.randint(3, (rows,), generator=generator), torch.rand(rows, generator=generator)
         t_each = [t * (clean != index) for index in range(2)]
-        x = Latents(*map(interpolate, x0, noise, t_each))
+        x = Clips(*map(interpolate, x0, noise, t_each))
         times = LatentTimes(*(time[:, None].expand(-1, part.shape[2]) for time, part in zip(t_each, x, strict=True)))
-        velocity = network(x, times, *no_text(rows))
+        velocity = network(Latents(*x), times, *no_text(rows))
         losses = [
             (v - (x1 - data)).square().flatten(1).mean(1) * (time > 0)
             for v, x1, data, time in zip(velocity, noise, x0, t_each, strict=True)
         ]
         optimiser.zero_grad()
-        sum(losses).mean().backward()
+        torch.stack(losses).sum(0).mean().backward()
         optimiser.step()
     return network
 
@@ -281,7 +300,7 @@ def test_a_network_trained_with_masks_follows_its_conditions() -> None:
     free = sample(network, noise, no_text(64), None, settings)
     seen = sample(network, noise, no_text(64), None, settings, conditioning=audio_to_video(clip.audio)).video
     heard = sample(network, noise, no_text(64), None, settings, conditioning=video_to_audio(clip.video)).audio
-    assert correlation(seen.flatten(1).mean(1), u) > 0.6
-    assert correlation(heard.flatten(1).mean(1), u) > 0.6
-    for part in free:
+    assert correlation(present(seen).flatten(1).mean(1), u) > 0.6
+    assert correlation(present(heard).flatten(1).mean(1), u) > 0.6
+    for part in both(free):
         assert abs(correlation(part.flatten(1).mean(1), u)) < 0.45

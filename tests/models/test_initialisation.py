@@ -7,6 +7,7 @@ import torch
 from network_states import state_hash
 
 from avpref.errors import InputError
+from avpref.models.blocks import Block
 from avpref.models.dit import ModelType
 from avpref.models.initialisation import create_network, initialise, with_audio_started
 
@@ -33,11 +34,14 @@ def test_a_new_network_answers_zero(tiny_config, make_inputs) -> None:
 
 def test_values_have_the_intended_spread(tiny_config) -> None:
     network = create_network(tiny_config, ModelType.T2AV, torch.Generator().manual_seed(3))
-    assert network.blocks[0].modulation.std().item() == pytest.approx(24**-0.5, rel=0.3)
+    block = network.blocks[0]
+    assert isinstance(block, Block)
+    assert block.modulation.std().item() == pytest.approx(24**-0.5, rel=0.3)
     bound = (6 / (24 + 24)) ** 0.5
-    assert 0.9 * bound < network.blocks[0].self_attn.q.weight.abs().max().item() <= bound
-    assert not network.blocks[0].self_attn.q.bias.any()
-    assert (network.blocks[0].norm3.weight == 1).all() and (network.blocks[0].self_attn.norm_q.weight == 1).all()
+    assert 0.9 * bound < block.self_attn.q.weight.abs().max().item() <= bound
+    assert not block.self_attn.q.bias.any()
+    assert (block.get_parameter("norm3.weight") == 1).all()
+    assert (block.get_parameter("self_attn.norm_q.weight") == 1).all()
 
 
 def test_audio_branch_starts_as_a_copy_of_the_video_branch(make_network) -> None:

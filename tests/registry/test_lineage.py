@@ -6,9 +6,11 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from present import present
 
 from avpref.datasets import tables
 from avpref.domain import METRICS
@@ -25,7 +27,7 @@ from avpref.storage.run_folder import RunFolder, open_root
 OTHER = "tiny-s0-0ther"
 
 
-def record_of(folder: RunFolder) -> dict[str, object]:
+def record_of(folder: RunFolder) -> dict[str, Any]:
     (path,) = (folder.root / "adapters").glob("*.json")
     return dict(json.loads(path.read_text()))
 
@@ -50,7 +52,7 @@ def runs(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     old = record_of(other)
     shutil.rmtree(other.root / "adapters")
-    versions = dict(old["tables"]) | {"pairs": manifest.version}  # type: ignore[call-overload]
+    versions = dict(old["tables"]) | {"pairs": manifest.version}
     new = old | {"run_id": OTHER, "policy_hash": digest("another", size=64), "tables": versions}
     commit_once(other.root / "adapters" / "0123456789abcdef-1.json", json.dumps(new).encode())
     decision = {
@@ -114,7 +116,7 @@ def test_an_adapter_leads_down_to_both_clips_of_each_pair(runs: Path, catalog: R
             }
             assert each[side]["scores"] == {metric.name: row[f"{side}_{metric.name}"] for metric in METRICS}
     for name, table in found["tables"].items():
-        assert table["version"] == folder.tables.current(name).version  # type: ignore[union-attr]
+        assert table["version"] == present(folder.tables.current(name)).version
     assert found["norm"]["norm_id"] == folder.tables.read(tables.NORMS)["norm_id"][0].as_py()
     assert found["counts"]["pairs"] == len(pairs) and found["counts"]["all_candidates"] == len(clips)
     assert found["counts"]["clips"] == len({row[side] for row in pairs for side in ("chosen", "rejected")})
@@ -195,7 +197,7 @@ def test_the_index_is_made_once_and_another_version_has_another(runs: Path, tiny
     shutil.rmtree(root / "index", ignore_errors=True)
     assert document(open_catalog(runs), candidate, 1)["id"] == candidate
     (path,) = (root / "index").iterdir()
-    assert path.stem == f"{tiny_run.tables.current('candidates').version}-0000"  # type: ignore[union-attr]
+    assert path.stem == f"{present(tiny_run.tables.current('candidates')).version}-0000"
     before = path.stat().st_mtime_ns
     assert document(open_catalog(runs), candidate, 1)["id"] == candidate
     assert path.stat().st_mtime_ns == before
@@ -226,7 +228,7 @@ def test_a_version_that_is_gone_is_told(tiny_run: RunFolder, tmp_path: Path) -> 
     )
     folder = open_root(tmp_path / "runs" / tiny_run.run_id)
     record = record_of(folder)
-    gone = record | {"policy_hash": "f" * 64, "tables": dict(record["tables"]) | {"pairs": "0" * 16}}  # type: ignore[call-overload]
+    gone = record | {"policy_hash": "f" * 64, "tables": dict(record["tables"]) | {"pairs": "0" * 16}}
     commit_once(folder.root / "adapters" / "gone.json", json.dumps(gone).encode())
     found = document(open_catalog(tmp_path / "runs"), "f" * 64, 1)
     assert found["missing"] == [f"{folder.run_id}: pairs {'0' * 16}"] and not found["pairs"]

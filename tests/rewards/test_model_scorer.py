@@ -13,6 +13,7 @@ from avpref.media.reading import DecodedClip
 from avpref.rewards import model_scorer
 from avpref.rewards.model_scorer import ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
+from avpref.rewards.validity import Flag, ValidityRules
 
 
 class Loudness(ModelScorer[float]):
@@ -22,10 +23,10 @@ class Loudness(ModelScorer[float]):
         self.room, self.batch_clips = room, batch_clips
         self.batches: list[int] = []
 
-    metrics: tuple[Metric, ...] = (METRIC_BY_NAME["audio_quality"], METRIC_BY_NAME["text_audio"])  # type: ignore[assignment]
+    metrics: tuple[Metric, ...] = (METRIC_BY_NAME["audio_quality"], METRIC_BY_NAME["text_audio"])
     text_metrics = frozenset({"text_audio"})
-    fingerprint = "loudness"  # type: ignore[assignment]
-    terms: Terms = OWN_TERMS  # type: ignore[assignment]
+    fingerprint = "loudness"
+    terms: Terms = OWN_TERMS
 
     @property
     def placement(self) -> Placement:
@@ -84,7 +85,12 @@ def test_reasons_of_rules_text_and_network() -> None:
 def test_picture_flags_are_computed_once_for_all_scorers(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     real = model_scorer.picture_flags
-    monkeypatch.setattr(model_scorer, "picture_flags", lambda *arguments: calls.append(1) or real(*arguments))
+
+    def counted(read: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
+        calls.append(1)
+        return real(read, rules)
+
+    monkeypatch.setattr(model_scorer, "picture_flags", counted)
     shared = clip("c", 0.1)
     for scorer in (Loudness(8), Loudness(8), Loudness(8)):
         scorer.prepare(shared)

@@ -13,7 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -23,7 +23,7 @@ from avpref.storage.event_log import EventLog, Level, is_at_least, read_events
 from avpref.storage.work_folder import WorkFolder
 
 
-def events(path: Path) -> list[dict[str, object]]:
+def events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

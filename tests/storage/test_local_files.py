@@ -193,7 +193,7 @@ def test_a_kill_between_manifest_and_pointer_leaves_the_old_version_current(tmp_
     first = tables.seal("pairs", "f1", [(b"one", 1)])
 
     def work() -> int:
-        store.replace = lambda path, data: die()  # type: ignore[assignment]
+        store.replace = lambda path, data: die()
         tables.seal("pairs", "f2", [(b"two", 2)])
         return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 import torch
@@ -25,11 +26,20 @@ from avpref.trainer.batches import ClipSet, PairSet, save_clip_set, save_pair_se
 from avpref.trainer.job import TrainingJob
 
 Fields = dict[str, object]
+"""Keys of a section of the configuration, checked as in a configuration file."""
 VIDEO, AUDIO, TEXT = (2, 3, 4, 4), (1, 6, 4), (3, 8)
 NETWORK = NetworkSettings(
     dim=24, ffn_dim=32, freq_dim=16, text_dim=8, text_len=3, num_heads=2, num_layers=2, in_dim=2, audio_in_dim=1
 )
 CLIP = ClipSettings(num_frames=3, height_px=32, width_px=32, fps_hz=8)
+
+
+class JobFields(TypedDict, total=False):
+    """Fields of a :class:`TrainingJob` that a test sets itself."""
+
+    weights: Path
+    adapter: AdapterSettings
+    sft_adapter: Path
 
 
 @pytest.fixture
@@ -100,7 +110,7 @@ def _texts(draw: Callable[..., torch.Tensor], count: int) -> dict[str, torch.Ten
 
 
 def loop_settings(**changes: object) -> LoopSettings:
-    values = {
+    values: Fields = {
         "steps": 6,
         "batch_size": 4,
         "checkpoint_every": 3,
@@ -108,21 +118,27 @@ def loop_settings(**changes: object) -> LoopSettings:
         "log_every": 2,
         "num_threads": 1,
     }
-    return LoopSettings(**values | changes)
+    return LoopSettings.model_validate(values | changes)
 
 
 @pytest.fixture
 def sft_job(tmp_path: Path, make_clips: Callable[..., ClipSet]) -> Callable[..., TrainingJob]:
     """Flow matching from scratch; keywords go to the loop, except those of the job."""
 
-    def make(name: str = "sft", *, sft: Fields | None = None, job: Fields | None = None, **loop: object) -> TrainingJob:
+    def make(
+        name: str = "sft", *, sft: Fields | None = None, job: JobFields | None = None, **loop: object
+    ) -> TrainingJob:
         data = tmp_path / "clips.safetensors"
         if not data.exists():
             save_clip_set(data, make_clips())
         optimiser = OptimiserSettings(lr=1e-3, warmup_steps=2)
-        values = {"optimiser": optimiser, "timesteps": TimestepSettings(shift=2.0), **(sft or {})}
-        settings = SftSettings(loop=loop_settings(**loop), **values)
-        return TrainingJob(settings, NETWORK, CLIP, data, tmp_path / name, seed=3, **(job or {}))
+        values: Fields = {
+            "loop": loop_settings(**loop),
+            "optimiser": optimiser,
+            "timesteps": TimestepSettings(shift=2.0),
+        }
+        settings = SftSettings.model_validate(values | (sft or {}))
+        return TrainingJob(settings, NETWORK, CLIP, data, tmp_path / name, seed=3, **(job or JobFields()))
 
     return make
 
@@ -133,19 +149,23 @@ def dpo_job(
 ) -> Callable[..., TrainingJob]:
     """AV-DPO of a rank-2 adapter; keywords go to the loop, except those of the job."""
 
-    def make(name: str = "dpo", *, dpo: Fields | None = None, job: Fields | None = None, **loop: object) -> TrainingJob:
+    def make(
+        name: str = "dpo", *, dpo: Fields | None = None, job: JobFields | None = None, **loop: object
+    ) -> TrainingJob:
         data, weights = tmp_path / "pairs.safetensors", tmp_path / "network.safetensors"
         if not data.exists():
             save_pair_set(data, make_pairs(num_delays=2))
             save_network(weights, make_network())
-        values = {
+        values: Fields = {
+            "loop": loop_settings(**loop),
             "optimiser": OptimiserSettings(lr=1e-3, warmup_steps=2),
             "timesteps": TimestepSettings(shift=2.0),
             "adapter": AdapterSettings(rank=2, alpha=4.0),
             "desync_share": 0.5,
-            **(dpo or {}),
         }
-        settings = DpoSettings(loop=loop_settings(**loop), **values)
-        return TrainingJob(settings, NETWORK, CLIP, data, tmp_path / name, seed=3, **{"weights": weights} | (job or {}))
+        settings = DpoSettings.model_validate(values | (dpo or {}))
+        fields: JobFields = {"weights": weights}
+        fields.update(job or {})
+        return TrainingJob(settings, NETWORK, CLIP, data, tmp_path / name, seed=3, **fields)
 
     return make

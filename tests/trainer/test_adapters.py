@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraModel, PeftModel
 
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings
@@ -68,9 +68,9 @@ def test_policy_equals_reference_at_the_start_and_equals_the_sft_model(
     for first, second in zip(before, after, strict=True):
         assert torch.equal(first, second)
         assert not first.requires_grad and second.requires_grad
-    expected = make_network()
+    expected: torch.nn.Module = make_network()
     if (tmp_path / "sft").exists():
-        expected = load_adapter(expected, tmp_path / "sft")
+        expected = load_adapter(make_network(), tmp_path / "sft")
     for first, second in zip(before, expected(*inputs()), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
@@ -119,11 +119,12 @@ def test_with_checkpointing_the_trap_is_an_error_too(make_network: MakeNetwork) 
 
 
 def test_adapters_switched_off_by_other_means_are_an_error(policy: Policy) -> None:
-    loss = loss_of(policy.model)
-    policy.model.base_model.disable_adapter_layers()
+    loss, lora = loss_of(policy.model), policy.model.base_model
+    assert isinstance(lora, LoraModel)
+    lora.disable_adapter_layers()
     with pytest.raises(AdapterMisuse):
         loss.backward()
-    policy.model.base_model.enable_adapter_layers()
+    lora.enable_adapter_layers()
     for name, parameter in policy.model.named_parameters():
         if name.endswith(f"lora_A.{POLICY}.weight"):
             parameter.requires_grad_(False)

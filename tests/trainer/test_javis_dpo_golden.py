@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from present import present
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def comparisons(golden: Path, vectors: dict[str, Tensor]) -> tuple[ModalityError
             errors_of(load(golden, name)(noisy, t, vectors["y"], vectors["mask"]), target, "mean")
             for name in ("javis_policy.safetensors", "javis_reference.safetensors")
         ]
-    video, audio = (ModalityErrors(split_pairs(sides[0][m]), split_pairs(sides[1][m])) for m in (0, 1))
+    video, audio = (ModalityErrors(*(split_pairs(present(side[m])) for side in sides)) for m in (0, 1))
     return video, audio
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -21,8 +22,9 @@ from avpref.trainer.losses import (
     velocity_error,
 )
 
-FORMS = ("per_modality", "joint")
-VARIANTS = ("sigmoid", "ipo", "hinge")
+Form = Literal["per_modality", "joint"]
+Variant = Literal["sigmoid", "ipo", "hinge"]
+FORMS, VARIANTS = get_args(Form), get_args(Variant)
 
 
 def draw(size: int, seed: int) -> np.ndarray:
@@ -67,7 +69,7 @@ def by_hand(errors: np.ndarray, present: list[int], loss: PreferenceLossSettings
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("present", [[0, 1], [0], [1]])
-def test_every_variant_equals_the_formulas(form: str, variant: str, smoothing: float, present: list[int]) -> None:
+def test_every_variant_equals_the_formulas(form: Form, variant: Variant, smoothing: float, present: list[int]) -> None:
     for size in range(1, 5):
         for half in (True, False):
             loss = PreferenceLossSettings(
@@ -131,7 +133,7 @@ def test_swapping_chosen_and_rejected_flips_the_margin(seed: int) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_value_at_a_tie_does_not_depend_on_smoothing(variant: str) -> None:
+def test_value_at_a_tie_does_not_depend_on_smoothing(variant: Variant) -> None:
     errors = np.ones((2, 2, 2, 1))
     values = [
         preference_loss(

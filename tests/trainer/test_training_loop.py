@@ -31,7 +31,7 @@ Build = Callable[[], tuple[Objective, ClipSource | PairSource]]
 
 
 def plan(folder: Path, *, lr: float = 1e-3, ema: float = 0.0, alarm: float = math.inf, **loop: object) -> LoopPlan:
-    values = {
+    values: dict[str, object] = {
         "steps": 6,
         "batch_size": 4,
         "checkpoint_every": 3,
@@ -40,7 +40,7 @@ def plan(folder: Path, *, lr: float = 1e-3, ema: float = 0.0, alarm: float = mat
         "num_threads": 1,
     }
     optimiser = OptimiserSettings(lr=lr, warmup_steps=2)
-    return LoopPlan(LoopSettings(**values | loop), optimiser, 1, folder, {"lr": str(lr)}, ema, alarm)
+    return LoopPlan(LoopSettings.model_validate(values | loop), optimiser, 1, folder, {"lr": str(lr)}, ema, alarm)
 
 
 @pytest.fixture(params=["flow", "preference"])
@@ -58,7 +58,7 @@ def build(
         objective = PreferenceObjective(policy, PreferenceLossSettings(), LiveReference(policy, "mean"))
         return objective, PairSource(make_pairs(num_delays=2), replace(NOISE, desync_share=0.5))
 
-    return {"flow": flow, "preference": preference}[request.param]
+    return flow if request.param == "flow" else preference
 
 
 def run(build: Build, plan: LoopPlan) -> tuple[TrainingResult, dict[str, torch.Tensor], str]:

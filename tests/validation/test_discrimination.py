@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from present import present
 from scipy.stats import mannwhitneyu, spearmanr
 
 from avpref.datasets.evidence.evaluation import BootstrapSettings
@@ -65,13 +66,13 @@ def test_discrimination_agrees_with_counting(positive, negative) -> None:
     given_contest = contest(positive, negative)
     found = discriminate(given_contest, 0.0, SETTINGS)
     pairs = [(positive[of], value) for of, value in zip(given_contest.positive_of, negative, strict=True)]
-    assert found.accuracy_strict.value == pytest.approx(np.mean([mine > other for mine, other in pairs]))
-    assert found.accuracy_tolerant.value == pytest.approx(np.mean([mine >= other for mine, other in pairs]))
-    assert found.auroc.value == pytest.approx(auroc(np.array(positive), np.array(negative)))
+    assert present(found.accuracy_strict).value == pytest.approx(np.mean([mine > other for mine, other in pairs]))
+    assert present(found.accuracy_tolerant).value == pytest.approx(np.mean([mine >= other for mine, other in pairs]))
+    assert present(found.auroc).value == pytest.approx(auroc(np.array(positive), np.array(negative)))
     assert (found.num_positives, found.num_negatives, found.num_pairs) == (len(positive), len(negative), len(negative))
-    for estimate in (found.auroc, found.accuracy_strict, found.accuracy_tolerant):
+    for estimate in map(present, (found.auroc, found.accuracy_strict, found.accuracy_tolerant)):
         if len(positive) > 1:
-            assert 0.0 <= estimate.low <= estimate.high <= 1.0
+            assert 0.0 <= present(estimate.low) <= present(estimate.high) <= 1.0
         else:
             assert (estimate.low, estimate.high) == (None, None)
 
@@ -81,8 +82,10 @@ def test_clips_without_a_number_are_counted_and_take_part_in_nothing() -> None:
     found = discriminate(contest([1.0, nan, 3.0], [0.0, 0.0, nan, 5.0], [0, 1, 2, 2]), 0.0, SETTINGS)
     assert (found.positives_without, found.negatives_without) == (1, 1)
     assert (found.num_positives, found.num_negatives, found.num_pairs) == (2, 3, 2)
-    assert found.accuracy_strict.value == 0.5  # 1 > 0, 3 < 5; the negative of the clip without a number has no pair
-    assert found.auroc.value == pytest.approx(4 / 6)
+    assert (
+        present(found.accuracy_strict).value == 0.5
+    )  # 1 > 0, 3 < 5; the negative of the clip without a number has no pair
+    assert present(found.auroc).value == pytest.approx(4 / 6)
     nothing = discriminate(contest([nan, nan], [1.0, 2.0]), 0.0, SETTINGS)
     assert (nothing.auroc, nothing.accuracy_strict, nothing.num_pairs) == (None, None, 0)
 
@@ -91,9 +94,9 @@ def test_rounding_is_a_tie_and_a_difference_is_not() -> None:
     values = random().normal(size=40)
     rounded = values + random(1).choice([-1e-9, 1e-9], size=40)
     found = discriminate(contest(values, rounded), tie_of(values), SETTINGS)
-    assert (found.accuracy_strict.value, found.accuracy_tolerant.value) == (0.0, 1.0)
+    assert (present(found.accuracy_strict).value, present(found.accuracy_tolerant).value) == (0.0, 1.0)
     worse = discriminate(contest(values, values - 1e-3), tie_of(values), SETTINGS)
-    assert worse.accuracy_strict.value == 1.0
+    assert present(worse.accuracy_strict).value == 1.0
     assert tie_of(np.array([np.nan])) == 0.0
 
 
@@ -123,19 +126,19 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         draw = random(1000 + repetition)
         is_right = np.repeat(draw.random(40) < 0.7, 3)
         made = contest(is_right.astype(float), np.full(120, 0.5), np.arange(120), source=np.repeat(np.arange(40), 3))
-        estimate = discriminate(made, 0.0, BootstrapSettings(300, 0.95, repetition)).accuracy_strict
-        covered += estimate.low <= 0.7 <= estimate.high
+        estimate = present(discriminate(made, 0.0, BootstrapSettings(300, 0.95, repetition)).accuracy_strict)
+        covered += present(estimate.low) <= 0.7 <= present(estimate.high)
     assert 0.88 <= covered / 200 <= 0.99
 
 
 def test_monotonicity_is_1_for_falling_goodness_and_0_for_none() -> None:
     step = np.array([0.0, 0.1, 0.5, 1.0])
     right = [DelaySeries(source, step, np.exp(-step) + source) for source in range(4)]
-    assert monotonicity(right, 0.0, SETTINGS).estimate.value == pytest.approx(1.0)
+    assert present(monotonicity(right, 0.0, SETTINGS).estimate).value == pytest.approx(1.0)
     wrong = [DelaySeries(source, step, step) for source in range(4)]
-    assert monotonicity(wrong, 0.0, SETTINGS).estimate.value == pytest.approx(-1.0)
+    assert present(monotonicity(wrong, 0.0, SETTINGS).estimate).value == pytest.approx(-1.0)
     flat = monotonicity([DelaySeries(0, step, np.full(4, 2.0)), *right[1:2]], 0.0, SETTINGS)
-    assert (flat.estimate.value, flat.num_constant, flat.num_series) == (pytest.approx(0.5), 1, 2)
+    assert (present(flat.estimate).value, flat.num_constant, flat.num_series) == (pytest.approx(0.5), 1, 2)
 
 
 def test_series_need_three_steps_with_a_number() -> None:
@@ -144,7 +147,7 @@ def test_series_need_three_steps_with_a_number() -> None:
     lost = DelaySeries(1, step, np.array([3.0, nan, nan, 1.0]))
     found = monotonicity([kept, lost], 0.0, SETTINGS)
     assert (found.num_series, found.num_without) == (1, 1)
-    assert found.estimate.value == pytest.approx(1.0) and found.estimate.low is None
+    assert present(found.estimate).value == pytest.approx(1.0) and present(found.estimate).low is None
     assert monotonicity([lost], 0.0, SETTINGS).estimate is None
     assert monotonicity([], 0.0, SETTINGS).estimate is None
 
@@ -152,7 +155,7 @@ def test_series_need_three_steps_with_a_number() -> None:
 def test_steps_are_compared_by_rank_alone() -> None:
     goodness = np.array([5.0, 4.0, 4.5, 1.0])
     found = [
-        monotonicity([DelaySeries(0, step, scale(goodness))], 0.0, SETTINGS).estimate.value
+        present(monotonicity([DelaySeries(0, step, scale(goodness))], 0.0, SETTINGS).estimate).value
         for step, scale in itertools.product(
             (np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 0.1, 10.0, 11.0])), (np.array, np.exp)
         )

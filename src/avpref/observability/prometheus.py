@@ -122,7 +122,7 @@ def endpoint(settings: ObserveSettings) -> Iterator[Collector]:
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
-    registry.register(collector)  # type: ignore[arg-type]
+    registry.register(collector)
     try:
         server, thread = start_http_server(settings.prometheus_port, settings.prometheus_host, registry)
     except OSError as error:

@@ -66,7 +66,7 @@ class IdIndex:
                 parts = [whole[start : start + size] for start in range(0, NUM_COLUMNS * size, size)]
                 columns = [part.cast("Q") for part in parts]
                 try:
-                    yield tuple(columns)  # type: ignore[arg-type]
+                    yield tuple(columns)
                 finally:
                     for view in (*columns, *parts):
                         view.release()

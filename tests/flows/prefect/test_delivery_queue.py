@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import StateType
@@ -68,8 +69,8 @@ def progress(percent: float, key: str = "avpref-score") -> Progressed:
 def open_queue() -> Iterator[Callable[..., DeliveryQueue]]:
     made: list[tuple[DeliveryQueue, FakeTransport]] = []
 
-    def make(transport: FakeTransport, **settings: float | None) -> DeliveryQueue:
-        queue = DeliveryQueue(transport, **({"first_wait_s": 0.001, "longest_wait_s": 0.01} | settings))  # type: ignore[arg-type]
+    def make(transport: FakeTransport, **settings: Any) -> DeliveryQueue:
+        queue = DeliveryQueue(transport, **{"first_wait_s": 0.001, "longest_wait_s": 0.01, **settings})
         made.append((queue, transport))
         return queue
 
@@ -87,7 +88,7 @@ def flushed(queue: DeliveryQueue, transport: FakeTransport) -> Undelivered:
 def test_messages_arrive_in_the_order_in_which_they_were_put(open_queue: Callable[..., DeliveryQueue]) -> None:
     transport = FakeTransport()
     queue = open_queue(transport)
-    sent = [
+    sent: list[Message] = [
         FlowStarted("run", "retrain"),
         *[started(number) for number in range(50)],
         FlowEnded("run", StateType.COMPLETED),

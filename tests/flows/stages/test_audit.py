@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from avpref.config.loading import identity_hash, load_config
 from avpref.config.pairs_settings import AuditSettings
 from avpref.datasets import tables
+from avpref.datasets.evidence.clip_facts import ClipFacts
 from avpref.domain import Split
 from avpref.errors import AuditRefused, ConfigError
 from avpref.flows import retrain
@@ -38,8 +40,8 @@ def louder_where_chosen(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> N
     """From here on every chosen clip is measured 30 dB louder than it is."""
     chosen, real = set(folder.tables.read(tables.PAIRS)["chosen"].to_pylist()), audit_module.measure
 
-    def measure(candidate_id: str, *arguments: object) -> object:
-        facts = real(candidate_id, *arguments)  # type: ignore[arg-type]
+    def measure(candidate_id: str, *arguments: Any) -> ClipFacts:
+        facts = real(candidate_id, *arguments)
         louder = 30.0 * (candidate_id in chosen)
         assert facts.loudness_db is not None
         return replace(facts, loudness_db=facts.loudness_db + louder)
@@ -61,7 +63,7 @@ def test_every_training_candidate_has_facts_and_every_fact_a_row(tiny_run: RunFo
     document = json.loads((tiny_run.root / "result.json").read_text())
     assert document["audit"]["action"] == "flag"
     assert [row["fact"] for row in document["audit"]["flagged"]] == [row.fact for row in rows if row.is_flagged]
-    assert "Shortcuts: share of pairs" in (tiny_run.root / "report.html").read_text()
+    assert "Shortcuts: share of pairs in which the chosen clip" in (tiny_run.root / "report.html").read_text()
 
 
 def test_a_second_audit_measures_nothing_and_seals_nothing(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:

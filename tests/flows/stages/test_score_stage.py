@@ -16,18 +16,19 @@ from safetensors.torch import load_file
 from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.config.run_settings import RunSettings
 from avpref.config.schema import ScoreJob
-from avpref.config.scoring_settings import ScoringSettings
+from avpref.config.scoring_settings import ScorerName, ScoringSettings
 from avpref.datasets import tables
 from avpref.domain import ScoreStatus
 from avpref.errors import ConfigError, InputError
 from avpref.flows.score_clips import score_clip_list
 from avpref.flows.workers.canary import canary_clip
-from avpref.flows.workers.score_worker import ScoreWorker
+from avpref.flows.workers.committed_clips import ClipBytes
+from avpref.flows.workers.score_worker import ScoreItem, ScoreWorker
 from avpref.flows.workers.scorers import named, open_named, sources
 from avpref.media.writing import encode_clip
 from avpref.storage.local_files import LocalFiles
 
-MODELS = ("audiobox", "imagebind", "synchformer", "videoalign")
+MODELS: tuple[ScorerName, ...] = ("audiobox", "imagebind", "synchformer", "videoalign")
 NUM_CLIPS = 3
 
 
@@ -48,7 +49,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "clips.csv"
 
 
-def job(*scorers: str, executor: InProcessExecutor | RayExecutor | None = None, unit: int = 2) -> ScoreJob:
+def job(*scorers: ScorerName, executor: InProcessExecutor | RayExecutor | None = None, unit: int = 2) -> ScoreJob:
     scoring = ScoringSettings(scorers=scorers or MODELS, preset="tiny")
     return ScoreJob(
         run=RunSettings(name="t", unit_candidates=unit), executor=executor or InProcessExecutor(), scoring=scoring
@@ -116,13 +117,13 @@ def test_a_clip_that_breaks_while_it_is_read_is_lost_once_and_the_others_are_sco
 ) -> None:
     committed = ScoreWorker._committed
 
-    def poisoned(self: ScoreWorker, item: object) -> Path:
-        path = committed(self, item)  # type: ignore[arg-type]
-        return path.with_name("broken.mp4") if path.name == "1.mp4" else path
+    def poisoned(self: ScoreWorker, item: ScoreItem) -> ClipBytes:
+        clip = committed(self, item)
+        return ClipBytes(b"no media at all", clip.name) if clip.name == "1.mp4" else clip
 
     monkeypatch.setattr(ScoreWorker, "_committed", poisoned)
     folder, lost = score_clip_list(clips, job("audiobox", "synchformer"), tmp_path)
-    assert len(lost) == 2
+    assert sorted(row.error for row in lost) == ["MediaError", "MediaError"]
     assert folder.tables.read(tables.SCORES).to_pandas().candidate_id.nunique() == NUM_CLIPS - 1
 
 
@@ -140,7 +141,7 @@ def test_a_new_scorer_adds_its_own_work_alone(tiny_run: object, tmp_path: Path) 
     files = UnitFiles(LocalFiles(tmp_path), tables.SCORES)
     from avpref.storage.unit import Unit
 
-    unit = Unit("score", 0, "plan", ())
+    unit: Unit[ScoreItem] = Unit("score", 0, "plan", ())
     ScoreFiles(files, ("a",)).commit(unit, [])
     both = ScoreFiles(files, ("a", "b"))
     assert not both.exists(unit) and [files.exists(part) for part in both.parts(unit)] == [True, False]

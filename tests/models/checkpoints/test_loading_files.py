@@ -39,7 +39,8 @@ def as_torch(state: Mapping[str, Tensor], folder: Path) -> Path:
 def as_bin_shards(state: Mapping[str, Tensor], folder: Path) -> Path:
     """As the original's trainer writes ``model/``: torch's files and an index."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, weight_map = sorted(state), {}
+    names = sorted(state)
+    weight_map: dict[str, str] = {}
     for number in range(3):
         file = f"pytorch_model-{number + 1:05d}.bin"
         torch.save({name: state[name] for name in names[number::3]}, folder / file)
@@ -280,10 +281,10 @@ def test_the_audio_branch_starts_as_in_stage_1(make_network, tiny_config, tmp_pa
 def test_copies_of_the_video_branch_are_copies(make_network, tiny_config, tmp_path: Path) -> None:
     path = as_safetensors(make_network(ModelType.T2V).state_dict(), tmp_path)
     started = with_audio_from_video(path, tiny_config, ModelType.T2AV, torch.Generator().manual_seed(1))
-    kept = started.blocks[0].ffn[0].weight.clone()
+    kept = started.get_parameter("blocks.0.ffn.0.weight").clone()
     with torch.no_grad():
-        started.blocks[0].audio_ffn[0].weight.add_(1)
-    assert torch.equal(started.blocks[0].ffn[0].weight, kept)
+        started.get_parameter("blocks.0.audio_ffn.0.weight").add_(1)
+    assert torch.equal(started.get_parameter("blocks.0.ffn.0.weight"), kept)
     save_network(tmp_path / "whole.safetensors", started)
 
 

@@ -105,5 +105,5 @@ def test_equal_networks_give_equal_bytes(make_network, saved: Path, tmp_path: Pa
 def test_a_failed_write_leaves_the_old_file(make_network, saved: Path) -> None:
     before = saved.read_bytes()
     with pytest.raises(TypeError):
-        save_network(saved, make_network(), {"step": object()})
+        save_network(saved, make_network(), {"step": object()})  # type: ignore[dict-item]
     assert saved.read_bytes() == before and [item.name for item in saved.parent.iterdir()] == [saved.name]

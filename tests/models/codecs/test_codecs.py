@@ -20,7 +20,7 @@ SHAPE = ClipShape(16, 96, 96, 8.0, 16000)
 
 
 def open_codec(shape: ClipShape = SHAPE, **values: float) -> IdentityCodec:
-    return IdentityCodec(IdentityCodecSettings(**values), shape)
+    return IdentityCodec(IdentityCodecSettings.model_validate(values), shape)
 
 
 def draw_latents(codec: IdentityCodec, batch: int, seed: int = 0) -> Latents:

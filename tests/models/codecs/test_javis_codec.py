@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def codec(weights: dict[str, str]) -> JavisCodec:
-    return JavisCodec(JavisCodecSettings(**weights), SHAPE)
+    return open_codec(weights)
+
+
+def open_codec(weights: Mapping[str, str | int], shape: ClipShape = SHAPE, **changes: str | int) -> JavisCodec:
+    """The codec with ``weights``; ``changes`` are other keys of the section ``codec``, checked as in a configuration file."""
+    return JavisCodec(JavisCodecSettings.model_validate({**weights, **changes}), shape)
 
 
 def draw_clips(shape: ClipShape, count: int, seed: int = 0) -> list[DecodedClip]:
@@ -68,7 +74,7 @@ def draw_latents(codec: JavisCodec, count: int) -> Latents:
 def test_the_published_shapes(
     weights: dict[str, str], shape: ClipShape, video: tuple[int, ...], generated: int, encoded: int
 ) -> None:
-    codec = JavisCodec(JavisCodecSettings(**weights), shape)
+    codec = open_codec(weights, shape)
     assert codec.latent_shapes() == (video, (8, generated, 16))
     assert codec.encoded_shapes() == (video, (8, encoded, 16))
 
@@ -115,7 +121,7 @@ def test_a_decoded_clip_survives_its_file(codec: JavisCodec) -> None:
 
 
 def test_networks_come_and_go(weights: dict[str, str], codec: JavisCodec) -> None:
-    fresh = JavisCodec(JavisCodecSettings(**weights), SHAPE)
+    fresh = open_codec(weights)
     assert not {"_video", "_sound"} & vars(fresh).keys()
     latents = draw_latents(codec, 1)
     first = fresh.decode(latents)
@@ -130,18 +136,18 @@ def test_settings_reach_the_networks(weights: dict[str, str], codec: JavisCodec)
     clips, plain = draw_clips(SHAPE, 1), codec.encode(draw_clips(SHAPE, 1))
     changes = {"audio_tail": "released", "audio_posterior": "mean", "dtype": "bfloat16"}
     for key, value in changes.items():
-        actual = JavisCodec(JavisCodecSettings(**weights, **{key: value}), SHAPE).encode(clips)
+        actual = open_codec({**weights, key: value}).encode(clips)
         assert actual.audio is not None and plain.audio is not None and not torch.equal(actual.audio, plain.audio), key
-    tiled = JavisCodec(JavisCodecSettings(**weights, tile_px=16, tile_overlap_px=8), SHAPE)
+    tiled = open_codec(weights, tile_px=16, tile_overlap_px=8)
     latents = draw_latents(codec, 1)
     assert not np.array_equal(tiled.decode(latents)[0][0], codec.decode(latents)[0][0])
-    gathered = JavisCodec(JavisCodecSettings(**weights, stream_frames=False), SHAPE)
+    gathered = open_codec(weights, stream_frames=False)
     np.testing.assert_array_equal(gathered.decode(latents)[0][0], codec.decode(latents)[0][0])
 
 
 def test_fingerprints(weights: dict[str, str], tmp_path: Path) -> None:
-    def fingerprint(shape: ClipShape = SHAPE, **changes: object) -> str:
-        return JavisCodec(JavisCodecSettings(**{**weights, **changes}), shape).fingerprint
+    def fingerprint(shape: ClipShape = SHAPE, **changes: str | int) -> str:
+        return open_codec(weights, shape, **changes).fingerprint
 
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -163,19 +169,19 @@ def test_fingerprints(weights: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message", "fix"),
+    ("shape", "message", "fix"),
     [
-        ({"width_px": 426}, "width_px 416 or 432", "--set clip.width_px=432"),
-        ({"height_px": 554, "width_px": 738}, "height_px 544 or 560; width_px 736 or 752", "clip.width_px=752"),
-        ({"height_px": 9}, "height_px 16", "--set clip.height_px=16"),
-        ({"num_frames": 80}, "num_frames 77 or 81", "--set clip.num_frames=81"),
-        ({"sample_rate_hz": 44100}, "16000", "--set clip.sample_rate_hz=16000"),
-        ({"num_frames": 1, "fps_hz": 60.0}, "at least 513", "clip.num_frames"),
+        (replace(SHAPE, width_px=426), "width_px 416 or 432", "--set clip.width_px=432"),
+        (replace(SHAPE, height_px=554, width_px=738), "height_px 544 or 560; width_px 736 or 752", "clip.width_px=752"),
+        (replace(SHAPE, height_px=9), "height_px 16", "--set clip.height_px=16"),
+        (replace(SHAPE, num_frames=80), "num_frames 77 or 81", "--set clip.num_frames=81"),
+        (replace(SHAPE, sample_rate_hz=44100), "16000", "--set clip.sample_rate_hz=16000"),
+        (replace(SHAPE, num_frames=1, fps_hz=60.0), "at least 513", "clip.num_frames"),
     ],
 )
-def test_shapes_that_cannot_be(weights: dict[str, str], changes: dict[str, float], message: str, fix: str) -> None:
+def test_shapes_that_cannot_be(weights: dict[str, str], shape: ClipShape, message: str, fix: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        JavisCodec(JavisCodecSettings(**weights), replace(SHAPE, **changes))
+        open_codec(weights, shape)
     assert message in str(caught.value) and fix in caught.value.fix
 
 
@@ -192,13 +198,13 @@ def test_clips_that_do_not_fit(codec: JavisCodec) -> None:
 def test_weights_that_are_not_there(weights: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     for key, repo in {"video_vae": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "vocoder": "cvssp/audioldm2"}.items():
-        absent = JavisCodec(JavisCodecSettings(**{**weights, key: ""}), SHAPE)
+        absent = open_codec({**weights, key: ""})
         assert absent.latent_shapes().video == (16, 4, 4, 6)
         with pytest.raises(InputError, match="Hugging Face cache") as caught:
             absent.encode(draw_clips(SHAPE, 1))
         assert f"hf download {repo}" in caught.value.fix
         with pytest.raises(InputError, match="is absent") as caught:
-            _ = JavisCodec(JavisCodecSettings(**{**weights, key: str(tmp_path / "none")}), SHAPE).fingerprint
+            _ = open_codec({**weights, key: str(tmp_path / "none")}).fingerprint
         assert f"--set codec.{key}" in caught.value.fix
 
 
@@ -211,7 +217,7 @@ def test_weights_in_the_cache(weights: dict[str, str], tmp_path: Path, monkeypat
         (snapshot / name).symlink_to(weights[key])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     actual = JavisCodec(JavisCodecSettings(video_vae=weights["video_vae"]), SHAPE)
-    assert actual.fingerprint == JavisCodec(JavisCodecSettings(**weights), SHAPE).fingerprint
+    assert actual.fingerprint == open_codec(weights).fingerprint
 
 
 def test_the_section_of_the_configuration() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -30,30 +31,38 @@ from avpref.models.codecs.sound_vae import (
     log_mel,
 )
 
+if TYPE_CHECKING:
+    from diffusers.models import AutoencoderKL
+    from transformers import SpeechT5HifiGan
+
 PUBLISHED_LENGTHS = {33: (208, 224, 33000), 49: (312, 320, 49000), 65: (408, 416, 65000), 81: (512, 512, 81000)}
 SILENCE = math.log(1e-5)
+Networks: TypeAlias = "tuple[AutoencoderKL, SpeechT5HifiGan]"
 
 
-def make_vae(**changes):
+def make_vae(**changes: Any) -> AutoencoderKL:
     torch.manual_seed(3)
-    return tiny_audio_vae(**changes).eval()
+    vae = tiny_audio_vae(**changes)
+    vae.eval()
+    return vae
 
 
-def make_vocoder(**changes):
+def make_vocoder(**changes: Any) -> SpeechT5HifiGan:
     torch.manual_seed(4)
     return tiny_vocoder(**changes).eval()
 
 
 @pytest.fixture(scope="module")
-def networks():
+def networks() -> Networks:
     return make_vae(), make_vocoder()
 
 
 @pytest.fixture(scope="module")
-def folders(networks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(networks: Networks, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     path = tmp_path_factory.mktemp("audioldm2")
-    for network, name in zip(networks, ("vae", "vocoder"), strict=True):
-        network.save_pretrained(path / name)
+    vae, vocoder = networks
+    vae.save_pretrained(path / "vae")
+    vocoder.save_pretrained(path / "vocoder")
     return path / "vae", path / "vocoder"
 
 
@@ -62,7 +71,7 @@ def tone(num_samples: int, hz: float = 440.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("num_frames", "expected"), PUBLISHED_LENGTHS.items())
-def test_the_published_lengths(num_frames: int, expected: tuple[int, int, int], networks) -> None:
+def test_the_published_lengths(num_frames: int, expected: tuple[int, int, int], networks: Networks) -> None:
     encoded, generated, num_samples = expected
     assert num_samples == int(num_frames / 16 * 16000)
     assert encoded_mel_frames(num_samples) == encoded
@@ -83,7 +92,7 @@ def test_lengths_are_those_of_the_original_formulas(num_frames: int, fps_hz: flo
     assert 0 <= generated_mel_frames(num_samples) - generated_mel_frames(num_samples, RELEASED) <= 32
 
 
-def test_a_length_whose_end_the_released_rule_leaves_out(networks) -> None:
+def test_a_length_whose_end_the_released_rule_leaves_out(networks: Networks) -> None:
     num_samples = 41000
     assert (generated_mel_frames(num_samples, RELEASED), generated_mel_frames(num_samples)) == (256, 288)
     decoded = SoundVae(*networks, RELEASED, 1.0).decode(torch.randn(8, 64, 16), num_samples)
@@ -115,7 +124,7 @@ def test_a_tone_ends_in_silence_where_it_used_to_end_in_a_click(num_frames: int)
 RULES = {"corrected": CORRECTED, "released": RELEASED}
 
 
-def test_the_tail_reaches_the_latents_and_the_waveform(networks) -> None:
+def test_the_tail_reaches_the_latents_and_the_waveform(networks: Networks) -> None:
     """With random weights nobody hears a click, but the two tails differ at the end of the decoded sound, and only there."""
     audio = tone(65000)
     ways = [SoundVae(*networks, tail, 0.0) for tail in (CORRECTED, RELEASED)]
@@ -124,7 +133,7 @@ def test_the_tail_reaches_the_latents_and_the_waveform(networks) -> None:
     assert change[-1600:].mean() > 3 * change[:32000].mean()
 
 
-def test_latents_are_scaled_draws_from_the_posterior(networks) -> None:
+def test_latents_are_scaled_draws_from_the_posterior(networks: Networks) -> None:
     audio = tone(33000, 700.0)
     posterior = networks[0].encode(log_mel(torch.from_numpy(audio), CORRECTED)[None, None]).latent_dist
     mean, std = posterior.mean[0].detach(), posterior.std[0].detach()
@@ -135,7 +144,7 @@ def test_latents_are_scaled_draws_from_the_posterior(networks) -> None:
     assert drawn.dtype == torch.float32
 
 
-def test_the_draw_belongs_to_the_sound(networks) -> None:
+def test_the_draw_belongs_to_the_sound(networks: Networks) -> None:
     vae = SoundVae(*networks, CORRECTED, 1.0)
     first, second = tone(33000), tone(33000, 441.0)
     torch.manual_seed(1)
@@ -147,7 +156,7 @@ def test_the_draw_belongs_to_the_sound(networks) -> None:
     assert abs(torch.corrcoef(torch.stack(noises).flatten(1))[0, 1]) < 0.1
 
 
-def test_decoding_is_the_libraries_own(networks) -> None:
+def test_decoding_is_the_libraries_own(networks: Networks) -> None:
     latent = torch.randn(8, 56, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         mel = networks[0].decode(latent[None] / SCALING).sample
@@ -158,13 +167,13 @@ def test_decoding_is_the_libraries_own(networks) -> None:
     assert np.abs(actual).max() <= 1 and actual.std() > 0
 
 
-def test_silence_is_encoded_as_silence(networks) -> None:
+def test_silence_is_encoded_as_silence(networks: Networks) -> None:
     audio = np.zeros(33000, np.float32)
     assert (log_mel(torch.from_numpy(audio), CORRECTED) == torch.tensor(SILENCE)).all()
     assert SoundVae(*networks, CORRECTED, 1.0).encode(audio).isfinite().all()
 
 
-def test_folders_of_the_libraries(networks, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_folders_of_the_libraries(networks: Networks, folders: tuple[Path, Path], tmp_path: Path) -> None:
     for actual, network in zip((load_sound_vae(folders[0]), load_vocoder(folders[1])), networks, strict=True):
         expected = network.state_dict()
         assert actual.state_dict().keys() == expected.keys()
@@ -177,7 +186,7 @@ def test_folders_of_the_libraries(networks, folders: tuple[Path, Path], tmp_path
     assert torch.equal(load_sound_vae(tmp_path / "vae").decoder.conv_out.weight, networks[0].decoder.conv_out.weight)
 
 
-def test_attention_under_its_old_names(networks, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_attention_under_its_old_names(networks: Networks, folders: tuple[Path, Path], tmp_path: Path) -> None:
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     state = load_file(folders[0] / "diffusion_pytorch_model.safetensors")
     for new, old in names.items():
@@ -189,7 +198,7 @@ def test_attention_under_its_old_names(networks, folders: tuple[Path, Path], tmp
     assert all(torch.equal(actual[name], tensor) for name, tensor in networks[0].state_dict().items())
 
 
-def test_half_precision_is_the_networks_own(folders: tuple[Path, Path], networks) -> None:
+def test_half_precision_is_the_networks_own(folders: tuple[Path, Path], networks: Networks) -> None:
     vae, vocoder = load_sound_vae(folders[0], dtype=torch.bfloat16), load_vocoder(folders[1], dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in [*vae.parameters(), *vocoder.parameters()]} == {torch.bfloat16}
     codec, exact = SoundVae(vae, vocoder, CORRECTED, 1.0), SoundVae(*networks, CORRECTED, 1.0)

@@ -23,7 +23,7 @@ WHOLE = Tiling()
 
 
 def make_network(seed: int = 0, width: int = WIDTH):
-    from diffusers import AutoencoderKLWan
+    from diffusers.models import AutoencoderKLWan
 
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
@@ -228,7 +228,7 @@ def test_files_that_do_not_fit(folder: Path, tmp_path: Path, change: Callable, m
 
 
 def test_files_that_are_something_else(folder: Path, tmp_path: Path) -> None:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models import AutoencoderKLWan
 
     whole = (folder / "diffusion_pytorch_model.safetensors").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])

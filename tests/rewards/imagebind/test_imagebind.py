@@ -116,7 +116,9 @@ def test_lengths_are_the_scales() -> None:
     towers = random_towers(TINY, CPU)
     with torch.no_grad():
         for name, scale in (("text", 1000.0), ("audio", 20.0)):
-            towers.modality_postprocessors[name][1].log_logit_scale.copy_(torch.tensor(math.log(scale)))
+            towers.get_parameter(f"modality_postprocessors.{name}.1.log_logit_scale").copy_(
+                torch.tensor(math.log(scale))
+            )
     images, sounds = torch.zeros(1, 3, 2, 224, 224), torch.zeros(1, 1, 128, 204)
     texts = torch.tensor([in_context(encode("dog"), LongPrompts.KEEP_END)])
     assert towers.embed_images(images).norm().item() == pytest.approx(1.0, rel=1e-5)

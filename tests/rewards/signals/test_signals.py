@@ -10,6 +10,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from present import present
 
 from avpref.domain import METRIC_BY_NAME, ScoreStatus
 from avpref.media.geometry import ClipShape
@@ -52,8 +54,21 @@ def clip_of(frames: np.ndarray | None, audio: np.ndarray | None, fps_hz: float =
     return DecodedClip(frames, 0.0 if frames is None else fps_hz, audio, 0 if audio is None else RATE_HZ, duration_s)
 
 
+def frames_of(clip: DecodedClip) -> NDArray[np.uint8]:
+    return present(clip.frames)
+
+
+def sound_of(clip: DecodedClip) -> NDArray[np.float32]:
+    return present(clip.audio)
+
+
 def scores(clip: DecodedClip) -> dict[str, float | None]:
     return {score.metric: score.value for score in SCORER.score([ScorableClip("c", "a text", clip)])[0]}
+
+
+def numbers_of(clip: DecodedClip) -> dict[str, float]:
+    """The scores of a clip of which every metric is measured."""
+    return {metric: present(value) for metric, value in scores(clip).items()}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +87,7 @@ def eventful(media) -> list[DecodedClip]:
 
 def picture(change: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]) -> Callable:
     def corrupt(clip: DecodedClip, level: float, generator: np.random.Generator) -> DecodedClip:
-        return dataclasses.replace(clip, frames=change(clip.frames, level, generator)) if level else clip
+        return dataclasses.replace(clip, frames=change(frames_of(clip), level, generator)) if level else clip
 
     return corrupt
 
@@ -80,7 +95,9 @@ def picture(change: Callable[[np.ndarray, float, np.random.Generator], np.ndarra
 def sound(change: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]) -> Callable:
     def corrupt(clip: DecodedClip, level: float, generator: np.random.Generator) -> DecodedClip:
         return (
-            dataclasses.replace(clip, audio=change(clip.audio, level, generator).astype(np.float32)) if level else clip
+            dataclasses.replace(clip, audio=change(sound_of(clip), level, generator).astype(np.float32))
+            if level
+            else clip
         )
 
     return corrupt
@@ -150,9 +167,9 @@ CORRUPTIONS = {
 
 
 MEASURES: dict[str, Callable[[DecodedClip], float]] = {
-    "visual_quality": lambda clip: sharpness_db(clip.frames),
-    "motion_quality": lambda clip: smoothness_db(small_flow(clip.frames)),
-    "audio_quality": lambda clip: signal_to_floor_db(clip.audio, RATE_HZ, mel_power(clip.audio, RATE_HZ)),
+    "visual_quality": lambda clip: sharpness_db(frames_of(clip)),
+    "motion_quality": lambda clip: smoothness_db(small_flow(frames_of(clip))),
+    "audio_quality": lambda clip: signal_to_floor_db(sound_of(clip), RATE_HZ, mel_power(sound_of(clip), RATE_HZ)),
 }
 """The function that the scorer calls for each metric, so that no test computes the other metrics."""
 
@@ -180,15 +197,15 @@ def test_each_metric_falls_with_increasing_corruption_of_real_clips(windows, nam
 
 def sync_of(picture_curve: np.ndarray, clip: DecodedClip) -> tuple[float, float]:
     """``desync`` and ``audio_video`` as the scorer has them, for a motion curve that was computed once."""
-    sound_of = sound_curve(onset_strength(clip.audio, RATE_HZ), RATE_HZ, clip.duration_s)
-    return abs(best_lag(sound_of, picture_curve).lag_s), zero_lag_cosine(sound_of, picture_curve)
+    heard = present(sound_curve(onset_strength(sound_of(clip), RATE_HZ), RATE_HZ, clip.duration_s))
+    return abs(best_lag(heard, picture_curve).lag_s), zero_lag_cosine(heard, picture_curve)
 
 
 def cut(clip: DecodedClip, start_s: float, delay_s: float, length_s: float = 4.0) -> DecodedClip:
     """A window whose sound comes ``delay_s`` late, made of the recording's own sound on both sides."""
     first, count = round(start_s * clip.fps_hz), round(length_s * clip.fps_hz)
     sample, samples = round((start_s - delay_s) * RATE_HZ), round(length_s * RATE_HZ)
-    return clip_of(clip.frames[first : first + count], clip.audio[sample : sample + samples], clip.fps_hz)
+    return clip_of(frames_of(clip)[first : first + count], sound_of(clip)[sample : sample + samples], clip.fps_hz)
 
 
 def auroc(better: np.ndarray, worse: np.ndarray) -> float:
@@ -203,9 +220,9 @@ def test_both_sync_metrics_notice_delays_of_eventful_recordings(eventful):
     for clip in eventful:
         for start_s in starts_s:
             window = cut(clip, start_s, 0.0)
-            motion = motion_curve(fastest_share_px(small_flow(window.frames)), window.fps_hz, window.duration_s)
+            motion = motion_curve(fastest_share_px(small_flow(frames_of(window))), window.fps_hz, window.duration_s)
             for delay_s in delays_s:
-                rows[delay_s].append(sync_of(motion, cut(clip, start_s, delay_s)))
+                rows[delay_s].append(sync_of(present(motion), cut(clip, start_s, delay_s)))
     desync = {delay_s: np.array(values)[:, 0] for delay_s, values in rows.items()}
     alike = {delay_s: np.array(values)[:, 1] for delay_s, values in rows.items()}
     in_time = desync[0.0].mean()
@@ -218,7 +235,7 @@ def test_both_sync_metrics_notice_delays_of_eventful_recordings(eventful):
 def test_numbers_survive_the_codec(windows):
     """Clips of a run are encoded as H.264 and AAC before they are scored."""
     for clip in windows[::3]:
-        coded = read_clip(io.BytesIO(encode_clip(clip.frames, FPS_HZ, clip.audio, RATE_HZ)))
+        coded = read_clip(io.BytesIO(encode_clip(frames_of(clip), FPS_HZ, sound_of(clip), RATE_HZ)))
         before, after = scores(clip), scores(coded)
         assert after["visual_quality"] == pytest.approx(before["visual_quality"], abs=1.0)
         assert after["motion_quality"] == pytest.approx(before["motion_quality"], abs=1.5)
@@ -274,7 +291,7 @@ def test_a_clips_scores_do_not_depend_on_the_batch(made_clip):
 
 
 def still(clip: DecodedClip) -> DecodedClip:
-    return dataclasses.replace(clip, frames=np.repeat(clip.frames[:1], len(clip.frames), axis=0))
+    return dataclasses.replace(clip, frames=np.repeat(frames_of(clip)[:1], len(frames_of(clip)), axis=0))
 
 
 @pytest.mark.parametrize(
@@ -297,20 +314,20 @@ def test_invalid_clips_are_skipped_with_the_reason(made_clip, spoil, reason, met
         assert reason in rows[name].reason
     for name, row in rows.items():
         if row.status is ScoreStatus.OK:
-            assert math.isfinite(row.value) and row.reason == "", name
+            assert math.isfinite(present(row.value)) and row.reason == "", name
 
 
 def test_a_still_picture_is_skipped_after_the_codec_too(made_clip):
     clip = still(made_clip)
-    coded = read_clip(io.BytesIO(encode_clip(clip.frames, FPS_HZ, clip.audio, RATE_HZ)))
+    coded = read_clip(io.BytesIO(encode_clip(frames_of(clip), FPS_HZ, sound_of(clip), RATE_HZ)))
     rows = scores(coded)
     assert rows["audio_video"] is None and rows["desync"] is None
     assert rows["motion_quality"] is not None
 
 
 def test_the_made_clip_is_in_time_and_its_delay_is_measured(made_clip):
-    in_time = scores(made_clip)
-    late = scores(dataclasses.replace(made_clip, audio=np.roll(made_clip.audio, int(0.25 * RATE_HZ))))
+    in_time = numbers_of(made_clip)
+    late = numbers_of(dataclasses.replace(made_clip, audio=np.roll(made_clip.audio, int(0.25 * RATE_HZ))))
     assert in_time["desync"] < 1 / FPS_HZ
     assert late["desync"] == pytest.approx(0.25, abs=1 / FPS_HZ)
     assert late["audio_video"] < in_time["audio_video"]
@@ -328,7 +345,7 @@ def test_both_forms_of_av_align_use_the_same_motion_peaks(made_clip):
 def test_any_size_of_picture(size):
     frames = np.random.default_rng(0).integers(0, 255, (4, *size, 3), np.uint8)
     row = scores(clip_of(frames, None, fps_hz=8.0))
-    assert math.isfinite(row["visual_quality"]) and math.isfinite(row["motion_quality"])
+    assert math.isfinite(present(row["visual_quality"])) and math.isfinite(present(row["motion_quality"]))
 
 
 def test_flat_picture_has_the_lowest_sharpness_and_no_division_by_zero():

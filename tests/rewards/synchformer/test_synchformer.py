@@ -30,6 +30,7 @@ from avpref.rewards.synchformer.synchformer import (
     tiny_synchformer,
     video_features,
 )
+from avpref.rewards.synchformer.synchformer_towers import DividedAttention
 
 
 def film(
@@ -100,7 +101,8 @@ def test_full_sizes_give_the_published_numbers_of_tokens() -> None:
 def test_divided_attention_is_attention_within_groups() -> None:
     """Against the formula, token by token: own group and class token; the class token sees all."""
     network = tiny_synchformer()._network
-    layer, steps, places = network.vfeat_extractor.blocks[0].attn, 3, 4
+    layer, steps, places = network.get_submodule("vfeat_extractor.blocks.0.attn"), 3, 4
+    assert isinstance(layer, DividedAttention)
     tokens = torch.randn(2, 1 + steps * places, TINY.dim, generator=torch.Generator().manual_seed(0))
     query, key, value = layer.qkv(tokens).unflatten(-1, (3, TINY.heads, -1)).unbind(2)
     step, place = torch.arange(steps).repeat_interleave(places), torch.arange(places).repeat(steps)

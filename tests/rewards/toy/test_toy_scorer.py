@@ -7,6 +7,7 @@ import io
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -166,10 +167,23 @@ def test_broken_paths_are_ordered(stored, simulated: list[SimulatedClip]) -> Non
     assert_falling([numbers(copy, texts_of(simulated), "motion_quality") for copy in copies], at_least=0.95)
 
 
+Member = TypeVar("Member", Colour, StartSide, Material)
+
+
+def member_after(member: Member) -> Member:
+    members = list(type(member))
+    return members[(members.index(member) + 1) % len(members)]
+
+
 def another(attributes: Attributes, name: str) -> Attributes:
-    members = list({"colour": Colour, "side": StartSide, "material": Material}[name])
-    following = members[(members.index(getattr(attributes, name)) + 1) % len(members)]
-    return dataclasses.replace(attributes, **{name: following})
+    match name:
+        case "colour":
+            return dataclasses.replace(attributes, colour=member_after(attributes.colour))
+        case "side":
+            return dataclasses.replace(attributes, side=member_after(attributes.side))
+        case "material":
+            return dataclasses.replace(attributes, material=member_after(attributes.material))
+    raise ValueError(f"{name!r} is none of the attributes that are told apart here")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.domain import Split
@@ -101,9 +102,10 @@ def test_each_stage_is_a_subflow_and_each_shard_a_task(server: Any, retrained: t
     assert {each["state_name"] for each in stages} == {"Completed"}
     folder = open_run(runs)
     settings, pairs = folder.settings, folder.tables.read(tables.PAIRS).to_pylist()
+    assert isinstance(settings.prompts, ToyWorldPrompts)
     num_prompts, num_held_out = folder.tables.num_rows(tables.PROMPTS), settings.prompts.num_evaluation_clips
     shards = {
-        "sft_clips": settings.prompts.num_sft_clips,  # type: ignore[union-attr]
+        "sft_clips": settings.prompts.num_sft_clips,
         "generate": num_prompts,
         "score": num_prompts,
         "audit": folder.tables.read(tables.PROMPTS)["split"].to_pylist().count(Split.TRAIN),
