@@ -24,7 +24,7 @@ import av
 import numpy as np
 import torch
 
-from avpref.flows.workers.score_worker import View
+from avpref.flows.workers.score_worker import ClipView
 from avpref.media.reading import DecodedClip
 from avpref.rewards.audiobox import audiobox, audiobox_network
 from avpref.rewards.imagebind import imagebind, imagebind_towers
@@ -93,7 +93,7 @@ def prepared_alone(path: Path, scorers: dict[str, ModelScorer[Any]]) -> dict[str
 
 
 def prepared_once(path: Path, scorers: dict[str, ModelScorer[Any]]) -> dict[str, Any]:
-    clip = ScorableClip("c", TEXT, View(None, WINDOW_S).read(path, is_network=True))
+    clip = ScorableClip("c", TEXT, ClipView(None, WINDOW_S).read(path, is_network=True))
     return {name: scorer.prepare(clip).inputs for name, scorer in scorers.items()}
 
 

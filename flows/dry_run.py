@@ -16,11 +16,11 @@ from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.domain import Prompt, Split
-from avpref.flows.stages.candidate_plan import wanted
+from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
 from avpref.flows.workers.encode_worker import mp4
 from avpref.flows.workers.generator import open_codec
-from avpref.flows.workers.prompt_sources import RawClip, World, clip_shape, open_world
+from avpref.flows.workers.prompt_sources import UnencodedClip, PromptSource, clip_shape, open_prompt_source
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT, NetworkConfig
@@ -39,7 +39,7 @@ def estimate(settings: Settings) -> dict[str, Any]:
 
     Raises what the run itself would raise on its prompts, network or codec.
     """
-    world = open_world(settings)
+    world = open_prompt_source(settings)
     prompts = world.prompts().prompts
     clip_bytes = noise_clip_bytes(settings)
     stages = [
@@ -57,7 +57,7 @@ def noise_clip_bytes(settings: Settings) -> int:
     shape, codec = clip_shape(settings), open_codec(settings)
     noise = draw_noise(codec.latent_shapes(), [derive_seed("size of a clip")])
     ((frames, audio),) = codec.decode(noise)
-    return len(mp4(RawClip("", frames, audio), shape))
+    return len(mp4(UnencodedClip("", frames, audio), shape))
 
 
 def latent_bytes(settings: Settings, delays: int = 0) -> int:
@@ -76,7 +76,7 @@ def network_values(settings: Settings) -> tuple[int, int]:
     return whole, sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
-def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> list[Row]:
+def _data_stages(settings: Settings, world: PromptSource, prompts: list[Prompt]) -> list[Row]:
     table_bytes = len(tables.to_bytes(tables.to_arrow(tables.PROMPTS, prompts)))
     first = _row("prompts", len(prompts), "prompts", table_bytes)
     values, _ = network_values(settings)
@@ -98,7 +98,7 @@ def _training_stages(settings: Settings, given: SftSettings, clips: int, values:
 
 
 def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int) -> list[Row]:
-    candidates = sum(1 for _ in wanted(prompts, settings))
+    candidates = sum(1 for _ in planned_candidates(prompts, settings))
     return [
         _row("generate", candidates, "candidates", candidates * clip_bytes),
         _row("score", candidates * len(metrics_of(settings.scoring)), "scores", None),

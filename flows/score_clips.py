@@ -16,8 +16,8 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
 from avpref.errors import InputError, MediaError
 from avpref.flows.stages.candidate_plan import GROUND_TRUTH_INDEX
-from avpref.flows.stages.score import ScoreWork, score_items
-from avpref.flows.workers.score_worker import ScoreItem, View
+from avpref.flows.stages.score import ScoringRequest, score_items
+from avpref.flows.workers.score_worker import ClipView, ScoreItem
 from avpref.flows.workers.scorers import sources
 from avpref.identity import digest, file_sha256
 from avpref.media.reading import probe
@@ -99,8 +99,8 @@ def _score(folder: ClipScores, listed: ClipList) -> list[QuarantineRow]:
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in listed.candidates]
     job = folder.job
     _refuse_toy(job)
-    view = View(None, folder.window_s)
-    scored = score_items(folder, STAGE, ScoreWork(items, job.scoring, job.run, view))
+    view = ClipView(None, folder.window_s)
+    scored = score_items(folder, STAGE, ScoringRequest(items, job.scoring, job.run, view))
     lost = listed.refused + distinct(folder.tables.seal_units(folder.units(tables.SCORES), scored.units))
     inputs = digest("clips", [candidate.candidate_id for candidate in listed.candidates])
     for table, rows in ((tables.PROMPTS, listed.prompts), (tables.CANDIDATES, listed.candidates)):

@@ -1,4 +1,7 @@
-"""Everything that a run's adapter came from, and the note of it that a promoted run keeps: whole or absent."""
+"""The lineage of a run's adapter, and the document that records it in a promoted run.
+
+The document is committed once, as a whole: it is complete or it does not exist.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from typing import Any
 
 from avpref.datasets import tables
 from avpref.flows.run import Run
-from avpref.flows.stages.training_record import origin
+from avpref.flows.stages.training_record import adapter_origin
+from avpref.registry.adapter_records import PROMOTED
 from avpref.registry.decisions import ADAPTER, CHECKPOINT, SUMMARY
 from avpref.storage.file_hashes import sha256_of
 from avpref.trainer.run_job import SUMMARY_FILE
 
-FOLDER = "promoted"
-SEALED = (
+LINEAGE_TABLES = (
     tables.PROMPTS,
     tables.CANDIDATES,
     tables.SCORES,
@@ -24,22 +27,27 @@ SEALED = (
     tables.EVALUATIONS,
     tables.GATE_DECISIONS,
 )
+"""The tables whose versions a lineage names."""
 
 
 def lineage(run: Run) -> dict[str, Any]:
-    """Everything that the run's adapter came from: network, tables, norm, pairs, settings, versions."""
-    own = {"pairs_hash": run.pairs_hash, "scorers": scorers_of(run)}
-    return origin(run, SEALED) | own
+    """Everything that the run's adapter depends on: networks, tables, norm, pairs, scorers, settings and versions.
+
+    The keys are those of the public documents about adapters and decisions. Raises InputError before training has finished.
+    """
+    return adapter_origin(run, LINEAGE_TABLES) | {"pairs_hash": run.pairs_hash, "scorers": scorers_of(run)}
 
 
 def adapter_files(run: Run) -> list[dict[str, Any]]:
-    """The files that serving needs and those that the gate believed: role, path relative to the runs, hash, bytes."""
+    """The checkpoint, the adapter's files and the training summary: role, path relative to the runs, SHA-256, size in bytes.
+
+    Raises InputError before training has finished.
+    """
     policy = run.policy
     assert policy.adapter is not None
-    summary = policy.adapter.parent / SUMMARY_FILE
-    found = [(CHECKPOINT, policy.checkpoint), (SUMMARY, summary)]
-    found += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
-    return [_file(role, path, run.runs) for role, path in found]
+    paths = [(CHECKPOINT, policy.checkpoint), (SUMMARY, policy.adapter.parent / SUMMARY_FILE)]
+    paths += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
+    return [_file(role, path, run.runs) for role, path in paths]
 
 
 def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
@@ -48,17 +56,17 @@ def _file(role: str, path: Path, runs: Path) -> dict[str, Any]:
 
 
 def scorers_of(run: Run) -> list[dict[str, Any]]:
-    """Who gave the run's scores, and what may be done with them: name, fingerprint, licence, commercial use, meaning."""
+    """The scorers in the score table, sorted by name: scorer, fingerprint, licence, commercial_use, is_meaningful."""
     scores = run.tables.read(tables.SCORES)
     columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
-    found = scores.group_by(columns).aggregate([]).sort_by([("scorer", "ascending"), ("fingerprint", "ascending")])
-    return found.to_pylist()
+    distinct_scorers = scores.group_by(columns).aggregate([])
+    return distinct_scorers.sort_by([("scorer", "ascending"), ("fingerprint", "ascending")]).to_pylist()
 
 
 def record_adapter(run: Run, document: dict[str, Any]) -> None:
-    """Record the adapter if the gate promoted it."""
+    """Record the adapter's lineage if the gate promoted it; ``document`` is the run's result document."""
     if document["gate"]["verdict"] != "promote":
         return
     record = lineage(run) | {"evaluation": document["evaluation"], "gate": document["gate"]}
     name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
-    run.files.commit_once(f"{FOLDER}/{name}", json.dumps(record, indent=1).encode())
+    run.files.commit_once(f"{PROMOTED}/{name}", json.dumps(record, indent=1).encode())

@@ -20,7 +20,7 @@ from avpref.errors import InputError, MediaError
 from avpref.execution.contract import Receipt
 from avpref.flows.workers.committed_clips import open_clip
 from avpref.flows.workers.generator import device_of, open_codec
-from avpref.flows.workers.prompt_sources import RawClip, SftItem, World, clip_shape, open_world
+from avpref.flows.workers.prompt_sources import UnencodedClip, SftItem, PromptSource, clip_shape, open_prompt_source
 from avpref.media.delay import delay_audio
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -32,27 +32,27 @@ from avpref.storage.unit_files import UnitFiles
 
 
 @dataclass(frozen=True)
-class RenderSpec:
+class SftEncodeSpec:
     """Builds workers that render and encode the SFT set."""
 
     settings: Settings
     files: UnitFiles
 
-    def build(self) -> RenderWorker:
+    def build(self) -> SftEncodeWorker:
         """Open the world and the codec. One thread, so that every executor adds up in the same order."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return RenderWorker(
-            self.files, open_world(self.settings), open_codec(self.settings, device_of(self.settings)), shape
+        return SftEncodeWorker(
+            self.files, open_prompt_source(self.settings), open_codec(self.settings, device_of(self.settings)), shape
         )
 
 
 @dataclass(frozen=True)
-class RenderWorker:
+class SftEncodeWorker:
     """Renders SFT clips to mp4 bytes, reads them back and encodes them."""
 
     files: UnitFiles
-    world: World
+    world: PromptSource
     codec: Codec
     shape: ClipShape
 
@@ -85,22 +85,22 @@ class EncodeItem:
 
 
 @dataclass(frozen=True)
-class EncodeSpec:
+class CandidateEncodeSpec:
     """Builds workers that encode committed candidates."""
 
     media: Files
     settings: Settings
     files: UnitFiles
 
-    def build(self) -> EncodeWorker:
+    def build(self) -> CandidateEncodeWorker:
         """Open the codec. One thread, so that every executor adds up in the same order."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return EncodeWorker(self.media, self.files, open_codec(self.settings, device_of(self.settings)), shape)
+        return CandidateEncodeWorker(self.media, self.files, open_codec(self.settings, device_of(self.settings)), shape)
 
 
 @dataclass(frozen=True)
-class EncodeWorker:
+class CandidateEncodeWorker:
     """Reads candidates' files and encodes them to latents."""
 
     media: Files
@@ -126,7 +126,7 @@ class EncodeWorker:
         return LatentRow(item.item_id, item.text, packed(video[0]), packed(audio[0]), delayed_audio)
 
 
-def mp4(raw: RawClip, shape: ClipShape) -> bytes:
+def mp4(raw: UnencodedClip, shape: ClipShape) -> bytes:
     """The clip as a file's bytes."""
     return encode_clip(raw.frames, shape.fps_hz, raw.audio, shape.sample_rate_hz)
 

@@ -25,10 +25,10 @@ from avpref.flows.workers.generator import (
     load_for_sampling,
     negative_text,
     open_codec,
-    open_text,
+    open_text_encoder,
     sampler_settings,
 )
-from avpref.flows.workers.prompt_sources import RawClip, World, clip_shape, open_world
+from avpref.flows.workers.prompt_sources import UnencodedClip, PromptSource, clip_shape, open_prompt_source
 from avpref.identity import bytes_sha256
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import read_clip
@@ -68,14 +68,14 @@ class GenerateSpec:
         torch.set_num_threads(1)
         device = device_of(self.settings)
         codec = open_codec(self.settings, device)
-        text = open_text(self.settings, self.runs, device)
+        text = open_text_encoder(self.settings, self.runs, device)
         dtype = getattr(torch, self.settings.sampling.dtype)
         self.models.bring(self.network.checkpoint)
         if self.network.adapter is not None:
             self.models.bring(self.network.adapter)
         network = load_for_sampling(self.network, self.settings).to(device, dtype)
         return GenerateWorker(
-            self, open_world(self.settings), clip_shape(self.settings), codec, text, network, torch.device(device)
+            self, open_prompt_source(self.settings), clip_shape(self.settings), codec, text, network, torch.device(device)
         )
 
 
@@ -84,7 +84,7 @@ class GenerateWorker:
     """Samples, decodes and writes candidates; re-encodes ground truth through the same codec and file format."""
 
     spec: GenerateSpec
-    world: World
+    world: PromptSource
     shape: ClipShape
     codec: Codec
     text: TextEncoder
@@ -123,7 +123,7 @@ class GenerateWorker:
             one = Latents(*(None if each is None else each[index : index + 1] for each in latents))
             ((frames, audio),) = self.codec.decode(one)
             elapsed_s = sampled_s + time.perf_counter() - started
-            yield item, Made(RawClip(item.prompt.text, frames, audio), one, elapsed_s)
+            yield item, Made(UnencodedClip(item.prompt.text, frames, audio), one, elapsed_s)
 
     def _ground_truth(self, item: CandidateRequest) -> Made:
         """Ground truth as the codec and file format render it, so that it is not told apart by how it was stored."""
@@ -134,7 +134,7 @@ class GenerateWorker:
         clip = read_clip(io.BytesIO(mp4(raw, self.shape)), self.shape)
         latents = self.codec.encode([clip])
         ((frames, audio),) = self.codec.decode(latents)
-        return Made(RawClip(raw.text, frames, audio), latents, time.perf_counter() - started)
+        return Made(UnencodedClip(raw.text, frames, audio), latents, time.perf_counter() - started)
 
     def _write(self, item: CandidateRequest, made: Made) -> Candidate:
         data = mp4(made.raw, self.shape)
@@ -180,7 +180,7 @@ class GenerateWorker:
 class Made:
     """A clip before it is written, its latents (one row; None where it has none), and the seconds that it took."""
 
-    raw: RawClip
+    raw: UnencodedClip
     latents: Latents | None
     elapsed_s: float
 

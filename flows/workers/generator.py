@@ -52,7 +52,7 @@ def open_codec(given: Settings, device: str = "cpu") -> Codec:
             return JavisCodec(config, shape, device)
 
 
-def open_text(given: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
+def open_text_encoder(given: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
     """The configuration's text encoder; ``runs`` is where states are kept unless the configuration says otherwise.
 
     Weights are loaded when a text is met whose states are not kept yet. Raises InputError where they are absent.
@@ -73,7 +73,7 @@ def codec_identity(given: Settings) -> str:
 
 
 def text_identity(given: Settings) -> str:
-    """Hash of everything that the text encoder's output depends on, weights included. Raises as :func:`open_text`."""
+    """Hash of everything that the text encoder's output depends on, weights included. Raises as :func:`open_text_encoder`."""
     return _text_identity(given.text, given.network.text_dim, given.network.text_len)
 
 

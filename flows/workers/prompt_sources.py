@@ -18,7 +18,7 @@ from avpref.media.geometry import ClipShape
 
 
 @dataclass(frozen=True, eq=False)
-class RawClip:
+class UnencodedClip:
     """A clip before it is written: text, frames uint8 [T, H, W, 3], audio float32 [S] at the run's rates."""
 
     text: str
@@ -43,7 +43,7 @@ class PromptList:
     refused: list[recordings.RefusedRow]
 
 
-class World(Protocol):
+class PromptSource(Protocol):
     """What a run learns from. Implementations are picklable and derive everything from the run's seed."""
 
     def prompts(self) -> PromptList:
@@ -54,17 +54,17 @@ class World(Protocol):
         """The SFT set."""
         ...
 
-    def sft_clip(self, item: SftItem) -> RawClip:
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
         """One clip of the SFT set."""
         ...
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """The prompt's ground-truth clip."""
         ...
 
 
 @dataclass(frozen=True)
-class ToyWorld:
+class ToyWorldSource:
     """The embedded world of bouncing balls."""
 
     settings: ToyWorldPrompts
@@ -79,17 +79,17 @@ class ToyWorld:
         """Simulated clips, defects included; the prompts play no part."""
         return [SftItem(f"sft{ordinal:06d}", ordinal) for ordinal in range(self.settings.num_sft_clips)]
 
-    def sft_clip(self, item: SftItem) -> RawClip:
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
         """Simulate clip number ``item.ordinal``."""
-        return RawClip(*toyworld.sft_clip(item.ordinal, self.seed, self.shape))
+        return UnencodedClip(*toyworld.sft_clip(item.ordinal, self.seed, self.shape))
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """A clean simulation of the prompt."""
-        return RawClip(*toyworld.ground_truth(prompt, self.seed, self.shape))
+        return UnencodedClip(*toyworld.ground_truth(prompt, self.seed, self.shape))
 
 
 @dataclass(frozen=True)
-class Recordings:
+class RecordingSource:
     """Anyone's recordings, cut into windows of the model's length."""
 
     settings: ClipPrompts
@@ -105,20 +105,20 @@ class Recordings:
         train = [prompt for prompt in prompts if prompt.split == Split.TRAIN]
         return [SftItem(f"sft-{prompt.prompt_id}", ordinal, prompt) for ordinal, prompt in enumerate(train)]
 
-    def sft_clip(self, item: SftItem) -> RawClip:
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
         """Read the item's window."""
         assert item.prompt is not None
         return self.ground_truth(item.prompt)
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """Read the prompt's window at the model's size and rates. Raises MediaError."""
         clip = recordings.ground_truth_clip(prompt, self.shape)
         assert clip.frames is not None and clip.audio is not None  # import refused recordings without a track
-        return RawClip(prompt.text, clip.frames, clip.audio)
+        return UnencodedClip(prompt.text, clip.frames, clip.audio)
 
 
 @dataclass(frozen=True)
-class TextList:
+class TextListSource:
     """Texts, some of them with a recording; there is nothing to learn from but the candidates themselves."""
 
     settings: TextPrompts
@@ -136,13 +136,13 @@ class TextList:
             "prompts.kind texts with sft.kind train", expected, "--set 'sft={kind: weights, network: DIR}'"
         )
 
-    def sft_clip(self, item: SftItem) -> RawClip:
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
         """There is none."""
         raise AssertionError("a list of texts has no SFT set")
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """The beginning of the prompt's recording at the model's size and rates. Raises MediaError."""
-        return Recordings(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
+        return RecordingSource(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
 
 
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
@@ -155,13 +155,13 @@ def clip_shape(settings: Settings) -> ClipShape:
     return ClipShape(**settings.clip.model_dump())
 
 
-def open_world(settings: Settings) -> World:
+def open_prompt_source(settings: Settings) -> PromptSource:
     """The world that the configuration names."""
     shape, seed = clip_shape(settings), settings.run.seed
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
-            return ToyWorld(prompts, shape, seed)
+            return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return Recordings(prompts, shape, seed)
+            return RecordingSource(prompts, shape, seed)
         case TextPrompts() as prompts:
-            return TextList(prompts, shape, seed)
+            return TextListSource(prompts, shape, seed)

@@ -16,7 +16,7 @@ from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.score import score
-from avpref.flows.workers.encode_worker import EncodeSpec, RenderSpec
+from avpref.flows.workers.encode_worker import CandidateEncodeSpec, SftEncodeSpec
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.storage.run_folder import RunFolder, create
 from avpref.trainer.parallel import torch_threads
@@ -75,8 +75,8 @@ def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(
     """The number of threads decides how sums are split, so nobody may inherit another's."""
     settings, root = tiny_run.settings, tiny_run.root
     specs = [
-        RenderSpec(settings, tiny_run.units(LATENTS)),
-        EncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
+        SftEncodeSpec(settings, tiny_run.units(LATENTS)),
+        CandidateEncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
         GenerateSpec(
             tiny_run.files, tiny_run.models, root.parent, settings, tiny_run.units(CANDIDATES), Run.of(tiny_run).sft
         ),

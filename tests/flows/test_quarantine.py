@@ -155,7 +155,7 @@ def mute(monkeypatch: pytest.MonkeyPatch, is_muted: Callable[[generating.Candida
     real_write, real_mp4 = generating.GenerateWorker._write, generating.mp4
 
     def write(self: generating.GenerateWorker, item: generating.CandidateRequest, raw: generating.Made) -> object:
-        def mp4(raw: generating.RawClip, shape: ClipShape) -> bytes:
+        def mp4(raw: generating.UnencodedClip, shape: ClipShape) -> bytes:
             data = real_mp4(raw, shape)
             return without_sound(data) if is_muted(item) else data
 

@@ -13,7 +13,7 @@ from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split
 from avpref.execution.plan import grouped, shards
-from avpref.flows.stages.candidate_plan import CandidateRequest, requests, sampler_hash
+from avpref.flows.stages.candidate_plan import CandidateRequest, candidate_requests, sampler_hash
 
 TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
 PROMPTS = [Prompt(f"p{n}", f"text {n}", Split.HELD_OUT if n % 4 == 3 else Split.TRAIN) for n in range(12)]
@@ -24,7 +24,7 @@ def settings(*overrides: str) -> Settings:
 
 
 def planned(given: Settings, prompts: list[Prompt] = PROMPTS, checkpoint: str = "k") -> list[CandidateRequest]:
-    return list(requests(prompts, given, checkpoint))
+    return list(candidate_requests(prompts, given, checkpoint))
 
 
 def test_training_prompts_get_ground_truth_and_candidates_and_held_out_prompts_one_candidate() -> None:
