@@ -18,9 +18,9 @@ from avpref.datasets import tables
 from avpref.domain import Prompt, Split
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
-from avpref.flows.workers.encode_worker import mp4
+from avpref.flows.workers.encode_worker import mp4_bytes
 from avpref.flows.workers.generator import open_codec
-from avpref.flows.workers.prompt_sources import UnencodedClip, PromptSource, clip_shape, open_prompt_source
+from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT, NetworkConfig
@@ -57,7 +57,7 @@ def noise_clip_bytes(settings: Settings) -> int:
     shape, codec = clip_shape(settings), open_codec(settings)
     noise = draw_noise(codec.latent_shapes(), [derive_seed("size of a clip")])
     ((frames, audio),) = codec.decode(noise)
-    return len(mp4(UnencodedClip("", frames, audio), shape))
+    return len(mp4_bytes(UnencodedClip("", frames, audio), shape))
 
 
 def latent_bytes(settings: Settings, delays: int = 0) -> int:

@@ -1,4 +1,7 @@
-"""Stage ``audit``: measures simple facts of the training candidates and checks before training whether they separate chosen from rejected."""
+"""Stage ``audit``: measures simple facts of the training candidates and checks whether one of them separates chosen from rejected.
+
+It comes before training, which a refused audit stops.
+"""
 
 from __future__ import annotations
 

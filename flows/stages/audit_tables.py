@@ -1,4 +1,7 @@
-"""The audit's inputs and its rows, read from a run's tables. Imports neither Prefect nor torch, so that commands that show an audit start quickly."""
+"""The audit's inputs and its rows, read from a run's tables.
+
+Imports neither Prefect nor torch, so that commands that show an audit start quickly.
+"""
 
 from __future__ import annotations
 

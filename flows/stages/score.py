@@ -34,7 +34,7 @@ from avpref.flows.run import Run
 from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.prompt_sources import clip_shape
-from avpref.flows.workers.score_worker import ScoreItem, ScoreSpec, ClipView
+from avpref.flows.workers.score_worker import ClipView, ScoreItem, ScoreSpec
 from avpref.flows.workers.scorers import ScorerSource, sources
 from avpref.storage.files import Files
 from avpref.storage.score_files import ScoreFiles, distinct
@@ -165,9 +165,7 @@ class _ScorerPass:
             is_unfinished, view, device = self._is_unfinished(files), self.request.view, group.executor.device
             unfinished_files = ScoreFiles(files.files, tuple(compress(group.fingerprints, is_unfinished)))
             unfinished = tuple(compress(group.sources, is_unfinished))
-            return ScoreSpec(
-                folder.media, folder.files, unfinished_files, unfinished, view, canary, device, gpu_share
-            )
+            return ScoreSpec(folder.media, folder.files, unfinished_files, unfinished, view, canary, device, gpu_share)
 
         name, reuse = self.stage + group.suffix, self._reuse(files)
         return run_stage(

@@ -16,7 +16,7 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run
 from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import TrainingTexts, clip_set, training_progress, read_latents
+from avpref.flows.stages.training_data import TrainingTexts, clip_set, read_latents, training_progress
 from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
 from avpref.models.checkpoints.network_loading import load_generator, save_network

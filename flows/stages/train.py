@@ -18,9 +18,9 @@ from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, training_progress, read_latents
+from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, read_latents, training_progress
 from avpref.flows.stages.training_record import record_trained
-from avpref.flows.workers.encode_worker import EncodeItem, CandidateEncodeSpec
+from avpref.flows.workers.encode_worker import CandidateEncodeSpec, EncodeItem
 from avpref.flows.workers.generator import codec_identity
 from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE

@@ -1,4 +1,4 @@
-"""Where prompts, SFT clips and ground truth come from: one ``match`` from the configuration's class to a world."""
+"""Sources of prompts, SFT clips and ground truth: the toy world, recordings, or a list of texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avpref.media.geometry import ClipShape
 
 @dataclass(frozen=True, eq=False)
 class UnencodedClip:
-    """A clip before it is written: text, frames uint8 [T, H, W, 3], audio float32 [S] at the run's rates."""
+    """A clip before it is written to a file: text, frames uint8 [T, H, W, 3], audio float32 [S], at the run's rates."""
 
     text: str
     frames: np.ndarray
@@ -28,7 +28,7 @@ class UnencodedClip:
 
 @dataclass(frozen=True)
 class SftItem:
-    """One clip of the SFT set. ``ordinal`` numbers it; ``prompt`` is set where it is a recording's window."""
+    """One clip of the SFT set. ``ordinal`` is its index; ``prompt`` is set where the clip is a window of a recording."""
 
     item_id: str
     ordinal: int
@@ -37,46 +37,46 @@ class SftItem:
 
 @dataclass(frozen=True)
 class PromptList:
-    """Prompts of a run and the recordings that were refused, with reasons."""
+    """The prompts of a run, and the rows of the list that were refused, with reasons."""
 
     prompts: list[Prompt]
     refused: list[recordings.RefusedRow]
 
 
 class PromptSource(Protocol):
-    """What a run learns from. Implementations are picklable and derive everything from the run's seed."""
+    """A source of prompts and clips. Implementations are picklable and derive everything from settings and the run's seed."""
 
     def prompts(self) -> PromptList:
-        """All prompts, both splits, in a fixed order."""
+        """All prompts of both splits, in a fixed order. Raises InputError or ConfigError for an unusable list."""
         ...
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """The SFT set."""
+        """The SFT set. Raises ConfigError where the source has none."""
         ...
 
     def sft_clip(self, item: SftItem) -> UnencodedClip:
-        """One clip of the SFT set."""
+        """One clip of the SFT set. Raises MediaError."""
         ...
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
-        """The prompt's ground-truth clip."""
+        """The prompt's ground-truth clip. Raises MediaError."""
         ...
 
 
 @dataclass(frozen=True)
 class ToyWorldSource:
-    """The embedded world of bouncing balls."""
+    """The built-in world of bouncing balls."""
 
     settings: ToyWorldPrompts
     shape: ClipShape
     seed: int
 
     def prompts(self) -> PromptList:
-        """Prompt instances; the eight held-out texts give the evaluation prompts."""
+        """Prompts of the toy world; its eight held-out texts are the held-out prompts."""
         return PromptList(toyworld.prompts(self.settings, self.seed), [])
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """Simulated clips, defects included; the prompts play no part."""
+        """Simulated clips, some with defects; they do not depend on ``prompts``."""
         return [SftItem(f"sft{ordinal:06d}", ordinal) for ordinal in range(self.settings.num_sft_clips)]
 
     def sft_clip(self, item: SftItem) -> UnencodedClip:
@@ -90,7 +90,7 @@ class ToyWorldSource:
 
 @dataclass(frozen=True)
 class RecordingSource:
-    """Anyone's recordings, cut into windows of the model's length."""
+    """The user's recordings, cut into windows of the clip's length."""
 
     settings: ClipPrompts
     shape: ClipShape
@@ -101,7 +101,7 @@ class RecordingSource:
         return PromptList(*recordings.prompts(self.settings, self.shape, self.seed))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """The training windows themselves."""
+        """The windows of the training split."""
         train = [prompt for prompt in prompts if prompt.split == Split.TRAIN]
         return [SftItem(f"sft-{prompt.prompt_id}", ordinal, prompt) for ordinal, prompt in enumerate(train)]
 
@@ -111,15 +111,17 @@ class RecordingSource:
         return self.ground_truth(item.prompt)
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
-        """Read the prompt's window at the model's size and rates. Raises MediaError."""
+        """Read the prompt's window at the run's size and rates. Raises MediaError."""
         clip = recordings.ground_truth_clip(prompt, self.shape)
-        assert clip.frames is not None and clip.audio is not None  # import refused recordings without a track
+        assert (
+            clip.frames is not None and clip.audio is not None
+        )  # recordings without picture or sound are refused on import
         return UnencodedClip(prompt.text, clip.frames, clip.audio)
 
 
 @dataclass(frozen=True)
 class TextListSource:
-    """Texts, some of them with a recording; there is nothing to learn from but the candidates themselves."""
+    """A list of texts, some with a recording as ground truth; it has no SFT set."""
 
     settings: TextPrompts
     shape: ClipShape
@@ -130,23 +132,23 @@ class TextListSource:
         return PromptList(*text_list.text_prompts(self.settings, self.seed))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """Raises ConfigError: texts are for a network that is trained already."""
+        """Raises ConfigError: a list of texts needs a network that is already trained."""
         expected = "recordings or the toy world to train on, or sft.kind weights"
         raise ConfigError(
             "prompts.kind texts with sft.kind train", expected, "--set 'sft={kind: weights, network: DIR}'"
         )
 
     def sft_clip(self, item: SftItem) -> UnencodedClip:
-        """There is none."""
+        """Not called, because there is no SFT set."""
         raise AssertionError("a list of texts has no SFT set")
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
-        """The beginning of the prompt's recording at the model's size and rates. Raises MediaError."""
+        """The beginning of the prompt's recording at the run's size and rates. Raises MediaError."""
         return RecordingSource(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
 
 
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
-    """Whether ``prompt`` has a ground-truth clip: always in the toy world and with recordings, on request with texts."""
+    """Whether ``prompt`` has a ground-truth clip: always with toy world and recordings, with texts where the list names one."""
     return not isinstance(settings.prompts, TextPrompts) or bool(prompt.ground_truth_path)
 
 
@@ -156,7 +158,7 @@ def clip_shape(settings: Settings) -> ClipShape:
 
 
 def open_prompt_source(settings: Settings) -> PromptSource:
-    """The world that the configuration names."""
+    """The prompt source that the configuration names."""
     shape, seed = clip_shape(settings), settings.run.seed
     match settings.prompts:
         case ToyWorldPrompts() as prompts:

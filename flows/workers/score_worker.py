@@ -45,7 +45,7 @@ class ScoreItem:
 class ClipView:
     """The part of a clip that scorers see: at most its first ``window_s`` seconds, at its own size and rates.
 
-    Where ``shape`` is set, scorers without a network see the whole clip at that size and those rates instead.
+    Where ``shape`` is set, scorers without a network see the clip in that shape instead.
     """
 
     shape: ClipShape | None
@@ -260,7 +260,9 @@ class ScoreWorker:
         for result in scoring.results():
             share = 1.0 / max(len(result.scores), 1)
             rows += [
-                row_of(score, elapsed_ms=result.elapsed_ms * share, gpu_s=result.network_s * self.spec.gpu_share * share)
+                row_of(
+                    score, elapsed_ms=result.elapsed_ms * share, gpu_s=result.network_s * self.spec.gpu_share * share
+                )
                 for score in result.scores
             ]
         return rows

@@ -152,18 +152,20 @@ def without_sound(data: bytes) -> bytes:
 def mute(monkeypatch: pytest.MonkeyPatch, is_muted: Callable[[generating.CandidateRequest], bool]) -> set[str]:
     """From here on the clips of some requests are written without sound; their ids are collected."""
     muted: set[str] = set()
-    real_write, real_mp4 = generating.GenerateWorker._write, generating.mp4
+    real_write, real_mp4 = generating.GenerateWorker._write, generating.mp4_bytes
 
-    def write(self: generating.GenerateWorker, item: generating.CandidateRequest, raw: generating.Made) -> object:
-        def mp4(raw: generating.UnencodedClip, shape: ClipShape) -> bytes:
-            data = real_mp4(raw, shape)
+    def write(
+        self: generating.GenerateWorker, item: generating.CandidateRequest, clip: generating.FinishedClip
+    ) -> object:
+        def mp4_bytes(unencoded: generating.UnencodedClip, shape: ClipShape) -> bytes:
+            data = real_mp4(unencoded, shape)
             return without_sound(data) if is_muted(item) else data
 
         if is_muted(item):
             muted.add(item.item_id)
         with monkeypatch.context() as patch:
-            patch.setattr(generating, "mp4", mp4)
-            return real_write(self, item, raw)
+            patch.setattr(generating, "mp4_bytes", mp4_bytes)
+            return real_write(self, item, clip)
 
     monkeypatch.setattr(generating.GenerateWorker, "_write", write)
     return muted
