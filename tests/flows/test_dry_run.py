@@ -1,4 +1,4 @@
-"""What a dry run says is what the run then does."""
+"""The estimates of a dry run agree with the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_counts_are_those_of_the_run(stages, tiny_run):
     assert stages["encode"]["items"] >= 2 * tiny_run.tables.num_rows(tables.PAIRS)
 
 
-def test_clips_take_no_more_than_was_said(stages, tiny_run):
+def test_clips_take_no_more_bytes_than_estimated(stages, tiny_run):
     written = sum(path.stat().st_size for path in tiny_run.root.glob("clips/*/*.mp4"))
     assert written <= stages["generate"]["bytes"] + stages["evaluate"]["bytes"]
 
@@ -44,17 +44,17 @@ def test_the_networks_size_is_that_of_its_file(tiny_run):
 def test_more_candidates_are_more_bytes_and_nothing_else_changes():
     settings = load_config(TINY).settings
     more = load_config(TINY, ["sampling.num_candidates=5"]).settings
-    before, after = ({stage["name"]: stage for stage in estimate(each)["stages"]} for each in (settings, more))
+    before, after = ({stage["name"]: stage for stage in estimate(config)["stages"]} for config in (settings, more))
     assert after["generate"]["items"] - before["generate"]["items"] == 2 * settings.prompts.num_prompts
     assert after["generate"]["bytes"] > before["generate"]["bytes"]
     assert all(before[name] == after[name] for name in before if name not in ("generate", "score"))
 
 
-def test_the_total_is_the_sum_of_what_is_known():
+def test_the_total_is_the_sum_of_the_known_sizes():
     document = estimate(load_config(TINY).settings)
     assert document["total_bytes"] == sum(stage["bytes"] or 0 for stage in document["stages"])
 
 
-def test_delayed_sound_takes_room():
+def test_each_delayed_version_adds_the_same_number_of_bytes():
     settings = load_config(TINY).settings
     assert latent_bytes(settings, 2) - latent_bytes(settings, 1) == latent_bytes(settings, 1) - latent_bytes(settings)
