@@ -1,11 +1,11 @@
-"""Kills with SIGKILL, by the hundred: ``make chaos``. Each death is followed by the checks of tests/chaos; a violation ends it.
+"""Kills runs with SIGKILL hundreds of times: ``make chaos``. The checks of tests/chaos follow each kill; a violation ends the script.
 
-    command   at every fail point, at hits that a seed draws, and at random times; one run lives through many deaths
-    actors    Ray actors at the fail points of their units, counted over all of them
+    command   the command, at every named moment (at visits drawn from a seed) and at random times; each run is killed many times
+    actors    Ray actors while they work on units; visits are counted over all actors
     node      one of two raylets of a cluster, with the actors on it
     server    the Prefect server that a run reports to
 
-Parts are named on the command line; without names all are run. Results are kept by part in chaos.json and written as chaos.md
+The command line names the parts to run; without names all are run. Results are kept by part in chaos.json and written as chaos.md
 beside this file.
 """
 
@@ -53,7 +53,7 @@ LONGEST_S = 2400.0
 OFTEN = tuple(
     point for point in FailPoint if point.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
 )
-"""Fail points that a tiny run hits dozens of times; the others are hit once or a few times."""
+"""Moments that occur dozens of times in a tiny run; the others occur once or a few times."""
 STRIKES = 5
 RARE_STRIKES = 2
 RANDOM_KILLS = 20
@@ -63,12 +63,12 @@ ACTOR_KILLS = {
     FailPoint.MEDIA_COMMITTED: (14, 29, 43),
     FailPoint.UNIT_COMMITTED: (4, 10, 16, 22),
 }
-"""Visits counted over all actors, so far apart that a unit's second attempt is spared."""
+"""Visits counted over all actors. They are so far apart that the second attempt of a unit is not killed."""
 
 
 @dataclass(frozen=True)
 class Deaths:
-    """What one part came to: kills by point, runs that lived through them, units begun and units there are."""
+    """The results of one part: kills by moment, number of runs, units started (``attempts``) and units in all."""
 
     target: str
     kills: Counter[str]
@@ -78,8 +78,8 @@ class Deaths:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Where it happens, the undisturbed run that all are compared with, and how much is wanted."""
+class Campaign:
+    """Inputs of every part: folder, fork server, the run without kills that others are compared with, runs per kind, and seed."""
 
     folder: Path
     fork_server: ForkServer
@@ -88,7 +88,7 @@ class Ground:
     seed: int
 
     def run(self, name: str) -> RunFolder:
-        """A new run of the tiny configuration; it has the reference's id."""
+        """A new run of the tiny configuration; its id is that of the reference."""
         return create(self.folder / name, load_config(TINY, environment={}).settings)
 
 
@@ -96,34 +96,34 @@ def say(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
-def command(ground: Ground) -> Iterator[Deaths]:
-    """The command: named moments first, then random times."""
+def command(campaign: Campaign) -> Iterator[Deaths]:
+    """Kill the command: at named moments first, then at random times."""
     kills: Counter[str] = Counter()
     attempts = units = 0
-    for number in range(ground.rounds):
-        generator = np.random.Generator(np.random.PCG64(derive_seed("chaos", ground.seed, number)))
-        campaign = KillCampaign(ground.fork_server, ground.run(f"named-{number}"))
-        visits = {point: [1] * RARE_STRIKES for point in FailPoint}
-        visits |= {point: generator.integers(1, 5, STRIKES, endpoint=True).tolist() for point in OFTEN}
+    for number in range(campaign.rounds):
+        generator = np.random.Generator(np.random.PCG64(derive_seed("chaos", campaign.seed, number)))
+        campaign = KillCampaign(campaign.fork_server, campaign.run(f"named-{number}"))
+        visits = {moment: [1] * RARE_STRIKES for moment in FailPoint}
+        visits |= {moment: generator.integers(1, 5, STRIKES, endpoint=True).tolist() for moment in OFTEN}
         campaign.at_failpoints(visits)
-        same_end(campaign.folder, ground.reference)
+        same_end(campaign.folder, campaign.reference)
         kills += campaign.kills
         attempts, units = attempts + campaign.attempts, units + num_units(campaign.folder)
         say(f"named moments, run {number}: {campaign.kills.total()} kills")
-    yield Deaths("command, named moments", kills, ground.rounds, attempts, units)
+    yield Deaths("command, named moments", kills, campaign.rounds, attempts, units)
     kills, attempts, units = Counter(), 0, 0
-    for number in range(ground.rounds):
-        generator = np.random.Generator(np.random.PCG64(derive_seed("chaos at random", ground.seed, number)))
-        campaign = KillCampaign(ground.fork_server, ground.run(f"random-{number}"))
+    for number in range(campaign.rounds):
+        generator = np.random.Generator(np.random.PCG64(derive_seed("chaos at random", campaign.seed, number)))
+        campaign = KillCampaign(campaign.fork_server, campaign.run(f"random-{number}"))
         while campaign.kills.total() < RANDOM_KILLS:
             if campaign.after(float(generator.uniform(0.05, 0.6) * (1 + campaign.lives / 4))) == 0:
                 break
         campaign.finish()
-        same_end(campaign.folder, ground.reference)
+        same_end(campaign.folder, campaign.reference)
         kills += campaign.kills
         attempts, units = attempts + campaign.attempts, units + num_units(campaign.folder)
         say(f"random moments, run {number}: {campaign.kills.total()} kills")
-    yield Deaths("command, random moments", kills, ground.rounds, attempts, units)
+    yield Deaths("command, random moments", kills, campaign.rounds, attempts, units)
 
 
 def num_units(folder: RunFolder) -> int:
@@ -132,7 +132,7 @@ def num_units(folder: RunFolder) -> int:
 
 @contextlib.contextmanager
 def program(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python program in a process group of its own; the group is gone after the block."""
+    """A Python program in a process group of its own; the group is killed after the block."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -153,48 +153,48 @@ def program(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[by
 
 
 def check_end(folder: RunFolder, reference: RunFolder) -> None:
-    """The checks of a run that was not forked by the fork server."""
+    """The checks of a run that the fork server did not start."""
     check_whole(folder.root, visible(folder.root))
     check_tables(folder)
     same_results(folder, reference)
 
 
-def actors(ground: Ground) -> Iterator[Deaths]:
-    """Ray actors in the middle of units; the driver lives."""
+def actors(campaign: Campaign) -> Iterator[Deaths]:
+    """Kill Ray actors while they work on units; the driver is not killed."""
     kills: Counter[str] = Counter()
-    for number in range(ground.rounds):
-        folder, counts = ground.run(f"actors-{number}"), ground.folder / f"counts-{number}"
-        shift = derive_seed("actors", ground.seed, number) % 5
-        wanted = {point: [visit + shift for visit in visits] for point, visits in ACTOR_KILLS.items()}
-        kill = " ".join(f"{point}:{','.join(map(str, visits))}" for point, visits in wanted.items())
+    for number in range(campaign.rounds):
+        folder, counts = campaign.run(f"actors-{number}"), campaign.folder / f"counts-{number}"
+        shift = derive_seed("actors", campaign.seed, number) % 5
+        planned = {moment: [visit + shift for visit in visits] for moment, visits in ACTOR_KILLS.items()}
+        kill = " ".join(f"{moment}:{','.join(map(str, visits))}" for moment, visits in planned.items())
         with program(str(CHAOS / "ray_loop.py"), str(folder.root), "actors", kill, str(counts)) as process:
             assert process.wait(LONGEST_S) == 0, "the loop on Ray failed"
-        check_end(folder, ground.reference)
-        for point, visits in wanted.items():
-            met = (counts / point).stat().st_size
-            kills[point] += sum(visit <= met for visit in visits)
+        check_end(folder, campaign.reference)
+        for moment, visits in planned.items():
+            num_visits = (counts / moment).stat().st_size
+            kills[moment] += sum(visit <= num_visits for visit in visits)
         say(f"actors, run {number}: {kills.total()} kills so far")
-    yield Deaths("Ray actor", kills, ground.rounds)
+    yield Deaths("Ray actor", kills, campaign.rounds)
 
 
-def node(ground: Ground) -> Iterator[Deaths]:
-    """One of two raylets."""
-    folder = ground.run("node")
+def node(campaign: Campaign) -> Iterator[Deaths]:
+    """Kill one of two raylets."""
+    folder = campaign.run("node")
     with program(str(CHAOS / "ray_loop.py"), str(folder.root), "node") as process:
         out, _ = process.communicate(timeout=LONGEST_S)
         assert process.returncode == 0, "the loop on two raylets failed"
     assert b"killed" in out
-    check_end(folder, ground.reference)
+    check_end(folder, campaign.reference)
     yield Deaths("raylet", Counter({"raylet": 1}), 1)
 
 
-def server(ground: Ground) -> Iterator[Deaths]:
-    """The Prefect server in the middle of a run that reports to it."""
-    folder = ground.run("server")
+def server(campaign: Campaign) -> Iterator[Deaths]:
+    """Kill the Prefect server while a run reports to it."""
+    folder = campaign.run("server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    url, home = f"http://127.0.0.1:{port}/api", str(ground.folder / "prefect")
+    url, home = f"http://127.0.0.1:{port}/api", str(campaign.folder / "prefect")
     quiet = {"PREFECT_HOME": home, "PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     start = ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
     work = ("-m", "avpref.cli.main", "retrain", "--config", str(TINY), "--runs", str(folder.root.parent))
@@ -204,7 +204,7 @@ def server(ground: Ground) -> Iterator[Deaths]:
             until(lambda: len(list(folder.root.glob("units/generate/*/*.parquet"))) > 3)
             os.killpg(serving.pid, signal.SIGKILL)
             assert running.wait(LONGEST_S) in (0, 3), "the run ended with its server"
-    check_end(folder, ground.reference)
+    check_end(folder, campaign.reference)
     yield Deaths("Prefect server", Counter({"server": 1}), 1)
 
 
@@ -230,50 +230,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all if left out")
     parser.add_argument("--rounds", type=int, default=4, help="runs of each kind")
-    parser.add_argument("--seed", type=int, default=0, help="seed of hits and times")
-    given = parser.parse_args()
+    parser.add_argument("--seed", type=int, default=0, help="seed of moments and times")
+    arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="avpref-chaos-"))
     try:
         with open_fork_server(folder) as fork_server:
             reference = create(folder / "reference", load_config(TINY, environment={}).settings)
             KillCampaign(fork_server, reference).finish()
-            ground = Ground(folder, fork_server, reference, given.rounds, given.seed)
-            for part in given.parts or PARTS:
+            campaign = Campaign(folder, fork_server, reference, arguments.rounds, arguments.seed)
+            for part in arguments.parts or PARTS:
                 started = time.monotonic()
-                found = list(PARTS[part](ground))
-                keep(part, found, given.seed, time.monotonic() - started)
+                deaths = list(PARTS[part](campaign))
+                keep(part, deaths, arguments.seed, time.monotonic() - started)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     write()
 
 
-def keep(part: str, found: list[Deaths], seed: int, took_s: float) -> None:
-    """Put a part's result in the place of its last one."""
+def keep(part: str, deaths: list[Deaths], seed: int, took_s: float) -> None:
+    """Replace the part's results in chaos.json."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    deaths = [{**vars(each), "kills": dict(each.kills)} for each in found]
     results[part] = {
         "date": str(datetime.date.today()),
         "seed": seed,
         "minutes": round(took_s / 60, 1),
-        "deaths": deaths,
+        "deaths": [{**vars(target), "kills": dict(target.kills)} for target in deaths],
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def write() -> None:
-    """chaos.md out of chaos.json."""
+    """Write chaos.md from chaos.json."""
     results = json.loads(RESULTS.read_text())
-    found = [
-        (Deaths(**{**each, "kills": Counter(each["kills"])}), part)
-        for part in results.values()
-        for each in part["deaths"]
+    targets_and_parts = [
+        (Deaths(**{**row, "kills": Counter(row["kills"])}), part) for part in results.values() for row in part["deaths"]
     ]
-    total = sum(deaths.kills.total() for deaths, _ in found)
+    total = sum(deaths.kills.total() for deaths, _ in targets_and_parts)
     targets = "\n".join(
         f"| {deaths.target} | {deaths.kills.total()} | {deaths.runs} | {again(deaths)} | 0 | {part['seed']} | {part['date']} |"
-        for deaths, part in found
+        for deaths, part in targets_and_parts
     )
-    named = [deaths for deaths, _ in found if set(deaths.kills) & set(FailPoint)]
+    named = [deaths for deaths, _ in targets_and_parts if set(deaths.kills) & set(FailPoint)]
     rows = "\n".join(
         f"| `{point}` | " + " | ".join(str(deaths.kills[point]) for deaths in named) + " |" for point in FailPoint
     )
@@ -285,10 +282,10 @@ def write() -> None:
 {datetime.date.today()} · {os.cpu_count()} processors, {platform.machine()}, {platform.system()} · {versions}
 
 `make chaos`: **{total} kills** with SIGKILL (promised: {PROMISED}) of runs of configs/tiny.yaml.
-After each death of the command: no file under a final name is torn, every manifest verifies, nothing that was finished has been
-written again or is computed again by the next life, no row is twice in a sealed table. At the end of each run, whoever died: tables,
-clips, network, adapter and result equal those of a run that was left alone (but for columns that say how long something took). A
-violation ends the script without a result.
+After each kill of the command: no file under a final name is incomplete, every manifest verifies, nothing that was finished has been
+written again or is computed again by the next execution, no row is twice in a sealed table. At the end of each run: tables, clips,
+network, adapter and result equal those of a run without kills, except for columns of durations. A violation ends the script without
+a result.
 
 | target | kills | runs | units begun / units there are | violations | seed | date |
 |---|---|---|---|---|---|---|
@@ -306,7 +303,7 @@ violation ends the script without a result.
 
 
 def again(deaths: Deaths) -> str:
-    """Units begun per unit there is: what the kills cost."""
+    """Units started and units in all: the work that kills repeated."""
     return f"{deaths.attempts} / {deaths.units}" if deaths.units else "–"
 
 

@@ -1,13 +1,13 @@
 """Claim: a forward pass of our network takes at most 1 / 1.15 of the time of the released forward, transcribed directly.
 
 Both have the same weights (about 50 million parameters, float32), the same inputs (about 2,000 tokens, two rows: a text and a
-negative one) and one thread, in eager mode; their outputs must agree. The transcription follows the released code's steps: the
-rotary tables are taken in float64 in every layer and for every sample, sizes are read with ``.tolist()``, rows are rotated one by
-one as complex128, patches are convolutions, norms and modulation are written out. Attention is the same fused kernel in both.
+negative one) and one thread, in eager mode; their outputs must agree. The transcription follows the released code's steps: it
+computes the rotary tables in float64 in every layer and for every sample, reads sizes with ``.tolist()``, rotates rows one by one
+as complex128, embeds patches by convolutions, and writes out norms and modulation. Attention is the same fused kernel in both.
 
-More rows say where the time goes: the transcription with one table for all layers and samples, the bare matrix products, and what
-one timestep per latent frame (conditioned generation) costs us. How much is to be gained depends on the shape, because products
-grow with the square of the width and the rest with the width: a shape with the released proportions and a narrower one are timed.
+More rows show where the time goes: the transcription with one table for all layers and samples, the bare matrix products, and our
+forward with one timestep per latent frame (conditioned generation). The possible gain depends on the shape, because products grow
+with the square of the width and the rest with the width: a shape with the released proportions and a narrower one are timed.
 
     python benchmarks/forward.py            writes benchmarks/forward.md (some minutes)
 """
@@ -235,7 +235,7 @@ def transcribed(w: Weights, inputs: Inputs, table: RotaryTable = turning) -> Lat
 def matrix_products(config: NetworkConfig, grid: TokenGrid) -> Callable[[], None]:
     """All products of one forward and nothing else: linear maps without bias, and the two products of each attention.
 
-    Each writes where the last one of its shape wrote, so that no time goes into new memory.
+    Products of one shape share an output buffer, so that no time is spent on new memory.
     """
     d, hidden, text = config.dim, config.ffn_dim, NUM_ROWS * config.text_len
     tokens = grid.num_video + grid.num_audio
@@ -250,8 +250,8 @@ def matrix_products(config: NetworkConfig, grid: TokenGrid) -> Callable[[], None
 
     def run() -> None:
         for shape in shapes + layer * config.num_layers:
-            left, right, out = buffers[shape]
-            torch.mm(left, right, out=out)
+            a, b, out = buffers[shape]
+            torch.mm(a, b, out=out)
 
     return run
 
@@ -261,12 +261,12 @@ def product_buffers(rows: int, inner: int, columns: int) -> tuple[Tensor, Tensor
 
 
 def peak_mib(shape: str, name: str) -> float:
-    """How far one forward, in a process of its own, raises resident memory above network and inputs, in MiB.
+    """Peak resident memory of one forward above network and inputs, in MiB, measured in a process of its own.
 
-    Invariant: asked while this process is still small, because a child's peak starts at its parent's.
+    Call it while this process is small, because the peak of a child process starts at that of its parent.
     """
-    found = subprocess.run([sys.executable, __file__, shape, name], check=True, capture_output=True, text=True)
-    return float(found.stdout)
+    completed = subprocess.run([sys.executable, __file__, shape, name], check=True, capture_output=True, text=True)
+    return float(completed.stdout)
 
 
 def report_memory(shape: str, name: str) -> None:
@@ -307,18 +307,18 @@ def timed(compute: Callable[[], object]) -> Seconds:
     return Seconds(time.process_time() - processor, time.perf_counter() - wall)
 
 
-def largest_difference(found: Latents, expected: Latents) -> float:
-    """Relative to the output's scale."""
+def largest_difference(actual: Latents, expected: Latents) -> float:
+    """Largest absolute difference, relative to the largest absolute value expected."""
     gaps = [
         (a - b).abs().max() / b.abs().max()
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(actual, expected, strict=True)
         if a is not None and b is not None
     ]
     return float(max(gaps))
 
 
 def measure(shape: str, memory: dict[str, float]) -> str:
-    """The result's paragraph and table of one shape."""
+    """The section of the result about one shape."""
     config = SHAPES[shape]
     network, inputs = make_network(config), make_inputs(config.text_len, config.text_dim)
     grid = network.token_grid(Latents(inputs.video, inputs.audio))
@@ -331,7 +331,10 @@ def measure(shape: str, memory: dict[str, float]) -> str:
         for work in works.values():
             work()
         repeats = [{name: timed(work) for name, work in works.items()} for _ in range(NUM_REPEATS)]
-    num_parameters, num_tokens = sum(each.numel() for each in network.parameters()), grid.num_video + grid.num_audio
+    num_parameters, num_tokens = (
+        sum(parameter.numel() for parameter in network.parameters()),
+        grid.num_video + grid.num_audio,
+    )
     rows = "\n".join(row(name, repeats, memory) for name in works)
     return f"""## {shape}
 
@@ -349,7 +352,7 @@ Claim: ours is at least {CLAIM} times faster than the direct transcription.
 
 def verdict(repeats: list[dict[str, Seconds]]) -> str:
     ratio = ratio_of(PLAIN, repeats, "processor")
-    bound = statistics.median(each[PLAIN].processor / each[FLOOR].processor for each in repeats)
+    bound = statistics.median(repeat[PLAIN].processor / repeat[FLOOR].processor for repeat in repeats)
     return (
         f"Measured {ratio:.2f}: it {'holds' if ratio >= CLAIM else 'does not hold'} for this shape. "
         f"The bare products alone, with nothing between\nthem, are {bound:.2f} times faster than the transcription."
@@ -357,15 +360,15 @@ def verdict(repeats: list[dict[str, Seconds]]) -> str:
 
 
 def ratio_of(name: str, repeats: list[dict[str, Seconds]], kind: str) -> float:
-    """Median over repeats of how many times longer than ours."""
-    return statistics.median(getattr(each[name], kind) / getattr(each[OURS], kind) for each in repeats)
+    """Median over repeats of the ratio to the time of our forward."""
+    return statistics.median(getattr(repeat[name], kind) / getattr(repeat[OURS], kind) for repeat in repeats)
 
 
 def row(name: str, repeats: list[dict[str, Seconds]], memory: dict[str, float]) -> str:
     processor, wall = (
         statistics.median(getattr(repeat[name], kind) for repeat in repeats) for kind in ("processor", "wall")
     )
-    ratios = [each[name].processor / each[OURS].processor for each in repeats]
+    ratios = [repeat[name].processor / repeat[OURS].processor for repeat in repeats]
     spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     peak = f"{memory[name]:.0f} MiB" if name in memory else ""
     return f"| {name} | {processor:.2f} s | {wall:.2f} s | {spread} | {ratio_of(name, repeats, 'wall'):.2f} | {peak} |"

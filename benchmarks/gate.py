@@ -1,9 +1,9 @@
-"""How often the gate promotes what is no better, and how often it finds what is: simulated evaluations.
+"""False promotions and power of the gate, from simulated evaluations.
 
     python benchmarks/gate.py               writes benchmarks/gate.md (minutes)
 
-Rewards are a prompt's part (normal) plus noise of one of several laws, fresh for each side; everything goes through the product's
-own comparison and rules with their defaults.
+A reward is the sum of a normal part of the prompt, equal for both sides, and noise of one of several distributions, drawn for each
+side. Comparison and rules are those of the product, with default settings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LOOKS = 4
 SETTINGS = EvaluationSettings()
 KEPT: dict[str, float | None] = {"video": 0.0, "audio": 0.0}
 PROMPT_SHARES = (0.0, 0.5, 0.75)
-"""Share of the variance of a reward that belongs to the prompt, and so is the same for both sides."""
+"""Shares of the variance of a reward that come from the prompt, which both sides have in common."""
 MARGINS = (0.05, 0.1, 0.2)
 
 Sides = dict[EvaluationSide, pd.DataFrame]
@@ -52,7 +52,7 @@ LAWS: dict[str, Draw] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """Share of simulated evaluations that promote, and the held-out prompts that were looked at on average."""
+    """Share of simulated evaluations that promote, and the mean number of held-out prompts that were used."""
 
     promoted: float
     num_prompts: float
@@ -72,8 +72,8 @@ def simulate(law: str, num_prompts: int, prompt_share: float, shifts: dict[Dimen
 
 
 def all_at_once(sides: Sides, seed: int) -> Iterator[tuple[int, Compared]]:
-    found = compare(sides, BootstrapSettings(SETTINGS.bootstrap_samples, SETTINGS.confidence, seed))
-    yield len(sides[EvaluationSide.POLICY]), found
+    comparisons = compare(sides, BootstrapSettings(SETTINGS.bootstrap_samples, SETTINGS.confidence, seed))
+    yield len(sides[EvaluationSide.POLICY]), comparisons
 
 
 def in_looks(sides: Sides, seed: int) -> Iterator[tuple[int, Compared]]:
@@ -86,17 +86,22 @@ def in_looks(sides: Sides, seed: int) -> Iterator[tuple[int, Compared]]:
 PROCEDURES = {"bootstrap": all_at_once, f"sequential, {LOOKS} looks": in_looks}
 
 
-def promotes(found: Compared) -> bool:
-    return gate.decide(found, KEPT, SETTINGS.gate).is_promoted
+def promotes(comparisons: Compared) -> bool:
+    return gate.decide(comparisons, KEPT, SETTINGS.gate).is_promoted
 
 
-def all_but_sync_better(found: Compared) -> Compared:
+def all_but_sync_better(comparisons: Compared) -> Compared:
     """Audio and video improved by two standard deviations: only the rule on sync can refuse."""
     return {
-        dimension: one
+        dimension: comparison
         if dimension is Dimension.AV
-        else replace(one, delta_sd=one.delta_sd + 2, ci_low=one.ci_low + 2, ci_high=one.ci_high + 2)
-        for dimension, one in found.items()
+        else replace(
+            comparison,
+            delta_sd=comparison.delta_sd + 2,
+            ci_low=comparison.ci_low + 2,
+            ci_high=comparison.ci_high + 2,
+        )
+        for dimension, comparison in comparisons.items()
     }
 
 
@@ -104,24 +109,23 @@ def measure(procedure: str, num_prompts: int, effect: float) -> Outcome:
     promoted = used = 0
     for seed in range(NUM_POWER):
         sides = simulate("normal", num_prompts, 0.5, dict.fromkeys(Dimension, effect), seed)
-        for num_seen, found in PROCEDURES[procedure](sides, seed):
-            is_promoted, looked_at = promotes(found), num_seen
-            if is_promoted or gate.is_hopeless(found, SETTINGS.gate):
+        for look_prompts, comparisons in PROCEDURES[procedure](sides, seed):
+            is_promoted, num_used = promotes(comparisons), look_prompts
+            if is_promoted or gate.is_hopeless(comparisons, SETTINGS.gate):
                 break
-        promoted, used = promoted + is_promoted, used + looked_at
+        promoted, used = promoted + is_promoted, used + num_used
     return Outcome(promoted / NUM_POWER, used / NUM_POWER)
 
 
 def measure_hardest(procedure: str, law: str, num_prompts: int, prompt_share: float) -> tuple[float, float]:
-    """Shares of false promotions: where nothing is better, and where everything but sync is."""
+    """Shares of false promotions: where no dimension is better, and where all but sync are better."""
     nothing = dict.fromkeys(Dimension, 0.0)
     false = hardest = 0
     for seed in range(NUM_NULL):
-        seen = [
-            found for _, found in PROCEDURES[procedure](simulate(law, num_prompts, prompt_share, nothing, seed), seed)
-        ]
-        false += any(promotes(found) for found in seen)
-        hardest += any(promotes(all_but_sync_better(found)) for found in seen)
+        sides = simulate(law, num_prompts, prompt_share, nothing, seed)
+        looks_taken = [comparisons for _, comparisons in PROCEDURES[procedure](sides, seed)]
+        false += any(promotes(comparisons) for comparisons in looks_taken)
+        hardest += any(promotes(all_but_sync_better(comparisons)) for comparisons in looks_taken)
     return false / NUM_NULL, hardest / NUM_NULL
 
 
@@ -143,15 +147,15 @@ def power() -> Iterator[str]:
         for name in PROCEDURES:
             cells = []
             for effect in effects:
-                found = measure(name, num_prompts, effect)
-                used = "" if name == "bootstrap" else f" ({found.num_prompts:.0f})"
-                cells.append(f"{found.promoted:.0%}{used}")
+                outcome = measure(name, num_prompts, effect)
+                used = "" if name == "bootstrap" else f" ({outcome.num_prompts:.0f})"
+                cells.append(f"{outcome.promoted:.0%}{used}")
             yield f"| {num_prompts} | {name} | {' | '.join(cells)} |"
             print(num_prompts, name, *cells, flush=True)
 
 
 def video_kept() -> Iterator[str]:
-    """Power of the non-inferiority rule alone where video is exactly as good as before."""
+    """Power of the non-inferiority rule alone where video did not change."""
     yield (
         "| prompts | "
         + " | ".join(f"{share:.0%} of variance from the prompt, margin {m}" for share in PROMPT_SHARES for m in MARGINS)
@@ -163,13 +167,13 @@ def video_kept() -> Iterator[str]:
         cells = []
         for share in PROMPT_SHARES:
             sides = [simulate("normal", num_prompts, share, nothing, seed) for seed in range(NUM_POWER)]
-            lows = [looks.compare_at(each, looks.Look(num_prompts, 0.025))[Dimension.VIDEO].ci_low for each in sides]
+            lows = [looks.compare_at(pair, looks.Look(num_prompts, 0.025))[Dimension.VIDEO].ci_low for pair in sides]
             cells += [f"{np.mean(np.array(lows) > -margin):.0%}" for margin in MARGINS]
         yield f"| {num_prompts} | {' | '.join(cells)} |"
         print(num_prompts, *cells, flush=True)
 
 
-def report(false: list[str], found: list[str], kept: list[str]) -> str:
+def report(false: list[str], power_rows: list[str], kept: list[str]) -> str:
     line = "\n"
     return f"""# How often the gate is wrong, and what it finds
 
@@ -191,7 +195,7 @@ policy and a yes; this is the hardest case, and its nominal rate is {(1 - SETTIN
 The same effect in all three dimensions, {NUM_POWER} evaluations per cell, half of the variance from the prompt; in brackets the prompts that a
 sequential procedure looked at on average. At 0.5 sd the rule on audio's mean change is a coin toss at any size.
 
-{line.join(found)}
+{line.join(power_rows)}
 
 ## A dimension that did not change
 

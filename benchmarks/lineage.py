@@ -1,9 +1,9 @@
-"""How long a question about lineage takes, on a folder of runs of real size.
+"""Time of lineage queries on a folder of runs of real size.
 
     python benchmarks/lineage.py            writes benchmarks/lineage.md (two minutes)
 
 Ten runs of 30,000 prompts, 120,000 candidates, 840,000 scores and 22,000 pairs each; five of them share their candidates
-and select other pairs. Ids and hashes are random digits, so no query is helped by their order.
+and select other pairs. Ids and hashes are random digits, so the order of the rows helps no query.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def hexes(letter: str, count: int, digits: int, *parts: object) -> pa.Array:
 
 
 def filled(table: tables.Table, columns: dict[str, object], count: int) -> pa.Table:
-    """``columns`` and, where the schema has others, a constant."""
+    """A table of ``count`` rows with ``columns``; the other columns of the schema hold a constant."""
     blank = {"string": "", "int64": 0, "double": 1.0, "bool": True}
     rest = [field for field in table.schema if field.name not in columns]
     constant = {field.name: pa.repeat(pa.scalar(blank[str(field.type)], field.type), count) for field in rest}
@@ -57,7 +57,7 @@ def filled(table: tables.Table, columns: dict[str, object], count: int) -> pa.Ta
 
 def prompts() -> pa.Table:
     ids = hexes("p", PROMPTS, 16)
-    texts = [f"a ball of kind {place} bounces on floor {each}" for place, each in enumerate(ids.to_pylist())]
+    texts = [f"a ball of kind {index} bounces on floor {prompt_id}" for index, prompt_id in enumerate(ids.to_pylist())]
     return filled(tables.PROMPTS, {"prompt_id": ids, "text": texts, "split": pa.repeat("train", PROMPTS)}, PROMPTS)
 
 
@@ -82,7 +82,7 @@ def candidates(prompt_ids: pa.Array, set_of: int) -> pa.Table:
 
 
 def scores(ids: pa.ChunkedArray, run: int) -> pa.Table:
-    """Metric by metric, as scorers' units are sealed."""
+    """Seven scores per candidate, metric by metric, in the order in which units of scorers are sealed."""
     rows = len(ids) * len(METRICS)
     columns = {
         "candidate_id": ids.combine_chunks().take(np.tile(np.arange(len(ids)), len(METRICS))),
@@ -96,7 +96,7 @@ def scores(ids: pa.ChunkedArray, run: int) -> pa.Table:
 
 def pairs(candidate_rows: pa.Table, run: int) -> pa.Table:
     draw = draws("pairs", run)
-    place = np.sort(draw.permutation(PROMPTS)[:PAIRS]) * PER_PROMPT
+    first_row = np.sort(draw.permutation(PROMPTS)[:PAIRS]) * PER_PROMPT
     chosen = draw.integers(0, PER_PROMPT, PAIRS)
     rejected = (chosen + draw.integers(1, PER_PROMPT, PAIRS)) % PER_PROMPT
     ids = candidate_rows["candidate_id"].combine_chunks()
@@ -104,9 +104,9 @@ def pairs(candidate_rows: pa.Table, run: int) -> pa.Table:
     columns: dict[str, object] = {name: draw.normal(size=PAIRS) for name in numbers}
     columns |= {
         "pair_id": hexes("x", PAIRS, 16, run),
-        "prompt_id": candidate_rows["prompt_id"].combine_chunks().take(place),
-        "chosen": ids.take(place + chosen),
-        "rejected": ids.take(place + rejected),
+        "prompt_id": candidate_rows["prompt_id"].combine_chunks().take(first_row),
+        "chosen": ids.take(first_row + chosen),
+        "rejected": ids.take(first_row + rejected),
         "norm_id": pa.repeat(f"n{run:016x}", PAIRS),
     }
     return filled(tables.PAIRS, columns, PAIRS)
@@ -123,14 +123,14 @@ def write_run(runs: Path, run: int) -> None:
     store, versions = TableStore(LocalFiles(root / "tables")), {}
     prompt_rows = prompts()
     clips = candidates(prompt_rows["prompt_id"].combine_chunks(), 0 if run < SHARING else run)
-    found = {
+    rows_of = {
         tables.PROMPTS: prompt_rows,
         tables.CANDIDATES: clips,
         tables.SCORES: scores(clips["candidate_id"], run),
         tables.NORMS: norms(run),
         tables.PAIRS: pairs(clips, run),
     }
-    for table, rows in found.items():
+    for table, rows in rows_of.items():
         manifest = store.seal(table.name, "benchmark", [(tables.to_bytes(rows), rows.num_rows)])
         versions[table.name] = manifest.version
     policy = hexes("", 1, 64, "policy", run)[0].as_py()
@@ -162,13 +162,13 @@ def timed(function: Callable[[], object], who: int = resource.RUSAGE_SELF) -> Ti
 
 
 def scan(runs: Path, column: str, value: str) -> None:
-    """The lookup without the index: read the column of every run."""
+    """The same lookup without the index: read the column of every run."""
     catalog = open_catalog(runs)
     assert catalog.values(catalog.versions("candidates"), column, value)
 
 
 def questions(runs: Path) -> dict[str, str]:
-    """An id of each sort, of a clip that half of the runs share and that is in a pair of the first."""
+    """An id of each kind, all about one clip that half of the runs share and that is in a pair of the first run."""
     catalog = open_catalog(runs)
     first = catalog.rows_of("first_rows", catalog.versions("pairs", "run-00")[0], limit=PAIRS)[PAIRS // 2]
     (_, clip), *_ = catalog.rows(catalog.versions("candidates", "run-00"), "candidate_id", [first["chosen"]])
@@ -192,19 +192,19 @@ def command(runs: Path, *arguments: str) -> Callable[[], object]:
 
 def measure(runs: Path) -> list[str]:
     lines = []
-    asked = questions(runs)
-    for name, given in asked.items():
-        took = timed(lambda given=given: document(open_catalog(runs), given, 3))
+    ids = questions(runs)
+    for name, queried_id in ids.items():
+        took = timed(lambda queried_id=queried_id: document(open_catalog(runs), queried_id, 3))
         lines.append(f"| {name} | {took} |")
         print(lines[-1], flush=True)
-    clip = asked["clip's SHA-256 → adapters"]
+    clip = ids["clip's SHA-256 → adapters"]
     took = timed(lambda: scan(runs, "sha256", clip))
     lines.append(f"| finding a SHA-256 alone, without the index | {took} |")
-    took = timed(lambda: scan(runs, "candidate_id", asked["candidate → adapters"]))
+    took = timed(lambda: scan(runs, "candidate_id", ids["candidate → adapters"]))
     lines.append(f"| finding a candidate alone, without the index | {took} |")
     for name in ("clip's SHA-256 → adapters", "adapter → pairs, clips, scores, norm"):
         took = timed(
-            command(runs, "lineage", "show", asked[name], "--runs", str(runs), "--json"), resource.RUSAGE_CHILDREN
+            command(runs, "lineage", "show", ids[name], "--runs", str(runs), "--json"), resource.RUSAGE_CHILDREN
         )
         lines.append(f"| whole command: {name} | {took} |")
     took = timed(command(runs, "--help"), resource.RUSAGE_CHILDREN)

@@ -1,9 +1,9 @@
-"""What the machinery costs: 600,000 candidate-stages with scorers that do nothing, through the real stages, units and seals.
+"""Overhead of stages, units and seals: 600,000 candidate-stages with scorers that compute nothing.
 
     python benchmarks/overhead.py           writes benchmarks/overhead.md (minutes)
 
 30,000 prompts × 5 candidates; candidates are "made" without media, four scorers "score" each of them (seven metrics), pairs are
-selected. Plan, ladder, pools, committed units, sealing and pair selection are those of a run; only the workers are stubs. Each case
+selected. Plan, retries, pools, committed units, sealing and pair selection are those of a run; only the workers are stubs. Each case
 runs in a process of its own. A candidate-stage is one candidate through one of the four scorers' stages.
 """
 
@@ -179,7 +179,7 @@ def peak_mib() -> float:
 
 @dataclass
 class Case:
-    """Phases of one case and what they took."""
+    """The measured phases of one case, and the fsyncs of this process."""
 
     phases: list[dict[str, Any]]
     fsyncs: int = 0
@@ -188,7 +188,7 @@ class Case:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         tasks, fsyncs, fsync_s = OBSERVER.count, self.fsyncs, self.fsync_s
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of this phase alone
+        Path("/proc/self/clear_refs").write_text("5")  # so that peak_mib() is the peak of this phase
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.phases.append(
@@ -218,10 +218,10 @@ class Case:
 
 
 def run_case(kind: str, root: Path, num_prompts: int) -> None:
-    """In a process of its own: every phase twice (the second time nothing is missing); prints what it took."""
-    given = [f"executor={EXECUTORS[kind]}", f"run.shard_prompts={SHARD}", f"run.unit_candidates={UNIT}"]
-    given += [f"sampling.num_candidates={NUM_CANDIDATES}", "sampling.ground_truth=false"]
-    folder = create(root, load_config(TINY, given).settings)
+    """Run every phase twice (the second time nothing is missing) and print the measurements; for a process of its own."""
+    overrides = [f"executor={EXECUTORS[kind]}", f"run.shard_prompts={SHARD}", f"run.unit_candidates={UNIT}"]
+    overrides += [f"sampling.num_candidates={NUM_CANDIDATES}", "sampling.ground_truth=false"]
+    folder = create(root, load_config(TINY, overrides).settings)
     case = Case([])
     case.count()
     with folder.locked(), ray_session(), publishing(folder):
@@ -260,7 +260,7 @@ def rounds(case: Case, folder: RunFolder, again: str) -> None:
 
 @dataclass
 class Memory:
-    """Peaks of the proportional share of memory (PSS): of our own processes, and with all that Ray starts."""
+    """Peaks of the proportional set size (PSS), in MiB: of driver and actors, and of all processes that Ray starts too."""
 
     own_mib: float = 0.0
     all_mib: float = 0.0
@@ -275,19 +275,19 @@ class Memory:
 
 
 def descendants(root: int) -> list[int]:
-    """The process and everything that it started."""
-    found, waiting = [], [root]
+    """The process and all its descendants."""
+    processes, waiting = [], [root]
     while waiting:
         process = waiting.pop()
-        found.append(process)
+        processes.append(process)
         with suppress(OSError):
             for thread in Path(f"/proc/{process}/task").iterdir():
                 waiting += map(int, (thread / "children").read_text().split())
-    return found
+    return processes
 
 
 def pss_mib(process: int) -> float:
-    """Proportional share of memory; 0 of one that has ended."""
+    """Proportional set size in MiB; 0 of a process that has ended."""
     with suppress(OSError):
         text = Path(f"/proc/{process}/smaps_rollup").read_text()
         return int(text.split("\nPss:")[1].split()[0]) / 1024
@@ -316,26 +316,26 @@ def measure(kind: str, num_prompts: int) -> dict[str, Any]:
 
 def table(case: dict[str, Any]) -> str:
     rows = [
-        f"| {each['phase']} | {each['wall_s']:.1f} | {each['driver_cpu_s']:.1f} | {each['fsync_s']:.1f} ({each['fsyncs']}) "
-        f"| {each['peak_mib']:.0f} | {each['task_runs']} |"
-        for each in case["phases"]
+        f"| {phase['phase']} | {phase['wall_s']:.1f} | {phase['driver_cpu_s']:.1f} | {phase['fsync_s']:.1f} ({phase['fsyncs']}) "
+        f"| {phase['peak_mib']:.0f} | {phase['task_runs']} |"
+        for phase in case["phases"]
     ]
     head = "| phase | wall s | processor s of the driver | in fsync s (calls) | peak resident MiB of the driver | task runs |"
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])
 
 
 def summary(case: dict[str, Any], num_prompts: int) -> str:
-    phases = {each["phase"]: each for each in case["phases"]}
+    phases = {phase["phase"]: phase for phase in case["phases"]}
     stages = num_prompts * NUM_CANDIDATES * len(SCORERS)
     score, again = phases["score"], phases["score again"]
     per = {name: 1000 * score[name] / stages for name in ("wall_s", "driver_cpu_s", "fsync_s")}
-    once = [each for each in case["phases"] if not each["phase"].endswith("again")]
+    once = [phase for phase in case["phases"] if not phase["phase"].endswith("again")]
     where = "the workers' commits are in it" if case["kind"] == "in_process" else "commits are the actors'"
     return f"""* {stages:,} candidate-stages of the four scorers: **{per["wall_s"]:.3f} ms** each by the clock,
   {per["driver_cpu_s"]:.3f} ms of the driver's processor ({where}),
   {per["fsync_s"]:.3f} ms of the driver waiting for fsync. Unchanged, again: {again["wall_s"]:.1f} s in all.
-* {sum(each["task_runs"] for each in once)} shard task runs for candidates and four scorers' stages over {num_prompts:,} prompts.
-* Peak resident memory of the driver {max(each["peak_mib"] for each in case["phases"]):.0f} MiB; peak PSS of driver and
+* {sum(phase["task_runs"] for phase in once)} shard task runs for candidates and four scorers' stages over {num_prompts:,} prompts.
+* Peak resident memory of the driver {max(phase["peak_mib"] for phase in case["phases"]):.0f} MiB; peak PSS of driver and
   actors {case["own_mib"]:.0f} MiB, with all processes that Ray starts {case["all_mib"]:.0f} MiB.
 * {case["unit_files"]:,} unit files; log of events {case["events_mib"]:.1f} MiB.
 * Sealing candidates {phases["seal candidates"]["wall_s"]:.1f} s, {case["scores"]:,} score rows
@@ -347,13 +347,13 @@ def report(cases: list[dict[str, Any]], num_prompts: int, loads: tuple[str, str]
         f"prefect {prefect.__version__}, ray {ray.__version__}, duckdb {duckdb.__version__}, pyarrow {pa.__version__}"
     )
     parts = [f"## {case['kind']}\n\n{summary(case, num_prompts)}\n\n{table(case)}\n" for case in cases]
-    return f"""# What the machinery costs
+    return f"""# Overhead of stages, units and seals
 
 {datetime.date.today()} · {os.cpu_count()} cores ({platform.machine()}), shared with other work: load average {loads[0]} at the beginning,
 {loads[1]} at the end · Python {platform.python_version()}, {versions}
 
 Script: `benchmarks/overhead.py {num_prompts}`. {num_prompts:,} prompts × {NUM_CANDIDATES} candidates, units of {UNIT}, shards of {SHARD}
-prompts, stub workers that write rows and no media; plan, ladder, pools, commits, events, documents, seals and pair selection are real. Each
+prompts, stub workers that write rows and no media; plan, retries, pools, commits, events, documents, seals and pair selection are real. A
 commit is an fsync of the file and one of its folder. "Again" is the same once more, with nothing missing. Wall times grow with what else
 the machine does, processor times less so.
 

@@ -1,4 +1,4 @@
-"""Pair selection: the SQL against two Python loops over pandas groups, and the memory that ten million candidates take.
+"""Pair selection: time of the SQL compared with two Python loops over pandas groups, and memory for ten million candidates.
 
     python benchmarks/pairing.py                            writes benchmarks/pairing.md (minutes; most of them are the pandas loop)
     python benchmarks/pairing.py --prompts 300 --large 3000     the same at toy size: prints the lines and writes nothing
@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 
 def ids(prefix: str, first: int, count: int) -> pa.Array:
-    """Names of the real length that do not sort by number."""
+    """Ids of the real length whose order is not that of the numbers."""
     return pa.array(
         [f"{prefix}{number * 2654435761 % 2**32:08x}{number:08x}" for number in range(first, first + count)]
     )
@@ -101,13 +101,13 @@ def write(folder: Path, num_prompts: int, step: int) -> Files:
 
 
 def select(files: Files, limits: Limits | None = None) -> Selection:
-    """As the stage ``pair`` does it: from files to norm, pairs, rewards and reasons."""
+    """The work of stage ``pair``: from files to norm, pairs, rewards and reasons."""
     con = connect(files, limits)
     return select_pairs(con, PairSettings(), METRICS, measure(con, "all"))
 
 
 def pandas_rewards(files: Files) -> pd.DataFrame:
-    """The pandas way up to the rewards: pivot, z-score over the whole table, average per dimension."""
+    """The rewards with pandas: pivot, z-score over the whole table, average per dimension."""
     candidates, scores = (
         pd.concat([pd.read_parquet(path) for path in files[name]]) for name in ("candidates", "scores")
     )
@@ -122,7 +122,7 @@ def pandas_rewards(files: Files) -> pd.DataFrame:
 
 
 def loop_over_rows(files: Files) -> list[tuple[str, str]]:
-    """The straightforward loop: for every group, for every row, for every other row."""
+    """A plain loop over the rows of every group and, for each, over its rows again."""
     pairs = []
     for _, group in pandas_rewards(files).groupby("prompt_id"):
         best, best_margin = None, 0.0
@@ -137,7 +137,7 @@ def loop_over_rows(files: Files) -> list[tuple[str, str]]:
 
 
 def loop_over_tuples(files: Files) -> list[tuple[str, str]]:
-    """The same after some thought: plain tuples, no pandas inside a group."""
+    """The same loop over plain tuples, without pandas inside a group."""
     pairs = []
     for _, group in pandas_rewards(files)[["prompt_id", "candidate_id", "video", "audio", "av"]].groupby("prompt_id"):
         rows = list(group.itertuples(index=False, name=None))
@@ -154,7 +154,7 @@ def loop_over_tuples(files: Files) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Timing:
-    """Shortest wall and processor time (all threads) of some calls."""
+    """Shortest wall and processor time (all threads) of several calls, in seconds."""
 
     wall_s: float
     cpu_s: float
@@ -168,7 +168,7 @@ class Timing:
 
 
 def timed(function: Callable[[], Result], repeats: int = 1) -> tuple[Timing, Result]:
-    """How long some calls take, and the last result."""
+    """The shortest time of ``repeats`` calls, and the last result."""
     wall, cpu = [], []
     for _ in range(repeats):
         start, start_cpu = time.perf_counter(), time.process_time()

@@ -1,8 +1,8 @@
 """Claim: decoding and preparing a clip once for all four reward models costs at most 0.6 of doing it for each of them.
 
-The front ends are those of the published sizes; no network runs. The other way is what four separate programs do: each opens the
-file, decodes the tracks that *it* needs with PyAV (sound alone for AudioBox, picture alone for VideoAlign) and prepares them.
-Both ways end in the same tensors, which is checked. Times are CPU seconds of one thread, medians of interleaved repeats.
+The front ends have the published sizes; no network runs. The comparison does the work of four separate programs: each opens the
+file, decodes only the tracks that it needs with PyAV (audio for AudioBox, frames for VideoAlign) and prepares them. The script checks
+that both ways give the same tensors. Times are CPU seconds of one thread, medians of interleaved repeats.
 
     python benchmarks/preparation.py CLIP [CLIP ...]
 """
@@ -24,7 +24,7 @@ import av
 import numpy as np
 import torch
 
-from avpref.flows.workers.score_worker import View
+from avpref.flows.workers.score_worker import ClipView
 from avpref.media.reading import DecodedClip
 from avpref.rewards.audiobox import audiobox, audiobox_network
 from avpref.rewards.imagebind import imagebind, imagebind_towers
@@ -60,7 +60,7 @@ NEEDS = {"audiobox": (False, True), "imagebind": (True, True), "synchformer": (T
 
 
 def decode_alone(path: Path, has_picture: bool, has_sound: bool) -> DecodedClip:
-    """One program's own reading: decode the tracks it needs until the window's end."""
+    """Decode the tracks that one program needs, until the end of the window."""
     frames: list[np.ndarray] = []
     pieces: list[np.ndarray] = []
     with av.open(str(path)) as container:
@@ -68,19 +68,19 @@ def decode_alone(path: Path, has_picture: bool, has_sound: bool) -> DecodedClip:
         sound = max(container.streams.audio, key=lambda stream: stream.sample_rate) if has_sound else None
         fps_hz = float(picture.average_rate) if picture else 0.0
         rate_hz = sound.sample_rate if sound else 0
-        wanted = {0: round(WINDOW_S * fps_hz), 1: round(WINDOW_S * rate_hz)}
+        needed = {0: round(WINDOW_S * fps_hz), 1: round(WINDOW_S * rate_hz)}
         for stream in filter(None, (picture, sound)):
             stream.codec_context.thread_count = 1
         for packet in container.demux([stream for stream in (picture, sound) if stream]):
             for frame in packet.decode():
                 if isinstance(frame, av.VideoFrame):
-                    if len(frames) < wanted[0]:
+                    if len(frames) < needed[0]:
                         frames.append(frame.to_ndarray(format="rgb24"))
                 else:
                     pieces.append(frame.to_ndarray())
-            if len(frames) >= wanted[0] and sum(piece.shape[1] for piece in pieces) >= wanted[1]:
+            if len(frames) >= needed[0] and sum(piece.shape[1] for piece in pieces) >= needed[1]:
                 break
-    channels = np.concatenate(pieces, axis=1)[:, : wanted[1]] if pieces else None
+    channels = np.concatenate(pieces, axis=1)[:, : needed[1]] if pieces else None
     mono = None if channels is None else channels.mean(axis=0)
     return DecodedClip(np.stack(frames) if frames else None, fps_hz, mono, rate_hz, WINDOW_S, channels=channels)
 
@@ -93,7 +93,7 @@ def prepared_alone(path: Path, scorers: dict[str, ModelScorer[Any]]) -> dict[str
 
 
 def prepared_once(path: Path, scorers: dict[str, ModelScorer[Any]]) -> dict[str, Any]:
-    clip = ScorableClip("c", TEXT, View(None, WINDOW_S).read(path, is_network=True))
+    clip = ScorableClip("c", TEXT, ClipView(None, WINDOW_S).read(path, is_network=True))
     return {name: scorer.prepare(clip).inputs for name, scorer in scorers.items()}
 
 
@@ -101,20 +101,20 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
-        return [tensor for each in value for tensor in tensors_of(each)]
+        return [tensor for item in value for tensor in tensors_of(item)]
     return (
-        [tensor for each in vars(value).values() for tensor in tensors_of(each)] if hasattr(value, "__dict__") else []
+        [tensor for item in vars(value).values() for tensor in tensors_of(item)] if hasattr(value, "__dict__") else []
     )
 
 
 def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
     pairs = [
-        (one.double(), other.double())
+        (a.double(), b.double())
         for name in first
-        for one, other in zip(tensors_of(first[name]), tensors_of(second[name]), strict=True)
+        for a, b in zip(tensors_of(first[name]), tensors_of(second[name]), strict=True)
     ]
-    assert pairs and all(one.shape == other.shape for one, other in pairs)
-    return max(float((one - other).abs().max()) for one, other in pairs)
+    assert pairs and all(a.shape == b.shape for a, b in pairs)
+    return max(float((a - b).abs().max()) for a, b in pairs)
 
 
 def cpu_s(work: Callable[[], object]) -> float:

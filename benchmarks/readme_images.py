@@ -1,4 +1,4 @@
-"""Images of the README from a finished run: the top of its report, and both clips of a pair side by side.
+"""Makes the images of the README from a finished run: the top of its report, and both clips of a pair side by side.
 
     python benchmarks/readme_images.py RUNS/RUN        writes docs/images/report.png and docs/images/pair.png (seconds)
 
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from avpref.domain import Candidate, Dimension
+from avpref.flows.run import Run
 from avpref.flows.stages.collect_report import collect
 from avpref.flows.stages.report import REPORT_FILE
 from avpref.media.reading import DecodedClip, read_clip
@@ -55,10 +56,10 @@ MAX_COLOURS = 256
 
 
 def main(run_dir: Path) -> None:
-    folder = open_root(run_dir)
+    run = Run.of(open_root(run_dir))
     IMAGES.mkdir(parents=True, exist_ok=True)
-    _save(_screenshot(folder.root / REPORT_FILE), "report")
-    _save(_pair(collect(folder)), "pair")
+    _save(_screenshot(run.root / REPORT_FILE), "report")
+    _save(_pair(collect(run)), "pair")
 
 
 def _screenshot(page: Path) -> Image.Image:
@@ -100,16 +101,16 @@ def _read(media: Files, clip: Candidate) -> DecodedClip:
 def _clip(drawing: Figure, area: tuple[float, float], clip: DecodedClip, title: str) -> None:
     """A strip of frames and the waveform under it, from ``area``'s left edge and of its width (shares of the drawing)."""
     assert clip.frames is not None and clip.audio is not None
-    left, width = area
+    left_edge, width = area
     height = width / NUM_FRAMES * PAIR_INCHES[0] / PAIR_INCHES[1]
-    strip = drawing.add_axes((left, 0.79 - height, width, height))
+    strip = drawing.add_axes((left_edge, 0.79 - height, width, height))
     strip.set_title(title, pad=7)
-    places = ((np.arange(NUM_FRAMES) + 0.5) * len(clip.frames) / NUM_FRAMES).astype(int)
-    strip.imshow(np.concatenate(clip.frames[places], axis=1), aspect="auto", interpolation="nearest")
+    frame_indices = ((np.arange(NUM_FRAMES) + 0.5) * len(clip.frames) / NUM_FRAMES).astype(int)
+    strip.imshow(np.concatenate(clip.frames[frame_indices], axis=1), aspect="auto", interpolation="nearest")
     for border in range(1, NUM_FRAMES):
         strip.axvline(border * clip.frames.shape[2] - 0.5, color="white", linewidth=2)
     strip.set_axis_off()
-    _waveform(drawing.add_axes((left, 0.135, width, 0.79 - height - 0.155)), clip.audio, clip.duration_s)
+    _waveform(drawing.add_axes((left_edge, 0.135, width, 0.79 - height - 0.155)), clip.audio, clip.duration_s)
 
 
 def _waveform(axes: Axes, audio: np.ndarray, duration_s: float) -> None:

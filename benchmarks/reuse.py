@@ -1,8 +1,8 @@
-"""Claim: looking for finished items beside a run costs seconds for 2,000 unit files, and next to nothing beside unrelated runs.
+"""Claim: the search for finished items in other runs takes seconds for 2,000 unit files, and almost no time among unrelated runs.
 
-Three cases, each with a plan of which nothing exists: neighbours that have no such stage; a neighbour whose units are named as
-planned (a changed gate); a neighbour whose units are named otherwise (more candidates), so that the ids in every file are read.
-Wall seconds, one execution each.
+Three cases, each with a plan of which nothing exists yet: other runs without such a stage; another run whose units have the planned
+names (a changed gate); another run whose units have other names (more candidates), so that the ids in every file are read. Wall
+seconds, one execution each.
 
     python benchmarks/reuse.py
 """
@@ -49,23 +49,23 @@ def measure(runs: Path) -> list[tuple[str, int, float]]:
     for number in range(NUM_UNRELATED):
         (runs / f"other{number}" / "units" / "stage" / "another").mkdir(parents=True)
 
-    def look(planned: list[Unit]) -> tuple[int, float]:
-        wanted = {unit.name: [item.item_id for item in unit.items] for unit in planned}
-        found: dict[str, object] = {}
+    def search(planned: list[Unit]) -> tuple[int, float]:
+        missing = {unit.name: [item.item_id for item in unit.items] for unit in planned}
+        finished: dict[str, object] = {}
         files = unit_files(
             itself_and_siblings(LocalFiles(here), lambda: siblings(LocalFiles(runs), here.name)), "stage", "f"
         )
-        seconds = took_s(lambda: found.update(find(files, "item_id", wanted)))
-        return len(found), seconds
+        seconds = took_s(lambda: finished.update(find(files, "item_id", missing)))
+        return len(finished), seconds
 
     planned = units(UNIT_ITEMS)
-    rows = [(f"{NUM_UNRELATED} unrelated neighbours", *look(planned))]
+    rows = [(f"{NUM_UNRELATED} unrelated neighbours", *search(planned))]
     owner = runs / "neighbour" / "units" / "stage" / "f"
     owner.mkdir(parents=True)
-    for unit in planned:  # not committed: syncing two thousand files to disk is not what is measured
+    for unit in planned:  # written without fsync, which is not measured here
         pq.write_table(to_arrow(TEXTS, unit.items), owner / f"{unit.name}.parquet", compression="zstd")
-    rows.append((f"{NUM_UNITS} units named as planned", *look(planned)))
-    rows.append((f"{NUM_UNITS} units named otherwise", *look(units(UNIT_ITEMS + 1))))
+    rows.append((f"{NUM_UNITS} units named as planned", *search(planned)))
+    rows.append((f"{NUM_UNITS} units named otherwise", *search(units(UNIT_ITEMS + 1))))
     assert all(count in (0, NUM_UNITS * UNIT_ITEMS) for _, count, _ in rows)
     return rows
 

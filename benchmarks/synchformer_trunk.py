@@ -1,13 +1,12 @@
-"""The picture tower of Synchformer against its formulas written down plainly, at full size, on a CPU.
+"""Time of Synchformer's video tower compared with a plain implementation of its formulas, at full size, on a CPU.
 
     python benchmarks/synchformer_trunk.py            writes benchmarks/synchformer_trunk.md (several minutes)
 
-Both take the same random weights and the same segments and must agree. The plain tower is the description of the paper
-in torch: heads apart, the class token put before every group, softmax(q kᵀ) v written out, and the whole last layer; ours
-has the fused kernel, lays the weights of its products out once, and computes of the last layer only what is used. Each is
-timed with a segment at a time, which is how the scorer runs on a CPU, and with all segments of a clip in one batch, on one
-thread and on all. Repeats are interleaved; ratios are of wall time, which is what threads are for, and of processor time,
-which other work disturbs less.
+Both have the same random weights and the same segments, and their outputs must agree. The plain tower follows the paper:
+separate heads, the class token before every group, softmax(q kᵀ) v written out, and the whole last layer. Ours uses the
+fused kernel, packs the weights of its products once, and computes only the used part of the last layer. Each is timed with
+one segment at a time, as the scorer runs on a CPU, and with all segments of a clip in one batch, on one thread and on all
+threads. Repeats are interleaved. Ratios are given of wall time and of processor time, which other work disturbs less.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def plain_divided(layer: DividedAttention, tokens: Tensor, steps: int, order: tuple[int, int]) -> Tensor:
-    """Tokens [B, 1 + T·N, D]: the class token looks at all of them, a patch at the class token and its own group."""
+    """Tokens [B, 1 + T·N, D]: the class token attends to all of them, a patch to the class token and its own group."""
     heads = layer.qkv(tokens).unflatten(-1, (3, layer.heads, -1)).permute(2, 0, 3, 1, 4)
     query, key, value = (part.contiguous() for part in heads)  # [B, H, 1 + T·N, d] each
     first = plain_attention(query[:, :, :1], key, value)
@@ -87,8 +86,8 @@ def plain_pool(pool: PooledTokens, tokens: Tensor) -> Tensor:
     packed = functional.linear(pool.norm1(tokens), attention.in_proj_weight, attention.in_proj_bias)
     query, key, value = packed.unflatten(-1, (3, attention.heads, -1)).unbind(2)
     logits = torch.einsum("bnhd,bmhd->bnhm", query, key) / query.shape[-1] ** 0.5
-    seen = torch.einsum("bnhm,bmhd->bnhd", torch.softmax(logits, dim=-1), value)
-    tokens = tokens + attention.out_proj(seen.flatten(2))
+    mixed = torch.einsum("bnhm,bmhd->bnhd", torch.softmax(logits, dim=-1), value)
+    tokens = tokens + attention.out_proj(mixed.flatten(2))
     return (tokens + pool.linear2(functional.gelu(pool.linear1(pool.norm2(tokens)))))[:, 0]
 
 
@@ -107,7 +106,7 @@ def plain_tower(tower: VideoTower, segments: Tensor) -> Tensor:
 
 
 def products(tower: VideoTower, segments: Tensor) -> Tensor:
-    """The plain matrix products of the blocks alone, one segment at a time: no result, the limit of any tower without packed ones."""
+    """Only the matrix products of the blocks, without packed weights, one segment at a time: a lower limit of the time of such a tower."""
     tokens = torch.zeros(1 + tower.sizes.video_steps * tower.sizes.num_patches, tower.sizes.dim)
     for _ in segments:
         for block in tower.blocks:
@@ -160,11 +159,11 @@ def main() -> None:
             tables.append(
                 table(threads, [{name: timed(run) for name, run in runs.items()} for _ in range(NUM_REPEATS)])
             )
-    report(tables, difference, sum(each.numel() for each in tower.parameters()))
+    report(tables, difference, sum(parameter.numel() for parameter in tower.parameters()))
 
 
 def table(threads: int, repeats: list[dict[str, Seconds]]) -> str:
-    """One number of threads: seconds per segment, and how many times longer than ours."""
+    """The table for one number of threads: seconds per segment, and ratios to ours."""
     rows = "\n".join(row(name, repeats) for name in repeats[0])
     plain, least = (statistics.median(repeat[name].wall for repeat in repeats) for name in (PLAIN, PRODUCTS))
     return f"""## {threads} thread{"s" if threads > 1 else ""}
@@ -179,13 +178,13 @@ precision: that is what the plain matrix products alone would give.
 
 
 def row(name: str, repeats: list[dict[str, Seconds]]) -> str:
-    """Seconds per segment, and how many times longer than ours: median, lowest and highest of the repeats."""
+    """Seconds per segment, and ratios to ours: median, lowest and highest of the repeats."""
     seconds = [statistics.median(getattr(repeat[name], clock) for repeat in repeats) / NUM_SEGMENTS for clock in CLOCKS]
-    said = []
+    cells = []
     for clock in reversed(CLOCKS):
         ratios = sorted(getattr(repeat[name], clock) / getattr(repeat[OURS], clock) for repeat in repeats)
-        said.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    return f"| {name} | {seconds[0]:.2f} s | {seconds[1]:.2f} s | {said[0]} | {said[1]} |"
+        cells.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    return f"| {name} | {seconds[0]:.2f} s | {seconds[1]:.2f} s | {cells[0]} | {cells[1]} |"
 
 
 def report(tables: list[str], difference: float, num_parameters: int) -> None:

@@ -1,7 +1,7 @@
-"""Claim: the loop improves the toy world's model on held-out prompts for every seed, in minutes and little memory.
+"""Claim: the loop improves the toy world's model on held-out prompts for every seed, in minutes and with little memory.
 
-Runs ``avpref retrain`` for the given seeds (default 0 1 2) and for the negative control, each in a fresh folder, while
-sampling the resident memory of all processes that it starts, and writes ``toyworld.md`` beside this file.
+Runs ``avpref retrain`` for the given seeds (default 0 1 2) and for the negative control, samples the resident memory of all
+processes that it starts, and writes ``toyworld.md`` beside this file.
 
     python benchmarks/toyworld.py [SEED ...]
 """
@@ -35,8 +35,8 @@ def tree_bytes(root: int) -> int:
         except (OSError, IndexError, ValueError):
             continue
     family = {root}
-    while grown := {pid for pid, above in parent.items() if above in family} - family:
-        family |= grown
+    while children := {pid for pid, parent_pid in parent.items() if parent_pid in family} - family:
+        family |= children
     return sum(own_bytes(pid) for pid in family)
 
 
@@ -87,18 +87,19 @@ def run(config: str, seed: int, folder: str) -> dict:
 
 
 def cells(document: dict) -> list[str]:
-    found = [f"{document['seed']}", f"{document['pairs']['kept']}"]
+    row = [f"{document['seed']}", f"{document['pairs']['kept']}"]
     for name in ("video", "audio", "sync"):
-        one = document["evaluation"][name]
-        found.append(f"{one['delta_sd']:+.3f} [{one['ci_low']:+.3f}, {one['ci_high']:+.3f}]")
+        comparison = document["evaluation"][name]
+        interval = f"[{comparison['ci_low']:+.3f}, {comparison['ci_high']:+.3f}]"
+        row.append(f"{comparison['delta_sd']:+.3f} {interval}")
     moved, drift = document["training"]["displacement"], document["training"]["drift"]
-    found += [f"{moved['video']:+.4f} / {moved['audio']:+.4f}", f"{drift['video']:.4f} / {drift['audio']:.4f}"]
-    found += [
+    row += [f"{moved['video']:+.4f} / {moved['audio']:+.4f}", f"{drift['video']:.4f} / {drift['audio']:.4f}"]
+    row += [
         f"{document['gate']['verdict']} ({document['exit_code']})",
         f"{document['wall_s']:.0f}",
         f"{document['peak_bytes'] / 2**30:.2f}",
     ]
-    return found
+    return row
 
 
 def table(documents: list[dict]) -> str:

@@ -1,11 +1,11 @@
-"""Memory of Wan 2.1's video VAE at full size, decoding whole and in tiles, and what it comes to at 480p, 81 frames.
+"""Memory of Wan 2.1's video VAE at full size, decoding whole and in tiles, with an estimate for 480p, 81 frames.
 
     python benchmarks/video_decoding.py            writes benchmarks/video_decoding.md (half an hour)
 
 Every row is a process of its own: the network (126,892,531 parameters, random weights, float32) is loaded, then one clip of
 that size is decoded or encoded. Memory is the peak of resident memory above that of the loaded network, from the kernel
-(``VmHWM``, reset before). Blocks above 1 MiB go back to the system at once, so that the peak is what is really held; with the
-allocator's defaults (one row) some of what was freed counts, too. The decoder's memory does not depend on length from the
+(``VmHWM``, reset before). Blocks above 1 MiB are returned to the system at once, so that the peak counts only memory in use;
+with the allocator's defaults (one row) some freed memory counts too. The decoder's memory does not depend on length from the
 third latent frame on; what grows with length is the canvas of decoded frames, 12 bytes per pixel and frame.
 """
 
@@ -58,14 +58,14 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Found:
+class Measured:
     network_mib: float
     extra_mib: float
     seconds: float
     agreement: float
 
 
-WANTED = Case(480, 864, 21)
+TARGET = Case(480, 864, 21)
 CASES = (
     Case(64, 64, 3),
     Case(128, 128, 3),
@@ -92,7 +92,7 @@ def build() -> torch.nn.Module:
     return AutoencoderKLWan(**STRUCTURE).eval().requires_grad_(False)
 
 
-def measure(case: Case) -> Found:
+def measure(case: Case) -> Measured:
     torch.set_num_threads(NUM_THREADS)
     network = build()
     vae = VideoVae(network, Tiling(case.tile, case.overlap))
@@ -109,46 +109,48 @@ def measure(case: Case) -> Found:
     seconds = time.perf_counter() - started
     extra = status_mib("VmHWM") - before
     if not case.tile:
-        return Found(before, extra, seconds, 0.0)
+        return Measured(before, extra, seconds, 0.0)
     whole = VideoVae(network, Tiling()).decode(latent)
-    return Found(before, extra, seconds, float(np.abs(whole.astype(int) - frames).mean()))
+    return Measured(before, extra, seconds, float(np.abs(whole.astype(int) - frames).mean()))
 
 
-def in_process(case: Case) -> Found:
+def in_process(case: Case) -> Measured:
     command = [sys.executable, __file__, "--one", json.dumps(asdict(case))]
     environment = {**os.environ, **({} if case.defaults else RETURNED_AT_ONCE)}
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return Found(**json.loads(run.stdout))
+    return Measured(**json.loads(run.stdout))
 
 
-def line(found: list[tuple[Case, Found]]) -> tuple[float, float, float]:
+def line(measured: list[tuple[Case, Measured]]) -> tuple[float, float, float]:
     """Base MiB, KiB per pixel, and the largest relative error of the line over the rows that decode whole pictures."""
-    rows = [(case.height * case.width, result.extra_mib - case.canvas_mib) for case, result in found if case.is_plain]
+    rows = [
+        (case.height * case.width, result.extra_mib - case.canvas_mib) for case, result in measured if case.is_plain
+    ]
     pixels, memory = (np.array(column, float) for column in zip(*rows, strict=True))
     slope, base = np.polyfit(pixels, memory, 1)
     return base, slope * 1024, float(np.abs(memory / (base + slope * pixels) - 1)[pixels > SMALL].max())
 
 
-def peak_gib(found: list[tuple[Case, Found]], height: int, width: int) -> float:
-    """Of decoding 480p, 81 frames, in pieces of that size: the row of that size and the canvas of the whole clip."""
-    (measured,) = [
-        r.extra_mib - c.canvas_mib for c, r in found if c.is_plain and (c.height, c.width) == (height, width)
+def peak_gib(measured: list[tuple[Case, Measured]], height: int, width: int) -> float:
+    """Estimate for decoding 480p, 81 frames, in pieces of that size: the row of that size plus the canvas of the whole clip."""
+    (decoding_mib,) = [
+        r.extra_mib - c.canvas_mib for c, r in measured if c.is_plain and (c.height, c.width) == (height, width)
     ]
-    return (measured + WANTED.canvas_mib) / 1024
+    return (decoding_mib + TARGET.canvas_mib) / 1024
 
 
-def report(found: list[tuple[Case, Found]]) -> str:
-    base, per_pixel, error = line(found)
+def report(measured: list[tuple[Case, Measured]]) -> str:
+    base, per_pixel, error = line(measured)
     rows = [
         f"| {case.height} × {case.width}, {case.num_frames} frames | {way(case)} | {result.extra_mib:,.0f} MiB "
         f"| {result.extra_mib - case.canvas_mib:,.0f} MiB | {result.seconds:.1f} s | {difference(case, result)} |"
-        for case, result in found
+        for case, result in measured
     ]
-    whole, tiled = peak_gib(found, 480, 864), peak_gib(found, *TILE)
+    whole, tiled = peak_gib(measured, 480, 864), peak_gib(measured, *TILE)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     machine = f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), load average {load} at the end"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, float32, {NUM_THREADS} thread, CPU"
-    loaded = np.mean([result.network_mib for _, result in found])
+    loaded = np.mean([result.network_mib for _, result in measured])
     return "\n".join(
         [
             "# Memory of decoding video",
@@ -165,7 +167,7 @@ def report(found: list[tuple[Case, Found]]) -> str:
             f"Whole pictures, without canvas: about {base:,.0f} MiB + {per_pixel:.1f} KiB per pixel (larger rows within {error:.0%}).",
             "",
             f"**480 × 864, 81 frames: {whole:.1f} GiB whole, {tiled:.1f} GiB in tiles of {TILE[0]} px**, above the network. That is the",
-            f"memory measured with 9 frames of that size (of that tile) and the canvas of 81 frames, {WANTED.canvas_mib:,.0f} MiB; the",
+            f"memory measured with 9 frames of that size (of that tile) and the canvas of 81 frames, {TARGET.canvas_mib:,.0f} MiB; the",
             "81 frames themselves were not run, nor was a GPU, whose convolutions need workspace of their own.",
             "",
         ]
@@ -173,12 +175,12 @@ def report(found: list[tuple[Case, Found]]) -> str:
 
 
 def way(case: Case) -> str:
-    words = "encoded" if case.encodes else "decoded whole"
-    words = f"decoded in tiles of {case.tile} px, {case.overlap} in common" if case.tile else words
-    return f"{words}, allocator's defaults" if case.defaults else words
+    text = "encoded" if case.encodes else "decoded whole"
+    text = f"decoded in tiles of {case.tile} px, {case.overlap} in common" if case.tile else text
+    return f"{text}, allocator's defaults" if case.defaults else text
 
 
-def difference(case: Case, result: Found) -> str:
+def difference(case: Case, result: Measured) -> str:
     return f"{result.agreement:.2f} of 255" if case.tile else ""
 
 
@@ -189,8 +191,8 @@ def main() -> None:
     if chosen:
         print(json.dumps(asdict(measure(Case(**json.loads(chosen))))))
         return
-    found = [(case, in_process(case)) for case in CASES]
-    Path(__file__).with_suffix(".md").write_text(report(found), encoding="utf-8")
+    measured = [(case, in_process(case)) for case in CASES]
+    Path(__file__).with_suffix(".md").write_text(report(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.domain import Prompt, Split
-from avpref.flows.stages.candidate_plan import wanted
+from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
-from avpref.flows.workers.encode_worker import mp4
+from avpref.flows.workers.encode_worker import mp4_bytes
 from avpref.flows.workers.generator import open_codec
-from avpref.flows.workers.prompt_sources import RawClip, World, clip_shape, open_world
+from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT, NetworkConfig
@@ -65,12 +65,12 @@ class DryRun:
 
 def estimate(settings: Settings) -> DryRun:
     """Items and bytes of every stage. Raises what the run itself would raise on its prompts, network or codec."""
-    world = open_world(settings)
-    prompts = world.prompts().prompts
+    source = open_prompt_source(settings)
+    prompts = source.prompts().prompts
     clip_bytes = noise_clip_bytes(settings)
     held_out = len(_of(prompts, Split.HELD_OUT))
     stages = (
-        *_data_stages(settings, world, prompts),
+        *_data_stages(settings, source, prompts),
         *_candidate_stages(settings, prompts, clip_bytes),
         *_pair_stages(settings, prompts),
         DryRunRow("evaluate", held_out, "clips", held_out * clip_bytes),
@@ -83,7 +83,7 @@ def noise_clip_bytes(settings: Settings) -> int:
     shape, codec = clip_shape(settings), open_codec(settings)
     noise = draw_noise(codec.latent_shapes(), [derive_seed("size of a clip")])
     ((frames, audio),) = codec.decode(noise)
-    return len(mp4(RawClip("", frames, audio), shape))
+    return len(mp4_bytes(UnencodedClip("", frames, audio), shape))
 
 
 def latent_bytes(settings: Settings, delays: int = 0) -> int:
@@ -102,7 +102,7 @@ def network_values(settings: Settings) -> tuple[int, int]:
     return whole, sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
-def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> list[DryRunRow]:
+def _data_stages(settings: Settings, source: PromptSource, prompts: list[Prompt]) -> list[DryRunRow]:
     table_bytes = len(tables.to_bytes(tables.to_arrow(tables.PROMPTS, prompts)))
     first = DryRunRow("prompts", len(prompts), "prompts", table_bytes)
     values, _ = network_values(settings)
@@ -110,7 +110,7 @@ def _data_stages(settings: Settings, world: World, prompts: list[Prompt]) -> lis
         case SftWeights() as sft:
             return [first, DryRunRow("sft", 0, "steps", values * (FLOAT_BYTES if sft.dtype == "float32" else 2))]
         case SftSettings() as sft:
-            return [first, *_training_stages(settings, sft, len(world.sft_items(prompts)), values)]
+            return [first, *_training_stages(settings, sft, len(source.sft_items(prompts)), values)]
 
 
 def _training_stages(settings: Settings, sft: SftSettings, clips: int, values: int) -> list[DryRunRow]:
@@ -124,7 +124,7 @@ def _training_stages(settings: Settings, sft: SftSettings, clips: int, values: i
 
 
 def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int) -> list[DryRunRow]:
-    candidates = sum(1 for _ in wanted(prompts, settings))
+    candidates = sum(1 for _ in planned_candidates(prompts, settings))
     return [
         DryRunRow("generate", candidates, "candidates", candidates * clip_bytes),
         DryRunRow("score", candidates * len(metrics_of(settings.scoring)), "scores", None),

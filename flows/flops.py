@@ -1,4 +1,4 @@
-"""How much arithmetic sampling is, and how long it would take at a given speed: for ``candidates sample --dry-run``."""
+"""Floating point operations of sampling, and GPU-hours at a given speed: for ``candidates sample --dry-run``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.schema import Settings
 from avpref.domain import Origin
-from avpref.flows.stages.candidate_plan import wanted
+from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.workers.generator import open_codec
-from avpref.flows.workers.prompt_sources import open_world
+from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.models.flow import LatentShapes
 from avpref.observability.meters import S_PER_H
 
@@ -17,10 +17,12 @@ TERA = 1e12
 
 
 @dataclass(frozen=True)
-class Effort:
-    """What sampling all candidates of a configuration comes to.
+class SamplingEstimate:
+    """The work of sampling all candidates of a configuration.
 
-    ``gpu_hours`` is the network's share at ``tflops`` sustained: decoding, text encoding and loading are not in it.
+    ``prompts`` and ``refused`` count the list of prompts, ``candidates`` the generated and ``ground_truth`` the other candidates,
+    ``tokens`` the tokens of one clip. ``gpu_hours`` is the network's share at ``tflops`` sustained: decoding, text encoding and
+    loading are not in it.
     """
 
     prompts: int
@@ -33,32 +35,40 @@ class Effort:
     gpu_hours: float
 
 
-def effort(settings: Settings, tflops: float) -> Effort:
-    """Count candidates, tokens and operations. Raises what sampling itself would raise on prompts, shape or codec."""
-    listed = open_world(settings).prompts()
-    asked = list(wanted(listed.prompts, settings))
-    drawn = sum(each.origin == Origin.GENERATED for each in asked)
+def estimate_sampling(settings: Settings, tflops: float) -> SamplingEstimate:
+    """Count candidates, tokens and operations. Raises the errors of sampling itself on prompts, shape or codec."""
+    prompt_list = open_prompt_source(settings).prompts()
+    planned = list(planned_candidates(prompt_list.prompts, settings))
+    num_generated = sum(candidate.origin == Origin.GENERATED for candidate in planned)
     num_tokens = tokens(open_codec(settings).latent_shapes(), settings.network)
     rows = 1 if settings.sampling.guidance == 1 else 2
-    each = rows * settings.sampling.steps * forward_flop(num_tokens, settings.network)
-    hours = drawn * each / (tflops * TERA) / S_PER_H
-    refused, truth = len(listed.refused), len(asked) - drawn
-    return Effort(len(listed.prompts), refused, drawn, truth, num_tokens, each, tflops, hours)
+    flop_per_candidate = rows * settings.sampling.steps * forward_flop(num_tokens, settings.network)
+    return SamplingEstimate(
+        prompts=len(prompt_list.prompts),
+        refused=len(prompt_list.refused),
+        candidates=num_generated,
+        ground_truth=len(planned) - num_generated,
+        tokens=num_tokens,
+        flop_per_candidate=flop_per_candidate,
+        tflops=tflops,
+        gpu_hours=num_generated * flop_per_candidate / (tflops * TERA) / S_PER_H,
+    )
 
 
 def tokens(shapes: LatentShapes, network: NetworkSettings) -> int:
     """Video and audio tokens of one clip."""
     assert shapes.video is not None and shapes.audio is not None
     (_, frames, height, width), (_, steps, rows) = shapes.video, shapes.audio
-    (deep, high, wide), (along, across) = network.patch_size, network.audio_patch_size
-    return (frames // deep) * (height // high) * (width // wide) + (steps // along) * (rows // across)
+    (patch_frames, patch_height, patch_width), (patch_steps, patch_rows) = network.patch_size, network.audio_patch_size
+    num_video = (frames // patch_frames) * (height // patch_height) * (width // patch_width)
+    return num_video + (steps // patch_steps) * (rows // patch_rows)
 
 
 def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
-    """Floating point operations of one forward pass of one row: products of the blocks, two operations per multiplication.
+    """Floating point operations of one forward pass of one row: matrix products of the blocks, two operations per multiplication.
 
-    Per block and token: four square matrices of self-attention, two of cross-attention, the perceptron; both attentions' products;
-    per block: keys and values of the text.
+    Per block and token: four square matrices of self-attention, two of cross-attention, the feed-forward layers, and the products of
+    both attentions. Per block: keys and values of the text.
     """
     dim, text = network.dim, network.text_len
     per_token = 6 * dim**2 + 2 * dim * network.ffn_dim + 2 * dim * (num_tokens + text)

@@ -8,6 +8,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.run_events import emit_losses
+from avpref.flows.stages.quarantine_documents import read_quarantine
 from avpref.observability.cost import Spending, spending
 from avpref.storage.documents import QUARANTINE_FILES
 from avpref.storage.run_folder import RunFolder
@@ -15,7 +16,7 @@ from avpref.storage.run_folder import RunFolder
 
 def quarantined(folder: RunFolder) -> list[QuarantineRow]:
     """Every item that a stage of the run has given up so far."""
-    return [QuarantineRow(**row) for name in QUARANTINE_FILES for row in folder.documents.read(name) or []]
+    return [row for name in QUARANTINE_FILES for row in read_quarantine(folder, name)]
 
 
 def seal_quarantine(folder: RunFolder) -> None:

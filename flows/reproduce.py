@@ -1,7 +1,7 @@
-"""Making a share of a run again, elsewhere, and comparing: clips, scores, norm and pairs. The run itself is not written to.
+"""Reproduces a share of a run in a temporary run and compares clips, scores, norm and pairs. The run itself is not changed.
 
-Clips are made again in the batches in which the plan made them, because a network adds up a batch as a whole. On the
-machine that made them they come out bit for bit alike; elsewhere the differences are measured instead.
+Clips are sampled in the batches of the original plan, because results of a network depend on the batch. On the machine that
+made them they are equal bit for bit; on another machine the differences are measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from avpref.errors import InputError, TableError
 from avpref.execution.plan import Shard
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.rescore import ScoreDifference, rescore
+from avpref.flows.rescore import Sandboxes, ScoreDifference, rescore
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
@@ -34,8 +34,7 @@ from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
 from avpref.media.reading import read_clip
 from avpref.storage.run_folder import RunFolder
-from avpref.storage.table_readers import hash_of_pairs as content_hash
-from avpref.storage.table_readers import read_candidates
+from avpref.storage.table_readers import hash_of_pairs, read_candidates
 from avpref.storage.unit import Unit
 
 FINGERPRINT = "reproduce"
@@ -43,9 +42,9 @@ FINGERPRINT = "reproduce"
 
 @dataclass(frozen=True)
 class ClipDifference:
-    """A clip that did not come out as it was committed: why, and by how much where both can be decoded.
+    """A clip that differs from the committed one: the reason, and absolute differences where both clips can be decoded.
 
-    Pictures in grey levels (0 to 255), sound in full scale (−1 to 1).
+    Frames are compared in grey levels (0 to 255), audio in full scale (−1 to 1).
     """
 
     candidate_id: str
@@ -57,8 +56,8 @@ class ClipDifference:
 
 
 @dataclass(frozen=True)
-class Same:
-    """Something of which there is one: what the run has, and what came out now."""
+class RecordedAndNow:
+    """A value that the run has recorded, and the same value computed now."""
 
     recorded: str
     now: str
@@ -71,7 +70,10 @@ class Same:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What was made again and what came out otherwise. ``norm`` and ``pairs`` are None in a run that has none yet."""
+    """The numbers of clips and scores compared, and the differences. ``norm`` and ``pairs`` are None in a run without pairs.
+
+    ``tables`` are messages about sealed files that were changed since they were sealed.
+    """
 
     run_id: str
     seed: int
@@ -81,19 +83,19 @@ class Reproduction:
     scores: int
     score_differences: tuple[ScoreDifference, ...]
     tables: tuple[str, ...]
-    norm: Same | None
-    pairs: Same | None
+    norm: RecordedAndNow | None
+    pairs: RecordedAndNow | None
 
     @property
     def is_same(self) -> bool:
-        """Whether everything came out as it was."""
-        singles = all(each is None or each.is_same for each in (self.norm, self.pairs))
-        return singles and not (self.clip_differences or self.score_differences or self.tables)
+        """Whether everything is equal to the run."""
+        are_norm_and_pairs_same = all(value is None or value.is_same for value in (self.norm, self.pairs))
+        return are_norm_and_pairs_same and not (self.clip_differences or self.score_differences or self.tables)
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Candidates that one network made in one stage: as they were committed, and the plan that made them."""
+class _StageCandidates:
+    """The committed candidates that one network made in one stage, by id, and the plan of that stage."""
 
     stage: str
     network: NetworkFiles
@@ -102,40 +104,45 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Items that go through the network together, and where they come from."""
+class _SamplingBatch:
+    """Items that are sampled in one batch, as a unit, and the stage that they belong to."""
 
-    source: _Source
+    source: _StageCandidates
     unit: Unit
 
 
 def reproduce(folder: RunFolder, share: float, num: int | None, seed: int, work: Path | None = None) -> Reproduction:
-    """Make at least ``share`` of the run's candidates again (or ``num``), whole batches chosen by ``seed``, in a run under ``work``.
+    """Make at least ``share`` of the run's candidates again (or ``num``) and compare; ``seed`` chooses whole batches.
 
-    Raises InputError before candidates were made or where weights are absent; the stages' errors.
+    ``work`` is the parent of the temporary run, by default the system's temporary folder. Raises InputError where the run has no
+    candidates yet or weights are absent, and the errors of the stages.
     """
     run = Run.of(folder)
     changed = tuple(_changed_tables(run))
     prompts = run.prompts
     sources = list(_sources(run, prompts))
     total = sum(len(source.recorded) for source in sources)
-    batches = _chosen(run, sources, num or math.ceil(share * total), seed)
+    batches = _choose(run, sources, num or math.ceil(share * total), seed)
     with tempfile.TemporaryDirectory(prefix="avpref-reproduce-", dir=work) as name:
-        bench = _bench(run, Path(name), "made")
-        made = {each.candidate_id: each for source in sources for each in _make(run, bench, source, batches)}
+        sandbox = _sandbox(run, Path(name), "made")
+        made = {clip.candidate_id: clip for source in sources for clip in _make(run, sandbox, source, batches)}
         recorded = _recorded(batches)
-        clips = [found for each in recorded for found in _compare(run, bench, each, made.get(each.candidate_id))]
-        clips += _misnamed(sources)
-        otherwise = [made[each.candidate_id] for each in clips if each.candidate_id in made]
-        rescored = rescore(run, _bench(run, Path(name), "kept"), bench, recorded, otherwise, prompts)
+        differences = [
+            difference for clip in recorded for difference in _compare(run, sandbox, clip, made.get(clip.candidate_id))
+        ]
+        differences += _with_other_ids(sources)
+        made_different = [made[clip.candidate_id] for clip in differences if clip.candidate_id in made]
+        sandboxes = Sandboxes(committed=_sandbox(run, Path(name), "kept"), made_again=sandbox)
+        rescored = rescore(run, sandboxes, recorded, made_different, prompts)
     norm, pairs = _selection(run)
     return Reproduction(
-        *(run.run_id, seed, total, len(recorded), tuple(clips)),
+        *(run.run_id, seed, total, len(recorded), tuple(differences)),
         *(rescored.compared, rescored.differences, changed, norm, pairs),
     )
 
 
 def _changed_tables(run: Run) -> Iterator[str]:
+    """A message for each table whose files no longer match their hashes."""
     for table in tables.TABLES:
         manifest = run.tables.current(table.name)
         if manifest is not None:
@@ -145,114 +152,117 @@ def _changed_tables(run: Run) -> Iterator[str]:
                 yield error.found
 
 
-def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_Source]:
+def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_StageCandidates]:
+    """The candidates of stage ``generate``, and those of stage ``evaluate`` where it has finished."""
     reference = run.sft
-    recorded = {each.candidate_id: each for each in read_candidates(run.tables)}
-    yield _Source(GENERATE, reference, recorded, plan_candidates(run, GENERATE, prompts, reference))
+    recorded = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
+    yield _StageCandidates(GENERATE, reference, recorded, plan_candidates(run, GENERATE, prompts, reference))
     if run.tables.has(tables.EVALUATIONS):
         held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], run.policy
         plan = plan_candidates(run, EVALUATE, held_out, policy)
         units = [unit for shard in plan for unit in shard.units]
         if all(run.units(tables.CANDIDATES).exists(unit) for unit in units):
-            made = {each.candidate_id: each for each in candidates_of(run, units)}
-            yield _Source(EVALUATE, policy, made, plan)
+            recorded = {candidate.candidate_id: candidate for candidate in candidates_of(run, units)}
+            yield _StageCandidates(EVALUATE, policy, recorded, plan)
 
 
-def _chosen(run: Run, sources: Sequence[_Source], wanted: int, seed: int) -> list[_Batch]:
-    """Batches in an order that ``seed`` derives, until they hold so many committed candidates."""
+def _choose(run: Run, sources: Sequence[_StageCandidates], num_candidates: int, seed: int) -> list[_SamplingBatch]:
+    """Batches in an order hashed with ``seed``, as many as hold ``num_candidates`` committed candidates."""
     size = run.settings.sampling.batch_candidates
     batches = [batch for source in sources for batch in _batches(source, size)]
     batches.sort(key=lambda batch: derive_seed("reproduce", seed, batch.unit.items[0].item_id))
     chosen, count = [], 0
     for batch in batches:
-        if count >= wanted:
+        if count >= num_candidates:
             break
         chosen.append(batch)
         count += sum(item.item_id in batch.source.recorded for item in batch.unit.items)
     return chosen
 
 
-def _batches(source: _Source, size: int) -> Iterator[_Batch]:
-    """A unit's items as its worker takes them: generated ones batch by batch, ground truth one by one."""
+def _batches(source: _StageCandidates, size: int) -> Iterator[_SamplingBatch]:
+    """The batches in which the worker samples each unit; ground truth is passed one by one."""
     for unit in (unit for shard in source.plan for unit in shard.units):
-        drawn = [item for item in unit.items if item.origin == Origin.GENERATED]
-        parts = [drawn[start : start + size] for start in range(0, len(drawn), size)]
+        generated = [item for item in unit.items if item.origin == Origin.GENERATED]
+        parts = [generated[start : start + size] for start in range(0, len(generated), size)]
         parts += [[item] for item in unit.items if item.origin != Origin.GENERATED]
         for part in parts:
             if any(item.item_id in source.recorded for item in part):
-                yield _Batch(source, Unit(source.stage, unit.shard, FINGERPRINT, tuple(part)))
+                yield _SamplingBatch(source, Unit(source.stage, unit.shard, FINGERPRINT, tuple(part)))
 
 
-def _recorded(batches: Sequence[_Batch]) -> list[Candidate]:
-    found = [(batch.source.recorded, item.item_id) for batch in batches for item in batch.unit.items]
-    return [recorded[name] for recorded, name in found if name in recorded]
+def _recorded(batches: Sequence[_SamplingBatch]) -> list[Candidate]:
+    """The committed candidates of the batches."""
+    items = [(batch.source.recorded, item.item_id) for batch in batches for item in batch.unit.items]
+    return [recorded[candidate_id] for recorded, candidate_id in items if candidate_id in recorded]
 
 
-def _misnamed(sources: Sequence[_Source]) -> Iterator[ClipDifference]:
-    """Committed candidates that the settings, weights and code of now would give another id."""
+def _with_other_ids(sources: Sequence[_StageCandidates]) -> Iterator[ClipDifference]:
+    """The committed candidates whose ids do not follow from the present settings, weights and code."""
     for source in sources:
         planned = {item.item_id for shard in source.plan for unit in shard.units for item in unit.items}
-        for name in sorted(set(source.recorded) - planned):
-            yield ClipDifference(name, "settings, weights and code of now give it another id")
+        for candidate_id in sorted(set(source.recorded) - planned):
+            yield ClipDifference(candidate_id, "the present settings, weights and code give it another id")
 
 
-def _bench(source: Run, work: Path, name: str) -> Run:
-    """A run to work in that is set up like the run."""
-    run_settings = source.settings.run.model_copy(update={"max_quarantined_share": 1.0})
-    root = work / name / source.run_id
+def _sandbox(run: Run, work: Path, name: str) -> Run:
+    """An empty run with the settings of ``run``, in a folder of its own, where any share may be quarantined."""
+    run_settings = run.settings.run.model_copy(update={"max_quarantined_share": 1.0})
+    root = work / name / run.run_id
     root.mkdir(parents=True)
-    return Run(root, source.settings.model_copy(update={"run": run_settings, "storage": FolderStorage()}))
+    return Run(root, run.settings.model_copy(update={"run": run_settings, "storage": FolderStorage()}))
 
 
-def _make(run: Run, bench: Run, source: _Source, batches: Sequence[_Batch]) -> list[Candidate]:
-    """Candidates of the source's batches, made again."""
+def _make(run: Run, sandbox: Run, source: _StageCandidates, batches: Sequence[_SamplingBatch]) -> list[Candidate]:
+    """The candidates of the batches that belong to ``source``, made again in ``sandbox``."""
     units = tuple(batch.unit for batch in batches if batch.source is source)
-    files = bench.units(tables.CANDIDATES)
-    spec = GenerateSpec(bench.files, run.models, run.runs, bench.settings, files, source.network)
+    files = sandbox.units(tables.CANDIDATES)
+    spec = GenerateSpec(sandbox.files, run.models, run.runs, sandbox.settings, files, source.network)
     shards = [Shard(0, units)] if units else []
-    return candidates_of(
-        bench,
-        run_stage(bench, source.stage, files, shards, lambda: spec, "candidates", observer=reporting.observer()).units,
+    finished = run_stage(
+        sandbox, source.stage, files, shards, lambda: spec, "candidates", observer=reporting.observer()
     )
+    return candidates_of(sandbox, finished.units)
 
 
-def _compare(run: Run, bench: Run, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:
-    """How a clip differs: from its record on the disk, and when it is made again."""
+def _compare(run: Run, sandbox: Run, committed: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:
+    """The differences of a clip: its file from its row, and the clip made again from the committed one."""
     try:
-        data = run.media.read(kept.path)
+        data = run.media.read(committed.path)
     except FileNotFoundError:
-        yield ClipDifference(kept.candidate_id, f"{kept.path} is missing")
+        yield ClipDifference(committed.candidate_id, f"{committed.path} is missing")
         return
-    if (found := bytes_sha256(data)) != kept.sha256:
-        yield ClipDifference(kept.candidate_id, f"{kept.path} has sha-256 {found}, committed was {kept.sha256}")
+    if (sha256 := bytes_sha256(data)) != committed.sha256:
+        reason = f"{committed.path} has sha-256 {sha256}, committed was {committed.sha256}"
+        yield ClipDifference(committed.candidate_id, reason)
         return
     if made is None:
-        yield ClipDifference(kept.candidate_id, "it could not be made again")
-    elif made.sha256 != kept.sha256:
-        reason = f"made again it has sha-256 {made.sha256}, committed was {kept.sha256}"
-        yield ClipDifference(kept.candidate_id, reason, *_distances(data, bench.media.read(made.path)))
+        yield ClipDifference(committed.candidate_id, "it could not be made again")
+    elif made.sha256 != committed.sha256:
+        reason = f"made again, it has sha-256 {made.sha256}, committed was {committed.sha256}"
+        yield ClipDifference(committed.candidate_id, reason, *_distances(data, sandbox.media.read(made.path)))
 
 
-def _distances(one: bytes, other: bytes) -> tuple[float | None, ...]:
-    """Largest and mean absolute difference of pictures (grey levels), then of sound; None where shapes differ."""
-    first, second = read_clip(io.BytesIO(one)), read_clip(io.BytesIO(other))
+def _distances(committed: bytes, made: bytes) -> tuple[float | None, ...]:
+    """Largest and mean absolute difference of frames (grey levels), then of audio; None where shapes differ."""
+    first, second = read_clip(io.BytesIO(committed)), read_clip(io.BytesIO(made))
     return (*_distance(first.frames, second.frames), *_distance(first.audio, second.audio))
 
 
-def _distance(one: np.ndarray | None, other: np.ndarray | None) -> tuple[float | None, float | None]:
-    if one is None or other is None or one.shape != other.shape:
+def _distance(first: np.ndarray | None, second: np.ndarray | None) -> tuple[float | None, float | None]:
+    if first is None or second is None or first.shape != second.shape:
         return None, None
-    apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
-    return float(apart.max(initial=0.0)), float(apart.mean()) if apart.size else 0.0
+    difference = np.abs(first.astype(np.float64) - second.astype(np.float64))
+    return float(difference.max(initial=0.0)), float(difference.mean()) if difference.size else 0.0
 
 
-def _selection(run: Run) -> tuple[Same | None, Same | None]:
-    """Norm and pairs, measured and selected again from the sealed scores."""
+def _selection(run: Run) -> tuple[RecordedAndNow | None, RecordedAndNow | None]:
+    """The ids of norm and pairs as recorded, and computed again from the sealed scores."""
     if not run.tables.has(tables.PAIRS):
         return None, None
     try:
-        again = select(run)
+        selection = select(run)
     except InputError as error:
-        return Same(run.norm.norm_id, error.found), Same(run.pairs_hash, error.found)
-    now = content_hash(again.pairs)
-    return Same(run.norm.norm_id, again.norm.norm_id), Same(run.pairs_hash, now)
+        return RecordedAndNow(run.norm.norm_id, error.found), RecordedAndNow(run.pairs_hash, error.found)
+    norm = RecordedAndNow(run.norm.norm_id, selection.norm.norm_id)
+    return norm, RecordedAndNow(run.pairs_hash, hash_of_pairs(selection.pairs))

@@ -1,4 +1,4 @@
-"""Committed clips scored again, elsewhere, and compared with the scores that the run has sealed."""
+"""Scores the committed clips of a run again in temporary runs and compares them with the sealed scores."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from avpref.flows.workers.scorers import sources
 
 STAGE = "reproduce_score"
 NETWORK_TOLERANCE = 1e-3
-"""Relative, where networks score: clips come in other batches here, and a batch is added up as a whole."""
+"""Relative tolerance for scores of networks: clips are scored in other batches here, and results depend on the batch."""
 
-Answer = tuple[float | None, str]
-"""A raw score and its status."""
-Key = tuple[str, str]
+ScoreKey = tuple[str, str]
 """A candidate's id and a metric."""
+RawScore = tuple[float | None, str]
+"""A raw value and its status."""
 
 
 @dataclass(frozen=True)
 class ScoreDifference:
-    """A raw score that came out otherwise. ``clip``: ``committed``, or ``made again`` where that clip's bytes differ."""
+    """A raw score that differs. ``clip``: ``committed``, or ``made again`` where the clip made again has other bytes."""
 
     candidate_id: str
     metric: str
@@ -37,67 +37,76 @@ class ScoreDifference:
 
 @dataclass(frozen=True)
 class Rescored:
-    """How many scores were compared, and those that differ."""
+    """The number of scores compared, and those that differ."""
 
     compared: int
     differences: tuple[ScoreDifference, ...]
 
 
+@dataclass(frozen=True)
+class Sandboxes:
+    """Temporary runs: one to score copies of the committed clips in, and the one that holds the clips made again."""
+
+    committed: Run
+    made_again: Run
+
+
 def rescore(
-    run: Run,
-    kept_bench: Run,
-    made_bench: Run,
-    kept: Sequence[Candidate],
-    made: Sequence[Candidate],
-    prompts: list[Prompt],
+    run: Run, sandboxes: Sandboxes, committed: Sequence[Candidate], made: Sequence[Candidate], prompts: list[Prompt]
 ) -> Rescored:
-    """Score the committed clips ``kept`` again in ``kept_bench``, and clips ``made`` otherwise in ``made_bench``."""
-    recorded = _recorded(run, {each.candidate_id for each in kept})
-    scored = [each for each in kept if any(name == each.candidate_id for name, _ in recorded)]
-    for each in scored:
-        with suppress(FileNotFoundError):  # then it has no score
-            kept_bench.files.commit_once(each.path, run.media.read(each.path))
-    again = _scores(kept_bench, scored, prompts)
-    differences = [*_differences(run, recorded, again, "committed")]
-    otherwise = _scores(
-        made_bench, [each for each in made if each.candidate_id in {c.candidate_id for c in scored}], prompts
-    )
-    of_those = {key: answer for key, answer in recorded.items() if key in otherwise}
-    differences += _differences(run, of_those, otherwise, "made again")
+    """Score the clips ``committed`` again, and the clips ``made`` again with other bytes, and compare both with the run.
+
+    A candidate without sealed scores is left out. Raises the errors of scoring.
+    """
+    recorded = _recorded(run, {candidate.candidate_id for candidate in committed})
+    scored_ids = {candidate_id for candidate_id, _ in recorded}
+    scored = [candidate for candidate in committed if candidate.candidate_id in scored_ids]
+    for candidate in scored:
+        with suppress(FileNotFoundError):  # a missing clip is quarantined and has no score
+            sandboxes.committed.files.commit_once(candidate.path, run.media.read(candidate.path))
+    now = _scores(sandboxes.committed, scored, prompts)
+    differences = [*_differences(run, recorded, now, "committed")]
+    made_scored = [candidate for candidate in made if candidate.candidate_id in scored_ids]
+    now_of_made = _scores(sandboxes.made_again, made_scored, prompts)
+    recorded_of_made = {key: score for key, score in recorded.items() if key in now_of_made}
+    differences += _differences(run, recorded_of_made, now_of_made, "made again")
     return Rescored(len(recorded), tuple(differences))
 
 
-def _recorded(run: Run, names: set[str]) -> dict[Key, Answer]:
-    """Sealed scores of these candidates: those of the score table, and of the policy's clips those of the evaluation."""
-    found: dict[Key, Answer] = {}
+def _recorded(run: Run, candidate_ids: set[str]) -> dict[ScoreKey, RawScore]:
+    """The sealed scores of these candidates, from the score table and, for the policy's clips, from the evaluation."""
+    recorded: dict[ScoreKey, RawScore] = {}
     if run.tables.has(tables.EVALUATIONS):
         for row in run.tables.read(tables.EVALUATIONS).to_pylist():
-            if row["candidate_id"] in names and row["kind"] == str(EvaluationKind.SCORE):
-                found[row["candidate_id"], row["name"]] = row["value"], row["status"]
+            if row["candidate_id"] in candidate_ids and row["kind"] == str(EvaluationKind.SCORE):
+                recorded[row["candidate_id"], row["name"]] = row["value"], row["status"]
     if run.tables.has(tables.SCORES):
         scores = run.tables.read(tables.SCORES).select(["candidate_id", "metric", "value", "status"])
-        for name, metric, value, status in zip(*scores.to_pydict().values(), strict=True):
-            if name in names:
-                found[name, metric] = value, status
-    return found
+        for candidate_id, metric, value, status in zip(*scores.to_pydict().values(), strict=True):
+            if candidate_id in candidate_ids:
+                recorded[candidate_id, metric] = value, status
+    return recorded
 
 
-def _scores(bench: Run, candidates: Sequence[Candidate], prompts: list[Prompt]) -> dict[Key, Answer]:
+def _scores(sandbox: Run, candidates: Sequence[Candidate], prompts: list[Prompt]) -> dict[ScoreKey, RawScore]:
+    """Scores of the clips in ``sandbox``."""
     if not candidates:
         return {}
-    scored = score_candidates(bench, STAGE, list(candidates), prompts)
-    rows = bench.units(tables.SCORES).read(scored.units)[0].to_pylist()
+    scored = score_candidates(sandbox, STAGE, list(candidates), prompts)
+    rows = sandbox.units(tables.SCORES).read(scored.units)[0].to_pylist()
     return {(row["candidate_id"], row["metric"]): (row["value"], row["status"]) for row in rows}
 
 
 def _differences(
-    run: Run, recorded: Mapping[Key, Answer], again: Mapping[Key, Answer], clip: str
+    run: Run, recorded: Mapping[ScoreKey, RawScore], now: Mapping[ScoreKey, RawScore], clip: str
 ) -> Iterator[ScoreDifference]:
+    """The scores whose status or value differs, beyond the tolerance where networks score."""
     has_networks = any(source.is_network for source in sources(run.settings.scoring))
     tolerance = (run.settings.scoring.canary_tolerance or NETWORK_TOLERANCE) if has_networks else 0.0
-    for (name, metric), (value, status) in recorded.items():
-        now, status_now = again.get((name, metric), (None, "no score"))
+    for (candidate_id, metric), (value, status) in recorded.items():
+        value_now, status_now = now.get((candidate_id, metric), (None, "no score"))
         if status != status_now:
-            yield ScoreDifference(name, metric, clip, value, now, f"{status} then, {status_now} now")
-        elif value is not None and now is not None and abs(now - value) > tolerance * max(1.0, abs(value)):
-            yield ScoreDifference(name, metric, clip, value, now, f"off by {now - value:+.3g}")
+            reason = f"{status} then, {status_now} now"
+            yield ScoreDifference(candidate_id, metric, clip, value, value_now, reason)
+        elif value is not None and value_now is not None and abs(value_now - value) > tolerance * max(1.0, abs(value)):
+            yield ScoreDifference(candidate_id, metric, clip, value, value_now, f"off by {value_now - value:+.3g}")

@@ -16,7 +16,7 @@ from avpref.datasets.selection.normalise import Norm
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError
 from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
-from avpref.flows.workers.prompt_sources import SftItem, open_world
+from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
 from avpref.identity import digest
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
 from avpref.storage.file_hashes import sha256_of
@@ -54,7 +54,7 @@ class Run(RunFolder):
     @cached_property
     def sft_items(self) -> list[SftItem]:
         """The clips that the SFT network is trained on. Raises as :attr:`prompts`."""
-        return open_world(self.settings).sft_items(self.prompts)
+        return open_prompt_source(self.settings).sft_items(self.prompts)
 
     @cached_property
     def sft_output(self) -> Path:

@@ -1,4 +1,4 @@
-"""Scores of a list of clips without a run: each row of a CSV is a candidate, judged as it is by the scorers asked for."""
+"""Scoring of a list of clips without a run: each row of a CSV file is a candidate for the configured scorers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
 from avpref.errors import InputError, MediaError
 from avpref.flows.stages.candidate_plan import GROUND_TRUTH_INDEX
-from avpref.flows.stages.score import ScoreWork, score_items
-from avpref.flows.workers.score_worker import ScoreItem, View
+from avpref.flows.stages.score import ScoringRequest, score_items
+from avpref.flows.workers.score_worker import ClipView, ScoreItem
 from avpref.flows.workers.scorers import sources
 from avpref.identity import digest, file_sha256
 from avpref.media.reading import probe
@@ -30,44 +30,44 @@ from avpref.storage.work_folder import WorkFolder
 STAGE = "score"
 JOB_FILE = "job.json"
 TRAINING_WINDOW_S = 81 / 16
-"""What the released model trains on: 81 frames at 16 per second."""
+"""Length of the clips that the released model is trained on: 81 frames at 16 per second."""
 
 
 @dataclass(frozen=True)
 class ClipScores(WorkFolder):
-    """The folder of one list's scores."""
+    """The folder of the scores of one list of clips."""
 
     job: ScoreJob
 
     @property
     def executor(self) -> Executor:
-        """Who scores."""
+        """The executor of the job."""
         return self.job.executor
 
     @property
     def observe(self) -> ObserveSettings:
-        """How scoring is publishing, and at what price."""
+        """Settings of progress, metrics and cost."""
         return self.job.observe
 
     @property
     def media(self) -> Files:
-        """The user's own disk: the paths of a list's clips are absolute."""
+        """The local file system; the paths of the clips are absolute."""
         return LocalFiles(Path("/"))
 
     @property
     def window_s(self) -> float:
-        """Seconds of each clip that scorers see, from its start."""
+        """Length of the part of each clip that scorers see, in seconds from its start."""
         return self.job.scoring.window_s or TRAINING_WINDOW_S
 
     @property
     def max_quarantined_share(self) -> float:
-        """The share of the list that may be given up: all of it, because the list is the user's."""
+        """The share of the list that may be quarantined: all of it, because users decide which clips they list."""
         return 1.0
 
 
 @dataclass(frozen=True)
 class ClipList:
-    """What of a CSV can be scored, and what cannot be opened, with reasons."""
+    """The clips of a CSV file that can be opened, with their prompts, and the rows that cannot, with reasons."""
 
     prompts: list[Prompt]
     candidates: list[Candidate]
@@ -77,40 +77,40 @@ class ClipList:
 def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, list[QuarantineRow]]:
     """Score every clip of ``csv`` (columns ``file,text``; text may be empty) and seal the tables in a folder under ``root``.
 
-    The folder's name is derived from the clips and the job, so the same command again does only what is missing. Returns it and what was
-    given up. Raises InputError where no clip can be opened or weights are absent.
+    The folder's name is a hash of clips and job, so the same command again computes only missing scores. Returns the folder and the
+    quarantined rows. Raises InputError where no clip can be opened or weights are absent.
     """
-    listed = open_clips(csv)
-    if not listed.candidates:
-        first = listed.refused[0].message.splitlines()[0] if listed.refused else "it has no rows"
+    clip_list = open_clips(csv)
+    if not clip_list.candidates:
+        first = clip_list.refused[0].message.splitlines()[0] if clip_list.refused else "it has no rows"
         raise InputError(f"{csv}: no clip can be opened ({first})", "at least one readable clip", f"correct {csv}")
-    ids = [candidate.candidate_id for candidate in listed.candidates]
+    ids = [candidate.candidate_id for candidate in clip_list.candidates]
     identity = digest("clip scores", ids, job.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
     folder = ClipScores(Path(root).resolve() / f"{job.run.name}-{identity}", job)
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
     folder.files.commit_once(JOB_FILE, json.dumps(job.model_dump(mode="json"), indent=1).encode())
     with folder.locked(), publishing(folder), publishing_stage(folder, STAGE):
-        return folder, _score(folder, listed)
+        return folder, _score(folder, clip_list)
 
 
-def _score(folder: ClipScores, listed: ClipList) -> list[QuarantineRow]:
-    text = {prompt.prompt_id: prompt.text for prompt in listed.prompts}
-    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in listed.candidates]
+def _score(folder: ClipScores, clip_list: ClipList) -> list[QuarantineRow]:
+    text = {prompt.prompt_id: prompt.text for prompt in clip_list.prompts}
+    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in clip_list.candidates]
     job = folder.job
     _refuse_toy(job)
-    view = View(None, folder.window_s)
-    scored = score_items(folder, STAGE, ScoreWork(items, job.scoring, job.run, view))
-    lost = listed.refused + distinct(folder.tables.seal_units(folder.units(tables.SCORES), scored.units))
-    inputs = digest("clips", [candidate.candidate_id for candidate in listed.candidates])
-    for table, rows in ((tables.PROMPTS, listed.prompts), (tables.CANDIDATES, listed.candidates)):
+    view = ClipView(None, folder.window_s)
+    scored = score_items(folder, STAGE, ScoringRequest(items, job.scoring, job.run, view))
+    quarantined = clip_list.refused + distinct(folder.tables.seal_units(folder.units(tables.SCORES), scored.units))
+    inputs = digest("clips", [candidate.candidate_id for candidate in clip_list.candidates])
+    for table, rows in ((tables.PROMPTS, clip_list.prompts), (tables.CANDIDATES, clip_list.candidates)):
         folder.tables.seal(table, inputs, tables.to_arrow(table, rows, inputs))
-    folder.tables.seal(tables.QUARANTINE, inputs, tables.to_arrow(tables.QUARANTINE, lost, inputs))
-    return lost
+    folder.tables.seal(tables.QUARANTINE, inputs, tables.to_arrow(tables.QUARANTINE, quarantined, inputs))
+    return quarantined
 
 
 def open_clips(csv: Path) -> ClipList:
-    """Probe and hash every file of ``csv``. A row that cannot be used is refused with its reason and nothing else is lost."""
+    """Probe and hash every file of ``csv``. Unusable rows are returned with their reasons; the others are kept."""
     prompts: dict[str, Prompt] = {}
     candidates: dict[str, Candidate] = {}
     refused: list[QuarantineRow] = []
@@ -160,7 +160,7 @@ def _candidate(row: ClipRow) -> tuple[Prompt, Candidate]:
 def _refuse_toy(job: ScoreJob) -> None:
     if "toy" in job.scoring.scorers:
         raise InputError(
-            "the toy scorers know the embedded toy world and nothing else",
+            "the toy scorers can only score clips of the built-in toy world",
             f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring))}",
             "--scorers signal, or --scorers audiobox,imagebind,synchformer,videoalign",
         )

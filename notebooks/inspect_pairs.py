@@ -1,4 +1,4 @@
-"""Look at a run: SQL over its tables, its pairs, both clips of a pair, scores, margins, reward distributions.
+"""Shows a run: SQL over its tables, its pairs, both clips of a pair, scores, margins, reward distributions.
 
     marimo run notebooks/inspect_pairs.py -- --run-dir runs/RUN      (or AVPREF_RUN=runs/RUN; default: the newest under runs/)
 
@@ -48,20 +48,20 @@ def _():
 
 @app.cell
 def _(Path, list_runs, mo, os):
-    asked = mo.cli_args().get("run-dir") or os.environ.get("AVPREF_RUN", "")
-    runs = Path(asked).resolve().parent if asked else Path("runs").resolve()
-    known = list_runs(runs)
-    first = Path(asked).resolve().name if asked else next(iter(known), None)
+    run_dir = mo.cli_args().get("run-dir") or os.environ.get("AVPREF_RUN", "")
+    runs = Path(run_dir).resolve().parent if run_dir else Path("runs").resolve()
+    run_names = list_runs(runs)
+    initial = Path(run_dir).resolve().name if run_dir else next(iter(run_names), None)
     mo.stop(
-        first not in known,
+        initial not in run_names,
         mo.callout(
             mo.md(
-                f"There is no run `{first or ''}` in `{runs}`. Give one: `-- --run-dir RUNS/RUN`, or set `AVPREF_RUN`."
+                f"There is no run `{initial or ''}` in `{runs}`. Give one: `-- --run-dir RUNS/RUN`, or set `AVPREF_RUN`."
             ),
             kind="warn",
         ),
     )
-    picked = mo.ui.dropdown(known, value=first, label="Run")
+    picked = mo.ui.dropdown(run_names, value=initial, label="Run")
     mo.vstack([mo.md("# Pairs of a run"), picked])
     return picked, runs
 
@@ -97,7 +97,7 @@ def _(mo, tables):
 @app.cell
 def _(connect_locked, duckdb, mo, query, tables):
     def ask(text):
-        """The answer as a table, or DuckDB's complaint. Each question has its own connection, without files or network."""
+        """The result as a table, or DuckDB's error. Each query has its own connection, without access to files or network."""
         try:
             return mo.ui.table(connect_locked(tables).execute(text).df(), selection=None)
         except duckdb.Error as error:
@@ -174,13 +174,13 @@ def _(Dimension, METRICS, NAME, mo, pair):
         mo.stat(f"{pair[f'margin_{dimension}']:+.3f}", label=f"{NAME[dimension]} margin", bordered=True)
         for dimension in Dimension
     ]
-    shown = mo.ui.table(
+    score_table = mo.ui.table(
         scores,
         selection=None,
         pagination=False,
         format_mapping={name: "{:.3f}" for name in scores[0] if name.startswith(("chosen", "rejected"))},
     )
-    mo.vstack([mo.hstack(stats, widths="equal"), shown])
+    mo.vstack([mo.hstack(stats, widths="equal"), score_table])
     return (scores,)
 
 
@@ -188,15 +188,15 @@ def _(Dimension, METRICS, NAME, mo, pair):
 def _(NORMALISED, RAW, connection, drawing, folder, margin_panels, mo, origin_panels):
     unit = NORMALISED if folder.settings.pairs.normalise else RAW
     rewards = connection.execute("SELECT rewards.*, origin FROM rewards JOIN candidates USING (candidate_id)").df()
-    drawn = [*origin_panels(rewards, unit), *margin_panels(connection.execute("FROM pairs").df(), unit)]
+    panels = [*origin_panels(rewards, unit), *margin_panels(connection.execute("FROM pairs").df(), unit)]
 
     def picture(panel):
         """The panel's drawing for the notebook's theme."""
         light, dark = drawing(panel)
         return mo.image(dark if mo.app_meta().theme == "dark" else light, alt=panel.alt_text)
 
-    cells = [mo.vstack([mo.md(f"**{panel.title}**"), picture(panel)]) for panel in drawn]
-    mo.vstack([mo.md("## Distributions"), *(mo.hstack(cells[row : row + 3], widths="equal") for row in (0, 3))])
+    figures = [mo.vstack([mo.md(f"**{panel.title}**"), picture(panel)]) for panel in panels]
+    mo.vstack([mo.md("## Distributions"), *(mo.hstack(figures[row : row + 3], widths="equal") for row in (0, 3))])
     return
 
 

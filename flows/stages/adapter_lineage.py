@@ -1,4 +1,7 @@
-"""Everything that a run's adapter came from, and the note of it that a promoted run keeps: whole or absent."""
+"""The lineage of a run's adapter, and the document that records it in a promoted run.
+
+The document is committed once, as a whole: it is complete or it does not exist.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE
 from avpref.flows.prefect.run_events import Verdict as GateVerdict
 from avpref.flows.run import Run
-from avpref.flows.stages.training_record import origin
+from avpref.flows.stages.training_record import adapter_origin
+from avpref.registry.adapter_records import PROMOTED
 from avpref.registry.decision_record import ADAPTER, CHECKPOINT, SUMMARY, RecordedFile
 from avpref.storage.file_hashes import sha256_of
 from avpref.trainer.run_job import SUMMARY_FILE
 
-FOLDER = "promoted"
-SEALED = (
+LINEAGE_TABLES = (
     tables.PROMPTS,
     tables.CANDIDATES,
     tables.SCORES,
@@ -27,22 +30,24 @@ SEALED = (
     tables.EVALUATIONS,
     tables.GATE_DECISIONS,
 )
+"""The tables whose versions a lineage names."""
 
 
 def lineage(run: Run) -> dict[str, Any]:
-    """Everything that the run's adapter came from: network, tables, norm, pairs, settings, versions."""
-    own = {"pairs_hash": run.pairs_hash, "scorers": scorers_of(run)}
-    return origin(run, SEALED) | own
+    """Everything that the run's adapter depends on: networks, tables, norm, pairs, scorers, settings and versions.
+
+    The keys are those of the public documents about adapters and decisions. Raises InputError before training has finished.
+    """
+    return adapter_origin(run, LINEAGE_TABLES) | {"pairs_hash": run.pairs_hash, "scorers": scorers_of(run)}
 
 
 def adapter_files(run: Run) -> list[RecordedFile]:
     """The files that serving needs and those that the gate believed: role, path relative to the runs, hash, bytes."""
     policy = run.policy
     assert policy.adapter is not None
-    summary = policy.adapter.parent / SUMMARY_FILE
-    found = [(CHECKPOINT, policy.checkpoint), (SUMMARY, summary)]
-    found += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
-    return [_file(role, path, run.runs) for role, path in found]
+    paths = [(CHECKPOINT, policy.checkpoint), (SUMMARY, policy.adapter.parent / SUMMARY_FILE)]
+    paths += [(ADAPTER, path) for path in sorted(policy.adapter.iterdir()) if not path.name.startswith(".")]
+    return [_file(role, path, run.runs) for role, path in paths]
 
 
 def _file(role: str, path: Path, runs: Path) -> RecordedFile:
@@ -50,11 +55,11 @@ def _file(role: str, path: Path, runs: Path) -> RecordedFile:
 
 
 def scorers_of(run: Run) -> list[dict[str, Any]]:
-    """Who gave the run's scores, and what may be done with them: name, fingerprint, licence, commercial use, meaning."""
+    """The scorers in the score table, sorted by name: scorer, fingerprint, licence, commercial_use, is_meaningful."""
     scores = run.tables.read(tables.SCORES)
     columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
-    found = scores.group_by(columns).aggregate([]).sort_by([("scorer", "ascending"), ("fingerprint", "ascending")])
-    return found.to_pylist()
+    distinct_scorers = scores.group_by(columns).aggregate([])
+    return distinct_scorers.sort_by([("scorer", "ascending"), ("fingerprint", "ascending")]).to_pylist()
 
 
 def record_adapter(run: Run, evaluation: Mapping[str, Any], gate: GateVerdict) -> None:
@@ -64,4 +69,4 @@ def record_adapter(run: Run, evaluation: Mapping[str, Any], gate: GateVerdict) -
     verdict = {"verdict": gate.verdict, "reasons": list(gate.reasons)}
     record = lineage(run) | {"evaluation": evaluation, "gate": verdict}
     name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
-    run.files.commit_once(f"{FOLDER}/{name}", json.dumps(record, indent=1).encode())
+    run.files.commit_once(f"{PROMOTED}/{name}", json.dumps(record, indent=1).encode())

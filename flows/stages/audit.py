@@ -1,4 +1,7 @@
-"""Stage ``audit``: plain facts of the training candidates, and whether they tell chosen from rejected, before anything is trained."""
+"""Stage ``audit``: measures simple facts of the training candidates and checks whether one of them separates chosen from rejected.
+
+It comes before training, which a refused audit stops.
+"""
 
 from __future__ import annotations
 
@@ -36,24 +39,24 @@ STAGE = "audit"
 def audit(run: Run) -> StageCounts:
     """Audit the pairs of the run; the rows are those of table ``audits``.
 
-    Raises AuditRefused where a fact tells more than it may and ``audit.action`` is ``refuse``.
+    Raises AuditRefused where ``audit.action`` is ``refuse`` and a fact separates the clips of pairs better than ``audit.max_auroc``.
     """
     if run.settings.audit.action == "off":
         return StageCounts(0)
     units, counts = _measure(run)
     run.tables.seal_units(run.units(tables.CLIP_FACTS), units)
     rows = _seal(run)
-    found = shortcuts.flagged(rows)
-    for row in found:
-        say(f"audit: {told(row)}")
+    flagged = shortcuts.flagged(rows)
+    for row in flagged:
+        say(f"audit: {flag_sentence(row)}")
     reporting.table("audits", [asdict(row) for row in rows], "how well single facts tell chosen from rejected")
-    if found and run.settings.audit.action == "refuse":
-        raise _refusal(run, found[0])
+    if flagged and run.settings.audit.action == "refuse":
+        raise _refusal(run, flagged[0])
     return StageCounts(len(rows), (counts,))
 
 
-def told(row: AuditRow) -> str:
-    """A flagged row as a sentence."""
+def flag_sentence(row: AuditRow) -> str:
+    """A flagged row as a sentence: fact, AUROC, interval and bound."""
     assert row.value is not None and row.ci_low is not None and row.ci_high is not None and row.bound is not None
     interval = f"{row.value:.3f} (interval {row.ci_low:.3f} to {row.ci_high:.3f})"
     return (
@@ -64,7 +67,7 @@ def told(row: AuditRow) -> str:
 def _refusal(run: Run, row: AuditRow) -> AuditRefused:
     bound = run.settings.audit.max_auroc
     return AuditRefused(
-        f"{row.strategy}: {told(row)}",
+        f"{row.strategy}: {flag_sentence(row)}",
         f"pairs that no single fact tells apart better than {bound:g} (audit.max_auroc); nothing was trained",
         "look at the pairs (avpref pairs audit), change pairs.strategy, pairs.ground_truth or scoring.metrics; if the fact"
         " is a part of what is preferred: --set audit.action=flag",
@@ -74,8 +77,8 @@ def _refusal(run: Run, row: AuditRow) -> AuditRefused:
 def _seal(run: Run) -> list[AuditRow]:
     settings = run.settings.audit
     facts, prompts = (run.tables.current(table.name) for table in (tables.CLIP_FACTS, tables.PROMPTS))
-    sealed = [found.version if found else "" for found in (facts, prompts)]
-    inputs = [*sealed, run.pairs_hash, run.norm.norm_id]
+    versions = [manifest.version if manifest else "" for manifest in (facts, prompts)]
+    inputs = [*versions, run.pairs_hash, run.norm.norm_id]
     fingerprint = run.fingerprint(STAGE, inputs, settings.max_auroc, settings.confidence)
     if not run.tables.is_sealed(tables.AUDITS, fingerprint):
         rows = audit_rows(run, run.tables.read(tables.PAIRS), run.tables.read(tables.SKIPPED))
@@ -84,11 +87,11 @@ def _seal(run: Run) -> list[AuditRow]:
 
 
 def _measure(run: Run) -> FinishedUnits:
-    """The units that hold the facts of every training candidate, measured where they are missing."""
+    """The units that hold the facts of every training candidate; missing ones are measured."""
     train = {prompt.prompt_id for prompt in run.prompts_of(Split.TRAIN)}
-    found = [candidate for candidate in read_candidates(run.tables) if candidate.prompt_id in train]
-    items = [FactItem(candidate) for candidate in found]
-    groups = grouped(items, [candidate.prompt_id for candidate in found])
+    candidates = [candidate for candidate in read_candidates(run.tables) if candidate.prompt_id in train]
+    items = [FactItem(candidate) for candidate in candidates]
+    groups = grouped(items, [candidate.prompt_id for candidate in candidates])
     plan = shards(STAGE, run.fingerprint("clip_facts"), groups, run.settings.run)
     files = run.units(tables.CLIP_FACTS)
     reuse = Reuse(files, run.files, run.siblings, "candidate_id")
@@ -106,7 +109,7 @@ def _measure(run: Run) -> FinishedUnits:
 
 @dataclass(frozen=True)
 class FactItem:
-    """A candidate that is to be measured."""
+    """A candidate to measure."""
 
     candidate: Candidate
 
@@ -118,24 +121,24 @@ class FactItem:
 
 @dataclass(frozen=True)
 class FactSpec:
-    """Builds workers that measure clips in ``media``."""
+    """Builds workers that measure the clips in ``media`` and commit their facts to ``files``."""
 
     media: Files
     files: UnitFiles
 
     def build(self) -> FactWorker:
-        """Nothing to load."""
+        """A worker; there is nothing to load."""
         return FactWorker(self)
 
 
 @dataclass(frozen=True)
 class FactWorker:
-    """Measures units of candidates. A clip that cannot be read has no facts but the reason; whoever needs it will say more."""
+    """Measures units of candidates. The row of a clip that cannot be read has no facts but the reason."""
 
     spec: FactSpec
 
     def run(self, unit: Unit) -> Receipt:
-        """Commit the facts of ``unit``'s items."""
+        """Commit the facts of ``unit``'s items (FactItem)."""
         started = time.perf_counter()
         rows: Sequence[ClipFacts] = [self._facts(item.candidate) for item in unit.items]
         self.spec.files.commit(unit, rows)

@@ -1,4 +1,7 @@
-"""Reading what an audit needs, and its rows; loads neither Prefect nor torch, so that looking at an audit is quick."""
+"""The audit's inputs and its rows, read from a run's tables.
+
+Imports neither Prefect nor torch, so that commands that show an audit start quickly.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from avpref.storage.run_folder import RunFolder
 
 
 def audit_rows(folder: RunFolder, pairs: pa.Table, skipped: pa.Table) -> list[AuditRow]:
-    """Audit a selection of pairs over the run's candidates. Raises InputError where the run has no facts."""
+    """Audit ``pairs`` and ``skipped``, tables of a selection over the run's candidates. Raises InputError where the run has no facts."""
     if not folder.tables.has(tables.CLIP_FACTS):
         raise InputError(
             f"{folder.root.name} has no table clip_facts",

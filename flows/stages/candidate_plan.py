@@ -1,4 +1,4 @@
-"""Which candidates a run needs, with their ids and seeds, and the shards and units that make them."""
+"""The plan of candidates: which clips a run needs, their ids and seeds, and the shards and units that make them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avpref.storage.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class CandidateRequest:
-    """A candidate that is to be made."""
+    """A candidate to make, with its id (``item_id``) and seed."""
 
     item_id: str
     prompt: Prompt
@@ -28,74 +28,73 @@ class CandidateRequest:
 
 NOT_OF_A_CLIP = frozenset({"num_candidates", "ground_truth", "store_latents"})
 """Settings of section sampling that no clip depends on."""
+GROUND_TRUTH_INDEX = 0
+FIRST_GENERATED_INDEX = 1
 
 
 def sampler_hash(settings: Settings) -> str:
-    """Hash of everything but checkpoint, prompt and seed that a generated clip depends on."""
+    """Hash of everything that a generated clip depends on, except checkpoint, prompt and seed."""
     return digest("sampler", sampler_parts(settings))
 
 
 def sampler_parts(settings: Settings) -> dict[str, Any]:
-    """What :func:`sampler_hash` is the hash of: sections sampling and clip, and the identities of codec and text encoder."""
+    """The values that :func:`sampler_hash` covers: sections sampling and clip, and the identities of codec and text encoder."""
     sampling = settings.sampling.model_dump(mode="json", exclude=set(NOT_OF_A_CLIP))
     codec, text = codec_identity(settings), text_identity(settings)
     return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A candidate before it has an identity."""
+class PlannedCandidate:
+    """A candidate before it has an id and a seed."""
 
     prompt: Prompt
     index: int
     origin: Origin
 
 
-def wanted(prompts: Sequence[Prompt], settings: Settings) -> Iterator[Wanted]:
+def planned_candidates(prompts: Sequence[Prompt], settings: Settings) -> Iterator[PlannedCandidate]:
     """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts."""
     for prompt in prompts:
         is_train = prompt.split == Split.TRAIN
         if is_train and settings.sampling.ground_truth and has_ground_truth(prompt, settings):
-            yield Wanted(prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH)
+            yield PlannedCandidate(prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH)
         num = settings.sampling.num_candidates if is_train else 1
         for index in range(FIRST_GENERATED_INDEX, FIRST_GENERATED_INDEX + num):
-            yield Wanted(prompt, index, Origin.GENERATED)
+            yield PlannedCandidate(prompt, index, Origin.GENERATED)
 
 
-def requests(prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str) -> Iterator[CandidateRequest]:
-    """The candidates of :func:`wanted` with their ids and seeds."""
+def candidate_requests(
+    prompts: Sequence[Prompt], settings: Settings, checkpoint_hash: str
+) -> Iterator[CandidateRequest]:
+    """The candidates of :func:`planned_candidates` with their ids and seeds."""
     sampler = sampler_hash(settings)
-    for each in wanted(prompts, settings):
-        prompt, index = each.prompt, each.index
-        if each.origin == Origin.GROUND_TRUTH:
+    for planned in planned_candidates(prompts, settings):
+        prompt, index = planned.prompt, planned.index
+        if planned.origin == Origin.GROUND_TRUTH:
             source = ground_truth_source(prompt, settings)
             identity = candidate_id(prompt.prompt_id, index, 0, source, sampler)
-            yield CandidateRequest(identity, prompt, index, each.origin, 0)
+            yield CandidateRequest(identity, prompt, index, planned.origin, 0)
         else:
             seed = candidate_seed(settings.run.seed, prompt.prompt_id, index)
             identity = candidate_id(prompt.prompt_id, index, seed, checkpoint_hash, sampler)
-            yield CandidateRequest(identity, prompt, index, each.origin, seed)
+            yield CandidateRequest(identity, prompt, index, planned.origin, seed)
 
 
 def ground_truth_source(prompt: Prompt, settings: Settings) -> str:
-    """What a ground-truth clip is made from: a recording's bytes and where they begin, or the seed of the toy world."""
-    made_from = [prompt.ground_truth_sha256, prompt.ground_truth_start_s]
-    return "ground_truth" + digest("ground truth", made_from if prompt.ground_truth_sha256 else settings.run.seed)
-
-
-GROUND_TRUTH_INDEX = 0
-
-
-FIRST_GENERATED_INDEX = 1
+    """Hash of the source of a ground-truth clip: a recording's SHA-256 and start, or the seed of the toy world."""
+    recording = [prompt.ground_truth_sha256, prompt.ground_truth_start_s]
+    return "ground_truth" + digest("ground truth", recording if prompt.ground_truth_sha256 else settings.run.seed)
 
 
 def plan_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Shard]:
-    """Shards of candidate requests for ``prompts``, made with ``network``."""
+    """Shards of the candidate requests for ``prompts`` and ``network``."""
     fingerprint = stage_fingerprint(folder, stage, network.hash)
-    wanted = list(requests(prompts, folder.settings, network.hash))
-    return shards(stage, fingerprint, grouped(wanted, [item.prompt.prompt_id for item in wanted]), folder.settings.run)
+    requests = list(candidate_requests(prompts, folder.settings, network.hash))
+    groups = grouped(requests, [request.prompt.prompt_id for request in requests])
+    return shards(stage, fingerprint, groups, folder.settings.run)
 
 
 def stage_fingerprint(folder: RunFolder, stage: str, network_hash: str) -> str:
-    """What the clips of one network depend on beside prompt, index and seed."""
+    """Hash of everything that the clips of one network depend on, except prompt, index and seed."""
     return folder.fingerprint(stage, network_hash, sampler_hash(folder.settings))

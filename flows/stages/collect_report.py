@@ -29,7 +29,7 @@ from avpref.trainer.metrics import METRICS_FILE
 
 
 def collect(run: Run) -> ReportData:
-    """Read a finished run. Raises InputError where a stage is missing, TableError for a damaged table."""
+    """The data of a finished run's report. Raises InputError where a stage is missing, TableError for a damaged table."""
     verdict = run.documents.read(evaluate.VERDICT_FILE)
     if verdict is None:
         fix = f"avpref runs resume {run.run_id} --runs {run.runs}"
@@ -71,7 +71,7 @@ def collect(run: Run) -> ReportData:
 
 
 def _policy_candidates(run: Run) -> list[Candidate]:
-    """The evaluation's own clips; they are in no sealed table, since no pair may be made of them."""
+    """The policy's held-out clips; no sealed table lists them, because they must not enter pairs."""
     compared = set(run.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     parts = [part for part in evaluate.held_out_parts(run) if compared & {prompt.prompt_id for prompt in part}]
     plans = [plan_candidates(run, evaluate.STAGE, part, run.policy) for part in parts]
@@ -103,7 +103,7 @@ def _stages(run: Run) -> tuple[StageTime, ...]:
 
 
 def _origin(run: Run) -> tuple[tuple[str, str], ...]:
-    """(name, value) of every id and hash that the adapter was made from."""
+    """(name, value) of every id and hash that the adapter depends on."""
     document: dict[str, Any] = lineage(run)
     sealed: dict[str, str] = document.pop("tables")
     scorers = run.tables.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()

@@ -1,4 +1,4 @@
-"""Texts before anything is sampled: their states are made once, by workers that then let go of the encoder."""
+"""Encodes every text once before sampling, in workers that unload the encoder afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avpref.execution.plan import shards
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.workers.generator import device_of, open_text, text_identity
+from avpref.flows.workers.generator import device_of, open_text_encoder, text_identity
 from avpref.identity import digest
 from avpref.models.text import TextEncoder
 from avpref.storage.unit import Unit
@@ -30,7 +30,7 @@ STAGE = "texts"
 
 @dataclass(frozen=True)
 class TextItem:
-    """A text whose states are to be kept; a row of the table of texts."""
+    """A text to encode, and its row in the table ``texts``."""
 
     item_id: str
     text: str
@@ -38,27 +38,27 @@ class TextItem:
 
 @dataclass(frozen=True)
 class TextSpec:
-    """Builds workers that encode texts."""
+    """Builds workers that encode texts and keep the states beside the runs."""
 
     runs: Path
     settings: Settings
     files: UnitFiles
 
     def build(self) -> TextWorker:
-        """Open the encoder; its weights are read with the first text whose states are not kept yet."""
+        """Open the encoder. Its weights are loaded with the first text whose states are not stored yet."""
         torch.set_num_threads(1)
-        return TextWorker(open_text(self.settings, self.runs, device_of(self.settings)), self.files)
+        return TextWorker(open_text_encoder(self.settings, self.runs, device_of(self.settings)), self.files)
 
 
 @dataclass(frozen=True)
 class TextWorker:
-    """Encodes units of texts. The states go into the encoder's own run, which runs share."""
+    """Encodes units of texts. The encoder writes the states to its own folder, which runs share."""
 
     encoder: TextEncoder
     files: UnitFiles
 
     def run(self, unit: Unit) -> Receipt:
-        """Commit which texts are encoded."""
+        """Encode the texts of ``unit``'s items (TextItem) and commit their rows."""
         started = time.perf_counter()
         for item in unit.items:
             self.encoder.encode([item.text])
@@ -67,7 +67,7 @@ class TextWorker:
 
 
 def encode_texts(run: Run, prompts: Sequence[Prompt]) -> tuple[ItemCounts, ...]:
-    """Make the states of all prompts' texts and of the negative prompt; nothing where the encoder has no weights."""
+    """Encode the texts of ``prompts`` and the negative prompt; does nothing where the encoder has no weights."""
     if isinstance(run.settings.text, WordTextSettings):
         return ()
     texts = dict.fromkeys([run.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])

@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: the policy on held-out prompts with the reference's noise, compared, and put before the gate."""
+"""Stage ``evaluate``: samples the policy on held-out prompts with the reference's noise, compares both, and takes the gate's decision."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
 from avpref.flows.stages.generate import candidates_of, make_candidates
+from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.stages.score import score_candidates
 from avpref.flows.workers.scorers import metrics_of, sources
 from avpref.identity import derive_seed, digest
@@ -33,7 +34,6 @@ from avpref.storage.score_files import distinct
 from avpref.storage.table_readers import read_candidates
 
 STAGE = "evaluate"
-QUARANTINE_FILE = "quarantine-evaluate.json"
 NO_SCORES = pd.DataFrame()
 
 
@@ -45,7 +45,7 @@ class SideClips:
     scores: pd.DataFrame
 
     def joined(self, other: SideClips) -> SideClips:
-        """The clips of both."""
+        """The clips of both, as one."""
         frames = [frame for frame in (self.scores, other.scores) if len(frame)]
         return SideClips(self.candidates + other.candidates, pd.concat(frames) if frames else other.scores)
 
@@ -54,35 +54,36 @@ class SideClips:
 def evaluate(run: Run) -> StageCounts:
     """Compare policy and reference of the run and decide; the rows are the held-out prompts compared.
 
-    A sequential procedure stops at the first look that decides; what it did not look at is not made.
+    A sequential procedure stops at the first look that decides; the clips of later looks are not made. Raises CircuitOpen where too
+    many clips are quarantined.
     """
     parts = held_out_parts(run)
     sides = {side: SideClips([], NO_SCORES) for side in EvaluationSide}
     prompts: list[Prompt] = []
-    lost: list[QuarantineRow] = []
+    quarantined: list[QuarantineRow] = []
     counts: list[ItemCounts] = []
     for part in parts:
-        policy, given_up, made = _policy(run, part)
-        counts += made
+        policy, part_quarantined, part_counts = _policy(run, part)
+        counts += part_counts
         sides = {
             EvaluationSide.REFERENCE: sides[EvaluationSide.REFERENCE].joined(_reference(run, part)),
             EvaluationSide.POLICY: sides[EvaluationSide.POLICY].joined(policy),
         }
-        prompts, lost = prompts + part, lost + given_up
+        prompts, quarantined = prompts + part, quarantined + part_quarantined
         inputs = _inputs(run, prompts, sum(map(len, parts)))
         decision = take(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
         if decision.is_final:
             break
-    run.documents.write(QUARANTINE_FILE, [vars(row) for row in lost])
+    write_quarantine(run, quarantine_file(STAGE), quarantined)
     _write(run, sides, decision)
     return StageCounts(len(prompts), tuple(counts))
 
 
 def held_out_parts(run: Run) -> list[list[Prompt]]:
-    """Held-out prompts in the portions in which they are looked at: all at once, or a look's worth in a hashed order.
+    """The held-out prompts, split into the part that each look adds: one part, or several in an order hashed with the run's seed.
 
-    The order is drawn from the run's seed, so that an early look is no worse a sample of the prompts than the whole.
+    The hashed order makes the prompts of an early look a random sample of all held-out prompts.
     """
     settings = run.settings
     held_out = run.prompts_of(Split.HELD_OUT)
@@ -98,7 +99,7 @@ def held_out_parts(run: Run) -> list[list[Prompt]]:
 
 def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInputs:
     norm, policy = run.norm, run.policy
-    scale = {found.metric: found for found in norm.metrics}
+    scale = {metric_norm.metric: metric_norm for metric_norm in norm.metrics}
     return DecisionInputs(
         run_id=run.run_id,
         product_version=__version__,
@@ -106,13 +107,15 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
         bootstrap_seed=run.settings.run.seed,
         norm_id=norm.norm_id,
         metrics=tuple(
-            MetricScale(m.name, m.dimension, m.higher_is_better, scale[m.name].mean, scale[m.name].std)
-            for m in metrics_of(run.settings.scoring)
+            MetricScale(
+                metric.name, metric.dimension, metric.higher_is_better, scale[metric.name].mean, scale[metric.name].std
+            )
+            for metric in metrics_of(run.settings.scoring)
         ),
         prompts=tuple(prompt.prompt_id for prompt in prompts),
         num_held_out=num_held_out,
         displacement=vars(run.training_summary.displacement),
-        meaningless=tuple(found.name for found in sources(run.settings.scoring) if not found.terms.is_meaningful),
+        meaningless=tuple(source.name for source in sources(run.settings.scoring) if not source.terms.is_meaningful),
         policy_hash=policy.hash,
         adapter_hash=policy.adapter_hash,
         reference_hash=run.sft.hash,
@@ -120,25 +123,26 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
 
 
 def _reference(run: Run, prompts: list[Prompt]) -> SideClips:
-    """The reference's clips were made and scored with the candidates."""
-    wanted = {prompt.prompt_id for prompt in prompts}
-    candidates = [candidate for candidate in read_candidates(run.tables) if candidate.prompt_id in wanted]
+    """The reference's side, read from the tables: stages ``generate`` and ``score`` made its clips and scores."""
+    prompt_ids = {prompt.prompt_id for prompt in prompts}
+    candidates = [candidate for candidate in read_candidates(run.tables) if candidate.prompt_id in prompt_ids]
     ids = pa.array([candidate.candidate_id for candidate in candidates], pa.string())
     scores = [rows.filter(pc.is_in(rows["candidate_id"], ids)) for rows in run.tables.batches(tables.SCORES)]
     return SideClips(candidates, pa.concat_tables(scores).to_pandas())
 
 
 def _policy(run: Run, prompts: list[Prompt]) -> tuple[SideClips, list[QuarantineRow], list[ItemCounts]]:
-    units, made = make_candidates(run, STAGE, prompts, run.policy)
+    """The policy's side, made and scored now; the rows it quarantined; the counts of its passes."""
+    units, candidate_counts = make_candidates(run, STAGE, prompts, run.policy)
     candidates = candidates_of(run, units)
     scored = score_candidates(run, "evaluate_score", candidates, prompts)
-    rows, quarantined = run.units(tables.SCORES).read(scored.units)
-    lost = run.units(tables.CANDIDATES).read(units)[1] + distinct(quarantined)
-    return SideClips(candidates, rows.to_pandas()), lost, [made, *scored.counts]
+    rows, not_scored = run.units(tables.SCORES).read(scored.units)
+    quarantined = run.units(tables.CANDIDATES).read(units)[1] + distinct(not_scored)
+    return SideClips(candidates, rows.to_pandas()), quarantined, [candidate_counts, *scored.counts]
 
 
 def _wide(side: SideClips, inputs: DecisionInputs) -> pd.DataFrame:
-    """Prompt × metric of valid raw values, NaN where there is none, in the order of the inputs' prompts."""
+    """Valid raw values as a frame of prompts × metrics, NaN where there is none; prompts in the order of ``inputs``."""
     prompt_of = {candidate.candidate_id: candidate.prompt_id for candidate in side.candidates}
     valid = side.scores[side.scores.status == ScoreStatus.OK]
     table = valid.assign(prompt_id=valid.candidate_id.map(prompt_of)).pivot(

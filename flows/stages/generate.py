@@ -1,4 +1,4 @@
-"""Stage ``generate``: N candidates per training prompt, ground truth beside them, and the reference's held-out clips."""
+"""Stage ``generate``: N candidates per training prompt, their ground truth, and the reference's clips of held-out prompts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import plan_candidates, sampler_hash, stage_fingerprint
 from avpref.flows.stages.encode_texts import encode_texts
+from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.storage.sibling_runs import itself_and_siblings
@@ -29,12 +30,12 @@ def generate(run: Run) -> StageCounts:
     texts = encode_texts(run, run.prompts)
     units, counts = make_candidates(run, STAGE, run.prompts, run.sft)
     quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), units)
-    run.documents.write("quarantine-generate.json", [vars(row) for row in quarantined])
+    write_quarantine(run, quarantine_file(STAGE), quarantined)
     return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, counts))
 
 
 def make_candidates(run: Run, stage: str, prompts: list[Prompt], network: NetworkFiles) -> FinishedUnits:
-    """Make what is missing and no run beside this one has made; returns the units that hold all candidates."""
+    """Make the candidates that neither this run nor another one has; returns the units that hold all candidates."""
     plan = plan_candidates(run, stage, prompts, network)
     files = run.units(tables.CANDIDATES)
     return run_stage(

@@ -18,7 +18,7 @@ from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder, list_runs, open_root
 
 SEALED = (tables.NORMS, tables.REWARDS, tables.SKIPPED, tables.EXCLUDED, tables.PAIRS)
-"""What the stage leaves."""
+"""The tables that the stage writes."""
 
 
 @reporting.stage("pair")
@@ -38,7 +38,10 @@ def pair(run: Run) -> StageCounts:
 
 
 def select(run: RunFolder) -> pairing.Selection:
-    """Apply the run's strategy to its sealed scores. Held-out prompts take no part, in the norm neither."""
+    """Apply the run's strategy to its sealed scores. Held-out prompts are left out, of the norm too.
+
+    Raises InputError where ``pairs.norm`` names a norm that no run has, TableError for a damaged table.
+    """
     con = training_tables(run)
     metrics = metrics_of(run.settings.scoring)
     norm = saved_norm(run, run.settings.pairs.norm) if run.settings.pairs.norm else None
@@ -51,7 +54,10 @@ def select(run: RunFolder) -> pairing.Selection:
 
 
 def training_tables(run: RunFolder) -> duckdb.DuckDBPyConnection:
-    """DuckDB over prompts, candidates and scores of the training split alone, read from their files as they are needed."""
+    """DuckDB over the training split of prompts, candidates and scores. Local tables are read from their files on demand.
+
+    Raises InputError where a table does not exist yet.
+    """
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         run.tables.require(table)
     match run.tables.store.files:
@@ -64,7 +70,7 @@ def training_tables(run: RunFolder) -> duckdb.DuckDBPyConnection:
 
 
 def _training_rows(run: RunFolder) -> duckdb.DuckDBPyConnection:
-    """As :func:`training_tables`, of tables that are brought into memory."""
+    """As :func:`training_tables`, for tables outside the local file system: they are loaded into memory."""
     prompts = run.tables.read(tables.PROMPTS)
     prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
     candidates = run.tables.read(tables.CANDIDATES)
@@ -75,7 +81,7 @@ def _training_rows(run: RunFolder) -> duckdb.DuckDBPyConnection:
 
 
 def saved_norm(run: RunFolder, norm_id: str) -> normalise.Norm:
-    """The norm of that id out of any run beside this one. Raises InputError where no run has it."""
+    """The norm ``norm_id`` of any run in the same folder of runs. Raises InputError where no run has it."""
     runs = run.runs
     for name in list_runs(runs):
         other = open_root(runs / name)
@@ -88,14 +94,14 @@ def saved_norm(run: RunFolder, norm_id: str) -> normalise.Norm:
 
 
 def _fingerprint(run: Run) -> str:
-    parts = [run.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
-    sealed = [part.version if part else "" for part in parts]
+    manifests = [run.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
+    sealed = [manifest.version if manifest else "" for manifest in manifests]
     names = [metric.name for metric in metrics_of(run.settings.scoring)]
     return run.fingerprint("pair", sealed, names, run.settings.pairs.model_dump(mode="json"))
 
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:
-    """Pairs last: their seal says that the others are there."""
+    """Seal the tables, pairs last: where pairs are sealed, the others are too."""
     run.tables.seal(tables.NORMS, fingerprint, selection.norm.to_arrow())
     run.tables.seal(tables.REWARDS, fingerprint, selection.rewards)
     run.tables.seal(tables.SKIPPED, fingerprint, selection.skipped)

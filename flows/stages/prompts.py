@@ -10,7 +10,8 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.workers.prompt_sources import open_world
+from avpref.flows.stages.quarantine_documents import read_quarantine, write_quarantine
+from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.identity import digest, file_sha256
 from avpref.storage.documents import REFUSED_FILE
 from avpref.storage.run_folder import RunFolder
@@ -22,26 +23,26 @@ HASH_SHOWN = 12
 
 @reporting.stage("prompts")
 def prompts(run: Run) -> StageCounts:
-    """Seal the prompt table of the run; the rows are prompts."""
+    """Seal the prompt table of the run; the rows are prompts. Raises InputError or ConfigError for an unusable list of prompts."""
     fingerprint = _fingerprint(run)
     if run.tables.is_sealed(tables.PROMPTS, fingerprint):
         num_prompts = run.tables.num_rows(tables.PROMPTS)
         counts = ItemCounts(STAGE, STAGE, present=num_prompts, because=_because(run, "unchanged"))
         return StageCounts(num_prompts, (log_counts(run.events, counts),))
     known = {prompt.prompt_id for prompt in read_prompts(run.tables)} if run.tables.has(tables.PROMPTS) else set()
-    found = open_world(run.settings).prompts()
-    rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in found.refused]
-    run.documents.write(REFUSED_FILE, [vars(row) for row in rows])
-    run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, found.prompts, fingerprint))
-    num_new = sum(prompt.prompt_id not in known for prompt in found.prompts)
-    present = len(found.prompts) - num_new
+    prompt_list = open_prompt_source(run.settings).prompts()
+    rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in prompt_list.refused]
+    write_quarantine(run, REFUSED_FILE, rows)
+    run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, prompt_list.prompts, fingerprint))
+    num_new = sum(prompt.prompt_id not in known for prompt in prompt_list.prompts)
+    present = len(prompt_list.prompts) - num_new
     counts = ItemCounts(STAGE, STAGE, made=num_new, present=present, because=_because(run, "read"))
-    return StageCounts(len(found.prompts), (log_counts(run.events, counts),))
+    return StageCounts(len(prompt_list.prompts), (log_counts(run.events, counts),))
 
 
 def refused(run: RunFolder) -> list[QuarantineRow]:
-    """Recordings that were refused at import."""
-    return [QuarantineRow(**row) for row in run.documents.read(REFUSED_FILE) or []]
+    """The recordings that stage ``prompts`` refused, with reasons."""
+    return read_quarantine(run, REFUSED_FILE)
 
 
 def _fingerprint(run: Run) -> str:
@@ -52,12 +53,12 @@ def _fingerprint(run: Run) -> str:
 
 
 def _csv(run: Run) -> Path | None:
-    """The file that the prompts come from, if they come from one."""
+    """The file that lists the prompts; None for the toy world."""
     match run.settings.prompts:
-        case ClipPrompts() as given:
-            return Path(given.clips)
-        case TextPrompts() as given:
-            return Path(given.prompts)
+        case ClipPrompts(clips=path):
+            return Path(path)
+        case TextPrompts(prompts=path):
+            return Path(path)
         case ToyWorldPrompts():
             return None
 

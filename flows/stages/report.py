@@ -1,4 +1,4 @@
-"""Stage ``report``: ``report.html``, which needs nothing from outside, and PNG plots under ``plots/``."""
+"""Stage ``report``: the self-contained page ``report.html``, and PNG plots under ``plots/``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """Stage ``score``: every candidate through every scorer, one committed file per unit and scorer, sealed as one long table.
 
-    together   actors hold all scorers and read each clip once
-    waves      a pool per scorer, one after the other: one network is resident at a time
+``executor.scoring`` says how scorers are grouped into pools of actors:
+
+    together   one pool: its actors hold all scorers and read each clip once
+    waves      a pool per scorer, one after the other: one network is loaded at a time
     pools      a pool per scorer, all at the same time
 
-All three commit the same files, so a run may change from one to another, and a new scorer adds its own work alone.
+All three commit the same files, so a run may change from one to another, and a new scorer adds only its own work.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import Workplace, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.prompt_sources import clip_shape
-from avpref.flows.workers.score_worker import ScoreItem, ScoreSpec, View
+from avpref.flows.workers.score_worker import ClipView, ScoreItem, ScoreSpec
 from avpref.flows.workers.scorers import ScorerSource, sources
 from avpref.storage.files import Files
 from avpref.storage.score_files import ScoreFiles, distinct
@@ -49,160 +52,164 @@ def score(run: Run) -> StageCounts:
     """Score the candidates of the run and seal the score table; the rows are scores."""
     scored = score_candidates(run, STAGE, read_candidates(run.tables), run.prompts)
     quarantined = distinct(run.tables.seal_units(run.units(tables.SCORES), scored.units))
-    run.documents.write("quarantine-score.json", [vars(row) for row in quarantined])
+    write_quarantine(run, quarantine_file(STAGE), quarantined)
     return StageCounts(run.tables.num_rows(tables.SCORES), scored.counts)
 
 
-class ScorePlace(Workplace, Protocol):
-    """A run whose candidates are scored: a run's, or that of a list of clips."""
+class ScoringFolder(Workplace, Protocol):
+    """A folder whose candidates are scored: a run, or the folder of a list of clips."""
 
     @property
     def files(self) -> Files:
-        """What the place holds."""
+        """The files of the folder."""
         ...
 
     @property
     def media(self) -> Files:
-        """Where the paths of candidates' clips start."""
+        """The files that the paths of candidates refer to."""
         ...
 
     @property
     def shared(self) -> Files:
-        """What this and other places have in common."""
+        """The files that this folder shares with others: canary answers."""
         ...
 
     def units(self, table: Table) -> UnitFiles:
-        """Committed units of a table."""
+        """The committed units of a table."""
         ...
 
     def siblings(self) -> Sequence[SiblingRun]:
-        """The other runs beside it, whose finished work may be reused."""
+        """The other folders in the same parent folder, whose finished scores are reused."""
         ...
 
     def fingerprint(self, stage: str, *parts: object) -> str:
-        """Stage fingerprint."""
+        """Hash of everything that the results of ``stage`` depend on: ``parts`` and the folder's own version."""
         ...
 
 
 @dataclass(frozen=True)
 class ScoredUnits:
-    """The units that hold all score rows, scorer by scorer in the order of the plan, and the counts of every pass."""
+    """The units that hold all score rows, scorer by scorer in the order of the plan, and the counts of each pass."""
 
     units: list[Unit]
     counts: tuple[ItemCounts, ...]
 
 
 @dataclass(frozen=True)
-class ScoreWork:
-    """What is to be scored, by what, and what of it the scorers see."""
+class ScoringRequest:
+    """The items to score, the scorers, the size of units, and the part of each clip that scorers see."""
 
     items: Sequence[ScoreItem]
     scoring: ScoringSettings
     run: RunSettings
-    view: View
+    view: ClipView
 
 
 def score_candidates(run: Run, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> ScoredUnits:
-    """Score those of a run's candidates that have no scores yet; returns the units that hold all score rows."""
+    """Score those of ``candidates`` that have no scores yet; returns the units that hold all score rows. Raises as :func:`score_items`."""
     text = {prompt.prompt_id: prompt.text for prompt in prompts}
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
     scoring, shape = run.settings.scoring, clip_shape(run.settings)
-    view = View(shape, scoring.window_s or shape.duration_s)
-    return score_items(run, stage, ScoreWork(items, scoring, run.settings.run, view))
+    view = ClipView(shape, scoring.window_s or shape.duration_s)
+    return score_items(run, stage, ScoringRequest(items, scoring, run.settings.run, view))
 
 
-def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> ScoredUnits:
-    """Score what has no scores yet; returns the units that hold all rows: scorer by scorer, in the plan's order.
+def score_items(folder: ScoringFolder, stage: str, request: ScoringRequest) -> ScoredUnits:
+    """Score the items that have no scores yet; returns the units that hold all rows: scorer by scorer, in the plan's order.
 
-    Raises InputError where weights are absent or a canary drifts, CircuitOpen where too much fails.
+    Raises InputError where weights are absent or a canary drifts, CircuitOpen where too many items fail.
     """
-    found = sources(work.scoring)
+    scorers = sources(request.scoring)
     fingerprints = [
-        place.fingerprint(stage, source.fingerprint, work.view.fingerprint(source.is_network)) for source in found
+        folder.fingerprint(stage, source.fingerprint, request.view.fingerprint(source.is_network)) for source in scorers
     ]
-    groups = grouped(work.items, [item.candidate.prompt_id for item in work.items])
-    plan = shards(stage, place.fingerprint(stage, fingerprints), groups, work.run)
-    waves = [_Wave(place, stage, work, plan, part) for part in _parts(place.executor, found, fingerprints)]
-    counts = _run(waves, is_parallel=isinstance(place.executor, RayExecutor) and place.executor.scoring == "pools")
+    groups = grouped(request.items, [item.candidate.prompt_id for item in request.items])
+    plan = shards(stage, folder.fingerprint(stage, fingerprints), groups, request.run)
+    scorer_groups = _scorer_groups(folder.executor, scorers, fingerprints)
+    passes = [_ScorerPass(folder, stage, request, plan, group) for group in scorer_groups]
+    counts = _run(passes, is_parallel=isinstance(folder.executor, RayExecutor) and folder.executor.scoring == "pools")
     units = [unit for shard in plan for unit in shard.units]
     finished = [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
     return ScoredUnits(finished, tuple(counts))
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Scorers that share a pool; ``label`` tells parts of a stage apart."""
+class _ScorerGroup:
+    """Scorers that share a pool of actors; ``suffix`` of the stage's name tells the groups of a stage apart."""
 
-    label: str
+    suffix: str
     sources: tuple[ScorerSource, ...]
     fingerprints: tuple[str, ...]
     executor: Executor
 
 
 @dataclass(frozen=True)
-class _Wave:
-    """One pass over the plan by one part's scorers."""
+class _ScorerPass:
+    """One pass over the plan by one group of scorers."""
 
-    place: ScorePlace
+    folder: ScoringFolder
     stage: str
-    work: ScoreWork
+    request: ScoringRequest
     plan: Sequence[Shard]
-    part: _Part
+    group: _ScorerGroup
 
     def run(self) -> ItemCounts:
-        """Finish every unit for the part's scorers."""
-        part, place = self.part, self.place
-        files = ScoreFiles(place.units(tables.SCORES), part.fingerprints)
-        canary = Canary(place.shared.subfolder(CANARIES), self.work.scoring.canary_tolerance)
-        gpu_share = part.executor.num_gpus_per_actor if isinstance(part.executor, RayExecutor) else 0.0
+        """Finish every unit for the group's scorers."""
+        group, folder = self.group, self.folder
+        files = ScoreFiles(folder.units(tables.SCORES), group.fingerprints)
+        canary = Canary(folder.shared.subfolder(CANARIES), self.request.scoring.canary_tolerance)
+        gpu_share = group.executor.num_gpus_per_actor if isinstance(group.executor, RayExecutor) else 0.0
 
         def spec() -> ScoreSpec:
-            """Of the scorers that have something left to do: the others' weights are not loaded."""
-            is_left, view, device = self._is_left(files), self.work.view, part.executor.device
-            asked = ScoreFiles(files.files, tuple(compress(part.fingerprints, is_left)))
-            left = tuple(compress(part.sources, is_left))
-            return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
+            """Only the scorers with unfinished units, so that no other weights are loaded."""
+            is_unfinished, view, device = self._is_unfinished(files), self.request.view, group.executor.device
+            unfinished_files = ScoreFiles(files.files, tuple(compress(group.fingerprints, is_unfinished)))
+            unfinished = tuple(compress(group.sources, is_unfinished))
+            return ScoreSpec(folder.media, folder.files, unfinished_files, unfinished, view, canary, device, gpu_share)
 
-        name, reuse = self.stage + part.label, self._reuse(files)
+        name, reuse = self.stage + group.suffix, self._reuse(files)
         return run_stage(
-            place, name, files, self.plan, spec, "candidates", part.executor, reuse, reporting.observer()
+            folder, name, files, self.plan, spec, "candidates", group.executor, reuse, reporting.observer()
         ).counts
 
-    def _is_left(self, files: ScoreFiles) -> list[bool]:
-        """For each scorer of the part whether a planned unit lacks it."""
+    def _is_unfinished(self, files: ScoreFiles) -> list[bool]:
+        """For each scorer of the group, whether its scores of a planned unit are missing."""
         units = [unit for shard in self.plan for unit in shard.units]
         parts = zip(*(files.parts(unit) for unit in units), strict=True)
         return [not all(files.files.exists(part) for part in column) for column in parts]
 
     def _reuse(self, files: ScoreFiles) -> Reuse:
-        place = self.place
-        paths = {item.item_id: item.candidate.path for item in self.work.items}
-        keep = zip(self.part.sources, self.part.fingerprints, strict=True)
-        embedded = frozenset(fingerprint for source, fingerprint in keep if source.keeps_embeddings)
-        bring = SameClips(place.files, "candidate_id", paths, place.media != place.files, embedded)
-        return Reuse(files.files, place.files, place.siblings, "candidate_id", files.parts, bring, counted="scores")
+        folder = self.folder
+        paths = {item.item_id: item.candidate.path for item in self.request.items}
+        scorers = zip(self.group.sources, self.group.fingerprints, strict=True)
+        embedded = frozenset(fingerprint for source, fingerprint in scorers if source.keeps_embeddings)
+        bring = SameClips(folder.files, "candidate_id", paths, folder.media != folder.files, embedded)
+        return Reuse(files.files, folder.files, folder.siblings, "candidate_id", files.parts, bring, counted="scores")
 
 
-def _run(waves: Sequence[_Wave], is_parallel: bool) -> list[ItemCounts]:
-    """Run the waves; returns their counts in the order of the waves."""
+def _run(passes: Sequence[_ScorerPass], is_parallel: bool) -> list[ItemCounts]:
+    """Run the passes; returns their counts in the same order."""
     if not is_parallel:
-        return [wave.run() for wave in waves]
-    with ThreadPoolExecutor(len(waves)) as threads:
-        running = [threads.submit(contextvars.copy_context().run, wave.run) for wave in waves]
+        return [scorer_pass.run() for scorer_pass in passes]
+    with ThreadPoolExecutor(len(passes)) as threads:
+        running = [threads.submit(contextvars.copy_context().run, scorer_pass.run) for scorer_pass in passes]
         return [future.result() for future in running]
 
 
-def _parts(executor: Executor, found: Sequence[ScorerSource], fingerprints: Sequence[str]) -> list[_Part]:
-    if executor.scoring == "together" or len(found) == 1:
-        return [_Part("", tuple(found), tuple(fingerprints), executor)]
+def _scorer_groups(
+    executor: Executor, scorers: Sequence[ScorerSource], fingerprints: Sequence[str]
+) -> list[_ScorerGroup]:
+    """One group of all scorers, or a group per scorer, as ``executor.scoring`` says."""
+    if executor.scoring == "together" or len(scorers) == 1:
+        return [_ScorerGroup("", tuple(scorers), tuple(fingerprints), executor)]
     return [
-        _Part(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
-        for source, fingerprint in zip(found, fingerprints, strict=True)
+        _ScorerGroup(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
+        for source, fingerprint in zip(scorers, fingerprints, strict=True)
     ]
 
 
 def _executor_of(executor: Executor, source: ScorerSource) -> Executor:
-    """The executor of a scorer's own pool: networks have settings of their own, weightless scorers the stage's."""
+    """The executor of a scorer's own pool: reward models have settings of their own, other scorers use the stage's."""
     if isinstance(executor, InProcessExecutor) or not source.is_network:
         return executor
     pool: PoolSettings = getattr(executor.pools, source.slug)

@@ -1,4 +1,4 @@
-"""Stage ``sft``: the SFT set rendered and encoded, then flow matching; gives the network that candidates come from."""
+"""Stage ``sft``: encodes the SFT clips and trains the network on them by flow matching; candidates are sampled from that network."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run
-from avpref.flows.stages.trained_models import take_over
-from avpref.flows.stages.training_data import Texts, clip_set, progress_of, read_latents
-from avpref.flows.workers.encode_worker import RenderSpec
+from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
+from avpref.flows.stages.trained_models import reuse_trained_model
+from avpref.flows.stages.training_data import TrainingTexts, clip_set, read_latents, training_progress
+from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
 from avpref.models.checkpoints.network_loading import load_generator, save_network
 from avpref.models.dit import ModelType, NetworkConfig
@@ -27,27 +28,27 @@ from avpref.trainer.launch import launch
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import NETWORK_FILE, SUMMARY_FILE
 
-RENDER = "sft_clips"
+SFT_CLIPS = "sft_clips"
 DATA_FILE = "clips.safetensors"
-GIVEN = "given weights"
+GIVEN_WEIGHTS = "given weights"
 
 
 @reporting.stage("sft")
 def sft(run: Run) -> StageCounts:
-    """Train the SFT network of the run, or convert given weights, if it is not there yet; the rows are training steps."""
+    """Train the SFT network of the run, or convert given weights, if it does not exist yet; the rows are training steps."""
     match run.settings.sft:
         case SftWeights() as weights:
             return StageCounts(0, (log_counts(run.events, _convert(run, weights)),))
         case SftSettings() as settings:
-            rendered, counts = _train(run, settings)
-            return StageCounts(settings.loop.steps, (*rendered, log_counts(run.events, counts)))
+            clip_counts, counts = _train(run, settings)
+            return StageCounts(settings.loop.steps, (*clip_counts, log_counts(run.events, counts)))
 
 
 def _convert(run: Run, weights: SftWeights) -> ItemCounts:
-    """Fold base and LoRA into one checkpoint of this product, once for all runs beside this one."""
+    """Merge the given network and its LoRA into one checkpoint, once for all runs of the folder."""
     output = run.sft_output
     if (output / NETWORK_FILE).exists():
-        return ItemCounts("sft", NETWORKS, present=1, because=GIVEN)
+        return ItemCounts("sft", NETWORKS, present=1, because=GIVEN_WEIGHTS)
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     network = load_generator(
@@ -59,40 +60,40 @@ def _convert(run: Run, weights: SftWeights) -> ItemCounts:
     )
     with storage_errors(output):
         save_network(output / NETWORK_FILE, network, {"source": Path(weights.network).name})
-    return ItemCounts("sft", NETWORKS, made=1, because=GIVEN)
+    return ItemCounts("sft", NETWORKS, made=1, because=GIVEN_WEIGHTS)
 
 
 def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], ItemCounts]:
-    """Take the network over from another run, or train it, unless it is there; returns the counts of clips and of networks."""
+    """Reuse the network of another run, or train it, unless this run has it; returns the counts of clips and of networks."""
     output = run.sft_output
-    rendered: tuple[ItemCounts, ...] = ()
+    clip_counts: tuple[ItemCounts, ...] = ()
     if run.models.bring(output / NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, present=1)
-    elif source := take_over(run, output, [SUMMARY_FILE], NETWORK_FILE):
+    elif source := reuse_trained_model(run, output, [SUMMARY_FILE], NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, reused={source: 1})
     else:
-        rendered = (_write_data(run, output / DATA_FILE),)
+        clip_counts = (_write_data(run, output / DATA_FILE),)
         job = _job(run, settings, output)
-        with progress_of("sft", job) as report:
-            launch(job, report)
+        with training_progress("sft", job) as on_step:
+            launch(job, on_step)
         counts = ItemCounts("sft", NETWORKS, made=1)
     run.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
-    return rendered, counts
+    return clip_counts, counts
 
 
-def _render(run: Run) -> FinishedUnits:
+def _encode_clips(run: Run) -> FinishedUnits:
     settings = run.settings
     depends_on = settings.prompts.kind, settings.clip.model_dump(mode="json"), codec_identity(settings)
-    fingerprint = run.fingerprint(RENDER, *depends_on, settings.run.seed)
-    plan = shards(RENDER, fingerprint, [[item] for item in run.sft_items], settings.run)
+    fingerprint = run.fingerprint(SFT_CLIPS, *depends_on, settings.run.seed)
+    plan = shards(SFT_CLIPS, fingerprint, [[item] for item in run.sft_items], settings.run)
     files = run.units(LATENTS)
     reuse = Reuse(files, run.files, run.siblings, "sample_id")
     return run_stage(
         run,
-        RENDER,
+        SFT_CLIPS,
         files,
         plan,
-        lambda: RenderSpec(settings, files),
+        lambda: SftEncodeSpec(settings, files),
         "clips",
         reuse=reuse,
         observer=reporting.observer(),
@@ -100,12 +101,12 @@ def _render(run: Run) -> FinishedUnits:
 
 
 def _write_data(run: Run, path: Path) -> ItemCounts:
-    """Render and encode the SFT set and write it for the trainer; returns the counts of clips."""
-    units, counts = _render(run)
+    """Encode the SFT clips and write the trainer's data file; returns the counts of clips."""
+    units, counts = _encode_clips(run)
     rows, quarantined = run.units(LATENTS).read(units)
-    run.documents.write("quarantine-sft.json", [vars(row) for row in quarantined])
+    write_quarantine(run, quarantine_file("sft"), quarantined)
     if not path.exists():
-        save_clip_set(path, clip_set(read_latents(rows, run.settings), Texts(run.settings, run.runs)))
+        save_clip_set(path, clip_set(read_latents(rows, run.settings), TrainingTexts(run.settings, run.runs)))
     return counts
 
 

@@ -1,4 +1,4 @@
-"""Stage ``train``: encode the pairs' clips, then AV-DPO on a LoRA adapter; gives the policy."""
+"""Stage ``train``: encodes the clips of the pairs and trains a LoRA adapter by AV-DPO; SFT network and adapter are the policy."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.stages.trained_models import take_over
-from avpref.flows.stages.training_data import EncodedClips, Texts, progress_of, read_latents
+from avpref.flows.stages.trained_models import reuse_trained_model
+from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, read_latents, training_progress
 from avpref.flows.stages.training_record import record_trained
-from avpref.flows.workers.encode_worker import EncodeItem, EncodeSpec
+from avpref.flows.workers.encode_worker import CandidateEncodeSpec, EncodeItem
 from avpref.flows.workers.generator import codec_identity
 from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
@@ -34,42 +34,43 @@ ENCODE = "encode"
 NUM_DELAYS = 6
 ADAPTERS = "adapters"
 DELAYED = "-delayed"
-"""Ends the ids of encoded clips that have delayed versions beside them."""
+"""Suffix of the ids of encoded clips that also have delayed versions."""
 
 
 @reporting.stage("train")
 def train(run: Run) -> StageCounts:
-    """Train the adapter of the run if it is not there yet; the rows are training steps."""
+    """Train the adapter of the run if it does not exist yet; the rows are training steps."""
     job = run.training_job
-    encoded, counts = _train(run, job)
+    clip_counts, counts = _train(run, job)
     log_counts(run.events, counts)
     adapter = (f"{ADAPTER_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
     run.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
     record_trained(run)
-    return StageCounts(run.settings.dpo.loop.steps, (*encoded, counts))
+    return StageCounts(run.settings.dpo.loop.steps, (*clip_counts, counts))
 
 
 def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCounts]:
-    """Take the adapter over from another run, or train it, unless it is there; returns the counts of clips and of adapters."""
-    encoded: tuple[ItemCounts, ...] = ()
+    """Reuse the adapter of another run, or train it, unless this run has it; returns the counts of clips and of adapters."""
+    clip_counts: tuple[ItemCounts, ...] = ()
     if run.models.bring(job.output / SUMMARY_FILE):  # the trainer writes it last
-        return encoded, ItemCounts("train", ADAPTERS, present=1)
-    if source := take_over(run, job.output, [ADAPTER_FOLDER], SUMMARY_FILE):
-        return encoded, ItemCounts("train", ADAPTERS, reused={source: 1})
+        return clip_counts, ItemCounts("train", ADAPTERS, present=1)
+    if source := reuse_trained_model(run, job.output, [ADAPTER_FOLDER], SUMMARY_FILE):
+        return clip_counts, ItemCounts("train", ADAPTERS, reused={source: 1})
     if not job.data.exists():
         pairs = run.tables.read(tables.PAIRS)
-        clips, clip_counts = _encode(run, pairs)
+        clips, counts = _encode(run, pairs)
         save_pair_set(job.data, _pair_set(run, pairs, clips))
-        encoded = (clip_counts,)
-    with progress_of("train", job) as report:
-        launch(job, report)
-    return encoded, ItemCounts("train", ADAPTERS, made=1)
+        clip_counts = (counts,)
+    with training_progress("train", job) as on_step:
+        launch(job, on_step)
+    return clip_counts, ItemCounts("train", ADAPTERS, made=1)
 
 
 def delays_s(settings: DpoSettings) -> tuple[float, ...]:
-    """Delays of the rule-made rejected clips, evenly spaced over the configured range; early sound has a negative delay.
+    """Delays in seconds of the rejected clips that are made by delaying sound, evenly spaced over the configured range.
 
-    Late negatives alone teach the policy to sound too early (see docs/decisions/0007). None where their share is 0.
+    Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). Empty
+    where ``desync_share`` is 0.
     """
     if not settings.desync_share:
         return ()
@@ -80,23 +81,22 @@ def delays_s(settings: DpoSettings) -> tuple[float, ...]:
 
 
 def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
-    """Latents of every clip that a pair uses, delayed versions for the chosen ones."""
+    """Latents of every clip of a pair, and of delayed versions of the chosen ones."""
     text = {prompt.prompt_id: prompt.text for prompt in run.prompts}
     chosen = set(pairs["chosen"].to_pylist())
     used = chosen | set(pairs["rejected"].to_pylist())
     delays = delays_s(run.settings.dpo)
 
-    def item(candidate: Candidate) -> EncodeItem:
-        is_chosen = candidate.candidate_id in chosen
-        late = delays if is_chosen else ()
-        identity = candidate.candidate_id + (DELAYED if late else "")
-        return EncodeItem(identity, candidate.path, text[candidate.prompt_id], late)
+    def encode_item(candidate: Candidate) -> EncodeItem:
+        item_delays = delays if candidate.candidate_id in chosen else ()
+        identity = candidate.candidate_id + (DELAYED if item_delays else "")
+        return EncodeItem(identity, candidate.path, text[candidate.prompt_id], item_delays)
 
-    items = [item(candidate) for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
+    items = [encode_item(candidate) for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
     fingerprint = run.fingerprint(ENCODE, delays, codec_identity(run.settings))
-    plan = shards(ENCODE, fingerprint, [[each] for each in items], run.settings.run)
+    plan = shards(ENCODE, fingerprint, [[item] for item in items], run.settings.run)
     files = run.units(LATENTS)
-    spec = EncodeSpec(run.media, run.settings, files)
+    spec = CandidateEncodeSpec(run.media, run.settings, files)
     bring = SameClips(run.files, "sample_id", {item.item_id: item.path for item in items})
     reuse = Reuse(files, run.files, run.siblings, "sample_id", bring=bring)
     units, counts = run_stage(
@@ -106,13 +106,12 @@ def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
 
 
 def _pair_set(run: Run, pairs: pa.Table, clips: EncodedClips) -> PairSet:
-    texts = Texts(run.settings, run.runs)
-    row = {sample.removesuffix(DELAYED): index for index, sample in enumerate(clips.ids)}
-    chosen = [row[candidate] for candidate in pairs["chosen"].to_pylist()]
-    rejected = [row[candidate] for candidate in pairs["rejected"].to_pylist()]
-    encoded, index = texts.encode([clips.texts[each] for each in chosen])
-    delayed = [clips.delayed[each] for each in chosen]
-    late = [each for each in delayed if each is not None]
+    texts = TrainingTexts(run.settings, run.runs)
+    row_of = {clip_id.removesuffix(DELAYED): row for row, clip_id in enumerate(clips.ids)}
+    chosen = [row_of[candidate] for candidate in pairs["chosen"].to_pylist()]
+    rejected = [row_of[candidate] for candidate in pairs["rejected"].to_pylist()]
+    encoded, index = texts.encode([clips.texts[row] for row in chosen])
+    delayed_audio = [audio for row in chosen if (audio := clips.delayed[row]) is not None]
     return PairSet(
         ids=tuple(pairs["pair_id"].to_pylist()),
         chosen_video=torch.from_numpy(clips.video[chosen]),
@@ -124,5 +123,5 @@ def _pair_set(run: Run, pairs: pa.Table, clips: EncodedClips) -> PairSet:
         text_index=index,
         negative_text=texts.negative.states,
         negative_mask=texts.negative.mask,
-        desync_audio=torch.from_numpy(np.stack(late)) if late else None,
+        desync_audio=torch.from_numpy(np.stack(delayed_audio)) if delayed_audio else None,
     )

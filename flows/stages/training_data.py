@@ -1,4 +1,4 @@
-"""What SFT and AV-DPO share: latents to training data, progress, and the content hash of what was trained."""
+"""Helpers of SFT and AV-DPO training: latents and texts as training data, and a progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from avpref.config.schema import Settings
 from avpref.datasets.latents import unpacked
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.workers.generator import negative_text, open_codec, open_text
+from avpref.flows.workers.generator import negative_text, open_codec, open_text_encoder
 from avpref.models.text import TextBatch
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
@@ -36,22 +36,22 @@ class EncodedClips:
     delayed: list[np.ndarray | None]
 
 
-class Texts:
-    """Encoded texts of a run: each distinct text once, and the negative prompt."""
+class TrainingTexts:
+    """Encodes the texts of a run for training: each distinct text once, and the negative prompt (``negative``, one row)."""
 
     def __init__(self, settings: Settings, runs: Path) -> None:
-        self._encoder = open_text(settings, runs)
+        self._encoder = open_text_encoder(settings, runs)
         self.negative: TextBatch = negative_text(self._encoder, settings)
 
     def encode(self, texts: Sequence[str]) -> tuple[TextBatch, Tensor]:
-        """States of the distinct texts, and the row of each given text."""
+        """States of the D distinct texts, and for each of ``texts`` its row in them: int64 [N]."""
         distinct = sorted(set(texts))
         row = {text: index for index, text in enumerate(distinct)}
         return self._encoder.encode(distinct), torch.tensor([row[text] for text in texts])
 
 
 def read_latents(rows: pa.Table, settings: Settings) -> EncodedClips:
-    """Rows of the latents table as arrays."""
+    """Rows of the table of latents as arrays, in the shapes of the configuration's codec."""
     shapes = open_codec(settings).encoded_shapes()
     assert shapes.video is not None and shapes.audio is not None
     audio_shape = shapes.audio
@@ -66,8 +66,8 @@ def read_latents(rows: pa.Table, settings: Settings) -> EncodedClips:
     )
 
 
-def clip_set(clips: EncodedClips, texts: Texts) -> ClipSet:
-    """Training data of flow matching."""
+def clip_set(clips: EncodedClips, texts: TrainingTexts) -> ClipSet:
+    """The training data of flow matching, one row per clip."""
     encoded, index = texts.encode(clips.texts)
     return ClipSet(
         ids=tuple(clips.ids),
@@ -82,8 +82,11 @@ def clip_set(clips: EncodedClips, texts: Texts) -> ClipSet:
 
 
 @contextmanager
-def progress_of(stage: str, job: TrainingJob) -> Iterator[ProgressCallback]:
-    """A report function that drives a progress bar of optimiser steps. Processes that train are at work all the time."""
+def training_progress(stage: str, job: TrainingJob) -> Iterator[ProgressCallback]:
+    """A callback that moves a progress bar of optimiser steps: it takes the number of finished steps and the metrics of the last one.
+
+    The processes that train count as busy all the time.
+    """
     loop = job.settings.loop
     workers = Workers("main", loop.num_processes, float(job.device == "cuda"))
     meter, watchers = (
@@ -95,10 +98,10 @@ def progress_of(stage: str, job: TrainingJob) -> Iterator[ProgressCallback]:
         Progress(stage, loop.steps, unit="steps", listener=watchers, meter=meter) as progress,
     ):
 
-        def report(step: int, metrics: Mapping[str, float]) -> None:
+        def on_step(step: int, metrics: Mapping[str, float]) -> None:
             meter.mark_all_busy()
             if step - progress.done > 0:
                 progress.advance(min(step, loop.steps) - progress.done)
 
-        yield report
+        yield on_step
         meter.mark_all_busy()

@@ -1,6 +1,6 @@
-"""What an adapter was trained on, written down when its training ends: one file per adapter and table versions.
+"""The training record of an adapter: the data and networks that it was trained on, one file per adapter and set of table versions.
 
-Lineage reads these records, and garbage collection keeps whatever they name.
+Lineage reads these records, and garbage collection keeps the files that they name.
 """
 
 from __future__ import annotations
@@ -27,19 +27,25 @@ TRAINED_ON = (
 
 
 def record_trained(run: Run) -> Path:
-    """Record the run's adapter, trained against its SFT network on the tables as they are; returns the record's file."""
+    """Record the current tables and networks as the origin of the run's adapter; returns the path of the record.
+
+    Raises InputError before training has finished.
+    """
     policy = run.policy
-    record = origin(run, TRAINED_ON) | {"adapter_sha256": policy.adapter_hash}
+    record = adapter_origin(run, TRAINED_ON) | {"adapter_sha256": policy.adapter_hash}
     name = f"{TRAINED}/{policy.hash[:16]}-{digest('trained', record)}.json"
     run.documents.commit_everywhere(name, json.dumps(record, indent=1).encode())
     return run.root / name
 
 
-def origin(run: Run, known: Sequence[tables.Table]) -> dict[str, Any]:
-    """What every document about an adapter begins with: versions, run, settings, networks, norm, and the sealed of ``known`` tables."""
+def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[str, Any]:
+    """The keys that every document about an adapter begins with: versions, run, settings, networks, norm and tables.
+
+    ``tables`` maps the name of each of ``recorded_tables`` that is sealed to its version.
+    """
     policy, reference = run.policy, run.sft
     assert policy.adapter is not None
-    sealed = {table.name: run.tables.current(table.name) for table in known}
+    sealed = {table.name: run.tables.current(table.name) for table in recorded_tables}
     return {
         "schema_version": SCHEMA_VERSION,
         "product_version": __version__,
@@ -56,5 +62,5 @@ def origin(run: Run, known: Sequence[tables.Table]) -> dict[str, Any]:
 
 
 def _relative(run: Run, path: Path) -> str:
-    """The path from the run's run: networks that runs share lie beside it."""
+    """``path`` relative to the run's folder; networks that runs share lie outside of it."""
     return Path(os.path.relpath(path, run.root)).as_posix()

@@ -1,4 +1,4 @@
-"""A canary: before an actor scores anything, its network scores one fixed clip and must find what the first actor found."""
+"""The canary: before an actor scores candidates, its network scores one fixed clip, and the result must equal that of the first actor."""
 
 from __future__ import annotations
 
@@ -26,47 +26,50 @@ TEXT = "A bright square jumps to the right with every click."
 
 @dataclass(frozen=True)
 class Canary:
-    """Where the first answers are kept, and the relative drift that is borne (None: 0.001 in float32, 0.05 in 16 bits)."""
+    """The files of first results, and the largest relative difference allowed (None: 0.001 in float32, 0.05 in 16 bits)."""
 
     files: Files
     tolerance: float | None = None
 
     def check(self, name: str, fingerprint: str, scorer: ModelScorer[Any]) -> None:
-        """Score the canary clip. Raises InputError where a number is not what ``fingerprint`` gave before."""
-        answer = scorer.score([canary_clip()])[0]
-        found = {score.metric: score.value for score in answer if score.status == ScoreStatus.OK}
-        if len(found) < len(answer):
-            bad = ", ".join(f"{score.metric}: {score.reason}" for score in answer if score.status != ScoreStatus.OK)
+        """Score the canary clip with ``scorer`` and compare with the first result of ``fingerprint``, or record the first.
+
+        Raises InputError where a metric has no value or differs by more than the tolerance.
+        """
+        scores = scorer.score([canary_clip()])[0]
+        values = {score.metric: score.value for score in scores if score.status == ScoreStatus.OK}
+        if len(values) < len(scores):
+            bad = ", ".join(f"{score.metric}: {score.reason}" for score in scores if score.status != ScoreStatus.OK)
             raise InputError(f"{name} cannot score the canary clip: {bad}", "a number for every metric", REPAIR)
         tolerance = self.tolerance or TOLERANCE.get(scorer.placement.dtype, REDUCED_TOLERANCE)
-        answers = f"{fingerprint}.json"
-        if self.files.commit_once(answers, json.dumps(found, indent=1, sort_keys=True).encode()):
+        file = f"{fingerprint}.json"
+        if self.files.commit_once(file, json.dumps(values, indent=1, sort_keys=True).encode()):
             return
-        drift = _drifted(json.loads(self.files.read(answers)), found, tolerance)
+        drift = _drifted(json.loads(self.files.read(file)), values, tolerance)
         if drift:
             raise InputError(
-                f"{name} scores the canary clip otherwise than before: {drift}",
-                f"the numbers of {self.files.uri(answers)}, to a relative {tolerance:g}",
-                "compare driver, GPU and torch of this machine with those before; where the new numbers are right, remove "
-                f"{self.files.uri(answers)} and score everything again in a new folder (--runs DIR)",
+                f"{name} scores the canary clip differently than before: {drift}",
+                f"the numbers of {self.files.uri(file)}, to a relative {tolerance:g}",
+                "compare driver, GPU and torch of this machine with those used before; if the new numbers are right, remove "
+                f"{self.files.uri(file)} and score everything again in a new folder (--runs DIR)",
             )
 
 
-def _drifted(known: Mapping[str, float], found: Mapping[str, float | None], tolerance: float) -> str:
+def _drifted(first: Mapping[str, float], values: Mapping[str, float | None], tolerance: float) -> str:
     lines = []
-    for metric in sorted({*known, *found}):
-        before, now = known.get(metric), found.get(metric)
+    for metric in sorted({*first, *values}):
+        before, now = first.get(metric), values.get(metric)
         if before is None or now is None or abs(now - before) > tolerance * max(1.0, abs(before)):
             lines.append(f"{metric} {now} instead of {before}")
     return ", ".join(lines)
 
 
 def canary_clip() -> ScorableClip:
-    """The clip: a square that jumps, a click at each jump, textured ground; the same on every machine."""
-    frames, audio = _ground(), np.zeros(round(LENGTH_S * RATE_HZ), np.float32)
+    """The canary clip: a square that jumps, a click at each jump, a textured background; equal on every machine."""
+    frames, audio = _background(), np.zeros(round(LENGTH_S * RATE_HZ), np.float32)
     for k, frame in enumerate(frames):
-        left = 8 + 24 * (k // 5)
-        frame[30:60, left : left + 24] = (230, 200, 40)
+        x_px = 8 + 24 * (k // 5)
+        frame[30:60, x_px : x_px + 24] = (230, 200, 40)
     for k in range(0, len(frames), 5):
         start = round(k / FPS_HZ * RATE_HZ)
         decay = np.exp(-np.arange(800) / 200.0)
@@ -75,7 +78,7 @@ def canary_clip() -> ScorableClip:
     return ScorableClip("canary", TEXT, clip)
 
 
-def _ground() -> np.ndarray:
+def _background() -> np.ndarray:
     rows, columns = np.mgrid[0:HEIGHT_PX, 0:WIDTH_PX]
     texture = ((rows * 7 + columns * 13) % 61 + 40).astype(np.uint8)
     still = np.stack([texture, texture // 2, 255 - texture], axis=-1)

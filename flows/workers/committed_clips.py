@@ -1,4 +1,4 @@
-"""Committed clips as workers read them: whole, in memory, from wherever the run keeps its files."""
+"""Reading of committed clips into memory, from the run's folder or its bucket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avpref.storage.files import Files
 
 
 class ClipBytes(io.BytesIO):
-    """A media file in memory that knows its name, for the demuxer's guess and for messages."""
+    """A media file in memory. Its ``name`` helps the demuxer to guess the format and is shown in messages."""
 
     def __init__(self, data: bytes, name: str) -> None:
         super().__init__(data)
@@ -18,7 +18,7 @@ class ClipBytes(io.BytesIO):
 
 
 def open_clip(media: Files, path: str) -> ClipBytes:
-    """The clip at ``path``. Raises MediaError where it is gone."""
+    """The bytes of the clip at ``path``. Raises MediaError where the file is missing."""
     try:
         return ClipBytes(media.read(path), PurePath(path).name)
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
-"""The worker that makes training latents: clips through the codec's own file format and back, then encoded.
+"""Workers that encode clips to latents for training.
 
-What is trained on is what was read back: the bytes of a real mp4, decoded by timestamp.
+Every clip is read from the bytes of an mp4 file, by timestamp: clips of the SFT set are written to such a file first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from avpref.errors import InputError, MediaError
 from avpref.execution.contract import Receipt
 from avpref.flows.workers.committed_clips import open_clip
 from avpref.flows.workers.generator import device_of, open_codec
-from avpref.flows.workers.prompt_sources import RawClip, SftItem, World, clip_shape, open_world
+from avpref.flows.workers.prompt_sources import PromptSource, SftItem, UnencodedClip, clip_shape, open_prompt_source
 from avpref.media.delay import delay_audio
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -32,51 +32,51 @@ from avpref.storage.unit_files import UnitFiles
 
 
 @dataclass(frozen=True)
-class RenderSpec:
-    """Builds workers that render and encode the SFT set."""
+class SftEncodeSpec:
+    """Builds workers that encode clips of the SFT set."""
 
     settings: Settings
     files: UnitFiles
 
-    def build(self) -> RenderWorker:
-        """Open the world and the codec. One thread, so that every executor adds up in the same order."""
+    def build(self) -> SftEncodeWorker:
+        """Open prompt source and codec. Uses one thread, so that sums are equal with every executor."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return RenderWorker(
-            self.files, open_world(self.settings), open_codec(self.settings, device_of(self.settings)), shape
+        return SftEncodeWorker(
+            self.files, open_prompt_source(self.settings), open_codec(self.settings, device_of(self.settings)), shape
         )
 
 
 @dataclass(frozen=True)
-class RenderWorker:
-    """Renders SFT clips to mp4 bytes, reads them back and encodes them."""
+class SftEncodeWorker:
+    """Writes clips of the SFT set to mp4 bytes, reads them back and encodes them."""
 
     files: UnitFiles
-    world: World
+    prompt_source: PromptSource
     codec: Codec
     shape: ClipShape
 
     def run(self, unit: Unit) -> Receipt:
-        """Commit the latents of ``unit``'s items (SftItem)."""
-        started, rows, lost = time.perf_counter(), [], []
+        """Commit the latents of ``unit``'s items (SftItem); items that cannot be read are quarantined."""
+        started, rows, quarantined = time.perf_counter(), [], []
         for item in unit.items:
             try:
                 rows.append(self._row(item))
             except MediaError as error:
-                lost.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
-        self.files.commit(unit, rows, lost)
-        return Receipt(len(rows), len(lost), time.perf_counter() - started)
+                quarantined.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
+        self.files.commit(unit, rows, quarantined)
+        return Receipt(len(rows), len(quarantined), time.perf_counter() - started)
 
     def _row(self, item: SftItem) -> LatentRow:
-        raw = self.world.sft_clip(item)
-        clip = read_clip(io.BytesIO(mp4(raw, self.shape)), self.shape)
-        video, audio = encoded(self.codec, [clip])
-        return LatentRow(item.item_id, raw.text, packed(video[0]), packed(audio[0]))
+        unencoded = self.prompt_source.sft_clip(item)
+        clip = read_clip(io.BytesIO(mp4_bytes(unencoded, self.shape)), self.shape)
+        video, audio = encode_clips(self.codec, [clip])
+        return LatentRow(item.item_id, unencoded.text, packed(video[0]), packed(audio[0]))
 
 
 @dataclass(frozen=True)
 class EncodeItem:
-    """A candidate whose file is to be encoded; ``delays_s`` asks for delayed versions of its audio too."""
+    """A candidate to encode; for each of ``delays_s`` (seconds), a version with delayed audio is encoded too."""
 
     item_id: str
     path: str
@@ -85,23 +85,23 @@ class EncodeItem:
 
 
 @dataclass(frozen=True)
-class EncodeSpec:
+class CandidateEncodeSpec:
     """Builds workers that encode committed candidates."""
 
     media: Files
     settings: Settings
     files: UnitFiles
 
-    def build(self) -> EncodeWorker:
-        """Open the codec. One thread, so that every executor adds up in the same order."""
+    def build(self) -> CandidateEncodeWorker:
+        """Open the codec. Uses one thread, so that sums are equal with every executor."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return EncodeWorker(self.media, self.files, open_codec(self.settings, device_of(self.settings)), shape)
+        return CandidateEncodeWorker(self.media, self.files, open_codec(self.settings, device_of(self.settings)), shape)
 
 
 @dataclass(frozen=True)
-class EncodeWorker:
-    """Reads candidates' files and encodes them to latents."""
+class CandidateEncodeWorker:
+    """Reads the files of candidates and encodes them."""
 
     media: Files
     files: UnitFiles
@@ -117,28 +117,28 @@ class EncodeWorker:
     def _row(self, item: EncodeItem) -> LatentRow:
         try:
             clip = read_clip(open_clip(self.media, item.path), self.shape)
-        except MediaError as error:  # no candidate's fault: it was read when it was scored, and a pair needs it
+        except MediaError as error:  # not quarantined: the clip could be read when it was scored, and a pair needs it
             raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
-        video, audio = encoded(self.codec, [clip])
-        late = [delayed(clip, delay_s) for delay_s in item.delays_s]
-        delayed_audio = packed(encoded(self.codec, late)[1]) if late else b""
+        video, audio = encode_clips(self.codec, [clip])
+        delayed_clips = [with_delayed_audio(clip, delay_s) for delay_s in item.delays_s]
+        delayed_audio = packed(encode_clips(self.codec, delayed_clips)[1]) if delayed_clips else b""
         return LatentRow(item.item_id, item.text, packed(video[0]), packed(audio[0]), delayed_audio)
 
 
-def mp4(raw: RawClip, shape: ClipShape) -> bytes:
-    """The clip as a file's bytes."""
-    return encode_clip(raw.frames, shape.fps_hz, raw.audio, shape.sample_rate_hz)
+def mp4_bytes(clip: UnencodedClip, shape: ClipShape) -> bytes:
+    """The clip as the bytes of an mp4 file at the rates of ``shape``."""
+    return encode_clip(clip.frames, shape.fps_hz, clip.audio, shape.sample_rate_hz)
 
 
-def encoded(codec: Codec, clips: Sequence[DecodedClip]) -> tuple[np.ndarray, np.ndarray]:
+def encode_clips(codec: Codec, clips: Sequence[DecodedClip]) -> tuple[np.ndarray, np.ndarray]:
     """Latents of ``clips`` as numpy: video [N, C, T, h, w], audio [N, C, L, M]."""
     latents = codec.encode(clips)
     assert latents.video is not None and latents.audio is not None
     return latents.video.numpy(), latents.audio.numpy()
 
 
-def delayed(clip: DecodedClip, delay_s: float) -> DecodedClip:
-    """The clip with its sound ``delay_s`` later."""
+def with_delayed_audio(clip: DecodedClip, delay_s: float) -> DecodedClip:
+    """The clip with its audio ``delay_s`` seconds later, or earlier where that is negative."""
     assert clip.audio is not None
     return replace(clip, audio=delay_audio(clip.audio, delay_s, clip.sample_rate_hz))

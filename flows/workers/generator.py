@@ -1,4 +1,4 @@
-"""The parts of the generator: network files, codec, text encoder and sampler settings, opened from the configuration."""
+"""The parts of the generator that a configuration describes: network files, codec, text encoder and sampler settings."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ if TYPE_CHECKING:
     from avpref.models.umt5 import Umt5Files
 
 TEXTS = "texts"
-"""Folder beside the runs where text states are kept."""
+"""Folder in the folder of runs where text states are kept."""
 
 
-def open_codec(given: Settings, device: str = "cpu") -> Codec:
-    """The configuration's codec for the run's clips. Raises ConfigError where it cannot make their shape, InputError
-    where weights are absent."""
-    shape = clip_shape(given)
-    match given.codec:
+def open_codec(settings: Settings, device: str = "cpu") -> Codec:
+    """The configuration's codec for the run's clips.
+
+    Raises ConfigError where it cannot make clips of their shape, InputError where weights are absent.
+    """
+    shape = clip_shape(settings)
+    match settings.codec:
         case IdentityCodecSettings() as config:
             return IdentityCodec(config, shape)
         case JavisCodecSettings() as config:
@@ -52,29 +54,29 @@ def open_codec(given: Settings, device: str = "cpu") -> Codec:
             return JavisCodec(config, shape, device)
 
 
-def open_text(given: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
-    """The configuration's text encoder; ``runs`` is where states are kept unless the configuration says otherwise.
+def open_text_encoder(settings: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
+    """The configuration's text encoder; states are kept in ``runs`` unless the configuration names another folder.
 
-    Weights are loaded when a text is met whose states are not kept yet. Raises InputError where they are absent.
+    Weights are loaded with the first text whose states are not stored yet. Raises InputError where they are absent.
     """
-    match given.text:
+    match settings.text:
         case WordTextSettings():
-            return WordText(given.network.text_dim, given.network.text_len)
+            return WordText(settings.network.text_dim, settings.network.text_len)
         case Umt5TextSettings() as config:
             from avpref.models.umt5 import CachedText
 
             folder = Path(config.cache) if config.cache else runs / TEXTS
-            return CachedText(_encoder_files(config, given.network.text_len, device), folder)
+            return CachedText(_encoder_files(config, settings.network.text_len, device), folder)
 
 
-def codec_identity(given: Settings) -> str:
+def codec_identity(settings: Settings) -> str:
     """Hash of everything that the codec's output depends on, weights included. Raises as :func:`open_codec`."""
-    return _codec_identity(given.codec, given.clip)
+    return _codec_identity(settings.codec, settings.clip)
 
 
-def text_identity(given: Settings) -> str:
-    """Hash of everything that the text encoder's output depends on, weights included. Raises as :func:`open_text`."""
-    return _text_identity(given.text, given.network.text_dim, given.network.text_len)
+def text_identity(settings: Settings) -> str:
+    """Hash of everything that the text encoder's output depends on, weights included. Raises as :func:`open_text_encoder`."""
+    return _text_identity(settings.text, settings.network.text_dim, settings.network.text_len)
 
 
 @lru_cache
@@ -105,14 +107,14 @@ def _encoder_files(config: Umt5TextSettings, length: int, device: str) -> Umt5Fi
     return umt5.Umt5Files(weights, tokenizer, dtype, device, length)
 
 
-def device_of(given: Settings) -> str:
-    """The device that the executor names; ``auto`` is CUDA where there is one."""
-    return resolved(given.executor.device)
+def device_of(settings: Settings) -> str:
+    """The device that the executor names; ``auto`` is CUDA where a GPU is available."""
+    return resolved(settings.executor.device)
 
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """A checkpoint and, optionally, an adapter folder in peft format; ``hash`` covers the content of both."""
+    """A checkpoint file and, optionally, an adapter folder in PEFT format; ``hash`` covers the content of both."""
 
     checkpoint: Path
     hash: str
@@ -121,17 +123,17 @@ class NetworkFiles:
 
 
 def load_for_sampling(files: NetworkFiles, settings: Settings) -> JavisDiT:
-    """The network in evaluation mode, the adapter folded into its weights. Raises InputError as the loaders do."""
+    """The network in evaluation mode, the adapter merged into its weights. Raises InputError for unreadable or unsuitable files."""
     network = load_network(files.checkpoint, NetworkConfig.from_settings(settings.network), ModelType.T2AV)
     if files.adapter is not None:
-        from avpref.trainer.adapter_files import fold_adapter  # PEFT takes seconds to import
+        from avpref.trainer.adapter_files import fold_adapter  # importing PEFT takes seconds
 
         fold_adapter(network, files.adapter)
     return network.eval()
 
 
 def sampler_settings(settings: Settings) -> SamplerSettings:
-    """Steps, guidance and shift of the configuration. Raises ConfigError where the length rule gives no shift."""
+    """Steps, guidance and shift of the configuration. Raises ConfigError where no shift can be derived from the clip's length."""
     sampling, clip = settings.sampling, settings.clip
     if sampling.shift is not None:
         return SamplerSettings(sampling.steps, sampling.guidance, sampling.shift)
@@ -143,11 +145,11 @@ def sampler_settings(settings: Settings) -> SamplerSettings:
 
 
 def _nominal(settings: Settings) -> tuple[int, int]:
-    """The size that the shift is taken of: of the released generator the published one, before it is rounded up."""
+    """Height and width that the shift is derived from: with the released codec, the published size before it is rounded up."""
     height, width = settings.clip.height_px, settings.clip.width_px
     return nominal_size(height, width) if isinstance(settings.codec, JavisCodecSettings) else (height, width)
 
 
 def negative_text(encoder: TextEncoder, settings: Settings) -> TextBatch:
-    """The negative prompt, one row: what guidance points away from and what caption dropout puts in a text's place."""
+    """The encoded negative prompt, one row. Guidance points away from it, and caption dropout replaces texts by it."""
     return encoder.encode([settings.sampling.negative_prompt])

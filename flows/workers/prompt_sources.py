@@ -1,4 +1,4 @@
-"""Where prompts, SFT clips and ground truth come from: one ``match`` from the configuration's class to a world."""
+"""Sources of prompts, SFT clips and ground truth: the toy world, recordings, or a list of texts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from avpref.media.geometry import ClipShape
 
 
 @dataclass(frozen=True, eq=False)
-class RawClip:
-    """A clip before it is written: text, frames uint8 [T, H, W, 3], audio float32 [S] at the run's rates."""
+class UnencodedClip:
+    """A clip before it is written to a file: text, frames uint8 [T, H, W, 3], audio float32 [S], at the run's rates."""
 
     text: str
     frames: np.ndarray
@@ -28,7 +28,7 @@ class RawClip:
 
 @dataclass(frozen=True)
 class SftItem:
-    """One clip of the SFT set. ``ordinal`` numbers it; ``prompt`` is set where it is a recording's window."""
+    """One clip of the SFT set. ``ordinal`` is its index; ``prompt`` is set where the clip is a window of a recording."""
 
     item_id: str
     ordinal: int
@@ -37,60 +37,60 @@ class SftItem:
 
 @dataclass(frozen=True)
 class PromptList:
-    """Prompts of a run and the recordings that were refused, with reasons."""
+    """The prompts of a run, and the rows of the list that were refused, with reasons."""
 
     prompts: list[Prompt]
     refused: list[recordings.RefusedRow]
 
 
-class World(Protocol):
-    """What a run learns from. Implementations are picklable and derive everything from the run's seed."""
+class PromptSource(Protocol):
+    """A source of prompts and clips. Implementations are picklable and derive everything from settings and the run's seed."""
 
     def prompts(self) -> PromptList:
-        """All prompts, both splits, in a fixed order."""
+        """All prompts of both splits, in a fixed order. Raises InputError or ConfigError for an unusable list."""
         ...
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """The SFT set."""
+        """The SFT set. Raises ConfigError where the source has none."""
         ...
 
-    def sft_clip(self, item: SftItem) -> RawClip:
-        """One clip of the SFT set."""
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
+        """One clip of the SFT set. Raises MediaError."""
         ...
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
-        """The prompt's ground-truth clip."""
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
+        """The prompt's ground-truth clip. Raises MediaError."""
         ...
 
 
 @dataclass(frozen=True)
-class ToyWorld:
-    """The embedded world of bouncing balls."""
+class ToyWorldSource:
+    """The built-in world of bouncing balls."""
 
     settings: ToyWorldPrompts
     shape: ClipShape
     seed: int
 
     def prompts(self) -> PromptList:
-        """Prompt instances; the eight held-out texts give the evaluation prompts."""
+        """Prompts of the toy world; its eight held-out texts are the held-out prompts."""
         return PromptList(toyworld.prompts(self.settings, self.seed), [])
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """Simulated clips, defects included; the prompts play no part."""
+        """Simulated clips, some with defects; they do not depend on ``prompts``."""
         return [SftItem(f"sft{ordinal:06d}", ordinal) for ordinal in range(self.settings.num_sft_clips)]
 
-    def sft_clip(self, item: SftItem) -> RawClip:
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
         """Simulate clip number ``item.ordinal``."""
-        return RawClip(*toyworld.sft_clip(item.ordinal, self.seed, self.shape))
+        return UnencodedClip(*toyworld.sft_clip(item.ordinal, self.seed, self.shape))
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """A clean simulation of the prompt."""
-        return RawClip(*toyworld.ground_truth(prompt, self.seed, self.shape))
+        return UnencodedClip(*toyworld.ground_truth(prompt, self.seed, self.shape))
 
 
 @dataclass(frozen=True)
-class Recordings:
-    """Anyone's recordings, cut into windows of the model's length."""
+class RecordingSource:
+    """The user's recordings, cut into windows of the clip's length."""
 
     settings: ClipPrompts
     shape: ClipShape
@@ -101,25 +101,27 @@ class Recordings:
         return PromptList(*recordings.prompts(self.settings, self.shape, self.seed))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """The training windows themselves."""
+        """The windows of the training split."""
         train = [prompt for prompt in prompts if prompt.split == Split.TRAIN]
         return [SftItem(f"sft-{prompt.prompt_id}", ordinal, prompt) for ordinal, prompt in enumerate(train)]
 
-    def sft_clip(self, item: SftItem) -> RawClip:
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
         """Read the item's window."""
         assert item.prompt is not None
         return self.ground_truth(item.prompt)
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
-        """Read the prompt's window at the model's size and rates. Raises MediaError."""
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
+        """Read the prompt's window at the run's size and rates. Raises MediaError."""
         clip = recordings.ground_truth_clip(prompt, self.shape)
-        assert clip.frames is not None and clip.audio is not None  # import refused recordings without a track
-        return RawClip(prompt.text, clip.frames, clip.audio)
+        assert (
+            clip.frames is not None and clip.audio is not None
+        )  # recordings without picture or sound are refused on import
+        return UnencodedClip(prompt.text, clip.frames, clip.audio)
 
 
 @dataclass(frozen=True)
-class TextList:
-    """Texts, some of them with a recording; there is nothing to learn from but the candidates themselves."""
+class TextListSource:
+    """A list of texts, some with a recording as ground truth; it has no SFT set."""
 
     settings: TextPrompts
     shape: ClipShape
@@ -130,23 +132,23 @@ class TextList:
         return PromptList(*text_list.text_prompts(self.settings, self.seed))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
-        """Raises ConfigError: texts are for a network that is trained already."""
+        """Raises ConfigError: a list of texts needs a network that is already trained."""
         expected = "recordings or the toy world to train on, or sft.kind weights"
         raise ConfigError(
             "prompts.kind texts with sft.kind train", expected, "--set 'sft={kind: weights, network: DIR}'"
         )
 
-    def sft_clip(self, item: SftItem) -> RawClip:
-        """There is none."""
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
+        """Not called, because there is no SFT set."""
         raise AssertionError("a list of texts has no SFT set")
 
-    def ground_truth(self, prompt: Prompt) -> RawClip:
-        """The beginning of the prompt's recording at the model's size and rates. Raises MediaError."""
-        return Recordings(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
+        """The beginning of the prompt's recording at the run's size and rates. Raises MediaError."""
+        return RecordingSource(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
 
 
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
-    """Whether ``prompt`` has a ground-truth clip: always in the toy world and with recordings, on request with texts."""
+    """Whether ``prompt`` has a ground-truth clip: always with toy world and recordings, with texts where the list names one."""
     return not isinstance(settings.prompts, TextPrompts) or bool(prompt.ground_truth_path)
 
 
@@ -155,13 +157,13 @@ def clip_shape(settings: Settings) -> ClipShape:
     return ClipShape(**settings.clip.model_dump())
 
 
-def open_world(settings: Settings) -> World:
-    """The world that the configuration names."""
+def open_prompt_source(settings: Settings) -> PromptSource:
+    """The prompt source that the configuration names."""
     shape, seed = clip_shape(settings), settings.run.seed
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
-            return ToyWorld(prompts, shape, seed)
+            return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return Recordings(prompts, shape, seed)
+            return RecordingSource(prompts, shape, seed)
         case TextPrompts() as prompts:
-            return TextList(prompts, shape, seed)
+            return TextListSource(prompts, shape, seed)

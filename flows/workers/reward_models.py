@@ -1,4 +1,4 @@
-"""The reward models as sources of scorers: their files, their settings, and how they are opened. Imports torch."""
+"""The reward models as scorer sources: weight files, settings and loading. Imports torch."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from avpref.rewards.weights import catalogue as weights
 Paths = Mapping[str, Path]
 Load = Callable[[Paths, Placement, str, Any], ModelScorer[Any]]
 
-UNSEEN = frozenset({"folder", "batch_clips", "store_embeddings"})
-"""Settings of a reward model that no number depends on."""
+NOT_OF_SCORES = frozenset({"folder", "batch_clips", "store_embeddings"})
+"""Settings of a reward model that no score depends on."""
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A network with weights of others, or its ``tiny`` preset; see :class:`avpref.flows.workers.scorers.ScorerSource`."""
+    """A published reward model, or its ``tiny`` preset with random weights; see :class:`avpref.flows.workers.scorers.ScorerSource`."""
 
     slug: str
     model: weights.Model
@@ -50,7 +50,7 @@ class RewardModel:
 
     @property
     def name(self) -> str:
-        """The model's name, and whether its weights are random."""
+        """The model's name; that of the ``tiny`` preset says that its weights are random."""
         return f"{self.slug} (tiny: random weights)" if self.is_tiny else self.slug
 
     @property
@@ -61,9 +61,9 @@ class RewardModel:
     @property
     def fingerprint(self) -> str:
         """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
-        of_weights = "tiny" if self.is_tiny else weights.weights_id(self._paths())
-        seen = self.settings.model_dump(mode="json", exclude=set(UNSEEN))
-        return digest("reward model", self.slug, self.version, of_weights, seen, repr(MODEL_RULES))
+        weights_identity = "tiny" if self.is_tiny else weights.weights_id(self._paths())
+        settings = self.settings.model_dump(mode="json", exclude=set(NOT_OF_SCORES))
+        return digest("reward model", self.slug, self.version, weights_identity, settings, repr(MODEL_RULES))
 
     @property
     def keeps_embeddings(self) -> bool:
@@ -83,7 +83,7 @@ class RewardModel:
 
 
 def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
-    """The model that a configuration calls ``name``."""
+    """The reward model that a configuration calls ``name``."""
     is_tiny = scoring.preset == "tiny"
     match name:
         case "audiobox":

@@ -1,4 +1,4 @@
-"""The worker that scores candidates: each clip is read once, by timestamp, prepared for every scorer, and let go."""
+"""The worker that scores candidates: it reads each clip once, by timestamp, prepares it for every scorer, and drops it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from avpref.flows.workers.scorers import ScorerSource
 from avpref.identity import bytes_sha256
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, MediaSource, probe, read_clip
+from avpref.observability.meters import MS_PER_S
 from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
@@ -26,12 +27,10 @@ from avpref.storage.unit import Unit
 if TYPE_CHECKING:
     from avpref.rewards.model_scorer import ModelScorer, Prepared
 
-MS = 1000.0
-
 
 @dataclass(frozen=True)
 class ScoreItem:
-    """A candidate that is to be scored, and the text to score it against."""
+    """A candidate to score, and the text to score it against."""
 
     candidate: Candidate
     text: str
@@ -43,23 +42,23 @@ class ScoreItem:
 
 
 @dataclass(frozen=True)
-class View:
-    """What scorers see of a file: at most its first ``window_s``, at its own size and rates.
+class ClipView:
+    """The part of a clip that scorers see: at most its first ``window_s`` seconds, at its own size and rates.
 
-    Weightless scorers see it at ``shape`` instead where there is one.
+    Where ``shape`` is set, scorers without a network see the clip in that shape instead.
     """
 
     shape: ClipShape | None
     window_s: float
 
     def read(self, clip: MediaSource, is_network: bool) -> DecodedClip:
-        """Decode ``clip`` for scorers of one sort. Raises MediaError."""
+        """Decode ``clip`` for reward models (``is_network``) or for scorers without a network. Raises MediaError."""
         if self.shape is not None and not is_network:
             return read_clip(clip, self.shape)
         return read_clip(clip, duration_s=min(self.window_s, probe(clip).duration_s))
 
     def fingerprint(self, is_network: bool) -> object:
-        """The settings of the view that the numbers of such scorers depend on, for the fingerprint of their scores."""
+        """The settings that the scores of such scorers depend on, for the fingerprint of their scores."""
         return self.window_s if is_network or self.shape is None else vars(self.shape)
 
 
@@ -67,121 +66,134 @@ class View:
 class ScoreSpec:
     """Builds workers that hold some of a job's scorers; ``gpu_share`` is the part of a GPU that an actor holds.
 
-    Clips are read from ``media``; what goes beside the scores is committed to ``store``.
+    Clips are read from ``media``, scores are committed to ``files`` and embeddings to ``store``.
     """
 
     media: Files
     store: Files
     files: ScoreFiles
     sources: tuple[ScorerSource, ...]
-    view: View
+    view: ClipView
     canary: Canary
     device: str = "auto"
     gpu_share: float = 0.0
 
     def build(self) -> ScoreWorker:
-        """Load the scorers, and let each network score the canary. One thread, so that every executor adds up alike."""
+        """Load the scorers and check each network with the canary. Uses one thread, so that sums are equal with every executor.
+
+        Raises InputError where weights are absent or a canary drifts.
+        """
         if any(source.is_network for source in self.sources):
             import torch
 
             torch.set_num_threads(1)
-        return ScoreWorker(self, [_opened(source, self) for source in self.sources])
+        return ScoreWorker(self, [_loaded(source, self) for source in self.sources])
 
 
-class Batch(Protocol):
-    """A unit's clips before one scorer: taken one by one, answered for all together."""
+@dataclass(frozen=True)
+class TimedScores:
+    """Scores of one clip by one scorer, milliseconds in all, and the seconds of them that the network took."""
+
+    scores: list[Score]
+    elapsed_ms: float
+    network_s: float
+
+
+class UnitScoring(Protocol):
+    """One scorer's work on one unit: clips are added one by one, then the results of all are asked for."""
 
     source: ScorerSource
 
-    def take(self, clip: ScorableClip) -> None:
+    def add(self, clip: ScorableClip) -> None:
         """Prepare a clip."""
         ...
 
-    def answer(self) -> list[tuple[list[Score], float, float]]:
-        """Scores, milliseconds, and seconds in the network of each clip taken, in order."""
+    def results(self) -> list[TimedScores]:
+        """The scores of each added clip, in order."""
         ...
 
-    def tensors(self) -> dict[str, Any]:
-        """What is stored beside the scores: tensors by ``clip.name``; to be asked after :meth:`answer`."""
+    def embeddings(self) -> dict[str, Any]:
+        """Tensors to store with the scores, by ``CANDIDATE.NAME``; call it after :meth:`results`."""
         ...
 
 
-class WeightlessBatch:
-    """A weightless scorer judges each clip as it comes."""
+class WeightlessScoring:
+    """A scorer without a network judges each clip when it is added."""
 
     def __init__(self, source: ScorerSource, scorer: Scorer) -> None:
         self.source, self._scorer = source, scorer
-        self._answers: list[tuple[list[Score], float, float]] = []
+        self._results: list[TimedScores] = []
 
-    def take(self, clip: ScorableClip) -> None:
+    def add(self, clip: ScorableClip) -> None:
         """Score the clip."""
         started = time.perf_counter()
         scores = self._scorer.score([clip])[0]
-        self._answers.append((scores, MS * (time.perf_counter() - started), 0.0))
+        self._results.append(TimedScores(scores, MS_PER_S * (time.perf_counter() - started), 0.0))
 
-    def answer(self) -> list[tuple[list[Score], float, float]]:
-        """See :class:`Batch`."""
-        return self._answers
+    def results(self) -> list[TimedScores]:
+        """See :class:`UnitScoring`."""
+        return self._results
 
-    def tensors(self) -> dict[str, Any]:
-        """Nothing."""
+    def embeddings(self) -> dict[str, Any]:
+        """See :class:`UnitScoring`; there are none."""
         return {}
 
 
-class NetworkBatch:
+class NetworkScoring:
     """A network's front end runs clip by clip, the network on all of the unit's clips in its own batches."""
 
     def __init__(self, source: ScorerSource, scorer: ModelScorer[Any]) -> None:
         self.source, self._scorer = source, scorer
-        self._taken: list[tuple[Prepared[Any], float]] = []
+        self._prepared: list[tuple[Prepared[Any], float]] = []
 
-    def take(self, clip: ScorableClip) -> None:
+    def add(self, clip: ScorableClip) -> None:
         """Run the front end."""
         started = time.perf_counter()
         prepared = self._scorer.prepare(clip)
-        self._taken.append((prepared, MS * (time.perf_counter() - started)))
+        self._prepared.append((prepared, MS_PER_S * (time.perf_counter() - started)))
 
-    def answer(self) -> list[tuple[list[Score], float, float]]:
-        """See :class:`Batch`. The network's time is shared equally by the clips that it judged."""
+    def results(self) -> list[TimedScores]:
+        """See :class:`UnitScoring`. The network's time is divided equally among the clips that it judged."""
         started = time.perf_counter()
-        scores = self._scorer.score_prepared([prepared for prepared, _ in self._taken])
-        judged = [prepared.inputs is not None for prepared, _ in self._taken]
-        each_s = (time.perf_counter() - started) / max(1, sum(judged))
-        spent_s = [each_s if is_judged else 0.0 for is_judged in judged]
+        scores_of_clips = self._scorer.score_prepared([prepared for prepared, _ in self._prepared])
+        is_judged = [prepared.inputs is not None for prepared, _ in self._prepared]
+        per_clip_s = (time.perf_counter() - started) / max(1, sum(is_judged))
+        network_times_s = [per_clip_s if judged else 0.0 for judged in is_judged]
         return [
-            (found, front_ms + MS * network_s, network_s)
-            for found, (_, front_ms), network_s in zip(scores, self._taken, spent_s, strict=True)
+            TimedScores(scores, front_end_ms + MS_PER_S * network_s, network_s)
+            for scores, (_, front_end_ms), network_s in zip(
+                scores_of_clips, self._prepared, network_times_s, strict=True
+            )
         ]
 
-    def tensors(self) -> dict[str, Any]:
-        """See :class:`Batch`."""
-        judged = [prepared.candidate_id for prepared, _ in self._taken if prepared.inputs is not None]
-        aside = self._scorer.pop_embeddings()
+    def embeddings(self) -> dict[str, Any]:
+        """See :class:`UnitScoring`."""
+        judged_ids = [prepared.candidate_id for prepared, _ in self._prepared if prepared.inputs is not None]
+        tensors_of_clips = self._scorer.pop_embeddings()
         return {
-            f"{clip}.{name}": each
-            for clip, named in zip(judged, aside, strict=bool(aside))
-            for name, each in named.items()
+            f"{candidate_id}.{name}": tensor
+            for candidate_id, tensors in zip(judged_ids, tensors_of_clips, strict=bool(tensors_of_clips))
+            for name, tensor in tensors.items()
         }
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A source and its scorer, loaded and past the canary."""
+class LoadedScorer:
+    """A scorer that is loaded, and checked with the canary where it is a network."""
 
     source: ScorerSource
     scorer: Any
 
-    def batch(self) -> Batch:
-        """An empty batch."""
-        is_network = self.source.is_network
-        return (NetworkBatch if is_network else WeightlessBatch)(self.source, self.scorer)
+    def start_unit(self) -> UnitScoring:
+        """The scoring of a unit, without clips yet."""
+        return (NetworkScoring if self.source.is_network else WeightlessScoring)(self.source, self.scorer)
 
 
-def _opened(source: ScorerSource, spec: ScoreSpec) -> Opened:
+def _loaded(source: ScorerSource, spec: ScoreSpec) -> LoadedScorer:
     scorer = source.open(spec.device)
     if source.is_network:
         spec.canary.check(source.name, source.fingerprint, cast("ModelScorer[Any]", scorer))
-    return Opened(source, scorer)
+    return LoadedScorer(source, scorer)
 
 
 @dataclass(frozen=True)
@@ -189,64 +201,68 @@ class ScoreWorker:
     """Scores units of candidates. A file that cannot be read, or is not the file that was committed, is quarantined."""
 
     spec: ScoreSpec
-    scorers: list[Opened]
+    scorers: list[LoadedScorer]
 
     def run(self, unit: Unit) -> Receipt:
-        """Commit the scores of ``unit``'s items (ScoreItem), for each scorer that has not done so."""
+        """Commit the scores of ``unit``'s items (ScoreItem), for each scorer whose scores of the unit are missing."""
         started = time.perf_counter()
         files = self.spec.files.files
         parts = zip(self.scorers, self.spec.files.parts(unit), strict=True)
-        missing = [(opened.batch(), part) for opened, part in parts if not files.exists(part)]
-        lost = self._fill([batch for batch, _ in missing], unit)
+        missing = [(scorer.start_unit(), part) for scorer, part in parts if not files.exists(part)]
+        quarantined = self._read_clips([scoring for scoring, _ in missing], unit)
         num_rows = 0
-        for batch, part in missing:
-            rows = self._rows(batch)
-            self._store(batch, part)
-            files.commit(part, rows, lost)
+        for scoring, part in missing:
+            rows = self._rows(scoring)
+            self._store_embeddings(scoring, part)
+            files.commit(part, rows, quarantined)
             num_rows += len(rows)
-        return Receipt(num_rows, len(lost), time.perf_counter() - started)
+        return Receipt(num_rows, len(quarantined), time.perf_counter() - started)
 
-    def _fill(self, batches: Sequence[Batch], unit: Unit) -> list[QuarantineRow]:
-        """Give every readable clip to every batch; returns what could not be read."""
-        lost = []
+    def _read_clips(self, scorings: Sequence[UnitScoring], unit: Unit) -> list[QuarantineRow]:
+        """Add every readable clip to every scoring; returns the rows of the clips that could not be read."""
+        quarantined = []
         for item in unit.items:
             try:
-                read = self._committed(item)
-                for is_network in sorted({batch.source.is_network for batch in batches}):
-                    clip = ScorableClip(item.item_id, item.text, self.spec.view.read(read, is_network))
-                    for batch in batches:
-                        if batch.source.is_network == is_network:
-                            batch.take(clip)
+                clip_bytes = self._committed(item)
+                for is_network in sorted({scoring.source.is_network for scoring in scorings}):
+                    clip = ScorableClip(item.item_id, item.text, self.spec.view.read(clip_bytes, is_network))
+                    for scoring in scorings:
+                        if scoring.source.is_network == is_network:
+                            scoring.add(clip)
             except MediaError as error:
-                lost.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
-        return lost
+                quarantined.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
+        return quarantined
 
     def _committed(self, item: ScoreItem) -> ClipBytes:
+        """The clip's file in memory. Raises MediaError where it is missing or its SHA-256 is not that of the candidate."""
         clip = open_clip(self.spec.media, item.candidate.path)
-        found = bytes_sha256(clip.getvalue())
-        if found != item.candidate.sha256:
+        sha256 = bytes_sha256(clip.getvalue())
+        if sha256 != item.candidate.sha256:
             expected = f"sha-256 {item.candidate.sha256[:12]}…, as committed"
             raise MediaError(
-                f"{item.candidate.path} has sha-256 {found[:12]}…", expected, f"restore {item.candidate.path}"
+                f"{item.candidate.path} has sha-256 {sha256[:12]}…", expected, f"restore {item.candidate.path}"
             )
         return clip
 
-    def _store(self, batch: Batch, part: Unit) -> None:
-        """Commit what goes beside the scores, before the rows say that the unit is done."""
-        tensors = batch.tensors()
+    def _store_embeddings(self, scoring: UnitScoring, part: Unit) -> None:
+        """Commit the embeddings before the rows, because committed rows mark the unit as finished."""
+        tensors = scoring.embeddings()
         if tensors:
             from safetensors.torch import save
 
-            folder = f"{EMBEDDINGS}/{batch.source.slug}-{part.fingerprint}"
+            folder = f"{EMBEDDINGS}/{scoring.source.slug}-{part.fingerprint}"
             self.spec.store.commit_once(f"{folder}/{part.name}.safetensors", save(tensors))
 
-    def _rows(self, batch: Batch) -> list[ScoreRow]:
-        source, rows = batch.source, []
+    def _rows(self, scoring: UnitScoring) -> list[ScoreRow]:
+        """A row per score; a clip's time is divided equally among its scores."""
+        source, rows = scoring.source, []
         row_of = partial(score_row, scorer=source.name, fingerprint=source.fingerprint, terms=source.terms)
-        for scores, elapsed_ms, network_s in batch.answer():
-            share = 1.0 / max(len(scores), 1)
+        for result in scoring.results():
+            share = 1.0 / max(len(result.scores), 1)
             rows += [
-                row_of(score, elapsed_ms=elapsed_ms * share, gpu_s=network_s * self.spec.gpu_share * share)
-                for score in scores
+                row_of(
+                    score, elapsed_ms=result.elapsed_ms * share, gpu_s=result.network_s * self.spec.gpu_share * share
+                )
+                for score in result.scores
             ]
         return rows

@@ -1,4 +1,4 @@
-"""The scorers of a configuration: what each gives and depends on, known without loading a weight; one ``match`` opens them."""
+"""The scorers of a configuration: their metrics, terms and fingerprints are known before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ REWARD_MODELS = "audiobox,imagebind,synchformer,videoalign"
 
 
 class ScorerSource(Protocol):
-    """A scorer before it is opened. Picklable: it travels to the actors, which open it there."""
+    """Describes a scorer and loads it. Picklable: actors receive it and load the scorer."""
 
     @property
     def name(self) -> str:
-        """What the score table calls it."""
+        """The scorer's name in the score table."""
         ...
 
     @property
     def slug(self) -> str:
-        """What settings, stages and folders call it."""
+        """The scorer's name in settings, stage names and folders."""
         ...
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What it gives."""
+        """The metrics that the scorer computes."""
         ...
 
     @property
     def terms(self) -> Terms:
-        """Under which terms its numbers may be used, and whether they mean anything."""
+        """The licence of the scores, whether commercial use is allowed, and whether the scores are meaningful."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that its numbers depend on, beside the clip. Raises InputError where weights are absent."""
+        """Hash of everything that the scores depend on, except the clip. Raises InputError where weights are absent."""
         ...
 
     @property
     def is_network(self) -> bool:
-        """Whether it is a reward model: sees the file's own frames and channels, and is checked with a canary."""
+        """Whether the scorer is a reward model, which sees the clip at its own size and rates and is checked with a canary."""
         ...
 
     @property
     def keeps_embeddings(self) -> bool:
-        """Whether it sets embeddings aside, which are then kept beside the scores."""
+        """Whether the scorer gives embeddings, which are stored with the scores."""
         ...
 
     def open(self, device: str) -> Scorer:
-        """Load it. Raises InputError where weights are absent or not what they should be."""
+        """Load the scorer on ``device``. Raises InputError where weights are absent or do not match their hashes."""
         ...
 
 
 @dataclass(frozen=True)
 class Weightless:
-    """A scorer that is there as soon as it is asked for."""
+    """The source of a scorer without weights."""
 
     scorer: Scorer
     is_network: bool = False
@@ -93,11 +93,11 @@ class Weightless:
 
     @property
     def keeps_embeddings(self) -> bool:
-        """It has none."""
+        """False: there are no embeddings."""
         return False
 
     def open(self, device: str) -> Scorer:
-        """It is open."""
+        """The scorer; nothing is loaded."""
         return self.scorer
 
 
@@ -127,34 +127,34 @@ def _sources(name: ScorerName, scoring: ScoringSettings) -> Sequence[ScorerSourc
 
 
 def metrics_of(scoring: ScoringSettings) -> list[Metric]:
-    """The metrics that enter rewards: those of the seven columns that the scorers give, or those of them that are listed.
+    """The metrics that enter rewards: those of the seven metrics that the scorers compute, or those of them that are listed.
 
     Raises ConfigError for a listed metric that no scorer gives.
     """
-    given = {metric.name: metric for source in sources(scoring) for metric in source.metrics}
-    wanted = scoring.metrics or tuple(given)
-    unknown = [name for name in wanted if name not in given]
+    computed = {metric.name: metric for source in sources(scoring) for metric in source.metrics}
+    selected = scoring.metrics or tuple(computed)
+    unknown = [name for name in selected if name not in computed]
     if unknown:
-        expected = f"metrics of the scorers {', '.join(scoring.scorers)}: {', '.join(given)}"
+        expected = f"metrics of the scorers {', '.join(scoring.scorers)}: {', '.join(computed)}"
         raise ConfigError(f"scoring.metrics lists {', '.join(unknown)}", expected, "--set scoring.metrics=[]")
-    return [given[metric.name] for metric in METRICS if metric.name in wanted]
+    return [computed[metric.name] for metric in METRICS if metric.name in selected]
 
 
 def open_named(names: Sequence[str], device: str = "auto") -> list[Scorer]:
-    """The scorers called ``names``, loaded with default settings; ``tiny`` is the four reward models with random weights.
+    """Load the scorers ``names`` with default settings; ``tiny`` stands for the four reward models with random weights.
 
-    Raises ConfigError for a name that nobody knows, InputError where weights are absent.
+    Raises ConfigError for an unknown name, InputError where weights are absent.
     """
     return [source.open(device) for source in sources(named(",".join(names)))]
 
 
 def named(names: str) -> ScoringSettings:
-    """Scoring settings of ``names`` (commas between), as the command line takes them. Raises ConfigError."""
+    """Scoring settings for ``names``, separated by commas as on the command line. Raises ConfigError for an unknown name."""
     return load_section(ScoringSettings, "scoring", overrides_of(names), environment={})
 
 
 def overrides_of(names: str) -> list[str]:
-    """Overrides that stand for the scorers ``names``, or for ``tiny``."""
+    """The ``--set`` overrides that select the scorers ``names``, or the four reward models for ``tiny``."""
     if names == TINY:
         return ["scoring.preset=tiny", f"scoring.scorers={REWARD_MODELS}"]
     return [f"scoring.scorers={names}"]

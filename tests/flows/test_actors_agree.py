@@ -1,4 +1,4 @@
-"""The same pairs, byte for byte, whoever did the work: one process, one Ray actor or three."""
+"""The pairs are equal, byte for byte, with one process, one Ray actor and three actors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avpref.flows.run_stages import CURATION
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.score import score
-from avpref.flows.workers.encode_worker import EncodeSpec, RenderSpec
+from avpref.flows.workers.encode_worker import CandidateEncodeSpec, SftEncodeSpec
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.storage.run_folder import RunFolder, create
 from avpref.trainer.parallel import torch_threads
@@ -72,12 +72,12 @@ def test_three_actors_make_the_same_clips_and_the_same_pairs(
     assert len(clips) == folder.tables.num_rows(CANDIDATES)
 
 
-def test_workers_add_up_on_one_thread_and_the_trainer_on_as_many_as_it_was_told(tiny_run: RunFolder) -> None:
-    """The number of threads decides how sums are split, so nobody may inherit another's."""
+def test_workers_use_one_thread_and_the_trainer_the_configured_number(tiny_run: RunFolder) -> None:
+    """The number of threads determines the order of sums, so no worker may use the number of another."""
     settings, root = tiny_run.settings, tiny_run.root
     specs: list[WorkerSpec] = [
-        RenderSpec(settings, tiny_run.units(LATENTS)),
-        EncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
+        SftEncodeSpec(settings, tiny_run.units(LATENTS)),
+        CandidateEncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
         GenerateSpec(
             tiny_run.files, tiny_run.models, root.parent, settings, tiny_run.units(CANDIDATES), Run.of(tiny_run).sft
         ),

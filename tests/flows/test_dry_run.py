@@ -1,4 +1,4 @@
-"""What a dry run says is what the run then does."""
+"""The estimates of a dry run agree with the run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_counts_are_those_of_the_run(stages, tiny_run):
     assert stages["encode"]["items"] >= 2 * tiny_run.tables.num_rows(tables.PAIRS)
 
 
-def test_clips_take_no_more_than_was_said(stages, tiny_run):
+def test_clips_take_no_more_bytes_than_estimated(stages, tiny_run):
     written = sum(path.stat().st_size for path in tiny_run.root.glob("clips/*/*.mp4"))
     assert written <= stages["generate"]["bytes"] + stages["evaluate"]["bytes"]
 
@@ -59,6 +59,6 @@ def test_the_total_is_the_sum_of_what_is_known():
     assert document["total_bytes"] == sum(stage["bytes"] or 0 for stage in document["stages"])
 
 
-def test_delayed_sound_takes_room():
+def test_each_delayed_version_adds_the_same_number_of_bytes():
     settings = load_config(TINY).settings
     assert latent_bytes(settings, 2) - latent_bytes(settings, 1) == latent_bytes(settings, 1) - latent_bytes(settings)

@@ -1,4 +1,4 @@
-"""A disk that is full, or read-only: the run ends with the path and what to do, and goes on when there is room. Real file systems."""
+"""A full or read-only disk: the run ends with an error that names path and fix, and goes on once there is space. Uses real file systems."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    found = Disk(tmp_path / "disk")
-    found.path.mkdir()
+    mounted = Disk(tmp_path / "disk")
+    mounted.path.mkdir()
     try:
-        found.mount("size=64m")
+        mounted.mount("size=64m")
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot mount a file system here: {error}")
-    yield found
-    found.unmount()
+    yield mounted
+    mounted.unmount()
 
 
 def last_error(fork_server: ForkServer) -> str:
@@ -113,18 +113,18 @@ def test_a_run_in_a_folder_that_became_read_only_says_so_and_goes_on_afterwards(
 
 
 def on_disk(disk: Disk, tiny_copy: Callable[..., RunFolder], executor: InProcessExecutor | RayExecutor) -> RunFolder:
-    """A run that has not got to ``generate``, on a disk with room for some of its clips alone."""
+    """A run before stage ``generate``, on a disk with space for only some of its clips."""
     copy = tiny_copy("generate")
     root = disk.path / copy.root.name
     shutil.copytree(copy.root, root)
-    asked = RunFolder(root, copy.settings.model_copy(update={"executor": executor}))
-    with asked.locked():
+    changed = RunFolder(root, copy.settings.model_copy(update={"executor": executor}))
+    with changed.locked():
         pass
     disk.remount(f"size={disk.used_kb() + 40 * PAGE_KB}k")
     return open_root(root)
 
 
-def test_actors_on_a_full_disk_stop_the_run_and_no_candidate_is_given_up(
+def test_actors_on_a_full_disk_stop_the_run_and_no_candidate_is_quarantined(
     disk: Disk, tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder], ray_cluster: int
 ) -> None:
     folder = on_disk(disk, tiny_copy, RayExecutor(num_actors=2))
@@ -140,7 +140,7 @@ def test_actors_on_a_full_disk_stop_the_run_and_no_candidate_is_given_up(
 
 
 class Spilling:
-    """A worker whose library meets the full disk itself."""
+    """A worker whose library writes to a full disk."""
 
     def build(self) -> Spilling:
         return self
@@ -151,7 +151,7 @@ class Spilling:
         raise AssertionError("written")
 
 
-def test_a_librarys_own_full_disk_is_no_candidates_fault(tmp_path: Path) -> None:
+def test_a_full_disk_inside_a_library_is_a_fatal_storage_error(tmp_path: Path) -> None:
     pool = InProcessPool(Spilling())
     pool.submit(Unit("score", 0, "f", ()))
     failure = pool.next_done().failure

@@ -1,4 +1,4 @@
-"""The gate inside a run: evaluation in looks that ends early, and the alias that a finished run moves."""
+"""The gate inside a run: sequential evaluation that ends early, and the alias that a finished run moves."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ EASY = "min_audio_delta_sd: -1.0e+9, min_av_ci_low_sd: -1.0e+9, min_video_ci_low
 LOOKS = "{kind: sequential, look_prompts: 3}"
 
 
-def with_settings(folder: RunFolder, *given: str) -> RunFolder:
-    """The run with other settings of what comes after its training."""
-    settings = load_config(folder.root / "config.yaml", given, environment={}).settings
+def with_settings(folder: RunFolder, *overrides: str) -> RunFolder:
+    """The run with other settings of the stages after training."""
+    settings = load_config(folder.root / "config.yaml", overrides, environment={}).settings
     (folder.root / "config.yaml").write_text(config_to_yaml(settings))
     return open_root(folder.root)
 
@@ -52,7 +52,7 @@ def test_evaluation_ends_at_the_first_look_that_decides_and_makes_no_more_clips(
     assert len(list((folder.root / "decisions").iterdir())) == 2
 
 
-def test_a_finished_run_moves_the_alias_where_it_is_told_to_and_only_once(tiny_copy: Callable[..., RunFolder]) -> None:
+def test_a_finished_run_moves_the_alias_once_if_promotion_is_automatic(tiny_copy: Callable[..., RunFolder]) -> None:
     copy = tiny_copy("evaluate")
     folder = with_settings(copy, f"evaluation.gate={{{EASY}}}", "promotion.automatic=true")
     runs = folder.runs

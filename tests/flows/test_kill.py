@@ -112,12 +112,12 @@ MARK = "AVPREF_TEST_DRIVER"
 
 def marked(mark: str) -> list[int]:
     """Processes that were started, directly or not, with ``mark`` in their environment."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return found
+                processes.append(int(path.parent.name))
+    return processes
 
 
 @contextlib.contextmanager
@@ -136,9 +136,9 @@ def ray_driver(root: Path, mark: str) -> Iterator[subprocess.Popen[bytes]]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for left in marked(mark):
+        for survivor in marked(mark):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(left, signal.SIGKILL)
+                os.kill(survivor, signal.SIGKILL)
         for session in Path(tempfile.gettempdir()).glob(f"avpref-ray-*/session_*_{process.pid}"):
             shutil.rmtree(session, ignore_errors=True)
 
@@ -160,8 +160,8 @@ def killed_on_ray(folder: RunFolder, pattern: str, count: int, delay_s: float) -
 
 def on_ray(folder: RunFolder) -> RunFolder:
     """The run as another command with two actors would open it."""
-    asked = RunFolder(folder.root, folder.settings.model_copy(update={"executor": RayExecutor(num_actors=2)}))
-    with asked.locked():
+    on_two_actors = RunFolder(folder.root, folder.settings.model_copy(update={"executor": RayExecutor(num_actors=2)}))
+    with on_two_actors.locked():
         return open_root(folder.root)
 
 

@@ -1,4 +1,4 @@
-"""The whole loop: what it leaves behind, and that a second execution finds it all done."""
+"""The whole loop: its files and documents, and a second execution that has nothing to do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avpref.flows.stages.train.launch", refuse)
 
 
-def test_the_result_document_says_what_came_out(tiny_run: RunFolder) -> None:
+def test_the_result_document_holds_the_results_of_the_stages(tiny_run: RunFolder) -> None:
     document = json.loads((tiny_run.root / RESULT_FILE).read_text())
     assert document["schema_version"] == SCHEMA_VERSION
     assert (document["run_id"], document["seed"]) == (tiny_run.run_id, tiny_run.settings.run.seed)
@@ -126,10 +126,10 @@ def test_a_training_without_a_summary_is_not_finished_and_ends_with_the_same_byt
     folder = tiny_copy()
     (output,) = folder.root.glob("models/dpo-*")
     adapter, summary = output / "adapter" / "adapter_model.safetensors", output / "summary.json"
-    weights, said = adapter.read_bytes(), json.loads(summary.read_text())
+    weights, recorded = adapter.read_bytes(), json.loads(summary.read_text())
     summary.unlink()
     if not has_weights:
         adapter.unlink()
     train.fn(Run.of(folder))
     assert adapter.read_bytes() == weights
-    assert json.loads(summary.read_text()) == said
+    assert json.loads(summary.read_text()) == recorded

@@ -1,4 +1,4 @@
-"""A whole run whose candidates are scored by reward models: their tiny presets, which mean nothing and promote nothing."""
+"""A whole run with reward models as scorers, in their tiny presets: random scores, so the gate refuses."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MODELS = "audiobox,imagebind,synchformer,videoalign"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    given = [f"scoring.scorers={MODELS}", "scoring.preset=tiny", "evaluation.gate.min_audio_delta_sd=-9"]
-    given += ["evaluation.gate.min_av_ci_low_sd=-9", "evaluation.gate.min_video_ci_low_sd=-9"]
-    folder = create(tmp_path_factory.mktemp("models"), load_config(TINY, given, {}).settings)
+    overrides = [f"scoring.scorers={MODELS}", "scoring.preset=tiny", "evaluation.gate.min_audio_delta_sd=-9"]
+    overrides += ["evaluation.gate.min_av_ci_low_sd=-9", "evaluation.gate.min_video_ci_low_sd=-9"]
+    folder = create(tmp_path_factory.mktemp("models"), load_config(TINY, overrides, {}).settings)
     run_loop(folder)
     return folder
 
@@ -34,7 +34,7 @@ def test_the_seven_columns_are_filled_and_enter_rewards(run: RunFolder) -> None:
     assert run.tables.num_rows(tables.PAIRS) > 0
 
 
-def test_random_weights_promote_nothing_whatever_the_numbers(run: RunFolder) -> None:
+def test_a_run_scored_with_random_weights_is_never_promoted(run: RunFolder) -> None:
     document = run.documents.read("result.json")
     assert document["gate"]["verdict"] == "refuse"
     assert len([reason for reason in document["gate"]["reasons"] if "mean nothing" in reason]) == len(MODELS.split(","))
@@ -43,6 +43,6 @@ def test_random_weights_promote_nothing_whatever_the_numbers(run: RunFolder) -> 
 
 def test_terms_are_in_the_result_and_the_report(run: RunFolder) -> None:
     scorers = run.documents.read("result.json")["scorers"]
-    assert len(scorers) == 4 and not any(one["is_meaningful"] for one in scorers)
+    assert len(scorers) == 4 and not any(scorer["is_meaningful"] for scorer in scorers)
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert "their weights are random" in page

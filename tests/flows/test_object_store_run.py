@@ -1,4 +1,4 @@
-"""The whole loop with its files in a bucket: the same results, gone on with from another machine, two drivers at once."""
+"""The whole loop with its files in a bucket: equal results, resumed on another machine, and with two drivers at once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
     bucket: ObjectStorage, tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One loop, looked at from all sides: it takes seconds, so it is made once."""
+    """One loop with all checks of it, because a loop takes seconds."""
     folder = create(tmp_path / "here", settings(bucket))
     document = run_loop(folder).document()
 
@@ -114,15 +114,15 @@ def stopped_before(monkeypatch: pytest.MonkeyPatch, folder: RunFolder, name: str
     """Run the loop until something would be written at ``name``; nothing after that happens."""
     from avpref.storage.files import Files
 
-    def stop(files: Files, given: str, data: bytes, real: Callable[..., object]) -> object:
-        if name in files.uri(given):
+    def stop(files: Files, path: str, data: bytes, real: Callable[..., object]) -> object:
+        if name in files.uri(path):
             raise KeyboardInterrupt
-        return real(files, given, data)
+        return real(files, path, data)
 
     with monkeypatch.context() as patch:
         for verb in ("commit_once", "replace"):
             real = getattr(ObjectFiles, verb)
-            patch.setattr(ObjectFiles, verb, lambda files, given, data, real=real: stop(files, given, data, real))
+            patch.setattr(ObjectFiles, verb, lambda files, path, data, real=real: stop(files, path, data, real))
         with pytest.raises(KeyboardInterrupt):
             run_loop(folder)
 
@@ -156,25 +156,25 @@ run_loop(create(Path(sys.argv[3]), settings))
 
 @pytest.mark.slow
 def test_two_drivers_on_one_bucket_end_with_equal_tables(bucket: ObjectStorage, tmp_path: Path) -> None:
-    given = bucket.model_dump_json()
+    storage = bucket.model_dump_json()
     drivers = [
-        subprocess.Popen([sys.executable, "-c", DRIVER, str(TINY), given, str(tmp_path / name)])
-        for name in ("one", "other")
+        subprocess.Popen([sys.executable, "-c", DRIVER, str(TINY), storage, str(tmp_path / name)])
+        for name in ("first", "second")
     ]
     assert [driver.wait(600) for driver in drivers] == [0, 0]
-    one, other = (create(tmp_path / name, settings(bucket)) for name in ("one", "other"))
+    first, second = (create(tmp_path / name, settings(bucket)) for name in ("first", "second"))
     for table in tables.TABLES:
-        manifest = one.tables.current(table.name)
-        assert manifest == other.tables.current(table.name)
+        manifest = first.tables.current(table.name)
+        assert manifest == second.tables.current(table.name)
         if manifest is not None:
-            one.tables.store.verify(manifest)
-    candidates = one.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist()
+            first.tables.store.verify(manifest)
+    candidates = first.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist()
     assert len(candidates) == len(set(candidates))
-    clips = set(one.files.names("clips"))
-    assert set(one.tables.read(tables.CANDIDATES)["path"].to_pylist()) <= clips
-    adapters = [sorted((tmp_path / name).glob("*/models/dpo-*/adapter/*.safetensors")) for name in ("one", "other")]
+    clips = set(first.files.names("clips"))
+    assert set(first.tables.read(tables.CANDIDATES)["path"].to_pylist()) <= clips
+    adapters = [sorted((tmp_path / name).glob("*/models/dpo-*/adapter/*.safetensors")) for name in ("first", "second")]
     assert len({bytes_sha256(path.read_bytes()) for paths in adapters for path in paths}) == 1
-    (published,) = [name for name in one.files.names("models") if "dpo-" in name and name.endswith("published.json")]
+    (published,) = [name for name in first.files.names("models") if "dpo-" in name and name.endswith("published.json")]
     assert published
 
 
@@ -187,10 +187,10 @@ def test_actors_read_and_write_the_bucket(
     assert folder.tables.read(tables.PAIRS).equals(tiny_run.tables.read(tables.PAIRS))
 
 
-# runs that cannot be
+# storages and tables that are refused
 
 
-def test_a_run_does_not_change_its_place_without_a_word(bucket: ObjectStorage, tmp_path: Path) -> None:
+def test_another_storage_for_an_existing_run_is_refused(bucket: ObjectStorage, tmp_path: Path) -> None:
     folder = create(tmp_path, load_config(TINY, (), {}).settings)
     with pytest.raises(ConfigError) as caught:
         create(tmp_path, settings(bucket))
@@ -201,7 +201,7 @@ def test_a_run_does_not_change_its_place_without_a_word(bucket: ObjectStorage, t
     assert create(tmp_path / "objects", settings(moved)).run_id == kept.run_id
 
 
-def test_a_bucket_that_is_not_there_is_said_before_anything_is_made(bucket: ObjectStorage, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_an_error_before_anything_is_written(bucket: ObjectStorage, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         create(tmp_path, settings(bucket.model_copy(update={"url": "s3://nowhere/runs"})))
     assert not list(tmp_path.rglob(RUN_FILE))
@@ -215,7 +215,7 @@ def test_a_bucket_of_another_schema_is_refused(bucket: ObjectStorage, tmp_path: 
         create(tmp_path / "b", settings(bucket))
 
 
-def test_a_table_that_was_tampered_with_is_named_with_its_url(bucket: ObjectStorage, tmp_path: Path) -> None:
+def test_the_error_about_a_changed_table_names_its_url(bucket: ObjectStorage, tmp_path: Path) -> None:
     folder = create(tmp_path, settings(bucket))
     folder.tables.seal(tables.SKIPPED, "f", tables.to_arrow(tables.SKIPPED, []))
     manifest = folder.tables.current("skipped")
@@ -237,17 +237,17 @@ def test_settings_of_a_run_hold_no_credentials(bucket: ObjectStorage, tmp_path: 
     ["{kind: objects, url: s3://ab}", "{kind: objects, url: gs://bucket}", "{kind: objects}",
      "{kind: objects, url: 's3://bucket', endpoint: 'https://key:secret@host'}", "{kind: bucket}"],
 )  # fmt: skip
-def test_a_storage_that_makes_no_sense_is_a_configuration_error(storage: str) -> None:
+def test_an_invalid_storage_section_is_a_configuration_error(storage: str) -> None:
     with pytest.raises(ConfigError, match="storage"):
         load_config(TINY, [f"storage={storage}"], {})
 
 
-def test_where_files_are_kept_is_no_part_of_the_identity(bucket: ObjectStorage) -> None:
+def test_the_storage_section_does_not_change_the_settings_hash(bucket: ObjectStorage) -> None:
     assert identity_hash(settings(bucket)) == identity_hash(load_config(TINY, (), {}).settings)
 
 
-def test_a_folder_that_lost_its_model_brings_it_back(bucket: ObjectStorage, tmp_path: Path) -> None:
-    """What is published counts: a local file that is missing comes back, one that differs is replaced by it."""
+def test_a_lost_or_changed_model_file_is_restored_from_the_bucket(bucket: ObjectStorage, tmp_path: Path) -> None:
+    """A missing local file is copied from the bucket, and one that differs from the published file is replaced."""
     folder = create(tmp_path, settings(bucket))
     output = folder.model_folder("sft", "f")
     output.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Clips that go bad: refused with a reason, never in a pair, and never a reason to stop unless there are too many."""
+"""Damaged clips are quarantined with a reason and are in no pair; the run stops only if there are too many."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ Copy = Callable[..., RunFolder]
 
 def clip_paths(folder: RunFolder, split: Split = Split.TRAIN) -> list[str]:
     """Paths of the sealed candidates of one split, in the plan's order."""
-    wanted = {prompt.prompt_id for prompt in read_prompts(folder.tables) if prompt.split == split}
-    return [row["path"] for row in folder.tables.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in wanted]
+    prompt_ids = {prompt.prompt_id for prompt in read_prompts(folder.tables) if prompt.split == split}
+    return [row["path"] for row in folder.tables.read(tables.CANDIDATES).to_pylist() if row["prompt_id"] in prompt_ids]
 
 
 def candidate_of(path: str) -> str:
@@ -60,7 +60,7 @@ def pair_members(folder: RunFolder) -> set[str]:
     return set(pairs["chosen"].to_pylist()) | set(pairs["rejected"].to_pylist())
 
 
-def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_on(tiny_copy: Copy) -> None:
+def test_changed_or_missing_clips_are_quarantined_and_the_run_goes_on(tiny_copy: Copy) -> None:
     folder = tiny_copy("score")
     paths = clip_paths(folder)
     damaged: dict[str, Callable[[Path], None]] = {paths[1]: truncate, paths[20]: flip, paths[40]: Path.unlink}
@@ -88,7 +88,7 @@ def test_clips_that_are_not_what_was_committed_are_quarantined_and_the_run_goes_
 def test_too_many_bad_clips_stop_the_run_until_the_cause_is_gone(
     tiny_copy: Copy, tiny_run: RunFolder, sealed: Callable[[RunFolder, str], list[bytes]]
 ) -> None:
-    """Again and again, for every execution that finds them; once they are restored the run ends as if nothing had been."""
+    """Every execution stops while the clips are damaged; once they are restored, the run ends with the same pairs."""
     folder = tiny_copy("score")
     paths = clip_paths(folder)
     allowed = round(folder.settings.run.max_quarantined_share * folder.tables.num_rows(tables.CANDIDATES))
@@ -136,7 +136,7 @@ def test_a_pair_s_clip_that_goes_bad_later_stops_the_run_and_nothing_is_lost_by_
     assert sealed(folder, "evaluations") == sealed(tiny_run, "evaluations")
 
 
-# clips that are made badly
+# clips that are damaged when they are made
 
 
 def without_sound(data: bytes) -> bytes:
@@ -152,27 +152,29 @@ def without_sound(data: bytes) -> bytes:
 
 
 def mute(monkeypatch: pytest.MonkeyPatch, is_muted: Callable[[generating.CandidateRequest], bool]) -> set[str]:
-    """From here on the clips of some requests are written without sound; their ids are collected."""
+    """Patch the worker so that the clips of some requests are written without sound; returns the set of their ids as it grows."""
     muted: set[str] = set()
-    real_write, real_mp4 = generating.GenerateWorker._write, generating.mp4
+    real_write, real_mp4 = generating.GenerateWorker._write, generating.mp4_bytes
 
-    def write(self: generating.GenerateWorker, item: generating.CandidateRequest, raw: generating.Made) -> object:
-        def mp4(raw: generating.RawClip, shape: ClipShape) -> bytes:
-            data = real_mp4(raw, shape)
+    def write(
+        self: generating.GenerateWorker, item: generating.CandidateRequest, clip: generating.FinishedClip
+    ) -> object:
+        def mp4_bytes(unencoded: generating.UnencodedClip, shape: ClipShape) -> bytes:
+            data = real_mp4(unencoded, shape)
             return without_sound(data) if is_muted(item) else data
 
         if is_muted(item):
             muted.add(item.item_id)
         with monkeypatch.context() as patch:
-            patch.setattr(generating, "mp4", mp4)
-            return real_write(self, item, raw)
+            patch.setattr(generating, "mp4_bytes", mp4_bytes)
+            return real_write(self, item, clip)
 
     monkeypatch.setattr(generating.GenerateWorker, "_write", write)
     return muted
 
 
 def score_by_index(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on a candidate of a higher index is better in every metric, whatever the network made."""
+    """Patch the fake scorer so that a candidate of a higher index is better in every metric."""
     index_of: dict[str, int] = {}
 
     def values(self: FakeScorer, clip: ScorableClip, metrics: Sequence[Metric]) -> dict[str, float]:
@@ -204,9 +206,9 @@ def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
     assert not pair_members(folder) & muted
     assert quarantined(folder) == []
     rows = [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]
-    spoken = {"audio_quality", "text_audio", "audio_video", "desync"}
+    metrics_of_sound = {"audio_quality", "text_audio", "audio_video", "desync"}
     for row in rows:
-        if row["metric"] in spoken:
+        if row["metric"] in metrics_of_sound:
             assert (row["status"], row["value"]) == ("skipped", None) and "audio" in row["reason"]
         else:
             assert row["status"] == "ok" and row["value"] is not None
@@ -226,7 +228,7 @@ def test_a_policy_that_makes_clips_without_sound_is_refused(tiny_copy: Copy, mon
 
 
 def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a MediaError but any error: tried again, cut out of its unit, written down."""
+    """An error other than MediaError: the candidate is tried again, separated from its unit, and quarantined."""
     folder = tiny_copy("generate")
     victim = [prompt for prompt in read_prompts(folder.tables) if prompt.split == Split.TRAIN][4]
     real, calls = generating.GenerateWorker._ground_truth, []
@@ -246,7 +248,7 @@ def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, m
 
 
 def test_a_network_that_gives_no_numbers_opens_the_circuit(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything fails alike from the first unit on: that is said after a few units, with the error."""
+    """If every unit fails with the same error, the run stops after a few units and names the error."""
     folder = tiny_copy("generate")
     real = components.IdentityCodec.decode
 

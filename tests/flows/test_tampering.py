@@ -1,4 +1,4 @@
-"""A sealed table that somebody has changed is named, by every stage that reads it; the fix that is named mends it."""
+"""Every stage that reads a changed table names it in its error, and the fix in the error repairs the run."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ READERS = {
     tables.NORMS: (evaluate, "evaluate"),
     tables.SKIPPED: (pair, "result"),
 }
-"""A stage that reads the table, and how far the run is when it does."""
+"""For each table a stage that reads it, and the first stage that the copied run has not done."""
 
 
 def tamper(folder: RunFolder, table: tables.Table) -> tuple[Path, str]:
-    """Change one byte of a table's file, keep its size and time; returns the file and the hash that it has to have."""
+    """Change one byte of a table's file and keep its size and time; returns the file and its expected hash."""
     manifest = folder.tables.current(table.name)
     assert manifest is not None
     (path,) = (folder.root / "tables" / name for name in folder.tables.store.names(manifest))
@@ -57,8 +57,8 @@ def test_the_stage_that_reads_a_changed_table_names_file_and_hashes(
     assert caught.value.expected == f"sha-256 {expected}"
 
 
-def test_the_fix_that_is_named_mends_the_run(tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder]) -> None:
-    """Every table in turn, as long as the loop finds one: only the command that the error names is used."""
+def test_the_fix_in_the_error_repairs_the_run(tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder]) -> None:
+    """Each execution names one changed table; the test only follows the fix in its error."""
     folder = tiny_copy()
     changed = [tables.PROMPTS, tables.CANDIDATES, tables.NORMS, tables.PAIRS]
     for table in changed:
@@ -66,8 +66,8 @@ def test_the_fix_that_is_named_mends_the_run(tiny_run: RunFolder, tiny_copy: Cal
     for _ in changed:
         with pytest.raises(TableError) as caught:
             run_loop(folder)
-        (doomed,) = re.findall(r"delete the folder (\S+)", caught.value.fix)
-        shutil.rmtree(doomed)
+        (version_folder,) = re.findall(r"delete the folder (\S+)", caught.value.fix)
+        shutil.rmtree(version_folder)
     run_loop(folder)
     same_end(folder, tiny_run)
 
@@ -84,8 +84,8 @@ def test_a_changed_manifest_is_named(tiny_copy: Callable[..., RunFolder]) -> Non
         folder.tables.read(tables.PAIRS)
 
 
-def test_what_was_verified_is_verified_again_once_it_has_changed(tiny_copy: Callable[..., RunFolder]) -> None:
-    """Within one process too: a rewritten file has another inode or time."""
+def test_a_verified_file_is_verified_again_after_it_was_changed(tiny_copy: Callable[..., RunFolder]) -> None:
+    """Within one process: a rewritten file has another inode or time."""
     folder = tiny_copy()
     folder.tables.read(tables.PAIRS)
     folder.tables.connect().close()

@@ -1,4 +1,4 @@
-"""The notebook runs on a tiny run, shows what the tables say, and leaves the folder as it was."""
+"""The notebook runs on a tiny run, shows the content of its tables, and does not change the folder."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def snapshot(root: Path) -> dict[str, tuple[str, int]]:
 
 
 @pytest.fixture
-def found(tiny_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
+def variables(tiny_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
     monkeypatch.setenv("AVPREF_RUN", str(tiny_run.root))
     return run_notebook()
 
 
-def test_marimo_has_no_complaints() -> None:
+def test_marimo_check_passes() -> None:
     command = [sys.executable, "-m", "marimo", "check", "--strict", str(NOTEBOOK)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -47,24 +47,24 @@ def test_marimo_has_no_complaints() -> None:
 def test_it_shows_the_run_and_changes_nothing(tiny_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(tiny_run.root)
     monkeypatch.setenv("AVPREF_RUN", str(tiny_run.root))
-    found = run_notebook()
-    assert found["picked"].value == tiny_run.run_id
-    assert len(found["pairs"]) == tiny_run.tables.num_rows(tables.PAIRS)
+    variables = run_notebook()
+    assert variables["picked"].value == tiny_run.run_id
+    assert len(variables["pairs"]) == tiny_run.tables.num_rows(tables.PAIRS)
     assert snapshot(tiny_run.root) == before
 
 
-def test_the_selected_pair_has_scores_and_two_players(found: Mapping[str, Any]) -> None:
-    first = found["pairs"].iloc[0]
-    assert found["pair"].pair_id == first.pair_id and first.margin_total == found["pairs"].margin_total.max()
-    assert len(found["scores"]) == 7
-    assert {"chosen", "rejected"} <= set(found["scores"][0])
-    assert found["players"].text.count("<video") == 2
+def test_the_selected_pair_has_scores_and_two_players(variables: Mapping[str, Any]) -> None:
+    first = variables["pairs"].iloc[0]
+    assert variables["pair"].pair_id == first.pair_id and first.margin_total == variables["pairs"].margin_total.max()
+    assert len(variables["scores"]) == 7
+    assert {"chosen", "rejected"} <= set(variables["scores"][0])
+    assert variables["players"].text.count("<video") == 2
 
 
-def test_sql_answers_and_reaches_no_files(found: Mapping[str, Any], tmp_path: Path) -> None:
-    ask = found["ask"]
+def test_sql_answers_and_reaches_no_files(variables: Mapping[str, Any], tmp_path: Path) -> None:
+    ask = variables["ask"]
     answered = ask("SELECT count(*) AS n FROM pairs")
-    assert answered.data["n"].tolist() == [len(found["pairs"])]
+    assert answered.data["n"].tolist() == [len(variables["pairs"])]
     secret = tmp_path / "secret.txt"
     secret.write_text("hidden words")
     refused = ask(f"SELECT * FROM read_text('{secret}')")
@@ -72,7 +72,7 @@ def test_sql_answers_and_reaches_no_files(found: Mapping[str, Any], tmp_path: Pa
     assert "Error" in ask("SELEC").text
 
 
-def test_without_a_run_it_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_run_it_asks_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AVPREF_RUN", raising=False)
     monkeypatch.chdir(tmp_path)
     assert "picked" not in run_notebook()

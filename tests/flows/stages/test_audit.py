@@ -1,4 +1,4 @@
-"""The shortcut audit in a run: measured once, sealed, told; where it refuses, nothing is trained."""
+"""The shortcut audit in a run: facts are measured once and sealed, flagged facts are printed, and a refused audit prevents training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from avpref.storage.table_readers import read_prompts
 Copy = Callable[..., RunFolder]
 
 
-def asked(folder: RunFolder, **audit_settings: object) -> RunFolder:
+def with_audit(folder: RunFolder, **audit_settings: object) -> RunFolder:
     """The folder with other audit settings, as a command with ``--set audit.…`` would leave it."""
     changed = RunFolder(
         folder.root, folder.settings.model_copy(update={"audit": AuditSettings.model_validate(audit_settings)})
@@ -37,7 +37,7 @@ def asked(folder: RunFolder, **audit_settings: object) -> RunFolder:
 
 
 def louder_where_chosen(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on every chosen clip is measured 30 dB louder than it is."""
+    """Patch the measurement so that chosen clips are 30 dB louder than they are."""
     chosen, real = set(folder.tables.read(tables.PAIRS)["chosen"].to_pylist()), audit_module.measure
 
     def measure(candidate_id: str, *arguments: Any) -> ClipFacts:
@@ -86,10 +86,10 @@ def test_a_shortcut_is_flagged_and_the_run_goes_on(
     assert "✕ loudness db" in (folder.root / "report.html").read_text()
 
 
-def test_a_shortcut_that_is_refused_stops_the_run_before_training_until_it_is_allowed(
+def test_a_refused_audit_stops_the_run_before_training_until_the_action_is_changed(
     tiny_copy: Copy, tiny_run: RunFolder, monkeypatch: pytest.MonkeyPatch, sealed: Callable[..., list[bytes]]
 ) -> None:
-    folder = asked(tiny_copy("audit"), action="refuse")
+    folder = with_audit(tiny_copy("audit"), action="refuse")
     louder_where_chosen(folder, monkeypatch)
     for _ in range(2):  # a second execution finds it in the sealed table
         with pytest.raises(AuditRefused) as caught:
@@ -98,25 +98,25 @@ def test_a_shortcut_that_is_refused_stops_the_run_before_training_until_it_is_al
         assert "audit.max_auroc" in caught.value.expected and "--set audit.action=flag" in caught.value.fix
         assert caught.value.exit_code == 3
         assert not list(folder.root.glob("models/dpo-*"))
-    allowed = asked(folder, action="flag")
+    allowed = with_audit(folder, action="flag")
     assert allowed.run_id == folder.run_id
     retrain.run_loop(allowed)
     assert sealed(allowed, "evaluations") == sealed(tiny_run, "evaluations")
 
 
 def test_a_bound_that_allows_everything_refuses_nothing(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = asked(tiny_copy("audit"), action="refuse", max_auroc=1.0)
+    folder = with_audit(tiny_copy("audit"), action="refuse", max_auroc=1.0)
     louder_where_chosen(folder, monkeypatch)
     assert audit.fn(Run.of(folder)).rows > 0
 
 
 def test_off_measures_nothing(tiny_copy: Copy) -> None:
-    folder = asked(tiny_copy("audit"), action="off")
+    folder = with_audit(tiny_copy("audit"), action="off")
     assert audit.fn(Run.of(folder)).rows == 0
     assert not folder.tables.has(tables.CLIP_FACTS) and not folder.tables.has(tables.AUDITS)
 
 
-def test_off_may_be_written_as_yaml_reads_it_and_other_words_are_refused() -> None:
+def test_yaml_false_means_off_and_unknown_actions_are_refused() -> None:
     path = "configs/tiny.yaml"
     settings = load_config(path, ["audit.action=off"], {}).settings
     assert settings.audit.action == "off"
@@ -126,7 +126,7 @@ def test_off_may_be_written_as_yaml_reads_it_and_other_words_are_refused() -> No
             load_config(path, [wrong], {})
 
 
-def test_a_clip_that_is_not_the_one_that_was_committed_has_no_facts_but_a_reason(tiny_copy: Copy) -> None:
+def test_a_changed_or_missing_clip_has_a_reason_instead_of_facts(tiny_copy: Copy) -> None:
     folder = tiny_copy("audit")
     victims = folder.tables.read(tables.CANDIDATES).slice(0, 2).to_pylist()
     (folder.root / victims[0]["path"]).write_bytes(b"torn")

@@ -1,4 +1,4 @@
-"""What is to be done follows from prompts and settings alone; nothing of it is drawn."""
+"""The plan of candidates is a function of prompts and settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split
 from avpref.execution.plan import grouped, shards
-from avpref.flows.stages.candidate_plan import CandidateRequest, requests, sampler_hash
+from avpref.flows.stages.candidate_plan import CandidateRequest, candidate_requests, sampler_hash
 
 TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
 PROMPTS = [Prompt(f"p{n}", f"text {n}", Split.HELD_OUT if n % 4 == 3 else Split.TRAIN) for n in range(12)]
@@ -23,20 +23,20 @@ def settings(*overrides: str) -> Settings:
     return load_config(TINY, overrides, {}).settings
 
 
-def planned(given: Settings, prompts: list[Prompt] = PROMPTS, checkpoint: str = "k") -> list[CandidateRequest]:
-    return list(requests(prompts, given, checkpoint))
+def planned(run_settings: Settings, prompts: list[Prompt] = PROMPTS, checkpoint: str = "k") -> list[CandidateRequest]:
+    return list(candidate_requests(prompts, run_settings, checkpoint))
 
 
 def test_training_prompts_get_ground_truth_and_candidates_and_held_out_prompts_one_candidate() -> None:
-    found = planned(settings("sampling.num_candidates=3"))
+    requests = planned(settings("sampling.num_candidates=3"))
     for prompt in PROMPTS:
-        mine = [item for item in found if item.prompt == prompt]
+        origins = [item.origin for item in requests if item.prompt == prompt]
         if prompt.split == Split.TRAIN:
-            assert [item.origin for item in mine] == [Origin.GROUND_TRUTH] + 3 * [Origin.GENERATED]
+            assert origins == [Origin.GROUND_TRUTH] + 3 * [Origin.GENERATED]
         else:
-            assert [item.origin for item in mine] == [Origin.GENERATED]
-    assert len({item.item_id for item in found}) == len(found)
-    assert len({item.seed for item in found if item.origin == Origin.GENERATED}) == sum(i.seed > 0 for i in found)
+            assert origins == [Origin.GENERATED]
+    assert len({item.item_id for item in requests}) == len(requests)
+    assert len({item.seed for item in requests if item.origin == Origin.GENERATED}) == sum(i.seed > 0 for i in requests)
 
 
 def test_without_ground_truth_nothing_else_changes() -> None:
@@ -60,7 +60,7 @@ def test_more_candidates_and_more_prompts_keep_the_ids_that_were_there() -> None
         ("codec.audio_bands=16", False),
     ],
 )
-def test_whatever_a_clip_depends_on_changes_its_id(change: str, is_new_seed: bool) -> None:
+def test_every_setting_that_a_clip_depends_on_changes_its_id(change: str, is_new_seed: bool) -> None:
     before, after = planned(settings()), planned(settings(change))
     for old, new in zip(before, after, strict=True):
         if old.origin == Origin.GENERATED:
@@ -77,7 +77,7 @@ def test_another_checkpoint_gives_other_candidates_on_the_same_noise_and_the_sam
 @pytest.mark.parametrize(
     "change", ["run.shard_prompts=3", "executor.kind=ray", "scoring.scorers=toy", "dpo.loop.steps=3"]
 )
-def test_what_a_clip_does_not_depend_on_changes_nothing(change: str) -> None:
+def test_settings_that_no_clip_depends_on_change_no_request(change: str) -> None:
     assert planned(settings()) == planned(settings(change))
     assert sampler_hash(settings()) == sampler_hash(settings(change))
 

@@ -1,4 +1,4 @@
-"""Scoring as a stage: how scorers are pooled changes nothing, a new scorer adds its own work alone, losses are counted once."""
+"""Stage ``score``: the pooling of scorers changes no score, a new scorer adds only its own work, each lost clip is counted once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUM_CLIPS = 3
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A list of three clips of different sizes and rates, and of a file that is no clip."""
+    """A list of three clips of different sizes and rates, and a file that is not a clip."""
     folder = tmp_path_factory.mktemp("clips")
     for number, (height, width, fps_hz) in enumerate(((96, 128, 25.0), (128, 96, 16.0), (96, 96, 12.0))):
         clip = canary_clip().clip
@@ -56,9 +56,9 @@ def job(*scorers: ScorerName, executor: InProcessExecutor | RayExecutor | None =
     )
 
 
-def frame(root: Path, clips: Path, of: ScoreJob) -> pd.DataFrame:
-    """Scores without what depends on the clock."""
-    folder, _ = score_clip_list(clips, of, root)
+def frame(root: Path, clips: Path, score_job: ScoreJob) -> pd.DataFrame:
+    """Scores without the columns of times."""
+    folder, _ = score_clip_list(clips, score_job, root)
     return folder.tables.read(tables.SCORES).to_pandas().drop(columns=["elapsed_ms", "gpu_s"])
 
 
@@ -68,8 +68,8 @@ def together(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFr
 
 
 def test_every_readable_clip_gets_every_metric_or_a_reason(together: pd.DataFrame) -> None:
-    given = [metric.name for source in sources(job().scoring) for metric in source.metrics]
-    assert together.groupby("candidate_id").metric.apply(list).map(sorted).tolist() == [sorted(given)] * NUM_CLIPS
+    metrics = [metric.name for source in sources(job().scoring) for metric in source.metrics]
+    assert together.groupby("candidate_id").metric.apply(list).map(sorted).tolist() == [sorted(metrics)] * NUM_CLIPS
     is_ok = together.status == ScoreStatus.OK
     assert is_ok.mean() > 0.9 and together[is_ok].value.notna().all()
     assert together[~is_ok].value.isna().all() and (together[~is_ok].reason != "").all()
@@ -102,17 +102,17 @@ def test_pooling_changes_no_row(
 
 
 def test_units_of_another_size_change_no_number(together: pd.DataFrame, clips: Path, tmp_path: Path) -> None:
-    found = frame(tmp_path, clips, job(unit=1))
-    pd.testing.assert_frame_equal(found, together, atol=1e-5, rtol=1e-5)
+    scores = frame(tmp_path, clips, job(unit=1))
+    pd.testing.assert_frame_equal(scores, together, atol=1e-5, rtol=1e-5)
 
 
-def test_what_cannot_be_opened_is_lost_once_with_its_reason(clips: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_is_quarantined_once_with_its_reason(clips: Path, tmp_path: Path) -> None:
     folder, lost = score_clip_list(clips, job("audiobox", "synchformer"), tmp_path)
     assert len(lost) == 1 and "broken.mp4" in lost[0].candidate_id and lost[0].message
     assert folder.tables.read(tables.QUARANTINE).num_rows == 1
 
 
-def test_a_clip_that_breaks_while_it_is_read_is_lost_once_and_the_others_are_scored(
+def test_a_clip_that_cannot_be_read_is_quarantined_once_and_the_others_are_scored(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed = ScoreWorker._committed
@@ -150,18 +150,22 @@ def test_a_new_scorer_adds_its_own_work_alone(tiny_run: object, tmp_path: Path) 
 
 
 def test_embeddings_are_kept_on_request_and_give_the_scores(clips: Path, tmp_path: Path) -> None:
-    asked = job("imagebind")
-    of = asked.scoring.imagebind.model_copy(update={"store_embeddings": True})
+    scoring = job("imagebind").scoring
+    imagebind = scoring.imagebind.model_copy(update={"store_embeddings": True})
     folder, _ = score_clip_list(
-        clips, asked.model_copy(update={"scoring": asked.scoring.model_copy(update={"imagebind": of})}), tmp_path
+        clips,
+        job("imagebind").model_copy(update={"scoring": scoring.model_copy(update={"imagebind": imagebind})}),
+        tmp_path,
     )
     kept = {
-        name: each for path in folder.root.glob("embeddings/*/*.safetensors") for name, each in load_file(path).items()
+        name: tensor
+        for path in folder.root.glob("embeddings/*/*.safetensors")
+        for name, tensor in load_file(path).items()
     }
     scores = folder.tables.read(tables.SCORES).to_pandas()
-    found = scores[scores.metric == "audio_video"]
-    assert len(found) == NUM_CLIPS and len(kept) == 3 * NUM_CLIPS
-    for row in found.itertuples():
+    agreement = scores[scores.metric == "audio_video"]
+    assert len(agreement) == NUM_CLIPS and len(kept) == 3 * NUM_CLIPS
+    for row in agreement.itertuples():
         audio, video = kept[f"{row.candidate_id}.audio"], kept[f"{row.candidate_id}.video"]
         cosine = torch.nn.functional.cosine_similarity(audio.double(), video.double(), dim=0).item()
         assert cosine == pytest.approx(row.value, abs=1e-6)
@@ -177,7 +181,7 @@ def test_an_actor_whose_canary_drifts_scores_nothing(clips: Path, tmp_path: Path
     name = sorted(known)[0]
     canary.write_text(json.dumps({**known, name: known[name] + 0.1}), encoding="utf-8")
     done = [path for path in tmp_path.iterdir() if (path / "units").exists()]
-    for path in done:  # or its scores would be taken over, and nobody would be asked
+    for path in done:  # so that its scores are not reused
         shutil.rmtree(path)
     with pytest.raises(InputError) as caught:
         score_clip_list(clips, job("audiobox"), tmp_path)

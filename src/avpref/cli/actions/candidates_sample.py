@@ -15,7 +15,7 @@ from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.errors import ConfigError
 from avpref.execution.ray_session import ray_session
-from avpref.flows.flops import effort
+from avpref.flows.flops import estimate_sampling
 from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.prompts import prompts as prompts_flow
@@ -41,7 +41,7 @@ def sample_prompts(
     """
     settings = _settings(config, prompts, overrides)
     if tflops is not None:
-        work = asdict(effort(settings, tflops))
+        work = asdict(estimate_sampling(settings, tflops))
         print_json(work) if as_json else print_facts(work)
         return 0
     for check in (open_codec, sampler_settings, codec_identity, text_identity):
