@@ -3,7 +3,7 @@
     python benchmarks/overhead.py           writes benchmarks/overhead.md (minutes)
 
 30,000 prompts × 5 candidates; candidates are "made" without media, four scorers "score" each of them (seven metrics), pairs are
-selected. Plan, ladder, pools, committed units, sealing and pair selection are those of a run; only the workers are stubs. Each case
+selected. Plan, unit runner, pools, committed units, sealing and pair selection are those of a run; only the workers are stubs. Each case
 runs in a process of its own. A candidate-stage is one candidate through one of the four scorers' stages.
 """
 
@@ -34,7 +34,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import ScoreRow
 from avpref.domain import METRICS, Candidate, Prompt, ScoreStatus, Split, prompt_id
 from avpref.execution.contract import Receipt
-from avpref.execution.plan import grouped, shards
+from avpref.execution.plan import grouped, plan_stage
 from avpref.execution.ray_session import ray_session
 from avpref.execution.run_units import run_stage
 from avpref.execution.stage_observer import NoObserver
@@ -153,7 +153,7 @@ def make_candidates(folder: RunFolder) -> list[Unit]:
     files = folder.units(tables.CANDIDATES)
     settings = folder.settings
     spec = CandidateSpec(files, sampler_hash(settings), json.dumps(sampler_parts(settings), sort_keys=True))
-    return run_stage(folder, "generate", files, plan, lambda: spec, "candidates", observer=OBSERVER).units
+    return run_stage(folder, plan, files, lambda: spec, observer=OBSERVER).units
 
 
 def make_scores(folder: RunFolder) -> list[Unit]:
@@ -162,13 +162,12 @@ def make_scores(folder: RunFolder) -> list[Unit]:
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in read_candidates(folder.tables)]
     fingerprints = [folder.fingerprint("score", number) for number in range(len(SCORERS))]
     groups = grouped(items, [item.candidate.prompt_id for item in items])
-    plan = shards("score", folder.fingerprint("score", fingerprints), groups, folder.settings.run)
+    plan = plan_stage("score", "candidates", folder.fingerprint("score", fingerprints), groups, folder.settings.run)
     for number, (metrics, fingerprint) in enumerate(zip(SCORERS, fingerprints, strict=True)):
         files = ScoreFiles(folder.units(tables.SCORES), (fingerprint,))
         spec = ScoreSpec(files, metrics, f"stub {number}")
-        run_stage(folder, f"score-{number}", files, plan, lambda spec=spec: spec, "candidates", observer=OBSERVER)
-    units = [unit for shard in plan for unit in shard.units]
-    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+        run_stage(folder, replace(plan, name=f"score-{number}"), files, lambda spec=spec: spec, observer=OBSERVER)
+    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in plan.units]
 
 
 def peak_mib() -> float:
@@ -353,9 +352,9 @@ def report(cases: list[dict[str, Any]], num_prompts: int, loads: tuple[str, str]
 {loads[1]} at the end · Python {platform.python_version()}, {versions}
 
 Script: `benchmarks/overhead.py {num_prompts}`. {num_prompts:,} prompts × {NUM_CANDIDATES} candidates, units of {UNIT}, shards of {SHARD}
-prompts, stub workers that write rows and no media; plan, ladder, pools, commits, events, documents, seals and pair selection are real. Each
-commit is an fsync of the file and one of its folder. "Again" is the same once more, with nothing missing. Wall times grow with what else
-the machine does, processor times less so.
+prompts, stub workers that write rows and no media; plan, unit runner, pools, commits, events, documents, seals and pair selection are
+real. Each commit is an fsync of the file and one of its folder. "Again" is the same once more, with nothing missing. Wall times
+grow with what else the machine does, processor times less so.
 
 {chr(10).join(parts)}"""
 

@@ -19,12 +19,12 @@ from avpref.config.storage_settings import FolderStorage
 from avpref.datasets import tables
 from avpref.domain import Candidate, Origin, Prompt, Split
 from avpref.errors import InputError, TableError
-from avpref.execution.plan import Shard
+from avpref.execution.plan import Shard, StagePlan
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rescore import ScoreDifference, rescore
 from avpref.flows.run import Run
-from avpref.flows.stages.candidate_plan import plan_candidates
+from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
 from avpref.flows.stages.generate import candidates_of
@@ -98,7 +98,7 @@ class _Source:
     stage: str
     network: NetworkFiles
     recorded: Mapping[str, Candidate]
-    plan: Sequence[Shard]
+    plan: StagePlan[CandidateRequest]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Batch:
     """Items that go through the network together, and where they come from."""
 
     source: _Source
-    unit: Unit
+    unit: Unit[CandidateRequest]
 
 
 def reproduce(folder: RunFolder, share: float, num: int | None, seed: int, work: Path | None = None) -> Reproduction:
@@ -152,9 +152,8 @@ def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_Source]:
     if run.tables.has(tables.EVALUATIONS):
         held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], run.policy
         plan = plan_candidates(run, EVALUATE, held_out, policy)
-        units = [unit for shard in plan for unit in shard.units]
-        if all(run.units(tables.CANDIDATES).exists(unit) for unit in units):
-            made = {each.candidate_id: each for each in candidates_of(run, units)}
+        if all(run.units(tables.CANDIDATES).exists(unit) for unit in plan.units):
+            made = {each.candidate_id: each for each in candidates_of(run, plan.units)}
             yield _Source(EVALUATE, policy, made, plan)
 
 
@@ -174,7 +173,7 @@ def _chosen(run: Run, sources: Sequence[_Source], wanted: int, seed: int) -> lis
 
 def _batches(source: _Source, size: int) -> Iterator[_Batch]:
     """A unit's items as its worker takes them: generated ones batch by batch, ground truth one by one."""
-    for unit in (unit for shard in source.plan for unit in shard.units):
+    for unit in source.plan.units:
         drawn = [item for item in unit.items if item.origin == Origin.GENERATED]
         parts = [drawn[start : start + size] for start in range(0, len(drawn), size)]
         parts += [[item] for item in unit.items if item.origin != Origin.GENERATED]
@@ -191,7 +190,7 @@ def _recorded(batches: Sequence[_Batch]) -> list[Candidate]:
 def _misnamed(sources: Sequence[_Source]) -> Iterator[ClipDifference]:
     """Committed candidates that the settings, weights and code of now would give another id."""
     for source in sources:
-        planned = {item.item_id for shard in source.plan for unit in shard.units for item in unit.items}
+        planned = {item.item_id for unit in source.plan.units for item in unit.items}
         for name in sorted(set(source.recorded) - planned):
             yield ClipDifference(name, "settings, weights and code of now give it another id")
 
@@ -209,11 +208,8 @@ def _make(run: Run, bench: Run, source: _Source, batches: Sequence[_Batch]) -> l
     units = tuple(batch.unit for batch in batches if batch.source is source)
     files = bench.units(tables.CANDIDATES)
     spec = GenerateSpec(bench.files, run.models, run.runs, bench.settings, files, source.network)
-    shards = [Shard(0, units)] if units else []
-    return candidates_of(
-        bench,
-        run_stage(bench, source.stage, files, shards, lambda: spec, "candidates", observer=reporting.observer()).units,
-    )
+    plan = StagePlan(source.stage, (Shard(0, units),) if units else (), "candidates")
+    return candidates_of(bench, run_stage(bench, plan, files, lambda: spec, observer=reporting.observer()).units)
 
 
 def _compare(run: Run, bench: Run, kept: Candidate, made: Candidate | None) -> Iterator[ClipDifference]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
-from avpref.execution.plan import Shard, grouped, shards
+from avpref.execution.plan import StagePlan, grouped, plan_stage
 from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import has_ground_truth
 from avpref.identity import digest
@@ -89,11 +89,14 @@ GROUND_TRUTH_INDEX = 0
 FIRST_GENERATED_INDEX = 1
 
 
-def plan_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Shard]:
-    """Shards of candidate requests for ``prompts``, made with ``network``."""
+def plan_candidates(
+    folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles
+) -> StagePlan[CandidateRequest]:
+    """The plan of the candidates of ``prompts``, made with ``network``."""
     fingerprint = stage_fingerprint(folder, stage, network.hash)
     wanted = list(requests(prompts, folder.settings, network.hash))
-    return shards(stage, fingerprint, grouped(wanted, [item.prompt.prompt_id for item in wanted]), folder.settings.run)
+    groups = grouped(wanted, [item.prompt.prompt_id for item in wanted])
+    return plan_stage(stage, "candidates", fingerprint, groups, folder.settings.run)
 
 
 def stage_fingerprint(folder: RunFolder, stage: str, network_hash: str) -> str:

@@ -23,10 +23,10 @@ from avpref.datasets import tables
 from avpref.datasets.tables import Table
 from avpref.domain import Candidate, Prompt
 from avpref.execution.item_counts import ItemCounts, StageCounts
-from avpref.execution.plan import Shard, grouped, shards
+from avpref.execution.plan import StagePlan, grouped, plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import SameClips
-from avpref.execution.run_units import Workplace, run_stage
+from avpref.execution.run_units import StageContext, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.workers.canary import Canary
@@ -53,7 +53,7 @@ def score(run: Run) -> StageCounts:
     return StageCounts(run.tables.num_rows(tables.SCORES), scored.counts)
 
 
-class ScorePlace(Workplace, Protocol):
+class ScorePlace(StageContext, Protocol):
     """A run whose candidates are scored: a run's, or that of a list of clips."""
 
     @property
@@ -121,11 +121,10 @@ def score_items(place: ScorePlace, stage: str, work: ScoreWork) -> ScoredUnits:
         place.fingerprint(stage, source.fingerprint, work.view.fingerprint(source.is_network)) for source in found
     ]
     groups = grouped(work.items, [item.candidate.prompt_id for item in work.items])
-    plan = shards(stage, place.fingerprint(stage, fingerprints), groups, work.run)
+    plan = plan_stage(stage, "candidates", place.fingerprint(stage, fingerprints), groups, work.run)
     waves = [_Wave(place, stage, work, plan, part) for part in _parts(place.executor, found, fingerprints)]
     counts = _run(waves, is_parallel=isinstance(place.executor, RayExecutor) and place.executor.scoring == "pools")
-    units = [unit for shard in plan for unit in shard.units]
-    finished = [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+    finished = [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in plan.units]
     return ScoredUnits(finished, tuple(counts))
 
 
@@ -146,7 +145,7 @@ class _Wave:
     place: ScorePlace
     stage: str
     work: ScoreWork
-    plan: Sequence[Shard]
+    plan: StagePlan[ScoreItem]
     part: _Part
 
     def run(self) -> ItemCounts:
@@ -163,24 +162,21 @@ class _Wave:
             left = tuple(compress(part.sources, is_left))
             return ScoreSpec(place.media, place.files, asked, left, view, canary, device, gpu_share)
 
-        name, reuse = self.stage + part.label, self._reuse(files)
-        return run_stage(
-            place, name, files, self.plan, spec, "candidates", part.executor, reuse, reporting.observer()
-        ).counts
+        plan = replace(self.plan, name=self.stage + part.label, executor=part.executor)
+        return run_stage(place, plan, files, spec, self._reuse(files), reporting.observer()).counts
 
     def _is_left(self, files: ScoreFiles) -> list[bool]:
         """For each scorer of the part whether a planned unit lacks it."""
-        units = [unit for shard in self.plan for unit in shard.units]
-        parts = zip(*(files.parts(unit) for unit in units), strict=True)
+        parts = zip(*(files.parts(unit) for unit in self.plan.units), strict=True)
         return [not all(files.files.exists(part) for part in column) for column in parts]
 
-    def _reuse(self, files: ScoreFiles) -> Reuse:
+    def _reuse(self, files: ScoreFiles) -> Reuse[ScoreItem]:
         place = self.place
         paths = {item.item_id: item.candidate.path for item in self.work.items}
         keep = zip(self.part.sources, self.part.fingerprints, strict=True)
         embedded = frozenset(fingerprint for source, fingerprint in keep if source.keeps_embeddings)
         bring = SameClips(place.files, "candidate_id", paths, place.media != place.files, embedded)
-        return Reuse(files.files, place.files, place.neighbours, "candidate_id", files.parts, bring, counted="scores")
+        return Reuse(files.files, place.files, place.neighbours, "candidate_id", files.parts, bring, item_noun="scores")
 
 
 def _run(waves: Sequence[_Wave], is_parallel: bool) -> list[ItemCounts]:

@@ -9,7 +9,7 @@ import torch
 from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.datasets.latents import LATENTS
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
-from avpref.execution.plan import shards
+from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
@@ -18,6 +18,7 @@ from avpref.flows.stages.trained_models import take_over
 from avpref.flows.stages.training_data import Texts, clip_set, progress_of, read_latents
 from avpref.flows.workers.encode_worker import RenderSpec
 from avpref.flows.workers.generator import codec_identity
+from avpref.flows.workers.prompt_sources import SftItem
 from avpref.models.checkpoints.network_loading import load_generator, save_network
 from avpref.models.dit import ModelType, NetworkConfig
 from avpref.storage.local_files import storage_errors
@@ -80,23 +81,14 @@ def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], Ite
     return rendered, counts
 
 
-def _render(run: Run) -> FinishedUnits:
+def _render(run: Run) -> FinishedUnits[SftItem]:
     settings = run.settings
     depends_on = settings.prompts.kind, settings.clip.model_dump(mode="json"), codec_identity(settings)
     fingerprint = run.fingerprint(RENDER, *depends_on, settings.run.seed)
-    plan = shards(RENDER, fingerprint, [[item] for item in run.sft_items], settings.run)
+    plan = plan_stage(RENDER, "clips", fingerprint, [[item] for item in run.sft_items], settings.run)
     files = run.units(LATENTS)
-    reuse = Reuse(files, run.files, run.neighbours, "sample_id")
-    return run_stage(
-        run,
-        RENDER,
-        files,
-        plan,
-        lambda: RenderSpec(settings, files),
-        "clips",
-        reuse=reuse,
-        observer=reporting.observer(),
-    )
+    reuse: Reuse[SftItem] = Reuse(files, run.files, run.neighbours, "sample_id")
+    return run_stage(run, plan, files, lambda: RenderSpec(settings, files), reuse, reporting.observer())
 
 
 def _write_data(run: Run, path: Path) -> ItemCounts:

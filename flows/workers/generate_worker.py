@@ -91,8 +91,8 @@ class GenerateWorker:
     network: JavisDiT
     device: torch.device
 
-    def run(self, unit: Unit) -> Receipt:
-        """Commit the candidates of ``unit``'s items (CandidateRequest), media first, then the rows that refer to them."""
+    def run(self, unit: Unit[CandidateRequest]) -> Receipt:
+        """Commit the candidates of ``unit``'s items, media first, then the rows that refer to them."""
         started, rows, lost = time.perf_counter(), {}, []
         drawn = [item for item in unit.items if item.origin == Origin.GENERATED]
         size = self.spec.settings.sampling.batch_candidates

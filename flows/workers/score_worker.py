@@ -191,8 +191,8 @@ class ScoreWorker:
     spec: ScoreSpec
     scorers: list[Opened]
 
-    def run(self, unit: Unit) -> Receipt:
-        """Commit the scores of ``unit``'s items (ScoreItem), for each scorer that has not done so."""
+    def run(self, unit: Unit[ScoreItem]) -> Receipt:
+        """Commit the scores of ``unit``'s items, for each scorer that has not done so."""
         started = time.perf_counter()
         files = self.spec.files.files
         parts = zip(self.scorers, self.spec.files.parts(unit), strict=True)
@@ -206,7 +206,7 @@ class ScoreWorker:
             num_rows += len(rows)
         return Receipt(num_rows, len(lost), time.perf_counter() - started)
 
-    def _fill(self, batches: Sequence[Batch], unit: Unit) -> list[QuarantineRow]:
+    def _fill(self, batches: Sequence[Batch], unit: Unit[ScoreItem]) -> list[QuarantineRow]:
         """Give every readable clip to every batch; returns what could not be read."""
         lost = []
         for item in unit.items:
@@ -231,7 +231,7 @@ class ScoreWorker:
             )
         return clip
 
-    def _store(self, batch: Batch, part: Unit) -> None:
+    def _store(self, batch: Batch, part: Unit[ScoreItem]) -> None:
         """Commit what goes beside the scores, before the rows say that the unit is done."""
         tensors = batch.tensors()
         if tensors:

@@ -196,8 +196,8 @@ def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_u
     sealed: Callable[[RunFolder, str], list[bytes]],
     timeless: Callable[[RunFolder], list[dict[str, object]]],
 ) -> None:
-    """Of two nodes one dies while candidates are made: its actor's successor finds no room, and one actor goes on alone.
-    The other dies while they are scored: nobody is left, until a third node joins."""
+    """Of two nodes one dies while candidates are made: its actor cannot be placed again, and the other actor goes on alone.
+    The other dies while they are scored: no actor runs until a third node joins."""
     folder, notes = tiny_copy("generate"), tmp_path / "notes"
     notes.mkdir()
     nodes.add()
@@ -242,9 +242,10 @@ REFUSED = """
 from avpref.execution import pool as cluster
 from avpref.errors import ClusterError
 from avpref.config.schema import RayExecutor
+from avpref.storage.unit import Unit
 try:
     with cluster.open_pool(RayExecutor(num_gpus_per_actor=0.5, start_patience_s=2), None) as pool:
-        pool.submit(cluster.Unit("stage", 0, "f", ()))
+        pool.submit(Unit("stage", 0, "f", ()))
         pool.next_done()
 except ClusterError as error:
     print(error)
