@@ -262,7 +262,9 @@ except ClusterError as error:
     ],
     ids=["wrong token", "no capacity"],
 )
-def test_the_error_says_that_a_cluster_refuses_or_has_no_capacity(nodes: Nodes, token: str, expected: tuple[str, ...]) -> None:
+def test_the_error_says_that_a_cluster_refuses_or_has_no_capacity(
+    nodes: Nodes, token: str, expected: tuple[str, ...]
+) -> None:
     process = subprocess.run(
         [sys.executable, "-c", REFUSED],
         env=environment(token, RAY_ADDRESS=nodes.address),
