@@ -34,7 +34,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import ScoreRow
 from avpref.domain import METRICS, Candidate, Prompt, ScoreStatus, Split, prompt_id
 from avpref.execution.contract import Receipt
-from avpref.execution.plan import grouped, shards
+from avpref.execution.plan import grouped, plan_stage
 from avpref.execution.ray_session import ray_session
 from avpref.execution.run_units import run_stage
 from avpref.execution.stage_observer import NoObserver
@@ -153,7 +153,7 @@ def make_candidates(folder: RunFolder) -> list[Unit]:
     files = folder.units(tables.CANDIDATES)
     settings = folder.settings
     spec = CandidateSpec(files, sampler_hash(settings), json.dumps(sampler_parts(settings), sort_keys=True))
-    return run_stage(folder, "generate", files, plan, lambda: spec, "candidates", observer=OBSERVER).units
+    return run_stage(folder, plan, files, lambda: spec, observer=OBSERVER).units
 
 
 def make_scores(folder: RunFolder) -> list[Unit]:
@@ -162,13 +162,12 @@ def make_scores(folder: RunFolder) -> list[Unit]:
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in read_candidates(folder.tables)]
     fingerprints = [folder.fingerprint("score", number) for number in range(len(SCORERS))]
     groups = grouped(items, [item.candidate.prompt_id for item in items])
-    plan = shards("score", folder.fingerprint("score", fingerprints), groups, folder.settings.run)
+    plan = plan_stage("score", "candidates", folder.fingerprint("score", fingerprints), groups, folder.settings.run)
     for number, (metrics, fingerprint) in enumerate(zip(SCORERS, fingerprints, strict=True)):
         files = ScoreFiles(folder.units(tables.SCORES), (fingerprint,))
         spec = ScoreSpec(files, metrics, f"stub {number}")
-        run_stage(folder, f"score-{number}", files, plan, lambda spec=spec: spec, "candidates", observer=OBSERVER)
-    units = [unit for shard in plan for unit in shard.units]
-    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+        run_stage(folder, replace(plan, name=f"score-{number}"), files, lambda spec=spec: spec, observer=OBSERVER)
+    return [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in plan.units]
 
 
 def peak_mib() -> float:

@@ -19,12 +19,12 @@ from avpref.config.storage_settings import FolderStorage
 from avpref.datasets import tables
 from avpref.domain import Candidate, Origin, Prompt, Split
 from avpref.errors import InputError, TableError
-from avpref.execution.plan import Shard
+from avpref.execution.plan import Shard, StagePlan
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rescore import Sandboxes, ScoreDifference, rescore
 from avpref.flows.run import Run
-from avpref.flows.stages.candidate_plan import plan_candidates
+from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
 from avpref.flows.stages.generate import candidates_of
@@ -100,7 +100,7 @@ class _StageCandidates:
     stage: str
     network: NetworkFiles
     recorded: Mapping[str, Candidate]
-    plan: Sequence[Shard]
+    plan: StagePlan[CandidateRequest]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _SamplingBatch:
     """Items that are sampled in one batch, as a unit, and the stage that they belong to."""
 
     source: _StageCandidates
-    unit: Unit
+    unit: Unit[CandidateRequest]
 
 
 def reproduce(folder: RunFolder, share: float, num: int | None, seed: int, work: Path | None = None) -> Reproduction:
@@ -160,9 +160,8 @@ def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_StageCandidates]:
     if run.tables.has(tables.EVALUATIONS):
         held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], run.policy
         plan = plan_candidates(run, EVALUATE, held_out, policy)
-        units = [unit for shard in plan for unit in shard.units]
-        if all(run.units(tables.CANDIDATES).exists(unit) for unit in units):
-            recorded = {candidate.candidate_id: candidate for candidate in candidates_of(run, units)}
+        if all(run.units(tables.CANDIDATES).exists(unit) for unit in plan.units):
+            recorded = {candidate.candidate_id: candidate for candidate in candidates_of(run, plan.units)}
             yield _StageCandidates(EVALUATE, policy, recorded, plan)
 
 
@@ -182,7 +181,7 @@ def _choose(run: Run, sources: Sequence[_StageCandidates], num_candidates: int, 
 
 def _batches(source: _StageCandidates, size: int) -> Iterator[_SamplingBatch]:
     """The batches in which the worker samples each unit; ground truth is passed one by one."""
-    for unit in (unit for shard in source.plan for unit in shard.units):
+    for unit in source.plan.units:
         generated = [item for item in unit.items if item.origin == Origin.GENERATED]
         parts = [generated[start : start + size] for start in range(0, len(generated), size)]
         parts += [[item] for item in unit.items if item.origin != Origin.GENERATED]
@@ -200,7 +199,7 @@ def _recorded(batches: Sequence[_SamplingBatch]) -> list[Candidate]:
 def _with_other_ids(sources: Sequence[_StageCandidates]) -> Iterator[ClipDifference]:
     """The committed candidates whose ids do not follow from the present settings, weights and code."""
     for source in sources:
-        planned = {item.item_id for shard in source.plan for unit in shard.units for item in unit.items}
+        planned = {item.item_id for unit in source.plan.units for item in unit.items}
         for candidate_id in sorted(set(source.recorded) - planned):
             yield ClipDifference(candidate_id, "the present settings, weights and code give it another id")
 
@@ -218,10 +217,8 @@ def _make(run: Run, sandbox: Run, source: _StageCandidates, batches: Sequence[_S
     units = tuple(batch.unit for batch in batches if batch.source is source)
     files = sandbox.units(tables.CANDIDATES)
     spec = GenerateSpec(sandbox.files, run.models, run.runs, sandbox.settings, files, source.network)
-    shards = [Shard(0, units)] if units else []
-    finished = run_stage(
-        sandbox, source.stage, files, shards, lambda: spec, "candidates", observer=reporting.observer()
-    )
+    plan = StagePlan(source.stage, (Shard(0, units),) if units else (), "candidates")
+    finished = run_stage(sandbox, plan, files, lambda: spec, observer=reporting.observer())
     return candidates_of(sandbox, finished.units)
 
 

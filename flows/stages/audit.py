@@ -18,7 +18,7 @@ from avpref.domain import Candidate, Split
 from avpref.errors import AuditRefused, MediaError
 from avpref.execution.contract import Receipt
 from avpref.execution.item_counts import StageCounts
-from avpref.execution.plan import grouped, shards
+from avpref.execution.plan import grouped, plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
@@ -86,25 +86,16 @@ def _seal(run: Run) -> list[AuditRow]:
     return read_audit(run)
 
 
-def _measure(run: Run) -> FinishedUnits:
+def _measure(run: Run) -> FinishedUnits[FactItem]:
     """The units that hold the facts of every training candidate; missing ones are measured."""
     train = {prompt.prompt_id for prompt in run.prompts_of(Split.TRAIN)}
     candidates = [candidate for candidate in read_candidates(run.tables) if candidate.prompt_id in train]
     items = [FactItem(candidate) for candidate in candidates]
     groups = grouped(items, [candidate.prompt_id for candidate in candidates])
-    plan = shards(STAGE, run.fingerprint("clip_facts"), groups, run.settings.run)
+    plan = plan_stage(STAGE, "candidates", run.fingerprint("clip_facts"), groups, run.settings.run)
     files = run.units(tables.CLIP_FACTS)
-    reuse = Reuse(files, run.files, run.siblings, "candidate_id")
-    return run_stage(
-        run,
-        STAGE,
-        files,
-        plan,
-        lambda: FactSpec(run.media, files),
-        "candidates",
-        reuse=reuse,
-        observer=reporting.observer(),
-    )
+    reuse: Reuse[FactItem] = Reuse(files, run.files, run.siblings, "candidate_id")
+    return run_stage(run, plan, files, lambda: FactSpec(run.media, files), reuse, reporting.observer())
 
 
 @dataclass(frozen=True)
@@ -137,8 +128,8 @@ class FactWorker:
 
     spec: FactSpec
 
-    def run(self, unit: Unit) -> Receipt:
-        """Commit the facts of ``unit``'s items (FactItem)."""
+    def run(self, unit: Unit[FactItem]) -> Receipt:
+        """Commit the facts of ``unit``'s items."""
         started = time.perf_counter()
         rows: Sequence[ClipFacts] = [self._facts(item.candidate) for item in unit.items]
         self.spec.files.commit(unit, rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
-from avpref.execution.plan import Shard, grouped, shards
+from avpref.execution.plan import StagePlan, grouped, plan_stage
 from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import has_ground_truth
 from avpref.identity import digest
@@ -87,12 +87,14 @@ def ground_truth_source(prompt: Prompt, settings: Settings) -> str:
     return "ground_truth" + digest("ground truth", recording if prompt.ground_truth_sha256 else settings.run.seed)
 
 
-def plan_candidates(folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles) -> list[Shard]:
-    """Shards of the candidate requests for ``prompts`` and ``network``."""
+def plan_candidates(
+    folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles
+) -> StagePlan[CandidateRequest]:
+    """The plan of the candidate requests for ``prompts`` and ``network``."""
     fingerprint = stage_fingerprint(folder, stage, network.hash)
     requests = list(candidate_requests(prompts, folder.settings, network.hash))
     groups = grouped(requests, [request.prompt.prompt_id for request in requests])
-    return shards(stage, fingerprint, groups, folder.settings.run)
+    return plan_stage(stage, "candidates", fingerprint, groups, folder.settings.run)
 
 
 def stage_fingerprint(folder: RunFolder, stage: str, network_hash: str) -> str:

@@ -75,7 +75,7 @@ def _policy_candidates(run: Run) -> list[Candidate]:
     compared = set(run.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     parts = [part for part in evaluate.held_out_parts(run) if compared & {prompt.prompt_id for prompt in part}]
     plans = [plan_candidates(run, evaluate.STAGE, part, run.policy) for part in parts]
-    return candidates_of(run, [unit for plan in plans for shard in plan for unit in shard.units])
+    return candidates_of(run, [unit for plan in plans for unit in plan.units])
 
 
 def _held_out(rows: pd.DataFrame) -> HeldOut:

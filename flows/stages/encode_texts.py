@@ -15,7 +15,7 @@ from avpref.datasets.tables import TEXTS
 from avpref.domain import Prompt
 from avpref.execution.contract import Receipt
 from avpref.execution.item_counts import ItemCounts
-from avpref.execution.plan import shards
+from avpref.execution.plan import plan_stage
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
@@ -57,8 +57,8 @@ class TextWorker:
     encoder: TextEncoder
     files: UnitFiles
 
-    def run(self, unit: Unit) -> Receipt:
-        """Encode the texts of ``unit``'s items (TextItem) and commit their rows."""
+    def run(self, unit: Unit[TextItem]) -> Receipt:
+        """Encode the texts of ``unit``'s items and commit their rows."""
         started = time.perf_counter()
         for item in unit.items:
             self.encoder.encode([item.text])
@@ -72,12 +72,13 @@ def encode_texts(run: Run, prompts: Sequence[Prompt]) -> tuple[ItemCounts, ...]:
         return ()
     texts = dict.fromkeys([run.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])
     items = [TextItem("t" + digest("text", text), text) for text in texts]
-    plan = shards(
+    plan = plan_stage(
         STAGE,
+        "texts",
         run.fingerprint(STAGE, text_identity(run.settings)),
         [[item] for item in items],
         run.settings.run,
     )
     files = run.units(TEXTS)
     spec, observer = TextSpec(run.runs, run.settings, files), reporting.observer()
-    return (run_stage(run, STAGE, files, plan, lambda: spec, "texts", observer=observer).counts,)
+    return (run_stage(run, plan, files, lambda: spec, observer=observer).counts,)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from avpref.datasets import tables
 from avpref.domain import Candidate, Prompt
 from avpref.execution.item_counts import StageCounts
 from avpref.execution.reuse import Reuse
-from avpref.execution.reuse_clips import BringClips, GroundTruthElsewhere
+from avpref.execution.reuse_clips import ClipImporter, GroundTruthOfOtherNetworks
 from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.stages.candidate_plan import plan_candidates, sampler_hash, stage_fingerprint
+from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates, sampler_hash, stage_fingerprint
 from avpref.flows.stages.encode_texts import encode_texts
 from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.workers.generate_worker import GenerateSpec
@@ -34,33 +35,33 @@ def generate(run: Run) -> StageCounts:
     return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, counts))
 
 
-def make_candidates(run: Run, stage: str, prompts: list[Prompt], network: NetworkFiles) -> FinishedUnits:
+def make_candidates(
+    run: Run, stage: str, prompts: list[Prompt], network: NetworkFiles
+) -> FinishedUnits[CandidateRequest]:
     """Make the candidates that neither this run nor another one has; returns the units that hold all candidates."""
     plan = plan_candidates(run, stage, prompts, network)
     files = run.units(tables.CANDIDATES)
     return run_stage(
         run,
-        stage,
-        files,
         plan,
+        files,
         lambda: GenerateSpec(run.files, run.models, run.runs, run.settings, files, network),
-        "candidates",
-        reuse=_reuse(run, stage),
-        observer=reporting.observer(),
+        _reuse(run, stage),
+        reporting.observer(),
     )
 
 
-def _reuse(run: Run, stage: str) -> Reuse:
+def _reuse(run: Run, stage: str) -> Reuse[CandidateRequest]:
     sampling = run.settings.sampling
-    bring = BringClips(run.files, sampling.store_latents, sampling.ground_truth_through_codec)
+    importer = ClipImporter(run.files, sampling.store_latents, sampling.ground_truth_through_codec)
     of_network = partial(stage_fingerprint, run, stage)
-    elsewhere = GroundTruthElsewhere(
+    search_others = GroundTruthOfOtherNetworks(
         partial(itself_and_siblings, run.files, run.siblings), sampler_hash(run.settings), of_network
     )
     files = run.units(tables.CANDIDATES)
-    return Reuse(files, run.files, run.siblings, "candidate_id", bring=bring, elsewhere=elsewhere)
+    return Reuse(files, run.files, run.siblings, "candidate_id", importer=importer, search_others=search_others)
 
 
-def candidates_of(run: Run, units: list[Unit]) -> list[Candidate]:
+def candidates_of(run: Run, units: Sequence[Unit[CandidateRequest]]) -> list[Candidate]:
     """Candidates of finished units, in the plan's order."""
     return as_candidates(run.units(tables.CANDIDATES).read(units)[0])

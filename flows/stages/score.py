@@ -25,10 +25,10 @@ from avpref.datasets import tables
 from avpref.datasets.tables import Table
 from avpref.domain import Candidate, Prompt
 from avpref.execution.item_counts import ItemCounts, StageCounts
-from avpref.execution.plan import Shard, grouped, shards
+from avpref.execution.plan import StagePlan, grouped, plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import SameClips
-from avpref.execution.run_units import Workplace, run_stage
+from avpref.execution.run_units import StageContext, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
@@ -56,7 +56,7 @@ def score(run: Run) -> StageCounts:
     return StageCounts(run.tables.num_rows(tables.SCORES), scored.counts)
 
 
-class ScoringFolder(Workplace, Protocol):
+class ScoringFolder(StageContext, Protocol):
     """A folder whose candidates are scored: a run, or the folder of a list of clips."""
 
     @property
@@ -124,12 +124,11 @@ def score_items(folder: ScoringFolder, stage: str, request: ScoringRequest) -> S
         folder.fingerprint(stage, source.fingerprint, request.view.fingerprint(source.is_network)) for source in scorers
     ]
     groups = grouped(request.items, [item.candidate.prompt_id for item in request.items])
-    plan = shards(stage, folder.fingerprint(stage, fingerprints), groups, request.run)
+    plan = plan_stage(stage, "candidates", folder.fingerprint(stage, fingerprints), groups, request.run)
     scorer_groups = _scorer_groups(folder.executor, scorers, fingerprints)
     passes = [_ScorerPass(folder, stage, request, plan, group) for group in scorer_groups]
     counts = _run(passes, is_parallel=isinstance(folder.executor, RayExecutor) and folder.executor.scoring == "pools")
-    units = [unit for shard in plan for unit in shard.units]
-    finished = [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in units]
+    finished = [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in plan.units]
     return ScoredUnits(finished, tuple(counts))
 
 
@@ -150,7 +149,7 @@ class _ScorerPass:
     folder: ScoringFolder
     stage: str
     request: ScoringRequest
-    plan: Sequence[Shard]
+    plan: StagePlan[ScoreItem]
     group: _ScorerGroup
 
     def run(self) -> ItemCounts:
@@ -167,24 +166,23 @@ class _ScorerPass:
             unfinished = tuple(compress(group.sources, is_unfinished))
             return ScoreSpec(folder.media, folder.files, unfinished_files, unfinished, view, canary, device, gpu_share)
 
-        name, reuse = self.stage + group.suffix, self._reuse(files)
-        return run_stage(
-            folder, name, files, self.plan, spec, "candidates", group.executor, reuse, reporting.observer()
-        ).counts
+        plan = replace(self.plan, name=self.stage + group.suffix, executor=group.executor)
+        return run_stage(folder, plan, files, spec, self._reuse(files), reporting.observer()).counts
 
     def _is_unfinished(self, files: ScoreFiles) -> list[bool]:
         """For each scorer of the group, whether its scores of a planned unit are missing."""
-        units = [unit for shard in self.plan for unit in shard.units]
-        parts = zip(*(files.parts(unit) for unit in units), strict=True)
+        parts = zip(*(files.parts(unit) for unit in self.plan.units), strict=True)
         return [not all(files.files.exists(part) for part in column) for column in parts]
 
-    def _reuse(self, files: ScoreFiles) -> Reuse:
+    def _reuse(self, files: ScoreFiles) -> Reuse[ScoreItem]:
         folder = self.folder
         paths = {item.item_id: item.candidate.path for item in self.request.items}
         scorers = zip(self.group.sources, self.group.fingerprints, strict=True)
         embedded = frozenset(fingerprint for source, fingerprint in scorers if source.keeps_embeddings)
-        bring = SameClips(folder.files, "candidate_id", paths, folder.media != folder.files, embedded)
-        return Reuse(files.files, folder.files, folder.siblings, "candidate_id", files.parts, bring, counted="scores")
+        importer = SameClips(folder.files, "candidate_id", paths, folder.media != folder.files, embedded)
+        return Reuse(
+            files.files, folder.files, folder.siblings, "candidate_id", files.parts, importer, item_noun="scores"
+        )
 
 
 def _run(passes: Sequence[_ScorerPass], is_parallel: bool) -> list[ItemCounts]:

@@ -9,7 +9,7 @@ import torch
 from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.datasets.latents import LATENTS
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
-from avpref.execution.plan import shards
+from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
@@ -19,6 +19,7 @@ from avpref.flows.stages.trained_models import reuse_trained_model
 from avpref.flows.stages.training_data import TrainingTexts, clip_set, read_latents, training_progress
 from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
+from avpref.flows.workers.prompt_sources import SftItem
 from avpref.models.checkpoints.network_loading import load_generator, save_network
 from avpref.models.dit import ModelType, NetworkConfig
 from avpref.storage.local_files import storage_errors
@@ -81,23 +82,14 @@ def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], Ite
     return clip_counts, counts
 
 
-def _encode_clips(run: Run) -> FinishedUnits:
+def _encode_clips(run: Run) -> FinishedUnits[SftItem]:
     settings = run.settings
     depends_on = settings.prompts.kind, settings.clip.model_dump(mode="json"), codec_identity(settings)
     fingerprint = run.fingerprint(SFT_CLIPS, *depends_on, settings.run.seed)
-    plan = shards(SFT_CLIPS, fingerprint, [[item] for item in run.sft_items], settings.run)
+    plan = plan_stage(SFT_CLIPS, "clips", fingerprint, [[item] for item in run.sft_items], settings.run)
     files = run.units(LATENTS)
-    reuse = Reuse(files, run.files, run.siblings, "sample_id")
-    return run_stage(
-        run,
-        SFT_CLIPS,
-        files,
-        plan,
-        lambda: SftEncodeSpec(settings, files),
-        "clips",
-        reuse=reuse,
-        observer=reporting.observer(),
-    )
+    reuse: Reuse[SftItem] = Reuse(files, run.files, run.siblings, "sample_id")
+    return run_stage(run, plan, files, lambda: SftEncodeSpec(settings, files), reuse, reporting.observer())
 
 
 def _write_data(run: Run, path: Path) -> ItemCounts:

@@ -11,7 +11,7 @@ from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS
 from avpref.domain import Candidate
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
-from avpref.execution.plan import shards
+from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import run_stage
@@ -94,14 +94,12 @@ def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
 
     items = [encode_item(candidate) for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
     fingerprint = run.fingerprint(ENCODE, delays, codec_identity(run.settings))
-    plan = shards(ENCODE, fingerprint, [[item] for item in items], run.settings.run)
+    plan = plan_stage(ENCODE, "clips", fingerprint, [[item] for item in items], run.settings.run)
     files = run.units(LATENTS)
     spec = CandidateEncodeSpec(run.media, run.settings, files)
-    bring = SameClips(run.files, "sample_id", {item.item_id: item.path for item in items})
-    reuse = Reuse(files, run.files, run.siblings, "sample_id", bring=bring)
-    units, counts = run_stage(
-        run, ENCODE, files, plan, lambda: spec, "clips", reuse=reuse, observer=reporting.observer()
-    )
+    importer = SameClips(run.files, "sample_id", {item.item_id: item.path for item in items})
+    reuse: Reuse[EncodeItem] = Reuse(files, run.files, run.siblings, "sample_id", importer=importer)
+    units, counts = run_stage(run, plan, files, lambda: spec, reuse, reporting.observer())
     return read_latents(files.read(units)[0], run.settings), counts
 
 

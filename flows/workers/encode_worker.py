@@ -108,8 +108,8 @@ class CandidateEncodeWorker:
     codec: Codec
     shape: ClipShape
 
-    def run(self, unit: Unit) -> Receipt:
-        """Commit the latents of ``unit``'s items (EncodeItem). Raises InputError for a clip that can no longer be read."""
+    def run(self, unit: Unit[EncodeItem]) -> Receipt:
+        """Commit the latents of ``unit``'s items. Raises InputError for a clip that can no longer be read."""
         started = time.perf_counter()
         self.files.commit(unit, [self._row(item) for item in unit.items])
         return Receipt(len(unit.items), 0, time.perf_counter() - started)

@@ -52,11 +52,11 @@ def live(order: dict[str, Any]) -> None:
         for observer in observers:
             observer(point)
 
-    def noted(worker: Any, unit: Any, attempt: Any = pool.attempt) -> Any:
+    def noted(worker: Any, unit: Any, run_and_catch: Any = pool.run_and_catch) -> Any:
         os.write(log, f"unit {unit.stage}/{unit.fingerprint}/{unit.name}\n".encode())
-        return attempt(worker, unit)
+        return run_and_catch(worker, unit)
 
-    pool.attempt = noted
+    pool.run_and_catch = noted
     failpoints.set_observer(observe)
     retrain.run_loop(run_folder.open_root(Path(order["root"])))
 

@@ -1,4 +1,4 @@
-"""What stages say of their work."""
+"""Counts of items as sentences, events and sums of a stage."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from avpref.storage.event_log import EventLog
         (ItemCounts("generate", "candidates", present=84), "generate: 84 of 84 candidates present", False),
         (ItemCounts("sft", "networks", present=1, because="given"), "sft: 1 of 1 network present (given)", False),
         (ItemCounts("score", "scores", 3, 4, {"b": 2, "a": 1}, 1),
-         "score: 3 scores made (1 given up), 4 were here, 1 taken over from a, 2 taken over from b", True),
-        (ItemCounts("train", "adapters", reused={"a": 1}), "train: 0 adapters made, 1 taken over from a", True),
+         "score: 3 scores made (1 quarantined), 4 present, 1 reused from a, 2 reused from b", True),
+        (ItemCounts("train", "adapters", reused={"a": 1}), "train: 0 adapters made, 1 reused from a", True),
     ],
 )  # fmt: skip
-def test_a_sentence_says_what_was_done_or_that_there_was_nothing_to_do(
+def test_the_sentence_has_the_counts_or_says_that_everything_was_present(
     counts: ItemCounts, sentence: str, is_change: bool
 ) -> None:
     assert (counts.sentence, counts.is_change) == (sentence, is_change)
 
 
-def test_counts_are_logged_and_told_to_the_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_are_logged_and_written_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts = ItemCounts("score", "scores", 2, 1, {"a": 3})
     assert log_counts(EventLog(tmp_path / "events.jsonl"), counts) is counts
     (event,) = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
@@ -35,7 +35,7 @@ def test_counts_are_logged_and_told_to_the_person(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().err.splitlines() == [counts.sentence]
 
 
-def test_a_stage_owns_the_counts_of_its_passes_and_not_those_of_other_work() -> None:
+def test_counts_of_a_stage_include_its_passes_and_no_other_stages() -> None:
     texts, own, one_pass = (ItemCounts(name, "items", 1) for name in ("texts", "score", "score-imagebind"))
     assert StageCounts(3, (texts, own, one_pass)).of("score") == (own, one_pass)
     assert StageCounts(1, (ItemCounts("scores", "items"),)).of("score") == ()

@@ -1,7 +1,7 @@
-"""A Ray cluster of several raylets on this machine stands in for nodes: they die in the middle of stages, and join late.
+"""Nodes that die in the middle of stages or join late. Each node is a raylet of a Ray cluster on this machine.
 
-The cluster lives in a process of its own (so that it does not meet the one that other tests share), with a token that
-it asks everyone for; the stages run in another, as a command would.
+The cluster runs in a process of its own, apart from the one that other tests share, and requires a token. The stages run
+in another process, as a command would.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from avpref.storage.run_folder import RunFolder
 
 PATIENCE_S = 400.0
 TOKEN = "0123456789abcdef0123456789abcdef"
-SOON = {
+FAST_HEALTH_CHECKS = {
     "RAY_health_check_initial_delay_ms": "0",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "20000",
@@ -33,8 +33,8 @@ SOON = {
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_worker_niceness": "0",
 }
-"""A head that misses a dead node, whose port is closed, after two seconds instead of fifteen, and is patient with a slow one;
-workers that do not give way to everything else on a busy machine."""
+"""Settings of Ray: the head notices a dead node after two seconds instead of fifteen and waits longer for a slow one; workers
+keep their priority on a busy machine."""
 
 HOST = """
 import sys
@@ -54,20 +54,22 @@ DRIVER = """
 import contextlib, os, sys, time
 from dataclasses import dataclass, field
 from pathlib import Path
-from avpref.execution import pool as cluster
 from avpref.execution import run_units
+from avpref.execution.pool import open_pool
+from avpref.execution.ray_session import ray_session
+from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.storage.run_folder import RunFolder, open_root
 from avpref.flows.stages.score import score
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.storage.local_files import commit_once
 
 root, notes = Path(sys.argv[1]), Path(sys.argv[2])
 
 @dataclass
 class Held:
-    "Workers that stand still in the middle of a stage until they are let go on."
+    "Workers that wait in the middle of a stage until the file hold-STAGE is removed."
     spec: object
     notes: Path
     units: Path
@@ -84,15 +86,15 @@ class Held:
                 time.sleep(0.05)
         return self.spec.run(unit)
 
-def held(settings, spec, files=None, open_pool=cluster.open_pool):
+def held(settings, spec, files=None):
     return open_pool(settings, Held(spec, notes, root / "units"), files)
 
 run_units.open_pool = held
 folder = open_root(root)
 folder = RunFolder(root, folder.settings.model_copy(update={"executor": RayExecutor(num_actors=2, start_patience_s=300)}))
-with folder.locked(), cluster.ray_session():
-    for each in (generate, score, pair):
-        each.fn(str(root))
+with folder.locked(), ray_session():
+    for stage in (generate, score, pair):
+        stage.fn(Run.of(folder))
     from ray._private.internal_api import memory_summary
     print(memory_summary(stats_only=True))
 """
@@ -100,7 +102,7 @@ with folder.locked(), cluster.ray_session():
 
 @dataclass
 class Nodes:
-    """The cluster's process, and what it told: its address and the raylets of its nodes."""
+    """The cluster's process, its address and the raylets of its nodes."""
 
     process: subprocess.Popen[str]
     errors: Path
@@ -125,7 +127,7 @@ class Nodes:
         return node
 
     def kill(self, node: str, workers: list[int]) -> None:
-        """As if the machine were gone: the raylet, and the workers that would outlive it for a moment."""
+        """Kill the raylet, and the workers, which would otherwise run on for a moment: as if the machine were gone."""
         for process in [self.raylets[node], *workers]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -133,13 +135,13 @@ class Nodes:
 
 def environment(token: str = TOKEN, **variables: str) -> dict[str, str]:
     known = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    ray = {**SOON, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = {**FAST_HEALTH_CHECKS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     return {**known, **ray, **variables}
 
 
 @contextlib.contextmanager
 def running_cluster(program: str = HOST) -> Iterator[Nodes]:
-    """The cluster of ``program``, with a temporary folder of its own. Fails with the host's errors if it does not come up."""
+    """The cluster of ``program``, with a temporary folder of its own. Fails with the host's errors if it does not start."""
     folder = Path(tempfile.mkdtemp(prefix="avp", dir="/tmp"))  # the names of sockets must be short
     (folder / "ray").mkdir()  # Ray's cluster utilities write the cluster's address there and do not make the folder
     errors = folder / "host.stderr"
@@ -176,19 +178,19 @@ def nodes() -> Iterator[Nodes]:
 def test_a_host_that_ends_before_it_is_ready_fails_with_its_errors(said: str) -> None:
     expected = pytest.raises(pytest.fail.Exception, match=r"ended with status 1:\n(.|\n)*OSError: no such folder")
     with expected, running_cluster(f"{said}raise OSError('no such folder')"):
-        raise AssertionError("the cluster came up")
+        raise AssertionError("the cluster started")
 
 
 def wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
         assert driver.poll() is None, driver.communicate()
-        assert time.monotonic() < deadline, "the stages stand still"
+        assert time.monotonic() < deadline, "the stages make no progress"
         time.sleep(0.05)
 
 
 @pytest.mark.slow
-def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_used(
+def test_nodes_that_die_in_the_middle_of_stages_lose_nothing_and_later_nodes_are_used(
     nodes: Nodes,
     tiny_run: RunFolder,
     tiny_copy: Callable[..., RunFolder],
@@ -196,8 +198,8 @@ def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_u
     sealed: Callable[[RunFolder, str], list[bytes]],
     timeless: Callable[[RunFolder], list[dict[str, object]]],
 ) -> None:
-    """Of two nodes one dies while candidates are made: its actor's successor finds no room, and one actor goes on alone.
-    The other dies while they are scored: nobody is left, until a third node joins."""
+    """Of two nodes one dies while candidates are made: its actor cannot be placed again, and the other actor goes on alone.
+    The other dies while they are scored: no actor runs until a third node joins."""
     folder, notes = tiny_copy("generate"), tmp_path / "notes"
     notes.mkdir()
     nodes.add()
@@ -231,7 +233,7 @@ def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_u
     for table in ("prompts", "norms", "rewards", "pairs", "skipped", "excluded"):
         assert sealed(folder, table) == sealed(tiny_run, table), table
     assert timeless(folder) == timeless(tiny_run)
-    for stage, unit in lost:  # what the dead nodes had in hand was made by others
+    for stage, unit in lost:  # units of the dead nodes were computed by others
         assert list(folder.root.glob(f"units/{stage}/*/{unit}.parquet"))
     events = [json.loads(line) for line in (folder.root / "events.jsonl").read_text().splitlines()]
     assert not [event for event in events if event["event"] in ("unit_failed", "quarantined")]
@@ -239,12 +241,13 @@ def test_nodes_that_die_in_the_middle_of_stages_cost_nothing_and_late_ones_are_u
 
 
 REFUSED = """
-from avpref.execution import pool as cluster
+from avpref.execution.pool import open_pool
 from avpref.errors import ClusterError
-from avpref.config.schema import RayExecutor
+from avpref.config.executor_settings import RayExecutor
+from avpref.storage.unit import Unit
 try:
-    with cluster.open_pool(RayExecutor(num_gpus_per_actor=0.5, start_patience_s=2), None) as pool:
-        pool.submit(cluster.Unit("stage", 0, "f", ()))
+    with open_pool(RayExecutor(num_gpus_per_actor=0.5, start_patience_s=2), None) as pool:
+        pool.submit(Unit("stage", 0, "f", ()))
         pool.next_done()
 except ClusterError as error:
     print(error)
@@ -257,9 +260,11 @@ except ClusterError as error:
         ("another" + TOKEN, ("no Ray cluster could be joined at", "RAY_AUTH_TOKEN")),
         (TOKEN, ("no actor could be placed within 2 s: 2 actors with 1 CPU and 0.5 GPU each", "GPU 0 (0 free)")),
     ],
-    ids=["wrong token", "no room"],
+    ids=["wrong token", "no capacity"],
 )
-def test_a_cluster_that_refuses_or_has_no_room_is_said_to(nodes: Nodes, token: str, expected: tuple[str, ...]) -> None:
+def test_the_error_says_that_a_cluster_refuses_or_has_no_capacity(
+    nodes: Nodes, token: str, expected: tuple[str, ...]
+) -> None:
     process = subprocess.run(
         [sys.executable, "-c", REFUSED],
         env=environment(token, RAY_ADDRESS=nodes.address),

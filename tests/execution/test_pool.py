@@ -1,4 +1,4 @@
-"""Pools of workers: what ends how, in one process and on real Ray actors that really die."""
+"""Pools of workers: how units end in this process and on real Ray actors, some of which die."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import pytest
 from avpref.config.executor_settings import InProcessExecutor, RayExecutor
 from avpref.errors import ConfigError, InputError, MediaError, StorageError
 from avpref.execution import ray_session as session
-from avpref.execution.contract import Outcome, Pool, Receipt, attempt
+from avpref.execution.contract import Pool, Receipt, UnitOutcome, run_and_catch
 from avpref.execution.fakes import FakeItem
 from avpref.execution.pool import InProcessPool, open_pool
 from avpref.storage.local_files import commit_once
-from avpref.storage.unit import Unit
+from avpref.storage.unit import Item, Unit
 
 
 class Odd(Exception):
@@ -49,7 +49,7 @@ class Spec:
 class Worker:
     folder: Path
 
-    def run(self, unit: Unit) -> Receipt:
+    def run(self, unit: Unit[FakeItem]) -> Receipt:
         for item in unit.items:
             match item.item_id.split("-")[0]:
                 case "exit":
@@ -71,31 +71,34 @@ class Worker:
         return Receipt(len(unit.items), 0, 0.0)
 
 
-def units(*names: str) -> list[Unit]:
+def units(*names: str) -> list[Unit[FakeItem]]:
     return [Unit("stage", 0, "f", tuple(FakeItem(each) for each in name.split())) for name in names]
 
 
-def never(unit: Unit) -> bool:
+def never(unit: Unit[Item]) -> bool:
     return False
 
 
-def drain(pool: Pool, waiting: list[Unit], is_done: Callable[[Unit], bool] = never) -> list[Outcome]:
-    """Push ``waiting`` through the pool as the ladder does, without second attempts.
+def drain(
+    pool: Pool[FakeItem], waiting: list[Unit[FakeItem]], is_done: Callable[[Unit[Item]], bool] = never
+) -> list[UnitOutcome]:
+    """Run ``waiting`` in the pool as the unit runner does, without second attempts.
 
-    Where ``is_done`` says that a failed unit is there all the same, it counts as neither failed nor to be run again.
+    A failed unit for which ``is_done`` is true counts as neither failed nor to be run again.
     """
-    ended, flying, left = [], 0, list(waiting)
-    while left or flying:
-        while left and flying < pool.capacity:
-            pool.submit(left.pop(0))
-            flying += 1
+    ended, in_flight, waiting = [], 0, list(waiting)
+    by_name = {unit.name: unit for unit in waiting}
+    while waiting or in_flight:
+        while waiting and in_flight < pool.capacity:
+            pool.submit(waiting.pop(0))
+            in_flight += 1
         outcome = pool.next_done()
-        flying -= 1
+        in_flight -= 1
         if outcome.receipt is None and is_done(outcome.unit):
             continue
         ended.append(outcome)
         if outcome.receipt is None and outcome.failure is None:
-            left.append(outcome.unit)
+            waiting.append(by_name[outcome.unit.name])
     return ended
 
 
@@ -123,17 +126,17 @@ def test_the_in_process_pool_builds_once_and_runs_in_order(tmp_path: Path) -> No
         ("silent", "ValueError", False),
     ],
 )
-def test_an_exception_becomes_a_failure_with_class_message_and_whether_it_can_be_mended(
+def test_an_exception_becomes_a_failure_with_class_message_and_whether_it_is_fatal(
     tmp_path: Path, name: str, error: str, is_fatal: bool
 ) -> None:
-    outcome = attempt(Worker(tmp_path), units(name)[0])
+    outcome = run_and_catch(Worker(tmp_path), units(name)[0])
     assert outcome.receipt is None and outcome.failure is not None
     assert (outcome.failure.error, outcome.failure.is_fatal) == (error, is_fatal)
     assert outcome.failure.message
     assert (outcome.failure.cause is not None) == is_fatal
 
 
-def test_a_worker_that_cannot_be_built_in_process_raises_as_it_was(tmp_path: Path) -> None:
+def test_an_error_while_building_a_worker_in_process_is_raised_unchanged(tmp_path: Path) -> None:
     pool = InProcessPool(Spec(tmp_path, broken=True))
     pool.submit(units("a")[0])
     with pytest.raises(InputError, match="no weights"):
@@ -156,12 +159,12 @@ def by_value(ray_cluster: int) -> Iterator[None]:
 
 @pytest.mark.usefixtures("by_value")
 def test_an_actor_that_dies_is_replaced_and_everything_else_finishes(tmp_path: Path) -> None:
-    """Two actors, sixteen units, two of which end their process: those two fail, and nothing else is lost or blamed.
+    """Two actors, sixteen units, two of which end their process: those two fail, and the other units finish.
 
     A unit that was committed just before its actor died may lose its receipt, which is no failure: its file is there.
     """
 
-    def is_done(unit: Unit) -> bool:
+    def is_done(unit: Unit[Item]) -> bool:
         return all((tmp_path / item.item_id).exists() for item in unit.items)
 
     plan = units(
@@ -178,11 +181,11 @@ def test_an_actor_that_dies_is_replaced_and_everything_else_finishes(tmp_path: P
 
 
 @pytest.mark.usefixtures("by_value")
-def test_errors_in_actors_arrive_as_in_one_process(tmp_path: Path) -> None:
+def test_errors_in_actors_give_the_same_failures_as_in_this_process(tmp_path: Path) -> None:
     names = ["config", "storage", "media", "odd", "silent", "a"]
     with open_pool(RayExecutor(num_actors=1), Spec(tmp_path)) as pool:
         remote = {each.unit.items[0].item_id: each for each in drain(pool, units(*names))}
-    local = {name: attempt(Worker(tmp_path), units(name)[0]) for name in names}
+    local = {name: run_and_catch(Worker(tmp_path), units(name)[0]) for name in names}
     for name in names:
         there, here = remote[name], local[name]
         assert (there.receipt is None) == (here.receipt is None)
@@ -192,7 +195,7 @@ def test_errors_in_actors_arrive_as_in_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_value")
-def test_a_worker_that_cannot_be_built_on_an_actor_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_an_error_while_building_a_worker_on_an_actor_is_a_fatal_failure(tmp_path: Path) -> None:
     with open_pool(RayExecutor(num_actors=1), Spec(tmp_path, broken=True)) as pool:
         (outcome,) = drain(pool, units("a"))
     assert outcome.failure is not None and outcome.failure.is_fatal
@@ -201,14 +204,14 @@ def test_a_worker_that_cannot_be_built_on_an_actor_is_told_as_what_it_is(tmp_pat
 
 
 @pytest.mark.usefixtures("by_value")
-def test_every_actor_adds_up_on_one_thread(tmp_path: Path) -> None:
+def test_every_actor_computes_on_one_thread(tmp_path: Path) -> None:
     with open_pool(RayExecutor(num_actors=2), Spec(tmp_path)) as pool:
         drain(pool, units("threads-1", "threads-2", "threads-3"))
     assert {path.read_text() for path in tmp_path.glob("threads-*")} == {"1"}
 
 
 @pytest.mark.usefixtures("by_value")
-def test_a_pool_leaves_no_actor_and_a_session_leaves_the_ray_that_it_found(tmp_path: Path) -> None:
+def test_a_closed_pool_leaves_no_actor_and_a_session_does_not_stop_a_ray_that_was_running(tmp_path: Path) -> None:
     import ray
 
     with session.ray_session(), open_pool(RayExecutor(num_actors=2), Spec(tmp_path)) as pool:
@@ -221,7 +224,7 @@ def test_a_pool_leaves_no_actor_and_a_session_leaves_the_ray_that_it_found(tmp_p
     assert not [process for process in processes if Path(f"/proc/{process}").exists()]
 
 
-def test_a_session_of_one_s_own_ends_with_its_block_and_takes_its_files_along() -> None:
+def test_a_session_started_in_the_block_ends_with_it_and_its_files_are_removed() -> None:
     """In a process of its own, as a command would."""
     code = (
         "import os, sys, tempfile\n"
@@ -255,5 +258,5 @@ def test_old_sessions_are_removed_once_their_process_ended(tmp_path: Path) -> No
     for folder in (old, alive):
         os.utime(folder, (0, 0))
     (tmp_path / "session_latest").symlink_to(old)
-    session._sweep_old_sessions(tmp_path)
+    session._remove_old_sessions(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted([young.name, alive.name])

@@ -1,4 +1,4 @@
-"""Ray actors coming up: those that find no room hold nothing, and what can never work is said instead of awaited."""
+"""Ray actors starting: those without capacity delay nothing, and a start that cannot succeed is an error at once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_versio
 from avpref.execution.contract import Receipt
 from avpref.execution.fakes import FakeItem
 from avpref.execution.pool import open_pool
-from avpref.execution.ray_pool import MAX_STARTS, Probe, RayPool, Site
+from avpref.execution.ray_pool import MAX_FAILED_STARTS, ActorInfo, Probe, RayPool
 from avpref.storage.local_files import LocalFiles, commit_once
-from avpref.storage.unit import Unit
+from avpref.storage.unit import Item, Unit
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Units:
     def store(self) -> LocalFiles:
         return LocalFiles(self.folder)
 
-    def exists(self, unit: Unit) -> bool:
+    def exists(self, unit: Unit[Item]) -> bool:
         return self.store.exists(unit.name)
 
 
@@ -56,7 +56,7 @@ class Spec:
 class Worker:
     folder: Path
 
-    def run(self, unit: Unit) -> Receipt:
+    def run(self, unit: Unit[FakeItem]) -> Receipt:
         commit_once(self.folder / unit.name, str(os.getpid()).encode())
         return Receipt(len(unit.items), 0, 0.0)
 
@@ -72,11 +72,11 @@ def by_value(ray_cluster: int) -> Iterator[None]:
     cloudpickle.unregister_pickle_by_value(module)
 
 
-def units(count: int) -> list[Unit]:
+def units(count: int) -> list[Unit[FakeItem]]:
     return [Unit("stage", 0, "f", (FakeItem(f"i{ordinal}"),)) for ordinal in range(count)]
 
 
-def test_actors_that_find_no_room_hold_no_units(ray_cluster: int, tmp_path: Path) -> None:
+def test_actors_that_cannot_be_placed_are_sent_no_units(ray_cluster: int, tmp_path: Path) -> None:
     plan = units(4 * ray_cluster)
     with open_pool(RayExecutor(num_actors=2 * ray_cluster), Spec(tmp_path), Units(tmp_path)) as pool:
         assert pool.capacity == 4 * ray_cluster
@@ -101,15 +101,15 @@ def test_an_actor_with_other_code_is_refused_with_both_versions(
     assert "same version" in caught.value.fix
 
 
-def test_actors_that_die_before_they_are_up_are_not_started_for_ever(tmp_path: Path) -> None:
+def test_actors_that_die_before_they_are_ready_are_replaced_a_limited_number_of_times(tmp_path: Path) -> None:
     with open_pool(RayExecutor(num_actors=1), Spec(tmp_path, dies=True), Units(tmp_path)) as pool:
         pool.submit(units(1)[0])
-        with pytest.raises(ClusterError, match=f"all 1 actors died {MAX_STARTS} times before they could take work"):
+        with pytest.raises(ClusterError, match=f"all 1 actors died {MAX_FAILED_STARTS} times before they were ready"):
             pool.next_done()
-    assert len(list(tmp_path.glob("built-*"))) == MAX_STARTS
+    assert len(list(tmp_path.glob("built-*"))) == MAX_FAILED_STARTS
 
 
-def test_an_actor_that_cannot_write_is_said_with_its_place(tmp_path: Path) -> None:
+def test_an_actor_that_cannot_write_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with open_pool(RayExecutor(num_actors=1), Spec(tmp_path), Units(tmp_path / "file" / "units")) as pool:
         pool.submit(units(1)[0])
@@ -118,21 +118,23 @@ def test_an_actor_that_cannot_write_is_said_with_its_place(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [None, "another node 1"])
-def test_what_an_actor_wrote_must_be_seen_here(
+def test_files_that_an_actor_committed_must_be_visible_to_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
-    monkeypatch.setattr(ray_pool, "PROBE_PATIENCE_S", 0.0)
+    monkeypatch.setattr(ray_pool, "PROBE_TIMEOUT_S", 0.0)
     if content is not None:
         (tmp_path / "probe").write_text(content)
-    site = Site("abcdef0123456789", "far", 7, code_version())
-    with pytest.raises(StorageError, match=r"what process 7 on far \(node abcdef01\) commits to .* does not appear"):
-        ray_pool._require_seen(Probe(LocalFiles(tmp_path), "probe"), site)
+    info = ActorInfo("abcdef0123456789", "far", 7, code_version())
+    with pytest.raises(
+        StorageError, match=r"a file that process 7 on far \(node abcdef01\) committed to .* is not visible"
+    ):
+        ray_pool._require_visible(Probe(LocalFiles(tmp_path), "probe"), info)
     (tmp_path / "probe").write_text("abcdef0123456789 7")
-    ray_pool._require_seen(Probe(LocalFiles(tmp_path), "probe"), site)
+    ray_pool._require_visible(Probe(LocalFiles(tmp_path), "probe"), info)
     assert not (tmp_path / "probe").exists()
 
 
-def test_what_never_fits_on_a_ray_of_one_s_own_is_refused_at_once(
+def test_a_machine_without_capacity_for_an_actor_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -155,7 +157,7 @@ def test_an_empty_variable_is_refused_unless_the_configuration_names_the_cluster
     assert session.cluster_address(RayExecutor()) == ""
 
 
-def test_a_command_with_an_empty_variable_starts_no_ray_of_its_own() -> None:
+def test_a_command_with_an_empty_variable_starts_no_ray() -> None:
     code = (
         "from avpref.config.executor_settings import RayExecutor\n"
         "from avpref.errors import ConfigError\n"
@@ -176,7 +178,7 @@ def test_the_ray_client_is_refused() -> None:
         session._join("ray://head:10001")
 
 
-def test_the_version_is_that_of_every_source_file() -> None:
+def test_the_code_version_covers_every_source_file() -> None:
     package = Path(avpref.__file__).parent
     version, _, sources = code_version().partition("+")
     assert version == avpref.__version__ and len(sources) == HASH_IN_VERSION

@@ -1,4 +1,4 @@
-"""The failure ladder, driven through a pool that fails as scripted."""
+"""The unit runner with pools that fail as scripted: retry, bisection, quarantine, circuit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, CircuitOpen, ConfigError, MediaError, StorageError
-from avpref.execution.contract import Failure, Outcome, Pool
-from avpref.execution.fakes import FakeActorPool, FakeRow, FakeWorker, fake_units, item_ids
+from avpref.execution.contract import Failure, Pool, UnitOutcome
+from avpref.execution.fakes import FakeActorPool, FakeItem, FakeRow, FakeWorker, fake_units, item_ids
 from avpref.execution.pool import InProcessPool
-from avpref.execution.retry import ALIKE_BEFORE_OPEN, ATTEMPTS, Ladder
+from avpref.execution.retry import MAX_ATTEMPTS, MAX_SAME_ERRORS, UnitRunner
 from avpref.storage.event_log import EventLog
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.unit import Unit
@@ -43,13 +43,15 @@ class Bench:
     def advance(self, count: int) -> None:
         self.done += count
 
-    def run(self, units: Sequence[Unit], pool: Pool | None = None, allowed: int = 1000) -> Ladder:
+    def run(
+        self, units: Sequence[Unit[FakeItem]], pool: Pool[FakeItem] | None = None, max_quarantined: int = 1000
+    ) -> UnitRunner[FakeItem]:
         log = EventLog(self.folder / "events.jsonl")
-        ladder = Ladder(pool or InProcessPool(self.worker), self.files, log, self.advance, allowed)
-        ladder.run(units)
-        return ladder
+        runner = UnitRunner(pool or InProcessPool(self.worker), self.files, log, self.advance, max_quarantined)
+        runner.run(units)
+        return runner
 
-    def result(self, units: Sequence[Unit]) -> tuple[list[str], list[str]]:
+    def result(self, units: Sequence[Unit[FakeItem]]) -> tuple[list[str], list[str]]:
         """Ids of the rows and of the quarantine, in the order of the plan's files."""
         rows, quarantined = self.files.read(units)
         return rows["prompt_id"].to_pylist(), [row.candidate_id for row in quarantined]
@@ -73,7 +75,7 @@ def test_units_that_succeed_run_once_each_and_in_order(bench: Bench) -> None:
     assert bench.done == 12
 
 
-def test_what_is_committed_is_not_run_again(bench: Bench) -> None:
+def test_committed_units_are_not_run_again(bench: Bench) -> None:
     units = fake_units(3, 2)
     bench.run(units[:2])
     bench.worker.num_runs.clear()
@@ -83,19 +85,19 @@ def test_what_is_committed_is_not_run_again(bench: Bench) -> None:
 
 def test_a_transient_failure_is_tried_again_and_loses_nothing(bench: Bench) -> None:
     units = fake_units(3, 4)
-    bench.worker.flaky = Counter({"i0001": ATTEMPTS - 1, "i0006": ATTEMPTS - 1})
-    ladder = bench.run(units)
+    bench.worker.flaky = Counter({"i0001": MAX_ATTEMPTS - 1, "i0006": MAX_ATTEMPTS - 1})
+    runner = bench.run(units)
     assert bench.result(units) == (item_ids(units), [])
-    assert ladder.quarantined == []
+    assert runner.quarantined == []
     assert [event["error"] for event in bench.events if event["event"] == "unit_failed"] == ["TimeoutError"] * 2
 
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_exactly_the_poisoned_items_are_quarantined_whatever_the_order_of_events(
+def test_exactly_the_failing_items_are_quarantined_in_any_order_of_events(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Any poison that raises or kills, any sizes, any interleaving: all others are there, in the order of the plan."""
+    """Any failing and killing items, any sizes, any interleaving: all other items have rows, in the order of the plan."""
     units = fake_units(data.draw(st.integers(3, 6)), data.draw(st.integers(1, 9)))
     names = item_ids(units)
     bad = data.draw(st.sets(st.sampled_from(names[len(units[0].items) :]), max_size=4))
@@ -114,43 +116,43 @@ def test_exactly_the_poisoned_items_are_quarantined_whatever_the_order_of_events
     assert {row.candidate_id: row.error for row in rows} == {
         name: "ActorDied" if name in deadly else "ValueError" for name in bad
     }
-    assert {row.attempts for row in rows} <= {ATTEMPTS}
+    assert {row.attempts for row in rows} <= {MAX_ATTEMPTS}
 
 
-def test_neighbours_of_a_killer_are_neither_blamed_nor_counted_as_failing(bench: Bench) -> None:
+def test_a_death_is_attributed_to_the_running_unit_and_not_to_others_of_its_actor(bench: Bench) -> None:
     units = fake_units(6, 1)
     pool = FakeActorPool(bench.worker, seed=3, num_actors=1, deadly=frozenset({"i0002"}))
     bench.run(units, pool)
     assert bench.result(units) == ([name for name in item_ids(units) if name != "i0002"], ["i0002"])
-    assert pool.num_deaths == ATTEMPTS
+    assert pool.num_deaths == MAX_ATTEMPTS
     assert {event["unit"] for event in bench.events if event["event"] == "unit_failed"} == {units[2].name}
 
 
 def test_a_unit_whose_actor_died_after_its_commit_is_done(bench: Bench) -> None:
-    """The receipt was lost with the actor; the file was not, and it is the file that counts."""
+    """The receipt was lost with the actor; the file exists, and that decides."""
     units = fake_units(3, 2)
     bench.worker.quarantined = frozenset({"i0001"})
 
-    class Forgetful(InProcessPool):
-        forgotten = 0
+    class LosesReceipts(InProcessPool[FakeItem]):
+        num_lost = 0
 
-        def next_done(self) -> Outcome:
+        def next_done(self) -> UnitOutcome:
             outcome = super().next_done()
-            self.forgotten += 1
-            if self.forgotten <= 2:
-                is_blamed = self.forgotten == 1
-                failure = Failure("ActorDied", "gone", is_death=True) if is_blamed else None
-                return Outcome(outcome.unit, failure=failure)
+            self.num_lost += 1
+            if self.num_lost <= 2:
+                is_oldest = self.num_lost == 1
+                failure = Failure("ActorDied", "gone", is_death=True) if is_oldest else None
+                return UnitOutcome(outcome.unit, failure=failure)
             return outcome
 
-    ladder = bench.run(units, Forgetful(bench.worker))
+    runner = bench.run(units, LosesReceipts(bench.worker))
     assert bench.result(units) == ([name for name in item_ids(units) if name != "i0001"], ["i0001"])
     assert set(bench.worker.num_runs.values()) == {1}
-    assert len(ladder.quarantined) == 1
+    assert len(runner.quarantined) == 1
     assert not [event for event in bench.events if event["event"] == "unit_failed"]
 
 
-def test_one_poison_at_the_very_beginning_is_data_and_not_configuration(bench: Bench) -> None:
+def test_a_failing_item_in_the_first_unit_does_not_open_the_circuit(bench: Bench) -> None:
     """In one process the first unit fails before anything has succeeded, and so do its halves and quarters."""
     units = fake_units(2, 32)
     bench.worker.failing = frozenset({"i0000"})
@@ -158,7 +160,7 @@ def test_one_poison_at_the_very_beginning_is_data_and_not_configuration(bench: B
     assert bench.result(units)[1] == ["i0000"]
 
 
-def test_a_single_unit_with_two_poisons_far_apart_is_data_too(bench: Bench) -> None:
+def test_two_failing_items_of_the_only_unit_do_not_open_the_circuit(bench: Bench) -> None:
     units = fake_units(1, 32)
     bench.worker.failing = frozenset({"i0000", "i0031"})
     bench.run(units)
@@ -167,7 +169,7 @@ def test_a_single_unit_with_two_poisons_far_apart_is_data_too(bench: Bench) -> N
 
 @pytest.mark.parametrize(("num_units", "size"), [(10, 4), (1, 32), (20, 1)])
 @pytest.mark.parametrize("seed", [None, 0, 1])
-def test_when_everything_fails_alike_the_circuit_opens_early(
+def test_the_circuit_opens_early_if_all_units_fail_with_the_same_error(
     bench: Bench, num_units: int, size: int, seed: int | None
 ) -> None:
     units = fake_units(num_units, size)
@@ -176,48 +178,48 @@ def test_when_everything_fails_alike_the_circuit_opens_early(
     with pytest.raises(CircuitOpen, match="every unit failed with ValueError: cannot make i0") as caught:
         bench.run(units, pool)
     assert caught.value.exit_code == 1 and "resume" in caught.value.fix
-    assert len([event for event in bench.events if event["event"] == "unit_failed"]) < 5 * ALIKE_BEFORE_OPEN
+    assert len([event for event in bench.events if event["event"] == "unit_failed"]) < 5 * MAX_SAME_ERRORS
 
 
-def test_failures_after_a_success_do_not_open_the_circuit_by_being_alike(bench: Bench) -> None:
+def test_equal_errors_after_a_success_do_not_open_the_circuit(bench: Bench) -> None:
     units = fake_units(12, 2)
     bench.worker.failing = frozenset(item_ids(units)[2:12])
     bench.run(units)
     assert len(bench.result(units)[1]) == 10
 
 
-def test_too_many_lost_items_open_the_circuit(bench: Bench) -> None:
+def test_too_many_quarantined_items_open_the_circuit(bench: Bench) -> None:
     units = fake_units(5, 4)
     bench.worker.failing = frozenset({"i0004", "i0008", "i0012"})
     with pytest.raises(
         CircuitOpen, match="3 candidates are quarantined, 2 were allowed; the last in stage stage: ValueError"
     ):
-        bench.run(units, allowed=2)
+        bench.run(units, max_quarantined=2)
 
 
-def test_items_that_a_worker_gives_up_on_count_like_the_ladder_s_own(bench: Bench) -> None:
+def test_items_quarantined_by_a_worker_count_like_those_of_the_runner(bench: Bench) -> None:
     units = fake_units(5, 4)
     bench.worker.quarantined = frozenset({"i0000", "i0001", "i0019"})
-    assert len(bench.run(units, allowed=3).quarantined) == 3
+    assert len(bench.run(units, max_quarantined=3).quarantined) == 3
     assert bench.result(units)[1] == ["i0000", "i0001", "i0019"]
     assert [e["candidate_id"] for e in bench.events if e["event"] == "quarantined"] == ["i0000", "i0001", "i0019"]
 
 
-def test_items_that_were_lost_before_count_when_the_stage_goes_on(bench: Bench) -> None:
+def test_items_quarantined_by_an_earlier_execution_count(bench: Bench) -> None:
     """A circuit that opened stays open for a second execution, even if the unit that opened it was the last."""
     units = fake_units(2, 4)
     bench.worker.quarantined = frozenset(item_ids(units))
     with pytest.raises(CircuitOpen):
-        bench.run(units, allowed=5)
+        bench.run(units, max_quarantined=5)
     assert all(bench.files.exists(unit) for unit in units)
     lost = bench.files.quarantined(units)
-    ladder = Ladder(InProcessPool(bench.worker), bench.files, EventLog(bench.folder / "e"), bench.advance, 5, lost)
+    runner = UnitRunner(InProcessPool(bench.worker), bench.files, EventLog(bench.folder / "e"), bench.advance, 5, lost)
     with pytest.raises(CircuitOpen, match="8 candidates are quarantined"):
-        ladder.run([])
+        runner.run([])
 
 
 @pytest.mark.parametrize("error", [ConfigError("a", "b", "c"), StorageError("disk", "x", "y")])
-def test_errors_that_no_retry_can_mend_are_raised_as_they_were(bench: Bench, error: AvprefError) -> None:
+def test_fatal_errors_are_raised_unchanged(bench: Bench, error: AvprefError) -> None:
     bench.worker.fatal = error
     with pytest.raises(type(error)) as caught:
         bench.run(fake_units(3, 3))
@@ -240,13 +242,13 @@ def test_a_crash_at_any_event_of_a_bisect_costs_nothing_that_was_finished(bench:
     class Crash(Exception):
         pass
 
-    class CrashingPool(InProcessPool):
-        left = num_events
+    class CrashingPool(InProcessPool[FakeItem]):
+        events_left = num_events
 
-        def next_done(self) -> Outcome:
-            if not self.left:
+        def next_done(self) -> UnitOutcome:
+            if not self.events_left:
                 raise Crash
-            self.left -= 1
+            self.events_left -= 1
             return super().next_done()
 
     units, bad = fake_units(2, 8), frozenset({"i0008", "i0013"})
@@ -265,12 +267,12 @@ def test_a_crash_at_any_event_of_a_bisect_costs_nothing_that_was_finished(bench:
     assert crashed or num_events > 15
 
 
-def test_pieces_of_an_earlier_bisect_count_what_they_lost(bench: Bench) -> None:
+def test_quarantined_items_in_halves_of_an_earlier_execution_count(bench: Bench) -> None:
     units = fake_units(2, 4)
     whole = units[1]
     piece = replace(whole, items=whole.items[:2])
     bench.files.commit(piece, [FakeRow("i0004")], [QuarantineRow("i0005", "stage", "ValueError", "bad", 2)])
     bench.worker.failing = frozenset({"i0005", "i0006"})
-    ladder = bench.run(units)
-    assert [row.candidate_id for row in ladder.quarantined] == ["i0005", "i0006"]
+    runner = bench.run(units)
+    assert [row.candidate_id for row in runner.quarantined] == ["i0005", "i0006"]
     assert bench.result(units) == (["i0000", "i0001", "i0002", "i0003", "i0004", "i0007"], ["i0005", "i0006"])

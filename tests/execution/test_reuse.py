@@ -1,4 +1,4 @@
-"""A changed configuration adds its own work alone: everything else is taken over, and the tables are those of a fresh run."""
+"""A changed configuration adds its own work alone: everything else is reused, and the tables are those of a fresh run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import METRICS, Origin, Prompt, Split
 from avpref.execution import pool
-from avpref.execution.contract import Outcome, Worker
+from avpref.execution.contract import UnitOutcome
 from avpref.execution.item_counts import ItemCounts
 from avpref.flows.run import Run
 from avpref.flows.run_stages import STAGES
@@ -36,7 +36,7 @@ from avpref.rewards.protocol import Scorer
 from avpref.storage.local_files import TEMPORARY_PREFIX
 from avpref.storage.run_folder import RunFolder, create
 from avpref.storage.table_readers import read_prompts
-from avpref.storage.unit import Unit
+from avpref.storage.unit import Item, Unit
 from avpref.storage.unit_files import QUARANTINE_KEY, UnitFiles
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
@@ -71,11 +71,11 @@ class Work:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Work:
-    noted, attempt = Work(), pool.attempt
+    noted, run_and_catch = Work(), pool.run_and_catch
 
-    def note(worker: Worker, unit: Unit) -> Outcome:
+    def note(worker: object, unit: Unit[Item]) -> UnitOutcome:
         noted.items.setdefault(unit.stage, []).extend(item.item_id for item in unit.items)
-        return attempt(worker, unit)
+        return run_and_catch(worker, unit)  # type: ignore[arg-type]
 
     def counted(name: str, launch: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object) -> object:
@@ -84,7 +84,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
         return call
 
-    monkeypatch.setattr(pool, "attempt", note)
+    monkeypatch.setattr(pool, "run_and_catch", note)
     monkeypatch.setattr(sft_module, "launch", counted("sft", sft_module.launch))
     monkeypatch.setattr(dpo_module, "launch", counted("dpo", dpo_module.launch))
     return noted
@@ -121,7 +121,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunFolder]]:
-    """``fresh(*changes)`` is a run with these changes in a folder where nothing can be taken over."""
+    """``fresh(*changes)`` is a run with these changes in a folder where nothing can be reused."""
     done: dict[tuple[str, ...], RunFolder] = {}
 
     def make(*changes: str) -> RunFolder:
@@ -151,18 +151,18 @@ def test_a_change_does_its_own_work_and_ends_with_the_tables_of_a_fresh_run(
 ) -> None:
     changes, trainings = CHANGES[change]
     folder = beside(*changes)
-    tallies = {tally.stage: tally for tally in finished(folder)}
+    counts = {stage_counts.stage: stage_counts for stage_counts in finished(folder)}
     new = sorted(ids(folder) - ids(base))
     assert sorted(work.items.get("generate", [])) == sorted(work.items.get("score", [])) == new
     assert work.trainings == Counter({"dpo": trainings} if trainings else {})
     assert not work.count("sft_clips")
     for stage in ("generate", "score"):
         old = len(ids(folder) & ids(base))
-        assert (tallies[stage].made, tallies[stage].reused) == (len(new), {base.run_id: old})
+        assert (counts[stage].made, counts[stage].reused) == (len(new), {base.run_id: old})
     assert outcome(folder) == outcome(fresh(*changes))
 
 
-def test_everything_that_was_taken_over_is_there_a_second_time(
+def test_reused_items_are_present_in_a_second_execution(
     beside: Callable[..., RunFolder], work: Work, base: RunFolder
 ) -> None:
     folder = beside("sampling.num_candidates=3", "prompts.num_prompts=9")
@@ -171,7 +171,7 @@ def test_everything_that_was_taken_over_is_there_a_second_time(
     work.items.clear()
     shutil.rmtree(folder.runs / base.run_id)
     names = sorted(path.relative_to(folder.root) for path in (folder.root / "units").rglob("*.parquet"))
-    assert not any(tally.is_change for tally in finished(folder, STAGES[:4]))
+    assert not any(stage_counts.is_change for stage_counts in finished(folder, STAGES[:4]))
     assert not work.items
     assert names == sorted(path.relative_to(folder.root) for path in (folder.root / "units").rglob("*.parquet"))
     for row in folder.tables.read(tables.CANDIDATES).to_pylist():
@@ -185,7 +185,7 @@ def test_a_run_alone_has_the_files_of_its_plan_and_no_others(base: RunFolder) ->
 
 def make_plan(folder: RunFolder) -> set[str]:
     plan = plan_candidates(folder, "generate", read_prompts(folder.tables), Run.of(folder).sft)
-    return {unit.name for shard in plan for unit in shard.units}
+    return {unit.name for unit in plan.units}
 
 
 def new_bytes(path: Path, data: bytes) -> None:
@@ -194,27 +194,27 @@ def new_bytes(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_clip_that_is_not_what_its_row_says_is_made_again(
+def test_a_clip_that_differs_from_its_row_is_made_again(
     base: RunFolder, beside: Callable[..., RunFolder], work: Work
 ) -> None:
     folder = beside("evaluation.gate.min_av_ci_low_sd=-9")
     rows = base.tables.read(tables.CANDIDATES).to_pylist()
     tampered, gone = rows[1], rows[5]
-    neighbour = folder.runs / base.run_id
-    new_bytes(neighbour / tampered["path"], b"not the clip that was committed")
-    (neighbour / gone["path"]).unlink()
+    sibling = folder.runs / base.run_id
+    new_bytes(sibling / tampered["path"], b"not the clip that was committed")
+    (sibling / gone["path"]).unlink()
     finished(folder, STAGES[:3])
     assert sorted(work.items["generate"]) == sorted([tampered["candidate_id"], gone["candidate_id"]])
     for row in folder.tables.read(tables.CANDIDATES).to_pylist():
         assert file_sha256(folder.root / row["path"]) == row["sha256"]
 
 
-def test_what_a_neighbour_gave_up_on_is_tried_again(
+def test_items_that_a_sibling_quarantined_are_computed_again(
     base: RunFolder, beside: Callable[..., RunFolder], work: Work
 ) -> None:
     folder = beside("evaluation.gate.min_av_ci_low_sd=-9")
-    neighbour = folder.runs / base.run_id
-    path = sorted((neighbour / "units" / "generate").rglob("*.parquet"))[1]
+    sibling = folder.runs / base.run_id
+    path = sorted((sibling / "units" / "generate").rglob("*.parquet"))[1]
     rows = pq.ParquetFile(path).read()
     lost = rows["candidate_id"][0].as_py()
     given_up = QuarantineRow(lost, "generate", "MediaError", "was broken then", 2)
@@ -227,19 +227,21 @@ def test_what_a_neighbour_gave_up_on_is_tried_again(
     assert lost in ids(folder) and folder.documents.read("quarantine-generate.json") == []
 
 
-def test_a_neighbour_that_is_being_written_to_or_broken_is_passed_over(
+def test_unfinished_and_damaged_files_of_a_sibling_are_skipped(
     base: RunFolder, beside: Callable[..., RunFolder], work: Work
 ) -> None:
-    """Torn and temporary files of a neighbour are no source; what is whole beside them is."""
+    """Truncated and temporary files of a sibling are not reused; its other files are."""
     folder = beside("evaluation.gate.min_av_ci_low_sd=-9")
-    neighbour = folder.runs / base.run_id
-    first, second, *_ = sorted((neighbour / "units" / "generate").rglob("*.parquet"))
-    torn = {path: pq.ParquetFile(path).read(["candidate_id"])["candidate_id"].to_pylist() for path in (first, second)}
+    sibling = folder.runs / base.run_id
+    first, second, *_ = sorted((sibling / "units" / "generate").rglob("*.parquet"))
+    truncated = {
+        path: pq.ParquetFile(path).read(["candidate_id"])["candidate_id"].to_pylist() for path in (first, second)
+    }
     new_bytes(first, first.read_bytes()[:-9])
     second.rename(second.with_name(f"{TEMPORARY_PREFIX}host-1-1-{second.name}"))
-    (neighbour / "units" / "score").rename(neighbour / "units" / "elsewhere")
+    (sibling / "units" / "score").rename(sibling / "units" / "elsewhere")
     finished(folder, STAGES[:4])
-    assert sorted(work.items["generate"]) == sorted(item for items in torn.values() for item in items)
+    assert sorted(work.items["generate"]) == sorted(item for items in truncated.values() for item in items)
     assert set(work.items["score"]) == ids(folder)
 
 
@@ -249,7 +251,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("stage", ["generate", "score"])
 @pytest.mark.parametrize("after", [0, 1, 2, 4])
-def test_a_run_that_is_killed_while_taking_over_goes_on(
+def test_a_run_that_is_killed_while_it_reuses_items_can_go_on(
     stage: str, after: int, beside: Callable[..., RunFolder], fresh: Callable[..., RunFolder],
     work: Work, base: RunFolder, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -300,10 +302,10 @@ def test_a_new_scorer_computes_its_own_column_alone(
     finished(older, STAGES[:4])
     opened_ = scored_by(monkeypatch, "old", "older", "new")
     folder = beside("scoring.canary_tolerance=0.2", *changes)
-    tallies = {tally.stage: tally for tally in finished(folder, STAGES[:4])}
+    counts = {stage_counts.stage: stage_counts for stage_counts in finished(folder, STAGES[:4])}
     new = ids(folder) - ids(older)
-    assert tallies["score"].made == len(ids(folder)) + 2 * len(new)
-    assert tallies["score"].reused == {older.run_id: 2 * len(ids(older))}
+    assert counts["score"].made == len(ids(folder)) + 2 * len(new)
+    assert counts["score"].reused == {older.run_id: 2 * len(ids(older))}
     assert opened_ == (["old", "older", "new"] if new else ["new"])
     (folder.runs / base.run_id).rename(folder.runs.parent / "away")
     (older.root).rename(folder.runs.parent / "away too")
@@ -338,12 +340,12 @@ def test_a_list_that_grows_adds_its_new_prompts_to_the_same_run(base: RunFolder,
     listed(csv, ["a blue ball", *TEXTS])
     grown = texts_run(tmp_path / "runs", *given)
     assert grown.root == folder.root
-    tallies = {tally.stage: tally for tally in finished(grown, STAGES[:4])}
+    counts = {stage_counts.stage: stage_counts for stage_counts in finished(grown, STAGES[:4])}
     assert before < ids(grown)
     assert sorted(work.items["generate"]) == sorted(work.items["score"]) == sorted(ids(grown) - before)
     assert splits.items() <= {prompt.text: prompt.split for prompt in read_prompts(grown.tables)}.items()
-    assert (tallies["prompts"].made, tallies["prompts"].present) == (len(TEXTS) - NUM_FIRST + 1, NUM_FIRST)
-    assert file_sha256(csv)[:12] in tallies["prompts"].because
+    assert (counts["prompts"].made, counts["prompts"].present) == (len(TEXTS) - NUM_FIRST + 1, NUM_FIRST)
+    assert file_sha256(csv)[:12] in counts["prompts"].because
     elsewhere = texts_run(tmp_path / "others", *given)
     finished(elsewhere, STAGES[:4])
     assert outcome_of(grown, SEALED[:3]) == outcome_of(elsewhere, SEALED[:3])
@@ -360,16 +362,16 @@ def test_a_new_checkpoint_reuses_the_ground_truth_and_its_scores_alone(
     base: RunFolder, beside: Callable[..., RunFolder], work: Work
 ) -> None:
     other = beside("sft.loop.steps=3")
-    tallies = {tally.stage: tally for tally in finished(other, STAGES[:4])}
+    counts = {stage_counts.stage: stage_counts for stage_counts in finished(other, STAGES[:4])}
     assert work.trainings == Counter({"sft": 1}) and not work.count("sft_clips")
     rows = other.tables.read(tables.CANDIDATES).to_pylist()
     truth = {row["candidate_id"] for row in rows if row["origin"] == Origin.GROUND_TRUTH}
     assert truth and truth == ids(other) & ids(base)
     assert set(work.items["generate"]) == set(work.items["score"]) == ids(other) - truth
-    assert tallies["generate"].reused == tallies["score"].reused == {base.run_id: len(truth)}
+    assert counts["generate"].reused == counts["score"].reused == {base.run_id: len(truth)}
 
 
-def test_ground_truth_of_another_seed_is_not_taken_for_ours() -> None:
+def test_ground_truth_of_another_seed_is_not_reused() -> None:
     prompt = Prompt("p", "text", Split.TRAIN)
     recorded = replace(prompt, ground_truth_sha256="ab", ground_truth_start_s=1.0)
     seeds = [load_config(TINY, [f"run.seed={seed}"], {}).settings for seed in (0, 1)]

@@ -14,7 +14,7 @@ from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.execution import run_units as stage_module
 from avpref.execution.fakes import FakeItem, FakeRow, FakeWorker
-from avpref.execution.plan import grouped, shards
+from avpref.execution.plan import grouped, plan_stage
 from avpref.execution.run_units import run_stage
 from avpref.execution.stage_observer import NoObserver, ShardDone
 from avpref.observability.run_status import publishing
@@ -51,7 +51,9 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder) -> N
     observer = RecordingObserver()
     names = [f"c{prompt:04d}-{index}" for prompt in range(NUM_PROMPTS) for index in range(NUM_CANDIDATES)]
     items = [FakeItem(name) for name in names]
-    plan = shards("score", "f", grouped(items, [name.split("-")[0] for name in names]), folder.settings.run)
+    plan = plan_stage(
+        "score", "candidates", "f", grouped(items, [name.split("-")[0] for name in names]), folder.settings.run
+    )
     fingerprints = tuple(f"scorer{number}" for number in range(NUM_SCORERS))
     files = ScoreFiles(folder.units(tables.SKIPPED), fingerprints)
     worker = FakeWorker(files)
@@ -61,7 +63,7 @@ def test_task_runs_files_and_events_follow_from_the_plan(folder: RunFolder) -> N
     num_units = sum(math.ceil(size / UNIT) for size in sizes)
     for _ in range(2):
         with publishing(folder):
-            units = run_stage(folder, "score", files, plan, lambda: worker, "candidates", observer=observer).units
+            units = run_stage(folder, plan, files, lambda: worker, observer=observer).units
         assert [item.item_id for unit in units for item in unit.items] == names
     assert observer.groups == 2 * [("score", shard, shard) for shard in range(num_shards)]
     assert sum(shard.items for shard in observer.shards) == 2 * len(names)
@@ -105,8 +107,8 @@ def test_shards_beyond_a_limit_share_task_runs(
     observer = RecordingObserver()
     run = folder.settings.run.model_copy(update={"shard_prompts": 2})
     items = [FakeItem(f"c{number}") for number in range(2 * num_shards)]
-    plan = shards("score", "f", [[item] for item in items], run)
+    plan = plan_stage("score", "candidates", "f", [[item] for item in items], run)
     files = ScoreFiles(folder.units(tables.SKIPPED), ("scorer",))
     with publishing(folder):
-        run_stage(folder, "score", files, plan, lambda: FakeWorker(files), "candidates", observer=observer)
+        run_stage(folder, plan, files, lambda: FakeWorker(files), observer=observer)
     assert observer.groups == [("score", first, last) for first, last in wanted]

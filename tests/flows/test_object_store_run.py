@@ -51,7 +51,7 @@ def refuse(*arguments: object, **keywords: object) -> None:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on opening a pool, attempting a unit or launching a training is an error."""
     monkeypatch.setattr(stage_module, "open_pool", refuse)
-    monkeypatch.setattr(pool, "attempt", refuse)
+    monkeypatch.setattr(pool, "run_and_catch", refuse)
     monkeypatch.setattr("avpref.flows.stages.sft.launch", refuse)
     monkeypatch.setattr("avpref.flows.stages.train.launch", refuse)
 

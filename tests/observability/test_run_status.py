@@ -13,7 +13,7 @@ from avpref.config.observe_settings import ObserveSettings
 from avpref.datasets import tables
 from avpref.errors import CircuitOpen, InputError
 from avpref.execution.fakes import FakeItem, FakeWorker
-from avpref.execution.plan import Shard
+from avpref.execution.plan import Shard, StagePlan
 from avpref.execution.pool import InProcessPool
 from avpref.execution.run_units import run_stage
 from avpref.observability.cost import spending
@@ -27,8 +27,8 @@ from avpref.storage.unit import Unit
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 
 
-def plan(num_shards: int, num_units: int, size: int, stage: str = "score") -> list[Shard]:
-    def unit(shard: int, number: int) -> Unit:
+def plan(num_shards: int, num_units: int, size: int, stage: str = "score") -> list[Shard[FakeItem]]:
+    def unit(shard: int, number: int) -> Unit[FakeItem]:
         return Unit(stage, shard, "f", tuple(FakeItem(f"i{shard}-{number}-{each}") for each in range(size)))
 
     return [Shard(shard, tuple(unit(shard, number) for number in range(num_units))) for shard in range(num_shards)]
@@ -46,7 +46,7 @@ def worker(folder: RunFolder) -> FakeWorker:
 
 def work(folder: RunFolder, worker: FakeWorker, shards: list[Shard], name: str = "score") -> None:
     with publishing(folder), publishing_stage(folder, "score"):
-        run_stage(folder, name, worker.files, shards, lambda: worker, "clips")
+        run_stage(folder, StagePlan(name, tuple(shards), "clips"), worker.files, lambda: worker)
 
 
 def document(folder: RunFolder, name: str) -> dict:
@@ -154,7 +154,7 @@ def test_a_worker_that_logs_without_end_is_cut_short(folder: RunFolder, worker: 
     (shard,) = plan(1, 1, 1)
     pool = InProcessPool(worker)
     pool.submit(shard.units[0])
-    assert len(pool.next_done().work.notes) < 100
+    assert len(pool.next_done().report.notes) < 100
 
 
 def test_pools_of_one_stage_are_told_apart(folder: RunFolder, worker: FakeWorker) -> None:

@@ -1,10 +1,25 @@
-"""Test doubles for stages: items, rows, a worker that misbehaves on request, and a pool whose actors die on request.
+"""Test doubles for stages: items, rows, a worker that fails on request, and a pool whose actors die on request.
 
-Stages that users write can be tested with them in milliseconds, without a model and without Ray::
+They test stages in milliseconds, without a model and without Ray:
 
-    units = fake_units(num_units=3, size=4)
-    worker = FakeWorker(UnitFiles(LocalFiles(folder), tables.SKIPPED), failing=frozenset({"i0005"}))
-    ...  # run the units through InProcessPool(worker), FakeActorPool(worker, seed=0) or a pool of Ray actors
+>>> from avpref.datasets import tables
+>>> from avpref.execution.fakes import FakeActorPool, FakeWorker, fake_units, item_ids
+>>> from avpref.execution.retry import UnitRunner
+>>> from avpref.storage.event_log import EventLog
+>>> from avpref.storage.local_files import LocalFiles
+>>> from avpref.storage.unit_files import UnitFiles
+
+>>> units = fake_units(num_units=3, size=4)
+>>> files = UnitFiles(LocalFiles(folder), tables.SKIPPED)
+>>> worker = FakeWorker(files, failing=frozenset({"i0005"}))
+>>> pool = FakeActorPool(worker, seed=0)  # or InProcessPool(worker), or a pool of Ray actors
+>>> UnitRunner(pool, files, EventLog(folder / "events.jsonl"), print, max_quarantined=1).run(units)
+4
+4
+4
+>>> rows, quarantined = files.read(units)
+>>> len(item_ids(units)), rows.num_rows, [row.candidate_id for row in quarantined]
+(12, 11, ['i0005'])
 """
 
 from __future__ import annotations
@@ -21,11 +36,11 @@ from pathlib import Path
 import numpy as np
 
 from avpref.datasets.rows import QuarantineRow
-from avpref.execution.contract import Failure, Outcome, Receipt
+from avpref.execution.contract import Failure, Receipt, UnitOutcome
 from avpref.execution.pool import InProcessPool
 from avpref.storage.local_files import commit_once
 from avpref.storage.score_files import ScoreFiles
-from avpref.storage.unit import Unit
+from avpref.storage.unit import Item, Unit
 from avpref.storage.unit_files import UnitFiles
 
 HANG_S = 3600.0
@@ -58,7 +73,7 @@ class FakeRow:
     detail: str = ""
 
 
-def fake_units(num_units: int, size: int, stage: str = "stage", shard: int = 0) -> list[Unit]:
+def fake_units(num_units: int, size: int, stage: str = "stage", shard: int = 0) -> list[Unit[FakeItem]]:
     """``num_units`` units of ``size`` items each; the items are named ``i0000``, ``i0001``, … across all units."""
     items = [FakeItem(f"i{ordinal:04d}") for ordinal in range(num_units * size)]
     return [Unit(stage, shard, "f", tuple(items[start : start + size])) for start in range(0, len(items), size)]
@@ -95,12 +110,12 @@ class FakeWorker:
     units: list[str] = field(default_factory=list)
 
     def build(self) -> FakeWorker:
-        """The worker itself."""
+        """The worker itself; writes its file into ``starts``."""
         if self.starts is not None:
             commit_once(self.starts / f"actor-{os.getpid()}", b"")
         return self
 
-    def run(self, unit: Unit) -> Receipt:
+    def run(self, unit: Unit[FakeItem]) -> Receipt:
         """Fail as requested, or commit the unit.
 
         Raises ``fatal``, ValueError for a failing item, and TimeoutError for a flaky one.
@@ -151,30 +166,30 @@ class FakeActorPool:
         self.worker, self.deadly, self.capacity = worker, deadly, 2 * num_actors
         self.num_deaths = 0
         self._generator = np.random.Generator(np.random.PCG64(seed))
-        self._queues: list[deque[Unit]] = [deque() for _ in range(num_actors)]
-        self._ended: deque[Outcome] = deque()
+        self._queues: list[deque[Unit[FakeItem]]] = [deque() for _ in range(num_actors)]
+        self._ended: deque[UnitOutcome] = deque()
 
-    def submit(self, unit: Unit) -> None:
-        """See :class:`avpref.execution.pool.Pool`."""
+    def submit(self, unit: Unit[FakeItem]) -> None:
+        """See :class:`avpref.execution.contract.Pool`."""
         min(self._queues, key=len).append(unit)
         assert sum(map(len, self._queues)) + len(self._ended) <= self.capacity
 
-    def next_done(self) -> Outcome:
-        """See :class:`avpref.execution.pool.Pool`."""
+    def next_done(self) -> UnitOutcome:
+        """See :class:`avpref.execution.contract.Pool`."""
         if self._ended:
             return self._ended.popleft()
         units = self._queues[self._generator.choice([index for index, queue in enumerate(self._queues) if queue])]
         unit = units.popleft()
         if any(item.item_id in self.deadly for item in unit.items):
             self.num_deaths += 1
-            self._ended.extend(Outcome(other) for other in units)
+            self._ended.extend(UnitOutcome(other) for other in units)
             units.clear()
-            return Outcome(unit, failure=Failure("ActorDied", "gone", is_death=True))
+            return UnitOutcome(unit, failure=Failure("ActorDied", "gone", is_death=True))
         pool = InProcessPool(self.worker)
         pool.submit(unit)
         return pool.next_done()
 
 
-def item_ids(units: Sequence[Unit]) -> list[str]:
+def item_ids(units: Sequence[Unit[Item]]) -> list[str]:
     """Ids of the items of ``units``, in the order of the plan."""
     return [item.item_id for unit in units for item in unit.items]

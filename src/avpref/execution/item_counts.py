@@ -11,9 +11,16 @@ from avpref.storage.event_log import EventLog
 
 @dataclass(frozen=True)
 class ItemCounts:
-    """Items of one kind: ``made`` now (``quarantined`` of them given up), ``present`` before, ``reused`` by their source run.
+    """Items of one kind in one pass over a stage. Scores count once per candidate and scorer.
 
-    Scores count once per candidate and scorer. ``because`` says why nothing changed, where that takes more than files to show.
+    Attributes:
+        stage: the name of the pass.
+        items: plural noun of the items.
+        made: items computed in this execution, including the quarantined ones.
+        present: items that the run already had.
+        reused: items imported from sibling runs, by the run's name.
+        quarantined: items quarantined in this execution.
+        because: an explanation for people, added to the sentence; empty for none.
     """
 
     stage: str
@@ -31,20 +38,20 @@ class ItemCounts:
 
     @property
     def is_change(self) -> bool:
-        """Whether the stage did anything."""
+        """Whether anything was computed or reused."""
         return bool(self.made or self.reused)
 
     @property
     def sentence(self) -> str:
-        """For people: what was done, or that there was nothing to do."""
+        """The counts as a sentence for people."""
         because = f" ({self.because})" if self.because else ""
         total = self.made + self.present + self.num_reused
         if not self.is_change:
             return f"{self.stage}: {self.present} of {total} {self._named(total)} present{because}"
-        lost = f" ({self.quarantined} given up)" if self.quarantined else ""
-        parts = [f"{self.made} {self._named(self.made)} made{lost}"]
-        parts += [f"{self.present} were here"] if self.present else []
-        parts += [f"{count} taken over from {run}" for run, count in sorted(self.reused.items())]
+        quarantined = f" ({self.quarantined} quarantined)" if self.quarantined else ""
+        parts = [f"{self.made} {self._named(self.made)} made{quarantined}"]
+        parts += [f"{self.present} present"] if self.present else []
+        parts += [f"{count} reused from {run}" for run, count in sorted(self.reused.items())]
         return f"{self.stage}: {', '.join(parts)}{because}"
 
     def _named(self, count: int) -> str:
@@ -59,12 +66,12 @@ class StageCounts:
     items: tuple[ItemCounts, ...] = ()
 
     def of(self, stage: str) -> tuple[ItemCounts, ...]:
-        """The items of ``stage`` itself and of its passes (``score-imagebind``), without those it prepared for others."""
+        """Counts of ``stage`` itself and of its passes (``score-imagebind``), without those of items that it prepared for others."""
         return tuple(counts for counts in self.items if (counts.stage + "-").startswith(f"{stage}-"))
 
 
 def log_counts(events: EventLog, counts: ItemCounts) -> ItemCounts:
-    """Tell the person and the event log; returns ``counts``."""
+    """Write ``counts`` to stderr and to the event log; returns ``counts``."""
     say(counts.sentence)
     events.write("stage_items", **asdict(counts))
     return counts

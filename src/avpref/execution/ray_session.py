@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine for the length of a command."""
+"""Joining a Ray cluster, or starting Ray on this machine for the duration of a command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIENT_SCHEME = "ray://"
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """Shut Ray down at the end of the block if it was started inside; its files stay for the reader if the block failed."""
+    """Shut Ray down at the end of the block if it was started inside. Its log files are kept if the block failed."""
     if _is_ray_running():
         yield
         return
@@ -44,21 +44,21 @@ def _is_ray_running() -> bool:
 
 
 def join_ray(settings: RayExecutor) -> None:
-    """Use the Ray that this process already has, or join the configured cluster, or start one on this machine.
+    """Use the Ray that this process is connected to, or join the configured cluster, or start Ray on this machine.
 
-    Raises ClusterError where the cluster does not answer or refuses this process, ConfigError where its address is empty.
+    Raises ClusterError if the cluster does not answer or refuses this process, ConfigError if ``RAY_ADDRESS`` is empty.
     """
     import ray
 
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray gives way to everything else on the machine
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray lowers the priority of its workers
     address = cluster_address(settings)
     if address:
         _join(address)
         return
-    _sweep_old_sessions(Path(_ray_folder()))
+    _remove_old_sessions(Path(_ray_folder()))
     in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
     ray.init(
         num_cpus=max(settings.num_actors, in_pools),
@@ -71,9 +71,9 @@ def join_ray(settings: RayExecutor) -> None:
 
 
 def cluster_address(settings: RayExecutor) -> str:
-    """The cluster that is to be joined; empty where Ray is to be started on this machine.
+    """Address of the cluster to join; empty if Ray is to be started on this machine.
 
-    Raises ConfigError where ``RAY_ADDRESS`` is set and empty: a cluster was meant, and starting another would hide that.
+    Raises ConfigError if ``RAY_ADDRESS`` is set and empty: a cluster was intended, and starting Ray here would hide that.
     """
     if settings.address:
         return settings.address
@@ -109,12 +109,12 @@ def _join(address: str) -> None:
 
 
 def _ray_folder() -> str:
-    """A short path of this user's own: Unix socket names have little room, and old sessions there are ours to remove."""
+    """Folder of this user's Ray sessions. Its path is short because the paths of Unix sockets are limited to about 100 bytes."""
     return os.path.join(tempfile.gettempdir(), f"avpref-ray-{os.getuid()}")
 
 
-def _sweep_old_sessions(folder: Path, keep_s: float = 24 * 3600) -> None:
-    """Remove what ended processes' Ray sessions left in ``folder``; a session's name ends with its driver's process id."""
+def _remove_old_sessions(folder: Path, keep_s: float = 24 * 3600) -> None:
+    """Remove sessions older than ``keep_s`` whose driver has ended; a session's name ends with its driver's process id."""
     for session in folder.glob("session_*_*"):
         driver = session.name.rpartition("_")[2]
         is_ended = driver.isdecimal() and not session.is_symlink() and not _is_alive(int(driver))

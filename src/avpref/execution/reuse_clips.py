@@ -1,7 +1,7 @@
-"""What goes with rows that are taken over from a run beside this one: clips and latents, embeddings; and what must be alike.
+"""Importers of reused rows: clips with their latents, embeddings, and rows that depend on clips.
 
-A clip is linked into the run, never referred to across runs, so every run folder stays whole by itself; its bytes are compared with the
-row's SHA-256 first. What cannot be brought is not taken over: the work is done anew.
+Clips are linked into this run and never referred to across runs, so that every run folder is complete by itself; before
+that a clip's bytes are compared with the SHA-256 of its row. Items whose files cannot be imported are computed again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,43 +19,44 @@ from avpref.identity import bytes_sha256
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS
 from avpref.storage.sibling_runs import SiblingRun, UnitFile, bring_files, find, units_by_fingerprint
+from avpref.storage.unit import Item
 
 HASHING_THREADS = 4
 
 
 @dataclass(frozen=True)
-class BringClips:
-    """Brings candidates' clips to ``store``, and their latents where the run keeps latents."""
+class ClipImporter:
+    """Imports candidates: links their clips into ``store``, and their latents if this run keeps latents."""
 
     store: Files
     keeps_latents: bool
     ground_truth_has_latents: bool
 
     def __call__(self, file: UnitFile, rows: pa.Table) -> pa.Table:
-        """See :class:`avpref.execution.reuse.Bring`. Rows without a whole clip, or without latents that are asked for, are left out."""
-        source, documents = file.owner.files, rows.to_pylist()
+        """See :class:`avpref.execution.reuse.Importer`. Omits rows whose clip is damaged, or whose latents are needed and missing."""
+        source, row_dicts = file.owner.files, rows.to_pylist()
         with ThreadPoolExecutor(HASHING_THREADS) as threads:
-            is_whole = list(threads.map(lambda row: self._is_whole(source, row), documents))
-        taken = [
-            row for row, whole in zip(documents, is_whole, strict=True) if whole and self._has_latents(source, row)
+            is_intact = list(threads.map(lambda row: self._is_clip_intact(source, row), row_dicts))
+        usable = [
+            row for row, intact in zip(row_dicts, is_intact, strict=True) if intact and self._has_latents(source, row)
         ]
-        kept = rows.filter(
-            pc.is_in(rows["candidate_id"], pa.array([row["candidate_id"] for row in taken], pa.string()))
-        )
-        names = [name for row in taken for name in (row["path"], row["latents_path"] if self.keeps_latents else "")]
+        ids = pa.array([row["candidate_id"] for row in usable], pa.string())
+        kept = rows.filter(pc.is_in(rows["candidate_id"], ids))
+        names = [name for row in usable for name in (row["path"], row["latents_path"] if self.keeps_latents else "")]
         if not bring_files(source, self.store, [name for name in names if name]):
             return kept.slice(0, 0)
         return kept if self.keeps_latents else _without_latents(kept)
 
-    def _is_whole(self, source: Files, row: Mapping[str, Any]) -> bool:
-        """Whether the clip is what the row says: the one that is here already, or the neighbour's."""
-        holder = self.store if self.store.exists(row["path"]) else source
+    def _is_clip_intact(self, source: Files, row: Mapping[str, Any]) -> bool:
+        """Whether the clip has the row's SHA-256: the one in this run if it exists, else the sibling's."""
+        store = self.store if self.store.exists(row["path"]) else source
         try:
-            return bytes_sha256(holder.read(row["path"])) == row["sha256"]
+            return bytes_sha256(store.read(row["path"])) == row["sha256"]
         except FileNotFoundError:
             return False
 
     def _has_latents(self, source: Files, row: Mapping[str, Any]) -> bool:
+        """Whether the latents exist, or none are needed for the row."""
         if not self.keeps_latents:
             return True
         if not row["latents_path"]:
@@ -64,16 +65,20 @@ class BringClips:
 
 
 def _without_latents(rows: pa.Table) -> pa.Table:
-    at = rows.schema.get_field_index("latents_path")
-    return rows.set_column(at, rows.schema.field(at), pa.array([""] * rows.num_rows, pa.string()))
+    index = rows.schema.get_field_index("latents_path")
+    return rows.set_column(index, rows.schema.field(index), pa.array([""] * rows.num_rows, pa.string()))
 
 
 @dataclass(frozen=True)
 class SameClips:
-    """Lets rows through that a neighbour made from the very clips that are here: its file has the same name, hash included.
+    """Imports rows that a sibling computed from the same clips as this run's: the file names contain the clips' hashes.
 
-    ``paths`` are the clips' by item, in folders' own files unless ``are_shared`` says that they are everyone's. Columns whose
-    fingerprint is in ``embedded`` keep embeddings, which are brought to ``store``.
+    Attributes:
+        store: the files of this run.
+        key: the column of item ids.
+        paths: item id → the clip's file name.
+        are_shared: whether the clips are not files of a run but shared by all runs.
+        embedded: fingerprints of the columns that have embeddings, which are linked into ``store``.
     """
 
     store: Files
@@ -83,44 +88,53 @@ class SameClips:
     embedded: frozenset[str] = frozenset()
 
     def __call__(self, file: UnitFile, rows: pa.Table) -> pa.Table:
-        """See :class:`avpref.execution.reuse.Bring`."""
+        """See :class:`avpref.execution.reuse.Importer`."""
         source = file.owner.files
-        found = rows[self.key].unique().to_pylist()
-        same = [item for item in found if self.are_shared or source.exists(self.paths[item])]
+        ids = rows[self.key].unique().to_pylist()
+        same = [item_id for item_id in ids if self.are_shared or source.exists(self.paths[item_id])]
         rows = rows.filter(pc.is_in(rows[self.key], pa.array(same, pa.string())))
         if file.fingerprint not in self.embedded:
             return rows
         ending = f"-{file.fingerprint}/{file.unit_name}.safetensors"
-        kept = [name for name in source.names(EMBEDDINGS) if name.endswith(ending)]
-        return rows if kept and bring_files(source, self.store, kept) else rows.slice(0, 0)
+        embeddings = [name for name in source.names(EMBEDDINGS) if name.endswith(ending)]
+        return rows if embeddings and bring_files(source, self.store, embeddings) else rows.slice(0, 0)
+
+
+class ItemWithOrigin(Item, Protocol):
+    """A candidate that is to be made."""
+
+    @property
+    def origin(self) -> Origin:
+        """Whether it is generated or ground truth."""
+        ...
 
 
 @dataclass(frozen=True)
-class GroundTruthElsewhere:
-    """Finds ground-truth candidates that were made beside another network's: no checkpoint enters them.
+class GroundTruthOfOtherNetworks:
+    """Finds ground-truth candidates in the unit files of other networks: no network enters them.
 
-    ``owners`` are the run itself and those beside it. A folder of units says with one of its generated rows what network it is of;
-    that network's ``fingerprint`` must be the folder's name, so product version and sampler settings are this run's.
+    ``owners`` gives this run and its siblings. The generated rows of a folder of units name its network's checkpoint.
+    ``fingerprint`` of that checkpoint must equal the folder's name; then product version and sampler settings are this run's.
     """
 
     owners: Callable[[], Sequence[SiblingRun]]
     sampler_hash: str
     fingerprint: Callable[[str], str]
 
-    def __call__(self, stage: str, fingerprint: str, items: Sequence[Any]) -> dict[str, UnitFile]:
-        """See :data:`avpref.execution.reuse.Elsewhere`."""
-        left = {item.item_id for item in items if item.origin == Origin.GROUND_TRUTH}
+    def __call__(self, stage: str, fingerprint: str, items: Sequence[ItemWithOrigin]) -> dict[str, UnitFile]:
+        """See :data:`avpref.execution.reuse.SearchOtherFingerprints`."""
+        missing = {item.item_id for item in items if item.origin == Origin.GROUND_TRUTH}
         found: dict[str, UnitFile] = {}
-        for files in units_by_fingerprint(self.owners(), stage) if left else ():
-            if not left:
+        for files in units_by_fingerprint(self.owners(), stage) if missing else ():
+            if not missing:
                 break
             if files[0].fingerprint != fingerprint and self._same_sampler_and_version(files):
-                found |= find(files, "candidate_id", {"": sorted(left)})
-                left -= found.keys()
+                found |= find(files, "candidate_id", {"": sorted(missing)})
+                missing -= found.keys()
         return found
 
     def _same_sampler_and_version(self, files: Sequence[UnitFile]) -> bool:
-        """Whether this product would give the folder its name, for the network of its first generated row."""
+        """Whether this product gives the folder's name to the network of the folder's first generated row."""
         for file in files:
             rows = file.rows(["sampler_hash", "checkpoint_hash"])
             for row in [] if rows is None else rows.to_pylist():

@@ -1,47 +1,47 @@
-"""One stage over shards of units: what every candidate stage has in common."""
+"""Runs one pass over the units of a stage: reuse, pool, unit runner, progress and counts. All stages of units share it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol
 
 from avpref.config.executor_settings import Executor, InProcessExecutor, RayExecutor
 from avpref.devices import resolved
-from avpref.execution.contract import WorkerSpec
+from avpref.execution.contract import Pool, WorkerSpec
 from avpref.execution.item_counts import ItemCounts, log_counts
-from avpref.execution.plan import Shard
-from avpref.execution.pool import open_pool
-from avpref.execution.retry import Ladder
-from avpref.execution.reuse import Reuse, ShardWork, Taken, compose, take_over
+from avpref.execution.plan import Shard, StagePlan
+from avpref.execution.pool import EmptyPool, open_pool
+from avpref.execution.retry import UnitRunner
+from avpref.execution.reuse import RemainingWork, Reuse, ReusePlan, plan_without_reuse, reuse_items, write_compositions
 from avpref.execution.stage_observer import NoObserver, ShardDone, StageObserver
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
 from avpref.observability.run_status import publishing_pass, subscribers
 from avpref.storage.event_log import EventLog
-from avpref.storage.unit import Unit
+from avpref.storage.unit import ItemT, Unit
 from avpref.storage.unit_files import CommittedUnits
 
 MAX_TASKS = 64
-"""Largest number of groups of shards that an observer sees in one pass over a stage, so that large runs report hundreds of tasks."""
+"""Largest number of groups of shards that an observer sees in one pass, so that a large run does not report hundreds of tasks."""
 
 
 NO_OBSERVER = NoObserver()
 
 
-class Workplace(Protocol):
-    """What a stage needs of the folder that it works for: who runs units, how many may be lost, where events go."""
+class StageContext(Protocol):
+    """The run (or list of clips) that a stage works for, as far as this module needs it."""
 
     @property
     def executor(self) -> Executor:
-        """Who runs units."""
+        """The executor that runs units."""
         ...
 
     @property
     def max_quarantined_share(self) -> float:
-        """The share of a stage's candidates that may be given up."""
+        """Largest share of a stage's items that may be quarantined, from 0 to 1."""
         ...
 
     @property
@@ -51,33 +51,34 @@ class Workplace(Protocol):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage in progress: what drives its units, which of them were there at its beginning, and how far it is."""
+class RunningStage(Generic[ItemT]):
+    """A pass over a stage in progress. ``quarantined_before`` has the quarantined items of each unit finished before, by its name."""
 
     name: str
-    ladder: Ladder
+    runner: UnitRunner[ItemT]
     progress: Progress
-    lost_before: Mapping[str, int]
-    reuse: Reuse | None = None
+    quarantined_before: Mapping[str, int]
+    reuse: Reuse[ItemT] | None = None
 
 
-def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
-    """Finish what is left of one shard; returns what it came to."""
+def run_shard(stage: RunningStage[ItemT], shard: Shard[ItemT], work: RemainingWork[ItemT]) -> ShardDone:
+    """Finish the remaining work of a shard; returns its counts and times."""
     meter = stage.progress.meter
-    start, lost_now = meter.snapshot(), meter.counts.quarantined
-    stage.ladder.run(work.units)
+    start, quarantined_at_start = meter.snapshot(), meter.counts.quarantined
+    stage.runner.run(work.units)
     if stage.reuse:
-        compose(stage.reuse, work)
+        write_compositions(stage.reuse, work)
     meter.end_shard()
     span = meter.since(start)
-    lost = meter.counts.quarantined - lost_now + sum(stage.lost_before.get(unit.name, 0) for unit in shard.units)
+    quarantined = meter.counts.quarantined - quarantined_at_start
+    quarantined += sum(stage.quarantined_before.get(unit.name, 0) for unit in shard.units)
     return ShardDone(
         shard=shard.ordinal,
-        rows=shard.num_items - lost,
+        rows=shard.num_items - quarantined,
         items=shard.num_items,
         units=len(shard.units),
         made_now=work.num_items,
-        quarantined=lost,
+        quarantined=quarantined,
         seconds=round(span.seconds, 3),
         busy_actor_s=round(span.busy_s, 3),
         gpu_s=round(span.gpu_s, 3),
@@ -86,101 +87,94 @@ def run_shard(stage: Stage, shard: Shard, work: ShardWork) -> ShardDone:
     )
 
 
-def _run_shards(stage: Stage, shards: Sequence[Shard], taken: Taken, observer: StageObserver) -> list[ShardDone]:
-    """Run shard after shard. More than :data:`MAX_TASKS` shards are observed in groups of neighbours."""
-    size, done = -(-len(shards) // MAX_TASKS) or 1, []
+def _run_shards(
+    stage: RunningStage[ItemT], shards: Sequence[Shard[ItemT]], remaining: ReusePlan[ItemT], observer: StageObserver
+) -> list[ShardDone]:
+    """Run shard after shard. More than :data:`MAX_TASKS` shards are observed in groups of consecutive shards."""
+    size = -(-len(shards) // MAX_TASKS) or 1
+    done: list[ShardDone] = []
     for start in range(0, len(shards), size):
-        part = shards[start : start + size]
-        with observer.shards_running(stage.name, part[0].ordinal, part[-1].ordinal):
-            done += [run_shard(stage, shard, taken.work[shard.ordinal]) for shard in part]
+        group = shards[start : start + size]
+        with observer.shards_running(stage.name, group[0].ordinal, group[-1].ordinal):
+            done += [run_shard(stage, shard, remaining.work[shard.ordinal]) for shard in group]
     return done
 
 
-class FinishedUnits(NamedTuple):
+class FinishedUnits(NamedTuple, Generic[ItemT]):
     """The finished units of a stage, in the plan's order, and the counts of their items."""
 
-    units: list[Unit]
+    units: list[Unit[ItemT]]
     counts: ItemCounts
 
 
-@contextmanager
-def _no_pool() -> Iterator[Any]:
-    yield None
-
-
 def run_stage(
-    place: Workplace,
-    name: str,
+    context: StageContext,
+    plan: StagePlan[ItemT],
     files: CommittedUnits,
-    shards: Sequence[Shard],
-    spec: Callable[[], WorkerSpec],
-    unit: str,
-    executor: Executor | None = None,
-    reuse: Reuse | None = None,
+    spec: Callable[[], WorkerSpec[ItemT]],
+    reuse: Reuse[ItemT] | None = None,
     observer: StageObserver = NO_OBSERVER,
-) -> FinishedUnits:
-    """Finish every unit of ``shards``; returns them in the plan's order, with the counts of their items.
+) -> FinishedUnits[ItemT]:
+    """Finish every unit of ``plan``; returns the units in the plan's order, with the counts of their items.
 
-    No pool is opened where nothing is missing. ``executor`` is the workplace's unless the stage has one of its own. With
-    ``reuse`` items of a missing unit are first looked for in other files; ``spec`` is asked for its workers after that, and
-    only where something is left to do. ``observer`` follows progress and shards.
+    Missing items are first searched for as ``reuse`` says. Only if units remain to be run, ``spec`` is called and a pool is
+    opened. ``observer`` follows the progress and the shards. Raises CircuitOpen if too many items fail, the workers' fatal
+    errors, and ClusterError as :func:`avpref.execution.pool.open_pool`.
     """
-    executor = executor or place.executor
-    units = [each for shard in shards for each in shard.units]
+    units, name, executor = plan.units, plan.name, plan.executor or context.executor
     if units:
         files.record_plan(name, units)
-    lost = {each.name: files.quarantined([each]) for each in files.finished(units)}
-    before = [row for rows in lost.values() for row in rows]
-    taken = take_over(reuse, shards) if reuse else _missing(shards, lost.keys())
-    left = [each for work in taken.work.values() for each in work.units]
-    meter = _meter(name, unit, shards, executor, left, files)
-    meter.add_quarantined(len(before))
-    allowed = max(1, round(meter.counts.total * place.max_quarantined_share))
-    watchers = subscribers(name, observer.listener)
-    place.events.write(
+    rows_before = {unit.name: files.quarantined([unit]) for unit in files.finished(units)}
+    quarantined_before = [row for rows in rows_before.values() for row in rows]
+    remaining = reuse_items(reuse, plan) if reuse else plan_without_reuse(plan, rows_before.keys())
+    to_run = remaining.units
+    meter = _meter(plan, executor, len(files.finished(units)), to_run)
+    meter.add_quarantined(len(quarantined_before))
+    max_quarantined = max(1, round(meter.counts.total * context.max_quarantined_share))
+    listeners = subscribers(name, observer.listener)
+    context.events.write(
         "units_planned",
         stage=name,
         items=meter.counts.total,
         units=meter.counts.units_total,
         present=meter.counts.present,
     )
-    pool_of = open_pool(executor, spec(), files) if left else _no_pool()
-    progress_of = partial(Progress, name, meter.counts.total, unit=unit, listener=watchers, meter=meter)
-    with publishing_pass(watchers, meter), pool_of as pool, progress_of() as progress:
-        ladder = Ladder(pool, files, place.events, progress.advance, allowed, before, meter)
-        stage = Stage(name, ladder, progress, {each: len(rows) for each, rows in lost.items() if rows}, reuse)
-        done = _run_shards(stage, shards, taken, observer)
-    place.events.write("units_finished", stage=name, **_told(meter))
-    items = reuse.counted or unit if reuse else unit
-    lost_now = len(ladder.quarantined) - len(before)
-    counts = ItemCounts(name, items, taken.missing, taken.present, dict(taken.reused), lost_now)
-    log_counts(place.events, counts)
+    opened: AbstractContextManager[Pool[ItemT]]
+    opened = open_pool(executor, spec(), files) if to_run else nullcontext(EmptyPool())
+    progress_of = partial(Progress, name, meter.counts.total, unit=plan.item_noun, listener=listeners, meter=meter)
+    with publishing_pass(listeners, meter), opened as pool, progress_of() as progress:
+        runner = UnitRunner(pool, files, context.events, progress.advance, max_quarantined, quarantined_before, meter)
+        counts_before = {unit: len(rows) for unit, rows in rows_before.items() if rows}
+        stage = RunningStage(name, runner, progress, counts_before, reuse)
+        done = _run_shards(stage, plan.shards, remaining, observer)
+    context.events.write("units_finished", stage=name, **_totals(meter))
+    item_noun = reuse.item_noun or plan.item_noun if reuse else plan.item_noun
+    quarantined_now = len(runner.quarantined) - len(quarantined_before)
+    counts = ItemCounts(name, item_noun, remaining.missing, remaining.present, dict(remaining.reused), quarantined_now)
+    log_counts(context.events, counts)
     observer.stage_finished(name, done)
     return FinishedUnits(units, counts)
 
 
-def _meter(
-    name: str, unit: str, shards: Sequence[Shard], executor: Executor, left: Sequence[Unit], files: CommittedUnits
-) -> StageMeter:
-    """The meter of a stage of which the units ``left`` are to be run; everything else is there."""
-    units = [each for shard in shards for each in shard.units]
-    total, missing = sum(shard.num_items for shard in shards), sum(len(each.items) for each in left)
-    present = len(files.finished(units))
-    pool = name.removeprefix(units[0].stage).strip("-") if units else ""
+def _meter(plan: StagePlan[ItemT], executor: Executor, num_present: int, to_run: Sequence[Unit[ItemT]]) -> StageMeter:
+    """The meter of a pass in which ``num_present`` planned units are finished and the units ``to_run`` are not."""
+    first = next((unit for shard in plan.shards for unit in shard.units), None)
+    pool = plan.name.removeprefix(first.stage).strip("-") if first else ""
     meter = StageMeter(
-        name,
-        total,
-        unit=unit,
-        num_units=present + len(left),
-        num_shards=len(shards),
+        plan.name,
+        plan.num_items,
+        unit=plan.item_noun,
+        num_units=num_present + len(to_run),
+        num_shards=len(plan.shards),
         workers=_workers(executor, pool),
     )
-    meter.add_present(total - missing, present)
+    num_missing = sum(len(unit.items) for unit in to_run)
+    meter.add_present(plan.num_items - num_missing, num_present)
     return meter
 
 
 def _workers(executor: Executor, pool: str) -> Workers:
-    """Who works in a pool; in this process one worker, which holds a GPU where the executor's device is one."""
+    """The workers of a pool. In this process there is one, which holds a GPU if the executor's device is one."""
     match executor:
         case InProcessExecutor():
             return Workers(pool or "main", 1, float(resolved(executor.device).startswith("cuda")))
@@ -188,19 +182,9 @@ def _workers(executor: Executor, pool: str) -> Workers:
             return Workers(pool or "main", executor.num_actors, executor.num_gpus_per_actor)
 
 
-def _told(meter: StageMeter) -> dict[str, Any]:
+def _totals(meter: StageMeter) -> dict[str, Any]:
+    """Fields of the event that ends a pass: its counts and times, rounded."""
     measure = meter.measure()
     names = ("done", "made", "quarantined", "elapsed_s", "busy_s", "gpu_s", "busy_share", "p50_ms", "p95_ms")
-    found = {name: getattr(measure, name) for name in names}
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
-
-
-def _missing(shards: Sequence[Shard], finished: Collection[str]) -> Taken:
-    """The plan minus what exists."""
-    taken = Taken()
-    for shard in shards:
-        work = ShardWork(tuple(unit for unit in shard.units if unit.name not in finished))
-        taken.work[shard.ordinal] = work
-        taken.missing += work.num_items
-        taken.present += shard.num_items - work.num_items
-    return taken
+    values = {name: getattr(measure, name) for name in names}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Interface between the execution of a stage and whoever reports it, for instance to a Prefect server."""
+"""Interface between the execution of a stage and code that reports it, for instance to a Prefect server."""
 
 from __future__ import annotations
 

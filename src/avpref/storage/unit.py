@@ -1,4 +1,4 @@
-"""A unit: a few items that one actor call handles and one file commits."""
+"""A unit: a few items that one worker call handles and one file commits."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ class Item(Protocol):
         ...
 
 
-ItemT = TypeVar("ItemT", bound=Item, covariant=True)
+ItemT = TypeVar("ItemT", bound=Item)
+ItemT_co = TypeVar("ItemT_co", bound=Item, covariant=True)
+ItemT_contra = TypeVar("ItemT_contra", bound=Item, contravariant=True)
 
 
 @dataclass(frozen=True)
-class Unit(Generic[ItemT]):
-    """A few items that one actor call handles and one file commits."""
+class Unit(Generic[ItemT_co]):
+    """A few items of one stage and shard that one worker call handles and one file commits."""
 
     stage: str
     shard: int
     fingerprint: str
-    items: tuple[ItemT, ...]
+    items: tuple[ItemT_co, ...]
 
     @cached_property
     def name(self) -> str:
-        """Derived file name: shard, and hash of the item ids. Equal plans give equal names."""
+        """Derived file name: the shard, and a hash of the ids of the items. Equal plans give equal names."""
         return f"{self.shard:05d}-{digest([item.item_id for item in self.items], size=12)}"

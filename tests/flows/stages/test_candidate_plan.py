@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split
-from avpref.execution.plan import grouped, shards
+from avpref.execution.plan import grouped, plan_stage
 from avpref.flows.stages.candidate_plan import CandidateRequest, candidate_requests, sampler_hash
 
 TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
@@ -96,15 +96,15 @@ def test_shards_and_units_cover_every_item_once_in_order(
     )
     template = planned(base)[0]
     groups = [[replace(template, item_id=f"{group}.{n}") for n in range(size)] for group, size in enumerate(sizes)]
-    plan = shards("generate", "f", groups, given_settings.run)
-    units = [unit for shard in plan for unit in shard.units]
+    plan = plan_stage("generate", "candidates", "f", groups, given_settings.run)
+    units = plan.units
     assert [item for unit in units for item in unit.items] == [item for group in groups for item in group]
     assert all(1 <= len(unit.items) <= unit_candidates for unit in units)
-    assert [shard.ordinal for shard in plan] == list(range(-(-len(groups) // shard_prompts)))
-    assert all(unit.shard == shard.ordinal for shard in plan for unit in shard.units)
-    assert sum(shard.num_items for shard in plan) == sum(sizes)
+    assert [shard.ordinal for shard in plan.shards] == list(range(-(-len(groups) // shard_prompts)))
+    assert all(unit.shard == shard.ordinal for shard in plan.shards for unit in shard.units)
+    assert plan.num_items == sum(shard.num_items for shard in plan.shards) == sum(sizes)
     assert len({unit.name for unit in units}) == len(units)
-    assert plan == shards("generate", "f", groups, given_settings.run)
+    assert plan == plan_stage("generate", "candidates", "f", groups, given_settings.run)
 
 
 def test_grouping_keeps_the_order_of_first_appearance() -> None:
