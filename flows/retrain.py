@@ -62,12 +62,13 @@ def run_loop(
         times, items = run_stages(run, STAGES)
         seal_quarantine(run)
         result = collect_result(run, times)
-        record_adapter(run, result.evaluation, result.gate)
+        record_adapter(run, result.evaluation, result.gate.verdict, result.gate.reasons)
         hit(FailPoint.RESULT_DUE)
         is_changed = any(counts.is_change for counts in items) or not is_written(run, result)
         result = replace(result, is_changed=is_changed, why=tuple(explain(run, items, is_changed)))
         if is_changed:
-            emit_verdict(run, result.gate)  # before the result: a run that is killed here emits it again
+            # before the result: a run that is killed here emits it again
+            emit_verdict(run, result.gate.verdict, result.gate.reasons)
             run.documents.write(RESULT_FILE, result.document())
         alias = run.settings.promotion.alias
         result = replace(result, promotion=AliasState(alias, promote_automatically(run)))

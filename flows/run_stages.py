@@ -49,7 +49,7 @@ def owned(run: Run, wait: bool = False) -> Iterator[None]:
         run.events.write("finished", seconds=round(time.monotonic() - started, 3))
 
 
-def run_stages(run: Run, stages: Sequence[Stage]) -> tuple[list[StageTime], list[ItemCounts]]:
+def run_stages(run: Run, stages: Sequence[Stage[Run]]) -> tuple[list[StageTime], list[ItemCounts]]:
     """Run ``stages`` one after another; returns the time of each, and the counts of all items."""
     times: list[StageTime] = []
     items: list[ItemCounts] = []
@@ -60,7 +60,7 @@ def run_stages(run: Run, stages: Sequence[Stage]) -> tuple[list[StageTime], list
     return times, items
 
 
-def run_timed(run: Run, stage: Stage) -> tuple[StageTime, StageCounts]:
+def run_timed(run: Run, stage: Stage[Run]) -> tuple[StageTime, StageCounts]:
     """Run one stage; log and publish its time and counts."""
     started = time.monotonic()
     with publishing_stage(run, stage.name):

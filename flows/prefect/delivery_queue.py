@@ -7,14 +7,14 @@ progress replaces progress that waits, and a full queue drops and counts its old
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
 
 from avpref.console import say
-from avpref.flows.prefect.messages import Message, is_droppable, replacement_key
+from avpref.flows.prefect.prefect_client import Message, PrefectReporter, Refused, Unreachable
 from avpref.observability.meters import duration
 
 CAPACITY = 10_000
@@ -23,30 +23,6 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
 ANNOUNCED_AFTER_S = 5.0
 """Length of an outage before it is printed to stderr, so that a restart of the server prints nothing."""
-
-
-class Unreachable(Exception):
-    """The server does not answer, or cannot now; the message is sent again."""
-
-
-class Refused(Exception):
-    """The server rejected the message; it is counted and not sent again."""
-
-
-class Transport(Protocol):
-    """Sends messages to the server. Only the queue's thread calls it."""
-
-    def deliver(self, message: Message) -> None:
-        """Send one message. Raises Unreachable or Refused."""
-        ...
-
-    def heartbeat(self) -> None:
-        """Send a heartbeat of every flow run in progress. Raises Unreachable or Refused."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection; the last call."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,8 +38,20 @@ class Undelivered:
         return bool(self.waiting or self.dropped or self.refused)
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A message in the queue."""
+
+    key: Hashable
+    message: Message
+    is_droppable: bool
+
+
+_HEARTBEAT = _Waiting(None, PrefectReporter.heartbeat, True)
+
+
 class DeliveryQueue:
-    """A bounded queue in memory and the thread that empties it.
+    """A bounded queue in memory and the thread that empties it; the thread closes ``reporter`` at its end.
 
     ``heartbeat_s`` is the number of seconds between heartbeats, None for none; pauses after failures double from
     ``first_wait_s`` to ``longest_wait_s``.
@@ -71,32 +59,37 @@ class DeliveryQueue:
 
     def __init__(
         self,
-        transport: Transport,
+        reporter: PrefectReporter,
         *,
         heartbeat_s: float | None = None,
         capacity: int = CAPACITY,
         first_wait_s: float = FIRST_WAIT_S,
         longest_wait_s: float = LONGEST_WAIT_S,
     ) -> None:
-        self._transport, self._heartbeat_s, self._capacity = transport, heartbeat_s, capacity
+        self._reporter, self._capacity = reporter, capacity
         self._first_wait_s, self._longest_wait_s = first_wait_s, longest_wait_s
-        self._waiting: dict[Hashable, Message] = {}
+        self._heartbeat_s = heartbeat_s or math.inf
+        self._heartbeat_at = 0.0 if heartbeat_s else math.inf
+        self._waiting: dict[Hashable, _Waiting] = {}
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._is_abandoned = False
-        self._dropped = self._refused = self._failures = 0
-        self._away_since = self._last_heartbeat = 0.0
-        self._is_announced = False
+        self._is_abandoned = self._is_announced = False
+        self._dropped = self._refused = 0
+        self._wait_s, self._away_since = first_wait_s, 0.0
         self._last_error = ""
         self._thread = threading.Thread(target=self._work, name="avpref-delivery", daemon=True)
         self._thread.start()
 
-    def put(self, message: Message) -> None:
-        """Add a message; returns at once."""
+    def put(self, message: Message, *, replaces: Hashable = None, is_droppable: bool = True) -> None:
+        """Add a message; returns at once.
+
+        It takes the place of a waiting message with the same ``replaces``, unless that is None. ``is_droppable`` says whether
+        a full queue may drop it.
+        """
         with self._changed:
-            key = replacement_key(message)
-            self._waiting[next(self._numbers) if key is None else key] = message
+            key = next(self._numbers) if replaces is None else replaces
+            self._waiting[key] = _Waiting(key, message, is_droppable)
             if len(self._waiting) > self._capacity:
                 self._drop_oldest()
             self._changed.notify()
@@ -112,56 +105,45 @@ class DeliveryQueue:
             return Undelivered(len(self._waiting), self._dropped, self._refused, self._last_error)
 
     def _work(self) -> None:
-        while self._has_work():
+        while (waiting := self._next()) is not None:
             try:
-                self._work_once()
+                self._reporter.deliver(waiting.message)
             except Unreachable as error:
                 self._pause(error)
-            else:
-                self._note_answer()
-        self._transport.close()
-
-    def _has_work(self) -> bool:
-        with self._changed:
-            while not (self._waiting or self._closing.is_set() or self._is_heartbeat_due()):
-                self._changed.wait(self._heartbeat_in_s())
-            return not self._is_abandoned and bool(self._waiting or not self._closing.is_set())
-
-    def _work_once(self) -> None:
-        if self._is_heartbeat_due():
-            try:
-                self._transport.heartbeat()
+                continue
             except Refused as error:
+                self._refused += 1
                 self._last_error = str(error)
-            self._last_heartbeat = time.monotonic()
-        elif self._waiting:
-            self._deliver_first()
+            self._note_answer()
+            self._remove(waiting)
+        self._reporter.close()
 
-    def _deliver_first(self) -> None:
+    def _next(self) -> _Waiting | None:
+        """Wait for something to deliver: a heartbeat that is due, else the oldest message. None at the end."""
         with self._changed:
-            key, message = next(iter(self._waiting.items()))
-        try:
-            self._transport.deliver(message)
-        except Refused as error:
-            self._refused += 1
-            self._last_error = str(error)
+            while not self._is_abandoned:
+                heartbeat_in_s = self._heartbeat_at - time.monotonic()
+                if heartbeat_in_s <= 0 and not self._closing.is_set():
+                    return _HEARTBEAT
+                if self._waiting:
+                    return next(iter(self._waiting.values()))
+                if self._closing.is_set():
+                    return None
+                self._changed.wait(min(heartbeat_in_s, threading.TIMEOUT_MAX))
+        return None
+
+    def _remove(self, delivered: _Waiting) -> None:
+        if delivered is _HEARTBEAT:
+            self._heartbeat_at = time.monotonic() + self._heartbeat_s
         with self._changed:
-            if self._waiting.get(key) is message:  # otherwise a newer message replaced it meanwhile
-                del self._waiting[key]
+            if self._waiting.get(delivered.key) is delivered:  # otherwise a newer message replaced it meanwhile
+                del self._waiting[delivered.key]
 
     def _drop_oldest(self) -> None:
-        oldest = next((key for key, message in self._waiting.items() if is_droppable(message)), None)
+        oldest = next((waiting.key for waiting in self._waiting.values() if waiting.is_droppable), None)
         if oldest is not None:
             del self._waiting[oldest]
             self._dropped += 1
-
-    def _is_heartbeat_due(self) -> bool:
-        return self._heartbeat_in_s() == 0.0 and not self._closing.is_set()
-
-    def _heartbeat_in_s(self) -> float | None:
-        if self._heartbeat_s is None:
-            return None
-        return max(0.0, self._last_heartbeat + self._heartbeat_s - time.monotonic())
 
     def _pause(self, error: Unreachable) -> None:
         now = time.monotonic()
@@ -170,16 +152,15 @@ class DeliveryQueue:
         if not self._is_announced and now - self._away_since >= ANNOUNCED_AFTER_S:
             self._is_announced = True
             say(f"the Prefect server does not answer ({error}); work goes on, reporting resumes when it is back")
-        wait_s = min(self._first_wait_s * 2**self._failures, self._longest_wait_s)
-        self._failures = min(self._failures + 1, 30)
         if self._closing.is_set():
-            time.sleep(min(wait_s, self._first_wait_s))
+            time.sleep(self._first_wait_s)
         else:
-            self._closing.wait(wait_s)
+            self._closing.wait(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, self._longest_wait_s)
 
     def _note_answer(self) -> None:
         if self._is_announced:
             say(f"the Prefect server is back after {duration(time.monotonic() - self._away_since)}; reporting resumes")
-        if self._failures and self._heartbeat_s is not None:
-            self._last_heartbeat = time.monotonic() - self._heartbeat_s  # due now, before an automation misses it
-        self._away_since, self._failures, self._is_announced = 0.0, 0, False
+        if self._away_since and self._heartbeat_s < math.inf:
+            self._heartbeat_at = 0.0  # now, before an automation misses it
+        self._wait_s, self._away_since, self._is_announced = self._first_wait_s, 0.0, False

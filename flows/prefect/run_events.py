@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE
-from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.prefect.run_reporting import emit_event
 from avpref.storage.run_folder import RunFolder
 
 GATE_PASSED = "avpref.gate.passed"
@@ -15,24 +14,10 @@ GATE_REFUSED = "avpref.gate.refused"
 QUARANTINE_EXCEEDED = "avpref.quarantine.exceeded"
 
 
-class Verdict(Protocol):
-    """A decision of the gate."""
-
-    @property
-    def verdict(self) -> str:
-        """``promote`` or ``refuse``."""
-        ...
-
-    @property
-    def reasons(self) -> Sequence[str]:
-        """Why the gate refused."""
-        ...
-
-
-def emit_verdict(folder: RunFolder, gate: Verdict) -> None:
-    """Emit ``avpref.gate.passed`` or ``avpref.gate.refused`` for a finished run."""
-    name = GATE_PASSED if gate.verdict == PROMOTE else GATE_REFUSED
-    _emit(folder, name, {"verdict": gate.verdict, "reasons": "; ".join(gate.reasons)})
+def emit_verdict(folder: RunFolder, verdict: str, reasons: Sequence[str]) -> None:
+    """Emit ``avpref.gate.passed`` or ``avpref.gate.refused`` for a finished run; ``reasons`` are those of a refusal."""
+    name = GATE_PASSED if verdict == PROMOTE else GATE_REFUSED
+    emit_event(name, folder.run_id, str(folder.root), {"verdict": verdict, "reasons": "; ".join(reasons)})
 
 
 def emit_losses(folder: RunFolder, lost: int) -> None:
@@ -40,8 +25,5 @@ def emit_losses(folder: RunFolder, lost: int) -> None:
     kept = folder.tables.num_rows(tables.CANDIDATES)
     share, bound = lost / max(1, kept + lost), folder.settings.reporting.quarantined_share
     if share > bound:
-        _emit(folder, QUARANTINE_EXCEEDED, {"lost": lost, "share": round(share, 6), "bound": bound})
-
-
-def _emit(folder: RunFolder, name: str, payload: dict[str, Any]) -> None:
-    reporting.emit_event(name, folder.run_id, str(folder.root), payload)
+        payload = {"lost": lost, "share": round(share, 6), "bound": bound}
+        emit_event(QUARANTINE_EXCEEDED, folder.run_id, str(folder.root), payload)

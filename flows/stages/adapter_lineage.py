@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE
-from avpref.flows.prefect.run_events import Verdict as GateVerdict
 from avpref.flows.run import Run
 from avpref.flows.stages.training_record import adapter_origin
 from avpref.registry.adapter_records import PROMOTED
@@ -62,11 +61,11 @@ def scorers_of(run: Run) -> list[dict[str, Any]]:
     return distinct_scorers.sort_by([("scorer", "ascending"), ("fingerprint", "ascending")]).to_pylist()
 
 
-def record_adapter(run: Run, evaluation: Mapping[str, Any], gate: GateVerdict) -> None:
+def record_adapter(run: Run, evaluation: Mapping[str, Any], verdict: str, reasons: Sequence[str]) -> None:
     """Record the adapter if the gate promoted it."""
-    if gate.verdict != PROMOTE:
+    if verdict != PROMOTE:
         return
-    verdict = {"verdict": gate.verdict, "reasons": list(gate.reasons)}
-    record = lineage(run) | {"evaluation": evaluation, "gate": verdict}
+    gate = {"verdict": verdict, "reasons": list(reasons)}
+    record = lineage(run) | {"evaluation": evaluation, "gate": gate}
     name = f"{record['policy_hash'][:16]}-{record['tables']['gate_decisions']}.json"
     run.files.commit_once(f"{PROMOTED}/{name}", json.dumps(record, indent=1).encode())

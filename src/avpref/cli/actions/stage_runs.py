@@ -14,7 +14,7 @@ from avpref.observability.run_status import publishing, publishing_stage
 from avpref.storage.run_folder import RunFolder
 
 
-def run_stage(folder: RunFolder, stage: Stage) -> int:
+def run_stage(folder: RunFolder, stage: Stage[Run]) -> int:
     """Run one stage of the run in ``folder``; returns its rows. Raises StorageError where another command owns the run."""
     run = Run.of(folder)
     with run.locked(), ray_session(), publishing(run), publishing_stage(run, stage.name):
