@@ -15,13 +15,14 @@ import pytest
 import avpref
 from avpref.config.executor_settings import RayExecutor
 from avpref.errors import ClusterError, ConfigError, StorageError
-from avpref.execution import ray_pool
+from avpref.execution import ray_actor, ray_pool
 from avpref.execution import ray_session as session
 from avpref.execution.code_version import HASH_IN_VERSION, _sources, code_version
 from avpref.execution.contract import Receipt
 from avpref.execution.fakes import FakeItem
 from avpref.execution.pool import open_pool
-from avpref.execution.ray_pool import MAX_FAILED_STARTS, ActorInfo, Probe, RayPool
+from avpref.execution.ray_actor import ActorInfo, Probe, require_visible
+from avpref.execution.ray_pool import MAX_FAILED_STARTS, RayPool
 from avpref.storage.local_files import LocalFiles, commit_once
 from avpref.storage.unit import Item, Unit
 
@@ -121,16 +122,16 @@ def test_an_actor_that_cannot_write_is_named_in_the_error(tmp_path: Path) -> Non
 def test_files_that_an_actor_committed_must_be_visible_to_the_driver(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
-    monkeypatch.setattr(ray_pool, "PROBE_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(ray_actor, "PROBE_TIMEOUT_S", 0.0)
     if content is not None:
         (tmp_path / "probe").write_text(content)
     info = ActorInfo("abcdef0123456789", "far", 7, code_version())
     with pytest.raises(
         StorageError, match=r"a file that process 7 on far \(node abcdef01\) committed to .* is not visible"
     ):
-        ray_pool._require_visible(Probe(LocalFiles(tmp_path), "probe"), info)
+        require_visible(Probe(LocalFiles(tmp_path), "probe"), info)
     (tmp_path / "probe").write_text("abcdef0123456789 7")
-    ray_pool._require_visible(Probe(LocalFiles(tmp_path), "probe"), info)
+    require_visible(Probe(LocalFiles(tmp_path), "probe"), info)
     assert not (tmp_path / "probe").exists()
 
 

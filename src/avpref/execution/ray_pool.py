@@ -17,89 +17,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 from avpref.config.executor_settings import RayExecutor
-from avpref.errors import AvprefError, ClusterError, StorageError
+from avpref.errors import ClusterError, StorageError
 from avpref.execution.code_version import code_version
 from avpref.execution.contract import (
     Failure,
     UnitOutcome,
     UnitStore,
-    Worker,
     WorkerSpec,
     failure_of,
-    run_and_catch,
 )
+from avpref.execution.ray_actor import POLL_INTERVAL_S, ActorInfo, ActorProcess, Probe, require_visible
 from avpref.execution.ray_session import cluster_address
-from avpref.storage.files import Files
 from avpref.storage.local_files import TEMPORARY_PREFIX
 from avpref.storage.unit import ItemT, Unit
 
 IN_FLIGHT_PER_ACTOR = 2
 MAX_FAILED_STARTS = 3
 """Number of consecutive actors dying before they are ready after which their slot is removed."""
-PROBE_TIMEOUT_S = 10.0
-"""Longest wait until a file that an actor committed is visible to the driver: network folders cache their listings."""
-POLL_INTERVAL_S = 0.2
+NODE_STATE_TIMEOUT_S = 5.0
+"""Longest wait for the state of a node whose actor is unreachable: Ray reports the broken connection before the dead node."""
 ACTOR_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-
-
-@dataclass(frozen=True)
-class ActorInfo:
-    """Node, host and process of an actor, its code version, and the error if it could not write the probe."""
-
-    node_id: str
-    host: str
-    process: int
-    version: str
-    write_error: AvprefError | None = None
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host} (node {self.node_id[:8]})"
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A file that an actor commits beside the units, so that the driver can check that it sees the same folder."""
-
-    store: Files
-    name: str
-
-
-class _Actor:
-    """Runs in the actor's process. Its methods are called in order: :meth:`info`, :meth:`build`, then :meth:`run` per unit."""
-
-    def __init__(self) -> None:
-        self._worker: Worker[Any] | None = None
-        self._build_s = 0.0
-
-    def info(self, probe: Probe | None) -> ActorInfo:
-        """Describe the actor, and commit ``probe`` for the driver to check."""
-        import ray
-
-        write_error: AvprefError | None = None
-        node_id, host, process = ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid()
-        if probe is not None:
-            try:
-                probe.store.commit_once(probe.name, f"{node_id} {process}".encode())
-            except StorageError as error:
-                write_error = error
-        return ActorInfo(node_id, host, process, code_version(), write_error)
-
-    def build(self, spec: WorkerSpec[Any]) -> Failure | None:
-        """Build the worker; returns the failure if that raised an error."""
-        started = time.perf_counter()
-        try:
-            self._worker = spec.build()
-        except Exception as error:
-            return failure_of(error, is_fatal=True)
-        self._build_s = time.perf_counter() - started
-        return None
-
-    def run(self, unit: Unit[Any]) -> UnitOutcome:
-        """Run a unit. Its items are not sent back: the driver has them."""
-        assert self._worker is not None
-        build_s, self._build_s = self._build_s, 0.0
-        outcome = run_and_catch(self._worker, unit).with_build_time(build_s)
-        return replace(outcome, unit=replace(unit, items=()))
 
 
 @dataclass
@@ -138,7 +75,7 @@ class RayPool(Generic[ItemT]):
         import ray
 
         self._ray, self._spec, self._settings, self._files = ray, spec, settings, files
-        self._actor_class: Any = ray.remote(_Actor).options(
+        self._actor_class: Any = ray.remote(ActorProcess).options(
             num_cpus=1,
             num_gpus=settings.num_gpus_per_actor or None,
             max_restarts=0,
@@ -249,7 +186,7 @@ class RayPool(Generic[ItemT]):
             error = info.write_error
             raise StorageError(f"{info}: {error.found}", error.expected, error.fix)
         if slot.probe is not None:
-            _require_visible(slot.probe, info)
+            require_visible(slot.probe, info)
 
     def _replace_actor(self, slot: _Slot[ItemT], failed_starts: int) -> None:
         """Put a new actor into the slot, or remove the slot after too many failed starts."""
@@ -273,25 +210,27 @@ class RayPool(Generic[ItemT]):
 
     def _collect(self, slot: _Slot[ItemT], sent: _InFlight[ItemT]) -> None:
         """Take the outcome of a unit; if its actor died, take back all units of the actor."""
-        outcome, death = self._outcome_of(sent)
+        outcome, error = self._outcome_of(sent)
         if outcome is None:
-            self._fail_actor(slot, Failure("ActorDied", death, is_death=True))
+            if isinstance(error, self._ray.exceptions.ActorUnavailableError):
+                self._wait_for_node_state(slot)
+            self._fail_actor(slot, Failure("ActorDied", str(error), is_death=True))
             return
         slot.in_flight.remove(sent)
         if slot.in_flight:
             slot.in_flight[0].since_s = slot.in_flight[0].since_s or time.monotonic()
         self._ended.append(outcome)
 
-    def _outcome_of(self, sent: _InFlight[ItemT]) -> tuple[UnitOutcome | None, str]:
-        """(outcome, "") of a unit that ended; (None, cause of death) if its actor died before."""
+    def _outcome_of(self, sent: _InFlight[ItemT]) -> tuple[UnitOutcome | None, Exception | None]:
+        """(outcome, None) of a unit that ended; (None, Ray's error) if its actor died before."""
         errors = self._ray.exceptions
         try:
             outcome = self._ray.get(sent.reference)
         except (errors.RayActorError, errors.OutOfMemoryError) as error:
-            return None, str(error)
+            return None, error
         except errors.RayError as error:  # the unit or its outcome could not be serialised
-            return UnitOutcome(sent.unit, failure=failure_of(error, is_fatal=False)), ""
-        return replace(outcome, unit=sent.unit), ""
+            return UnitOutcome(sent.unit, failure=failure_of(error, is_fatal=False)), None
+        return replace(outcome, unit=sent.unit), None
 
     def _fail_actor(self, slot: _Slot[ItemT], failure: Failure) -> None:
         """Replace the actor of ``slot``; its oldest unfinished unit gets ``failure``, the others come back to be run again.
@@ -314,11 +253,19 @@ class RayPool(Generic[ItemT]):
         slot.in_flight.clear()
         self._replace_actor(slot, failed_starts=0)
 
+    def _wait_for_node_state(self, slot: _Slot[ItemT]) -> None:
+        """Wait until Ray marks the node of an unreachable actor dead, as long as it may take if the node did die."""
+        deadline = time.monotonic() + NODE_STATE_TIMEOUT_S
+        while self._is_node_alive(slot) and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL_S)
+
+    def _is_node_alive(self, slot: _Slot[ItemT]) -> bool:
+        assert slot.info is not None
+        return any(node["Alive"] and node["NodeID"] == slot.info.node_id for node in self._ray.nodes())
+
     def _is_node_failure(self, slot: _Slot[ItemT], unit: Unit[ItemT]) -> bool:
         """Whether the whole node died. True at most once per unit, because the unit may be what takes nodes down."""
-        assert slot.info is not None
-        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
-        if slot.info.node_id in alive or unit.name in self._lost_with_node:
+        if self._is_node_alive(slot) or unit.name in self._lost_with_node:
             return False
         self._lost_with_node.add(unit.name)
         return True
@@ -376,21 +323,3 @@ class RayPool(Generic[ItemT]):
             "free or add nodes, or request less: --set executor.num_gpus_per_actor=0 --set executor.num_actors=1;"
             " for slow autoscalers raise executor.start_patience_s",
         )
-
-
-def _require_visible(probe: Probe, info: ActorInfo) -> None:
-    """Raise StorageError unless the probe that the actor committed is visible here with the same content."""
-    store, name = probe.store, probe.name
-    deadline = time.monotonic() + PROBE_TIMEOUT_S
-    while not store.exists(name) and time.monotonic() < deadline:
-        time.sleep(POLL_INTERVAL_S)
-    try:
-        if store.exists(name) and store.read(name) == f"{info.node_id} {info.process}".encode():
-            return
-    finally:
-        store.delete(name)
-    raise StorageError(
-        f"a file that {info} committed to {store.uri('')} is not visible there on {socket.gethostname()}",
-        "a run folder that all machines of the cluster share under one path, or a bucket (section storage)",
-        "choose a folder on shared storage: --runs /shared/runs",
-    )
