@@ -48,7 +48,7 @@ def test_a_refusal_reads_well(call, runs):
 def test_an_evaluation_of_other_pairs_is_stale(call, own_runs, own_run):
     rows = own_run.tables.read(tables.NORMS).to_pylist()
     other = [{**row, "norm_id": "n0"} for row in rows]
-    own_run.seal(
+    own_run.tables.seal(
         tables.NORMS, "other", tables.conform(tables.NORMS, type(own_run.tables.read(tables.NORMS)).from_pylist(other))
     )
     answer = call("gate", "check", "--runs", own_runs)
