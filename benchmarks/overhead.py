@@ -295,7 +295,7 @@ def pss_mib(process: int) -> float:
 
 def is_actor(process: int) -> bool:
     with suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_text().startswith("ray::_Actor")
+        return Path(f"/proc/{process}/cmdline").read_text().startswith("ray::ActorProcess")
     return False
 
 
