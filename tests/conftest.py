@@ -85,7 +85,9 @@ def ray_cluster() -> Iterator[int]:
     from avpref.config.executor_settings import RayExecutor
     from avpref.execution.ray_session import join_ray, ray_session
 
-    with ray_session():
+    with ray_session(), pytest.MonkeyPatch.context() as patch:
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(variable, "test")  # actors inherit them: tests of the object store run on this Ray too
         join_ray(RayExecutor(num_actors=3))
         yield 3
 

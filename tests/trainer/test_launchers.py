@@ -63,18 +63,12 @@ def test_sft_under_torchrun_goes_on_with_another_number_of_processes(sft_job: Ma
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("ray_cluster")
 def test_ray_train_gives_the_same_curves_and_quotes_errors(sft_job: MakeJob, tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray")
     alone, together = sft_job("alone"), sft_job("together", num_processes=2, launcher="ray")
     launch(alone)
-    ray.init(
-        num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False, logging_level="ERROR"
-    )
-    try:
-        summary = launch(together)
-        agree(alone, together)
-        assert summary == read_summary(together)
-        with pytest.raises(AvprefError, match="caption_dropout"):
-            launch(sft_job("together", sft={"caption_dropout": 0.3}, num_processes=2, launcher="ray"))
-    finally:
-        ray.shutdown()
+    summary = launch(together)
+    agree(alone, together)
+    assert summary == read_summary(together)
+    with pytest.raises(AvprefError, match="caption_dropout"):
+        launch(sft_job("together", sft={"caption_dropout": 0.3}, num_processes=2, launcher="ray"))
