@@ -34,7 +34,7 @@ demo: $(STAMP)  ## the whole loop on the toy world: 7 to 10 minutes on two cores
 demo-clips: $(STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
 
-test: $(STAMP)  ## the tests: about 25 minutes on two cores
+test: $(STAMP)  ## the tests: about 15 minutes on two cores
 	$(BIN)/python -m pytest
 
 golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN names another folder of them

@@ -5,23 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from avpref.datasets import tables
-from avpref.datasets.rows import QuarantineRow
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.run_events import emit_losses
-from avpref.flows.stages.quarantine_documents import read_quarantine
 from avpref.observability.cost import Spending, spending
-from avpref.storage.documents import QUARANTINE_FILES
 from avpref.storage.run_folder import RunFolder
-
-
-def quarantined(folder: RunFolder) -> list[QuarantineRow]:
-    """Every item that a stage of the run has given up so far."""
-    return [row for name in QUARANTINE_FILES for row in read_quarantine(folder, name)]
 
 
 def seal_quarantine(folder: RunFolder) -> None:
     """Write the quarantine table, and show it where the run reports to a server."""
-    rows = quarantined(folder)
+    rows = folder.documents.quarantined()
     folder.tables.seal(tables.QUARANTINE, "", tables.to_arrow(tables.QUARANTINE, rows))
     reporting.table("quarantine", [asdict(row) for row in rows], f"{len(rows)} given up on, with the reason")
     emit_losses(folder, len(rows))

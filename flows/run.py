@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import SftSettings, SftWeights
+from avpref.datasets import tables
 from avpref.datasets.selection.normalise import Norm
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError
@@ -70,6 +72,16 @@ class Run(RunFolder):
         """The SFT network's file and content hash. Raises InputError before stage ``sft`` has run."""
         path = self.sft_output / NETWORK_FILE
         return NetworkFiles(path, trained_hash(self, path))
+
+    @cached_property
+    def scorers(self) -> list[dict[str, Any]]:
+        """The scorers in the score table, sorted by name: scorer, fingerprint, licence, commercial_use, is_meaningful.
+
+        Raises InputError before stage ``score`` has run.
+        """
+        columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
+        distinct = self.tables.read(tables.SCORES).group_by(columns).aggregate([])
+        return distinct.sort_by([("scorer", "ascending"), ("fingerprint", "ascending")]).to_pylist()
 
     @cached_property
     def norm(self) -> Norm:

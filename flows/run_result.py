@@ -11,9 +11,8 @@ from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE
 from avpref.domain import SCHEMA_VERSION, Split
 from avpref.errors import InputError
-from avpref.flows.quarantine import quarantined, spent_by
+from avpref.flows.quarantine import spent_by
 from avpref.flows.run import Run
-from avpref.flows.stages.adapter_lineage import scorers_of
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.evaluate import VERDICT_FILE
 from avpref.flows.stages.report import REPORT_FILE
@@ -119,7 +118,7 @@ def collect_result(run: Run, times: Sequence[StageTime]) -> RunResult:
         run_dir=str(run.root),
         seed=settings.run.seed,
         stages=tuple(times),
-        scorers=tuple(scorers_of(run)),
+        scorers=tuple(run.scorers),
         pairs=_pair_counts(run),
         audit=AuditResult(settings.audit.action, tuple(asdict(row) for row in read_audit(run) if row.is_flagged)),
         training=TrainingResult(
@@ -127,7 +126,7 @@ def collect_result(run: Run, times: Sequence[StageTime]) -> RunResult:
         ),
         evaluation=verdict["evaluation"],
         gate=GateResult(verdict["gate"]["verdict"], tuple(verdict["gate"]["reasons"])),
-        quarantined=len(quarantined(run)),
+        quarantined=len(run.documents.quarantined()),
         spent=spent_by(run).document(),
     )
 

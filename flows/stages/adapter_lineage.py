@@ -37,7 +37,7 @@ def lineage(run: Run) -> dict[str, Any]:
 
     The keys are those of the public documents about adapters and decisions. Raises InputError before training has finished.
     """
-    return adapter_origin(run, LINEAGE_TABLES) | {"pairs_hash": run.pairs_hash, "scorers": scorers_of(run)}
+    return adapter_origin(run, LINEAGE_TABLES) | {"pairs_hash": run.pairs_hash, "scorers": run.scorers}
 
 
 def adapter_files(run: Run) -> list[RecordedFile]:
@@ -51,14 +51,6 @@ def adapter_files(run: Run) -> list[RecordedFile]:
 
 def _file(role: str, path: Path, runs: Path) -> RecordedFile:
     return RecordedFile(role, os.path.relpath(path, runs), sha256_of(path), path.stat().st_size)
-
-
-def scorers_of(run: Run) -> list[dict[str, Any]]:
-    """The scorers in the score table, sorted by name: scorer, fingerprint, licence, commercial_use, is_meaningful."""
-    scores = run.tables.read(tables.SCORES)
-    columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
-    distinct_scorers = scores.group_by(columns).aggregate([])
-    return distinct_scorers.sort_by([("scorer", "ascending"), ("fingerprint", "ascending")]).to_pylist()
 
 
 def record_adapter(run: Run, evaluation: Mapping[str, Any], verdict: str, reasons: Sequence[str]) -> None:

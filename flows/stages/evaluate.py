@@ -24,12 +24,11 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
 from avpref.flows.stages.generate import candidates_of, make_candidates
-from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.stages.score import score_candidates
 from avpref.flows.workers.scorers import metrics_of, sources
 from avpref.identity import derive_seed, digest
 from avpref.registry import decisions
-from avpref.storage.documents import VERDICT_FILE
+from avpref.storage.documents import VERDICT_FILE, quarantine_file
 from avpref.storage.score_files import distinct
 from avpref.storage.table_readers import read_candidates
 
@@ -75,7 +74,7 @@ def evaluate(run: Run) -> StageCounts:
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
         if decision.is_final:
             break
-    write_quarantine(run, quarantine_file(STAGE), quarantined)
+    run.documents.write_quarantine(quarantine_file(STAGE), quarantined)
     _write(run, sides, decision)
     return StageCounts(len(prompts), tuple(counts))
 

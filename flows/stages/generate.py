@@ -15,9 +15,9 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates, sampler_hash, stage_fingerprint
 from avpref.flows.stages.encode_texts import encode_texts
-from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
+from avpref.storage.documents import quarantine_file
 from avpref.storage.sibling_runs import itself_and_siblings
 from avpref.storage.table_readers import as_candidates
 from avpref.storage.unit import Unit
@@ -31,7 +31,7 @@ def generate(run: Run) -> StageCounts:
     texts = encode_texts(run, run.prompts)
     units, counts = make_candidates(run, STAGE, run.prompts, run.sft)
     quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), units)
-    write_quarantine(run, quarantine_file(STAGE), quarantined)
+    run.documents.write_quarantine(quarantine_file(STAGE), quarantined)
     return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, counts))
 
 

@@ -10,7 +10,6 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.stages.quarantine_documents import read_quarantine, write_quarantine
 from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.identity import digest, file_sha256
 from avpref.storage.documents import REFUSED_FILE
@@ -32,7 +31,7 @@ def prompts(run: Run) -> StageCounts:
     known = {prompt.prompt_id for prompt in read_prompts(run.tables)} if run.tables.has(tables.PROMPTS) else set()
     prompt_list = open_prompt_source(run.settings).prompts()
     rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in prompt_list.refused]
-    write_quarantine(run, REFUSED_FILE, rows)
+    run.documents.write_quarantine(REFUSED_FILE, rows)
     run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, prompt_list.prompts, fingerprint))
     num_new = sum(prompt.prompt_id not in known for prompt in prompt_list.prompts)
     present = len(prompt_list.prompts) - num_new
@@ -42,7 +41,7 @@ def prompts(run: Run) -> StageCounts:
 
 def refused(run: RunFolder) -> list[QuarantineRow]:
     """The recordings that stage ``prompts`` refused, with reasons."""
-    return read_quarantine(run, REFUSED_FILE)
+    return run.documents.read_quarantine(REFUSED_FILE)
 
 
 def _fingerprint(run: Run) -> str:

@@ -31,11 +31,11 @@ from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import StageContext, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.flows.workers.score_worker import ClipView, ScoreItem, ScoreSpec
 from avpref.flows.workers.scorers import ScorerSource, sources
+from avpref.storage.documents import quarantine_file
 from avpref.storage.files import Files
 from avpref.storage.score_files import ScoreFiles, distinct
 from avpref.storage.sibling_runs import SiblingRun
@@ -52,7 +52,7 @@ def score(run: Run) -> StageCounts:
     """Score the candidates of the run and seal the score table; the rows are scores."""
     scored = score_candidates(run, STAGE, read_candidates(run.tables), run.prompts)
     quarantined = distinct(run.tables.seal_units(run.units(tables.SCORES), scored.units))
-    write_quarantine(run, quarantine_file(STAGE), quarantined)
+    run.documents.write_quarantine(quarantine_file(STAGE), quarantined)
     return StageCounts(run.tables.num_rows(tables.SCORES), scored.counts)
 
 

@@ -14,7 +14,6 @@ from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run
-from avpref.flows.stages.quarantine_documents import quarantine_file, write_quarantine
 from avpref.flows.stages.trained_models import reuse_trained_model
 from avpref.flows.stages.training_data import TrainingTexts, clip_set, read_latents, training_progress
 from avpref.flows.workers.encode_worker import SftEncodeSpec
@@ -22,6 +21,7 @@ from avpref.flows.workers.generator import codec_identity
 from avpref.flows.workers.prompt_sources import SftItem
 from avpref.models.checkpoints.network_loading import load_generator, save_network
 from avpref.models.dit import ModelType, NetworkConfig
+from avpref.storage.documents import quarantine_file
 from avpref.storage.local_files import storage_errors
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
@@ -96,7 +96,7 @@ def _write_data(run: Run, path: Path) -> ItemCounts:
     """Encode the SFT clips and write the trainer's data file; returns the counts of clips."""
     units, counts = _encode_clips(run)
     rows, quarantined = run.units(LATENTS).read(units)
-    write_quarantine(run, quarantine_file("sft"), quarantined)
+    run.documents.write_quarantine(quarantine_file("sft"), quarantined)
     if not path.exists():
         save_clip_set(path, clip_set(read_latents(rows, run.settings), TrainingTexts(run.settings, run.runs)))
     return counts

@@ -17,7 +17,6 @@ from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Metric, Split
 from avpref.errors import CircuitOpen, InputError, MediaError
-from avpref.flows.quarantine import quarantined
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
@@ -204,7 +203,7 @@ def test_a_candidate_without_sound_is_skipped_with_the_reason_and_is_in_no_pair(
     assert {candidates[pair["chosen"]]["index"] for pair in pairs} == {best - 1}
     assert {candidates[pair["rejected"]]["index"] for pair in pairs} == {0}
     assert not pair_members(folder) & muted
-    assert quarantined(folder) == []
+    assert folder.documents.quarantined() == []
     rows = [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] in muted]
     metrics_of_sound = {"audio_quality", "text_audio", "audio_video", "desync"}
     for row in rows:
@@ -241,7 +240,9 @@ def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, m
 
     monkeypatch.setattr(generating.GenerateWorker, "_ground_truth", ground_truth)
     generate.fn(Run.of(folder))
-    assert quarantined(folder) == [QuarantineRow(calls[0], "generate", "ZeroDivisionError", "no such clip", 2)]
+    assert folder.documents.quarantined() == [
+        QuarantineRow(calls[0], "generate", "ZeroDivisionError", "no such clip", 2)
+    ]
     assert calls[0] not in folder.tables.read(tables.CANDIDATES)["candidate_id"].to_pylist()
     events = [json.loads(line) for line in (folder.root / "events.jsonl").read_text().splitlines()]
     assert [e["candidate_id"] for e in events if e["event"] == "quarantined"] == [calls[0]]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from avpref.datasets.rows import QuarantineRow
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles
+
+
+def quarantine_file(stage: str) -> str:
+    """Name of the quarantine document of ``stage``; :data:`QUARANTINE_FILES` lists them all."""
+    return f"quarantine-{stage}.json"
+
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
@@ -18,10 +26,7 @@ REPORT_FILE = "report.html"
 REFUSED_FILE = "refused.json"
 QUARANTINE_FILES = (
     REFUSED_FILE,
-    "quarantine-sft.json",
-    "quarantine-generate.json",
-    "quarantine-score.json",
-    "quarantine-evaluate.json",
+    *(quarantine_file(stage) for stage in ("sft", "generate", "score", "evaluate")),
 )
 """Lists of the candidates that stages gave up, in the order of the stages; the first are recordings refused at import."""
 SUMMARY_FILE = "summary.json"
@@ -45,6 +50,19 @@ class Documents:
             return json.loads(self.files.read(name))
         except FileNotFoundError:
             return None
+
+    def read_quarantine(self, name: str) -> list[QuarantineRow]:
+        """The rows of the quarantine document ``name``; empty where it does not exist."""
+        return [QuarantineRow(**row) for row in self.read(name) or []]
+
+    def write_quarantine(self, name: str, rows: Sequence[QuarantineRow]) -> None:
+        """Replace the quarantine document ``name``, one of :data:`QUARANTINE_FILES`."""
+        assert name in QUARANTINE_FILES, name
+        self.write(name, [vars(row) for row in rows])
+
+    def quarantined(self) -> list[QuarantineRow]:
+        """Every item that a finished stage of the run has given up, in the order of the stages."""
+        return [row for name in QUARANTINE_FILES for row in self.read_quarantine(name)]
 
     def commit_everywhere(self, name: str, data: bytes) -> None:
         """Create a file in the store and in the folder, unless it exists there."""

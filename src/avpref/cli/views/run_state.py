@@ -13,7 +13,7 @@ from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
-from avpref.storage.documents import QUARANTINE_FILES, REPORT_FILE, RESULT_FILE, VERDICT_FILE
+from avpref.storage.documents import REPORT_FILE, RESULT_FILE, VERDICT_FILE
 from avpref.storage.run_folder import RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
@@ -92,7 +92,7 @@ def quarantine(folder: RunFolder) -> list[QuarantineRow]:
 
     Unfinished stages have not written their list yet: their quarantined candidates are read from the log.
     """
-    rows = [QuarantineRow(**row) for name in QUARANTINE_FILES for row in folder.documents.read(name) or []]
+    rows = folder.documents.quarantined()
     if folder.files.exists(RESULT_FILE) and not is_in_use(folder.root):
         return rows
     known = {(row.candidate_id, row.stage) for row in rows}
