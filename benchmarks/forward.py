@@ -5,9 +5,8 @@ negative one) and one thread, in eager mode; their outputs must agree. The trans
 computes the rotary tables in float64 in every layer and for every sample, reads sizes with ``.tolist()``, rotates rows one by one
 as complex128, embeds patches by convolutions, and writes out norms and modulation. Attention is the same fused kernel in both.
 
-More rows show where the time goes: the transcription with one table for all layers and samples, the bare matrix products, and our
-forward with one timestep per latent frame (conditioned generation). The possible gain depends on the shape, because products grow
-with the square of the width and the rest with the width: a shape with the released proportions and a narrower one are timed.
+More rows show where the time goes: the transcription with one table in all, the bare matrix products, and our forward with one timestep per
+latent frame. The possible gain depends on the shape: a shape with the released proportions and a narrower one are timed.
 
     python benchmarks/forward.py            writes benchmarks/forward.md (some minutes)
 """
