@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
+from avpref.domain import METRIC_BY_NAME, SOUND, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ, resample
@@ -35,7 +35,7 @@ VERSION = 1
 WINDOW = 10 * RATE_HZ
 UNIT = "1-10"
 AUDIOBOX_TERMS = Terms("CC-BY-4.0", commercial_use=True)
-AXIS_METRICS = tuple(Metric(f"audiobox_{axis.lower()}", UNIT, True, Dimension.AUDIO) for axis in AXES)
+AXIS_METRICS = tuple(Metric(f"audiobox_{axis.lower()}", UNIT, True, Dimension.AUDIO, SOUND) for axis in AXES)
 AUDIOBOX_METRICS = (*AXIS_METRICS, replace(METRIC_BY_NAME["audio_quality"], unit=UNIT))
 UNUSED = ("wavlm_model.mask_emb",)
 """Tensors of the published weights that only training uses."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avpref.domain import Dimension, Metric, Terms
+from avpref.domain import PICTURE_AND_SOUND, Dimension, Metric, Terms
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ
 from avpref.rewards.imagebind.imagebind import (
@@ -53,8 +53,8 @@ IMAGES_PER_CLIP = 32
 """Maximum number of pictures in a batch of the network, per clip of the scorer's batch."""
 USED_MODALITIES = (Modality.VISION, Modality.AUDIO)
 
-JAVIS_SCORE = Metric("javis_score", "cosine", True, Dimension.AV)
-AVH_SCORE = Metric("avh_score", "cosine", True, Dimension.AV)
+JAVIS_SCORE = Metric("javis_score", "cosine", True, Dimension.AV, PICTURE_AND_SOUND)
+AVH_SCORE = Metric("avh_score", "cosine", True, Dimension.AV, PICTURE_AND_SOUND)
 JAVIS_METRICS = (JAVIS_SCORE, AVH_SCORE)
 
 

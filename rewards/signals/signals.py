@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import METRIC_BY_NAME, OWN_TERMS, Dimension, Metric, Score, Terms
+from avpref.domain import METRIC_BY_NAME, OWN_TERMS, PICTURE_AND_SOUND, Dimension, Metric, Score, Terms
 from avpref.identity import digest
 from avpref.media.reading import DecodedClip
 from avpref.rewards.protocol import ScorableClip, measured, skipped
@@ -62,8 +62,8 @@ SIGNAL_METRICS = (
     *(METRIC_BY_NAME[name] for name in ("audio_video", "desync")),
 )
 DIAGNOSTICS = (
-    Metric("av_align", "hits per peak", True, Dimension.AV),
-    Metric("av_align_bounded", "hits per peak", True, Dimension.AV),
+    Metric("av_align", "hits per peak", True, Dimension.AV, PICTURE_AND_SOUND),
+    Metric("av_align_bounded", "hits per peak", True, Dimension.AV, PICTURE_AND_SOUND),
 )
 """Metrics that are stored beside the scores and enter no reward."""
 SIGNAL_RULES = ValidityRules(min_frames=3)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
+from avpref.domain import METRIC_BY_NAME, PICTURE_AND_SOUND, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ, htk_mel_power, resample
@@ -43,7 +43,7 @@ PICTURES_AT_ONCE_ON_CPU = 1
 UNUSED = ("vfeat_extractor.patch_embed.",)
 """Tensors of the published weights that the model does not use: a patch embedding for single frames."""
 
-DESYNC_EXPECTED = Metric("desync_expected", "s", False, Dimension.AV)
+DESYNC_EXPECTED = Metric("desync_expected", "s", False, Dimension.AV, PICTURE_AND_SOUND)
 SYNCHFORMER_METRICS = (METRIC_BY_NAME["desync"], DESYNC_EXPECTED)
 SYNCHFORMER_TERMS = Terms("weights without a licence of their own (code: MIT); research only", commercial_use=False)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from avpref.domain import METRIC_BY_NAME, Dimension, Metric, Terms
+from avpref.domain import METRIC_BY_NAME, PICTURE, PROMPT_AND_PICTURE, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.rewards.model_scorer import CPU, ModelScorer, NotScorable, Placement
@@ -47,12 +47,12 @@ PADDING_ID = 0
 RAW_METRICS = (
     METRIC_BY_NAME["visual_quality"],
     METRIC_BY_NAME["motion_quality"],
-    Metric("text_alignment", "scorer units", True, Dimension.VIDEO),
+    Metric("text_alignment", "scorer units", True, Dimension.VIDEO, PROMPT_AND_PICTURE),
 )
 NORMALISED_METRICS = (
-    Metric("videoalign_vq", "standard deviations", True, Dimension.VIDEO),
-    Metric("videoalign_mq", "standard deviations", True, Dimension.VIDEO),
-    Metric("videoalign_ta", "standard deviations", True, Dimension.VIDEO),
+    Metric("videoalign_vq", "standard deviations", True, Dimension.VIDEO, PICTURE),
+    Metric("videoalign_mq", "standard deviations", True, Dimension.VIDEO, PICTURE),
+    Metric("videoalign_ta", "standard deviations", True, Dimension.VIDEO, PROMPT_AND_PICTURE),
 )
 """The three raw metrics, minus the published mean and divided by the published standard deviation."""
 

@@ -44,14 +44,26 @@ class Split(StrEnum):
     HELD_OUT = "held_out"
 
 
+class MetricInput(StrEnum):
+    """A part of a scored clip that a metric depends on."""
+
+    PROMPT = "prompt"
+    PICTURE = "picture"
+    SOUND = "sound"
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A number that a scorer computes: its unit, the better direction, and the dimension that it measures."""
+    """A number that a scorer computes: its unit, the better direction, the dimension that it measures, and its inputs.
+
+    A metric without the prompt among its inputs is *prompt-blind*: a clip of something else can score as well.
+    """
 
     name: str
     unit: str
     higher_is_better: bool
     dimension: Dimension
+    inputs: frozenset[MetricInput]
 
 
 @dataclass(frozen=True)
@@ -69,14 +81,21 @@ class Terms:
 OWN_TERMS = Terms("Apache-2.0", commercial_use=True)
 """Terms of scorers that use no third-party weights."""
 
+PICTURE = frozenset({MetricInput.PICTURE})
+SOUND = frozenset({MetricInput.SOUND})
+PICTURE_AND_SOUND = PICTURE | SOUND
+PROMPT_AND_PICTURE = PICTURE | {MetricInput.PROMPT}
+PROMPT_AND_SOUND = SOUND | {MetricInput.PROMPT}
+"""Inputs of metrics."""
+
 METRICS: tuple[Metric, ...] = (
-    Metric("visual_quality", "scorer units", True, Dimension.VIDEO),
-    Metric("motion_quality", "scorer units", True, Dimension.VIDEO),
-    Metric("text_video", "cosine", True, Dimension.VIDEO),
-    Metric("audio_quality", "scorer units", True, Dimension.AUDIO),
-    Metric("text_audio", "cosine", True, Dimension.AUDIO),
-    Metric("audio_video", "cosine", True, Dimension.AV),
-    Metric("desync", "s", False, Dimension.AV),
+    Metric("visual_quality", "scorer units", True, Dimension.VIDEO, PICTURE),
+    Metric("motion_quality", "scorer units", True, Dimension.VIDEO, PICTURE),
+    Metric("text_video", "cosine", True, Dimension.VIDEO, PROMPT_AND_PICTURE),
+    Metric("audio_quality", "scorer units", True, Dimension.AUDIO, SOUND),
+    Metric("text_audio", "cosine", True, Dimension.AUDIO, PROMPT_AND_SOUND),
+    Metric("audio_video", "cosine", True, Dimension.AV, PICTURE_AND_SOUND),
+    Metric("desync", "s", False, Dimension.AV, PICTURE_AND_SOUND),
 )
 """The seven metric columns of the paper; every set of scorers fills these names (or leaves some out by configuration)."""
 

@@ -15,7 +15,7 @@ from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.views import Limits, connect_tables
-from avpref.domain import METRIC_BY_NAME, METRICS, Dimension, Metric, Prompt, Split
+from avpref.domain import METRIC_BY_NAME, METRICS, SOUND, Dimension, Metric, Prompt, Split
 from avpref.errors import ConfigError, TableError
 from avpref.identity import digest
 
@@ -345,7 +345,7 @@ def test_a_dimension_without_metric_is_a_mistake(make_tables):
 
 
 def test_unknown_or_doubled_metrics_are_mistakes(make_tables):
-    for metrics in ((*METRICS, METRICS[0]), (*METRICS, Metric("loudness", "dB", True, Dimension.AUDIO))):
+    for metrics in ((*METRICS, METRICS[0]), (*METRICS, Metric("loudness", "dB", True, Dimension.AUDIO, SOUND))):
         with pytest.raises(ConfigError):
             select(make_tables([[GOOD, BAD]]), metrics=metrics)
 
