@@ -158,7 +158,7 @@ def _candidate(row: ClipRow) -> tuple[Prompt, Candidate]:
 
 
 def _refuse_toy(job: ScoreJob) -> None:
-    if "toy" in job.scoring.scorers:
+    if "toy" in [use.use for use in job.scoring.uses]:
         raise InputError(
             "the toy scorers can only score clips of the built-in toy world",
             f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring))}",

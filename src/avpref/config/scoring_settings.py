@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from avpref.config.scorer_use import ScorerEntry, ScorerUse, as_use, listed, shortened
 from avpref.config.section import Section
 
 
@@ -36,13 +37,10 @@ class VideoAlignSettings(ModelSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
 
-ScorerName = Literal["toy", "signal", "fake", "audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
-
-
 class ScoringSettings(Section):
     """The scorers, the metrics that enter rewards (empty: all seven), and the part of a clip that is scored."""
 
-    scorers: tuple[ScorerName, ...] = Field(default=("toy",), min_length=1)
+    scorers: tuple[ScorerEntry, ...] = ("toy",)
     metrics: tuple[str, ...] = ()
     preset: Literal["full", "tiny"] = Field(
         default="full",
@@ -63,12 +61,14 @@ class ScoringSettings(Section):
     @field_validator("scorers", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """Accept one name or several separated by commas in place of a list."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return listed(value)
 
     @field_validator("scorers")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("each scorer once")
-        return value
+    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
+        return shortened(value)
+
+    @property
+    def uses(self) -> tuple[ScorerUse, ...]:
+        """The scorers in the long form."""
+        return tuple(as_use(entry) for entry in self.scorers)

@@ -59,7 +59,7 @@ def join_ray(settings: RayExecutor) -> None:
         _join(address)
         return
     _remove_old_sessions(Path(_ray_folder()))
-    in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
+    in_pools = sum(pool.num_actors for pool in settings.pools.values()) if settings.scoring == "pools" else 0
     ray.init(
         num_cpus=max(settings.num_actors, in_pools),
         include_dashboard=False,
