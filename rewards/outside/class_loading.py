@@ -72,10 +72,13 @@ def make_importable(module_name: str, folder: Path) -> None:
         importlib.invalidate_caches()
 
 
-def quoted_traceback(error: BaseException, skipped: Sequence[str] = ("importlib", "class_loading.py")) -> str:
-    """The traceback of ``error`` as a quotation, without the frames of files whose paths contain one of ``skipped``."""
+def quoted_traceback(error: BaseException, skipped: Sequence[str] = ("class_loading.py",)) -> str:
+    """The traceback of ``error`` as a quotation, without the frames of importlib and of product files called ``skipped``."""
     summary = traceback.TracebackException.from_exception(error)
-    is_own = [not any(part in frame.filename for part in skipped) for frame in summary.stack]
+    is_own = [
+        "importlib" not in frame.filename and frame.filename.replace("\\", "/").rpartition("/")[2] not in skipped
+        for frame in summary.stack
+    ]
     summary.stack = traceback.StackSummary.from_list(
         [frame for frame, own in zip(summary.stack, is_own, strict=True) if own]
     )

@@ -25,7 +25,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a scorer says about itself before it loads anything.
+    """A scorer's statements about itself, before it loads anything.
 
     Attributes:
         metrics: its metrics, in the order of the scores.
@@ -51,7 +51,7 @@ def make_scorer(name: str, owner: type, values: Mapping[str, Any]) -> tuple[Scor
     if declared is None:
         _refuse_unknown(name, owner, values, ())
         return _made(name, owner), {}
-    _refuse_unknown(name, owner, values, _known_keys(declared))
+    _refuse_unknown(name, owner, values, _known_keys(name, declared))
     try:
         settings = _validated(declared, values)
     except (ValueError, TypeError) as error:
@@ -140,7 +140,7 @@ def _as_json(settings: Any) -> dict[str, Any]:
     return dumped
 
 
-def _known_keys(declared: Any) -> Collection[str] | None:
+def _known_keys(name: str, declared: Any) -> Collection[str] | None:
     """The keys that a class of settings takes; None where it takes any."""
     if dataclasses.is_dataclass(declared):
         return [item.name for item in dataclasses.fields(declared) if item.init]
@@ -153,7 +153,7 @@ def _known_keys(declared: Any) -> Collection[str] | None:
         )
     if hasattr(declared, "__fields__"):
         return list(declared.__fields__)
-    raise ConfigError(f"scorer settings {declared!r}", "Settings: a pydantic model or a dataclass", f"see {GUIDE}")
+    raise ConfigError(f"scorer {name}: Settings = {declared!r}", "a pydantic model or a dataclass", f"see {GUIDE}")
 
 
 def _refuse_unknown(name: str, owner: type, values: Mapping[str, Any], known: Collection[str] | None) -> None:
