@@ -200,15 +200,19 @@ def _scorer_groups(
     """One group of all scorers, or a group per scorer, as ``executor.scoring`` says; a scorer from outside is always alone."""
     executor = _with_pools(executor, scorers)
     members = list(zip(scorers, fingerprints, strict=True))
-    together = [member for member in members if executor.scoring == "together" and not member[0].is_isolated]
-    groups = [_ScorerGroup("", *_columns(together), executor)] if together else []
-    alone = [member for member in members if member not in together]
-    if len(members) == 1 and alone and not alone[0][0].is_isolated:
-        return [_ScorerGroup("", *_columns(alone), executor)]
+    shared = [member for member in members if not _is_alone(executor, member[0], len(members))]
+    groups = [_ScorerGroup("", *_columns(shared), executor)] if shared else []
     return groups + [
         _ScorerGroup(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
-        for source, fingerprint in alone
+        for source, fingerprint in members
+        if _is_alone(executor, source, len(members))
     ]
+
+
+def _is_alone(executor: Executor, source: ScorerSource, num_scorers: int) -> bool:
+    """Whether the scorer has a pass of its own."""
+    has_own_pool = isinstance(executor, RayExecutor) and executor.has_own_pool(source.slug) and num_scorers > 1
+    return source.is_isolated or has_own_pool or (executor.scoring != "together" and num_scorers > 1)
 
 
 def _columns(

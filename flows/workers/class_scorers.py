@@ -62,6 +62,11 @@ class ClassSource:
         return self.declaration.fingerprint
 
     @property
+    def uses_device(self) -> bool:
+        """Whether the class has a method ``load``, which receives the device."""
+        return self.declaration.uses_device
+
+    @property
     def is_isolated(self) -> bool:
         """True for classes from outside the product: what they do to their process harms no other scorer."""
         return self.origin != BUILT_IN

@@ -46,6 +46,7 @@ class RewardModel:
     load: Load
     tiny: Callable[[Placement, Any], ModelScorer[Any]]
     is_network: bool = True
+    uses_device: bool = True
     is_isolated: bool = False
     has_canary: bool = True
 

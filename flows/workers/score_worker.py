@@ -20,9 +20,16 @@ from avpref.flows.workers.committed_clips import ClipBytes, open_clip
 from avpref.flows.workers.scorers import ScorerSource
 from avpref.flows.workers.unit_scoring import NetworkScoring, UnitScoring, WeightlessScoring
 from avpref.identity import bytes_sha256
+from avpref.media.containers import MediaSource
 from avpref.media.geometry import ClipShape
+<<<<<<< HEAD
 from avpref.media.reading import DecodedClip, MediaSource, probe, read_clip
 from avpref.rewards.protocol import ScorableClip
+=======
+from avpref.media.reading import DecodedClip, probe, read_clip
+from avpref.observability.meters import MS_PER_S
+from avpref.rewards.protocol import ScorableClip, Scorer
+>>>>>>> main
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
 from avpref.storage.unit import Unit

@@ -64,6 +64,11 @@ class ScorerSource(Protocol):
         ...
 
     @property
+    def uses_device(self) -> bool:
+        """Whether the scorer computes on the executor's device; others compute on the CPU."""
+        ...
+
+    @property
     def is_isolated(self) -> bool:
         """Whether the scorer comes from outside the product and therefore always has actors of its own."""
         ...
@@ -84,6 +89,7 @@ class Weightless:
 
     scorer: Scorer
     is_network: bool = False
+    uses_device: bool = False
     is_isolated: bool = False
     has_canary: bool = False
 

@@ -33,6 +33,7 @@ class Declaration:
         fingerprint: hash of class, version, settings and metrics.
         settings: all settings as JSON values, defaults included.
         has_canary: whether its numbers for a fixed clip are compared between actors.
+        uses_device: whether it has a method ``load``, which receives the device.
     """
 
     metrics: tuple[Metric, ...]
@@ -40,6 +41,7 @@ class Declaration:
     fingerprint: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     has_canary: bool = True
+    uses_device: bool = False
 
 
 def make_scorer(name: str, owner: type, values: Mapping[str, Any]) -> tuple[Scorer, dict[str, Any]]:
@@ -81,7 +83,8 @@ def declare(name: str, reference: str, owner: type, values: Mapping[str, Any]) -
     of_scores = {key: value for key, value in settings.items() if key not in ignored}
     fields = [[metric.name, metric.unit, metric.higher_is_better] for metric in metrics]
     fingerprint = digest("scorer class", VERSION, reference, version, of_scores, fields)
-    return Declaration(metrics, terms, fingerprint, settings, bool(getattr(owner, "has_canary", True)))
+    has_canary, uses_device = bool(getattr(owner, "has_canary", True)), hasattr(owner, "load")
+    return Declaration(metrics, terms, fingerprint, settings, has_canary, uses_device)
 
 
 def is_two_phase(scorer: object) -> bool:
