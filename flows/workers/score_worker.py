@@ -22,14 +22,8 @@ from avpref.flows.workers.unit_scoring import NetworkScoring, UnitScoring, Weigh
 from avpref.identity import bytes_sha256
 from avpref.media.containers import MediaSource
 from avpref.media.geometry import ClipShape
-<<<<<<< HEAD
-from avpref.media.reading import DecodedClip, MediaSource, probe, read_clip
-from avpref.rewards.protocol import ScorableClip
-=======
 from avpref.media.reading import DecodedClip, probe, read_clip
-from avpref.observability.meters import MS_PER_S
-from avpref.rewards.protocol import ScorableClip, Scorer
->>>>>>> main
+from avpref.rewards.protocol import ScorableClip
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
 from avpref.storage.unit import Unit
