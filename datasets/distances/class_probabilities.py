@@ -45,8 +45,8 @@ def inception_score(logits: Features, num_splits: int = NUM_SPLITS, seed: int = 
 def divergence(generated: Features, reference: Features, rule: Rule, activation: Activation = "softmax") -> float:
     """Mean over rows of Σ p_ref (log p_ref − log p_gen), from logits [N, C] of the same clips in the same order.
 
-    ``av_benchmark`` takes the logarithm exactly, ``audioldm_eval`` adds 1e-6 inside that of the generated clips. With ``sigmoid`` the term of the absent class is
-    left out, as published. Raises InputError for sets of different size.
+    ``av_benchmark`` takes the logarithm exactly, ``audioldm_eval`` adds 1e-6 inside that of the generated clips. With ``sigmoid``
+    the term of the absent class is left out, as published. Raises InputError for sets of different size.
     """
     if np.shape(generated) != np.shape(reference):
         found = f"logits of shape {list(np.shape(generated))} and {list(np.shape(reference))}"

@@ -33,7 +33,7 @@ def test_frechet_distance_is_that_of_the_matrix_square_root(rows: int, others: i
 @pytest.mark.parametrize("rows", [5, 40])
 def test_a_set_is_at_distance_zero_of_itself_and_the_shift_is_squared(rows: int) -> None:
     features = drawn(rows, 8, 3)
-    assert frechet_distance(moments(features), moments(features)) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(moments(features), moments(features)) == pytest.approx(0, abs=1e-4)
     assert frechet_distance(moments(features), moments(features + 2.0)) == pytest.approx(8 * 4.0, rel=1e-6)
 
 
