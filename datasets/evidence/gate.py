@@ -16,6 +16,7 @@ from avpref.config.gate_settings import (
     DisplacementRule,
     GateRule,
     GateSettings,
+    JudgeRule,
     MinimumEffectRule,
     NonInferiorityRule,
     SuperiorityRule,
@@ -58,6 +59,10 @@ class Verdict:
     def is_promoted(self) -> bool:
         """True if every rule passed."""
         return self.verdict == PROMOTE
+
+    def with_rules(self, outcomes: Sequence[RuleOutcome]) -> Verdict:
+        """The verdict of these rules and of ``outcomes``."""
+        return verdict_of((*self.rules, *outcomes))
 
     @property
     def reasons(self) -> list[str]:
@@ -145,6 +150,11 @@ def decide(
             case ValidityRule():
                 outcomes += _valid(unscorable or {}, rule.max_rise)
     outcomes += [_random(name) for name in meaningless]
+    return verdict_of(outcomes)
+
+
+def verdict_of(outcomes: Sequence[RuleOutcome]) -> Verdict:
+    """Promote if every rule passed."""
     return Verdict(PROMOTE if all(rule.passed for rule in outcomes) else REFUSE, tuple(outcomes))
 
 
@@ -188,7 +198,7 @@ def _requirement(rule: GateRule) -> list[Requirement]:
             return [EstimateAtLeast(rule.kind, Dimension(rule.dimension), rule.effect_sd)]
         case NonInferiorityRule():
             return [LowerBoundAbove(rule.kind, Dimension(rule.dimension), -rule.margin_sd)]
-        case DisplacementRule() | ValidityRule():
+        case DisplacementRule() | ValidityRule() | JudgeRule():
             return []
 
 

@@ -103,10 +103,15 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 
 
 def _require_implemented(settings: Settings, path: Path) -> None:
-    """Raises ConfigError for a value that the schema knows and no stage of a run can serve."""
+    """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    both = [name for name in settings.evaluation.judges if name in settings.scoring.scorers]
+    if both:
+        found = f"{path}: {', '.join(both)} in scoring.scorers and in evaluation.judges"
+        fix = "--set evaluation.judges=[], or another scorer that scoring.scorers does not name"
+        raise ConfigError(found, "judges that take no part in selecting pairs", fix)
 
 
 def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -39,6 +39,11 @@ class VideoAlignSettings(ModelSettings):
 ScorerName = Literal["toy", "signal", "fake", "audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
 
 
+def listed_names(value: object) -> object:
+    """Names separated by commas as a list; another value as it is."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
 class ScoringSettings(Section):
     """The scorers, the metrics that enter rewards (empty: all seven), and the part of a clip that is scored."""
 
@@ -64,7 +69,7 @@ class ScoringSettings(Section):
     @classmethod
     def _listed(cls, value: object) -> object:
         """Accept one name or several separated by commas in place of a list."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return listed_names(value)
 
     @field_validator("scorers")
     @classmethod

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from avpref.config.loading import identity_hash, load_config
+from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.datasets.selection.score_matrix import check_metrics
+from avpref.flows.workers.judges import check_judges
 from avpref.flows.workers.scorers import metrics_of
 from avpref.storage.run_folder import run_id
 
@@ -17,10 +19,13 @@ def validated(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
     settings = load_config(config, overrides).settings
     metrics = metrics_of(settings.scoring)
     check_metrics(metrics)
+    check_judges(settings)
     return {
         "config": str(config),
         "valid": True,
         "settings_hash": identity_hash(settings),
         "run_id": run_id(settings),
         "metrics": [metric.name for metric in metrics],
+        "judges": list(settings.evaluation.judges),
+        "warnings": list(checked_prompt_blind(metrics, settings.audit.prompt_blind)),
     }

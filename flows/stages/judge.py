@@ -1,0 +1,49 @@
+"""The judges' part of stage ``evaluate``: they score the held-out clips of both sides, which no pair was selected from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from avpref.datasets import tables
+from avpref.datasets.evidence.judges import judge_metric_name
+from avpref.datasets.rows import QuarantineRow
+from avpref.domain import Candidate, Prompt
+from avpref.execution.item_counts import ItemCounts
+from avpref.flows.run import Run
+from avpref.flows.stages.score import score_candidates
+from avpref.flows.workers.judges import judge_scoring, judges_of
+from avpref.storage.score_files import distinct
+
+STAGE = "evaluate_judge"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The judges' scores, a frame with the columns of the score table and ``metric`` as ``SCORER/METRIC``; what failed; counts."""
+
+    scores: pd.DataFrame
+    quarantined: list[QuarantineRow]
+    counts: list[ItemCounts]
+
+
+def judge_clips(run: Run, candidates: Sequence[Candidate], prompts: Sequence[Prompt]) -> Judgement:
+    """Score ``candidates`` with every judge; those with scores are not scored again. Without judges nothing is done.
+
+    Raises as :func:`avpref.flows.stages.score.score_items`.
+    """
+    judges = judges_of(run.settings)
+    if not judges:
+        return Judgement(pd.DataFrame(columns=tables.SCORES.schema.names), [], [])
+    scored = score_candidates(run, STAGE, list(candidates), list(prompts), judge_scoring(run.settings))
+    rows, quarantined = run.units(tables.SCORES).read(scored.units)
+    scores = rows.to_pandas()
+    name_of = {
+        (judge.source.name, metric.name): judge_metric_name(judge.name, metric.name)
+        for judge in judges
+        for metric in judge.source.metrics
+    }
+    metrics = [name_of[key] for key in zip(scores.scorer, scores.metric, strict=True)]
+    return Judgement(scores.assign(metric=metrics), distinct(quarantined), list(scored.counts))
