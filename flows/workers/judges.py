@@ -9,7 +9,7 @@ from avpref.config.schema import Settings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets.evidence.judges import JudgeMetric, judge_metric_name
 from avpref.domain import METRIC_BY_NAME
-from avpref.errors import ConfigError
+from avpref.errors import ConfigError, InputError
 from avpref.flows.workers.scorers import ScorerSource, metrics_of, sources
 
 NO_JUDGES = "--set evaluation.judges=[]"
@@ -78,7 +78,10 @@ def require_judges(settings: Settings) -> None:
     """Raises ConfigError as :func:`check_judges`, and InputError where a judge's weights are absent or damaged."""
     check_judges(settings)
     for judge in judges_of(settings):
-        assert judge.source.fingerprint, judge.name
+        try:
+            assert judge.source.fingerprint, judge.name  # reads the weights' identity
+        except (ConfigError, InputError) as error:
+            raise type(error)(f"judge {judge.name}: {error.found}", error.expected, error.fix) from error
 
 
 def _shared(judge: ScorerSource, selector: ScorerSource) -> str:

@@ -88,7 +88,7 @@ def test_missing_scores_count_as_in_the_reward_formula(seed: int, higher_is_bett
     values[generator.random(values.shape) < 0.3] = np.nan
     values[:, 0] = np.nan
     values[0, 1] = 1.0
-    one = MetricScale("visual_quality", Dimension.VIDEO, higher_is_better, 0.0, 1.0)
+    video = MetricScale("visual_quality", Dimension.VIDEO, higher_is_better, 0.0, 1.0)
     others = [
         MetricScale("audio_quality", Dimension.AUDIO, True, 0.0, 1.0),
         MetricScale("desync", Dimension.AV, False, 0.0, 1.0),
@@ -98,7 +98,7 @@ def test_missing_scores_count_as_in_the_reward_formula(seed: int, higher_is_bett
         side: pd.DataFrame({"visual_quality": column, "audio_quality": 1.0, "desync": 0.0}, index=prompts)
         for side, column in zip(SIDES, values, strict=True)
     }
-    rewards = rewards_of_sides(frames, [one, *others])
+    rewards = rewards_of_sides(frames, [video, *others])
     expected = (rewards[EvaluationSide.POLICY].video - rewards[EvaluationSide.REFERENCE].video).dropna().to_numpy(float)
     pairs = paired_scores(values[0], values[1], higher_is_better)
     np.testing.assert_allclose(pairs.deltas * pairs.reference_sd, expected, atol=1e-12)

@@ -164,12 +164,13 @@ def test_a_judge_without_weights_is_refused_before_the_first_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    overrides = ["evaluation.judges=audiobox", f"scoring.audiobox.folder={tmp_path / 'nothing'}"]
+    overrides = ["evaluation.judges=audiobox", f"scoring.audiobox.folder={tmp_path / 'empty'}"]
+    (tmp_path / "empty").mkdir()
     settings = load_config(TINY, overrides, environment={}).settings
     folder = create(tmp_path / "runs", settings)
-    with pytest.raises(InputError, match="nothing"):
+    with pytest.raises(InputError, match="judge audiobox: "):
         retrain.run_loop(folder)
-    with pytest.raises(InputError, match="nothing"):
+    with pytest.raises(InputError, match="judge audiobox: "):
         estimate(settings)
     assert not (folder.root / "tables").exists() or not folder.tables.has(tables.PROMPTS)
 
