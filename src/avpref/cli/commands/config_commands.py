@@ -7,12 +7,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from avpref.cli.options import DEFAULT_CONFIG, AsJson, Config, Overrides, Seed, overrides
-<<<<<<< HEAD
-from avpref.cli.output import print_json, print_line, print_table
-from avpref.console import say
-=======
 from avpref.cli.output import print_json, print_line
->>>>>>> main
+from avpref.console import say
 
 app = App(name="config")
 
