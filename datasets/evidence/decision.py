@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
-from avpref.datasets.evidence import evaluation, gate, judges, sequential
+from avpref.datasets.evidence import evaluation, gate, judging, sequential
 from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, PairedDeltas
-from avpref.datasets.evidence.judges import JudgeMetric, MetricComparison, Role
+from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role
 from avpref.datasets.evidence.sequential import Look
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationSide
@@ -120,9 +120,9 @@ def take(inputs: DecisionInputs, scores: Scores) -> Decision:
     shares = evaluation.unscorable(scores, inputs.metrics)
     rises = {PUBLIC_NAME[dimension]: comparison for dimension, comparison in comparisons.items()}
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
-    verdict = verdict.with_rules(judges.outcomes(metrics, rises, rules))
+    verdict = verdict.with_rules(judging.outcomes(metrics, rises, rules))
     is_last = len(inputs.prompts) == inputs.num_held_out
-    is_hopeless = gate.is_hopeless(comparisons, rules) or judges.has_fallen(metrics, rules)
+    is_hopeless = gate.is_hopeless(comparisons, rules) or judging.has_fallen(metrics, rules)
     return Decision(inputs, comparisons, verdict, is_last or verdict.is_promoted or is_hopeless, metrics)
 
 
@@ -147,7 +147,7 @@ def _compare_metrics(inputs: DecisionInputs, scores: Scores) -> tuple[MetricComp
     procedure = _procedure(inputs)
     selectors = [JudgeMetric(m.name, str(m.dimension), m.higher_is_better, "") for m in inputs.metrics]
     listed = [(metric, Role.SELECTOR) for metric in selectors] + [(judge, Role.JUDGE) for judge in inputs.judges]
-    return tuple(judges.compare_metric(scores, metric, role, partial(_interval, procedure)) for metric, role in listed)
+    return tuple(judging.compare_metric(scores, metric, role, partial(_interval, procedure)) for metric, role in listed)
 
 
 def _procedure(inputs: DecisionInputs) -> BootstrapSettings | Look:

@@ -12,7 +12,7 @@ import pandas as pd
 from avpref.datasets import tables
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import RuleOutcome
-from avpref.datasets.evidence.judges import metric_comparison
+from avpref.datasets.evidence.judging import metric_comparison
 from avpref.datasets.rows import EvaluationKind
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.domain import PUBLIC_NAME, Candidate, Split

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from avpref.datasets import tables
-from avpref.datasets.evidence.judges import judge_metric_name
+from avpref.datasets.evidence.judging import judge_metric_name
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Prompt
 from avpref.execution.item_counts import ItemCounts

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from avpref.config.schema import Settings
 from avpref.config.scoring_settings import ScoringSettings
-from avpref.datasets.evidence.judges import JudgeMetric, judge_metric_name
+from avpref.datasets.evidence.judging import JudgeMetric, judge_metric_name
 from avpref.domain import METRIC_BY_NAME
 from avpref.errors import ConfigError, InputError
 from avpref.flows.workers.scorers import ScorerSource, metrics_of, sources

@@ -12,7 +12,7 @@ from avpref.config.gate_settings import (
     SuperiorityRule,
     ValidityRule,
 )
-from avpref.datasets.evidence import gate, judges
+from avpref.datasets.evidence import gate, judging
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.rule_kinds import RULE_KINDS, RuleKind, rule_kind
 from avpref.domain import Dimension
@@ -35,10 +35,10 @@ def outcomes() -> list[gate.RuleOutcome]:
     verdicts = [gate.decide(comparisons, kept, each, ["Scorer"]) for each in (GateSettings(), EVERY_RULE)]
     fallen = replace(FEW, ci_low=-1.5, ci_high=-0.5, num_pairs=1000)
     judged = [
-        judges.MetricComparison(f"judge/{number}", judges.Role.JUDGE, "video", change.num_pairs, change)
+        judging.MetricComparison(f"judge/{number}", judging.Role.JUDGE, "video", change.num_pairs, change)
         for number, change in enumerate((FEW, fallen))
     ]
-    verdicts[0] = verdicts[0].with_rules(judges.outcomes(judged, {"video": FEW}, GateSettings()))
+    verdicts[0] = verdicts[0].with_rules(judging.outcomes(judged, {"video": FEW}, GateSettings()))
     return [rule for verdict in verdicts for rule in verdict.rules]
 
 

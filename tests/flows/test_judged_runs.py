@@ -14,7 +14,7 @@ from staged_runs import Clip, stage_run
 from avpref.cli.views.gate_recheck import decide
 from avpref.config.loading import load_config
 from avpref.datasets import tables
-from avpref.datasets.evidence.judges import HACKING, JUDGE
+from avpref.datasets.evidence.judging import HACKING, JUDGE
 from avpref.errors import ConfigError, GateRefused, InputError
 from avpref.flows import retrain
 from avpref.flows.dry_run import estimate

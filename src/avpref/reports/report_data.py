@@ -10,7 +10,7 @@ import pandas as pd
 from avpref.config.schema import Settings
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
-from avpref.datasets.evidence.judges import HACKING, MetricComparison
+from avpref.datasets.evidence.judging import HACKING, MetricComparison
 from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Dimension, Metric, Terms

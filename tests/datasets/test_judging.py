@@ -17,11 +17,11 @@ from avpref.config.gate_settings import (
     SequentialProcedure,
     SuperiorityRule,
 )
-from avpref.datasets.evidence import judges
+from avpref.datasets.evidence import judging
 from avpref.datasets.evidence.decision import Decision, DecisionInputs, inputs_of, scores_of, take
 from avpref.datasets.evidence.evaluation import DimensionComparison, rewards_of_sides
 from avpref.datasets.evidence.gate import PROMOTE, REFUSE, RuleOutcome
-from avpref.datasets.evidence.judges import JudgeMetric, MetricComparison, Role, paired_scores
+from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role, paired_scores
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import METRICS, Dimension
@@ -124,10 +124,10 @@ def test_units_where_the_reference_does_not_vary_and_where_there_is_nothing_to_c
 def test_a_judge_that_falls_refuses_and_the_rise_of_the_selectors_is_named() -> None:
     decision = take(inputs(SHARP, LATE), scores(1.0, {SHARP.name: -1.0, LATE.name: 0.0}))
     assert decision.verdict.verdict == REFUSE and decision.is_final
-    outcomes = {rule.dimension: rule for rule in rules_of(decision, judges.JUDGE)}
+    outcomes = {rule.dimension: rule for rule in rules_of(decision, judging.JUDGE)}
     assert not outcomes[SHARP.name].passed and outcomes[LATE.name].passed
     assert outcomes[SHARP.name].bound == -0.05 and outcomes[SHARP.name].value < -0.05
-    (suspicion,) = rules_of(decision, judges.HACKING)
+    (suspicion,) = rules_of(decision, judging.HACKING)
     assert suspicion.detail.startswith("suspected reward hacking: what selected the pairs rose (video +")
     assert SHARP.name in suspicion.detail and LATE.name not in suspicion.detail
     assert suspicion.detail in decision.verdict.reasons
@@ -148,7 +148,7 @@ def test_a_lower_number_is_a_gain_where_lower_is_better() -> None:
 
 def test_a_fall_without_a_rise_is_no_suspicion() -> None:
     decision = take(inputs(SHARP), scores(-1.0, {SHARP.name: -1.0}))
-    assert decision.verdict.verdict == REFUSE and not rules_of(decision, judges.HACKING)
+    assert decision.verdict.verdict == REFUSE and not rules_of(decision, judging.HACKING)
 
 
 def test_the_margin_is_that_of_the_bound_of_the_rule_or_of_the_metrics_own_rule() -> None:
@@ -156,7 +156,7 @@ def test_the_margin_is_that_of_the_bound_of_the_rule_or_of_the_metrics_own_rule(
 
     def refused(gate: GateSettings) -> set[str]:
         verdict = take(inputs(SHARP, LATE, gate=gate), fall)
-        return {rule.dimension for rule in rules_of(verdict, judges.JUDGE) if not rule.passed}
+        return {rule.dimension for rule in rules_of(verdict, judging.JUDGE) if not rule.passed}
 
     wide = 3.0
     assert refused(EASY) == {SHARP.name, LATE.name}
@@ -175,9 +175,9 @@ def test_a_judge_that_compared_too_few_prompts_shows_nothing_and_refuses(kept: i
     for frame in judged.values():
         frame.loc[list(PROMPTS[kept:]), SHARP.name] = np.nan
     decision = take(inputs(SHARP), judged)
-    (few,) = rules_of(decision, judges.JUDGE_PAIRS)
+    (few,) = rules_of(decision, judging.JUDGE_PAIRS)
     assert few.value == kept and not few.passed and "evaluation.judge_metrics" in few.detail
-    assert not rules_of(decision, judges.HACKING)
+    assert not rules_of(decision, judging.HACKING)
     assert (decision.metrics[-1].comparison is None) == (kept < 2)
 
 
@@ -192,7 +192,7 @@ def test_equal_models_are_seldom_refused_by_a_judge() -> None:
     refusals = 0
     for seed in range(300):
         decision = take(inputs(SHARP), scores(3.0, {SHARP.name: 0.0}, seed=seed))
-        refusals += not rules_of(decision, judges.JUDGE)[0].passed
+        refusals += not rules_of(decision, judging.JUDGE)[0].passed
     assert refusals <= 12
 
 
@@ -217,7 +217,7 @@ def test_inputs_with_judges_survive_json() -> None:
     again = inputs_of(document)
     assert again == original and again.hash == original.hash
     assert take(again, judged).document() == decision.document()
-    read = [judges.metric_comparison(metric) for metric in document["metrics"]]
+    read = [judging.metric_comparison(metric) for metric in document["metrics"]]
     assert tuple(read) == decision.metrics
 
 
@@ -231,9 +231,9 @@ def test_a_decision_without_judges_has_the_inputs_of_a_decision_before_judges() 
 
 def test_a_comparison_without_numbers_survives_json() -> None:
     empty = MetricComparison("a/b", Role.JUDGE, "video", 1, None)
-    assert judges.metric_comparison(json.loads(json.dumps(empty.document()))) == empty
+    assert judging.metric_comparison(json.loads(json.dumps(empty.document()))) == empty
     full = replace(empty, num_pairs=3, comparison=DimensionComparison(1.0, 0.5, 1.5, 0.9, 3, 2.0, 0.025))
-    assert judges.metric_comparison(full.document()) == full
+    assert judging.metric_comparison(full.document()) == full
 
 
 def test_scores_of_judges_are_read_back_under_their_names() -> None:
