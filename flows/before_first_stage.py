@@ -6,14 +6,15 @@ from avpref.config.schema import Settings
 from avpref.console import say
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.flows.workers.judges import require_judges
-from avpref.flows.workers.scorers import metrics_of
+from avpref.flows.workers.run_metrics import checked_metrics
 
 
 def check_before_first_stage(settings: Settings) -> None:
     """Print a warning where the metrics do not look at the prompt. Raises ConfigError where that is to be refused.
 
-    Raises ConfigError for judges that select pairs too, and InputError for judges whose weights are absent.
+    Raises ConfigError for metrics and gate rules that do not fit, and for judges that select pairs too; InputError for judges whose
+    weights are absent.
     """
     require_judges(settings)
-    for finding in checked_prompt_blind(metrics_of(settings.scoring), settings.audit.prompt_blind):
+    for finding in checked_prompt_blind(checked_metrics(settings), settings.audit.prompt_blind):
         say(f"prompt-blind rewards: {finding}")

@@ -20,7 +20,7 @@ from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role
 from avpref.datasets.evidence.sequential import Look
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationSide
-from avpref.domain import PUBLIC_NAME, Dimension, ScoreStatus
+from avpref.domain import ScoreStatus, public_name
 from avpref.errors import InputError, TableError
 from avpref.identity import digest
 
@@ -58,7 +58,7 @@ class DecisionInputs:
         }
         if not self.settings.judges:
             del plain["judges"]
-        return plain | {"metrics": [asdict(metric) for metric in self.metrics], "prompts": list(self.prompts)}
+        return plain | {"metrics": [_plain(metric) for metric in self.metrics], "prompts": list(self.prompts)}
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -71,6 +71,12 @@ class DecisionInputs:
         return digest("decision", self.document())
 
 
+def _plain(metric: MetricScale) -> dict[str, Any]:
+    """Plain values; without a weight of 1, so that documents and hashes of decisions before weights are what they were."""
+    values = asdict(metric)
+    return {name: value for name, value in values.items() if name != "weight" or value != 1}
+
+
 @dataclass(frozen=True)
 class Decision:
     """The verdict with its comparisons; ``is_final`` is false where more prompts could change it.
@@ -79,7 +85,7 @@ class Decision:
     """
 
     inputs: DecisionInputs
-    comparisons: Mapping[Dimension, DimensionComparison]
+    comparisons: Mapping[str, DimensionComparison]
     verdict: gate.Verdict
     is_final: bool
     metrics: tuple[MetricComparison, ...] = ()
@@ -97,7 +103,7 @@ class Decision:
             "reasons": self.verdict.reasons,
             "rules": [vars(rule) for rule in self.verdict.rules],
             "evaluation": {
-                PUBLIC_NAME[dimension]: vars(comparison) for dimension, comparison in self.comparisons.items()
+                public_name(dimension): vars(comparison) for dimension, comparison in self.comparisons.items()
             },
             "metrics": [metric.document() for metric in self.metrics],
             "inputs": self.inputs.document(),
@@ -118,7 +124,7 @@ def take(inputs: DecisionInputs, scores: Scores) -> Decision:
     metrics = _compare_metrics(inputs, scores)
     rules = inputs.settings.gate
     shares = evaluation.unscorable(scores, inputs.metrics)
-    rises = {PUBLIC_NAME[dimension]: comparison for dimension, comparison in comparisons.items()}
+    rises = {public_name(dimension): comparison for dimension, comparison in comparisons.items()}
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
     verdict = verdict.with_rules(judging.outcomes(metrics, rises, rules))
     is_last = len(inputs.prompts) == inputs.num_held_out
@@ -131,9 +137,7 @@ def rewards_of(inputs: DecisionInputs, scores: Scores) -> dict[EvaluationSide, p
     return evaluation.rewards_of_sides(scores, inputs.metrics)
 
 
-def _compare(
-    inputs: DecisionInputs, rewards: Mapping[EvaluationSide, pd.DataFrame]
-) -> dict[Dimension, DimensionComparison]:
+def _compare(inputs: DecisionInputs, rewards: Mapping[EvaluationSide, pd.DataFrame]) -> dict[str, DimensionComparison]:
     procedure = _procedure(inputs)
     match procedure:
         case BootstrapSettings():
@@ -194,9 +198,7 @@ def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
     """The inputs in a decision's document. Raises TableError for one that this product did not write."""
     try:
         plain = dict(document["inputs"])
-        metrics = [
-            MetricScale(**{**metric, "dimension": Dimension(metric["dimension"])}) for metric in plain["metrics"]
-        ]
+        metrics = [MetricScale(**metric) for metric in plain["metrics"]]
         return DecisionInputs(
             **plain
             | {

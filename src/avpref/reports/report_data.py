@@ -13,7 +13,7 @@ from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.evidence.judging import HACKING, MetricComparison
 from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.datasets.rows import EvaluationSide
-from avpref.domain import Candidate, Dimension, Metric, Terms
+from avpref.domain import Candidate, Metric, Terms, dimensions_of
 from avpref.storage.files import Files
 
 
@@ -51,7 +51,7 @@ class HeldOut:
 
     @property
     def gain(self) -> pd.Series:
-        """Sum over the dimensions of policy − reference, best first; prompts without all six rewards are left out."""
+        """Sum over the dimensions of policy − reference, best first; prompts without a reward of some dimension are left out."""
         deltas = self.rewards[EvaluationSide.POLICY] - self.rewards[EvaluationSide.REFERENCE]
         total = deltas.sum(axis=1, skipna=False).dropna().rename("gain").reset_index()
         return total.sort_values(["gain", "prompt_id"], ascending=[False, True]).set_index("prompt_id")["gain"]
@@ -81,7 +81,7 @@ class ReportData:
     reward_models: tuple[RewardModel, ...]
     verdict: str
     rules: tuple[RuleOutcome, ...]
-    comparisons: Mapping[Dimension, DimensionComparison]
+    comparisons: Mapping[str, DimensionComparison]
     held_out: HeldOut
     texts: Mapping[str, str]
     num_train_prompts: int
@@ -102,6 +102,11 @@ class ReportData:
     def suspicion(self) -> str:
         """The sentence that names suspected reward hacking; empty where there is none."""
         return next((rule.detail for rule in self.rules if rule.rule == HACKING), "")
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that the metrics measure."""
+        return dimensions_of(self.metrics)
 
     @property
     def is_promoted(self) -> bool:

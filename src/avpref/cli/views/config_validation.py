@@ -8,17 +8,15 @@ from typing import Any
 
 from avpref.config.loading import identity_hash, load_config
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
-from avpref.datasets.selection.score_matrix import check_metrics
 from avpref.flows.workers.judges import check_judges
-from avpref.flows.workers.scorers import metrics_of
+from avpref.flows.workers.run_metrics import checked_metrics
 from avpref.storage.run_folder import run_id
 
 
 def validated(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The identity and the metrics of a valid configuration. Raises ConfigError."""
     settings = load_config(config, overrides).settings
-    metrics = metrics_of(settings.scoring)
-    check_metrics(metrics)
+    metrics = checked_metrics(settings)
     check_judges(settings)
     return {
         "config": str(config),
