@@ -7,10 +7,12 @@ Three arms per seed, on one SFT network, one set of candidates and one set of sc
     routed-equal   as many pairs of ``routed`` as ``modality`` gave, drawn by a hash of the pair's id
 
 Every arm is a run of its own in one folder of runs, so that an arm computes only its pairs, training and evaluation. A call that
-is interrupted continues where it stopped. The results of finished arms lie beside the runs; ``--write`` makes the page of them.
+is interrupted continues where it stopped.
 
-    python benchmarks/routed.py --runs FOLDER [--seeds 0 1 2] [--arms modality routed routed-equal] [--config FILE] [--set KEY=VALUE …]
-    python benchmarks/routed.py --runs FOLDER --write
+    python benchmarks/routed.py --runs FOLDER                            prints the result and writes nothing
+    python benchmarks/routed.py --runs FOLDER --seeds 0 --arms routed    one piece of the work
+    python benchmarks/routed.py --runs FOLDER --arms --write             computes nothing; writes benchmarks/routed.md from what is finished
+    python benchmarks/routed.py --seeds 0 --config configs/tiny.yaml     toy size, in a temporary folder
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import datetime
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -44,12 +47,11 @@ from avpref.identity import derive_seed, digest
 from avpref.storage.documents import VERDICT_FILE
 from avpref.storage.run_folder import RunFolder, create
 
+CONFIG = Path(__file__).parents[1] / "configs" / "toyworld.yaml"
 RESULT = Path(__file__).with_suffix(".md")
 STRATEGY = {"modality": "modality", "routed": "routed", "routed-equal": "routed"}
 ARMS = tuple(STRATEGY)
 DIMENSIONS = ("video", "audio", "sync")
-JOINT = "all"
-"""Name of the pairs that speak for every dimension."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,7 @@ def keep(run: Run, count: int) -> None:
 
 def _collected(run: Run, seed: int, arm: str) -> ArmResult:
     pairs, summary = run.tables.read(tables.PAIRS), run.training_summary
-    named = pairs["dimension"].to_pylist() if "dimension" in pairs.column_names else [JOINT] * pairs.num_rows
-    dimensions = [name or JOINT for name in named]
+    dimensions = pairs["dimension"].to_pylist()
     return ArmResult(
         seed,
         arm,
@@ -180,7 +181,7 @@ def page(results: Sequence[ArmResult]) -> str:
         f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch"
         f" {version('torch')}; a machine that others used at the same time. Made by `benchmarks/routed.py`.",
         "",
-        f"The toy world, {steps} optimiser steps in every arm. The arms of a seed share SFT network, candidates and scores.",
+        f"{steps} optimiser steps in every arm. The arms of a seed share SFT network, candidates and scores.",
         "Gains on held-out prompts are in standard deviations of the SFT model, with paired bootstrap 95 % intervals.",
         "Displacement counts the pairs that move a modality. `routed-equal` has as many pairs as `modality`.",
         "",
@@ -194,21 +195,27 @@ def page(results: Sequence[ArmResult]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Finish the arms, or write the page of the finished ones."""
+    """Finish the arms and print the page of those that are finished; with ``--write``, write it beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=Path(__file__).parents[1] / "configs" / "toyworld.yaml")
+    parser.add_argument("--runs", type=Path, default=None)
+    parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.runs = arguments.runs or Path(folder)
+        for seed in arguments.seeds:
+            for arm in arguments.arms:
+                finish(arguments, seed, arm)
+        finished = [
+            (seed, arm) for seed in arguments.seeds for arm in ARMS if _file(arguments.runs, seed, arm).exists()
+        ]
+        text = page([_result_of(arguments.runs, seed, arm) for seed, arm in finished])
+    print(text)
     if arguments.write:
-        RESULT.write_text(page([_result_of(arguments.runs, seed, arm) for seed in arguments.seeds for arm in ARMS]))
-        return
-    for seed in arguments.seeds:
-        for arm in arguments.arms:
-            print("\n".join(rows([finish(arguments, seed, arm)])))
+        RESULT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

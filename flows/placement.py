@@ -19,7 +19,7 @@ from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettin
 from avpref.devices import AUTO, resolved
 from avpref.errors import ConfigError
 from avpref.execution.ray_session import cluster_address, join_ray, num_local_cpus
-from avpref.flows.workers.judges import judges_of
+from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import ScorerSource, sources
 
 CPU = "cpu"
@@ -134,11 +134,6 @@ def _training(stage: str, settings: Settings, training: SftSettings | DpoSetting
     dtype = f"{training.base_dtype}, adapter float32" if isinstance(training, DpoSettings) else "float32"
     where = f"{loop.num_processes} Ray Train worker(s)" if loop.launcher == "ray" else "this process"
     return Placement(stage, loop.device, where, dtype)
-
-
-def all_scorers(settings: Settings) -> list[ScorerSource]:
-    """The scorers, then the judges, which run in the same pools."""
-    return [*sources(settings.scoring), *(judge.source for judge in judges_of(settings))]
 
 
 def _scoring(settings: Settings, stage: str, source: ScorerSource) -> Placement:

@@ -23,8 +23,8 @@ from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
-from avpref.flows.workers.judges import judges_of
-from avpref.flows.workers.scorers import metrics_of, sources
+from avpref.flows.workers.judges import all_scorers, judges_of
+from avpref.flows.workers.scorers import metrics_of
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
 from avpref.storage.run_folder import RESULT_FILE
 from avpref.storage.table_readers import read_candidates
@@ -51,9 +51,7 @@ def collect(run: Run) -> ReportData:
         media=run.media,
         metrics=metrics,
         reward_models=tuple(
-            RewardModel(source.name, source.terms)
-            for source in (*sources(run.settings.scoring), *(judge.source for judge in judges_of(run.settings)))
-            if source.is_network
+            RewardModel(source.name, source.terms) for source in all_scorers(run.settings) if source.is_network
         ),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),

@@ -26,8 +26,8 @@ from avpref.flows.stages.adapter_lineage import adapter_files, lineage
 from avpref.flows.stages.generate import candidates_of, make_candidates
 from avpref.flows.stages.judge import Judgement, judge_clips
 from avpref.flows.stages.score import score_candidates
-from avpref.flows.workers.judges import judge_metrics, judges_of
-from avpref.flows.workers.scorers import ScorerSource, metrics_of, sources
+from avpref.flows.workers.judges import all_scorers, judge_metrics
+from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed, digest
 from avpref.registry import decisions
 from avpref.storage.documents import VERDICT_FILE, quarantine_file
@@ -135,17 +135,12 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
         prompts=tuple(prompt.prompt_id for prompt in prompts),
         num_held_out=num_held_out,
         displacement=vars(run.training_summary.displacement),
-        meaningless=tuple(source.name for source in _all_sources(run) if not source.terms.is_meaningful),
+        meaningless=tuple(source.name for source in all_scorers(run.settings) if not source.terms.is_meaningful),
         policy_hash=policy.hash,
         adapter_hash=policy.adapter_hash,
         reference_hash=run.sft.hash,
         judges=tuple(judge_metrics(run.settings)),
     )
-
-
-def _all_sources(run: Run) -> list[ScorerSource]:
-    """The scorers, then the judges."""
-    return [*sources(run.settings.scoring), *(judge.source for judge in judges_of(run.settings))]
 
 
 def _reference(run: Run, prompts: list[Prompt]) -> SideClips:

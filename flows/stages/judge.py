@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -28,14 +29,25 @@ class Judgement:
     quarantined: list[QuarantineRow]
     counts: list[ItemCounts]
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The scores as rows; a value that is missing is None."""
+        scores = self.scores
+        values = scores.value.astype(object).where(scores.value.notna(), None)
+        return [
+            {"candidate_id": candidate_id, "metric": metric, "value": value, "status": status}
+            for candidate_id, metric, value, status in zip(
+                scores.candidate_id, scores.metric, values, scores.status, strict=True
+            )
+        ]
+
 
 def judge_clips(run: Run, candidates: Sequence[Candidate], prompts: Sequence[Prompt]) -> Judgement:
-    """Score ``candidates`` with every judge; those with scores are not scored again. Without judges nothing is done.
+    """Score ``candidates`` with every judge; those with scores are not scored again. Without judges or candidates nothing is done.
 
     Raises as :func:`avpref.flows.stages.score.score_items`.
     """
     judges = judges_of(run.settings)
-    if not judges:
+    if not judges or not candidates:
         return Judgement(pd.DataFrame(columns=tables.SCORES.schema.names), [], [])
     scored = score_candidates(run, STAGE, list(candidates), list(prompts), judge_scoring(run.settings))
     rows, quarantined = run.units(tables.SCORES).read(scored.units)

@@ -35,6 +35,11 @@ def judges_of(settings: Settings) -> list[Judge]:
     return [Judge(name, source) for name, own in by_name.items() for source in sources(own)]
 
 
+def all_scorers(settings: Settings) -> list[ScorerSource]:
+    """The scorers, then the judges, which run in the same pools."""
+    return [*sources(settings.scoring), *(judge.source for judge in judges_of(settings))]
+
+
 def judge_metrics(settings: Settings) -> list[JudgeMetric]:
     """The judges' metrics that count: those of ``evaluation.judge_metrics``, or all. Raises InputError where weights are absent.
 

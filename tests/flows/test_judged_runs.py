@@ -12,12 +12,13 @@ import pytest
 from staged_runs import Clip, stage_run
 
 from avpref.cli.views.gate_recheck import decide
-from avpref.config.loading import load_config
+from avpref.config.loading import config_to_yaml, load_config
 from avpref.datasets import tables
 from avpref.datasets.evidence.judging import HACKING, JUDGE
 from avpref.errors import ConfigError, GateRefused, InputError
 from avpref.flows import retrain
 from avpref.flows.dry_run import estimate
+from avpref.flows.reproduce import reproduce
 from avpref.flows.run import Run
 from avpref.flows.stages.evaluate import evaluate
 from avpref.flows.workers.judges import check_judges, judge_metrics
@@ -185,3 +186,18 @@ def test_a_judge_with_random_weights_promotes_nothing(tmp_path: Path) -> None:
     evaluate.fn(run)
     reasons = decisions.read_decision(run).reasons
     assert any(reason.startswith("the scores of audiobox (tiny") for reason in reasons)
+
+
+def test_scores_of_judges_are_reproduced(tiny_copy: Callable[..., RunFolder]) -> None:
+    copy = tiny_copy("evaluate")
+    overrides = ["evaluation.judges=signal", "evaluation.judge_metrics=[signal/visual_quality]"]
+    settings = load_config(copy.root / "config.yaml", overrides, environment={}).settings
+    (copy.root / "config.yaml").write_text(config_to_yaml(settings))
+    folder = open_root(copy.root)
+    evaluate.fn(Run.of(folder))
+    rows = folder.tables.read(tables.EVALUATIONS).to_pylist()
+    judged = [row for row in rows if row["kind"] == "judge"]
+    assert judged
+    reproduction = reproduce(folder, share=1.0, num=None, seed=0)
+    assert reproduction.is_same
+    assert reproduction.scores >= folder.tables.num_rows(tables.SCORES) + len(judged)
