@@ -15,10 +15,11 @@ from avpref.domain import Candidate, Prompt
 from avpref.execution.item_counts import ItemCounts
 from avpref.flows.run import Run
 from avpref.flows.stages.score import score_candidates
-from avpref.flows.workers.judges import judge_scoring, judges_of
+from avpref.flows.workers.judges import judges_of
 from avpref.storage.score_files import distinct
 
 STAGE = "evaluate_judge"
+"""Beginning of the names of the judges' passes; each has the judge's name, because a plan is recorded per name."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ def judge_clips(run: Run, candidates: Sequence[Candidate], prompts: Sequence[Pro
     judges = judges_of(run.settings)
     if not judges or not candidates:
         return Judgement(pd.DataFrame(columns=tables.SCORES.schema.names), [], [])
-    scored = score_candidates(run, STAGE, list(candidates), list(prompts), judge_scoring(run.settings))
-    rows, quarantined = run.units(tables.SCORES).read(scored.units)
-    scores = rows.to_pandas()
-    name_of = {
-        (judge.source.name, metric.name): judge_metric_name(judge.name, metric.name)
-        for judge in judges
-        for metric in judge.source.metrics
-    }
-    metrics = [name_of[key] for key in zip(scores.scorer, scores.metric, strict=True)]
-    return Judgement(scores.assign(metric=metrics), distinct(quarantined), list(scored.counts))
+    scores: list[pd.DataFrame] = []
+    quarantined: list[QuarantineRow] = []
+    counts: list[ItemCounts] = []
+    for judge in judges:
+        scored = score_candidates(run, f"{STAGE}-{judge.name}", list(candidates), list(prompts), judge.scoring)
+        rows, lost = run.units(tables.SCORES).read(scored.units)
+        judged = rows.to_pandas()
+        scores.append(judged.assign(metric=[judge_metric_name(judge.name, metric) for metric in judged.metric]))
+        quarantined += lost
+        counts += scored.counts
+    return Judgement(pd.concat(scores), distinct(quarantined), counts)

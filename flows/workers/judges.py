@@ -17,22 +17,27 @@ NO_JUDGES = "--set evaluation.judges=[]"
 
 @dataclass(frozen=True)
 class Judge:
-    """A judge under the name that ``evaluation.judges`` gives it."""
+    """A judge under the name that ``evaluation.judges`` gives it.
+
+    ``scoring`` is the section ``scoring`` with this judge as its only scorer; models, preset and window stay as they are.
+    """
 
     name: str
     source: ScorerSource
-
-
-def judge_scoring(settings: Settings) -> ScoringSettings:
-    """The section ``scoring`` with the judges in place of the scorers; models, preset and window stay as they are."""
-    return settings.scoring.model_copy(update={"scorers": settings.evaluation.judges, "metrics": ()})
+    scoring: ScoringSettings
 
 
 def judges_of(settings: Settings) -> list[Judge]:
-    """The judges in the configuration's order. Raises as :func:`avpref.flows.workers.scorers.sources`."""
-    scoring = judge_scoring(settings)
-    by_name = {name: scoring.model_copy(update={"scorers": (name,)}) for name in settings.evaluation.judges}
-    return [Judge(name, source) for name, own in by_name.items() for source in sources(own)]
+    """The judges in the configuration's order. Raises as :func:`avpref.flows.workers.scorers.sources`.
+
+    Each is resolved by itself, because two judges may give metrics of one name.
+    """
+    alone: dict[str, object] = {"metrics": (), "weights": {}}
+    scorings = [
+        settings.scoring.model_copy(update={"scorers": (name,), **alone}) for name in settings.evaluation.judges
+    ]
+    named = zip(settings.evaluation.judges, scorings, strict=True)
+    return [Judge(name, source, scoring) for name, scoring in named for source in sources(scoring)]
 
 
 def all_scorers(settings: Settings) -> list[ScorerSource]:

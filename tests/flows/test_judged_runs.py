@@ -102,7 +102,7 @@ def test_equal_clips_leave_judges_unmoved_and_an_evaluation_resumes(
     assert judge["delta_sd"] == judge["ci_low"] == judge["ci_high"] == 0.0 and judge["num_pairs"] == 12
     assert len([metric for metric in record.metrics if metric["role"] == "selector"]) == 7
     before = finished_marks(run.root)
-    scores = next(iter(sorted((run.root / "units" / "evaluate_judge").rglob("*.parquet"))))
+    scores = next(iter(sorted((run.root / "units" / "evaluate_judge-signal").rglob("*.parquet"))))
     data = scores.read_bytes()
     scores.unlink()
     shutil.rmtree(run.root / "decisions")
@@ -116,6 +116,20 @@ def test_equal_clips_leave_judges_unmoved_and_an_evaluation_resumes(
     assert untouched.items() <= finished_marks(run.root).items()
     assert decisions.read_decision(run).decision_id == record.decision_id
     assert decisions.read_decision(run).inputs["judges"][0]["name"] == "signal/visual_quality"
+
+
+def test_two_judges_and_looks(tmp_path: Path) -> None:
+    """A toy judge and a fake one give metrics of the same names; the evaluation stops at the look that shows the fall."""
+    overrides = ("evaluation.judges=[toy, fake]", "evaluation.judge_metrics=[toy/visual_quality, fake/visual_quality]")
+    looks = "evaluation.procedure={kind: sequential, look_prompts: 8}"
+    run = stage_run(tmp_path, checkerboard, (*SHARPNESS, RULES, looks, "prompts.num_evaluation_clips=24", *overrides))
+    evaluate.fn(run)
+    record = decisions.read_decision(run)
+    assert record.verdict == "refuse" and len(record.inputs["prompts"]) < 24
+    assert [metric["name"] for metric in record.metrics[-2:]] == ["toy/visual_quality", "fake/visual_quality"]
+    assert decisions.replay_decision(run).agrees
+    kinds = run.tables.read(tables.EVALUATIONS).to_pandas().query("kind == 'judge'").groupby("name").size()
+    assert kinds["toy/visual_quality"] == kinds["fake/visual_quality"] == 2 * len(record.inputs["prompts"])
 
 
 def test_a_decision_of_an_earlier_release_is_read_and_replayed(tiny_copy: Callable[..., RunFolder]) -> None:
