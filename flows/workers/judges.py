@@ -10,7 +10,8 @@ from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets.evidence.judging import JudgeMetric, judge_metric_name
 from avpref.domain import METRIC_BY_NAME
 from avpref.errors import ConfigError, InputError
-from avpref.flows.workers.scorers import ScorerSource, metrics_of, sources
+from avpref.flows.workers.class_scorers import ClassSource
+from avpref.flows.workers.scorers import ScorerSource, Weightless, metrics_of, sources
 
 NO_JUDGES = "--set evaluation.judges=[]"
 
@@ -28,16 +29,15 @@ class Judge:
 
 
 def judges_of(settings: Settings) -> list[Judge]:
-    """The judges in the configuration's order. Raises as :func:`avpref.flows.workers.scorers.sources`.
+    """The judges in the configuration's order. Raises as :func:`avpref.flows.workers.scorers.sources`, for one judge.
 
     Each is resolved by itself, because two judges may give metrics of one name.
     """
-    alone: dict[str, object] = {"metrics": (), "weights": {}}
-    scorings = [
-        settings.scoring.model_copy(update={"scorers": (name,), **alone}) for name in settings.evaluation.judges
-    ]
-    named = zip(settings.evaluation.judges, scorings, strict=True)
-    return [Judge(name, source, scoring) for name, scoring in named for source in sources(scoring)]
+    judges = []
+    for use in settings.evaluation.judge_uses:
+        scoring = settings.scoring.model_copy(update={"scorers": (use.short,), "metrics": (), "weights": {}})
+        judges += [Judge(use.slug, source, scoring) for source in sources(scoring)]
+    return judges
 
 
 def all_scorers(settings: Settings) -> list[ScorerSource]:
@@ -63,7 +63,7 @@ def judge_metrics(settings: Settings) -> list[JudgeMetric]:
 def check_judges(settings: Settings) -> None:
     """Raises ConfigError for a judge that selects pairs too, and for a name in ``evaluation.judge_metrics`` that no judge gives.
 
-    A judge selects pairs if it is one of the scorers, if it uses the weights of one, or if one of its metrics enters rewards. The
+    A judge selects pairs if it is one of the scorers, has the class or the weights of one, or has a metric that enters rewards. The
     seven published metrics are columns that any scorer may fill with a measurement of its own, so an equal name among those alone
     makes no selector of a judge. A scorer of which any metric selects is no judge by its other metrics either: they rest on the
     same measurements.
@@ -98,12 +98,21 @@ def _shared(judge: ScorerSource, selector: ScorerSource) -> str:
     """The measurements that judge and selector share; empty where there are none."""
     if judge.name == selector.name:
         return "the same scorer"
+    if isinstance(judge, ClassSource | Weightless) and isinstance(selector, ClassSource | Weightless):
+        return "the same class" if _class_of(judge) == _class_of(selector) else ""
     if judge.is_network and selector.is_network:
         from avpref.flows.workers.reward_models import RewardModel
 
         if isinstance(judge, RewardModel) and isinstance(selector, RewardModel) and judge.model == selector.model:
             return "the same weights"
     return ""
+
+
+def _class_of(source: ClassSource | Weightless) -> str:
+    """``package.module:Class`` of the scorer, whatever its name and settings are."""
+    if isinstance(source, ClassSource):
+        return source.reference
+    return f"{type(source.scorer).__module__}:{type(source.scorer).__qualname__}"
 
 
 def _refuse(judge: Judge, reason: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from outside_modules import write_module
 from staged_runs import Clip, stage_run
 
 from avpref.cli.views.gate_recheck import decide
@@ -32,6 +33,22 @@ RULES = (
 )
 """Rules that the selectors of a run with a hacked picture pass."""
 SHARPNESS = ("scoring.scorers=signal", "scoring.metrics=[visual_quality, audio_quality, audio_video]")
+
+
+STEADY = """
+from avpref.domain import PICTURE, Dimension, Metric, Terms
+from avpref.rewards.protocol import measured
+
+
+class Steady:
+    metrics = (Metric("darkness", "grey levels", True, Dimension.VIDEO, PICTURE),)
+    terms = Terms("MIT", commercial_use=True)
+
+    def score(self, clips):
+        metric = self.metrics[0]
+        return [[measured(clip.candidate_id, metric, 255.0 - float(clip.clip.frames.mean()))] for clip in clips]
+"""
+"""The module of a user: a scorer that likes dark pictures."""
 
 
 def checkerboard(frames: np.ndarray, audio: np.ndarray) -> Clip:
@@ -147,8 +164,9 @@ def test_a_decision_of_an_earlier_release_is_read_and_replayed(tiny_copy: Callab
     [
         (["evaluation.judges=fake"], "fake in scoring.scorers and in evaluation.judges"),
         (["scoring.scorers=[toy, signal]", "evaluation.judges=[signal]"], "signal in scoring.scorers"),
-        (["evaluation.judges=[toy, toy]"], "each judge once"),
-        (["evaluation.judges=critic"], "evaluation.judges"),
+        (["scoring.scorers=[toy]", "evaluation.judges={use: toy, name: critic}"], "critic in scoring.scorers"),
+        (["evaluation.judges=[toy, toy]"], "each scorer once"),
+        (["evaluation.judges=[two words]"], "evaluation.judges"),
     ],
 )
 def test_a_judge_that_selects_pairs_is_refused_when_the_file_is_loaded(overrides: list[str], reason: str) -> None:
@@ -164,6 +182,34 @@ def test_a_judge_with_the_weights_of_a_scorer_is_refused() -> None:
     check_judges(
         load_config(TINY, ["scoring.scorers=audiobox", "evaluation.judges=javis_score"], environment={}).settings
     )
+
+
+def test_a_judge_of_the_class_of_a_scorer_is_refused_and_an_unknown_one_is_named(workplace: Path) -> None:
+    write_module(workplace, "steady", STEADY)
+
+    def check(scorers: str, judges: str) -> None:
+        overrides = [f"scoring.scorers={scorers}", f"evaluation.judges={judges}"]
+        check_judges(load_config(TINY, overrides, environment={}).settings)
+
+    with pytest.raises(ConfigError, match=r"judge toy_scorer .*the same class"):
+        check("toy", "avpref.rewards.toy.toy:ToyScorer")
+    steady = "[toy, {use: 'steady:Steady', name: first}]"
+    with pytest.raises(ConfigError, match="'?steady:Steady|second in scoring.scorers"):
+        check(steady, "{use: 'steady:Steady', name: second}")
+    with pytest.raises(ConfigError, match="no scorer critic"):
+        check("toy", "critic")
+    check("toy", "steady:Steady")
+
+
+def test_a_judge_from_outside_judges(workplace: Path) -> None:
+    write_module(workplace, "steady", STEADY)
+    overrides = (*SHARPNESS, RULES, "evaluation.judges=[{use: 'steady:Steady', name: calm}]")
+    run = stage_run(workplace / "runs", checkerboard, overrides)
+    evaluate.fn(run)
+    record = decisions.read_decision(run)
+    assert record.verdict == "refuse" and [metric["name"] for metric in record.metrics][-1] == "calm/darkness"
+    assert rule_names(run, passed=False) == {JUDGE, HACKING}
+    assert decisions.replay_decision(run).agrees
 
 
 def test_metrics_that_no_judge_gives_are_refused() -> None:

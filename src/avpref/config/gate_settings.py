@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from avpref.config.scoring_settings import ScorerName, listed_names
+from avpref.config.scorer_use import ScorerEntry, ScorerUse, as_use, listed, shortened
 from avpref.config.section import Section
 from avpref.domain import Dimension, public_name
 
@@ -131,7 +131,7 @@ class EvaluationSettings(Section):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     procedure: Procedure = BootstrapProcedure()
     gate: GateSettings = GateSettings()
-    judges: tuple[ScorerName, ...] = Field(
+    judges: tuple[ScorerEntry, ...] = Field(
         default=(), description="scorers that judge the policy and select no pairs; named as in scoring.scorers"
     )
     judge_metrics: tuple[str, ...] = Field(
@@ -141,15 +141,17 @@ class EvaluationSettings(Section):
     @field_validator("judges", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """Accept one name or several separated by commas in place of a list."""
-        return listed_names(value)
+        return listed(value)
 
     @field_validator("judges")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("each judge once")
-        return value
+    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
+        return shortened(value) if value else ()
+
+    @property
+    def judge_uses(self) -> tuple[ScorerUse, ...]:
+        """The judges in the long form."""
+        return tuple(as_use(entry) for entry in self.judges)
 
 
 class PromotionSettings(Section):
