@@ -17,7 +17,7 @@ from avpref.flows.run_result import AliasState, RunResult, collect_result, is_wr
 from avpref.flows.run_stages import STAGES, explain, owned, run_stages, run_timed
 from avpref.flows.stages.adapter_lineage import record_adapter
 from avpref.flows.stages.report import report
-from avpref.flows.workers.scorers import sources
+from avpref.flows.workers.run_metrics import checked_metrics
 from avpref.registry.promotion import promote_automatically
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.run_folder import RESULT_FILE, RunFolder, create
@@ -49,7 +49,7 @@ def create_run(config_path: str, runs: str, seed: int | None, overrides: list[st
     """
     changes = [*(overrides or []), *([f"run.seed={seed}"] if seed is not None else [])]
     settings = load_config(config_path, changes).settings
-    sources(settings.scoring)
+    checked_metrics(settings)
     return create(Path(runs), settings)
 
 
