@@ -78,7 +78,7 @@ def placements(settings: Settings) -> list[Placement]:
     if not isinstance(settings.text, WordTextSettings):
         rows += [Placement("texts", device, workers, settings.text.dtype)]
     rows += [Placement("generate", device, workers, settings.sampling.dtype)]
-    rows += [_scoring(settings, source) for source in sources(settings.scoring)]
+    rows += [_scoring(settings, source) for source in sources(settings.scoring, settings.executor)]
     codec_dtype = "" if isinstance(settings.codec, IdentityCodecSettings) else settings.codec.dtype
     rows += [Placement("encode", device, workers, codec_dtype), _training("train", settings, settings.dpo)]
     return [*rows, Placement("evaluate", device, workers, settings.sampling.dtype)]
@@ -154,7 +154,7 @@ def _devices(settings: Settings) -> str:
 def _most_gpus(settings: Settings) -> float:
     """The largest number of GPUs that one actor holds, or that the processes of one training use."""
     executor = settings.executor
-    actors = [gpus_per_actor(executor, source.slug) for source in sources(settings.scoring)]
+    actors = [gpus_per_actor(executor, source.slug) for source in sources(settings.scoring, settings.executor)]
     trained = [float(loop.num_processes) for loop in training_loops(settings) if loop.device != CPU]
     return max([gpus_per_actor(executor), *actors, *trained])
 
@@ -184,7 +184,7 @@ def _require_held_gpus(settings: Settings, executor: RayExecutor) -> None:
     if executor.device in (AUTO, CPU):
         return
     without = ["executor"] if not executor.num_gpus_per_actor else []
-    networks = [source.slug for source in sources(settings.scoring) if source.uses_device]
+    networks = [source.slug for source in sources(settings.scoring, settings.executor) if source.uses_device]
     without += [f"executor.pools.{slug}" for slug in networks if not gpus_per_actor(executor, slug)]
     if without:
         found = f"executor.device {executor.device}, and num_gpus_per_actor 0 in {', '.join(dict.fromkeys(without))}"

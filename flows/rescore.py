@@ -101,7 +101,7 @@ def _differences(
     run: Run, recorded: Mapping[ScoreKey, RawScore], now: Mapping[ScoreKey, RawScore], clip: str
 ) -> Iterator[ScoreDifference]:
     """The scores whose status or value differs, beyond the tolerance where networks score."""
-    has_networks = any(source.is_network for source in sources(run.settings.scoring))
+    has_networks = any(source.is_network for source in sources(run.settings.scoring, run.settings.executor))
     tolerance = (run.settings.scoring.canary_tolerance or NETWORK_TOLERANCE) if has_networks else 0.0
     for (candidate_id, metric), (value, status) in recorded.items():
         value_now, status_now = now.get((candidate_id, metric), (None, "no score"))

@@ -41,14 +41,16 @@ def collect(run: Run) -> ReportData:
         if run.tables.has(tables.QUARANTINE)
         else tables.to_arrow(tables.QUARANTINE, [])
     )
-    metrics = metrics_of(run.settings.scoring)
+    metrics = metrics_of(run.settings.scoring, run.settings.executor)
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,
         media=run.media,
         metrics=metrics,
         reward_models=tuple(
-            RewardModel(source.name, source.terms) for source in sources(run.settings.scoring) if source.is_network
+            RewardModel(source.name, source.terms)
+            for source in sources(run.settings.scoring, run.settings.executor)
+            if source.is_network
         ),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),

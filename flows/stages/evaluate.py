@@ -114,12 +114,16 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
                 scale[metric.name].std,
                 metric.weight,
             )
-            for metric in metrics_of(run.settings.scoring)
+            for metric in metrics_of(run.settings.scoring, run.settings.executor)
         ),
         prompts=tuple(prompt.prompt_id for prompt in prompts),
         num_held_out=num_held_out,
         displacement=vars(run.training_summary.displacement),
-        meaningless=tuple(source.name for source in sources(run.settings.scoring) if not source.terms.is_meaningful),
+        meaningless=tuple(
+            source.name
+            for source in sources(run.settings.scoring, run.settings.executor)
+            if not source.terms.is_meaningful
+        ),
         policy_hash=policy.hash,
         adapter_hash=policy.adapter_hash,
         reference_hash=run.sft.hash,
