@@ -79,7 +79,7 @@ def placements(settings: Settings) -> list[Placement]:
     if not isinstance(settings.text, WordTextSettings):
         rows += [Placement("texts", device, workers, settings.text.dtype)]
     rows += [Placement("generate", device, workers, settings.sampling.dtype)]
-    rows += [_scoring(settings, "score", source) for source in sources(settings.scoring)]
+    rows += [_scoring(settings, "score", source) for source in sources(settings.scoring, settings.executor)]
     codec_dtype = "" if isinstance(settings.codec, IdentityCodecSettings) else settings.codec.dtype
     rows += [Placement("encode", device, workers, codec_dtype), _training("train", settings, settings.dpo)]
     rows += [Placement("evaluate", device, workers, settings.sampling.dtype)]

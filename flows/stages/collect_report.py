@@ -44,7 +44,7 @@ def collect(run: Run) -> ReportData:
         if run.tables.has(tables.QUARANTINE)
         else tables.to_arrow(tables.QUARANTINE, [])
     )
-    metrics = metrics_of(run.settings.scoring)
+    metrics = metrics_of(run.settings.scoring, run.settings.executor)
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,

@@ -100,7 +100,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     """The run's pairs and the inputs of their selection."""
     con = training_tables(folder)
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
-    settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring)
+    settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring, folder.settings.executor)
     return Snapshot(
         folder.tables.read(tables.PAIRS),
         SelectionInputs(**read, norm=read_norm(folder.tables), settings=settings, metrics=metrics),
@@ -117,7 +117,7 @@ def compared(before: RunFolder, after: RunFolder) -> Document:
 
 def leaderboard_of(folder: RunFolder) -> Leaderboard:
     """The pairs that each strategy would select over the run's scores; on the run's norm where it has one."""
-    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
+    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring, folder.settings.executor)
     norm = (
         read_norm(folder.tables) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
     )
