@@ -38,7 +38,7 @@ PROMPT_SHARES = (0.0, 0.5, 0.75)
 MARGINS = (0.05, 0.1, 0.2)
 
 Sides = dict[EvaluationSide, pd.DataFrame]
-Compared = dict[Dimension, DimensionComparison]
+Compared = dict[str, DimensionComparison]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 LAWS: dict[str, Draw] = {
@@ -60,7 +60,7 @@ class Outcome:
     num_prompts: float
 
 
-def simulate(law: str, num_prompts: int, prompt_share: float, shifts: dict[Dimension, float], seed: int) -> Sides:
+def simulate(law: str, num_prompts: int, prompt_share: float, shifts: dict[str, float], seed: int) -> Sides:
     """Both sides' rewards; ``shifts`` are in standard deviations of the reference."""
     generator = np.random.default_rng([seed, num_prompts])
     size = (num_prompts, len(Dimension))

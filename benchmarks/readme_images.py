@@ -22,12 +22,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avpref.domain import Candidate, Dimension
+from avpref.domain import Candidate
 from avpref.flows.run import Run
 from avpref.flows.stages.collect_report import collect
 from avpref.flows.stages.report import REPORT_FILE
 from avpref.media.reading import DecodedClip, read_clip
-from avpref.reports.figures import NAME
+from avpref.reports.figures import dimension_name
 from avpref.reports.formatting import signed
 from avpref.reports.plots import BASELINE, COLOUR, STYLE
 from avpref.storage.files import Files
@@ -92,7 +92,10 @@ def _pair(run: Run) -> Image.Image:
         drawing.suptitle(f"“{data.texts[pair.prompt_id]}”", x=0.5, y=0.97, fontsize=11)
         for index, side in enumerate(("chosen", "rejected")):
             clip = data.candidates[pair[side]]
-            values = [f"{NAME[name].lower()} {signed(rewards.at[clip.candidate_id, name])}" for name in Dimension]
+            values = [
+                f"{dimension_name(name).lower()} {signed(rewards.at[clip.candidate_id, name])}"
+                for name in data.dimensions
+            ]
             title = f"{side.capitalize()}: " + ", ".join(values)
             area = (0.014 + 0.5 * index, 0.472)
             _clip(drawing, area, _read(data.media, clip), title)
