@@ -48,7 +48,7 @@ demo: $(RUNTIME_STAMP)  ## the whole loop on the toy world: 7 to 10 minutes on t
 demo-clips: $(RUNTIME_STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
 
-test: $(STAMP)  ## the tests: about 6 minutes on two cores
+test: $(STAMP)  ## the tests, in one process per core (four at most)
 	$(BIN)/python -m pytest $(PROCESSES)
 
 golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN names another folder of them
