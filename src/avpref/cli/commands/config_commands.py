@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -25,17 +26,21 @@ def show(
     origin: WithOrigin = False,
     json: AsJson = False,
 ) -> int:
-    """Show every value after file, environment and flags; with --origin also its origin."""
+    """Show every value after file, environment and flags, and where each stage runs; with --origin also the origin of values."""
 
+    from avpref.cli.actions.estimate_work import PLACEMENT_COLUMNS
     from avpref.config.loading import identity_hash, load_config
+    from avpref.flows.placement import placements
 
     resolved = load_config(config, overrides(set_, seed))
     rows = [{"key": key, "value": value, "origin": source} for key, value, source in resolved.rows()]
+    places = [asdict(row) for row in placements(resolved.settings)]
     if json:
         settings_hash = identity_hash(resolved.settings)
-        print_json({"config": str(config), "settings_hash": settings_hash, "values": rows})
+        print_json({"config": str(config), "settings_hash": settings_hash, "values": rows, "placements": places})
     else:
         print_table(rows, ["key", "value", "origin"] if origin else ["key", "value"])
+        print_table(places, PLACEMENT_COLUMNS)
     return 0
 
 
