@@ -43,7 +43,7 @@ NOUNS = {
     "rewards": "Validate reward models.",
     "runs": "List, inspect, resume and clean up runs.",
     "scores": "List, show and export the scores of a run.",
-    "train": "Train the adapter of a run.",
+    "train": "Train the adapter of a run, or an SFT network alone.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }
 for noun, noun_help in NOUNS.items():
