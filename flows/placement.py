@@ -18,6 +18,7 @@ from avpref.config.schema import Settings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.devices import AUTO, resolved
 from avpref.errors import ConfigError
+from avpref.execution.kept_actors import stop_kept_actors
 from avpref.execution.ray_session import cluster_address, join_ray, num_local_cpus
 from avpref.flows.workers.scorers import ScorerSource, sources
 
@@ -117,6 +118,7 @@ def require_devices(settings: Settings) -> None:
 def join_for_training(executor: InProcessExecutor | RayExecutor, loop: LoopSettings) -> None:
     """Join or start Ray where ``loop`` (with its launcher resolved) needs it. Raises as :func:`join_ray`."""
     if loop.launcher == "ray":
+        stop_kept_actors()
         join_ray(executor if isinstance(executor, RayExecutor) else RayExecutor(num_actors=loop.num_processes))
 
 

@@ -26,8 +26,9 @@ FOLLOW_S = 1.0
 def launch(job: TrainingJob, on_progress: ProgressCallback = ignore_progress) -> TrainingSummary:
     """Run or resume ``job`` with the launcher of its settings. ``on_progress(step, metrics)`` is called in this process only.
 
-    With ``processes``, this process is the first of them. With Ray, this process reads the workers' metrics file once a second and calls ``on_progress`` from another thread. Raises
-    what :func:`avpref.trainer.run_job.run_job` raises; with Ray, AvprefError that quotes the worker's error.
+    With ``processes``, this process is the first of them. With Ray, this process reads the workers' metrics file once a second and
+    calls ``on_progress`` from another thread. Raises what :func:`avpref.trainer.run_job.run_job` raises; with several processes,
+    AvprefError that quotes another process's error.
     """
     job.check()
     if job.settings.loop.launcher == "ray":

@@ -1,4 +1,4 @@
-"""Two processes train what one does: under torchrun and under Ray Train, with gloo on the CPU."""
+"""Two processes train what one does: started by the launcher, under torchrun and under Ray Train, with gloo on the CPU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 
 from avpref.config.training_settings import PreferenceLossSettings
 from avpref.errors import AvprefError
+from avpref.trainer import local_processes, parallel
 from avpref.trainer.job import TrainingJob, save_job
 from avpref.trainer.launch import launch, read_summary
 
@@ -49,6 +52,30 @@ def test_two_torchrun_processes_train_what_one_does(dpo_job: MakeJob, tmp_path: 
     assert done.returncode == 0, done.stderr[-2000:]
     agree(alone, together)
     assert read_summary(together).steps == 6
+
+
+def test_two_processes_of_the_launcher_train_what_one_does(dpo_job: MakeJob) -> None:
+    changes = {"caption_dropout": 0.2, "loss": PreferenceLossSettings(beta_video=5, beta_audio=2)}
+    alone = dpo_job("alone", batch_size=5, dpo=changes)
+    together = dpo_job("together", batch_size=5, dpo=changes, num_processes=2, launcher="processes", num_threads=1)
+    launch(alone)
+    steps: list[int] = []
+    summary = launch(together, lambda step, row: steps.append(step))
+    agree(alone, together)
+    assert steps[-1] == 6 and summary == read_summary(together)
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_process_that_cannot_read_its_data_is_quoted_and_none_is_left(
+    dpo_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process fails at once; this one then finds no partner."""
+    monkeypatch.setattr(parallel, "JOIN_TIMEOUT", timedelta(seconds=5))
+    job = dpo_job("broken", num_processes=2, launcher="processes")
+    monkeypatch.setattr(local_processes, "save_job", lambda path, job: path.write_text("{}"))
+    with pytest.raises(AvprefError, match="a training job"):
+        launch(job)
+    assert not torch.distributed.is_initialized()
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ NOUNS = {
     "pairs": "Select and show preference pairs; compare runs and strategies.",
     "prompts": "Import recordings as prompts; list the prompts of a run.",
     "rewards": "Validate reward models.",
-    "runs": "List, inspect, resume and clean up runs.",
+    "runs": "List, inspect, open, resume and clean up runs.",
     "scores": "List, show and export the scores of a run.",
     "train": "Train the adapter of a run, or an SFT network alone.",
     "weights": "List, fetch and verify the files of the published reward models.",
