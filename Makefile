@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-clips test check slow bench chaos golden docs format clean
+.PHONY: help env demo demo-full demo-clips test check slow bench chaos golden docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,8 +28,11 @@ $(STAMP): requirements.lock pyproject.toml
 
 env: $(STAMP)  ## create the environment
 
-demo: $(STAMP)  ## the whole loop on the toy world: 7 to 10 minutes on two cores
+demo: $(STAMP)  ## the whole loop on the toy world: about 3 minutes on two cores
 	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
+
+demo-full: $(STAMP)  ## the same, and the SFT network is trained too: about 7 minutes
+	$(BIN)/avpref retrain --config configs/toyworld-full.yaml --runs $(RUNS) --seed $(SEED)
 
 demo-clips: $(STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)

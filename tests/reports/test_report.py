@@ -274,7 +274,7 @@ def test_given_weights_have_no_curve_and_are_named(data: ReportData) -> None:
     )
     titles = [panel.title for panel in training_panels(given_weights)]
     assert "SFT loss" not in titles and "AV-DPO loss" in titles
-    words = rendered(given_weights).words
+    words = " ".join(rendered(given_weights).words.split())
     assert "SFT network: given weights, shipped:toyworld; AV-DPO 8 steps" in words
 
 
