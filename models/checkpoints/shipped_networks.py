@@ -25,7 +25,7 @@ WEIGHTS, RECORD = ".safetensors", ".json"
 
 @dataclass(frozen=True)
 class TrainingOrigin:
-    """What a saved network was trained with.
+    """Everything that a saved network was trained with.
 
     ``command`` is the command that made it, ``settings`` the sections of the configuration that the training depended on,
     ``inputs`` a hash of these sections, of the training clips and of codec and text encoder, and ``data_sha256`` the hash of the
