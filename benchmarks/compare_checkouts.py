@@ -44,7 +44,8 @@ def weight_hashes(run: Path) -> dict[str, str]:
     paths = sorted(path for pattern in patterns for path in run.glob(pattern))
     imported = sorted(run.parent.glob("networks/*/network.safetensors"))
     return {
-        path.relative_to(run.parent if path in imported else run).as_posix(): _sha256(path) for path in (*paths, *imported)
+        path.relative_to(run.parent if path in imported else run).as_posix(): _sha256(path)
+        for path in (*paths, *imported)
     }
 
 

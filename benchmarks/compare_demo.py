@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
 PR_SET_CHILD_SUBREAPER = 36
 SAMPLE_S = 1.0
 REFUSED = 3
@@ -172,7 +171,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--config", default="configs/toyworld.yaml")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--output", type=Path, default=HERE / "compare_demo.md")
+    parser.add_argument("--output", type=Path, help="write the result to this file, too")
     return parser.parse_args(arguments)
 
 
@@ -181,8 +180,10 @@ def main(arguments: list[str]) -> None:
     adopt_orphans()
     checkouts = [options.before.resolve(), options.after.resolve()]
     rows = in_turns(checkouts, options.pairs, (options.config, options.seed, options.changes))
-    options.output.write_text(page(rows, [commit_of(checkout) for checkout in checkouts], options), encoding="utf-8")
-    print(options.output.read_text(encoding="utf-8"))
+    text = page(rows, [commit_of(checkout) for checkout in checkouts], options)
+    print(text)
+    if options.output is not None:
+        options.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
