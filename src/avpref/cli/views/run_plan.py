@@ -40,7 +40,8 @@ def _stages(settings: Settings) -> Iterator[tuple[str, str]]:
         "generate",
         f"{sampling.num_candidates} candidates per prompt, {sampling.steps} sampling steps each, on {workers}",
     )
-    yield "score", f"every clip by {', '.join(settings.scoring.scorers)}"
+    names = [entry if isinstance(entry, str) else entry.slug for entry in settings.scoring.scorers]
+    yield "score", f"every clip by {', '.join(names)}"
     yield "pair", f"chosen and rejected clips by the strategy {settings.pairs.strategy}"
     yield "audit", "facts such as loudness that could tell chosen from rejected clips"
     yield "train", f"{_training(dpo.loop, 'pairs')} train a LoRA adapter by AV-DPO"
