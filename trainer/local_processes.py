@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,11 +15,14 @@ from typing import IO
 from avpref.errors import AvprefError
 from avpref.trainer.job import TrainingJob, save_job
 from avpref.trainer.metrics import TrainingSummary
-from avpref.trainer.parallel import ProgressCallback, ignore_progress, joined_context
+from avpref.trainer.parallel import JOIN_TIMEOUT, ProgressCallback, ignore_progress, joined_context, ready_file
 from avpref.trainer.run_job import run_job
 
 END_TIMEOUT_S = 60.0
 """Longest wait for the other processes after the training has ended."""
+FAILURE_TIMEOUT_S = 5.0
+"""Longest wait for a process that failed, before its message is quoted."""
+POLL_INTERVAL_S = 0.05
 QUOTED_CHARACTERS = 2000
 
 
@@ -46,6 +50,7 @@ def run_in_processes(job: TrainingJob, on_progress: ProgressCallback = ignore_pr
         rendezvous, path = Path(folder) / "rendezvous", Path(folder) / "job.json"
         save_job(path, job)
         with _workers(path, rendezvous, world) as workers:
+            _wait_until_ready(workers, rendezvous)
             try:
                 with joined_context(0, world, rendezvous, job.device, on_progress) as context:
                     summary = run_job(job, context)
@@ -78,7 +83,21 @@ def _workers(job: Path, rendezvous: Path, world: int) -> Iterator[list[_Worker]]
             worker.log.close()
 
 
+def _wait_until_ready(workers: list[_Worker], rendezvous: Path) -> None:
+    """Wait until every process has read the job. Raises AvprefError where one ended before, or none is ready in time."""
+    deadline = time.monotonic() + JOIN_TIMEOUT.total_seconds()
+    for rank, worker in enumerate(workers, 1):
+        while not ready_file(rendezvous, rank).exists():
+            if worker.process.poll() is not None or time.monotonic() > deadline:
+                raise _failure(workers, f"process {rank} is not ready")
+            time.sleep(POLL_INTERVAL_S)
+
+
 def _failure(workers: list[_Worker], message: str) -> AvprefError:
+    """The error that quotes the processes that failed; ``message`` where none did."""
+    for worker in workers:
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(FAILURE_TIMEOUT_S)
     ended = [worker for worker in workers if worker.process.poll() not in (None, 0)]
     quoted = "; ".join(worker.message() for worker in ended) or message
     return AvprefError(

@@ -94,6 +94,11 @@ def environment_context(device: str, on_progress: ProgressCallback = ignore_prog
         dist.destroy_process_group()
 
 
+def ready_file(rendezvous: Path, rank: int) -> Path:
+    """The file that process ``rank`` makes when it is about to meet the others at ``rendezvous``."""
+    return rendezvous.with_name(f"{rendezvous.name}-{rank}")
+
+
 @contextmanager
 def joined_context(
     rank: int, world: int, rendezvous: Path, device: str, on_progress: ProgressCallback = ignore_progress

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from avpref.errors import AvprefError
 from avpref.trainer.job import load_job
-from avpref.trainer.parallel import environment_context, joined_context
+from avpref.trainer.parallel import environment_context, joined_context, ready_file
 from avpref.trainer.run_job import run_job
 
 
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             context_of = environment_context(job.device)
         else:
             threading.Thread(target=_end_with_launcher, daemon=True).start()
+            ready_file(options.rendezvous, options.rank).touch()
             context_of = joined_context(options.rank, options.world, options.rendezvous, job.device)
         with context_of as context:
             run_job(job, context)
