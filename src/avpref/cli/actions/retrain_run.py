@@ -95,4 +95,7 @@ def say_estimate(settings: Settings, runs: Path) -> None:
     seconds = estimate_seconds(settings)
     if seconds is not None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        say(f"about {duration(seconds)} in all on this machine ({cores} cores; estimated from a few steps just now)")
+        minutes = f"{seconds / 60:.0f} min" if seconds >= 90 else duration(seconds)
+        say(
+            f"about {minutes} on this machine ({cores} cores, estimated from a few steps just now; longer beside other work)"
+        )
