@@ -15,6 +15,7 @@ from typing import Any
 
 from avpref.errors import ConfigError, InputError
 from avpref.identity import file_sha256
+from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
 from avpref.models.checkpoints.weight_folders import read_json
 from avpref.storage.local_files import replace
 
@@ -56,6 +57,16 @@ def locate_network(name: str, folder: Path = FOLDER) -> Path:
         raise ConfigError(f"no network {name} ships with avpref", f"one of: {known}", f"--set sft.network={PREFIX}NAME")
     _require_recorded(path, path.stat().st_mtime_ns)
     return path
+
+
+def network_hash(name: str) -> str:
+    """Content hash of the network that a configuration names: the SHA-256 of a shipped one, else of all files of the checkpoint.
+
+    Nothing is written beside a shipped network. Raises as :func:`locate_network` and
+    :func:`avpref.models.checkpoints.checkpoint_files.checkpoint_hash`.
+    """
+    path = locate_network(name)
+    return file_sha256(path) if name.startswith(PREFIX) else checkpoint_hash(path)
 
 
 def write_record(weights: Path, origin: TrainingOrigin) -> Path:

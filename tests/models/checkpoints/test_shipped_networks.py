@@ -14,7 +14,7 @@ from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.errors import ConfigError, InputError
 from avpref.identity import file_sha256
 from avpref.models.checkpoints.network_loading import load_generator
-from avpref.models.checkpoints.shipped_networks import FOLDER, locate_network
+from avpref.models.checkpoints.shipped_networks import FOLDER, locate_network, network_hash
 from avpref.models.dit import ModelType, NetworkConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -77,3 +77,13 @@ def test_an_unknown_name_lists_the_known_ones(copy: Path) -> None:
 
 def test_any_other_name_is_a_path(tmp_path: Path) -> None:
     assert locate_network(str(tmp_path)) == tmp_path
+
+
+def test_the_hash_is_that_of_the_content_and_nothing_is_written_into_the_package(tmp_path: Path) -> None:
+    before = sorted(path.name for path in FOLDER.iterdir())
+    assert network_hash("shipped:toyworld") == json.loads((FOLDER / "toyworld.json").read_text())["sha256"]
+    assert sorted(path.name for path in FOLDER.iterdir()) == before
+    for name in ("first", "second"):
+        shutil.copy(FOLDER / "toyworld.safetensors", tmp_path / f"{name}.safetensors")
+    hashes = {network_hash(str(tmp_path / f"{name}.safetensors")) for name in ("first", "second")}
+    assert len(hashes) == 1 and hashes != {network_hash("shipped:toyworld")}
