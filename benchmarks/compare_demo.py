@@ -3,8 +3,8 @@
     python benchmarks/compare_demo.py BEFORE AFTER [--pairs 3] [--seed 0] [--config configs/toyworld.yaml] [--output FILE]
 
 BEFORE and AFTER are folders of checkouts. Every pair runs both, the order changes from pair to pair, and every run starts in an empty
-folder of runs. Wall time is from the command to its end; CPU seconds are those of all processes that the command started;
-memory is the proportional set size of all of them together, sampled every second. Linux only: memory comes from /proc.
+folder of runs. Wall time is from the command to its end. CPU seconds are those of all processes that the command started, and memory
+is the proportional set size of all of them together; times are sampled from /proc four times a second, memory once (Linux).
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ from __future__ import annotations
 import argparse
 import ctypes
 import datetime
+import itertools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
-SAMPLE_S = 1.0
+PARENT, USER, SYSTEM, START_TIME = 1, 11, 12, 19
+"""Fields of ``/proc/PID/stat``, counted from the state, which follows the name."""
+SAMPLE_S = 0.25
+MEMORY_EVERY = 4
 REFUSED = 3
 Document = dict[str, Any]
 
@@ -56,11 +60,11 @@ def measure(checkout: Path, config: str, seed: int, changes: list[str]) -> Measu
     command += [word for change in changes for word in ("--set", change)]
     environment = os.environ | {"PYTHONPATH": str(checkout / "src"), "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryDirectory() as runs, tempfile.TemporaryFile() as log:
-        before, started, peak = cpu_seconds(), time.monotonic(), [0]
+        started, usage = time.monotonic(), Usage()
         child = subprocess.Popen(
             [*command, "--runs", runs], cwd=checkout, env=environment, stdout=subprocess.PIPE, stderr=log
         )
-        watcher = threading.Thread(target=watch, args=(child, peak))
+        watcher = threading.Thread(target=watch, args=(child, usage))
         watcher.start()
         output = child.communicate()[0]
         wall_s = time.monotonic() - started
@@ -69,24 +73,38 @@ def measure(checkout: Path, config: str, seed: int, changes: list[str]) -> Measu
         if child.returncode not in (0, REFUSED):
             log.seek(0)
             raise SystemExit(f"{checkout}: exit status {child.returncode}\n{log.read().decode()[-3000:]}")
-        return Measured(wall_s, cpu_seconds() - before, peak[0], child.returncode, json.loads(output))
+        return Measured(wall_s, usage.cpu_s, usage.peak_bytes, child.returncode, json.loads(output))
 
 
-def watch(child: subprocess.Popen[bytes], peak: list[int]) -> None:
-    """Keep the largest memory of the command's processes in ``peak`` until the command ends."""
-    while child.poll() is None:
-        peak[0] = max(peak[0], tree_bytes(child.pid))
+@dataclass
+class Usage:
+    """Processor seconds of every process of a command, and the largest memory of all of them together."""
+
+    peak_bytes: int = 0
+    ticks: dict[tuple[int, str], int] = field(default_factory=dict)
+
+    @property
+    def cpu_s(self) -> float:
+        return sum(self.ticks.values()) / os.sysconf("SC_CLK_TCK")
+
+    def sample(self, is_memory_due: bool) -> None:
+        family = descendants(os.getpid())
+        self.ticks |= {(pid, stat[START_TIME]): int(stat[USER]) + int(stat[SYSTEM]) for pid, stat in family.items()}
+        if is_memory_due:
+            self.peak_bytes = max(self.peak_bytes, sum(own_bytes(pid) for pid in family))
+
+
+def watch(child: subprocess.Popen[bytes], usage: Usage) -> None:
+    """Sample until the command ends. Ray's processes reap their children unseen, so times are read while processes run."""
+    for number in itertools.count():
+        if child.poll() is not None:
+            return
+        usage.sample(is_memory_due=number % MEMORY_EVERY == 0)
         time.sleep(SAMPLE_S)
 
 
-def cpu_seconds() -> float:
-    """User and system seconds of all processes that this one has waited for, and of those that they have waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends, so that their processor time is counted here."""
+    """Become the parent of descendants whose own parent ends, so that they stay among the descendants."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -99,18 +117,16 @@ def reap_orphans() -> None:
             return
 
 
-def tree_bytes(root: int) -> int:
-    """Proportional set size of a process and all its descendants; shared pages are counted once."""
-    parent: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            continue
+def descendants(root: int) -> dict[int, list[str]]:
+    """The fields of ``/proc/PID/stat`` after the name, for all processes that ``root`` started, directly or not."""
+    stats: dict[int, list[str]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            stats[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
     family = {root}
-    while children := {pid for pid, parent_pid in parent.items() if parent_pid in family} - family:
+    while children := {pid for pid, stat in stats.items() if int(stat[PARENT]) in family} - family:
         family |= children
-    return sum(own_bytes(pid) for pid in family)
+    return {pid: stats[pid] for pid in family - {root} if pid in stats}
 
 
 def own_bytes(pid: int) -> int:
