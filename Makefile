@@ -28,10 +28,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 env: $(STAMP)  ## create the environment
 
-demo: $(STAMP)  ## the whole loop on the toy world: about 3 minutes on two cores
+demo: $(STAMP)  ## the whole loop on the toy world: a few minutes on two cores
 	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
 
-demo-full: $(STAMP)  ## the same, and the SFT network is trained too: about 7 minutes
+demo-full: $(STAMP)  ## the same, and the SFT network is trained too: about twice as long
 	$(BIN)/avpref retrain --config configs/toyworld-full.yaml --runs $(RUNS) --seed $(SEED)
 
 demo-clips: $(STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
