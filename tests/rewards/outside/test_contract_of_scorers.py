@@ -12,8 +12,8 @@ import torch
 
 from avpref.domain import OWN_TERMS, SOUND, Dimension, Metric, Score
 from avpref.rewards.fake import FakeScorer
-from avpref.rewards.outside.contract import Contract
 from avpref.rewards.outside.sample_clips import broken_clips, sample_clips
+from avpref.rewards.outside.scorer_contract import Contract
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 
 METRIC = Metric("level", "1", True, Dimension.AUDIO, SOUND)
