@@ -74,7 +74,9 @@ def collect(run: Run) -> ReportData:
         stages=_stages(run),
         origin=_origin(run),
         metric_changes=tuple(metric_comparison(metric) for metric in verdict.get("metrics", ())),
-        prompt_blind=checked_prompt_blind(metrics_of(run.settings.scoring), run.settings.audit.prompt_blind),
+        prompt_blind=checked_prompt_blind(
+            metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
+        ),
     )
 
 

@@ -60,7 +60,7 @@ def from_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[Document, Sel
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.tables.require(table)
     settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
-    blind = _prompt_blind(metrics_of(settings.scoring), settings.audit)
+    blind = _prompt_blind(metrics_of(settings.scoring, settings.executor), settings.audit)
     selection = select(replace(folder, settings=settings))
     selection = replace(selection, warnings=(*selection.warnings, *blind))
     documents = pairs(folder, selection.pairs)
