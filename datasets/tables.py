@@ -179,6 +179,7 @@ DIFFERENCES = _table(
     cause="text",
     chosen="text",
     rejected="text",
+    dimension="text",
     margin_before="float?",
     margin_after="float?",
 )
