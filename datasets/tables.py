@@ -9,12 +9,12 @@ nullable.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -34,6 +34,9 @@ from avpref.datasets.metric_tables import (
 )
 from avpref.domain import METRICS, SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, TableError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAME_KEY = "avpref.table"
 VERSION_KEY = "avpref.schema_version"
@@ -200,7 +203,7 @@ def to_arrow(table: Table, rows: Iterable[object] | pd.DataFrame, fingerprint: s
     Raises TableError for a missing column, a wrong type, or a null or non-finite number where the schema allows none.
     """
     try:
-        if isinstance(rows, pd.DataFrame):
+        if _is_frame(rows):
             built = pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False)
         else:
             built = _from_dataclasses(table, list(rows))
@@ -208,6 +211,12 @@ def to_arrow(table: Table, rows: Iterable[object] | pd.DataFrame, fingerprint: s
         expected = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise TableError(f"rows that do not fit table '{table.name}': {error}", expected) from error
     return conform(table, built, fingerprint)
+
+
+def _is_frame(rows: object) -> TypeGuard[pd.DataFrame]:
+    """Whether ``rows`` is a data frame. Pandas is not imported for this: who passes a data frame has imported it."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(rows, pandas.DataFrame)
 
 
 def _from_dataclasses(table: Table, rows: Sequence[object]) -> pa.Table:

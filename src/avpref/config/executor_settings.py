@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from avpref.config.section import Section
+
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 
 
 class InProcessExecutor(Section):
@@ -15,7 +18,8 @@ class InProcessExecutor(Section):
     kind: Literal["in_process"] = "in_process"
     device: str = Field(
         default="auto",
-        description="of generator, codec, text encoder and reward models: cpu, cuda, cuda:1; auto: CUDA where available",
+        pattern=DEVICE,
+        description="of generator, codec, text encoder, reward models and training: cpu, cuda, cuda:1; auto: CUDA where available",
     )
     scoring: Literal["together", "waves"] = Field(
         default="together",
@@ -30,14 +34,17 @@ class PoolSettings(Section):
     num_gpus_per_actor: float = Field(default=0.0, ge=0)
 
 
-class ScorerPools(Section):
-    """Actor pools per reward model, for ``scoring: waves`` and ``scoring: pools``."""
+REWARD_MODELS = ("audiobox", "imagebind", "synchformer", "videoalign", "javis_score")
+"""Scorers that have a pool of one actor unless the configuration says otherwise."""
 
-    audiobox: PoolSettings = PoolSettings()
-    imagebind: PoolSettings = PoolSettings()
-    synchformer: PoolSettings = PoolSettings()
-    videoalign: PoolSettings = PoolSettings()
-    javis_score: PoolSettings = PoolSettings()
+
+def _with_defaults(pools: object) -> object:
+    """Add the pools of the reward models that ``pools`` does not name."""
+    return {**{name: {} for name in REWARD_MODELS}, **pools} if isinstance(pools, Mapping) else pools
+
+
+ScorerPools = Annotated[dict[str, PoolSettings], BeforeValidator(_with_defaults)]
+"""Pools of actors by the name of the scorer."""
 
 
 class RayExecutor(Section):
@@ -55,12 +62,21 @@ class RayExecutor(Section):
     start_patience_s: float = Field(
         default=300.0, gt=0, description="how long a cluster may take to start the first actor"
     )
-    device: str = Field(default="auto", description="as for in_process")
+    device: str = Field(
+        default="auto", pattern=DEVICE, description="as for in_process; auto: CUDA for actors that hold GPUs"
+    )
     scoring: Literal["together", "waves", "pools"] = Field(
         default="together",
         description="together: actors hold all scorers; waves: a pool per scorer, one after the other; pools: at the same time",
     )
-    pools: ScorerPools = ScorerPools()
+    pools: ScorerPools = Field(default={name: PoolSettings() for name in REWARD_MODELS})
+
+    def has_own_pool(self, scorer: str) -> bool:
+        """Whether the scorer of that name has the actors of ``pools``.
+
+        With ``scoring: together``, reward models share actors, and only pools that the configuration adds are in use.
+        """
+        return scorer in self.pools and (self.scoring != "together" or scorer not in REWARD_MODELS)
 
 
 Executor = Annotated[InProcessExecutor | RayExecutor, Field(discriminator="kind")]
