@@ -34,12 +34,18 @@ class IdLookup:
         """The position of each of ``texts``, −1 for one that is not there. Fast where they follow each other from ``hint`` on."""
         if texts.type != self._ids.type:
             texts = texts.cast(self._ids.type)
-        for start in (hint, self._first(texts)):
-            if start >= 0 and texts.equals(self._ids.slice(start, len(texts))):
-                return np.arange(start, start + len(texts))
+        if self._follow(texts, hint):
+            return np.arange(hint, hint + len(texts))
+        first = self._first(texts)
+        if self._follow(texts, first):
+            return np.arange(first, first + len(texts))
         if self._is_ambiguous:
             return pc.fill_null(pc.index_in(texts, value_set=self._ids), -1).to_numpy().astype(np.int64)
         return self._search(texts)
+
+    def _follow(self, texts: pa.Array, first: int) -> bool:
+        """Whether ``texts`` are the ids from position ``first`` on."""
+        return first >= 0 and texts.equals(self._ids.slice(first, len(texts)))
 
     def _first(self, texts: pa.Array) -> int:
         return int(self._search(texts.slice(0, 1))[0]) if len(texts) and not self._is_ambiguous else -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -54,11 +54,12 @@ class Piece:
     part: Part
     groups: tuple[int, ...]
     dictionaries: tuple[str, ...]
+    metadata: pq.FileMetaData | None
 
     def read(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """Number of each row group, and its columns; those of ``dictionaries`` are dictionary-encoded."""
         if isinstance(self.part, Path):
-            with pq.ParquetFile(self.part, read_dictionary=list(self.dictionaries)) as file:
+            with pq.ParquetFile(self.part, metadata=self.metadata, read_dictionary=list(self.dictionaries)) as file:
                 for group in self.groups:
                     yield group, file.read_row_group(group, columns=list(columns), use_threads=False)
             return
@@ -68,17 +69,18 @@ class Piece:
 
     def read_group(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Columns of one row group of the piece."""
-        return next(rows for _, rows in Piece(self.part, (group,), self.dictionaries).read(columns))
+        return next(rows for _, rows in replace(self, groups=(group,)).read(columns))
 
 
 def pieces(parts: Iterable[Part], dictionaries: Sequence[str]) -> list[Piece]:
     """The row groups of ``parts``, in order."""
     split = []
     for part in parts:
-        num_groups = _num_groups(part)
+        metadata = pq.read_metadata(part) if isinstance(part, Path) else None
+        num_groups = -(-part.num_rows // ROWS_PER_GROUP) if metadata is None else metadata.num_row_groups
         for start in range(0, num_groups, PIECE_GROUPS):
             groups = tuple(range(start, min(start + PIECE_GROUPS, num_groups)))
-            split.append(Piece(part, groups, tuple(dictionaries)))
+            split.append(Piece(part, groups, tuple(dictionaries), metadata))
     return split
 
 
@@ -93,10 +95,6 @@ def in_order(function: Callable[[Piece], Result], split: Sequence[Piece], thread
         while waiting:
             yield waiting.pop(0).result()
             waiting += [pool.submit(function, piece) for piece in islice(rest, 1)]
-
-
-def _num_groups(part: Part) -> int:
-    return pq.read_metadata(part).num_row_groups if isinstance(part, Path) else -(-part.num_rows // ROWS_PER_GROUP)
 
 
 def _parts(table: Table, rows: pa.Table | Sequence[Part]) -> tuple[Part, ...]:
