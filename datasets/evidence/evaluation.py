@@ -67,9 +67,9 @@ def rewards_of_sides(
     unscored = [metric.name for metric in metrics if reference[metric.name].isna().all()]
     both = pd.concat([reference, policy.assign(**dict.fromkeys(unscored, np.nan))])
     names = [metric.name for metric in metrics]
-    scores = both[names].to_numpy(float).T
+    raw = both[names].to_numpy(float).T
     _, prompts = np.unique([str(prompt) for prompt in both.index], return_inverse=True)
-    computed = compute_rewards(scores, metrics, "micro", MissingScores.WORST, prompts)
+    computed = compute_rewards(raw, metrics, "micro", MissingScores.WORST, prompts)
     rewards = pd.DataFrame(computed.by_dimension.T, index=both.index, columns=list(computed.dimensions))
     num_prompts = len(reference)
     return {EvaluationSide.REFERENCE: rewards[:num_prompts], EvaluationSide.POLICY: rewards[num_prompts:]}

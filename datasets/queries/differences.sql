@@ -1,8 +1,8 @@
 -- Differences between the first and the last of five pair tables; each stage exchanges one input:
 -- stage 0 = before, 1 = candidates, 2 = scores, 3 = norm, 4 = strategy = after.
--- A pair is identified by its two candidates, whichever is chosen (side), and its dimension. The cause of an added, removed or flipped
--- pair is the last exchange that changed its side; the cause of a changed margin is the exchange that changed it most
--- (ties: the first).
+-- A pair is identified by its two candidates, whichever is chosen (side), and its dimension.
+-- The cause of an added, removed or flipped pair is the last exchange that changed its side; the cause of a changed
+-- margin is the exchange that changed it most (ties: the first).
 -- In: view stages (stage, prompt_id, dimension, chosen, rejected and the margins); {margins} = its columns
 -- of margins, margin_total last; {zeros} = as many zeros. Out: rows of table differences.
 WITH states AS (

@@ -73,7 +73,7 @@ class CandidateIndex:
         """Ids of the candidates with these ordinals."""
         return self.row_ids.take(pa.array(self.row[ordinals]))
 
-    def prompt_ids(self, prompts: Ints) -> pa.Array:
+    def prompt_ids(self, prompts: NDArray[np.integer]) -> pa.Array:
         """Ids of the prompts at these positions."""
         return self.prompts.ids.take(pa.array(prompts))
 

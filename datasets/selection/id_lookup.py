@@ -68,9 +68,12 @@ def hashes_of(texts: pa.Array) -> Words:
 def _hashes(texts: pa.Array) -> Words:
     words, lengths = words_of(texts)
     mixed = lengths.astype(np.uint64)
-    for column in words.T:
-        mixed = (mixed ^ column) * FACTOR
-        mixed ^= mixed >> SHIFT
+    is_equal = (lengths == lengths[:1]).all()
+    for number, column in enumerate(words.T):
+        following = (mixed ^ column) * FACTOR
+        following ^= following >> SHIFT
+        # words beyond a text's end are padding, whose number depends on the texts beside it
+        mixed = following if is_equal else np.where(lengths > number * WORD_BYTES, following, mixed)
     return mixed
 
 

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avpref.datasets.tables import CANDIDATES, PROMPTS, ROWS_PER_GROUP, SCORES, Table, check_file, conform
 
-Part = Path | pa.Table
+Part: TypeAlias = "Path | pa.Table"
 Result = TypeVar("Result")
 
 PIECE_GROUPS = 8
@@ -77,7 +77,7 @@ def pieces(parts: Iterable[Part], dictionaries: Sequence[str]) -> list[Piece]:
     split = []
     for part in parts:
         metadata = pq.read_metadata(part) if isinstance(part, Path) else None
-        num_groups = -(-part.num_rows // ROWS_PER_GROUP) if metadata is None else metadata.num_row_groups
+        num_groups = metadata.num_row_groups if isinstance(part, Path) else -(-part.num_rows // ROWS_PER_GROUP)
         for start in range(0, num_groups, PIECE_GROUPS):
             groups = tuple(range(start, min(start + PIECE_GROUPS, num_groups)))
             split.append(Piece(part, groups, tuple(dictionaries), metadata))
