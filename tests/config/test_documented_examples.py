@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 COMMAND = re.compile(r"avpref (?:retrain|config)\b[^`\n]*")
 INLINE = re.compile(r"`--set ([^`]+)`")
-PLACEHOLDER = re.compile(r"[A-Z]{3,}|\.\.\.|…")
+OF_READERS = re.compile(r"[A-Z]{3,}|\.\.\.|…|^/|scoring\.scorers\.\w+\.|\w+\.\w+:\w+")
+"""Placeholders, folders and scorers that only a reader has."""
 
 
 def examples() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """(page, configuration, overrides) of every command and of every override that stands alone, without those of placeholders."""
+    """(page, configuration, overrides) of every command and of every override that stands alone, without those of :data:`OF_READERS`."""
     for page in PAGES:
         if "decisions" in page.parts:
             continue
@@ -28,13 +30,13 @@ def examples() -> Iterator[tuple[str, str, tuple[str, ...]]]:
         name = page.relative_to(ROOT).as_posix()
         for command in COMMAND.findall(text):
             words = shlex.split(command, comments=True)
-            sets = tuple(value for flag, value in zip(words, words[1:], strict=False) if flag == "--set")
-            config = dict(zip(words, words[1:], strict=False)).get("--config", "configs/toyworld.yaml")
-            if sets and not PLACEHOLDER.search(config + "".join(sets)):
+            sets = tuple(value for flag, value in itertools.pairwise(words) if flag == "--set")
+            config = dict(itertools.pairwise(words)).get("--config", "configs/toyworld.yaml")
+            if sets and not any(OF_READERS.search(word) for word in (config, *sets)):
                 yield name, config, sets
         for override in INLINE.findall(text):
             words = shlex.split(override)
-            if len(words) == 1 and "scoring." in words[0] and not PLACEHOLDER.search(override):
+            if len(words) == 1 and "scoring." in words[0] and not OF_READERS.search(override):
                 yield name, "configs/toyworld.yaml", (words[0],)
 
 
