@@ -49,7 +49,7 @@ def select(run: RunFolder) -> pairing.Selection:
     """
     settings = run.settings.pairs
     norm = saved_norm(run, settings.norm) if settings.norm else None
-    matrix = read_matrix(training_source(run), metrics_of(run.settings.scoring))
+    matrix = read_matrix(training_source(run), metrics_of(run.settings.scoring, run.settings.executor))
     selection = pairing.select_pairs(matrix, settings, norm or normalise.measure(matrix, run.run_id))
     for warning in selection.warnings:
         say(f"pair: {warning}")
@@ -99,7 +99,7 @@ def saved_norm(run: RunFolder, norm_id: str) -> normalise.Norm:
 def _fingerprint(run: Run) -> str:
     manifests = [run.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
     sealed = [manifest.version if manifest else "" for manifest in manifests]
-    names = [metric.name for metric in metrics_of(run.settings.scoring)]
+    names = [metric.name for metric in metrics_of(run.settings.scoring, run.settings.executor)]
     return run.fingerprint("pair", sealed, names, run.settings.pairs.model_dump(mode="json"))
 
 
