@@ -69,7 +69,7 @@ def training_source(run: RunFolder) -> SelectionSource:
                 parts[table.name] = [local.path(name) for name in run.tables.store.names(manifest)]
             case _:
                 parts[table.name] = run.tables.read_version(table, manifest)
-    return source_of(parts, training_only=True, threads=len(os.sched_getaffinity(0)))
+    return source_of(parts, training_only=True, threads=os.cpu_count() or 1)
 
 
 def training_rows(run: RunFolder) -> dict[str, pa.Table]:
@@ -99,8 +99,10 @@ def saved_norm(run: RunFolder, norm_id: str) -> normalise.Norm:
 def _fingerprint(run: Run) -> str:
     manifests = [run.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
     sealed = [manifest.version if manifest else "" for manifest in manifests]
-    names = [metric.name for metric in metrics_of(run.settings.scoring, run.settings.executor)]
-    return run.fingerprint("pair", sealed, names, run.settings.pairs.model_dump(mode="json"))
+    metrics = metrics_of(run.settings.scoring, run.settings.executor)
+    names = [metric.name for metric in metrics]
+    weights = [metric.weight for metric in metrics]
+    return run.fingerprint("pair", sealed, names, weights, run.settings.pairs.model_dump(mode="json"))
 
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:
