@@ -134,10 +134,10 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
 
     Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
     are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about ``held_out_share``
-    of them, at least one and never all; recordings of one ``group`` are held out together. So a recording keeps its split when the list grows (see
-    :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
-    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; if there are fewer windows,
-    they are used again as further instances.
+    of them, at least one and never all; recordings of one ``group`` are held out together, by the hash of its name. So a recording
+    keeps its split when the list grows (see :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a
+    few recordings can change). Held-out windows, taken in turn from every held-out recording, become ``num_evaluation_clips``
+    evaluation prompts; if there are fewer windows, they are used again as further instances.
 
     ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
     ``prompt_id`` derives from text, source and split as usual. ``ground_truth_path`` is absolute; ``ground_truth_sha256``

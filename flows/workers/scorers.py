@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from avpref.config.learned_names import MODULES_OF
 from avpref.config.loading import load_section
 from avpref.config.scoring_settings import ScorerName, ScoringSettings
 from avpref.domain import METRICS, Metric, Terms
@@ -120,6 +121,10 @@ def _sources(name: ScorerName, scoring: ScoringSettings) -> Sequence[ScorerSourc
             from avpref.rewards.fake import FakeScorer
 
             return [Weightless(FakeScorer())]
+        case _ if name in MODULES_OF:
+            from avpref.rewards.learned.learned_catalogue import LEARNED
+
+            return [LEARNED[name]]
         case _:
             from avpref.flows.workers.reward_models import reward_model
 

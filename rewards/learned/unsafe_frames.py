@@ -66,4 +66,6 @@ class UnsafeFramesScorer:
     def _values(self, clip: ScorableClip, metrics: Sequence[Metric]) -> Mapping[str, float]:
         assert clip.clip.frames is not None
         inputs = [network_input(frame) for frame in spread_frames(clip.clip.frames, NUM_FRAMES)]
-        return {METRICS[0].name: max(float(self._session.run(None, {"input:0": image[None]})[0][0, 1]) for image in inputs)}
+        return {
+            METRICS[0].name: max(float(self._session.run(None, {"input:0": image[None]})[0][0, 1]) for image in inputs)
+        }

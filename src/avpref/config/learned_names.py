@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from typing import Literal
+
+LearnedName = Literal["speech", "speech_quality", "sound_classes", "shot_cuts", "screen_text", "unsafe_frames"]
 
 MODULES_OF: Mapping[str, tuple[str, ...]] = {
     "speech": ("onnxruntime", "silero_vad"),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from avpref.config.learned_names import LearnedName
 from avpref.config.section import Section
 
 
@@ -36,13 +37,17 @@ class VideoAlignSettings(ModelSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
 
-ScorerName = Literal["toy", "signal", "fake", "audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
+ModelName = Literal["audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
+ScorerName = Literal["toy", "signal", "fake"] | ModelName | LearnedName
 
 
 class ScoringSettings(Section):
     """The scorers, the metrics that enter rewards (empty: all seven), and the part of a clip that is scored."""
 
     scorers: tuple[ScorerName, ...] = Field(default=("toy",), min_length=1)
+    optional: tuple[LearnedName, ...] = Field(
+        default=(), description="learned scorers that are added to scorers where their packages are installed"
+    )
     metrics: tuple[str, ...] = ()
     preset: Literal["full", "tiny"] = Field(
         default="full",
@@ -60,13 +65,13 @@ class ScoringSettings(Section):
     videoalign: VideoAlignSettings = VideoAlignSettings()
     javis_score: ModelSettings = ModelSettings()
 
-    @field_validator("scorers", mode="before")
+    @field_validator("scorers", "optional", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         """Accept one name or several separated by commas in place of a list."""
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
-    @field_validator("scorers")
+    @field_validator("scorers", "optional")
     @classmethod
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) < len(value):

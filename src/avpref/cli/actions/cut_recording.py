@@ -72,7 +72,9 @@ def read_texts(path: Path) -> list[TimedText]:
             found = f"{path}: line {row.line} is {','.join(row.fields)!r}"
             raise TableError(found, "two fields: a time in seconds and a text", "correct the line") from error
     if not texts:
-        raise TableError(f"{path}: no rows", "at least one line with a time and a text", "add a line such as: 0,a street")
+        raise TableError(
+            f"{path}: no rows", "at least one line with a time and a text", "add a line such as: 0,a street"
+        )
     return sorted(texts, key=lambda text: text.start_s)
 
 

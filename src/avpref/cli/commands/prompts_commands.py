@@ -32,7 +32,9 @@ Recording = Annotated[Path, Parameter(help="a long recording with picture and so
 Out = Annotated[Path, Parameter(name="--out", help="folder for the pieces and their list, clips.csv")]
 Text = Annotated[str, Parameter(name="--text", help="text of every piece")]
 Texts = Annotated[Path | None, Parameter(name="--texts", help="CSV with columns start_s,text: texts over time")]
-FromS = Annotated[float, Parameter(name="--from-s", help="where to begin, in seconds", validator=validators.Number(gte=0))]
+FromS = Annotated[
+    float, Parameter(name="--from-s", help="where to begin, in seconds", validator=validators.Number(gte=0))
+]
 UntilS = Annotated[
     float | None, Parameter(name="--until-s", help="where to end, in seconds", validator=validators.Number(gt=0))
 ]
@@ -45,7 +47,10 @@ SceneS = Annotated[
     ),
 ]
 HeightPx = Annotated[
-    int, Parameter(name="--height-px", help="height of the pieces' pictures, even", validator=validators.Number(gte=2, modulo=2))
+    int,
+    Parameter(
+        name="--height-px", help="height of the pieces' pictures, even", validator=validators.Number(gte=2, modulo=2)
+    ),
 ]
 
 
