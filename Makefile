@@ -6,6 +6,11 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 RUNS ?= runs
+FILMS ?= films
+FILM := $(FILMS)/big-buck-bunny.mp4
+FILM_CLIPS := $(FILMS)/scenes/clips.csv
+SHORT_CLIPS := $(FILMS)/two-minutes/clips.csv
+CLIPS ?= $(SHORT_CLIPS)
 SEED ?= 0
 
 export PYTHONSAFEPATH := 1
@@ -15,7 +20,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-clips test check slow bench chaos golden docs format clean
+.PHONY: help env demo demo-clips demo-film test check slow bench chaos golden docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -31,8 +36,20 @@ env: $(STAMP)  ## create the environment
 demo: $(STAMP)  ## the whole loop on the toy world: 7 to 10 minutes on two cores
 	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
 
-demo-clips: $(STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
+$(FILM): | $(STAMP)
+	$(BIN)/avpref prompts fetch-film --out $@
+
+$(FILM_CLIPS): $(FILM) configs/film-texts.csv
+	$(BIN)/avpref prompts cut $(FILM) --out $(@D) --texts configs/film-texts.csv --until-s 488 --scene-s 20
+
+$(SHORT_CLIPS): $(FILM) configs/film-texts.csv
+	$(BIN)/avpref prompts cut $(FILM) --out $(@D) --texts configs/film-texts.csv --until-s 120 --scene-s 20
+
+demo-clips: $(STAMP) $(filter $(SHORT_CLIPS),$(CLIPS))  ## the whole loop on recordings: two minutes of a film, or CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
+
+demo-film: $(STAMP) $(FILM_CLIPS)  ## the whole loop on a film, Big Buck Bunny, with held-out scenes
+	$(BIN)/avpref retrain --config configs/film.yaml --set prompts.clips=$(FILM_CLIPS) --runs $(RUNS) --seed $(SEED)
 
 test: $(STAMP)  ## the tests: about 15 minutes on two cores
 	$(BIN)/python -m pytest

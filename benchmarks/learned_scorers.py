@@ -1,7 +1,7 @@
-"""Claim: each learned scorer orders a ladder of one defect on real clips, and says nothing where its subject is absent.
+"""Claim: each learned scorer orders a series of one defect on real clips, and says nothing where its subject is absent.
 
-Ladders: noise over speech (speech_quality), silenced sound (speech, sound_classes), splices of other clips (shot_cuts), drawn words of
-growing size (screen_text). unsafe_frames has no ladder: there is no picture of its class to test with, so only false alarms are counted.
+The defects: noise over speech (speech_quality), silenced sound (speech, sound_classes), splices of other clips (shot_cuts), drawn words of
+growing size (screen_text). unsafe_frames has no series: there is no picture of its class to test with, so only false alarms are counted.
 A scorer whose packages are absent is left out, and the result says so.
 
     python benchmarks/learned_scorers.py FOLDER [--windows N] [--film FOLDER_OF_PIECES] [--out FILE.md]
@@ -52,7 +52,7 @@ Degrade = Callable[[int, DecodedClip, float], DecodedClip]
 
 
 @dataclass(frozen=True)
-class Ladder:
+class DefectSeries:
     """A defect in growing steps, the metric that must follow it, and whether the metric grows with the steps."""
 
     scorer: str
@@ -64,10 +64,10 @@ class Ladder:
 
 
 @dataclass(frozen=True)
-class LadderResult:
+class SeriesResult:
     """Mean value per step, mean rank correlation with the steps (1: perfect order), clips judged and left out, CPU seconds a clip."""
 
-    ladder: Ladder
+    series: DefectSeries
     means: tuple[float, ...]
     correlation: float
     num_judged: int
@@ -82,7 +82,7 @@ def with_sound(clip: DecodedClip, audio: np.ndarray) -> DecodedClip:
 def noisy(index: int, clip: DecodedClip, snr_db: float) -> DecodedClip:
     """White noise, ``snr_db`` below the sound."""
     assert clip.audio is not None
-    random = np.random.Generator(np.random.PCG64(derive_seed("noise ladder", index)))
+    random = np.random.Generator(np.random.PCG64(derive_seed("noise series", index)))
     noise = random.standard_normal(len(clip.audio)) * np.sqrt(np.mean(np.square(clip.audio, dtype=np.float64)))
     return with_sound(clip, clip.audio + noise * 10 ** (-snr_db / 20))
 
@@ -127,17 +127,17 @@ def spliced(others: Sequence[DecodedClip]) -> Degrade:
     return degrade
 
 
-def ladders(clips: Sequence[DecodedClip]) -> list[Ladder]:
+def defect_series(clips: Sequence[DecodedClip]) -> list[DefectSeries]:
     noise = [
-        Ladder("speech_quality", metric, "noise, SNR 40 to 0 dB", SNR_DB, noisy, False)
+        DefectSeries("speech_quality", metric, "noise, SNR 40 to 0 dB", SNR_DB, noisy, False)
         for metric in ("speech_overall", "speech_background", "speech_signal", "speech_p808")
     ]
     return [
         *noise,
-        Ladder("speech", "speech_share", "silenced share of the sound", SILENT_SHARES, silenced, False),
-        Ladder("sound_classes", "music_share", "silenced share of the sound", SILENT_SHARES, silenced, False),
-        Ladder("shot_cuts", "shot_cuts", "splices of another clip", NUM_CUTS, spliced(clips), True),
-        Ladder("screen_text", "text_area", "height of drawn words", TEXT_SHARES, written, True),
+        DefectSeries("speech", "speech_share", "silenced share of the sound", SILENT_SHARES, silenced, False),
+        DefectSeries("sound_classes", "music_share", "silenced share of the sound", SILENT_SHARES, silenced, False),
+        DefectSeries("shot_cuts", "shot_cuts", "splices of another clip", NUM_CUTS, spliced(clips), True),
+        DefectSeries("screen_text", "text_area", "height of drawn words", TEXT_SHARES, written, True),
     ]
 
 
@@ -146,40 +146,40 @@ def values_of(scorer: Scorer, clip: DecodedClip) -> dict[str, float | None]:
     return {score.metric: score.value for score in row}
 
 
-def climb(ladder: Ladder, scorer: Scorer, clips: Sequence[DecodedClip]) -> LadderResult:
+def score_series(series: DefectSeries, scorer: Scorer, clips: Sequence[DecodedClip]) -> SeriesResult:
     """Score every step of every clip that the scorer judges and in which it sees its subject at the first step."""
     started, rows = time.process_time(), []
     for index, clip in enumerate(clips):
-        first = values_of(scorer, ladder.degrade(index, clip, ladder.steps[0]))[ladder.metric]
-        if first is None or (not ladder.grows and first == 0.0):
+        first = values_of(scorer, series.degrade(index, clip, series.steps[0]))[series.metric]
+        if first is None or (not series.grows and first == 0.0):
             continue
-        rest = [values_of(scorer, ladder.degrade(index, clip, step))[ladder.metric] for step in ladder.steps[1:]]
+        rest = [values_of(scorer, series.degrade(index, clip, step))[series.metric] for step in series.steps[1:]]
         rows.append([first, *(np.nan if value is None else value for value in rest)])
-    seconds = (time.process_time() - started) / max(1, len(rows) * len(ladder.steps))
-    table = np.array(rows).reshape(len(rows), len(ladder.steps))
-    means = tuple(float(np.nanmean(column)) for column in table.T) if len(rows) else (np.nan,) * len(ladder.steps)
-    correlations = [correlation(ladder, row) for row in table]
+    seconds = (time.process_time() - started) / max(1, len(rows) * len(series.steps))
+    table = np.array(rows).reshape(len(rows), len(series.steps))
+    means = tuple(float(np.nanmean(column)) for column in table.T) if len(rows) else (np.nan,) * len(series.steps)
+    correlations = [correlation(series, row) for row in table]
     mean = float(np.mean(correlations)) if correlations else np.nan
-    return LadderResult(ladder, means, mean, len(rows), len(clips) - len(rows), seconds)
+    return SeriesResult(series, means, mean, len(rows), len(clips) - len(rows), seconds)
 
 
-def correlation(ladder: Ladder, row: np.ndarray) -> float:
+def correlation(series: DefectSeries, row: np.ndarray) -> float:
     """Rank correlation of a clip's values with the steps, positive where they move as they should; steps without a value left out."""
     known = np.isfinite(row)
     steps = np.arange(len(row), dtype=np.float64)[known]
-    return spearman(steps, row[known]) * (1 if ladder.grows else -1)
+    return spearman(steps, row[known]) * (1 if series.grows else -1)
 
 
-def table_of(results: Sequence[LadderResult]) -> list[str]:
+def table_of(results: Sequence[SeriesResult]) -> list[str]:
     lines = [
-        "| metric | ladder | mean at each step | rank correlation | windows | without | CPU-s a clip |",
+        "| metric | series | mean at each step | rank correlation | windows | without | CPU-s a clip |",
         "|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        ladder = result.ladder
-        steps = ", ".join(f"{step:g}: {mean:.3g}" for step, mean in zip(ladder.steps, result.means, strict=True))
+        series = result.series
+        steps = ", ".join(f"{step:g}: {mean:.3g}" for step, mean in zip(series.steps, result.means, strict=True))
         lines.append(
-            f"| `{ladder.metric}` | {ladder.defect} | {steps} | {result.correlation:.2f} | {result.num_judged} "
+            f"| `{series.metric}` | {series.defect} | {steps} | {result.correlation:.2f} | {result.num_judged} "
             f"| {result.num_left_out} | {result.cpu_s:.2f} |"
         )
     return lines
@@ -234,7 +234,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scorers = {name: LEARNED[name].open() for name in MODULES_OF if not absent_modules(name)}
     absent = [name for name in MODULES_OF if name not in scorers]
     media = [clip for _, clip in clips]
-    results = [climb(ladder, scorers[ladder.scorer], media) for ladder in ladders(media) if ladder.scorer in scorers]
+    results = [
+        score_series(series, scorers[series.scorer], media)
+        for series in defect_series(media)
+        if series.scorer in scorers
+    ]
     today = datetime.date.today().isoformat()
     options.out.write_text("\n".join(page(today, len(clips), absent, table_of(results), plain_rows(scorers, clips))))
 
@@ -249,9 +253,9 @@ def read(window: ValidationWindow) -> DecodedClip:
     return read_clip(window.path, start_s=window.start_s, duration_s=WINDOW_S)
 
 
-def page(today: str, num_clips: int, absent: Sequence[str], ladder_rows: list[str], plain: list[str]) -> list[str]:
+def page(today: str, num_clips: int, absent: Sequence[str], series_rows: list[str], plain: list[str]) -> list[str]:
     return [
-        "# Learned scorers on ladders of real clips",
+        "# Learned scorers on real clips with one growing defect",
         "",
         f"{today} · {platform.machine()} · Python {platform.python_version()} · {versions()}",
         "",
@@ -259,7 +263,7 @@ def page(today: str, num_clips: int, absent: Sequence[str], ladder_rows: list[st
         "of its subject at the first step (no speech, no music) is left out; rank correlation is the mean over windows.",
         *([f"Left out, because their packages are absent: {', '.join(absent)}."] if absent else []),
         "",
-        *ladder_rows,
+        *series_rows,
         "",
         "## The untouched windows",
         "",

