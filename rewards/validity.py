@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from avpref.domain import Dimension, Metric, Score
+from avpref.domain import PICTURE, SOUND, Dimension, Metric, MetricInput, Score
 from avpref.media.reading import DecodedClip
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 
@@ -55,6 +55,8 @@ _FLAGS_OF = {
     Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT}),
     Dimension.AV: frozenset(Flag),
 }
+_TRACKS = frozenset({MetricInput.PICTURE, MetricInput.SOUND})
+_DIMENSION_OF = {PICTURE: Dimension.VIDEO, SOUND: Dimension.AUDIO}
 
 
 def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
@@ -101,6 +103,11 @@ def reason_from_flags(flags: Sequence[Flag], dimension: Dimension) -> str:
     return ", ".join(flag.value for flag in flags if flag in _FLAGS_OF[dimension])
 
 
+def track_dimension(metric: Metric) -> Dimension:
+    """The built-in dimension whose rules a metric follows, by the tracks that it depends on, whatever it measures."""
+    return _DIMENSION_OF.get(metric.inputs & _TRACKS, Dimension.AV)
+
+
 def score_valid(
     clip: ScorableClip,
     metrics: Sequence[Metric],
@@ -111,12 +118,13 @@ def score_valid(
 
     ``measure`` is called once with the metrics that are not skipped, and not at all if every metric is skipped.
     """
-    reasons = {dimension: skip_reason(clip.clip, dimension, rules) for dimension in Dimension}
-    scorable = [metric for metric in metrics if not reasons[metric.dimension]]
+    flags_of_clip = flags(clip.clip, rules)
+    reasons = {metric.name: reason_from_flags(flags_of_clip, track_dimension(metric)) for metric in metrics}
+    scorable = [metric for metric in metrics if not reasons[metric.name]]
     values = measure(clip, scorable) if scorable else {}
     return [
-        skipped(clip.candidate_id, metric, reasons[metric.dimension])
-        if reasons[metric.dimension]
+        skipped(clip.candidate_id, metric, reasons[metric.name])
+        if reasons[metric.name]
         else measured(clip.candidate_id, metric, values[metric.name])
         for metric in metrics
     ]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.table_files import read_table
 from avpref.datasets.tables import CANDIDATES, SCORES, conform
-from avpref.domain import METRIC_BY_NAME, METRICS, Metric, Origin, ScoreStatus
+from avpref.domain import METRIC_BY_NAME, Metric, Origin, ScoreStatus
 from avpref.errors import TableError
 from avpref.identity import file_sha256
 
@@ -65,9 +65,9 @@ def read_scores(path: Path, metrics: Sequence[Metric], settings: PairSettings) -
     for name in IDS:
         table = _with(table, name, _ids(path, table, name))
     others = [name for name in table.column_names if name not in (*IDS, *LONG, *OPTIONAL)]
-    _require_metrics(path, _metric_names(path, table) if is_long else others, metrics)
+    _require_metrics(path, _metric_names(path, table, metrics) if is_long else others, metrics)
     numbers = _long_numbers(path, table) if is_long else _wide_numbers(path, table, metrics)
-    known = {*IDS, *OPTIONAL, *(LONG if is_long else METRIC_BY_NAME)}
+    known = {*IDS, *OPTIONAL, *(LONG if is_long else METRIC_BY_NAME), *(metric.name for metric in metrics)}
     unused = tuple(name for name in table.column_names if name not in known)
     return ScoreFile(_candidates(path, table, settings), _scores(path, numbers), unused)
 
@@ -147,14 +147,15 @@ def _part(ids: pa.ChunkedArray, metric: str, values: pa.ChunkedArray) -> pa.Tabl
     return pa.table({"candidate_id": ids, "metric": names, "value": values})
 
 
-def _metric_names(path: Path, table: pa.Table) -> list[str]:
-    """The metrics of a file with one row per number. Raises TableError for an unknown one."""
+def _metric_names(path: Path, table: pa.Table, metrics: Sequence[Metric]) -> list[str]:
+    """The metrics of a file with one row per number. Raises TableError for one that is neither configured nor of the paper."""
     names = sorted({str(name) for name in pc.unique(table["metric"].cast(pa.string())).to_pylist()})
-    unknown = [name for name in names if name not in METRIC_BY_NAME]
+    known = list(dict.fromkeys([*METRIC_BY_NAME, *(metric.name for metric in metrics)]))
+    unknown = [name for name in names if name not in known]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], METRIC_BY_NAME, n=1)
+        near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        expected = ", ".join(metric.name for metric in METRICS)
+        expected = ", ".join(known)
         raise TableError(f"{path}: unknown metric(s) {', '.join(unknown)}{hint}", expected, f"edit {path.name}")
     return names
 

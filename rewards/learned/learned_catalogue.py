@@ -30,6 +30,9 @@ class LearnedScorer:
     compute_fingerprint: Callable[[], str]
     is_network: bool = False
     keeps_embeddings: bool = False
+    uses_device: bool = False
+    is_isolated: bool = False
+    has_canary: bool = False
 
     @property
     def slug(self) -> str:

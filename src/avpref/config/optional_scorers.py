@@ -18,7 +18,8 @@ def with_installed(settings: Settings) -> tuple[Settings, str]:
     scoring = settings.scoring
     if not scoring.optional:
         return settings, ""
-    added = [name for name in scoring.optional if is_installed(name) and name not in scoring.scorers]
+    listed = {use.slug for use in scoring.uses}
+    added = [name for name in scoring.optional if is_installed(name) and name not in listed]
     absent = [name for name in scoring.optional if not is_installed(name)]
     resolved = scoring.model_copy(update={"scorers": (*scoring.scorers, *added), "optional": ()})
     note = f"optional: {', '.join(added) or 'none'} installed, {', '.join(absent) or 'none'} not installed"

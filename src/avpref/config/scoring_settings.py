@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from avpref.config.learned_names import LearnedName
+from avpref.config.scorer_use import ScorerEntry, ScorerUse, as_use, listed, shortened
 from avpref.config.section import Section
+from avpref.domain import Dimension, modalities_of
 
 
 class ModelSettings(Section):
@@ -37,18 +39,23 @@ class VideoAlignSettings(ModelSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
 
-ModelName = Literal["audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
-ScorerName = Literal["toy", "signal", "fake"] | ModelName | LearnedName
+ModalityName = Literal["video", "audio", "both"]
 
 
 class ScoringSettings(Section):
-    """The scorers, the metrics that enter rewards (empty: all seven), and the part of a clip that is scored."""
+    """The scorers, the metrics that enter rewards (empty: all seven) with their weights, and the part of a clip that is scored."""
 
-    scorers: tuple[ScorerName, ...] = Field(default=("toy",), min_length=1)
+    scorers: tuple[ScorerEntry, ...] = ("toy",)
     optional: tuple[LearnedName, ...] = Field(
         default=(), description="learned scorers that are added to scorers where their packages are installed"
     )
     metrics: tuple[str, ...] = ()
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default={}, description="weight of a metric in the mean of its dimension; 1 where it is not listed"
+    )
+    modalities: dict[str, ModalityName] = Field(
+        default={}, description="what the loss of a pair of a dimension may move; both where it is not listed"
+    )
     preset: Literal["full", "tiny"] = Field(
         default="full",
         description="tiny: small reward models with random weights, for dry runs; the scores have no meaning",
@@ -68,12 +75,22 @@ class ScoringSettings(Section):
     @field_validator("scorers", "optional", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """Accept one name or several separated by commas in place of a list."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return listed(value)
 
-    @field_validator("scorers", "optional")
+    @field_validator("scorers")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("each scorer once")
+    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
+        return shortened(value)
+
+    @field_validator("modalities")
+    @classmethod
+    def _of_other_dimensions(cls, value: dict[str, ModalityName]) -> dict[str, ModalityName]:
+        fixed = [str(dimension) for dimension in Dimension if dimension in value]
+        if fixed:
+            raise ValueError(f"{fixed[0]} always moves {', '.join(sorted(modalities_of(fixed[0], {})))}: leave it out")
         return value
+
+    @property
+    def uses(self) -> tuple[ScorerUse, ...]:
+        """The scorers in the long form."""
+        return tuple(as_use(entry) for entry in self.scorers)
