@@ -66,7 +66,7 @@ check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/preparation.py benchmarks/readme_images.py
+NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/learned_scorers.py benchmarks/preparation.py benchmarks/readme_images.py
 
 bench: $(STAMP)  ## every benchmark script that needs no input; each writes its dated result beside itself
 	for script in $(filter-out $(NEED_INPUT),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done

@@ -4,9 +4,9 @@ The defects: noise over speech (speech_quality), silenced sound (speech, sound_c
 growing size (screen_text). unsafe_frames has no series: there is no picture of its class to test with, so only false alarms are counted.
 A scorer whose packages are absent is left out, and the result says so.
 
-    python benchmarks/learned_scorers.py FOLDER [--windows N] [--film FOLDER_OF_PIECES] [--out FILE.md]
+    python benchmarks/learned_scorers.py FOLDER [--windows N] [--film FOLDER_OF_PIECES] [--out benchmarks/learned_scorers.md]
 
-FOLDER holds recordings; windows are cut as ``avpref rewards validate`` does it.
+FOLDER holds recordings; windows are cut as ``avpref rewards validate`` does it. Without ``--out`` the page is printed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.validation.discrimination import spearman
 from avpref.validation.windows import ValidationWindow, find_windows
 
-HERE = Path(__file__).parent
 WINDOW_S = 3.0
 SNR_DB = (40.0, 20.0, 10.0, 0.0)
 SILENT_SHARES = (0.0, 0.25, 0.5, 0.75)
@@ -226,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--windows", type=int, default=3, help="windows of each recording")
     parser.add_argument("--film", type=Path, help="folder of avpref prompts cut")
-    parser.add_argument("--out", type=Path, default=HERE / "learned_scorers.md")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     clips = [(window.file, read(window)) for window in first_windows(options.folder, options.windows)]
     if options.film:
@@ -240,7 +239,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if series.scorer in scorers
     ]
     today = datetime.date.today().isoformat()
-    options.out.write_text("\n".join(page(today, len(clips), absent, table_of(results), plain_rows(scorers, clips))))
+    text = "\n".join(page(today, len(clips), absent, table_of(results), plain_rows(scorers, clips)))
+    if options.out is None:
+        print(text)
+    else:
+        options.out.write_text(text, encoding="utf-8")
 
 
 def first_windows(folder: Path, number: int) -> Iterator[ValidationWindow]:

@@ -39,7 +39,7 @@ BIG_BUCK_BUNNY = PackagedFilm(
     "moviepy",
     "2.2.1",
     "moviepy_10_minutes/moviepy_10_minutes.zip",
-    "resources/bbb.mp4",
+    "moviepy_10_minutes/resources/bbb.mp4",
     "475fbbf34c4c367998f80c29ea03b15a743941179b12da3373fc6706e68621d0",
 )
 
