@@ -105,11 +105,16 @@ class ScoringRequest:
     view: ClipView
 
 
-def score_candidates(run: Run, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> ScoredUnits:
-    """Score those of ``candidates`` that have no scores yet; returns the units that hold all score rows. Raises as :func:`score_items`."""
+def score_candidates(
+    run: Run, stage: str, candidates: list[Candidate], prompts: list[Prompt], scoring: ScoringSettings | None = None
+) -> ScoredUnits:
+    """Score those of ``candidates`` that have no scores yet, by ``scoring`` (the run's section without); the units hold all rows.
+
+    Raises as :func:`score_items`.
+    """
     text = {prompt.prompt_id: prompt.text for prompt in prompts}
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
-    scoring, shape = run.settings.scoring, clip_shape(run.settings)
+    scoring, shape = scoring or run.settings.scoring, clip_shape(run.settings)
     view = ClipView(shape, scoring.window_s or shape.duration_s)
     return score_items(run, stage, ScoringRequest(items, scoring, run.settings.run, view))
 

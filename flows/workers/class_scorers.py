@@ -68,8 +68,8 @@ class ClassSource:
 
     @property
     def is_isolated(self) -> bool:
-        """True for classes from outside the product: what they do to their process harms no other scorer."""
-        return self.origin != BUILT_IN
+        """True for classes from outside the product, so that they harm no other scorer, and for those that wait for a service."""
+        return self.origin != BUILT_IN or self.declaration.has_own_actors
 
     @property
     def has_canary(self) -> bool:
