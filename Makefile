@@ -11,6 +11,11 @@ DOCS_STAMP := $(DOCS_VENV)/.installed
 RUNS ?= runs
 # one process of tests per core, four at most; PROCESSES= runs them in one
 PROCESSES ?= -n auto --maxprocesses 4
+FILMS ?= films
+FILM := $(FILMS)/big-buck-bunny.mp4
+FILM_CLIPS := $(FILMS)/scenes/clips.csv
+SHORT_CLIPS := $(FILMS)/two-minutes/clips.csv
+CLIPS ?= $(SHORT_CLIPS)
 SEED ?= 0
 
 export PYTHONSAFEPATH := 1
@@ -20,7 +25,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-full demo-clips test check slow bench chaos golden docs format clean
+.PHONY: help env demo demo-full demo-clips demo-film test check slow bench chaos golden docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -48,8 +53,20 @@ demo: $(RUNTIME_STAMP)  ## the whole loop on the toy world: a few minutes on two
 demo-full: $(RUNTIME_STAMP)  ## the same, and the SFT network is trained too: about twice as long
 	$(BIN)/avpref retrain --config configs/toyworld-full.yaml --runs $(RUNS) --seed $(SEED)
 
-demo-clips: $(RUNTIME_STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
+$(FILM): | $(RUNTIME_STAMP)
+	$(BIN)/avpref prompts fetch-film --out $@
+
+$(FILM_CLIPS): $(FILM) configs/film-texts.csv
+	$(BIN)/avpref prompts cut $(FILM) --out $(@D) --texts configs/film-texts.csv --until-s 488 --scene-s 20
+
+$(SHORT_CLIPS): $(FILM) configs/film-texts.csv
+	$(BIN)/avpref prompts cut $(FILM) --out $(@D) --texts configs/film-texts.csv --until-s 120 --scene-s 20
+
+demo-clips: $(RUNTIME_STAMP) $(filter $(SHORT_CLIPS),$(CLIPS))  ## the whole loop on recordings: two minutes of a film, or CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
+
+demo-film: $(RUNTIME_STAMP) $(FILM_CLIPS)  ## the whole loop on a film, Big Buck Bunny, with held-out scenes
+	$(BIN)/avpref retrain --config configs/film.yaml --set prompts.clips=$(FILM_CLIPS) --runs $(RUNS) --seed $(SEED)
 
 test: $(STAMP)  ## the tests, in one process per core (four at most)
 	$(BIN)/python -m pytest $(PROCESSES)
@@ -66,7 +83,7 @@ check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PROCESSES)
 
-NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/compare_demo.py benchmarks/preparation.py benchmarks/readme_images.py
+NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/compare_demo.py benchmarks/learned_scorers.py benchmarks/preparation.py benchmarks/readme_images.py
 
 bench: $(STAMP)  ## every benchmark script that needs no input; each writes its dated result beside itself
 	for script in $(filter-out $(NEED_INPUT),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
