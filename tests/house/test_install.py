@@ -197,10 +197,11 @@ def test_an_empty_environment_gets_what_runs_need(tmp_path: Path, name: str) -> 
     """Needs the package index."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    for command in (
+    commands: tuple[list[str | Path], ...] = (
         [python, SCRIPT, "--torch", "cpu", "--installer", name],
         [python, "-P", "-c", IMPORTS],
         [python.with_name("avpref"), "--help"],
-    ):
+    )
+    for command in commands:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
         assert done.returncode == 0, done.stdout + done.stderr
