@@ -20,7 +20,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-clips test check slow bench chaos golden docs format clean
+.PHONY: help env demo demo-full demo-clips test check slow bench chaos golden docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,8 +42,11 @@ $(STAMP): $(RUNTIME_LOCKS) requirements-dev.lock pyproject.toml
 
 env: $(STAMP)  ## create the environment, with tests and notebooks; TORCH=cpu or cuda (default: cuda where there is a GPU)
 
-demo: $(RUNTIME_STAMP)  ## the whole loop on the toy world: 7 to 10 minutes on two cores
+demo: $(RUNTIME_STAMP)  ## the whole loop on the toy world: a few minutes on two cores
 	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
+
+demo-full: $(RUNTIME_STAMP)  ## the same, and the SFT network is trained too: about twice as long
+	$(BIN)/avpref retrain --config configs/toyworld-full.yaml --runs $(RUNS) --seed $(SEED)
 
 demo-clips: $(RUNTIME_STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
@@ -63,7 +66,7 @@ check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(PROCESSES)
 
-NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/preparation.py benchmarks/readme_images.py
+NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/compare_demo.py benchmarks/preparation.py benchmarks/readme_images.py
 
 bench: $(STAMP)  ## every benchmark script that needs no input; each writes its dated result beside itself
 	for script in $(filter-out $(NEED_INPUT),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done

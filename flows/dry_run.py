@@ -139,7 +139,7 @@ def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int
     candidates = sum(1 for _ in planned_candidates(prompts, settings))
     return [
         DryRunRow("generate", candidates, "candidates", candidates * clip_bytes),
-        DryRunRow("score", candidates * len(metrics_of(settings.scoring)), "scores", None),
+        DryRunRow("score", candidates * len(metrics_of(settings.scoring, settings.executor)), "scores", None),
     ]
 
 

@@ -130,7 +130,7 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
                 scale[metric.name].std,
                 metric.weight,
             )
-            for metric in metrics_of(run.settings.scoring)
+            for metric in metrics_of(run.settings.scoring, run.settings.executor)
         ),
         prompts=tuple(prompt.prompt_id for prompt in prompts),
         num_held_out=num_held_out,

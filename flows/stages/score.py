@@ -124,7 +124,7 @@ def score_items(folder: ScoringFolder, stage: str, request: ScoringRequest) -> S
 
     Raises InputError where weights are absent or a canary drifts, CircuitOpen where too many items fail.
     """
-    scorers = sources(request.scoring)
+    scorers = sources(request.scoring, folder.executor)
     fingerprints = [
         folder.fingerprint(stage, source.fingerprint, request.view.fingerprint(source.is_network)) for source in scorers
     ]
@@ -239,5 +239,4 @@ def _executor_of(executor: Executor, source: ScorerSource) -> Executor:
     """The executor of a scorer's own pool: scorers without a pool of their own use the stage's."""
     if isinstance(executor, InProcessExecutor) or source.slug not in executor.pools:
         return executor
-    pool = executor.pools[source.slug]
-    return executor.model_copy(update=pool.model_dump())
+    return executor.of_pool(source.slug)

@@ -36,13 +36,13 @@ def judges_of(settings: Settings) -> list[Judge]:
     judges = []
     for use in settings.evaluation.judge_uses:
         scoring = settings.scoring.model_copy(update={"scorers": (use.short,), "metrics": (), "weights": {}})
-        judges += [Judge(use.slug, source, scoring) for source in sources(scoring)]
+        judges += [Judge(use.slug, source, scoring) for source in sources(scoring, settings.executor)]
     return judges
 
 
 def all_scorers(settings: Settings) -> list[ScorerSource]:
     """The scorers, then the judges, which run in the same pools."""
-    return [*sources(settings.scoring), *(judge.source for judge in judges_of(settings))]
+    return [*sources(settings.scoring, settings.executor), *(judge.source for judge in judges_of(settings))]
 
 
 def judge_metrics(settings: Settings) -> list[JudgeMetric]:
@@ -72,8 +72,8 @@ def check_judges(settings: Settings) -> None:
     if not judges:
         _refuse_unknown(settings.evaluation.judge_metrics, ())
         return
-    selectors = sources(settings.scoring)
-    rewarded = {metric.name for metric in metrics_of(settings.scoring)} - set(METRIC_BY_NAME)
+    selectors = sources(settings.scoring, settings.executor)
+    rewarded = {metric.name for metric in metrics_of(settings.scoring, settings.executor)} - set(METRIC_BY_NAME)
     for judge in judges:
         for selector in selectors:
             if reason := _shared(judge.source, selector):

@@ -17,8 +17,8 @@ from avpref.config.scoring_settings import ScoringSettings
 from avpref.errors import ConfigError, InputError, MediaError
 from avpref.flows.workers.scorers import ScorerSource, resolve
 from avpref.media.reading import probe, read_clip
-from avpref.rewards.outside.contract import Contract, Finding
 from avpref.rewards.outside.sample_clips import broken_clips, sample_clips
+from avpref.rewards.outside.scorer_contract import Contract, Finding
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.weights.catalogue import terms_text
 
