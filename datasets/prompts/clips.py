@@ -6,7 +6,7 @@ reason; only a CSV that cannot be read is an error.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ from avpref.media.geometry import ClipShape, window_starts_s
 from avpref.media.reading import DecodedClip, probe, read_clip
 
 REQUIRED = ("file", "text")
-OPTIONAL = ("taxonomy",)
+OPTIONAL = ("taxonomy", "group")
 INSTANCE_MARK = "#"
 RECORDING_ID_CHARS = 16
 NO_FILE = "no file named"
@@ -40,6 +40,12 @@ class Recording:
     taxonomy: str
     sha256: str
     duration_s: float
+    group: str = ""
+
+    @property
+    def split_key(self) -> str:
+        """Identity of the recordings that are held out together: the group, or the recording's bytes."""
+        return f"group {self.group}" if self.group else self.sha256
 
     @property
     def recording_id(self) -> str:
@@ -85,7 +91,7 @@ class _Window:
 
 
 def read_clip_list(path: Path | str) -> RecordingList:
-    """Read a UTF-8 CSV with header ``file,text[,taxonomy]``; relative files are relative to the CSV's folder.
+    """Read a UTF-8 CSV with header ``file,text[,taxonomy][,group]``; relative files are relative to the CSV's folder.
 
     RefusedRow rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
     the same bytes as an earlier one. Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8,
@@ -128,10 +134,10 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
 
     Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
     are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about ``held_out_share``
-    of them, at least one and never all, so a recording keeps its split when the list grows (see
-    :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
-    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; if there are fewer windows,
-    they are used again as further instances.
+    of them, at least one and never all; recordings of one ``group`` are held out together, by the hash of its name. So a recording
+    keeps its split when the list grows (see :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a
+    few recordings can change). Held-out windows, taken in turn from every held-out recording, become ``num_evaluation_clips``
+    evaluation prompts; if there are fewer windows, they are used again as further instances.
 
     ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
     ``prompt_id`` derives from text, source and split as usual. ``ground_truth_path`` is absolute; ``ground_truth_sha256``
@@ -155,12 +161,9 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
     ]
     refused = sorted([*listed.refused, *short], key=lambda row: row.line)
     _require_two(listed.csv, usable, refused)
-    by_content = {row.sha256: row for row in usable}
-    ordered = [by_content[sha256] for sha256 in held_out(by_content, 1.0, seed)]
-    below = len(held_out(by_content, settings.held_out_share, seed))
-    num_held_out = min(max(1, below), len(ordered) - 1)
-    evaluation = _windows(ordered[:num_held_out], shape)
-    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(ordered[num_held_out:], shape)]
+    held_out_rows, training_rows = _split(usable, settings.held_out_share, seed)
+    evaluation = _windows(held_out_rows, shape)
+    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(training_rows, shape)]
     return training + list(_evaluation(evaluation, settings.num_evaluation_clips)), refused
 
 
@@ -202,7 +205,7 @@ def _recording(table: Path, row: CsvRow) -> Recording | RefusedRow:
     """The row's recording from the file's headers and hash, or the refusal."""
     if len(row.fields) != len(row.columns):
         return RefusedRow(row.line, row.fields[0], _miscounted(row))
-    file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
+    file, text, taxonomy, group = (row.get(name) for name in REQUIRED + OPTIONAL)
     path = (table.parent / file).resolve()
     if not file.strip():
         return RefusedRow(row.line, file, NO_FILE)
@@ -219,19 +222,33 @@ def _recording(table: Path, row: CsvRow) -> Recording | RefusedRow:
     if info.video is None or info.audio is None:
         return RefusedRow(row.line, file, "no picture" if info.video is None else "no sound")
     duration_s = min(info.duration_s, info.audio.duration_s)
-    return Recording(row.line, file, path, text, taxonomy, sha256, duration_s)
+    return Recording(row.line, file, path, text, taxonomy, sha256, duration_s, group.strip())
 
 
 def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[RefusedRow]) -> None:
-    """Raises InputError unless training and evaluation can each have a recording."""
-    if len(usable) >= 2:
+    """Raises InputError unless training and evaluation can each have a recording, of another group."""
+    num_groups = len({row.split_key for row in usable})
+    if num_groups >= 2:
         return
     reasons = "".join(f"\n  line {row.line}: {row.file}: {row.reason}" for row in refused)
+    of_group = " of one group" if len(usable) > 1 else ""
     raise InputError(
-        found=f"{table}: {len(usable)} usable recordings, {len(refused)} refused{reasons}",
-        expected="at least two: one to train on and one to hold out",
-        fix="add recordings to the CSV, or repair the refused ones",
+        found=f"{table}: {len(usable)} usable recordings{of_group}, {len(refused)} refused{reasons}",
+        expected="at least two, of different groups: one to train on and one to hold out",
+        fix="add recordings to the CSV, repair the refused ones, or divide the group",
     )
+
+
+def _split(rows: Sequence[Recording], share: float, seed: int) -> tuple[list[Recording], list[Recording]]:
+    """Held-out recordings and training recordings, both in the order of their groups' hashes; rows of one group as listed."""
+    groups: dict[str, list[Recording]] = defaultdict(list)
+    for row in rows:
+        groups[row.split_key].append(row)
+    ordered = held_out(groups, 1.0, seed)
+    num_held_out = min(max(1, len(held_out(groups, share, seed))), len(ordered) - 1)
+    sides = ordered[:num_held_out], ordered[num_held_out:]
+    held_out_rows, training_rows = ([row for key in side for row in groups[key]] for side in sides)
+    return held_out_rows, training_rows
 
 
 def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from avpref.config.executor_settings import REWARD_MODELS as MODEL_NAMES
 from avpref.config.executor_settings import Executor, RayExecutor
+from avpref.config.learned_names import MODULES_OF
 from avpref.config.loading import load_section
 from avpref.config.scorer_use import ScorerUse
 from avpref.config.scoring_settings import ModelSettings, ScoringSettings
@@ -22,7 +23,7 @@ from avpref.rewards.protocol import Scorer
 
 WEIGHTLESS = ("toy", "signal", "fake")
 """Built-in names of groups of scorers without weights, which take no settings."""
-BUILT_IN_NAMES = (*WEIGHTLESS, *MODEL_NAMES, *BUILT_IN_CLASSES)
+BUILT_IN_NAMES = (*WEIGHTLESS, *MODEL_NAMES, *MODULES_OF, *BUILT_IN_CLASSES)
 TINY = "tiny"
 REWARD_MODELS = "audiobox,imagebind,synchformer,videoalign"
 
@@ -118,11 +119,15 @@ def _sources(use: ScorerUse, scoring: ScoringSettings, placed: RayExecutor | Non
 
             _refuse_name(use)
             return [reward_model(name, _with_settings(use, scoring))]
+        case name if name in MODULES_OF:
+            from avpref.rewards.learned.learned_catalogue import LEARNED
+
+            _refuse_name(use)
+            _refuse_settings(use)
+            return [LEARNED[name]]
         case name if name in WEIGHTLESS:
             _refuse_name(use)
-            if use.settings:
-                found = f"scorer {name}: settings {', '.join(use.settings)}"
-                raise ConfigError(found, "no settings: this scorer has none", f"--set scoring.scorers={name}")
+            _refuse_settings(use)
             return [Weightless(scorer) for scorer in _weightless(name)]
         case _:
             return [outside_source(use, BUILT_IN_NAMES, placed)]
@@ -149,6 +154,12 @@ def _refuse_name(use: ScorerUse) -> None:
         raise ConfigError(
             f"scorer {use.use} is called {use.name}", "no name: this scorer keeps its own", f"use: {use.use}"
         )
+
+
+def _refuse_settings(use: ScorerUse) -> None:
+    if use.settings:
+        found = f"scorer {use.use}: settings {', '.join(use.settings)}"
+        raise ConfigError(found, "no settings: this scorer has none", f"--set scoring.scorers={use.use}")
 
 
 def _with_settings(use: ScorerUse, scoring: ScoringSettings) -> ScoringSettings:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from avpref.config.optional_scorers import with_installed
 from avpref.config.schema import Settings
 from avpref.config.scorer_use import FORMS, entry_for_override
 from avpref.config.section import Section
@@ -54,6 +55,7 @@ def load_config(
 ) -> Resolved:
     """Read ``path``, apply environment and ``key=value`` overrides, validate.
 
+    Scorers of ``scoring.optional`` are resolved (:mod:`avpref.config.optional_scorers`).
     Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value; all wrong keys
     are named at once.
     """
@@ -68,6 +70,9 @@ def load_config(
             f"{path}: {_explain_all(error, origins)}", GUIDE, "avpref config show --config FILE"
         ) from None
     _require_implemented(settings, path)
+    settings, note = with_installed(settings)
+    if note:
+        origins["scoring.scorers"] = f"{origins.get('scoring.scorers', 'default')}; {note}"
     return Resolved(settings, origins)
 
 

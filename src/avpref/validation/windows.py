@@ -17,7 +17,7 @@ from avpref.rewards.negatives.cuts import Cut, Donor
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
 LIST_NAME = "clips.csv"
-CSV_COLUMNS = ("file", "text", "taxonomy")
+CSV_COLUMNS = ("file", "text", "taxonomy", "group")
 ONE_FRAME_PX = 16
 """Side of the single frame that is decoded when only the sound is needed."""
 
