@@ -1,4 +1,7 @@
-"""Select and convert the pictures of a window from decoded frames by timestamp. PyAV and numpy only."""
+"""Select the pictures of a window from decoded frames by timestamp, and convert them to RGB as they are shown.
+
+PyAV and numpy only.
+"""
 
 from __future__ import annotations
 
@@ -6,47 +9,58 @@ from collections.abc import Sequence
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from avpref.errors import MediaError
+from avpref.media.display import has_wide_primaries, hdr_curve, hdr_error, matrix, orientation, shown_size
+from avpref.media.frame_times import length_s
+from avpref.media.geometry import PictureSize
+from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
+from avpref.media.tone_mapping import tone_mapped
 
 FRAME_SLACK_S = 0.001
 """Tolerance in seconds for a frame that starts after its output time, because containers round timestamps."""
 
 
 class FramePicker:
-    """Selects the frame that is shown at each output time.
+    """Selects the frame that is shown at each output time and keeps it as RGB, in one array for all of them.
 
-    ``picked`` holds uint8 [H, W, 3] RGB arrays; ``size`` is (H, W) after filling and centre cropping, or None for the
-    original size. ``end_s`` is the end of the frames received so far; ``step_s`` is the usual length of a frame.
+    ``end_s`` is the end of the frames received so far; ``step_s`` is the usual length of a frame.
     """
 
     def __init__(
-        self, stream: VideoStream, times_s: Sequence[float], size: tuple[int, int] | None, step_s: float
+        self, stream: VideoStream, times_s: Sequence[float], converter: PictureConverter, step_s: float
     ) -> None:
         self.stream = stream
         self.slack_s = step_s
-        self.picked: list[np.ndarray] = []
+        self.num_picked = 0
         self.end_s = 0.0
         self.has_run_out = False
-        self._times_s, self._size = times_s, size
-        self._reformatter = VideoReformatter()
+        self._times_s = times_s
+        self._converter = converter
+        self._pictures: NDArray[np.uint8] | None = None
         self._current: av.VideoFrame | None = None
-        self._current_rgb: np.ndarray | None = None
+        self._current_index: int | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether every output time has its frame."""
-        return len(self.picked) == len(self._times_s)
+        return self.num_picked == len(self._times_s)
+
+    @property
+    def pictures(self) -> NDArray[np.uint8]:
+        """The pictures so far, uint8 [T, H, W, 3] RGB; only after one was picked."""
+        assert self._pictures is not None, "no picture was picked"
+        return self._pictures[: self.num_picked]
 
     def offer(self, time_s: float, frame: av.VideoFrame) -> None:
         """Take the next frame, shown from ``time_s`` on. The first frame also serves earlier output times."""
         if self._current is not None:
             self._pick_until(time_s - FRAME_SLACK_S)
-        self._current, self._current_rgb = frame, None
-        length_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self.slack_s
-        self.end_s = time_s + length_s
+        self._current, self._current_index = frame, None
+        self.end_s = time_s + length_s(frame, self.slack_s)
 
     def finish(self) -> None:
         """End of the stream: the last frame serves the remaining output times; ``has_run_out`` is true if there were any."""
@@ -55,37 +69,74 @@ class FramePicker:
             self._pick_until(float("inf"))
 
     def _pick_until(self, time_s: float) -> None:
-        while not self.is_done and self._times_s[len(self.picked)] < time_s:
-            if self._current_rgb is None and self._current is not None:
-                self._current_rgb = self._displayed(self._current)
-            assert self._current_rgb is not None
-            self.picked.append(self._current_rgb)
+        while not self.is_done and self._times_s[self.num_picked] < time_s:
+            assert self._current is not None
+            if self._current_index is None or self._pictures is None:
+                picture = self._converter.shown(self._current)
+                if self._pictures is None:
+                    self._pictures = np.empty((len(self._times_s), *picture.shape), np.uint8)
+                self._pictures[self.num_picked] = picture
+                self._current_index = self.num_picked
+            else:
+                self._pictures[self.num_picked] = self._pictures[self._current_index]
+            self.num_picked += 1
 
-    def _displayed(self, frame: av.VideoFrame) -> np.ndarray:
-        turns = quarter_turns(frame)
-        if self._size is None:
-            return np.rot90(self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray(), turns)
-        height, width = self._size if turns % 2 == 0 else self._size[::-1]
-        scale = max(height / frame.height, width / frame.width)
-        filled = self._reformatter.reformat(
+
+class PictureConverter:
+    """Converts decoded frames of ``stream`` to RGB as they are shown, ``num_pictures`` of which are kept at ``size``.
+
+    Raises MediaError from :meth:`shown` for a frame of another size than the first one, and for high dynamic range where
+    ``rules`` refuse it.
+    """
+
+    def __init__(
+        self, stream: VideoStream, size: PictureSize, num_pictures: int, rules: ReadingRules = DEFAULT_READING
+    ) -> None:
+        self._stream, self._size, self._num_pictures, self._rules = stream, size, num_pictures, rules
+        self._reformatter = VideoReformatter()
+        self._first_size: tuple[int, int] | None = None
+
+    def shown(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+        """The picture uint8 [H, W, 3], which may be a view of another array."""
+        self._require_same_size(frame)
+        turned = orientation(frame)
+        shown = shown_size(self._stream, frame)
+        upright = shown[::-1] if turned.is_transposed else shown
+        filled, cropped = self._size.filled(*upright, self._num_pictures)
+        if turned.is_transposed:
+            filled, cropped = filled[::-1], cropped[::-1]
+        pixels = self._scaled(frame, *filled)
+        y, x = (filled[0] - cropped[0]) // 2, (filled[1] - cropped[1]) // 2
+        return turned.apply(pixels[y : y + cropped[0], x : x + cropped[1]])
+
+    def _scaled(self, frame: av.VideoFrame, height: int, width: int) -> NDArray[np.uint8]:
+        """The stored picture at another size, in the colours of BT.709."""
+        shrinks = height * width < frame.height * frame.width
+        curve = hdr_curve(frame)
+        if curve and self._rules.hdr is HdrHandling.REFUSE:
+            raise hdr_error(self._stream.container.name, curve)
+        pixels = self._reformatter.reformat(
             frame,
-            height=max(height, round(frame.height * scale)),
-            width=max(width, round(frame.width * scale)),
-            format="rgb24",
-            interpolation=Interpolation.AREA if scale < 1 else Interpolation.BILINEAR,
+            height=height,
+            width=width,
+            format="rgb48le" if curve else "rgb24",
+            src_colorspace=matrix(frame),
+            dst_color_range=ColorRange.JPEG,
+            interpolation=Interpolation.AREA if shrinks else Interpolation.BILINEAR,
             threads=1,
         ).to_ndarray()
-        y, x = (filled.shape[0] - height) // 2, (filled.shape[1] - width) // 2
-        return np.rot90(filled[y : y + height, x : x + width], turns)
+        if curve:
+            return tone_mapped(pixels.astype(np.uint16, copy=False), curve, has_wide_primaries(frame))
+        return pixels.astype(np.uint8, copy=False)
 
-
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns from the stored to the displayed picture. Raises MediaError for other angles."""
-    turns, remainder = divmod(frame.rotation % 360, 90)
-    if remainder:
-        raise MediaError(
-            found=f"a picture that is to be displayed turned by {frame.rotation} degrees",
-            expected="a multiple of 90 degrees",
-            fix="re-encode the file upright: ffmpeg -i FILE upright.mp4",
-        )
-    return turns
+    def _require_same_size(self, frame: av.VideoFrame) -> None:
+        size = frame.height, frame.width
+        if self._first_size is None:
+            self._first_size = size
+        if size != self._first_size:
+            old, new = (f"{width}x{height}" for height, width in (self._first_size, size))
+            raise MediaError(
+                found=f"a picture whose size changes from {old} to {new}",
+                expected="pictures of one size",
+                fix="re-encode it at one size: ffmpeg -i FILE -vf scale=W:H,setsar=1 fixed.mkv",
+            )

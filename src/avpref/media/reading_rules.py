@@ -1,0 +1,25 @@
+"""Choices about recordings that have more than one reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class HdrHandling(StrEnum):
+    """What happens to a picture of high dynamic range (PQ, HLG)."""
+
+    TONE_MAP = "tone_map"
+    """It is converted to the standard range (:mod:`avpref.media.tone_mapping`)."""
+    REFUSE = "refuse"
+    """The recording is refused."""
+
+
+@dataclass(frozen=True)
+class ReadingRules:
+    """How recordings are read where there is a choice."""
+
+    hdr: HdrHandling = HdrHandling.TONE_MAP
+
+
+DEFAULT_READING = ReadingRules()
