@@ -16,8 +16,9 @@ from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.committed_clips import ClipBytes, open_clip
 from avpref.flows.workers.scorers import ScorerSource
 from avpref.identity import bytes_sha256
+from avpref.media.containers import MediaSource
 from avpref.media.geometry import ClipShape
-from avpref.media.reading import DecodedClip, MediaSource, probe, read_clip
+from avpref.media.reading import DecodedClip, probe, read_clip
 from avpref.observability.meters import MS_PER_S
 from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.storage.files import Files

@@ -1,0 +1,76 @@
+"""Opening of a media file, and the errors of files that are cut short or damaged. PyAV only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from avpref.errors import MediaError
+
+MediaSource = Path | str | BinaryIO
+
+Stream = TypeVar("Stream", VideoStream, AudioStream)
+
+
+@contextmanager
+def opened(source: MediaSource) -> Iterator[InputContainer]:
+    """The open container of ``source``. Raises MediaError for a file that is cut short or cannot be read, also while it is used."""
+    name = Path(source).name if isinstance(source, str | Path) else getattr(source, "name", "a clip in memory")
+    try:
+        if isinstance(source, str | Path):
+            with open(source, "rb") as stream:
+                _require_all_bytes(stream, name)
+        else:
+            _require_all_bytes(source, name)
+        with av.open(str(source) if isinstance(source, Path) else source, "r", metadata_errors="replace") as container:
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(
+            found=f"{name}: {error.strerror or error}",
+            expected="a whole, readable media file, such as mp4 with H.264 and AAC",
+            fix=f"look at it with `ffprobe {name}`; copy or make the file again, or remove its row",
+        ) from error
+
+
+def _require_all_bytes(stream: BinaryIO, name: str) -> None:
+    """Raises MediaError for an mp4 with a top-level box longer than the file. Other containers are checked by duration."""
+    position, size = 0, stream.seek(0, 2)
+    while position + 8 <= size:
+        stream.seek(position)
+        header = stream.read(16)
+        kind, length = header[4:8], int.from_bytes(header[:4], "big")
+        if position == 0 and kind != b"ftyp":
+            break
+        length = int.from_bytes(header[8:16], "big") if length == 1 else length or size - position
+        if kind in (b"mdat", b"moov", b"moof") and position + length > size:
+            raise ends_early(name, f"{size} bytes", f"{position + length} bytes, as its header says")
+        position += max(length, 8)
+    stream.seek(0)
+
+
+def ends_early(name: str, found: str, expected: str) -> MediaError:
+    """The error of a file that ends before its header says, or that is damaged."""
+    return MediaError(
+        found=f"{Path(name).name or 'a clip in memory'} is cut short or damaged: {found}",
+        expected=expected,
+        fix="copy or make the file again, or remove its row",
+    )
+
+
+def decodable(container: InputContainer, streams: list[Stream]) -> list[Stream]:
+    """The ``streams`` that have a decoder. Raises MediaError if there are streams but none has one."""
+    usable = [stream for stream in streams if stream.codec_context is not None]
+    if streams and not usable:
+        raise MediaError(
+            found=f"{container.name}: {streams[0].type} in an unknown or damaged format",
+            expected="a format that FFmpeg decodes, such as H.264 and AAC",
+            fix="copy or make the file again, or remove its row",
+        )
+    return usable

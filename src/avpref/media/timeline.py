@@ -1,0 +1,67 @@
+"""The timeline of a recording in seconds: it starts at the container's first timestamp. PyAV only."""
+
+from __future__ import annotations
+
+import av
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from avpref.errors import MediaError
+
+
+def time_s(container: InputContainer, frame: av.VideoFrame | av.AudioFrame) -> float:
+    """The timestamp of ``frame`` in seconds, on the container's own clock. Raises MediaError where it has none."""
+    stamp = frame.pts if frame.pts is not None else frame.dts
+    if stamp is None or frame.time_base is None:
+        raise MediaError(
+            found=f"{container.name}: a frame without a timestamp",
+            expected="timestamps on every frame",
+            fix="remux it: ffmpeg -fflags +genpts -i FILE -c copy fixed.mp4",
+        )
+    return float(stamp * frame.time_base)
+
+
+def origin_s(container: InputContainer) -> float:
+    """Start of the timeline in seconds. Negative timestamps are priming samples, which are not played."""
+    return max(0.0, (container.start_time or 0) / av.time_base)
+
+
+def declared_end_s(container: InputContainer, stream: VideoStream | AudioStream) -> float | None:
+    """End of ``stream`` by its header in seconds on the timeline; None where the header has no length."""
+    if stream.duration is None or stream.time_base is None:
+        return None
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s(container)
+
+
+def container_end_s(container: InputContainer) -> float | None:
+    """End of the container in seconds by its header. Matroska and Flash count from zero, others from their first timestamp."""
+    if container.duration is None:
+        return None
+    counts_from_zero = any(name in container.format.name for name in ("matroska", "flv"))
+    return container.duration / av.time_base - (origin_s(container) if counts_from_zero else 0.0)
+
+
+def end_s(container: InputContainer, stream: VideoStream | AudioStream) -> float:
+    """End of ``stream`` in seconds, by its header or the container's. Raises MediaError where neither has a length."""
+    declared_s = declared_end_s(container, stream)
+    length_s = declared_s if declared_s is not None else container_end_s(container)
+    if length_s is None:
+        raise MediaError(
+            found=f"{container.name}: no duration in its header",
+            expected="a container that keeps one, such as mp4",
+            fix="remux it: ffmpeg -i FILE -c copy fixed.mp4",
+        )
+    return length_s
+
+
+def recording_s(container: InputContainer, video: VideoStream | None, audio: AudioStream | None) -> float:
+    """End of the video, or of the audio if there is no video, in seconds. Raises MediaError where both are None."""
+    stream = video if video is not None else audio
+    if stream is None:
+        raise MediaError(
+            found=f"{container.name}: neither picture nor sound",
+            expected="a video or audio stream",
+            fix="remove the file's row",
+        )
+    return end_s(container, stream)
