@@ -67,7 +67,8 @@ def _header(text: CsvText, separator: str) -> Header:
     record = next(records, Record(1, 1, ()))
     if record.fault:
         raise TableError(
-            f"{text.path}: line {record.first_line}: {record.fault}", "a header line with the names of the columns",
+            f"{text.path}: line {record.first_line}: {record.fault}",
+            "a header line with the names of the columns",
             f"correct the quotes in line {record.first_line} of {text.path.name}",
         )
     return Header(record.fields, separator, record.line)
@@ -82,7 +83,9 @@ def _problems(header: Sequence[str], required: Sequence[str], known: Sequence[st
 def _refusal(text: CsvText, header: Header, required: Sequence[str], known: Sequence[str]) -> TableError:
     expected = f"the header line {','.join(required)} or {','.join(known)}"
     if not header.columns:
-        return TableError(f"{text.path}: an empty file", expected, f"make the first line of the CSV: {','.join(required)}")
+        return TableError(
+            f"{text.path}: an empty file", expected, f"make the first line of the CSV: {','.join(required)}"
+        )
     problems = "; ".join(_problems(header.columns, required, known))
     return TableError(
         f"{text.path}: line {header.line}: {problems}", expected, _correction(text, header, required, known)
@@ -99,8 +102,9 @@ def _correction(text: CsvText, header: Header, required: Sequence[str], known: S
         return _selection_command(text, header, names, distinct)
     if len(header.columns) == len(required) and (text.path.parent / header.columns[0]).is_file():
         line = shlex.quote(header.separator.join(required))
-        return f"the first line is a row; add a header: (echo {line}; cat {shlex.quote(str(text.path))}) > " + shlex.quote(
-            str(corrected_path(text.path))
+        return (
+            f"the first line is a row; add a header: (echo {line}; cat {shlex.quote(str(text.path))}) > "
+            + shlex.quote(str(corrected_path(text.path)))
         )
     return f"make the first line of the CSV: {','.join(required)}"
 

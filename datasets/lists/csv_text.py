@@ -74,7 +74,9 @@ def _wrong_encoding(path: Path, data: bytes, encoding: str, error: UnicodeDecode
     expected = "a CSV in UTF-8, or in UTF-16 with a byte order mark"
     if encoding != "utf-8":
         line = error.object[: error.start].decode(encoding, "replace").count("\n") + 1
-        found = f"{path}: line {line}: not {encoding.upper()} text, which its byte order mark announces ({error.reason})"
+        found = (
+            f"{path}: line {line}: not {encoding.upper()} text, which its byte order mark announces ({error.reason})"
+        )
         return TableError(found, expected, f"write {path.name} again as CSV UTF-8 with the program that made it")
     found = f"{path}: line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}: {error.reason})"
     for python_name, iconv_name in OLD_ENCODINGS:
@@ -82,5 +84,7 @@ def _wrong_encoding(path: Path, data: bytes, encoding: str, error: UnicodeDecode
             words = data.decode(python_name).splitlines()[line - 1]
         except (UnicodeDecodeError, IndexError):
             continue
-        return TableError(f"{found}; in {iconv_name} the line is {words[:60]!r}", expected, iconv_command(path, iconv_name))
+        return TableError(
+            f"{found}; in {iconv_name} the line is {words[:60]!r}", expected, iconv_command(path, iconv_name)
+        )
     return TableError(found, expected, f"write {path.name} again as CSV UTF-8 with the program that made it")

@@ -13,6 +13,8 @@ from pathlib import Path
 from avpref.datasets.lists.csv_records import printable
 from avpref.errors import InputError, MediaError
 from avpref.identity import file_sha256
+from avpref.media.audio_tracks import TrackChoice
+from avpref.media.finite_sound import require_finite_sound
 from avpref.media.reading import MediaInfo, probe
 
 NO_FILE = "no file named"
@@ -36,6 +38,12 @@ class ListedRecording:
         assert self.info.audio is not None
         return min(self.info.duration_s, self.info.audio.duration_s)
 
+    @property
+    def sound_start_s(self) -> float:
+        """Seconds until the sound begins."""
+        assert self.info.audio is not None
+        return self.info.audio.start_s
+
 
 def locate(folder: Path, file: str) -> Path:
     """The resolved path of ``file``, relative to ``folder``. Raises InputError, with the reason as ``found``, unless it is a file."""
@@ -50,22 +58,27 @@ def locate(folder: Path, file: str) -> Path:
     raise InputError(NO_SUCH_FILE, EXPECTED, "correct the row, or remove it")
 
 
-def inspect(path: Path) -> ListedRecording:
-    """The recording at ``path``. Raises InputError, with the reason as ``found``, where it cannot be read or lacks a track."""
-    info, sha256 = inspect_clip(path)
+def inspect(path: Path, audio_track: TrackChoice = "") -> ListedRecording:
+    """The recording at ``path``. Raises InputError, with the reason as ``found``, where it cannot be read or lacks a track.
+
+    ``audio_track`` chooses the sound, see :func:`avpref.media.audio_tracks.choose_audio`.
+    """
+    info, sha256 = inspect_clip(path, audio_track)
     if info.video is None or info.audio is None:
         raise InputError("no picture" if info.video is None else "no sound", "both tracks", "remove the row")
     return ListedRecording(path, info, sha256)
 
 
-def inspect_clip(path: Path) -> tuple[MediaInfo, str]:
+def inspect_clip(path: Path, audio_track: TrackChoice = "") -> tuple[MediaInfo, str]:
     """Properties and SHA-256 of a media file, which may lack a track. Raises InputError, with the reason as ``found``."""
     try:
-        return probe(path), file_sha256(path)
+        info, sha256 = probe(path, audio_track), file_sha256(path)
+        require_finite_sound(path, audio_track)
     except MediaError as error:
         raise MediaError(f"unreadable: {error.found}", error.expected, error.fix) from error
     except OSError as error:
         raise InputError(f"unreadable: {error.strerror or error}", "a readable file", "correct the row") from error
+    return info, sha256
 
 
 def _reason(joined: Path, file: str, error: OSError | ValueError) -> str:
@@ -121,5 +134,11 @@ def _difference(wanted: str, present: str) -> str:
 
 def _rename_command(source: Path, target: Path) -> str:
     """A shell command in ASCII, because terminals and editors change the Unicode form of what is copied."""
-    code = f"import os; os.rename({ascii(str(source))}, {ascii(str(target))})"
+    code = f"import os; os.rename({_literal(source)}, {_literal(target)})"
     return f"python3 -c {shlex.quote(code)}"
+
+
+def _literal(path: Path) -> str:
+    """``path`` as a Python literal of ASCII characters in double quotes."""
+    escaped = str(path).encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -14,6 +14,7 @@ from avpref.config.data_settings import ClipPrompts, TextPrompts, ToyWorldPrompt
 from avpref.config.schema import Settings
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError
+from avpref.media.audio_tracks import TrackChoice
 from avpref.media.geometry import ClipShape
 
 
@@ -95,10 +96,11 @@ class RecordingSource:
     settings: ClipPrompts
     shape: ClipShape
     seed: int
+    audio_track: TrackChoice = ""
 
     def prompts(self) -> PromptList:
         """One prompt per window; held-out windows come from held-out recordings."""
-        return PromptList(*recordings.prompts(self.settings, self.shape, self.seed))
+        return PromptList(*recordings.prompts(self.settings, self.shape, self.seed, self.audio_track))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
         """The windows of the training split."""
@@ -112,7 +114,7 @@ class RecordingSource:
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """Read the prompt's window at the run's size and rates. Raises MediaError."""
-        clip = recordings.ground_truth_clip(prompt, self.shape)
+        clip = recordings.ground_truth_clip(prompt, self.shape, self.audio_track)
         assert (
             clip.frames is not None and clip.audio is not None
         )  # recordings without picture or sound are refused on import
@@ -126,10 +128,11 @@ class TextListSource:
     settings: TextPrompts
     shape: ClipShape
     seed: int
+    audio_track: TrackChoice = ""
 
     def prompts(self) -> PromptList:
         """One prompt per text."""
-        return PromptList(*text_list.text_prompts(self.settings, self.seed))
+        return PromptList(*text_list.text_prompts(self.settings, self.seed, self.audio_track))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
         """Raises ConfigError: a list of texts needs a network that is already trained."""
@@ -144,7 +147,7 @@ class TextListSource:
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """The beginning of the prompt's recording at the run's size and rates. Raises MediaError."""
-        return RecordingSource(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
+        return RecordingSource(ClipPrompts(), self.shape, self.seed, self.audio_track).ground_truth(prompt)
 
 
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
@@ -154,16 +157,16 @@ def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
 
 def clip_shape(settings: Settings) -> ClipShape:
     """The shape of every clip of a run."""
-    return ClipShape(**settings.clip.model_dump())
+    return ClipShape(**settings.clip.model_dump(exclude={"audio_track"}))
 
 
 def open_prompt_source(settings: Settings) -> PromptSource:
     """The prompt source that the configuration names."""
-    shape, seed = clip_shape(settings), settings.run.seed
+    shape, seed, audio_track = clip_shape(settings), settings.run.seed, settings.clip.audio_track
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return RecordingSource(prompts, shape, seed)
+            return RecordingSource(prompts, shape, seed, audio_track)
         case TextPrompts() as prompts:
-            return TextListSource(prompts, shape, seed)
+            return TextListSource(prompts, shape, seed, audio_track)

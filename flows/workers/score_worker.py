@@ -16,6 +16,7 @@ from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.committed_clips import ClipBytes, open_clip
 from avpref.flows.workers.scorers import ScorerSource
 from avpref.identity import bytes_sha256
+from avpref.media.audio_tracks import TrackChoice
 from avpref.media.containers import MediaSource
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, probe, read_clip
@@ -46,21 +47,24 @@ class ScoreItem:
 class ClipView:
     """The part of a clip that scorers see: at most its first ``window_s`` seconds, at its own size and rates.
 
-    Where ``shape`` is set, scorers without a network see the clip in that shape instead.
+    Where ``shape`` is set, scorers without a network see the clip in that shape instead. ``audio_track`` chooses the sound.
     """
 
     shape: ClipShape | None
     window_s: float
+    audio_track: TrackChoice = ""
 
     def read(self, clip: MediaSource, is_network: bool) -> DecodedClip:
         """Decode ``clip`` for reward models (``is_network``) or for scorers without a network. Raises MediaError."""
         if self.shape is not None and not is_network:
-            return read_clip(clip, self.shape)
-        return read_clip(clip, duration_s=min(self.window_s, probe(clip).duration_s))
+            return read_clip(clip, self.shape, audio_track=self.audio_track)
+        duration_s = min(self.window_s, probe(clip, self.audio_track).duration_s)
+        return read_clip(clip, duration_s=duration_s, audio_track=self.audio_track)
 
     def fingerprint(self, is_network: bool) -> object:
         """The settings that the scores of such scorers depend on, for the fingerprint of their scores."""
-        return self.window_s if is_network or self.shape is None else vars(self.shape)
+        view = self.window_s if is_network or self.shape is None else vars(self.shape)
+        return (view, str(self.audio_track)) if self.audio_track != "" else view
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,14 @@ from pydantic import Field
 from avpref.config.section import Section
 
 
-class ClipSettings(Section):
-    """The shape of every clip of the run."""
+class SoundSettings(Section):
+    """The audio track of recordings that is read: its number from 0, its language or its title; empty: the default track."""
+
+    audio_track: Annotated[int, Field(ge=0)] | str = ""
+
+
+class ClipSettings(SoundSettings):
+    """The shape of every clip of the run, and the audio track of its recordings."""
 
     num_frames: int = Field(gt=0)
     height_px: int = Field(gt=0)

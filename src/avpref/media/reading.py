@@ -4,13 +4,14 @@ The timeline starts at the container's first timestamp. Frame k of a clip is the
 samples are positioned by their timestamps, with zeros in gaps. Frame counts in headers and the order in the file are ignored, so
 variable rates, B-frames, edit lists and priming samples are read correctly.
 
-Of several video streams the one with the most pixels is read (except cover art), of several audio streams the one with the highest
-sample rate, then the most channels, then the first. Channels are averaged to mono. Pixels are assumed to be square.
+Of several video streams the one with the most pixels is read (except cover art), of several audio streams the default one (see
+:func:`avpref.media.audio_tracks.choose_audio`). Channels are mixed to mono (:mod:`avpref.media.downmix`). Pixels are assumed to be
+square.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from av.container import InputContainer
@@ -18,8 +19,9 @@ from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
 from avpref.media.audio_samples import AudioCollector
-from avpref.media.audio_tracks import AudioTrack, audio_track, best_audio
+from avpref.media.audio_tracks import AudioTrack, TrackChoice, choose_audio, track_properties
 from avpref.media.containers import MediaSource, opened
+from avpref.media.downmix import audible_weights, mix
 from avpref.media.geometry import ClipShape
 from avpref.media.picture_tracks import VideoTrack, best_video, fps_hz, video_track
 from avpref.media.shown_frames import FramePicker
@@ -53,7 +55,8 @@ class DecodedClip:
 
     ``frames`` is uint8 [T, H, W, 3] RGB and ``audio`` float32 [S], mono, S = round(duration_s · sample_rate_hz); either
     is None if the file has no such track. ``fps_hz`` is 0 without video, ``sample_rate_hz`` is 0 without audio.
-    ``channels`` is float32 [C, S], the channels whose mean is ``audio``; only clips that were read from a file have it.
+    ``channels`` is float32 [C, S], the channels whose sum with ``weights`` is ``audio`` (without weights: their mean); only clips that
+    were read from a file have it. ``sound_share`` is the share of the window for which the recording has sound.
     """
 
     frames: np.ndarray | None
@@ -63,6 +66,8 @@ class DecodedClip:
     duration_s: float
     start_s: float = 0.0
     channels: np.ndarray | None = None
+    weights: tuple[float, ...] = ()
+    sound_share: float = 1.0
 
     @property
     def has_video(self) -> bool:
@@ -75,20 +80,28 @@ class DecodedClip:
         return self.audio is not None
 
 
-def probe(source: MediaSource) -> MediaInfo:
-    """Properties of ``source`` from its headers and one decoded frame. Raises MediaError if it cannot be read."""
+def probe(source: MediaSource, audio_track: TrackChoice = "") -> MediaInfo:
+    """Properties of ``source`` from its headers and one decoded frame, with the sound of ``audio_track``.
+
+    Raises MediaError if it cannot be read, and as :func:`avpref.media.audio_tracks.choose_audio`.
+    """
     with opened(source) as container:
-        video, audio = best_video(container), best_audio(container)
+        video, audio = best_video(container), choose_audio(container, audio_track)
         return MediaInfo(
             duration_s=recording_s(container, video, audio),
             num_streams=len(container.streams),
             video=None if video is None else video_track(container, video),
-            audio=None if audio is None else audio_track(container, audio),
+            audio=None if audio is None else track_properties(container, audio),
         )
 
 
 def read_clip(
-    source: MediaSource, shape: ClipShape | None = None, *, start_s: float = 0.0, duration_s: float | None = None
+    source: MediaSource,
+    shape: ClipShape | None = None,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    audio_track: TrackChoice = "",
 ) -> DecodedClip:
     """Decode the window of ``duration_s`` seconds (default: the shape's length, or the rest of the file) from ``start_s``.
 
@@ -96,16 +109,17 @@ def read_clip(
     sampled at the shape's frame rate, and the audio is resampled to its sample rate. Without one, size and rates are those of the
     file (a variable frame rate becomes its average).
 
-    Audio that ends before the window is padded with zeros; ``has_video`` and ``has_audio`` report missing tracks. Raises MediaError
-    for a file that cannot be decoded or is shorter than its header says, and for a window that extends past the recording;
-    ValueError for a negative start, a length of 0 or less, or two different lengths.
+    ``audio_track`` chooses the sound, see :func:`avpref.media.audio_tracks.choose_audio`. Where the recording has no sound, ``audio``
+    is zero, and ``sound_share`` says for how much; ``has_video`` and ``has_audio`` report missing tracks. Raises MediaError for a
+    file that cannot be decoded or is shorter than its header says, for sound that is not finite, for a track that cannot be chosen,
+    and for a window that extends past the recording; ValueError for a negative start, a length of 0 or less, or two different lengths.
     """
     if shape is not None and duration_s is not None and abs(duration_s - shape.duration_s) > 1e-9:
         raise ValueError(f"duration_s is {duration_s} but the shape lasts {shape.duration_s} s; give one of the two")
     if start_s < 0 or (duration_s is not None and duration_s <= 0):
         raise ValueError(f"a window needs start_s >= 0 and duration_s > 0, found {start_s} and {duration_s}")
     with opened(source) as container:
-        video, audio = best_video(container), best_audio(container)
+        video, audio = best_video(container), choose_audio(container, audio_track)
         length_s = recording_s(container, video, audio)
         window_s = shape.duration_s if shape is not None else duration_s or length_s - start_s
         _require_inside(container, length_s, start_s, window_s)
@@ -119,9 +133,17 @@ def read_clip(
             require_end(container, collector, start_s + window_s)
         require_container_end(container, collectors, start_s + window_s)
     frames = None if picker is None else np.stack(picker.picked)
-    channels = None if audio_collector is None else audio_collector.channels
-    mono = None if channels is None else channels.mean(axis=0)
-    return DecodedClip(frames, picture_hz, mono, rate_hz, window_s, start_s, channels)
+    silent = DecodedClip(frames, picture_hz, None, rate_hz, window_s, start_s)
+    return silent if audio_collector is None else with_sound(silent, audio_collector)
+
+
+def with_sound(clip: DecodedClip, sound: AudioCollector) -> DecodedClip:
+    """``clip`` with the collected sound; its mono mix uses one channel alone where the channels cancel."""
+    weights = audible_weights(sound.channels, sound.weights)
+    share = min(1.0, sound.num_covered / max(1, sound.channels.shape[1]))
+    return replace(
+        clip, audio=mix(sound.channels, weights), channels=sound.channels, weights=weights, sound_share=share
+    )
 
 
 def _frame_picker(stream: VideoStream, shape: ClipShape | None, start_s: float, window_s: float) -> FramePicker:

@@ -42,7 +42,10 @@ NAME = "validation"
 
 @dataclass(frozen=True)
 class Request:
-    """The good clips, the scorers (separated by commas), the folder of the results, and the settings of the validation."""
+    """The good clips, the scorers (separated by commas), the folder of the results, and the settings of the validation.
+
+    ``audio_track`` chooses the sound of the clips.
+    """
 
     clips: Path
     scorers: str
@@ -50,6 +53,7 @@ class Request:
     window_s: float
     num_negatives: int
     seed: int
+    audio_track: str = ""
 
 
 def validate_scorers(request: Request, as_json: bool) -> int:
@@ -59,7 +63,7 @@ def validate_scorers(request: Request, as_json: bool) -> int:
     """
     scorers = open_named([name.strip() for name in request.scorers.split(",") if name.strip()])
     settings = ValidationSettings(request.window_s, request.seed, request.num_negatives)
-    clips = find_windows(request.clips, request.window_s)
+    clips = find_windows(request.clips, request.window_s, request.audio_track)
     if clips.unread_list is not None:
         say(f"texts are not read from a folder; to use them: avpref rewards validate {clips.unread_list}")
     with Progress("validate", len(clips.windows), unit="windows") as progress:
