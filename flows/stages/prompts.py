@@ -30,7 +30,10 @@ def prompts(run: Run) -> StageCounts:
         return StageCounts(num_prompts, (log_counts(run.events, counts),))
     known = {prompt.prompt_id for prompt in read_prompts(run.tables)} if run.tables.has(tables.PROMPTS) else set()
     prompt_list = open_prompt_source(run.settings).prompts()
-    rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in prompt_list.refused]
+    rows = [
+        QuarantineRow(item.file, "prompts", "Refused", f"line {item.line}: {item.reason}", 1)
+        for item in prompt_list.refused
+    ]
     run.documents.write_quarantine(REFUSED_FILE, rows)
     run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, prompt_list.prompts, fingerprint))
     num_new = sum(prompt.prompt_id not in known for prompt in prompt_list.prompts)

@@ -10,6 +10,8 @@ from typing import BinaryIO
 from avpref.errors import MediaError
 from avpref.storage.files import Files
 
+PIECE_BYTES = 1 << 20
+
 
 class CommittedClip(io.BufferedIOBase):
     """A media file as a stream that reads what is asked for. Its ``name`` helps the demuxer to guess the format, and is shown."""
@@ -53,7 +55,9 @@ class CommittedClip(io.BufferedIOBase):
     def sha256(self) -> str:
         """SHA-256 of the file, 64 hex characters, read in pieces. The stream is at its start afterwards."""
         self.seek(0)
-        hashed = hashlib.file_digest(self._stream, "sha256")
+        hashed = hashlib.sha256()
+        while piece := self.read(PIECE_BYTES):
+            hashed.update(piece)
         self.seek(0)
         return hashed.hexdigest()
 

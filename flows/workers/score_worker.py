@@ -13,13 +13,14 @@ from avpref.domain import Candidate, Score
 from avpref.errors import MediaError
 from avpref.execution.contract import Receipt
 from avpref.flows.workers.canary import Canary
-from avpref.flows.workers.committed_clips import ClipBytes, open_clip
+from avpref.flows.workers.committed_clips import CommittedClip, open_clip
 from avpref.flows.workers.scorers import ScorerSource
-from avpref.identity import bytes_sha256
 from avpref.media.containers import MediaSource
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, probe, read_clip
+from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
 from avpref.observability.meters import MS_PER_S
+from avpref.rewards.picture_needs import SCORED_SIZE
 from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
@@ -27,6 +28,10 @@ from avpref.storage.unit import Unit
 
 if TYPE_CHECKING:
     from avpref.rewards.model_scorer import ModelScorer, Prepared
+
+
+WAITING_BYTES = 32 << 20
+"""Size of the inputs of one network beyond which it runs before its batch is full; numbers do not depend on the batch."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +49,31 @@ class ScoreItem:
 
 @dataclass(frozen=True)
 class ClipView:
-    """The part of a clip that scorers see: at most its first ``window_s`` seconds, at its own size and rates.
+    """The part of a clip that scorers see: at most its first ``window_s`` seconds, at its own rates, and at its own size or
+    the bounded one of :data:`avpref.rewards.picture_needs.SCORED_SIZE`.
 
-    Where ``shape`` is set, scorers without a network see the clip in that shape instead.
+    Where ``shape`` is set, scorers without a network see the clip in that shape instead. ``rules`` choose the sound.
     """
 
     shape: ClipShape | None
     window_s: float
+    rules: ReadingRules = DEFAULT_READING
 
     def read(self, clip: MediaSource, is_network: bool) -> DecodedClip:
         """Decode ``clip`` for reward models (``is_network``) or for scorers without a network. Raises MediaError."""
-        if self.shape is not None and not is_network:
-            return read_clip(clip, self.shape)
-        return read_clip(clip, duration_s=min(self.window_s, probe(clip).duration_s))
+        if self.is_shaped(is_network):
+            return read_clip(clip, self.shape, rules=self.rules)
+        duration_s = min(self.window_s, probe(clip, self.rules).duration_s)
+        return read_clip(clip, duration_s=duration_s, size=SCORED_SIZE, rules=self.rules)
+
+    def is_shaped(self, is_network: bool) -> bool:
+        """Whether such scorers see the clip in ``shape``."""
+        return self.shape is not None and not is_network
 
     def fingerprint(self, is_network: bool) -> object:
         """The settings that the scores of such scorers depend on, for the fingerprint of their scores."""
-        return self.window_s if is_network or self.shape is None else vars(self.shape)
+        view = vars(self.shape) if self.shape is not None and not is_network else self.window_s
+        return (view, self.rules.audio_track, self.rules.hdr) if self.rules != DEFAULT_READING else view
 
 
 @dataclass(frozen=True)
@@ -146,34 +159,45 @@ class NetworkScoring:
     def __init__(self, source: ScorerSource, scorer: ModelScorer[Any]) -> None:
         self.source, self._scorer = source, scorer
         self._prepared: list[tuple[Prepared[Any], float]] = []
+        self._results: list[TimedScores] = []
+        self._judged_ids: list[str] = []
 
     def add(self, clip: ScorableClip) -> None:
-        """Run the front end."""
+        """Run the front end, and the network when the inputs of a whole batch, or :data:`WAITING_BYTES` of them, are waiting."""
         started = time.perf_counter()
         prepared = self._scorer.prepare(clip)
         self._prepared.append((prepared, MS_PER_S * (time.perf_counter() - started)))
+        waiting = [clip.inputs for clip, _ in self._prepared if clip.inputs is not None]
+        if len(waiting) >= self._scorer.placement.batch_clips or num_bytes(waiting) > WAITING_BYTES:
+            self._judge()
 
     def results(self) -> list[TimedScores]:
-        """See :class:`UnitScoring`. The network's time is divided equally among the clips that it judged."""
+        """See :class:`UnitScoring`."""
+        self._judge()
+        return self._results
+
+    def _judge(self) -> None:
+        """Run the network on the waiting clips. Its time is divided equally among those that it judged."""
         started = time.perf_counter()
         scores_of_clips = self._scorer.score_prepared([prepared for prepared, _ in self._prepared])
         is_judged = [prepared.inputs is not None for prepared, _ in self._prepared]
         per_clip_s = (time.perf_counter() - started) / max(1, sum(is_judged))
         network_times_s = [per_clip_s if judged else 0.0 for judged in is_judged]
-        return [
+        self._results += [
             TimedScores(scores, front_end_ms + MS_PER_S * network_s, network_s)
             for scores, (_, front_end_ms), network_s in zip(
                 scores_of_clips, self._prepared, network_times_s, strict=True
             )
         ]
+        self._judged_ids += [prepared.candidate_id for prepared, _ in self._prepared if prepared.inputs is not None]
+        self._prepared = []
 
     def embeddings(self) -> dict[str, Any]:
         """See :class:`UnitScoring`."""
-        judged_ids = [prepared.candidate_id for prepared, _ in self._prepared if prepared.inputs is not None]
         tensors_of_clips = self._scorer.pop_embeddings()
         return {
             f"{candidate_id}.{name}": tensor
-            for candidate_id, tensors in zip(judged_ids, tensors_of_clips, strict=bool(tensors_of_clips))
+            for candidate_id, tensors in zip(self._judged_ids, tensors_of_clips, strict=bool(tensors_of_clips))
             for name, tensor in tensors.items()
         }
 
@@ -224,21 +248,30 @@ class ScoreWorker:
         quarantined = []
         for item in unit.items:
             try:
-                clip_bytes = self._committed(item)
-                for is_network in sorted({scoring.source.is_network for scoring in scorings}):
-                    clip = ScorableClip(item.item_id, item.text, self.spec.view.read(clip_bytes, is_network))
-                    for scoring in scorings:
-                        if scoring.source.is_network == is_network:
-                            scoring.add(clip)
+                with self._committed(item) as committed:
+                    self._read_clip(committed, item, scorings)
             except MediaError as error:
                 quarantined.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
         return quarantined
 
-    def _committed(self, item: ScoreItem) -> ClipBytes:
-        """The clip's file in memory. Raises MediaError where it is missing or its SHA-256 is not that of the candidate."""
+    def _read_clip(self, committed: CommittedClip, item: ScoreItem, scorings: Sequence[UnitScoring]) -> None:
+        """Add a clip to every scoring. It is decoded once for all scorers that see the same of it, and then dropped."""
+        view = self.spec.view
+        for is_shaped in (True, False):
+            seeing = [scoring for scoring in scorings if view.is_shaped(scoring.source.is_network) == is_shaped]
+            if seeing:
+                decoded = view.read(committed, is_network=seeing[0].source.is_network)
+                clip = ScorableClip(item.item_id, item.text, decoded)
+                for scoring in seeing:
+                    scoring.add(clip)
+                del decoded, clip
+
+    def _committed(self, item: ScoreItem) -> CommittedClip:
+        """The clip's file. Raises MediaError where it is missing or its SHA-256 is not that of the candidate."""
         clip = open_clip(self.spec.media, item.candidate.path)
-        sha256 = bytes_sha256(clip.getvalue())
+        sha256 = clip.sha256()
         if sha256 != item.candidate.sha256:
+            clip.close()
             expected = f"sha-256 {item.candidate.sha256[:12]}…, as committed"
             raise MediaError(
                 f"{item.candidate.path} has sha-256 {sha256[:12]}…", expected, f"restore {item.candidate.path}"
@@ -267,3 +300,12 @@ class ScoreWorker:
                 for score in result.scores
             ]
         return rows
+
+
+def num_bytes(value: object) -> int:
+    """Bytes of the tensors in ``value``: a tensor, a sequence, or an object with such attributes; a shared tensor counts each time."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, (tuple, list)):
+        return sum(num_bytes(item) for item in value)
+    return sum(num_bytes(item) for item in vars(value).values()) if hasattr(value, "__dict__") else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -14,7 +14,24 @@ from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
 
-MediaSource = Path | str | BinaryIO
+
+class MediaStream(Protocol):
+    """A file that is open for reading at any place."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """The next ``size`` bytes, or fewer at the end."""
+        ...
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """Go to a place; returns it."""
+        ...
+
+    def tell(self) -> int:
+        """The place."""
+        ...
+
+
+MediaSource = Path | str | MediaStream
 
 Stream = TypeVar("Stream", VideoStream, AudioStream)
 
@@ -29,7 +46,8 @@ def opened(source: MediaSource) -> Iterator[InputContainer]:
                 _require_all_bytes(stream, name)
         else:
             _require_all_bytes(source, name)
-        with av.open(str(source) if isinstance(source, Path) else source, "r", metadata_errors="replace") as container:
+        file = str(source) if isinstance(source, str | Path) else cast("Any", source)
+        with av.open(file, "r", metadata_errors="replace") as container:
             yield container
     except (av.FFmpegError, OSError) as error:
         raise MediaError(
@@ -39,7 +57,7 @@ def opened(source: MediaSource) -> Iterator[InputContainer]:
         ) from error
 
 
-def _require_all_bytes(stream: BinaryIO, name: str) -> None:
+def _require_all_bytes(stream: MediaStream, name: str) -> None:
     """Raises MediaError for an mp4 with a top-level box longer than the file. Other containers are checked by duration."""
     position, size = 0, stream.seek(0, 2)
     while position + 8 <= size:

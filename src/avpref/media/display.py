@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
+from av.buffer import Buffer
 from av.sidedata.sidedata import Type
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc
 from av.video.stream import VideoStream
@@ -75,13 +78,13 @@ def orientation(frame: av.VideoFrame) -> Orientation:
 
 def _matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
     try:
-        is_present = Type.DISPLAYMATRIX in frame.side_data
+        matrix_bytes = cast("Mapping[Type, Buffer]", frame.side_data).get(Type.DISPLAYMATRIX)
     except ValueError:  # side data of a kind that PyAV does not know yet
         turn = np.exp(1j * np.radians(-frame.rotation))
         return float(turn.real), float(turn.imag), float(-turn.imag), float(turn.real)
-    if not is_present:
+    if matrix_bytes is None:
         return 1.0, 0.0, 0.0, 1.0
-    a, b, _, c, d = np.frombuffer(bytes(frame.side_data[Type.DISPLAYMATRIX]), np.int32)[:5].astype(float)
+    a, b, _, c, d = np.frombuffer(bytes(matrix_bytes), np.int32)[:5].astype(float)
     return a, b, c, d
 
 

@@ -5,13 +5,13 @@ samples are positioned by their timestamps, with zeros in gaps. Frame counts in 
 variable rates, B-frames, edit lists and priming samples are read correctly. Pictures are shown as players show them: turned, mirrored,
 deinterlaced, with square pixels and in the standard range (:mod:`avpref.media.display`).
 
-Of several video streams the one with the most pixels is read (except cover art), of several audio streams the one with the highest
-sample rate, then the most channels, then the first. Channels are averaged to mono.
+Of several video streams the one with the most pixels is read (except cover art), of several audio streams the default one (see
+:func:`avpref.media.audio_tracks.choose_audio`). Channels are mixed to mono (:mod:`avpref.media.downmix`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from av.container import InputContainer
@@ -19,9 +19,10 @@ from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
 from avpref.media.audio_samples import AudioCollector
-from avpref.media.audio_tracks import AudioTrack, audio_track, best_audio
+from avpref.media.audio_tracks import AudioTrack, choose_audio, track_properties
 from avpref.media.containers import MediaSource, opened
 from avpref.media.display import hdr_error
+from avpref.media.downmix import audible_weights, mix
 from avpref.media.frame_times import TimeOrder
 from avpref.media.geometry import OWN_SIZE, ClipShape, FilledSize, PictureSize
 from avpref.media.picture_tracks import VideoTrack, best_video, fps_hz, video_track
@@ -64,7 +65,8 @@ class DecodedClip:
 
     ``frames`` is uint8 [T, H, W, 3] RGB and ``audio`` float32 [S], mono, S = round(duration_s · sample_rate_hz); either
     is None if the file has no such track. ``fps_hz`` is 0 without video, ``sample_rate_hz`` is 0 without audio.
-    ``channels`` is float32 [C, S], the channels whose mean is ``audio``; only clips that were read from a file have it.
+    ``channels`` is float32 [C, S], the channels whose sum with ``weights`` is ``audio`` (without weights: their mean); only clips that
+    were read from a file have it. ``sound_share`` is the share of the window for which the recording has sound.
     """
 
     frames: np.ndarray | None
@@ -74,6 +76,8 @@ class DecodedClip:
     duration_s: float
     start_s: float = 0.0
     channels: np.ndarray | None = None
+    weights: tuple[float, ...] = ()
+    sound_share: float = 1.0
 
     @property
     def has_video(self) -> bool:
@@ -87,9 +91,12 @@ class DecodedClip:
 
 
 def probe(source: MediaSource, rules: ReadingRules = DEFAULT_READING) -> MediaInfo:
-    """Properties of ``source`` from its headers and one decoded frame. Raises MediaError if it cannot be read."""
+    """Properties of ``source`` from its headers and one decoded frame, with the sound that ``rules`` choose.
+
+    Raises MediaError if it cannot be read or is refused by ``rules``, and as :func:`avpref.media.audio_tracks.choose_audio`.
+    """
     with opened(source) as container:
-        video, audio = best_video(container), best_audio(container)
+        video, audio = best_video(container), choose_audio(container, rules.audio_track)
         track = None if video is None else video_track(container, video)
         if track is not None and track.hdr and rules.hdr is HdrHandling.REFUSE:
             raise hdr_error(container.name, track.hdr)
@@ -97,7 +104,7 @@ def probe(source: MediaSource, rules: ReadingRules = DEFAULT_READING) -> MediaIn
             duration_s=recording_s(container, video, audio),
             num_streams=len(container.streams),
             video=track,
-            audio=None if audio is None else audio_track(container, audio),
+            audio=None if audio is None else track_properties(container, audio),
         )
 
 
@@ -116,9 +123,10 @@ def read_clip(
     sampled at the shape's frame rate, and the audio is resampled to its sample rate. Without one, the rates are those of the
     file (a variable frame rate becomes its average), and the pictures are kept at ``size``.
 
-    Audio that ends before the window is padded with zeros; ``has_video`` and ``has_audio`` report missing tracks. Raises MediaError
-    for a file that cannot be decoded or is shorter than its header says, and for a window that extends past the recording;
-    ValueError for a negative start, a length of 0 or less, or two different lengths.
+    ``rules`` choose the sound, see :func:`avpref.media.audio_tracks.choose_audio`. Where the recording has no sound, ``audio``
+    is zero, and ``sound_share`` says for how much; ``has_video`` and ``has_audio`` report missing tracks. Raises MediaError for a
+    file that cannot be decoded or is shorter than its header says, for sound that is not finite, for a track that cannot be chosen,
+    and for a window that extends past the recording; ValueError for a negative start, a length of 0 or less, or two different lengths.
     """
     if shape is not None and duration_s is not None and abs(duration_s - shape.duration_s) > 1e-9:
         raise ValueError(f"duration_s is {duration_s} but the shape lasts {shape.duration_s} s; give one of the two")
@@ -152,7 +160,7 @@ def _read(container: InputContainer, window: _Window, order: TimeOrder | None) -
     None where the seek or the times did not do; see :mod:`avpref.media.window_decoding`.
     """
     shape, start_s = window.shape, window.start_s
-    video, audio = best_video(container), best_audio(container)
+    video, audio = best_video(container), choose_audio(container, window.rules.audio_track)
     length_s = recording_s(container, video, audio)
     window_s = shape.duration_s if shape is not None else window.duration_s or length_s - start_s
     _require_inside(container, length_s, start_s, window_s)
@@ -173,9 +181,17 @@ def _read(container: InputContainer, window: _Window, order: TimeOrder | None) -
         return None
     require_ends(container, collectors, start_s + window_s)
     frames = None if collectors.picture is None else collectors.picture.pictures
-    channels = None if collectors.sound is None else collectors.sound.channels
-    mono = None if channels is None else channels.mean(axis=0)
-    return DecodedClip(frames, picture_hz, mono, rate_hz, window_s, start_s, channels)
+    silent = DecodedClip(frames, picture_hz, None, rate_hz, window_s, start_s)
+    return silent if collectors.sound is None else with_sound(silent, collectors.sound)
+
+
+def with_sound(clip: DecodedClip, sound: AudioCollector) -> DecodedClip:
+    """``clip`` with the collected sound; its mono mix uses one channel alone where the channels cancel."""
+    weights = audible_weights(sound.channels, sound.weights)
+    share = min(1.0, sound.num_covered / max(1, sound.channels.shape[1]))
+    return replace(
+        clip, audio=mix(sound.channels, weights), channels=sound.channels, weights=weights, sound_share=share
+    )
 
 
 def _frame_picker(stream: VideoStream, window: _Window, window_s: float) -> FramePicker:

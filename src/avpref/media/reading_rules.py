@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from avpref.media.audio_tracks import TrackChoice
+
 
 class HdrHandling(StrEnum):
     """What happens to a picture of high dynamic range (PQ, HLG)."""
@@ -17,8 +19,12 @@ class HdrHandling(StrEnum):
 
 @dataclass(frozen=True)
 class ReadingRules:
-    """How recordings are read where there is a choice."""
+    """How recordings are read where there is a choice.
 
+    ``audio_track`` chooses the sound, see :func:`avpref.media.audio_tracks.choose_audio`.
+    """
+
+    audio_track: TrackChoice = ""
     hdr: HdrHandling = HdrHandling.TONE_MAP
 
 
