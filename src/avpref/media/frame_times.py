@@ -12,6 +12,9 @@ from typing import Protocol
 
 import av
 
+GAP_S = 0.5
+"""Distance in seconds of a stamp from the counted time from which it is taken as a gap in the recording."""
+
 
 class TimeOrder(StrEnum):
     """Which times of pictures are used."""
@@ -20,6 +23,8 @@ class TimeOrder(StrEnum):
     """The presentation time of each picture."""
     DECODING = "decoding"
     """The time of the packet after which a picture is complete."""
+    COUNTED = "counted"
+    """The first presentation time, continued by the lengths of the pictures."""
 
 
 class TimesRunBackwards(Exception):
@@ -40,7 +45,7 @@ class PresentationTimes:
     Raises TimesRunBackwards from :meth:`next_s`.
     """
 
-    def __init__(self, step_s: float, first_s: float) -> None:
+    def __init__(self, step_s: float, first_s: float | None) -> None:
         self._step_s, self._following_s = step_s, first_s
         self._last_s = float("-inf")
 
@@ -49,7 +54,7 @@ class PresentationTimes:
         if frame.pts is None and frame.dts is not None:
             raise TimesRunBackwards
         time_s = self._following_s if frame.pts is None else stamp_s(frame.pts, frame)
-        if time_s <= self._last_s:
+        if time_s is None or time_s <= self._last_s:
             raise TimesRunBackwards
         self._last_s, self._following_s = time_s, time_s + length_s(frame, self._step_s)
         return time_s
@@ -68,6 +73,34 @@ class DecodingTimes:
         if time_s is None or time_s <= self._last_s:
             time_s = self._following_s
         self._last_s, self._following_s = time_s, time_s + length_s(frame, self._step_s)
+        return time_s
+
+
+class CountedTimes:
+    """The first presentation time, continued by the lengths of the pictures; a stamp :data:`GAP_S` away is a real gap.
+
+    For formats that stamp only some pictures: the demuxer gives a stamp to the picture before or after the right one where the
+    start of a picture is split between packets. ``is_steady`` is false once a stamp was half a picture away or more.
+    """
+
+    def __init__(self, step_s: float, first_s: float | None) -> None:
+        self._step_s, self._following_s = step_s, first_s
+        self._has_begun = False
+        self.is_steady = True
+
+    def next_s(self, frame: av.VideoFrame) -> float:
+        """See :class:`PictureTimes`. Raises TimesRunBackwards where neither the first picture nor the caller gave a time."""
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        stamped_s = None if stamp is None else stamp_s(stamp, frame)
+        time_s = self._following_s if self._has_begun or stamped_s is None else stamped_s
+        if time_s is None:
+            raise TimesRunBackwards
+        distance = 0.0 if stamped_s is None else abs(stamped_s - time_s) / self._step_s
+        self.is_steady &= distance < 0.5
+        if stamped_s is not None and (distance < 0.25 or distance * self._step_s > GAP_S):
+            time_s = stamped_s
+        self._has_begun = True
+        self._following_s = time_s + length_s(frame, self._step_s)
         return time_s
 
 

@@ -23,7 +23,6 @@ from avpref.media.audio_tracks import AudioTrack, choose_audio, track_properties
 from avpref.media.containers import MediaSource, opened
 from avpref.media.display import hdr_error
 from avpref.media.downmix import audible_weights, mix
-from avpref.media.frame_times import TimeOrder
 from avpref.media.geometry import OWN_SIZE, ClipShape, FilledSize, PictureSize
 from avpref.media.picture_tracks import VideoTrack, best_video, fps_hz, video_track
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
@@ -31,10 +30,10 @@ from avpref.media.shown_frames import FramePicker, PictureConverter
 from avpref.media.timeline import recording_s
 from avpref.media.window_decoding import (
     END_SLACK_S,
+    Attempt,
     Collectors,
     can_seek,
-    decode_after_seek,
-    decode_from_start,
+    decode_window,
     require_ends,
 )
 
@@ -133,11 +132,11 @@ def read_clip(
     if start_s < 0 or (duration_s is not None and duration_s <= 0):
         raise ValueError(f"a window needs start_s >= 0 and duration_s > 0, found {start_s} and {duration_s}")
     window = _Window(shape, size, start_s, duration_s, rules)
-    for order in (None, *TimeOrder):
-        if order is None and not can_seek(start_s):
+    for attempt in Attempt:
+        if attempt is Attempt.AFTER_SEEK and not can_seek(start_s):
             continue
         with opened(source) as container:
-            clip = _read(container, window, order)
+            clip = _read(container, window, attempt)
         if clip is not None:
             return clip
     raise AssertionError("times in the order of decoding cannot run backwards")
@@ -154,11 +153,8 @@ class _Window:
     rules: ReadingRules
 
 
-def _read(container: InputContainer, window: _Window, order: TimeOrder | None) -> DecodedClip | None:
-    """The window, decoded from the start of the file with times in ``order``, or after a seek (None).
-
-    None where the seek or the times did not do; see :mod:`avpref.media.window_decoding`.
-    """
+def _read(container: InputContainer, window: _Window, attempt: Attempt) -> DecodedClip | None:
+    """The window, or None where ``attempt`` did not do; see :mod:`avpref.media.window_decoding`."""
     shape, start_s = window.shape, window.start_s
     video, audio = best_video(container), choose_audio(container, window.rules.audio_track)
     length_s = recording_s(container, video, audio)
@@ -172,11 +168,7 @@ def _read(container: InputContainer, window: _Window, order: TimeOrder | None) -
         sound = None if audio is None else AudioCollector(audio, start_s, window_s, rate_hz)
         return Collectors(picker, sound)
 
-    collectors = (
-        decode_after_seek(container, start_s, new_collectors)
-        if order is None
-        else decode_from_start(container, start_s, new_collectors(), order)
-    )
+    collectors = decode_window(container, start_s, new_collectors, attempt)
     if collectors is None:
         return None
     require_ends(container, collectors, start_s + window_s)

@@ -27,9 +27,13 @@ def origin_s(container: InputContainer) -> float:
     return max(0.0, (container.start_time or 0) / av.time_base)
 
 
+PROGRAM_STREAM = "mpeg"
+"""FFmpeg's name of MPEG program streams (mpg, vob), which stamp only some pictures, and have no lengths."""
+
+
 def declared_end_s(container: InputContainer, stream: VideoStream | AudioStream) -> float | None:
     """End of ``stream`` by its header in seconds on the timeline; None where the header has no length."""
-    if stream.duration is None or stream.time_base is None:
+    if stream.duration is None or stream.time_base is None or container.format.name == PROGRAM_STREAM:
         return None
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s(container)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import av
 from av.container import InputContainer
@@ -18,7 +19,9 @@ from avpref.media.audio_samples import PREROLL_S, AudioCollector
 from avpref.media.containers import ends_early
 from avpref.media.deinterlacing import Deinterlacer
 from avpref.media.frame_times import (
+    CountedTimes,
     DecodingTimes,
+    PictureTimes,
     PresentationTimes,
     SoundTimes,
     TimeOrder,
@@ -26,15 +29,17 @@ from avpref.media.frame_times import (
     stamp_s,
 )
 from avpref.media.shown_frames import FRAME_SLACK_S, FramePicker
-from avpref.media.timeline import container_end_s, declared_end_s, origin_s
+from avpref.media.timeline import PROGRAM_STREAM, container_end_s, declared_end_s, origin_s
 
 END_SLACK_S = 0.1
 """Seconds by which a window may extend past the end of a recording, because containers round lengths."""
 SHORTEST_LEAD_S, LONGEST_LEAD_S = PREROLL_S, 64.0
 """The first and the longest time before a window to which a seek goes; beyond it, decoding begins at the start of the file."""
 LEAD_GROWTH = 4
-PARSED_FORMATS = frozenset({"mpeg", "mpegts", "mpegtsraw", "wtv", "pva", "ty"})
-"""Formats that are cut into packets of any length: after a seek the first timestamp may be given to the rest of an earlier frame."""
+PAGED_FORMATS = frozenset({"mpeg", "mpegts", "mpegtsraw", "wtv", "pva", "ty", "ogg"})
+"""Formats whose frames do not end where their pages do: after a seek the first timestamp may be given to a frame that began before."""
+STEADY_PICTURES, STEADY_PLACES = 12, 3
+"""Pictures, and packets with a place in the file, whose stamps must agree before times that are counted after a seek are used."""
 SETTLED_S = PREROLL_S / 2
 """Seconds before the window at which sound must begin, so that the decoder has settled."""
 
@@ -61,6 +66,11 @@ def can_seek(start_s: float) -> bool:
     return start_s > 2 * SHORTEST_LEAD_S
 
 
+def first_order(container: InputContainer) -> TimeOrder:
+    """The times to try first."""
+    return TimeOrder.COUNTED if container.format.name == PROGRAM_STREAM else TimeOrder.PRESENTATION
+
+
 def lead_times_s(start_s: float) -> Iterator[float]:
     """How far before ``start_s`` to seek, one attempt after the other."""
     lead_s = SHORTEST_LEAD_S
@@ -69,13 +79,37 @@ def lead_times_s(start_s: float) -> Iterator[float]:
         lead_s *= LEAD_GROWTH
 
 
-def decode_after_seek(
+class Attempt(Enum):
+    """The ways to decode a window, in the order in which they are tried; each needs a newly opened container."""
+
+    AFTER_SEEK = auto()
+    FROM_START = auto()
+    FROM_START_IN_DECODING_ORDER = auto()
+
+
+def decode_window(
+    container: InputContainer, start_s: float, new_collectors: Callable[[], Collectors], attempt: Attempt
+) -> Collectors | None:
+    """The filled collectors of a window from ``start_s`` in seconds on the timeline, or None where ``attempt`` does not do.
+
+    It does not where no seek lands before the window, and where the times of pictures do not ascend. ``new_collectors`` makes
+    empty ones. Raises MediaError and FFmpegError for damage within the window.
+    """
+    if attempt is Attempt.AFTER_SEEK:
+        return _decode_after_seek(container, start_s, new_collectors)
+    in_decoding_order = attempt is Attempt.FROM_START_IN_DECODING_ORDER
+    order = TimeOrder.DECODING if in_decoding_order else first_order(container)
+    collectors = new_collectors()
+    try:
+        _Pass(container, start_s, collectors, order, is_from_start=True).run()
+    except TimesRunBackwards:
+        return None
+    return collectors
+
+
+def _decode_after_seek(
     container: InputContainer, start_s: float, new_collectors: Callable[[], Collectors]
 ) -> Collectors | None:
-    """The filled collectors of a window from ``start_s`` in seconds on the timeline, or None where no seek lands before it.
-
-    ``new_collectors`` makes those of an attempt. Raises MediaError and FFmpegError for damage within the window.
-    """
     for lead_s in lead_times_s(start_s):
         try:
             container.seek(int((origin_s(container) + start_s - lead_s) * av.time_base))
@@ -83,7 +117,7 @@ def decode_after_seek(
             return None
         collectors = new_collectors()
         try:
-            _Attempt(container, start_s, collectors, TimeOrder.PRESENTATION, is_from_start=False).run()
+            _Pass(container, start_s, collectors, first_order(container), is_from_start=False).run()
         except _BeginsLate:
             continue
         except TimesRunBackwards:
@@ -92,21 +126,7 @@ def decode_after_seek(
     return None
 
 
-def decode_from_start(
-    container: InputContainer, start_s: float, collectors: Collectors, order: TimeOrder
-) -> Collectors | None:
-    """``collectors``, filled from a container that was just opened, or None where the times of pictures do not ascend.
-
-    Raises MediaError and FFmpegError for damage within the window.
-    """
-    try:
-        _Attempt(container, start_s, collectors, order, is_from_start=True).run()
-    except TimesRunBackwards:
-        return None
-    return collectors
-
-
-class _Attempt:
+class _Pass:
     """One pass through the packets from where the container is."""
 
     def __init__(
@@ -128,8 +148,8 @@ class _Attempt:
             sound = _SoundDecoder(collectors.sound, first_s, start_s, is_from_start)
             self._decoders[collectors.sound.stream.index] = sound
         self._streams = [collector.stream for collector in collectors.present]
-        skips = not is_from_start and container.format.name in PARSED_FORMATS
-        self._untimed = {index: 2 for index in self._decoders} if skips else {}
+        skips = not is_from_start and container.format.name in PAGED_FORMATS
+        self._pages_seen: dict[int, set[int]] = {index: set() for index in self._decoders} if skips else {}
 
     def run(self) -> None:
         """Decode until every collector is done. Raises _BeginsLate and TimesRunBackwards."""
@@ -150,13 +170,16 @@ class _Attempt:
             decoder.finish()
 
     def _is_timed(self, packet: av.Packet) -> bool:
-        """Whether the timestamps of ``packet`` can be relied on: from the second packet of its stream that has a place in the file on."""
-        index = packet.stream.index
-        if index in self._untimed:
-            self._untimed[index] -= packet.pos is not None
-            if not self._untimed[index]:
-                del self._untimed[index]
-        return index not in self._untimed
+        """Whether the timestamps of ``packet`` can be relied on: from the second page of its stream on."""
+        seen = self._pages_seen.get(packet.stream.index)
+        if seen is None:
+            return True
+        if packet.pos is not None:
+            seen.add(packet.pos)
+        if len(seen) < 2:
+            return False
+        del self._pages_seen[packet.stream.index]
+        return True
 
 
 class _PictureDecoder:
@@ -169,11 +192,12 @@ class _PictureDecoder:
         self._is_from_start = is_from_start
         self._is_usable = is_from_start
         self._has_begun = is_from_start
+        self._is_settled = is_from_start
         self._damage: Exception | None = None
         self._last_s = float("-inf")
         self._deinterlacer = Deinterlacer()
-        times = DecodingTimes if order is TimeOrder.DECODING else PresentationTimes
-        self._times = times(picker.slack_s, origin_s)
+        self._times = _times(order, picker.slack_s, origin_s if is_from_start else None)
+        self._num_taken = self._num_places = 0
 
     @property
     def is_done(self) -> bool:
@@ -188,6 +212,7 @@ class _PictureDecoder:
         except av.FFmpegError as error:
             self._damaged(packet, error)
             return
+        self._num_places += self._has_begun and packet.pos is not None
         for frame in frames:
             assert isinstance(frame, av.VideoFrame)
             self._take(self._times.next_s(frame) - self._origin_s, frame)
@@ -207,9 +232,20 @@ class _PictureDecoder:
             if time_s > needed_s + FRAME_SLACK_S:
                 raise self._damage or _BeginsLate
             self._is_usable = self._has_begun = True
+        self._num_taken += self._is_usable
         if self._is_usable:
+            self._require_steady(time_s)
             for shown_s, shown in self._deinterlacer.add(time_s, frame):
                 self._picker.offer(shown_s, shown)
+
+    def _require_steady(self, time_s: float) -> None:
+        """Raises _BeginsLate where times that are counted from a seek on are not supported by several equal stamps before the window."""
+        if self._is_from_start or not isinstance(self._times, CountedTimes) or time_s < self._start_s - FRAME_SLACK_S:
+            return
+        if not self._is_settled:
+            if not self._times.is_steady or self._num_taken < STEADY_PICTURES or self._num_places < STEADY_PLACES:
+                raise _BeginsLate
+            self._is_settled = True
 
     def _damaged(self, packet: av.Packet, error: Exception) -> None:
         """Raises ``error`` where it concerns the window and the decoder has begun."""
@@ -224,6 +260,12 @@ class _PictureDecoder:
     @property
     def _name(self) -> str:
         return self._picker.stream.container.name
+
+
+def _times(order: TimeOrder, step_s: float, first_s: float | None) -> PictureTimes:
+    if order is TimeOrder.PRESENTATION:
+        return PresentationTimes(step_s, first_s)
+    return CountedTimes(step_s, first_s) if order is TimeOrder.COUNTED else DecodingTimes(step_s, first_s or 0.0)
 
 
 class _SoundDecoder:
