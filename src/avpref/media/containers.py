@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ MediaSource = Path | str | BinaryIO
 
 Stream = TypeVar("Stream", VideoStream, AudioStream)
 
+DECODER_ERRORS = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, ArithmeticError, LookupError)
+"""What a decoder, or PyAV around it, raises for a file that it cannot decode; any of them concerns that file alone."""
+
 
 @contextmanager
 def opened(source: MediaSource) -> Iterator[InputContainer]:
@@ -31,11 +35,14 @@ def opened(source: MediaSource) -> Iterator[InputContainer]:
             _require_all_bytes(source, name)
         with av.open(str(source) if isinstance(source, Path) else source, "r", metadata_errors="replace") as container:
             yield container
-    except (av.FFmpegError, OSError) as error:
+    except DECODER_ERRORS as error:
+        problem = (
+            error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        )
         raise MediaError(
-            found=f"{name}: {error.strerror or error}",
+            found=f"{name}: {problem}",
             expected="a whole, readable media file, such as mp4 with H.264 and AAC",
-            fix=f"look at it with `ffprobe {name}`; copy or make the file again, or remove its row",
+            fix=f"look at it with `{shlex.join(['ffprobe', str(name)])}`; copy or make the file again, or remove its row",
         ) from error
 
 
