@@ -61,15 +61,20 @@ def join_ray(settings: RayExecutor) -> None:
     folder = ray_folder()
     say_folder(folder)
     _remove_old_sessions(Path(folder))
-    in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
     ray.init(
-        num_cpus=max(settings.num_actors, in_pools),
+        num_cpus=num_local_cpus(settings),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _temp_dir=folder,
     )
+
+
+def num_local_cpus(settings: RayExecutor) -> int:
+    """Logical CPUs of a Ray that is started on this machine: one for each actor that runs at the same time."""
+    in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
+    return max(settings.num_actors, in_pools)
 
 
 def cluster_address(settings: RayExecutor) -> str:

@@ -11,7 +11,9 @@ square.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
@@ -79,6 +81,18 @@ class DecodedClip:
         """Whether there is audio."""
         return self.audio is not None
 
+    @property
+    def channel_mean(self) -> np.ndarray | None:
+        """The plain mean [S] of all channels, which published scorers hear; ``audio`` where that mean cancels.
+
+        For mono and stereo it is ``audio``.
+        """
+        if self.channels is None or len(self.channels) <= 2:
+            return self.audio
+        equal = (1.0 / len(self.channels),) * len(self.channels)
+        is_audible = audible_weights(self.channels, equal) == equal
+        return mix(self.channels, equal) if is_audible else self.audio
+
 
 def probe(source: MediaSource, audio_track: TrackChoice = "") -> MediaInfo:
     """Properties of ``source`` from its headers and one decoded frame, with the sound of ``audio_track``.
@@ -132,9 +146,23 @@ def read_clip(
         for collector in collectors:
             require_end(container, collector, start_s + window_s)
         require_container_end(container, collectors, start_s + window_s)
+        if picker is not None:
+            require_one_size(container.name, picker.picked)
     frames = None if picker is None else np.stack(picker.picked)
     silent = DecodedClip(frames, picture_hz, None, rate_hz, window_s, start_s)
     return silent if audio_collector is None else with_sound(silent, audio_collector)
+
+
+def require_one_size(name: str, pictures: Sequence[np.ndarray]) -> None:
+    """Raises MediaError if ``pictures`` [H, W, 3] do not all have the size of the first."""
+    other = next((picture for picture in pictures if picture.shape != pictures[0].shape), None)
+    if other is not None:
+        (height, width), (new_height, new_width) = pictures[0].shape[:2], other.shape[:2]
+        raise MediaError(
+            found=f"{Path(name).name}: the size of its picture changes from {width} x {height} to {new_width} x {new_height}",
+            expected="pictures of one size",
+            fix=f"ffmpeg -i FILE -vf scale={width}:{height} fixed.mp4, or remove its row",
+        )
 
 
 def with_sound(clip: DecodedClip, sound: AudioCollector) -> DecodedClip:
