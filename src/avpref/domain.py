@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class Terms:
     licence: str
     commercial_use: bool
     is_meaningful: bool = True
-    sound: str = "mono mix of ITU-R BS.775"
+    sound: str = field(default="mono mix of ITU-R BS.775", compare=False)
 
 
 CHANNEL_MEAN, FIRST_CHANNEL, NO_SOUND = "mean of all channels", "first channel", "none"
