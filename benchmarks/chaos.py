@@ -6,7 +6,9 @@
     server    the Prefect server that a run reports to
 
 The command line names the parts to run; without names all are run. Results are kept by part in chaos.json and written as chaos.md
-beside this file.
+beside this file. With other numbers than the usual ones, they are printed and nothing is written:
+
+    python benchmarks/chaos.py command --rounds 1 --strikes 0 --random-kills 2
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -54,9 +57,7 @@ OFTEN = tuple(
     point for point in FailPoint if point.partition(".")[0] in ("write", "commit", "replace", "media", "unit")
 )
 """Moments that occur dozens of times in a tiny run; the others occur once or a few times."""
-STRIKES = 5
 RARE_STRIKES = 2
-RANDOM_KILLS = 20
 ACTOR_KILLS = {
     FailPoint.WRITE_SYNCED: (9, 37, 70),
     FailPoint.COMMIT_LINKED: (21, 50, 84),
@@ -78,14 +79,27 @@ class Deaths:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """Runs of each kind, kills at each moment that occurs often (the others: at most two), and kills at random times per run."""
+
+    rounds: int = 4
+    strikes: int = 5
+    random_kills: int = 20
+
+
+@dataclass(frozen=True)
 class Campaign:
-    """Inputs of every part: folder, fork server, the run without kills that others are compared with, runs per kind, and seed."""
+    """Inputs of every part: folder, fork server, the run without kills that others are compared with, numbers, and seed."""
 
     folder: Path
     fork_server: ForkServer
     reference: RunFolder
-    rounds: int
+    numbers: Numbers
     seed: int
+
+    @property
+    def rounds(self) -> int:
+        return self.numbers.rounds
 
     def run(self, name: str) -> RunFolder:
         """A new run of the tiny configuration; its id is that of the reference."""
@@ -102,27 +116,27 @@ def command(campaign: Campaign) -> Iterator[Deaths]:
     attempts = units = 0
     for number in range(campaign.rounds):
         generator = np.random.Generator(np.random.PCG64(derive_seed("chaos", campaign.seed, number)))
-        campaign = KillCampaign(campaign.fork_server, campaign.run(f"named-{number}"))
-        visits = {moment: [1] * RARE_STRIKES for moment in FailPoint}
-        visits |= {moment: generator.integers(1, 5, STRIKES, endpoint=True).tolist() for moment in OFTEN}
-        campaign.at_failpoints(visits)
-        same_end(campaign.folder, campaign.reference)
-        kills += campaign.kills
-        attempts, units = attempts + campaign.attempts, units + num_units(campaign.folder)
-        say(f"named moments, run {number}: {campaign.kills.total()} kills")
+        killed, strikes = KillCampaign(campaign.fork_server, campaign.run(f"named-{number}")), campaign.numbers.strikes
+        visits = {moment: [1] * min(RARE_STRIKES, strikes) for moment in FailPoint}
+        visits |= {moment: generator.integers(1, 5, strikes, endpoint=True).tolist() for moment in OFTEN}
+        killed.at_failpoints(visits)
+        same_end(killed.folder, campaign.reference)
+        kills += killed.kills
+        attempts, units = attempts + killed.attempts, units + num_units(killed.folder)
+        say(f"named moments, run {number}: {killed.kills.total()} kills")
     yield Deaths("command, named moments", kills, campaign.rounds, attempts, units)
     kills, attempts, units = Counter(), 0, 0
     for number in range(campaign.rounds):
         generator = np.random.Generator(np.random.PCG64(derive_seed("chaos at random", campaign.seed, number)))
-        campaign = KillCampaign(campaign.fork_server, campaign.run(f"random-{number}"))
-        while campaign.kills.total() < RANDOM_KILLS:
-            if campaign.after(float(generator.uniform(0.05, 0.6) * (1 + campaign.lives / 4))) == 0:
+        killed = KillCampaign(campaign.fork_server, campaign.run(f"random-{number}"))
+        while killed.kills.total() < campaign.numbers.random_kills:
+            if killed.after(float(generator.uniform(0.05, 0.6) * (1 + killed.lives / 4))) == 0:
                 break
-        campaign.finish()
-        same_end(campaign.folder, campaign.reference)
-        kills += campaign.kills
-        attempts, units = attempts + campaign.attempts, units + num_units(campaign.folder)
-        say(f"random moments, run {number}: {campaign.kills.total()} kills")
+        killed.finish()
+        same_end(killed.folder, campaign.reference)
+        kills += killed.kills
+        attempts, units = attempts + killed.attempts, units + num_units(killed.folder)
+        say(f"random moments, run {number}: {killed.kills.total()} kills")
     yield Deaths("command, random moments", kills, campaign.rounds, attempts, units)
 
 
@@ -229,39 +243,46 @@ PARTS = {"command": command, "actors": actors, "node": node, "server": server}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all if left out")
-    parser.add_argument("--rounds", type=int, default=4, help="runs of each kind")
+    parser.add_argument("--rounds", type=int, default=Numbers.rounds, help="runs of each kind")
+    parser.add_argument("--strikes", type=int, default=Numbers.strikes, help="kills at each named moment")
+    parser.add_argument("--random-kills", type=int, default=Numbers.random_kills, help="kills at random times per run")
     parser.add_argument("--seed", type=int, default=0, help="seed of moments and times")
     arguments = parser.parse_args()
+    numbers = Numbers(arguments.rounds, arguments.strikes, arguments.random_kills)
+    results = {} if numbers != Numbers() or not RESULTS.exists() else json.loads(RESULTS.read_text())
     folder = Path(tempfile.mkdtemp(prefix="avpref-chaos-"))
     try:
         with open_fork_server(folder) as fork_server:
             reference = create(folder / "reference", load_config(TINY, environment={}).settings)
             KillCampaign(fork_server, reference).finish()
-            campaign = Campaign(folder, fork_server, reference, arguments.rounds, arguments.seed)
+            campaign = Campaign(folder, fork_server, reference, numbers, arguments.seed)
             for part in arguments.parts or PARTS:
                 started = time.monotonic()
                 deaths = list(PARTS[part](campaign))
-                keep(part, deaths, arguments.seed, time.monotonic() - started)
+                results[part] = document(deaths, arguments.seed, time.monotonic() - started)
+                if numbers == Numbers():
+                    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    write()
+    say("no violation")
+    if numbers == Numbers():
+        (HERE / "chaos.md").write_text(report(results), encoding="utf-8")
+    else:
+        print(report(results))
 
 
-def keep(part: str, deaths: list[Deaths], seed: int, took_s: float) -> None:
-    """Replace the part's results in chaos.json."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[part] = {
+def document(deaths: list[Deaths], seed: int, took_s: float) -> dict[str, Any]:
+    """A part's results, as chaos.json holds them."""
+    return {
         "date": str(datetime.date.today()),
         "seed": seed,
         "minutes": round(took_s / 60, 1),
         "deaths": [{**vars(target), "kills": dict(target.kills)} for target in deaths],
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def write() -> None:
-    """Write chaos.md from chaos.json."""
-    results = json.loads(RESULTS.read_text())
+def report(results: dict[str, Any]) -> str:
+    """The page about the results of all parts."""
     targets_and_parts = [
         (Deaths(**{**row, "kills": Counter(row["kills"])}), part) for part in results.values() for row in part["deaths"]
     ]
@@ -276,8 +297,7 @@ def write() -> None:
     )
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "prefect", "pyarrow", "torch"))
     versions = f"Python {platform.python_version()}, {versions}"
-    (HERE / "chaos.md").write_text(
-        f"""# Kills
+    return f"""# Kills
 
 {datetime.date.today()} · {os.cpu_count()} processors, {platform.machine()}, {platform.system()} · {versions}
 
@@ -296,10 +316,7 @@ a result.
 | moment | {" | ".join(deaths.target for deaths in named)} |
 |---|{"---|" * len(named)}
 {rows}
-""",
-        encoding="utf-8",
-    )
-    say(f"{total} kills, no violation")
+"""
 
 
 def again(deaths: Deaths) -> str:

@@ -8,11 +8,13 @@ as complex128, embeds patches by convolutions, and writes out norms and modulati
 More rows show where the time goes: the transcription with one table in all, the bare matrix products, and our forward with one timestep per
 latent frame. The possible gain depends on the shape: a shape with the released proportions and a narrower one are timed.
 
-    python benchmarks/forward.py            writes benchmarks/forward.md (some minutes)
+    python benchmarks/forward.py                            writes benchmarks/forward.md (some minutes)
+    python benchmarks/forward.py --layers 1 --repeats 1     another size: prints the result and writes nothing
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
@@ -73,6 +75,10 @@ class Inputs:
     mask: Tensor
 
 
+def config_of(shape: str, num_layers: int) -> NetworkConfig:
+    return replace(SHAPES[shape], num_layers=num_layers) if num_layers else SHAPES[shape]
+
+
 def make_network(config: NetworkConfig) -> JavisDiT:
     """Every parameter random, output heads included."""
     generator = torch.Generator().manual_seed(0)
@@ -83,12 +89,14 @@ def make_network(config: NetworkConfig) -> JavisDiT:
     return network.eval()
 
 
-def make_inputs(text_len: int, text_dim: int) -> Inputs:
+def make_inputs(config: NetworkConfig, frames: int) -> Inputs:
     generator = torch.Generator().manual_seed(1)
     draw = partial(torch.randn, generator=generator)
-    mask = (torch.arange(text_len) < torch.tensor([[60], [110]])).float()
+    mask = (torch.arange(config.text_len) < torch.tensor([[60], [110]])).float()
     t = torch.full((NUM_ROWS,), 0.7)
-    return Inputs(draw(NUM_ROWS, *VIDEO), draw(NUM_ROWS, *AUDIO), t, draw(NUM_ROWS, text_len, text_dim), mask)
+    video = draw(NUM_ROWS, VIDEO[0], frames, *VIDEO[2:])
+    text = draw(NUM_ROWS, config.text_len, config.text_dim)
+    return Inputs(video, draw(NUM_ROWS, *AUDIO), t, text, mask)
 
 
 def linear(w: Weights, name: str, x: Tensor) -> Tensor:
@@ -264,14 +272,14 @@ def peak_mib(shape: str, name: str) -> float:
 
     Call it while this process is small, because the peak of a child process starts at that of its parent.
     """
-    completed = subprocess.run([sys.executable, __file__, shape, name], check=True, capture_output=True, text=True)
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", shape, name]
+    completed = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(completed.stdout)
 
 
-def report_memory(shape: str, name: str) -> None:
-    torch.set_num_threads(NUM_THREADS)
-    config = SHAPES[shape]
-    work = runs(make_network(config), make_inputs(config.text_len, config.text_dim))[name]
+def report_memory(shape: str, name: str, sizes: argparse.Namespace) -> None:
+    config = config_of(shape, sizes.layers)
+    work = runs(make_network(config), make_inputs(config, sizes.frames))[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with torch.inference_mode():
         work()
@@ -316,10 +324,10 @@ def largest_difference(actual: Latents, expected: Latents) -> float:
     return float(max(gaps))
 
 
-def measure(shape: str, memory: dict[str, float]) -> str:
+def measure(shape: str, memory: dict[str, float], sizes: argparse.Namespace) -> str:
     """The section of the result about one shape."""
-    config = SHAPES[shape]
-    network, inputs = make_network(config), make_inputs(config.text_len, config.text_dim)
+    config = config_of(shape, sizes.layers)
+    network, inputs = make_network(config), make_inputs(config, sizes.frames)
     grid = network.token_grid(Latents(inputs.video, inputs.audio))
     forwards = runs(network, inputs)
     works: dict[str, Callable[[], object]] = {**forwards, FLOOR: matrix_products(config, grid)}
@@ -329,7 +337,7 @@ def measure(shape: str, memory: dict[str, float]) -> str:
         assert difference <= AGREEMENT, f"they differ by {difference}"
         for work in works.values():
             work()
-        repeats = [{name: timed(work) for name, work in works.items()} for _ in range(NUM_REPEATS)]
+        repeats = [{name: timed(work) for name, work in works.items()} for _ in range(sizes.repeats)]
     num_parameters, num_tokens = (
         sum(parameter.numel() for parameter in network.parameters()),
         grid.num_video + grid.num_audio,
@@ -374,20 +382,37 @@ def row(name: str, repeats: list[dict[str, Seconds]], memory: dict[str, float]) 
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=0, help="layers of every shape; 0: those of the shape")
+    parser.add_argument("--frames", type=int, default=VIDEO[1], help="latent frames")
+    parser.add_argument("--repeats", type=int, default=NUM_REPEATS)
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="number of shapes")
+    parser.add_argument("--memory-of", nargs=2, metavar=("SHAPE", "FORWARD"), help="print one peak and nothing else")
+    sizes = parser.parse_args()
     torch.set_num_threads(NUM_THREADS)
-    memory = {shape: {name: peak_mib(shape, name) for name in FORWARDS} for shape in SHAPES}
-    sections = [measure(shape, memory[shape]) for shape in SHAPES]
+    if sizes.memory_of:
+        report_memory(*sizes.memory_of, sizes)
+        return
+    shapes = list(SHAPES)[: sizes.shapes]
+    memory = {shape: {name: peak_mib(shape, name) for name in FORWARDS} for shape in shapes}
+    text = report([measure(shape, memory[shape], sizes) for shape in shapes], sizes.repeats)
+    if sizes == parser.parse_args([]):
+        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+def report(sections: list[str], repeats: int) -> str:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    text = f"""# One forward pass
+    return f"""# One forward pass
 
 {datetime.date.today()} · {os.cpu_count()} cores ({processor_name()}), shared with other work (load average
 {load} at the end) · Python {platform.python_version()}, torch {torch.__version__}, float32, eager, {NUM_THREADS} thread
 
-Script: `benchmarks/forward.py`. Medians of {NUM_REPEATS} interleaved repeats; "times ours" is repeat by repeat, with
+Script: `benchmarks/forward.py`. Medians of {repeats} interleaved repeats; "times ours" is repeat by repeat, with
 its range. Peak is how far one forward, in a process of its own, raises resident memory above network and inputs.
 
 {chr(10).join(sections)}"""
-    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def processor_name() -> str:
@@ -397,4 +422,4 @@ def processor_name() -> str:
 
 
 if __name__ == "__main__":
-    report_memory(*sys.argv[1:]) if len(sys.argv) > 1 else main()
+    main()

@@ -1,6 +1,7 @@
 """False promotions and power of the gate, from simulated evaluations.
 
-    python benchmarks/gate.py               writes benchmarks/gate.md (minutes)
+    python benchmarks/gate.py                       writes benchmarks/gate.md (minutes)
+    python benchmarks/gate.py --null 2 --power 2    other numbers: prints the result and writes nothing
 
 A reward is the sum of a normal part of the prompt, equal for both sides, and noise of one of several distributions, drawn for each
 side. Comparison and rules are those of the product, with default settings.
@@ -8,6 +9,7 @@ side. Comparison and rules are those of the product, with default settings.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
@@ -26,8 +28,8 @@ from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComp
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Dimension
 
-NUM_NULL = 1000
-NUM_POWER = 300
+NUM_NULL, NUM_POWER = 1000, 300
+"""Evaluations per cell: of equal models, and of models that differ."""
 LOOKS = 4
 SETTINGS = EvaluationSettings()
 KEPT: dict[str, float | None] = {"video": 0.0, "audio": 0.0}
@@ -36,7 +38,7 @@ PROMPT_SHARES = (0.0, 0.5, 0.75)
 MARGINS = (0.05, 0.1, 0.2)
 
 Sides = dict[EvaluationSide, pd.DataFrame]
-Compared = dict[Dimension, DimensionComparison]
+Compared = dict[str, DimensionComparison]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 LAWS: dict[str, Draw] = {
@@ -58,7 +60,7 @@ class Outcome:
     num_prompts: float
 
 
-def simulate(law: str, num_prompts: int, prompt_share: float, shifts: dict[Dimension, float], seed: int) -> Sides:
+def simulate(law: str, num_prompts: int, prompt_share: float, shifts: dict[str, float], seed: int) -> Sides:
     """Both sides' rewards; ``shifts`` are in standard deviations of the reference."""
     generator = np.random.default_rng([seed, num_prompts])
     size = (num_prompts, len(Dimension))
@@ -105,41 +107,43 @@ def all_but_sync_better(comparisons: Compared) -> Compared:
     }
 
 
-def measure(procedure: str, num_prompts: int, effect: float) -> Outcome:
+def measure(procedure: str, num_prompts: int, effect: float, repeats: int) -> Outcome:
     promoted = used = 0
-    for seed in range(NUM_POWER):
+    for seed in range(repeats):
         sides = simulate("normal", num_prompts, 0.5, dict.fromkeys(Dimension, effect), seed)
         for look_prompts, comparisons in PROCEDURES[procedure](sides, seed):
             is_promoted, num_used = promotes(comparisons), look_prompts
             if is_promoted or gate.is_hopeless(comparisons, SETTINGS.gate):
                 break
         promoted, used = promoted + is_promoted, used + num_used
-    return Outcome(promoted / NUM_POWER, used / NUM_POWER)
+    return Outcome(promoted / repeats, used / repeats)
 
 
-def measure_hardest(procedure: str, law: str, num_prompts: int, prompt_share: float) -> tuple[float, float]:
+def measure_hardest(procedure: str, law: str, num_prompts: int, repeats: int) -> tuple[float, float]:
     """Shares of false promotions: where no dimension is better, and where all but sync are better."""
     nothing = dict.fromkeys(Dimension, 0.0)
     false = hardest = 0
-    for seed in range(NUM_NULL):
-        sides = simulate(law, num_prompts, prompt_share, nothing, seed)
+    for seed in range(repeats):
+        sides = simulate(law, num_prompts, 0.5, nothing, seed)
         looks_taken = [comparisons for _, comparisons in PROCEDURES[procedure](sides, seed)]
         false += any(promotes(comparisons) for comparisons in looks_taken)
         hardest += any(promotes(all_but_sync_better(comparisons)) for comparisons in looks_taken)
-    return false / NUM_NULL, hardest / NUM_NULL
+    return false / repeats, hardest / repeats
 
 
-def false_promotions() -> Iterator[str]:
+def false_promotions(repeats: int) -> Iterator[str]:
     yield "| noise | prompts | " + " | ".join(f"{name}: nothing better | only sync not" for name in PROCEDURES) + " |"
     yield "|---|---|" + "---|---|" * len(PROCEDURES)
     for law in LAWS:
         for num_prompts in (6, 32, 128):
-            shares = [f"{share:.1%}" for name in PROCEDURES for share in measure_hardest(name, law, num_prompts, 0.5)]
+            shares = [
+                f"{share:.1%}" for name in PROCEDURES for share in measure_hardest(name, law, num_prompts, repeats)
+            ]
             yield f"| {law} | {num_prompts} | {' | '.join(shares)} |"
             print(law, num_prompts, *shares, flush=True)
 
 
-def power() -> Iterator[str]:
+def power(repeats: int) -> Iterator[str]:
     effects = (0.5, 0.6, 0.7, 1.0)
     yield "| prompts | procedure | " + " | ".join(f"{effect} sd" for effect in effects) + " |"
     yield "|---|---|" + "---|" * len(effects)
@@ -147,14 +151,14 @@ def power() -> Iterator[str]:
         for name in PROCEDURES:
             cells = []
             for effect in effects:
-                outcome = measure(name, num_prompts, effect)
+                outcome = measure(name, num_prompts, effect, repeats)
                 used = "" if name == "bootstrap" else f" ({outcome.num_prompts:.0f})"
                 cells.append(f"{outcome.promoted:.0%}{used}")
             yield f"| {num_prompts} | {name} | {' | '.join(cells)} |"
             print(num_prompts, name, *cells, flush=True)
 
 
-def video_kept() -> Iterator[str]:
+def video_kept(repeats: int) -> Iterator[str]:
     """Power of the non-inferiority rule alone where video did not change."""
     yield (
         "| prompts | "
@@ -166,14 +170,17 @@ def video_kept() -> Iterator[str]:
     for num_prompts in (64, 256, 1024, 4096):
         cells = []
         for share in PROMPT_SHARES:
-            sides = [simulate("normal", num_prompts, share, nothing, seed) for seed in range(NUM_POWER)]
+            sides = [simulate("normal", num_prompts, share, nothing, seed) for seed in range(repeats)]
             lows = [looks.compare_at(pair, looks.Look(num_prompts, 0.025))[Dimension.VIDEO].ci_low for pair in sides]
             cells += [f"{np.mean(np.array(lows) > -margin):.0%}" for margin in MARGINS]
         yield f"| {num_prompts} | {' | '.join(cells)} |"
         print(num_prompts, *cells, flush=True)
 
 
-def report(false: list[str], power_rows: list[str], kept: list[str]) -> str:
+def report(num_null: int, num_power: int) -> str:
+    false, power_rows, kept = (
+        list(rows) for rows in (false_promotions(num_null), power(num_power), video_kept(num_power))
+    )
     line = "\n"
     return f"""# How often the gate is wrong, and what it finds
 
@@ -184,7 +191,7 @@ Script: `benchmarks/gate.py`. Simulated evaluations through the product's own `c
 
 ## False promotions
 
-Two equal models up to fresh noise, {NUM_NULL:,} evaluations per cell; half of a reward's variance belongs to the prompt. *Nothing better*: all
+Two equal models up to fresh noise, {num_null:,} evaluations per cell; half of a reward's variance belongs to the prompt. *Nothing better*: all
 three dimensions are equal. *Only sync not*: audio and video are two standard deviations better, so one rule alone stands between the
 policy and a yes; this is the hardest case, and its nominal rate is {(1 - SETTINGS.confidence) / 2:.1%}. The standard error of a cell is 0.7 points at 5 %.
 
@@ -192,22 +199,29 @@ policy and a yes; this is the hardest case, and its nominal rate is {(1 - SETTIN
 
 ## Power
 
-The same effect in all three dimensions, {NUM_POWER} evaluations per cell, half of the variance from the prompt; in brackets the prompts that a
+The same effect in all three dimensions, {num_power} evaluations per cell, half of the variance from the prompt; in brackets the prompts that a
 sequential procedure looked at on average. At 0.5 sd the rule on audio's mean change is a coin toss at any size.
 
 {line.join(power_rows)}
 
 ## A dimension that did not change
 
-How often non-inferiority of video is shown where video is exactly as good as before, by margin ({NUM_POWER} evaluations per cell, all at once).
+How often non-inferiority of video is shown where video is exactly as good as before, by margin ({num_power} evaluations per cell, all at once).
 
 {line.join(kept)}
 """  # noqa: E501
 
 
 def main() -> None:
-    text = report(list(false_promotions()), list(power()), list(video_kept()))
-    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--null", type=int, default=NUM_NULL, help="evaluations per cell of equal models")
+    parser.add_argument("--power", type=int, default=NUM_POWER, help="evaluations per cell of models that differ")
+    numbers = parser.parse_args()
+    text = report(numbers.null, numbers.power)
+    if (numbers.null, numbers.power) == (NUM_NULL, NUM_POWER):
+        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    else:
+        print(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Overhead of stages, units and seals: 600,000 candidate-stages with scorers that compute nothing.
 
-    python benchmarks/overhead.py           writes benchmarks/overhead.md (minutes)
+    python benchmarks/overhead.py                                       writes benchmarks/overhead.md (minutes)
+    python benchmarks/overhead.py --prompts 40 --executors in_process   another size: prints the result, writes nothing
 
 30,000 prompts × 5 candidates; candidates are "made" without media, four scorers "score" each of them (seven metrics), pairs are
 selected. Plan, retries, pools, committed units, sealing and pair selection are those of a run; only the workers are stubs. Each case
@@ -9,6 +10,7 @@ runs in a process of its own. A candidate-stage is one candidate through one of 
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -351,7 +353,7 @@ def report(cases: list[dict[str, Any]], num_prompts: int, loads: tuple[str, str]
 {datetime.date.today()} · {os.cpu_count()} cores ({platform.machine()}), shared with other work: load average {loads[0]} at the beginning,
 {loads[1]} at the end · Python {platform.python_version()}, {versions}
 
-Script: `benchmarks/overhead.py {num_prompts}`. {num_prompts:,} prompts × {NUM_CANDIDATES} candidates, units of {UNIT}, shards of {SHARD}
+Script: `benchmarks/overhead.py`. {num_prompts:,} prompts × {NUM_CANDIDATES} candidates, units of {UNIT}, shards of {SHARD}
 prompts, stub workers that write rows and no media; plan, retries, pools, commits, events, documents, seals and pair selection are real. A
 commit is an fsync of the file and one of its folder. "Again" is the same once more, with nothing missing. Wall times grow with what else
 the machine does, processor times less so.
@@ -359,15 +361,23 @@ the machine does, processor times less so.
 {chr(10).join(parts)}"""
 
 
-def main(num_prompts: int) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=NUM_PROMPTS)
+    parser.add_argument("--executors", nargs="+", default=[*EXECUTORS], choices=[*EXECUTORS])
+    chosen = parser.parse_args()
     begin = f"{os.getloadavg()[0]:.1f}"
-    cases = [measure(kind, num_prompts) for kind in EXECUTORS]
+    cases = [measure(kind, chosen.prompts) for kind in chosen.executors]
     loads = begin, f"{os.getloadavg()[0]:.1f}"
-    Path(__file__).with_suffix(".md").write_text(report(cases, num_prompts, loads), encoding="utf-8")
+    text = report(cases, chosen.prompts, loads)
+    if (chosen.prompts, chosen.executors) == (NUM_PROMPTS, [*EXECUTORS]):
+        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    else:
+        print(text)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in EXECUTORS:
         run_case(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
     else:
-        main(int(sys.argv[1]) if sys.argv[1:] else NUM_PROMPTS)
+        main()

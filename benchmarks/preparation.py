@@ -9,9 +9,9 @@ that both ways give the same tensors. Times are CPU seconds of one thread, media
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -123,35 +123,43 @@ def cpu_s(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def main(paths: Sequence[Path]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="fewer: the result is printed and not written")
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
     scorers = front_ends()
     lines = []
-    for path in paths:
+    for path in chosen.clips:
         difference = largest_difference(prepared_once(path, scorers), prepared_alone(path, scorers))
         once, alone = [], []
-        for _ in range(REPEATS):
+        for _ in range(chosen.repeats):
             once.append(cpu_s(partial(prepared_once, path, scorers)))
             alone.append(cpu_s(partial(prepared_alone, path, scorers)))
         ratio = median(once) / median(alone)
         lines.append((path.name, median(once), median(alone), ratio, difference))
         print(lines[-1])
-    write(lines)
+    text = report(lines, chosen.repeats)
+    if chosen.repeats == REPEATS:
+        (HERE / "preparation.md").write_text(text, encoding="utf-8")
+    else:
+        print(text)
 
 
-def write(lines: Sequence[tuple[str, float, float, float, float]]) -> None:
+def report(lines: Sequence[tuple[str, float, float, float, float]], repeats: int) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "av", "numpy"))
     rows = [
         f"| {name} | {once:.3f} | {alone:.3f} | **{ratio:.2f}** | {gap:.1e} |"
         for name, once, alone, ratio, gap in lines
     ]
     worst = max(ratio for _, _, _, ratio, _ in lines)
-    text = f"""# One decoding for four reward models
+    return f"""# One decoding for four reward models
 
 {datetime.date.today()} · {platform.machine()}, one thread · Python {platform.python_version()}, {versions}
 
 `python benchmarks/preparation.py CLIP …`: first {WINDOW_S:g} s of each clip, front ends of the published sizes,
-CPU seconds, medians of {REPEATS} interleaved repeats. "Separately" decodes for each scorer the tracks that it needs,
+CPU seconds, medians of {repeats} interleaved repeats. "Separately" decodes for each scorer the tracks that it needs,
 with plain PyAV. The last column is the largest difference between the tensors of both ways.
 
 | clip | once (s) | separately (s) | ratio | difference |
@@ -160,8 +168,7 @@ with plain PyAV. The last column is the largest difference between the tensors o
 
 Worst ratio {worst:.2f}; the claim is at most {LIMIT}.
 """
-    (HERE / "preparation.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    main()

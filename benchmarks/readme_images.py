@@ -1,18 +1,19 @@
 """Makes the images of the README from a finished run: the top of its report, and both clips of a pair side by side.
 
-    python benchmarks/readme_images.py RUNS/RUN        writes docs/images/report.png and docs/images/pair.png (seconds)
+    python benchmarks/readme_images.py RUNS/RUN                       writes docs/images/report.png and docs/images/pair.png (seconds)
+    python benchmarks/readme_images.py RUNS/RUN pair --into FOLDER    writes FOLDER/pair.png
 
-The report's screenshot needs Chromium on the path.
+The report's screenshot needs Chromium on the path; the pair's image needs none.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from avpref.domain import Candidate, Dimension
+from avpref.domain import Candidate
 from avpref.flows.run import Run
 from avpref.flows.stages.collect_report import collect
 from avpref.flows.stages.report import REPORT_FILE
 from avpref.media.reading import DecodedClip, read_clip
-from avpref.reports.figures import NAME
+from avpref.reports.figures import dimension_name
 from avpref.reports.formatting import signed
 from avpref.reports.plots import BASELINE, COLOUR, STYLE
-from avpref.reports.report_data import ReportData
 from avpref.storage.files import Files
 from avpref.storage.run_folder import open_root
 
@@ -55,15 +55,21 @@ PAIR_DPI = 150
 MAX_COLOURS = 256
 
 
-def main(run_dir: Path) -> None:
-    run = Run.of(open_root(run_dir))
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    _save(_screenshot(run.root / REPORT_FILE), "report")
-    _save(_pair(collect(run)), "pair")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("images", nargs="*", choices=[*DRAWINGS, []], help="which images; all if left out")
+    parser.add_argument("--into", type=Path, default=IMAGES, help="folder of the images")
+    chosen = parser.parse_args()
+    run = Run.of(open_root(chosen.run))
+    chosen.into.mkdir(parents=True, exist_ok=True)
+    for name in chosen.images or DRAWINGS:
+        _save(DRAWINGS[name](run), chosen.into / f"{name}.png")
 
 
-def _screenshot(page: Path) -> Image.Image:
-    """The top of ``page`` as Chromium shows it."""
+def _screenshot(run: Run) -> Image.Image:
+    """The top of the report as Chromium shows it."""
+    page = run.root / REPORT_FILE
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         raise SystemExit(f"none of {', '.join(BROWSERS)} is on the path")
@@ -76,8 +82,9 @@ def _screenshot(page: Path) -> Image.Image:
         return Image.open(io.BytesIO(image.read_bytes())).convert("RGB")
 
 
-def _pair(data: ReportData) -> Image.Image:
+def _pair(run: Run) -> Image.Image:
     """Frames and waveforms of the pair with the largest total margin, chosen to the left of rejected."""
+    data = collect(run)
     pair = data.pairs.sort_values(["margin_total", "pair_id"], ascending=[False, True]).iloc[0]
     rewards = data.rewards.set_index("candidate_id")
     with rc_context({**STYLE, "font.size": 10}):
@@ -85,13 +92,19 @@ def _pair(data: ReportData) -> Image.Image:
         drawing.suptitle(f"“{data.texts[pair.prompt_id]}”", x=0.5, y=0.97, fontsize=11)
         for index, side in enumerate(("chosen", "rejected")):
             clip = data.candidates[pair[side]]
-            values = [f"{NAME[name].lower()} {signed(rewards.at[clip.candidate_id, name])}" for name in Dimension]
+            values = [
+                f"{dimension_name(name).lower()} {signed(rewards.at[clip.candidate_id, name])}"
+                for name in data.dimensions
+            ]
             title = f"{side.capitalize()}: " + ", ".join(values)
             area = (0.014 + 0.5 * index, 0.472)
             _clip(drawing, area, _read(data.media, clip), title)
         buffer = io.BytesIO()
         drawing.savefig(buffer, format="png", facecolor="white")
     return Image.open(buffer).convert("RGB")
+
+
+DRAWINGS: dict[str, Callable[[Run], Image.Image]] = {"report": _screenshot, "pair": _pair}
 
 
 def _read(media: Files, clip: Candidate) -> DecodedClip:
@@ -129,11 +142,10 @@ def _waveform(axes: Axes, audio: np.ndarray, duration_s: float) -> None:
     axes.set_xlabel("time (s)")
 
 
-def _save(image: Image.Image, name: str) -> None:
-    path = IMAGES / f"{name}.png"
+def _save(image: Image.Image, path: Path) -> None:
     image.quantize(MAX_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {image.width} x {image.height} px, {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

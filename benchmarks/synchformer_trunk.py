@@ -1,6 +1,7 @@
 """Time of Synchformer's video tower compared with a plain implementation of its formulas, at full size, on a CPU.
 
-    python benchmarks/synchformer_trunk.py            writes benchmarks/synchformer_trunk.md (several minutes)
+    python benchmarks/synchformer_trunk.py                      writes benchmarks/synchformer_trunk.md (several minutes)
+    python benchmarks/synchformer_trunk.py --depth 2 --dim 96   another size: prints the result and writes nothing
 
 Both have the same random weights and the same segments, and their outputs must agree. The plain tower follows the paper:
 separate heads, the class token before every group, softmax(q kᵀ) v written out, and the whole last layer. Ours uses the
@@ -11,6 +12,7 @@ threads. Repeats are interleaved. Ratios are given of wall time and of processor
 
 from __future__ import annotations
 
+import argparse
 import copy
 import datetime
 import os
@@ -18,7 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from avpref.rewards.synchformer.synchformer_towers import (
     DividedAttention,
     PooledTokens,
     SpaceTimeBlock,
+    SynchformerSizes,
     VideoTower,
 )
 from avpref.storage.weight_files import on_meta
@@ -135,13 +138,19 @@ def timed(compute: Callable[[], Tensor]) -> Seconds:
 
 
 def main() -> None:
-    tower: VideoTower = on_meta(lambda: VideoTower(FULL))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=FULL.depth, help="layers of the tower")
+    parser.add_argument("--dim", type=int, default=FULL.dim, help="width of the tower, a multiple of its 12 heads")
+    parser.add_argument("--repeats", type=int, default=NUM_REPEATS)
+    chosen = parser.parse_args()
+    sizes = replace(FULL, depth=chosen.depth, dim=chosen.dim)
+    tower: VideoTower = on_meta(lambda: VideoTower(sizes))
     fill(tower)
     ours = copy.deepcopy(tower)
-    pack(ours, FULL.video_tokens)
+    pack(ours, sizes.video_tokens)
     random = torch.Generator().manual_seed(0)
-    side = FULL.image_px
-    segments = torch.rand(NUM_SEGMENTS, FULL.segment_frames, side, side, 3, generator=random) * 2 - 1
+    side = sizes.image_px
+    segments = torch.rand(NUM_SEGMENTS, sizes.segment_frames, side, side, 3, generator=random) * 2 - 1
     runs: dict[str, Callable[[], Tensor]] = {
         "plain, all at once": lambda: plain_tower(tower, segments),
         PLAIN: lambda: one_by_one(partial(plain_tower, tower), segments),
@@ -157,9 +166,13 @@ def main() -> None:
         for threads in THREADS:
             torch.set_num_threads(threads)
             tables.append(
-                table(threads, [{name: timed(run) for name, run in runs.items()} for _ in range(NUM_REPEATS)])
+                table(threads, [{name: timed(run) for name, run in runs.items()} for _ in range(chosen.repeats)])
             )
-    report(tables, difference, sum(parameter.numel() for parameter in tower.parameters()))
+    text = report(tables, difference, tower)
+    if (sizes, chosen.repeats) == (FULL, NUM_REPEATS):
+        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+    else:
+        print(text)
 
 
 def table(threads: int, repeats: list[dict[str, Seconds]]) -> str:
@@ -187,21 +200,23 @@ def row(name: str, repeats: list[dict[str, Seconds]]) -> str:
     return f"| {name} | {seconds[0]:.2f} s | {seconds[1]:.2f} s | {cells[0]} | {cells[1]} |"
 
 
-def report(tables: list[str], difference: float, num_parameters: int) -> None:
-    """Write the result beside this file."""
+def report(tables: list[str], difference: float, tower: VideoTower) -> str:
+    """The page about the tower that was measured."""
+    sizes: SynchformerSizes = tower.sizes
+    num_parameters = sum(parameter.numel() for parameter in tower.parameters())
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     both = "\n".join(tables)
-    text = f"""# The picture tower of Synchformer
+    return f"""# The picture tower of Synchformer
 
 {datetime.date.today()} · {os.cpu_count()} cores ({processor_name()}), load average {load} at the end
 Python {platform.python_version()}, torch {torch.__version__}, float32
 
-Script: `benchmarks/synchformer_trunk.py`. Full size ({num_parameters:,} parameters), random weights, {NUM_SEGMENTS} segments
-of {FULL.segment_frames} pictures of {FULL.image_px} × {FULL.image_px}; seconds per segment, medians of {NUM_REPEATS} interleaved repeats;
+Script: `benchmarks/synchformer_trunk.py`. {sizes.depth} layers, {sizes.dim} wide ({num_parameters:,} parameters), random weights,
+{NUM_SEGMENTS} segments of {sizes.segment_frames} pictures of {sizes.image_px} × {sizes.image_px};
+seconds per segment, medians of interleaved repeats;
 ratios are to ours, one by one, repeat by repeat. The results agree within {difference:.1e}.
 
 {both}"""
-    Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 def processor_name() -> str:

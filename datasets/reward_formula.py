@@ -3,7 +3,8 @@
 1. Normalise: sign · (score − mean) / std, so that higher is better; 0 where the metric has no variance.
 2. With ``macro`` averaging, replace the normalised score by its rank among all rows (ascending, ties share the mean rank).
 3. Apply the policy for missing scores, :class:`MissingScores`.
-4. Reward of a dimension = mean over its metrics; ``overall`` = mean over all metrics.
+4. Reward of a dimension = weighted mean over its metrics; ``overall`` = weighted mean over all metrics. Weights are 1 unless
+   ``scoring.weights`` lists others, which is the mean of the paper.
 
 Pairs (:mod:`avpref.datasets.selection.candidate_rewards`) and the gate (:mod:`avpref.datasets.evidence.evaluation`) call
 :func:`create_rewards`; reports read the rewards that the two have sealed. The formula is SQL (``reward_macros``,
@@ -46,10 +47,11 @@ class MetricScale:
     """A metric that enters rewards, with mean and standard deviation of the norm (0 and 1: not normalised)."""
 
     name: str
-    dimension: Dimension
+    dimension: str
     higher_is_better: bool
     mean: float
     std: float
+    weight: float = 1.0
 
 
 def create_rewards(
@@ -59,7 +61,7 @@ def create_rewards(
 
     In: table or view ``raw_scores`` with columns ``ordinal``, ``prompt_id`` and one per metric; NULL is a missing score.
     Out: ``normalised_scores`` has a column per metric, ``candidate_rewards`` one per dimension and ``overall``; a dimension
-    that no metric speaks for is NULL. Terms are added in the order of ``metrics``.
+    of the built-in three that no metric measures is NULL. Terms are added in the order of ``metrics``.
     """
     names = [metric.name for metric in metrics]
     parameters = {
@@ -111,12 +113,17 @@ def _kept(missing: MissingScores) -> str:
 
 
 def _means(metrics: Sequence[MetricScale]) -> list[str]:
-    names = {d: [metric.name for metric in metrics if metric.dimension is d] for d in Dimension}
-    means = [f"{_mean(names[dimension])} AS {dimension}" for dimension in Dimension]
-    return [*means, f"{_mean([metric.name for metric in metrics])} AS overall"]
+    dimensions = dict.fromkeys([*Dimension, *(metric.dimension for metric in metrics)])
+    means = [f'{_mean([m for m in metrics if m.dimension == d])} AS "{d}"' for d in dimensions]
+    return [*means, f"{_mean(metrics)} AS overall"]
 
 
-def _mean(names: Sequence[str]) -> str:
-    if not names:
+def _mean(metrics: Sequence[MetricScale]) -> str:
+    """A term of weight 1 is the bare value, which has the same bits as the product."""
+    if not metrics:
         return "NULL::DOUBLE"
-    return f"(0.0::DOUBLE + {metric_list('{metric}', names, ' + ')}) / {len(names)}"
+    terms = [
+        metric_list("{metric}" if metric.weight == 1 else f"{metric.weight!r}::DOUBLE * {{metric}}", [metric.name])
+        for metric in metrics
+    ]
+    return f"(0.0::DOUBLE + {' + '.join(terms)}) / {sum(metric.weight for metric in metrics)!r}::DOUBLE"

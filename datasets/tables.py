@@ -1,25 +1,42 @@
 """Arrow schemas of a run's tables, and conversion of rows to Parquet bytes and back.
 
 Every table carries three metadata keys: ``avpref.table`` (its name), ``avpref.schema_version`` and ``avpref.fingerprint``
-(of its inputs). A column that is not nullable holds no null and, if it is a float, no NaN or infinity. Only values that
-may be missing are nullable.
+(of its inputs); a table whose columns follow the metrics of a run also lists them (:mod:`avpref.datasets.metric_tables`). A
+column that is not nullable holds no null and, if it is a float, no NaN or infinity. Only values that may be missing are
+nullable.
 """
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from avpref.datasets.metric_tables import (
+    METRICS_KEY,
+    Table,
+    as_written,
+    former_schema,
+    is_former,
+    leaderboard_table,
+    metrics_text,
+    pairs_table,
+    rewards_table,
+    table_of,
+    with_dimension,
+)
 from avpref.domain import METRICS, SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, TableError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAME_KEY = "avpref.table"
 VERSION_KEY = "avpref.schema_version"
@@ -29,25 +46,10 @@ AGAIN = "write the table again with the stage that made it"
 ROWS_PER_GROUP = 1 << 15
 """Rows per row group: the unit of reading and writing in pieces, and the least that a query reads."""
 
-TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A named schema. ``schema`` has no metadata; :func:`to_arrow` adds it."""
-
-    name: str
-    schema: pa.Schema
-
 
 def _table(name: str, /, **columns: str) -> Table:
-    """A table from column types ``text | int | float | bool``; a trailing ``?`` marks a nullable column."""
-    fields = [pa.field(column, TYPES[kind.rstrip("?")], kind.endswith("?")) for column, kind in columns.items()]
-    return Table(name, pa.schema(fields))
-
-
-def _per_metric(pattern: str) -> dict[str, str]:
-    return {pattern.format(metric.name): "float?" for metric in METRICS}
+    """A table from the types of its columns; see :func:`avpref.datasets.metric_tables.table_of`."""
+    return table_of(name, columns)
 
 
 PROMPTS = _table(
@@ -113,36 +115,8 @@ NORMS = _table(
     q75="float",
     q95="float",
 )
-REWARDS = _table(
-    "rewards",
-    candidate_id="text",
-    prompt_id="text",
-    video="float",
-    audio="float",
-    av="float",
-    strategy="text",
-    norm_id="text",
-)
-PAIRS = _table(
-    "pairs",
-    pair_id="text",
-    prompt_id="text",
-    chosen="text",
-    rejected="text",
-    rank="int",
-    margin_video="float",
-    margin_audio="float",
-    margin_av="float",
-    margin_total="float",
-    chosen_origin="text",
-    rejected_origin="text",
-    **_per_metric("chosen_{}"),
-    **_per_metric("rejected_{}"),
-    **_per_metric("chosen_{}_normalised"),
-    **_per_metric("rejected_{}_normalised"),
-    strategy="text",
-    norm_id="text",
-)
+REWARDS = rewards_table(METRICS)
+PAIRS = pairs_table(METRICS)
 SKIPPED = _table("skipped", prompt_id="text", reason="text", detail="text")
 EXCLUDED = _table("excluded", candidate_id="text", prompt_id="text", metric="text", reason="text", detail="text")
 CLIP_FACTS = _table(
@@ -211,18 +185,7 @@ DIFFERENCES = _table(
     margin_before="float?",
     margin_after="float?",
 )
-LEADERBOARD = _table(
-    "leaderboard",
-    strategy="text",
-    pairs="int",
-    prompts="int",
-    prompts_with_pair="int",
-    prompt_yield="float?",
-    margin_video="float?",
-    margin_audio="float?",
-    margin_av="float?",
-    ground_truth_share="float?",
-)
+LEADERBOARD = leaderboard_table(METRICS)
 OVERLAPS = _table("strategy_overlaps", strategy="text", other="text", common="int", share="float?")
 
 TABLES: tuple[Table, ...] = (
@@ -239,7 +202,7 @@ def to_arrow(table: Table, rows: Iterable[object] | pd.DataFrame, fingerprint: s
     Raises TableError for a missing column, a wrong type, or a null or non-finite number where the schema allows none.
     """
     try:
-        if isinstance(rows, pd.DataFrame):
+        if _is_frame(rows):
             built = pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False)
         else:
             built = _from_dataclasses(table, list(rows))
@@ -247,6 +210,12 @@ def to_arrow(table: Table, rows: Iterable[object] | pd.DataFrame, fingerprint: s
         expected = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
         raise TableError(f"rows that do not fit table '{table.name}': {error}", expected) from error
     return conform(table, built, fingerprint)
+
+
+def _is_frame(rows: object) -> TypeGuard[pd.DataFrame]:
+    """Whether ``rows`` is a data frame. Pandas is not imported for this: who passes a data frame has imported it."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(rows, pandas.DataFrame)
 
 
 def _from_dataclasses(table: Table, rows: Sequence[object]) -> pa.Table:
@@ -264,6 +233,7 @@ def conform(table: Table, arrow: pa.Table, fingerprint: str = "") -> pa.Table:
     if missing:
         raise TableError(f"table '{table.name}' without column(s) {', '.join(missing)}", "all columns of its schema")
     metadata = {NAME_KEY: table.name, VERSION_KEY: str(SCHEMA_VERSION), FINGERPRINT_KEY: fingerprint}
+    metadata |= {METRICS_KEY: metrics_text(table.metrics)} if table.metrics else {}
     loose = pa.schema([field.with_nullable(True) for field in table.schema])
     try:
         cast = arrow.select(table.schema.names).cast(loose)
@@ -326,17 +296,19 @@ def _row_groups(schema: pa.Schema, parts: Iterable[pa.Table]) -> Iterator[pa.Tab
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def check_file(path: Path, table: Table) -> None:
+def check_file(path: Path, table: Table) -> Table:
     """Read a Parquet file's footer and compare it with the schema; values are not read.
 
-    Raises TableError (absent, unreadable, another table, other columns) or SchemaVersionError.
+    Returns the table as it was written: with its own metrics, where columns follow metrics. Raises TableError (absent,
+    unreadable, another table, other columns) or SchemaVersionError.
     """
     if not path.is_file():
         raise TableError(f"no file {path}", f"a Parquet file of table '{table.name}'", AGAIN)
-    _check_footer(path, str(path), table)
+    return _check_footer(path, str(path), table)
 
 
-def _check_footer(source: Path | BinaryIO, name: str, table: Table) -> None:
+def _check_footer(source: Path | BinaryIO, name: str, table: Table) -> Table:
+    """Returns the table as it was written: with its own metrics, where columns follow metrics."""
     try:
         schema = pq.read_schema(source)
     except pa.ArrowException as error:
@@ -349,34 +321,38 @@ def _check_footer(source: Path | BinaryIO, name: str, table: Table) -> None:
     if metadata.get(VERSION_KEY) != str(SCHEMA_VERSION):
         found = f"{name} has schema version {metadata.get(VERSION_KEY)}"
         raise SchemaVersionError(found, f"schema version {SCHEMA_VERSION}", "start a new run folder with this release")
-    if not schema.remove_metadata().equals(table.schema):
+    written = as_written(table, schema)
+    expected = former_schema(written) if is_former(table, schema) else written.schema
+    if not schema.remove_metadata().equals(expected):
         found = f"{name} has columns {', '.join(f'{field.name}: {field.type}' for field in schema)}"
-        raise TableError(found, ", ".join(f"{field.name}: {field.type}" for field in table.schema), AGAIN)
+        raise TableError(found, ", ".join(f"{field.name}: {field.type}" for field in expected), AGAIN)
+    return written
 
 
 def read(path: Path, table: Table) -> pa.Table:
     """One Parquet file as an Arrow table, with footer and values checked. Raises as :func:`check_file`."""
-    check_file(path, table)
-    arrow = pq.ParquetFile(path).read()
-    _check_values(table, arrow)
-    return arrow
+    written = check_file(path, table)
+    return _checked(written, pq.ParquetFile(path).read())
+
+
+def _checked(table: Table, arrow: pa.Table) -> pa.Table:
+    """``arrow`` in the present layout of ``table``, with its values checked."""
+    present = with_dimension(arrow) if is_former(table, arrow.schema) else arrow
+    _check_values(table, present)
+    return present
 
 
 def batches(stream: BinaryIO, name: str, table: Table) -> Iterator[pa.Table]:
     """As :func:`read_stream`, in pieces of at most :data:`ROWS_PER_GROUP` rows."""
-    _check_footer(stream, name, table)
+    written = _check_footer(stream, name, table)
     for batch in pq.ParquetFile(stream).iter_batches(ROWS_PER_GROUP):
-        arrow = pa.Table.from_batches([batch])
-        _check_values(table, arrow)
-        yield arrow
+        yield _checked(written, pa.Table.from_batches([batch]))
 
 
 def read_stream(stream: BinaryIO, name: str, table: Table) -> pa.Table:
     """As :func:`read`, from a seekable stream; ``name`` is for messages."""
-    _check_footer(stream, name, table)
-    arrow = pq.ParquetFile(stream).read()
-    _check_values(table, arrow)
-    return arrow
+    written = _check_footer(stream, name, table)
+    return _checked(written, pq.ParquetFile(stream).read())
 
 
 def joined(parts: Sequence[pa.Table], table: Table) -> pa.Table:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from avpref.datasets.metric_tables import as_written, is_former, with_dimension
 from avpref.datasets.query_texts import QUERIES, sql
 from avpref.datasets.tables import TABLE_BY_NAME, TABLES, Table, check_file, conform, to_arrow
+from avpref.domain import ALL_DIMENSIONS
 from avpref.errors import TableError
 
 __all__ = ["QUERIES", "Limits", "connect", "connect_locked", "connect_tables", "open_connection", "sql"]
@@ -51,7 +54,7 @@ def connect_tables(tables: Mapping[str, pa.Table], limits: Limits | None = None)
     con = open_connection(limits or Limits())
     _refuse_unknown(tables)
     for table in TABLES:
-        con.register(table.name, conform(table, tables[table.name]) if table.name in tables else to_arrow(table, []))
+        con.register(table.name, _present(table, tables[table.name]) if table.name in tables else to_arrow(table, []))
     return con
 
 
@@ -75,6 +78,11 @@ def open_connection(limits: Limits) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={key: str(value) for key, value in settings.items() if value is not None})
 
 
+def _present(table: Table, arrow: pa.Table) -> pa.Table:
+    present = with_dimension(arrow) if is_former(table, arrow.schema) else arrow
+    return conform(as_written(table, arrow.schema), present)
+
+
 def _refuse_unknown(names: Mapping[str, object]) -> None:
     unknown = sorted(set(names) - set(TABLE_BY_NAME))
     if unknown:
@@ -87,7 +95,8 @@ def _view(con: duckdb.DuckDBPyConnection, table: Table, paths: Sequence[Path]) -
         con.register(table.name, to_arrow(table, []))
         return
     con.execute(f"SET VARIABLE files_{table.name} = $files", {"files": [str(path) for path in paths]})
+    dimension = f", '{ALL_DIMENSIONS}' AS dimension" if is_former(table, pq.read_schema(paths[0])) else ""
     con.execute(
-        f"CREATE VIEW {table.name} AS SELECT * FROM read_parquet(getvariable('files_{table.name}'),"
+        f"CREATE VIEW {table.name} AS SELECT *{dimension} FROM read_parquet(getvariable('files_{table.name}'),"
         " hive_partitioning = false, union_by_name = false)"
     )

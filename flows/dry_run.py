@@ -1,22 +1,24 @@
 """Dry run: items per stage, and the bytes that a run would leave in its folder, without computing any item.
 
 Counts are exact; where they depend on scores (pairs) they are upper bounds. Networks and latents are counted in float32. A
-clip is assumed to be as large as one of pure noise, which is decoded and encoded for this; clips of a network compress
-better. Times and GPU-hours depend on the machine and are not estimated.
+clip is assumed to be as large as one of pure noise, which is encoded for this; clips of a network compress better. No
+weights are needed. Times and GPU-hours depend on the machine and are not estimated.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.domain import Prompt, Split
+from avpref.flows.placement import Placement, placements
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
 from avpref.flows.workers.encode_worker import mp4_bytes
@@ -25,7 +27,6 @@ from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, cli
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT, NetworkConfig
-from avpref.models.sampling import draw_noise
 from avpref.trainer.adapters import add_adapter
 
 FLOAT_BYTES = 4
@@ -45,10 +46,11 @@ class DryRunRow:
 
 @dataclass(frozen=True)
 class DryRun:
-    """Work of a whole run. ``clip_bytes`` is the size of one clip of pure noise."""
+    """Work of a whole run, and where each stage runs. ``clip_bytes`` is the size of one clip of pure noise."""
 
     stages: tuple[DryRunRow, ...]
     clip_bytes: int
+    placements: tuple[Placement, ...]
 
     @property
     def total_bytes(self) -> int:
@@ -60,7 +62,12 @@ class DryRun:
         stages = [
             {"name": row.name, "items": row.items, "unit": row.unit, "bytes": row.num_bytes} for row in self.stages
         ]
-        return {"stages": stages, "total_bytes": self.total_bytes, "clip_bytes": self.clip_bytes}
+        return {
+            "stages": stages,
+            "total_bytes": self.total_bytes,
+            "clip_bytes": self.clip_bytes,
+            "placements": [asdict(row) for row in self.placements],
+        }
 
 
 def estimate(settings: Settings) -> DryRun:
@@ -75,14 +82,15 @@ def estimate(settings: Settings) -> DryRun:
         *_pair_stages(settings, prompts),
         DryRunRow("evaluate", held_out, "clips", held_out * clip_bytes),
     )
-    return DryRun(stages, clip_bytes)
+    return DryRun(stages, clip_bytes, tuple(placements(settings)))
 
 
 def noise_clip_bytes(settings: Settings) -> int:
-    """Size of the file of a clip of pure noise in the run's shape, through the run's codec."""
-    shape, codec = clip_shape(settings), open_codec(settings)
-    noise = draw_noise(codec.latent_shapes(), [derive_seed("size of a clip")])
-    ((frames, audio),) = codec.decode(noise)
+    """Size of the file of a clip of pure noise in the run's shape: every value of picture and sound is drawn by itself."""
+    shape = clip_shape(settings)
+    random = np.random.default_rng(derive_seed("size of a clip"))
+    frames = random.integers(0, 256, (shape.num_frames, shape.height_px, shape.width_px, 3), dtype=np.uint8)
+    audio = random.uniform(-1, 1, shape.num_samples).astype(np.float32)
     return len(mp4_bytes(UnencodedClip("", frames, audio), shape))
 
 

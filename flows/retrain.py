@@ -17,6 +17,7 @@ from avpref.flows.run_result import AliasState, RunResult, collect_result, is_wr
 from avpref.flows.run_stages import STAGES, explain, owned, run_stages, run_timed
 from avpref.flows.stages.adapter_lineage import record_adapter
 from avpref.flows.stages.report import report
+from avpref.flows.workers.run_metrics import checked_metrics
 from avpref.registry.promotion import promote_automatically
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.run_folder import RESULT_FILE, RunFolder, create
@@ -44,7 +45,9 @@ def retrain(
 def create_run(config_path: str, runs: str, seed: int | None, overrides: list[str] | None) -> RunFolder:
     """The folder of the run that a configuration file with ``overrides`` describes. Raises ConfigError, StorageError."""
     changes = [*(overrides or []), *([f"run.seed={seed}"] if seed is not None else [])]
-    return create(Path(runs), load_config(config_path, changes).settings)
+    settings = load_config(config_path, changes).settings
+    checked_metrics(settings)
+    return create(Path(runs), settings)
 
 
 def run_loop(

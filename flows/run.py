@@ -17,6 +17,7 @@ from avpref.datasets import tables
 from avpref.datasets.selection.normalise import Norm
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError
+from avpref.flows.placement import placed_loop
 from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
 from avpref.identity import digest
@@ -96,17 +97,20 @@ class Run(RunFolder):
     @cached_property
     def training_job(self) -> TrainingJob:
         """The AV-DPO job; its output folder is named by everything that it depends on."""
-        settings = self.settings
+        settings, executor = self.settings, self.settings.executor
+        loop = placed_loop(executor, settings.dpo.loop)
         depends_on = self.sft.hash, self.pairs_hash, settings.dpo.model_dump(mode="json"), settings.run.seed
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
-            settings=settings.dpo,
+            settings=settings.dpo.model_copy(update={"loop": loop}),
             network=settings.network,
             clip=settings.clip,
             data=output / PAIR_DATA_FILE,
             output=output,
             seed=settings.run.seed,
             weights=self.sft.checkpoint,
+            device=loop.device,
+            dtype=settings.dpo.base_dtype,
         )
 
     @cached_property

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.execution.ray_session import ray_session
+from avpref.flows.placement import require_devices
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.run_reporting import Stage
 from avpref.flows.quarantine import spent_by
@@ -50,7 +51,11 @@ def owned(run: Run, wait: bool = False) -> Iterator[None]:
 
 
 def run_stages(run: Run, stages: Sequence[Stage[Run]]) -> tuple[list[StageTime], list[ItemCounts]]:
-    """Run ``stages`` one after another; returns the time of each, and the counts of all items."""
+    """Run ``stages`` one after another; returns the time of each, and the counts of all items.
+
+    Raises ConfigError before the first stage where the device of any stage cannot be had.
+    """
+    require_devices(run.settings)
     times: list[StageTime] = []
     items: list[ItemCounts] = []
     for stage in stages:

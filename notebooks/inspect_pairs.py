@@ -19,26 +19,28 @@ def _():
     import duckdb
     import marimo as mo
 
-    from avpref.datasets.tables import TABLES
+    from avpref.datasets.metric_tables import metrics_of_table
+    from avpref.datasets.tables import PAIRS, TABLES
     from avpref.datasets.views import connect_locked
-    from avpref.domain import METRICS, Dimension
-    from avpref.reports.figures import NAME, NORMALISED, RAW, margin_panels, origin_panels
+    from avpref.domain import dimensions_of
+    from avpref.reports.figures import NORMALISED, RAW, dimension_name, margin_panels, origin_panels
     from avpref.reports.templates import drawing
     from avpref.storage.run_folder import list_runs, open_root
 
     return (
-        Dimension,
-        METRICS,
-        NAME,
         NORMALISED,
+        PAIRS,
         Path,
         RAW,
         TABLES,
         connect_locked,
+        dimension_name,
+        dimensions_of,
         drawing,
         duckdb,
         list_runs,
         margin_panels,
+        metrics_of_table,
         mo,
         open_root,
         origin_panels,
@@ -109,8 +111,9 @@ def _(connect_locked, duckdb, mo, query, tables):
 
 
 @app.cell
-def _(Dimension, connection, mo):
-    margins = ", ".join(f"margin_{dimension}" for dimension in Dimension)
+def _(PAIRS, connection, dimensions_of, folder, metrics_of_table, mo):
+    metrics = metrics_of_table(folder.tables.read(PAIRS))
+    margins = ", ".join(f'"margin_{dimension}"' for dimension in dimensions_of(metrics))
     pairs = connection.execute(
         f"SELECT pair_id, text AS prompt, {margins}, margin_total, chosen_origin, rejected_origin, strategy, prompt_id"
         " FROM pairs JOIN prompts USING (prompt_id) ORDER BY margin_total DESC, pair_id"
@@ -123,7 +126,7 @@ def _(Dimension, connection, mo):
         format_mapping={name: "{:+.3f}" for name in pairs.columns if name.startswith("margin_")},
     )
     mo.vstack([mo.md(f"## Pairs\n{len(pairs)} pairs, largest total margin first. Select one."), choice])
-    return choice, pairs
+    return choice, metrics, pairs
 
 
 @app.cell
@@ -156,23 +159,23 @@ def _(connection, folder, mo, pair):
 
 
 @app.cell
-def _(Dimension, METRICS, NAME, mo, pair):
+def _(dimension_name, dimensions_of, metrics, mo, pair):
     scores = [
         {
             "score": metric.name.replace("_", " "),
             "unit": metric.unit,
             "better": "higher" if metric.higher_is_better else "lower",
-            "dimension": NAME[metric.dimension],
+            "dimension": dimension_name(metric.dimension),
             "chosen": pair[f"chosen_{metric.name}"],
             "rejected": pair[f"rejected_{metric.name}"],
             "chosen, normalised": pair[f"chosen_{metric.name}_normalised"],
             "rejected, normalised": pair[f"rejected_{metric.name}_normalised"],
         }
-        for metric in METRICS
+        for metric in metrics
     ]
     stats = [
-        mo.stat(f"{pair[f'margin_{dimension}']:+.3f}", label=f"{NAME[dimension]} margin", bordered=True)
-        for dimension in Dimension
+        mo.stat(f"{pair[f'margin_{dimension}']:+.3f}", label=f"{dimension_name(dimension)} margin", bordered=True)
+        for dimension in dimensions_of(metrics)
     ]
     score_table = mo.ui.table(
         scores,
@@ -195,8 +198,11 @@ def _(NORMALISED, RAW, connection, drawing, folder, margin_panels, mo, origin_pa
         light, dark = drawing(panel)
         return mo.image(dark if mo.app_meta().theme == "dark" else light, alt=panel.alt_text)
 
+    width = len(panels) // 2
     figures = [mo.vstack([mo.md(f"**{panel.title}**"), picture(panel)]) for panel in panels]
-    mo.vstack([mo.md("## Distributions"), *(mo.hstack(figures[row : row + 3], widths="equal") for row in (0, 3))])
+    mo.vstack(
+        [mo.md("## Distributions"), *(mo.hstack(figures[row : row + width], widths="equal") for row in (0, width))]
+    )
     return
 
 

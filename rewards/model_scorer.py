@@ -16,7 +16,15 @@ from torch import Tensor
 
 from avpref.domain import Metric, Score, Terms
 from avpref.rewards.protocol import ScorableClip, measured, skipped
-from avpref.rewards.validity import Flag, ValidityRules, in_flag_order, picture_flags, reason_from_flags, sound_flags
+from avpref.rewards.validity import (
+    Flag,
+    ValidityRules,
+    in_flag_order,
+    picture_flags,
+    reason_from_flags,
+    sound_flags,
+    track_dimension,
+)
 
 ModelInputs = TypeVar("ModelInputs")
 
@@ -130,7 +138,7 @@ class ModelScorer(ABC, Generic[ModelInputs]):
         """The reason why ``metric`` is skipped for a clip with ``flags``; empty if it is scored."""
         if metric.name in self.text_metrics and not clip.text.strip():
             return NO_TEXT
-        return reason_from_flags(flags, metric.dimension)
+        return reason_from_flags(flags, track_dimension(metric))
 
     def _flags(self, clip: ScorableClip) -> tuple[Flag, ...]:
         """The flags of the clip; those of the picture are computed once for all scorers with the same rules."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from avpref.domain import Dimension, Metric, Score
+from avpref.domain import PICTURE, SOUND, Dimension, Metric, MetricInput, Score
 from avpref.media.reading import DecodedClip
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 
@@ -27,6 +27,7 @@ class Flag(StrEnum):
     BLANK = "blank picture"
     STILL = "the picture does not move"
     SILENT = "silent"
+    NO_SOUND = "the recording has no sound in this window"
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,20 @@ DEFAULT_RULES = ValidityRules()
 MOVED_LEVELS = 10
 """Change, in levels of 255, above which a value counts as moving; lossy coding of a still picture stays below."""
 MOTION_STRIDE = 2
+MIN_SOUND_SHARE = 0.05
+"""Share of a clip below which its recording has no sound there: it has not begun, or has ended."""
 
 _FLAGS_OF = {
     Dimension.VIDEO: frozenset({Flag.NO_VIDEO, Flag.TOO_SHORT, Flag.BLANK}),
-    Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT}),
+    Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT, Flag.NO_SOUND}),
     Dimension.AV: frozenset(Flag),
 }
+_TRACKS = frozenset({MetricInput.PICTURE, MetricInput.SOUND})
+_DIMENSION_OF = {PICTURE: Dimension.VIDEO, SOUND: Dimension.AUDIO}
 
 
 def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
-    """All flags of ``clip``, in the order of :class:`Flag`. Sound with NaN or infinity counts as silent."""
+    """All flags of ``clip``, in the order of :class:`Flag`. Sound with NaN or infinity, which no file gives, counts as silent."""
     return in_flag_order(picture_flags(clip, rules) | sound_flags(clip, rules))
 
 
@@ -84,6 +89,8 @@ def sound_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
     flags = set()
     if clip.audio is None:
         flags.add(Flag.NO_AUDIO)
+    elif clip.sound_share < MIN_SOUND_SHARE:
+        flags.add(Flag.NO_SOUND)
     elif not _rms(clip.audio) >= rules.min_rms:
         flags.add(Flag.SILENT)
     if clip.duration_s < rules.min_duration_s:
@@ -101,6 +108,11 @@ def reason_from_flags(flags: Sequence[Flag], dimension: Dimension) -> str:
     return ", ".join(flag.value for flag in flags if flag in _FLAGS_OF[dimension])
 
 
+def track_dimension(metric: Metric) -> Dimension:
+    """The built-in dimension whose rules a metric follows, by the tracks that it depends on, whatever it measures."""
+    return _DIMENSION_OF.get(metric.inputs & _TRACKS, Dimension.AV)
+
+
 def score_valid(
     clip: ScorableClip,
     metrics: Sequence[Metric],
@@ -111,12 +123,13 @@ def score_valid(
 
     ``measure`` is called once with the metrics that are not skipped, and not at all if every metric is skipped.
     """
-    reasons = {dimension: skip_reason(clip.clip, dimension, rules) for dimension in Dimension}
-    scorable = [metric for metric in metrics if not reasons[metric.dimension]]
+    flags_of_clip = flags(clip.clip, rules)
+    reasons = {metric.name: reason_from_flags(flags_of_clip, track_dimension(metric)) for metric in metrics}
+    scorable = [metric for metric in metrics if not reasons[metric.name]]
     values = measure(clip, scorable) if scorable else {}
     return [
-        skipped(clip.candidate_id, metric, reasons[metric.dimension])
-        if reasons[metric.dimension]
+        skipped(clip.candidate_id, metric, reasons[metric.name])
+        if reasons[metric.name]
         else measured(clip.candidate_id, metric, values[metric.name])
         for metric in metrics
     ]

@@ -22,7 +22,7 @@ from avpref.trainer.adapter_files import WEIGHTS_FILE
 
 EXECUTION_KEYS = (
     *("steps", "checkpoint_every", "keep_checkpoints", "log_every"),
-    *("num_threads", "num_processes", "launcher", "activation_checkpointing", "compile_blocks"),
+    *("num_threads", "num_processes", "device", "launcher", "activation_checkpointing", "compile_blocks"),
 )
 NOT_IN_FINGERPRINT = frozenset(f"settings.loop.{key}" for key in EXECUTION_KEYS)
 """Settings that may change between interruption and resume: length, placement and speed; they do not affect results."""
@@ -36,7 +36,8 @@ class TrainingJob:
     seeded by ``seed``, trains all weights or, with ``adapter``, a new adapter, and writes ``network.safetensors`` or ``adapter/``.
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
     names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
-    ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen weights.
+    ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
+    weights; ``device`` is ``cpu``, ``cuda`` (the device of each process's rank) or ``cuda:N``.
     """
 
     settings: SftSettings | DpoSettings
@@ -50,7 +51,7 @@ class TrainingJob:
     adapter: AdapterSettings | None = None
     audio_data: Path | None = None
     reference_scores: Path | None = None
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
@@ -99,8 +100,9 @@ class TrainingJob:
                     "float32",
                     "set dtype: float32, or an adapter",
                 )
-        if self.settings.loop.launcher == "in_process" and self.settings.loop.num_processes > 1:
-            found = f"loop.num_processes {self.settings.loop.num_processes} with loop.launcher in_process"
+        loop = self.settings.loop
+        if loop.launcher != "ray" and loop.num_processes > 1:
+            found = f"loop.num_processes {loop.num_processes} with loop.launcher {loop.launcher}"
             raise ConfigError(
                 found, "one process", "set loop.launcher: ray, or run: torchrun -m avpref.trainer.worker JOB.json"
             )

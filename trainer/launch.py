@@ -3,26 +3,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from avpref.errors import AvprefError
 from avpref.trainer.job import JOB, TrainingJob
-from avpref.trainer.metrics import PerModality, TrainingSummary
+from avpref.trainer.metrics import METRICS_FILE, PerModality, TrainingSummary
 from avpref.trainer.parallel import Context, ProgressCallback, choose_device, ignore_progress
 from avpref.trainer.run_job import SUMMARY_FILE, run_job
 
 MAX_FAILURES = 1
+FOLLOW_S = 1.0
+"""Seconds between two looks at the workers' metrics file."""
 
 
 def launch(job: TrainingJob, on_progress: ProgressCallback = ignore_progress) -> TrainingSummary:
     """Run or resume ``job`` with the launcher of its settings. ``on_progress(step, metrics)`` is called in this process only.
 
-    Raises what :func:`avpref.trainer.run_job.run_job` raises; with Ray, AvprefError that quotes the worker's error.
+    With Ray, this process reads the workers' metrics file once a second and calls ``on_progress`` from another thread. Raises
+    what :func:`avpref.trainer.run_job.run_job` raises; with Ray, AvprefError that quotes the worker's error.
     """
     job.check()
     if job.settings.loop.launcher == "ray":
-        return _launch_ray(job)
+        with _following(job.output / METRICS_FILE, on_progress):
+            return _launch_ray(job)
     return run_job(job, Context(device=choose_device(job.device, 0), on_progress=on_progress))
+
+
+@contextmanager
+def _following(path: Path, on_progress: ProgressCallback) -> Iterator[None]:
+    """Call ``on_progress`` for every row that is appended to the metrics file ``path`` during the block."""
+    is_done = threading.Event()
+    position = path.stat().st_size if path.exists() else 0
+
+    def read_new_rows(start: int) -> int:
+        """Read whole lines from byte ``start``; a training that resumes may have cut the file. Returns the byte after them."""
+        if not path.exists():
+            return start
+        with path.open("rb") as stream:
+            stream.seek(min(start, path.stat().st_size))
+            lines = stream.read()
+            whole = lines[: lines.rfind(b"\n") + 1]
+            for line in whole.splitlines():
+                row = json.loads(line)
+                on_progress(int(row["step"]), row)
+            return stream.tell() - len(lines) + len(whole)
+
+    def follow() -> None:
+        start = position
+        while not is_done.wait(FOLLOW_S):
+            start = read_new_rows(start)
+        read_new_rows(start)
+
+    thread = threading.Thread(target=follow, name="training progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
 
 
 def _launch_ray(job: TrainingJob) -> TrainingSummary:
@@ -30,7 +71,7 @@ def _launch_ray(job: TrainingJob) -> TrainingSummary:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    is_cuda = job.device == "cuda"
+    is_cuda = job.device != "cpu"
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config={"job": JOB.dump_json(job).decode()},

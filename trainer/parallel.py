@@ -63,12 +63,13 @@ class Context:
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
-    """The CPU, or CUDA device ``local_rank``. Raises ConfigError if CUDA is not available."""
+    """The CPU; CUDA device ``local_rank`` for ``cuda``; the named one for ``cuda:N``. Raises ConfigError if CUDA is not available."""
     if device == "cpu":
         return CPU
     if not torch.cuda.is_available():
         raise ConfigError(f"device {device} on a machine without CUDA", "cpu", "set device: cpu")
-    return torch.device("cuda", local_rank)
+    named = torch.device(device)
+    return torch.device("cuda", local_rank) if named.index is None else named
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from avpref.datasets.evidence import evaluation, gate, sequential
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationSide
-from avpref.domain import PUBLIC_NAME, Dimension, ScoreStatus
+from avpref.domain import ScoreStatus, public_name
 from avpref.errors import InputError, TableError
 from avpref.identity import digest
 
@@ -49,7 +49,7 @@ class DecisionInputs:
     def document(self) -> dict[str, Any]:
         """Plain values, for JSON; :func:`inputs_of` reads them back."""
         plain = asdict(self) | {"settings": self.settings.model_dump(mode="json")}
-        return plain | {"metrics": [asdict(metric) for metric in self.metrics], "prompts": list(self.prompts)}
+        return plain | {"metrics": [_plain(metric) for metric in self.metrics], "prompts": list(self.prompts)}
 
     @property
     def hash(self) -> str:
@@ -57,12 +57,18 @@ class DecisionInputs:
         return digest("decision", self.document())
 
 
+def _plain(metric: MetricScale) -> dict[str, Any]:
+    """Plain values; without a weight of 1, so that documents and hashes of decisions before weights are what they were."""
+    values = asdict(metric)
+    return {name: value for name, value in values.items() if name != "weight" or value != 1}
+
+
 @dataclass(frozen=True)
 class Decision:
     """The verdict with its comparisons; ``is_final`` is false where more prompts could change it."""
 
     inputs: DecisionInputs
-    comparisons: Mapping[Dimension, DimensionComparison]
+    comparisons: Mapping[str, DimensionComparison]
     verdict: gate.Verdict
     is_final: bool
 
@@ -79,7 +85,7 @@ class Decision:
             "reasons": self.verdict.reasons,
             "rules": [vars(rule) for rule in self.verdict.rules],
             "evaluation": {
-                PUBLIC_NAME[dimension]: vars(comparison) for dimension, comparison in self.comparisons.items()
+                public_name(dimension): vars(comparison) for dimension, comparison in self.comparisons.items()
             },
             "inputs": self.inputs.document(),
         }
@@ -109,9 +115,7 @@ def rewards_of(inputs: DecisionInputs, scores: Scores) -> dict[EvaluationSide, p
     return evaluation.rewards_of_sides(scores, inputs.metrics)
 
 
-def _compare(
-    inputs: DecisionInputs, rewards: Mapping[EvaluationSide, pd.DataFrame]
-) -> dict[Dimension, DimensionComparison]:
+def _compare(inputs: DecisionInputs, rewards: Mapping[EvaluationSide, pd.DataFrame]) -> dict[str, DimensionComparison]:
     settings = inputs.settings
     match settings.procedure:
         case BootstrapProcedure():
@@ -141,9 +145,7 @@ def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
     """The inputs in a decision's document. Raises TableError for one that this product did not write."""
     try:
         plain = dict(document["inputs"])
-        metrics = [
-            MetricScale(**{**metric, "dimension": Dimension(metric["dimension"])}) for metric in plain["metrics"]
-        ]
+        metrics = [MetricScale(**metric) for metric in plain["metrics"]]
         return DecisionInputs(
             **plain
             | {

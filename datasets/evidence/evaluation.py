@@ -18,10 +18,11 @@ import pandas as pd
 import pyarrow as pa
 from scipy.special import ndtr, stdtrit
 
+from avpref.datasets.query_texts import metric_list
 from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
 from avpref.datasets.rows import EvaluationSide
 from avpref.datasets.views import Limits, open_connection, sql
-from avpref.domain import Dimension
+from avpref.domain import dimensions_of
 from avpref.errors import InputError
 from avpref.identity import derive_seed
 
@@ -71,9 +72,10 @@ def rewards_of_sides(
     con = open_connection(Limits(threads=1))
     con.register("raw_scores", _raw_scores(both, metrics))
     create_rewards(con, metrics, "micro", MissingScores.WORST)
-    rows = con.sql(sql("rewards_of_sides")).to_arrow_table().to_pandas()
-    dimensions = {dimension: rows[dimension].to_numpy(float) for dimension in Dimension}
-    rewards = pd.DataFrame(dimensions, index=both.index)
+    dimensions = dimensions_of(metrics)
+    query = sql("rewards_of_sides").format(dimensions=metric_list("{metric}", dimensions))
+    rows = con.sql(query).to_arrow_table().to_pandas()
+    rewards = pd.DataFrame({name: rows[name].to_numpy(float) for name in dimensions}, index=both.index)
     num_prompts = len(reference)
     return {EvaluationSide.REFERENCE: rewards[:num_prompts], EvaluationSide.POLICY: rewards[num_prompts:]}
 
@@ -101,25 +103,23 @@ class Unscorable:
     policy: float
 
 
-def unscorable(
-    scores: Mapping[EvaluationSide, pd.DataFrame], metrics: Sequence[MetricScale]
-) -> dict[Dimension, Unscorable]:
+def unscorable(scores: Mapping[EvaluationSide, pd.DataFrame], metrics: Sequence[MetricScale]) -> dict[str, Unscorable]:
     """Shares per dimension. ``scores[side]``: prompt × metric raw values, NaN where there is none."""
-    names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in Dimension}
+    names = {dimension: [m.name for m in metrics if m.dimension == dimension] for dimension in dimensions_of(metrics)}
     share = {
         side: {d: float(frame[columns].isna().any(axis=1).mean()) for d, columns in names.items()}
         for side, frame in scores.items()
     }
-    return {d: Unscorable(share[EvaluationSide.REFERENCE][d], share[EvaluationSide.POLICY][d]) for d in Dimension}
+    return {d: Unscorable(share[EvaluationSide.REFERENCE][d], share[EvaluationSide.POLICY][d]) for d in names}
 
 
-def paired(sides: Mapping[EvaluationSide, pd.DataFrame]) -> dict[Dimension, PairedDeltas]:
+def paired(sides: Mapping[EvaluationSide, pd.DataFrame]) -> dict[str, PairedDeltas]:
     """Rewards of both sides (prompt × dimension) as paired differences.
 
     Raises InputError with fewer than two comparable pairs, or where the reference's rewards do not vary.
     """
     deltas = {}
-    for dimension in Dimension:
+    for dimension in sides[EvaluationSide.REFERENCE].columns:
         reference, policy = sides[EvaluationSide.REFERENCE][dimension], sides[EvaluationSide.POLICY][dimension]
         assert reference.index.equals(policy.index), "both sides cover the same prompts in one order"
         values = np.stack([reference.to_numpy(float), policy.to_numpy(float)])
@@ -134,7 +134,7 @@ def paired(sides: Mapping[EvaluationSide, pd.DataFrame]) -> dict[Dimension, Pair
 
 def compare(
     sides: Mapping[EvaluationSide, pd.DataFrame], settings: BootstrapSettings
-) -> dict[Dimension, DimensionComparison]:
+) -> dict[str, DimensionComparison]:
     """Paired bootstrap over prompts, per dimension. Raises as :func:`paired`."""
     return {dimension: _resampled(pairs, dimension, settings) for dimension, pairs in paired(sides).items()}
 
@@ -146,7 +146,7 @@ def comparison(pairs: PairedDeltas, low: float, high: float, level: float) -> Di
     return DimensionComparison(delta, float(low), float(high), float(wins), num_pairs, pairs.reference_sd, level)
 
 
-def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> PairedDeltas:
+def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: str) -> PairedDeltas:
     scale = float(np.std(reference, ddof=1))
     if scale <= 0:
         raise InputError(
@@ -155,7 +155,7 @@ def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: Dimension) -> 
     return PairedDeltas((policy - reference) / scale, scale)
 
 
-def _resampled(pairs: PairedDeltas, dimension: Dimension, settings: BootstrapSettings) -> DimensionComparison:
+def _resampled(pairs: PairedDeltas, dimension: str, settings: BootstrapSettings) -> DimensionComparison:
     deltas, num_pairs = pairs.deltas, len(pairs.deltas)
     generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), num_pairs)))
     draws = generator.integers(0, num_pairs, size=(settings.samples, num_pairs))

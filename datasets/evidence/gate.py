@@ -25,6 +25,7 @@ from avpref.datasets.evidence.evaluation import DimensionComparison, Unscorable
 from avpref.datasets.evidence.rule_kinds import RuleKind, rule_kind
 from avpref.datasets.rows import GateRow
 from avpref.domain import Dimension
+from avpref.errors import ConfigError
 from avpref.identity import digest
 
 PROMOTE, REFUSE = "promote", "refuse"
@@ -68,11 +69,11 @@ class Verdict:
 class Requirement(Protocol):
     """A rule on the comparison of one dimension."""
 
-    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[str, DimensionComparison]) -> list[RuleOutcome]:
         """The outcomes of the rule."""
         ...
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[str, DimensionComparison]) -> bool:
         """True if even the upper bound of the interval fails."""
         ...
 
@@ -82,17 +83,17 @@ class EstimateAtLeast:
     """The measured delta is at least ``bound``."""
 
     rule: str
-    dimension: Dimension
+    dimension: str
     bound: float
 
-    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[str, DimensionComparison]) -> list[RuleOutcome]:
         """See :class:`Requirement`."""
         value = comparisons[self.dimension].delta_sd
         passed = value >= self.bound
         detail = f"{self.dimension} delta {value:+.3f} sd {'>=' if passed else '<'} {self.bound:+.3f} sd"
         return [RuleOutcome(self.rule, self.dimension, value, self.bound, passed, detail)]
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[str, DimensionComparison]) -> bool:
         """See :class:`Requirement`."""
         return comparisons[self.dimension].ci_high < self.bound
 
@@ -106,10 +107,10 @@ class LowerBoundAbove:
     """
 
     rule: str
-    dimension: Dimension
+    dimension: str
     bound: float
 
-    def outcomes(self, comparisons: Mapping[Dimension, DimensionComparison]) -> list[RuleOutcome]:
+    def outcomes(self, comparisons: Mapping[str, DimensionComparison]) -> list[RuleOutcome]:
         """See :class:`Requirement`."""
         comparison = comparisons[self.dimension]
         value, passed = comparison.ci_low, comparison.ci_low > self.bound
@@ -118,17 +119,17 @@ class LowerBoundAbove:
         rule = RuleOutcome(self.rule, self.dimension, value, self.bound, passed, detail)
         return [rule, *_too_few(self.dimension, comparison)]
 
-    def is_hopeless(self, comparisons: Mapping[Dimension, DimensionComparison]) -> bool:
+    def is_hopeless(self, comparisons: Mapping[str, DimensionComparison]) -> bool:
         """See :class:`Requirement`."""
         return comparisons[self.dimension].ci_high <= self.bound
 
 
 def decide(
-    comparisons: Mapping[Dimension, DimensionComparison],
+    comparisons: Mapping[str, DimensionComparison],
     displacement: Mapping[str, float | None],
     settings: GateSettings,
     meaningless: Sequence[str] = (),
-    unscorable: Mapping[Dimension, Unscorable] | None = None,
+    unscorable: Mapping[str, Unscorable] | None = None,
 ) -> Verdict:
     """Apply the rules. ``displacement`` is the chosen side's mean loss change per modality (positive: it got worse).
 
@@ -148,7 +149,20 @@ def decide(
     return Verdict(PROMOTE if all(rule.passed for rule in outcomes) else REFUSE, tuple(outcomes))
 
 
-def is_hopeless(comparisons: Mapping[Dimension, DimensionComparison], settings: GateSettings) -> bool:
+def check_dimensions(settings: GateSettings, dimensions: Sequence[str]) -> None:
+    """Raises ConfigError for a rule on a dimension that is none of ``dimensions``, those that the metrics measure."""
+    for rule in settings.rules:
+        match rule:
+            case SuperiorityRule() | MinimumEffectRule() | NonInferiorityRule():
+                if rule.dimension not in dimensions:
+                    found = f"evaluation.gate.rules: {rule.kind} of dimension '{rule.dimension}'"
+                    fix = "list a metric of that dimension in scoring.metrics, or change the rule"
+                    raise ConfigError(found, f"a dimension that a metric measures: {', '.join(dimensions)}", fix)
+            case DisplacementRule() | ValidityRule():
+                pass
+
+
+def is_hopeless(comparisons: Mapping[str, DimensionComparison], settings: GateSettings) -> bool:
     """True if a rule fails by its interval's upper bound, so that more prompts cannot help."""
     return any(requirement.is_hopeless(comparisons) for requirement in requirements(settings))
 
@@ -183,16 +197,16 @@ def decision_id(verdict: Verdict, inputs_hash: str) -> str:
 def _requirement(rule: GateRule) -> list[Requirement]:
     match rule:
         case SuperiorityRule():
-            return [LowerBoundAbove(rule.kind, Dimension(rule.dimension), rule.margin_sd)]
+            return [LowerBoundAbove(rule.kind, rule.dimension, rule.margin_sd)]
         case MinimumEffectRule():
-            return [EstimateAtLeast(rule.kind, Dimension(rule.dimension), rule.effect_sd)]
+            return [EstimateAtLeast(rule.kind, rule.dimension, rule.effect_sd)]
         case NonInferiorityRule():
-            return [LowerBoundAbove(rule.kind, Dimension(rule.dimension), -rule.margin_sd)]
+            return [LowerBoundAbove(rule.kind, rule.dimension, -rule.margin_sd)]
         case DisplacementRule() | ValidityRule():
             return []
 
 
-def _too_few(dimension: Dimension, comparison: DimensionComparison) -> list[RuleOutcome]:
+def _too_few(dimension: str, comparison: DimensionComparison) -> list[RuleOutcome]:
     needed = min_pairs(comparison.level)
     if comparison.num_pairs >= needed:
         return []
@@ -214,7 +228,7 @@ def _displaced(displacement: Mapping[str, float | None], bound: float) -> list[R
     return outcomes
 
 
-def _valid(unscorable: Mapping[Dimension, Unscorable], bound: float) -> list[RuleOutcome]:
+def _valid(unscorable: Mapping[str, Unscorable], bound: float) -> list[RuleOutcome]:
     if not unscorable:
         return [RuleOutcome("validity", "", 1.0, bound, False, "nothing is known of clips that could not be scored")]
     outcomes = []

@@ -23,7 +23,6 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from avpref.datasets.evidence.evaluation import DimensionComparison, comparison, paired
 from avpref.datasets.rows import EvaluationSide
-from avpref.domain import Dimension
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def plan(num_prompts: int, look_prompts: int, confidence: float) -> list[Look]:
     return [Look(size, after - before) for size, before, after in zip(sizes, used, used[1:], strict=False)]
 
 
-def compare_at(sides: Mapping[EvaluationSide, pd.DataFrame], look: Look) -> dict[Dimension, DimensionComparison]:
+def compare_at(sides: Mapping[EvaluationSide, pd.DataFrame], look: Look) -> dict[str, DimensionComparison]:
     """Student's interval of the mean paired difference, per dimension, at the look's level.
 
     ``sides``: rewards prompt × dimension of the prompts seen so far. Raises as :func:`avpref.datasets.evidence.evaluation.paired`.

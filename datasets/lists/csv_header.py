@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from avpref.datasets.lists.csv_records import Record, read_records
-from avpref.datasets.lists.csv_text import CsvText, corrected_path
+from avpref.datasets.lists.csv_text import CsvText, corrected_path, literal
 from avpref.errors import TableError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -112,14 +112,13 @@ def _correction(text: CsvText, header: Header, required: Sequence[str], known: S
 def _selection_command(text: CsvText, header: Header, names: Sequence[str], kept: Sequence[str]) -> str:
     """The shell command that writes the CSV again with the columns ``kept`` alone; ``names`` are the meanings of all columns."""
     encoding = PYTHON_ENCODINGS.get(text.encoding, "utf-32")
-    source, target = json.dumps(str(text.path)), json.dumps(str(corrected_path(text.path)))
     indices = [list(names).index(name) for name in kept]
     code = (
-        f"import csv; rows = list(csv.reader(open({source}, encoding={json.dumps(encoding)}, newline=''),"
-        f" delimiter={json.dumps(header.separator)}))[{header.line}:]; out = csv.writer(open({target}, 'w',"
-        f" encoding='utf-8', newline='')); out.writerow({json.dumps(list(kept))});"
-        f" out.writerows([row[i] for i in {indices}] for row in rows if row)"
-    ).replace("'", '"')
+        f'import csv; rows = list(csv.reader(open({literal(text.path)}, encoding="{encoding}", newline=""),'
+        f" delimiter={literal(header.separator)}))[{header.line}:];"
+        f' out = csv.writer(open({literal(corrected_path(text.path))}, "w", encoding="utf-8", newline=""));'
+        f" out.writerow({json.dumps(list(kept))}); out.writerows([row[i] for i in {indices}] for row in rows if row)"
+    )
     return f"python3 -c {shlex.quote(code)}"
 
 

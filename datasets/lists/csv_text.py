@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ BYTE_ORDER_MARKS = (
 OLD_ENCODINGS = (("cp1252", "WINDOWS-1252"), ("cp932", "CP932"), ("gb18030", "GB18030"))
 """Encodings of spreadsheet programs that are named where a file is not UTF-8: for Python, and for iconv."""
 SAMPLE_BYTES = 4096
+SHOWN_CHARS = 60
 MIN_NULL_SHARE = 0.3
 """Share of zero bytes at even or odd positions above which a file without a mark is UTF-16."""
 
@@ -54,6 +56,12 @@ def corrected_path(path: Path, suffix: str = "fixed") -> Path:
     return path.with_name(f"{path.stem}-{suffix}{path.suffix}")
 
 
+def literal(value: object) -> str:
+    """``value`` as a Python literal of ASCII characters in double quotes, for suggested commands."""
+    escaped = str(value).encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 def iconv_command(path: Path, encoding: str) -> str:
     """The shell command that writes ``path`` again in UTF-8; ``encoding`` is a name that iconv knows."""
     return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(corrected_path(path, 'utf8')))}"
@@ -79,12 +87,13 @@ def _wrong_encoding(path: Path, data: bytes, encoding: str, error: UnicodeDecode
         )
         return TableError(found, expected, f"write {path.name} again as CSV UTF-8 with the program that made it")
     found = f"{path}: line {line}: not UTF-8 text (byte 0x{data[error.start]:02x}: {error.reason})"
+    readings = {}
     for python_name, iconv_name in OLD_ENCODINGS:
-        try:
-            words = data.decode(python_name).splitlines()[line - 1]
-        except (UnicodeDecodeError, IndexError):
-            continue
-        return TableError(
-            f"{found}; in {iconv_name} the line is {words[:60]!r}", expected, iconv_command(path, iconv_name)
-        )
-    return TableError(found, expected, f"write {path.name} again as CSV UTF-8 with the program that made it")
+        with contextlib.suppress(UnicodeDecodeError, IndexError):
+            readings[iconv_name] = data.decode(python_name).splitlines()[line - 1][:SHOWN_CHARS]
+    if not readings:
+        return TableError(found, expected, f"write {path.name} again as CSV UTF-8 with the program that made it")
+    shown = ", ".join(f"{words!r} in {name}" for name, words in readings.items())
+    first, *others = readings
+    also = f" (or with {', '.join(others)} in place of {first}, whichever reads right)" if others else ""
+    return TableError(f"{found}; the line reads {shown}", expected, f"{iconv_command(path, first)}{also}")

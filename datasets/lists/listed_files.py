@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avpref.datasets.lists.csv_records import printable
+from avpref.datasets.lists.csv_text import literal
 from avpref.errors import InputError, MediaError
 from avpref.identity import file_sha256
 from avpref.media.finite_sound import require_finite_sound
@@ -134,11 +135,5 @@ def _difference(wanted: str, present: str) -> str:
 
 def _rename_command(source: Path, target: Path) -> str:
     """A shell command in ASCII, because terminals and editors change the Unicode form of what is copied."""
-    code = f"import os; os.rename({_literal(source)}, {_literal(target)})"
+    code = f"import os; os.rename({literal(source)}, {literal(target)})"
     return f"python3 -c {shlex.quote(code)}"
-
-
-def _literal(path: Path) -> str:
-    """``path`` as a Python literal of ASCII characters in double quotes."""
-    escaped = str(path).encode("unicode_escape").decode("ascii").replace('"', '\\"')
-    return f'"{escaped}"'

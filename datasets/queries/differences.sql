@@ -3,7 +3,8 @@
 -- A pair is identified by its two candidates, whichever is chosen (side). The cause of an added, removed or flipped
 -- pair is the last exchange that changed its side; the cause of a changed margin is the exchange that changed it most
 -- (ties: the first).
--- In: view stages (stage, prompt_id, chosen, rejected and the four margins). Out: rows of table differences.
+-- In: view stages (stage, prompt_id, chosen, rejected and the margins); {margins} = its columns
+-- of margins, margin_total last; {zeros} = as many zeros. Out: rows of table differences.
 WITH states AS (
     SELECT
         stage,
@@ -11,7 +12,7 @@ WITH states AS (
         least(chosen, rejected) AS low,
         greatest(chosen, rejected) AS high,
         CASE WHEN chosen < rejected THEN 1 ELSE -1 END AS side,
-        [margin_video, margin_audio, margin_av, margin_total] AS margins
+        [{margins}] AS margins
     FROM stages
 ),
 grid AS (
@@ -19,7 +20,7 @@ grid AS (
         keys.*,
         steps.stage,
         coalesce(states.side, 0) AS side,
-        coalesce(states.margins, [0.0, 0.0, 0.0, 0.0]) AS margins
+        coalesce(states.margins, [{zeros}]) AS margins
     FROM (SELECT DISTINCT prompt_id, low, high FROM states WHERE stage IN (0, 4)) AS keys
     CROSS JOIN (SELECT unnest([0, 1, 2, 3, 4]) AS stage) AS steps
     LEFT JOIN states
@@ -65,8 +66,8 @@ SELECT
     ] AS cause,
     CASE WHEN coalesce(nullif(side_after, 0), side_before) = 1 THEN low ELSE high END AS chosen,
     CASE WHEN coalesce(nullif(side_after, 0), side_before) = 1 THEN high ELSE low END AS rejected,
-    CASE WHEN side_before <> 0 THEN before[4] END AS margin_before,
-    CASE WHEN side_after <> 0 THEN after[4] END AS margin_after
+    CASE WHEN side_before <> 0 THEN before[-1] END AS margin_before,
+    CASE WHEN side_after <> 0 THEN after[-1] END AS margin_after
 FROM ends
 WHERE side_before <> side_after OR before <> after
 ORDER BY prompt_id, low, high

@@ -1,7 +1,8 @@
 -- One row per strategy: how many prompts give a pair, the mean margins in population standard deviations (of the common
 -- rewards, so that rows can be compared), and how often the chosen side is ground truth.
 -- Means are taken over ordered lists, so that the number of threads changes no bit.
--- In: temporary tables selected_by_strategy, common_rewards, candidate_index; view prompts; $strategies in order.
+-- In: temporary tables selected_by_strategy, common_rewards, candidate_index; view prompts; $strategies in order;
+-- {margins} = a difference per dimension; {means} = its mean.
 -- Out: rows of table leaderboard.
 WITH known AS (
     SELECT prompt_id FROM prompts WHERE split = 'train'
@@ -15,9 +16,7 @@ margins AS (
         selected_by_strategy.prompt_id,
         selected_by_strategy.chosen,
         selected_by_strategy.rejected,
-        chosen.video - rejected.video AS video,
-        chosen.audio - rejected.audio AS audio,
-        chosen.av - rejected.av AS av,
+        {margins},
         candidate_index.origin = 'ground_truth' AS is_ground_truth
     FROM selected_by_strategy
     JOIN common_rewards AS chosen ON chosen.ordinal = selected_by_strategy.chosen
@@ -30,9 +29,7 @@ SELECT
     (SELECT count(*) FROM known) AS prompts,
     count(DISTINCT margins.prompt_id) AS prompts_with_pair,
     count(DISTINCT margins.prompt_id) / nullif((SELECT count(*) FROM known), 0) AS prompt_yield,
-    list_avg(list(margins.video ORDER BY margins.chosen, margins.rejected)) AS margin_video,
-    list_avg(list(margins.audio ORDER BY margins.chosen, margins.rejected)) AS margin_audio,
-    list_avg(list(margins.av ORDER BY margins.chosen, margins.rejected)) AS margin_av,
+    {means},
     count(*) FILTER (margins.is_ground_truth) / nullif(count(margins.chosen), 0) AS ground_truth_share
 FROM strategies
 LEFT JOIN margins ON margins.position = strategies.position

@@ -1,5 +1,7 @@
--- Strategy "strict": chosen is strictly better in every configured metric. margin_total = sum of the three margins.
--- In: temporary tables eligible and normalised_scores; {is_better} = a comparison per metric.
+-- Strategy "strict": chosen is strictly better in every configured metric that has weight. margin_total = sum
+-- of the margins.
+-- In: temporary tables eligible and normalised_scores;
+-- {total} = the sum, from the left; {is_better} = a comparison per metric.
 -- Out: temporary table ordered_pairs.
 CREATE OR REPLACE TEMP TABLE ordered_pairs AS
 WITH scored AS (
@@ -11,6 +13,6 @@ SELECT
     chosen.prompt_id,
     chosen.ordinal AS chosen,
     rejected.ordinal AS rejected,
-    ((chosen.video - rejected.video) + (chosen.audio - rejected.audio)) + (chosen.av - rejected.av) AS margin_total
+    {total} AS margin_total
 FROM scored AS chosen
 JOIN scored AS rejected ON chosen.prompt_id = rejected.prompt_id AND {is_better}

@@ -1,7 +1,9 @@
 -- The pairs that are kept, with the scores of both sides: raw, and after direction and normalisation.
 -- pair_id is 'x' and 16 hex digits of the SHA-256 of the JSON list ["pair", chosen, rejected], as
 -- avpref.identity.digest computes it; ids hold no control characters, which the two JSON writers spell differently.
--- In: temporary tables selected, candidate_index, score_matrix, normalised_scores; $strategy, $norm_id; {scores} = four
+-- In: temporary tables selected, candidate_index, score_matrix, normalised_scores; $strategy, $norm_id;
+-- {margins} = a column per dimension;
+-- {scores} = four
 -- columns per metric. Out: rows of table pairs.
 SELECT
     'x' || substr(
@@ -11,15 +13,14 @@ SELECT
     chosen.candidate_id AS chosen,
     rejected.candidate_id AS rejected,
     selected.rank,
-    selected.margin_video,
-    selected.margin_audio,
-    selected.margin_av,
+    {margins},
     selected.margin_total,
     chosen.origin AS chosen_origin,
     rejected.origin AS rejected_origin,
     {scores},
     $strategy AS strategy,
-    $norm_id AS norm_id
+    $norm_id AS norm_id,
+    'all' AS dimension
 FROM selected
 JOIN candidate_index AS chosen ON chosen.rowid = selected.chosen
 JOIN candidate_index AS rejected ON rejected.rowid = selected.rejected

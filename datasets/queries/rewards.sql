@@ -1,11 +1,10 @@
 -- The rewards of every admitted candidate that has all configured scores.
--- In: temporary tables candidate_rewards and candidate_index; $strategy, $norm_id. Out: rows of table rewards.
+-- In: temporary tables candidate_rewards and candidate_index; $strategy, $norm_id; {rewards} = the
+-- columns of the dimensions. Out: rows of table rewards.
 SELECT
     candidate_index.candidate_id,
     candidate_index.prompt_id,
-    candidate_rewards.video,
-    candidate_rewards.audio,
-    candidate_rewards.av,
+    {rewards},
     $strategy AS strategy,
     $norm_id AS norm_id
 FROM candidate_rewards

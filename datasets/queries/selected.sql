@@ -3,7 +3,8 @@
 -- the side with fewer pixels (the rejected one if equal) lies strictly between the bounds, and the longer side has at
 -- most $max_length_ratio times the frames of the shorter.
 -- In: temporary tables ordered_pairs, eligible and candidate_index; $min_margin, $max_pairs, $min_aspect, $max_aspect,
--- $max_length_ratio. Out: temporary table selected; fault is NULL where the pair is kept.
+-- $max_length_ratio; {margins} = a difference per dimension. 
+-- Out: temporary table selected; fault is NULL where the pair is kept.
 CREATE OR REPLACE TEMP TABLE selected AS
 WITH best AS (
     SELECT *, row_number() OVER (PARTITION BY prompt_id ORDER BY margin_total DESC, chosen, rejected) AS rank
@@ -14,9 +15,7 @@ WITH best AS (
 with_margins AS (
     SELECT
         best.*,
-        chosen.video - rejected.video AS margin_video,
-        chosen.audio - rejected.audio AS margin_audio,
-        chosen.av - rejected.av AS margin_av
+        {margins}
     FROM best
     JOIN eligible AS chosen ON chosen.ordinal = best.chosen
     JOIN eligible AS rejected ON rejected.ordinal = best.rejected

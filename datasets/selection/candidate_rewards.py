@@ -11,12 +11,14 @@ import duckdb
 import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.metric_tables import rewards_table
+from avpref.datasets.query_texts import metric_list
 from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.score_matrix import usable_counts
-from avpref.datasets.tables import REWARDS, conform
+from avpref.datasets.tables import conform
 from avpref.datasets.views import sql
-from avpref.domain import Metric
+from avpref.domain import Metric, dimensions_of
 from avpref.errors import ConfigError, TableError
 
 
@@ -54,10 +56,13 @@ def compute_rewards(
     create_rewards(con, scales, settings.average, MissingScores.EXCLUDE)
 
 
-def read_rewards(con: duckdb.DuckDBPyConnection, settings: PairSettings, norm: Norm) -> pa.Table:
+def read_rewards(
+    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
+) -> pa.Table:
     """Table ``rewards`` of the connection's ``candidate_rewards``. Raises TableError where a reward overflowed."""
     labels = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
-    return conform(REWARDS, con.sql(sql("rewards"), params=labels).to_arrow_table())
+    query = sql("rewards").format(rewards=metric_list("candidate_rewards.{metric}", dimensions_of(metrics)))
+    return conform(rewards_table(metrics), con.sql(query, params=labels).to_arrow_table())
 
 
 def _scales(
@@ -72,7 +77,7 @@ def _scales(
     for metric in metrics:
         known = statistics[metric.name]
         mean, std = (known.mean, known.std) if known else (0.0, 1.0)
-        scales.append(MetricScale(metric.name, metric.dimension, metric.higher_is_better, mean, std))
+        scales.append(MetricScale(metric.name, metric.dimension, metric.higher_is_better, mean, std, metric.weight))
     return scales
 
 

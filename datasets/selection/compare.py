@@ -6,20 +6,20 @@ so an input that changed without effect is not blamed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.query_texts import metric_list
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.tables import DIFFERENCES, PAIRS, conform
+from avpref.datasets.tables import DIFFERENCES, conform
 from avpref.datasets.views import connect_tables, sql
-from avpref.domain import Metric
+from avpref.domain import Metric, dimensions_of
 from avpref.errors import TableError
-
-STAGE_COLUMNS = ("prompt_id", "chosen", "rejected", "margin_video", "margin_audio", "margin_av", "margin_total")
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def diff(before: Snapshot, after: Snapshot) -> pa.Table:
         selected.append(selected[-1] if same else _select(inputs))
     _check(before, selected[0], "before")
     _check(after, selected[-1], "after")
-    labelled = [
-        table.select(STAGE_COLUMNS).append_column("stage", _stage(n, table)) for n, table in enumerate(selected)
-    ]
+    dimensions = dimensions_of([*before.inputs.metrics, *after.inputs.metrics])
+    margins = [*(f"margin_{dimension}" for dimension in dimensions), "margin_total"]
     con = connect_tables({})
-    con.register("stages", pa.concat_tables(labelled))
-    return conform(DIFFERENCES, con.sql(sql("differences")).to_arrow_table())
+    con.register("stages", pa.concat_tables([_stage(number, table, margins) for number, table in enumerate(selected)]))
+    query = sql("differences").format(margins=metric_list("{metric}", margins), zeros=", ".join(["0.0"] * len(margins)))
+    return conform(DIFFERENCES, con.sql(query).to_arrow_table())
 
 
 def _stages(before: SelectionInputs, after: SelectionInputs) -> tuple[SelectionInputs, ...]:
@@ -104,8 +104,8 @@ def _select(inputs: SelectionInputs) -> pa.Table:
 
 def _check(snapshot: Snapshot, selected: pa.Table, name: str) -> None:
     """Raises TableError unless the recomputed pairs equal the snapshot's; norm ids may differ where norms were completed."""
-    pairs = conform(PAIRS, snapshot.pairs)
-    columns = [column for column in PAIRS.schema.names if column != "norm_id"]
+    pairs = snapshot.pairs
+    columns = [column for column in pairs.column_names if column != "norm_id" and column in selected.column_names]
     if not pairs.select(columns).equals(selected.select(columns)):
         raise TableError(
             f"the pair table '{name}' ({pairs.num_rows} rows) is not what its inputs give ({selected.num_rows} rows)",
@@ -114,5 +114,9 @@ def _check(snapshot: Snapshot, selected: pa.Table, name: str) -> None:
         )
 
 
-def _stage(number: int, table: pa.Table) -> pa.Array:
-    return pa.repeat(pa.scalar(number), table.num_rows)
+def _stage(number: int, pairs: pa.Table, margins: Sequence[str]) -> pa.Table:
+    """Sides and margins of one stage's pairs; 0 for a dimension that the stage does not measure."""
+    columns = {name: pairs[name] for name in ("prompt_id", "chosen", "rejected")}
+    nothing = pa.repeat(pa.scalar(0.0), pairs.num_rows)
+    columns |= {name: pairs[name] if name in pairs.column_names else nothing for name in margins}
+    return pa.table(columns).append_column("stage", pa.repeat(pa.scalar(number), pairs.num_rows))

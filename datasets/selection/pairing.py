@@ -3,9 +3,9 @@
 Source: JavisDiT++ §"Preference Data Acquisition", Table 4, and its ranking script, with which the ``modality`` strategy
 agrees pair for pair (the average strategies are described in the paper and absent from the script).
 
-* ``modality``: chosen is strictly better on all three dimension rewards; the pair's margin is the sum of the three.
+* ``modality``: chosen is strictly better in the reward of every dimension; the pair's margin is the sum of the margins.
 * ``average``: one reward per candidate, the mean over all metrics; the margin is its difference.
-* ``strict``: chosen is strictly better on every single metric; the margin is the sum of the three rewards' differences.
+* ``strict``: chosen is strictly better on every single metric that has weight; the margin is the sum of the rewards' differences.
 
 The largest margins of a prompt win, at most ``max_pairs_per_prompt``; ties go to the chosen, then the rejected candidate
 that comes first (index, then id). ``min_margin`` is a lower bound (inclusive) on ``margin_total``. Ground truth that the
@@ -15,14 +15,16 @@ that lacks a configured score (no row, not ok, NaN, infinite) is in no pair; it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
-from avpref.datasets.query_texts import metric_list
+from avpref.datasets.metric_tables import pairs_table, scored_columns
+from avpref.datasets.query_texts import dimension_list, metric_list
 from avpref.datasets.selection.candidate_rewards import (
     applied_norm_id,
     compute_rewards,
@@ -31,9 +33,9 @@ from avpref.datasets.selection.candidate_rewards import (
 )
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.score_matrix import score_matrix
-from avpref.datasets.tables import EXCLUDED, PAIRS, SKIPPED, conform
+from avpref.datasets.tables import EXCLUDED, SKIPPED, conform
 from avpref.datasets.views import sql
-from avpref.domain import METRICS, Metric
+from avpref.domain import Metric, dimensions_of
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _select(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Seq
         pairs=_read_pairs(con, settings, metrics, norm),
         skipped=_read_skipped(con, settings, metrics),
         excluded=_read_excluded(con, metrics),
-        rewards=read_rewards(con, settings, norm),
+        rewards=read_rewards(con, settings, metrics, norm),
         norm=norm,
         warnings=_warnings(settings, metrics, norm),
     )
@@ -83,15 +85,18 @@ def _select(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Seq
 def rank(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric]) -> None:
     """Create the temporary table ``selected`` from ``candidate_rewards`` and, for ``strict``, ``normalised_scores``."""
     con.execute(sql("eligible"))
+    dimensions = dimensions_of(metrics)
+    total = _sum([f'(chosen."{name}" - rejected."{name}")' for name in dimensions])
     match settings.strategy:
         case "modality":
-            con.execute(sql("ordered_pairs_modality"))
+            is_better = metric_list("chosen.{metric} > rejected.{metric}", dimensions, " AND ")
+            con.execute(sql("ordered_pairs_modality").format(total=total, is_better=is_better))
         case "average":
             con.execute(sql("ordered_pairs_average"))
         case "strict":
-            names = [metric.name for metric in metrics]
+            names = [metric.name for metric in metrics if metric.weight > 0]
             is_better = metric_list("chosen.{metric} > rejected.{metric}", names, " AND ")
-            con.execute(sql("ordered_pairs_strict").format(is_better=is_better))
+            con.execute(sql("ordered_pairs_strict").format(total=total, is_better=is_better))
     limits = {
         "min_margin": settings.min_margin,
         "max_pairs": settings.max_pairs_per_prompt,
@@ -99,20 +104,28 @@ def rank(con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequen
         "max_aspect": settings.max_aspect_ratio,
         "max_length_ratio": settings.max_length_ratio,
     }
-    con.execute(sql("selected"), limits)
+    margins = dimension_list('chosen."{dimension}" - rejected."{dimension}" AS "margin_{dimension}"', dimensions)
+    con.execute(sql("selected").format(margins=margins), limits)
+
+
+def _sum(terms: Sequence[str]) -> str:
+    """The sum of SQL expressions, added from the left."""
+    return functools.reduce(lambda first, second: f"({first} + {second})", terms)
 
 
 def _read_pairs(
     con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
 ) -> pa.Table:
     labels = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
-    query = sql("pairs").format(scores=", ".join(_score_columns({metric.name for metric in metrics})))
-    return conform(PAIRS, con.sql(query, params=labels).to_arrow_table())
+    margins = dimension_list('selected."margin_{dimension}"', dimensions_of(metrics))
+    query = sql("pairs").format(scores=", ".join(_score_columns(metrics)), margins=margins)
+    return conform(pairs_table(metrics), con.sql(query, params=labels).to_arrow_table())
 
 
-def _score_columns(configured: Collection[str]) -> Iterator[str]:
+def _score_columns(metrics: Sequence[Metric]) -> Iterator[str]:
     """Raw and normalised score of both sides for each metric of the pair table; NULL where it is not configured."""
-    for name in (metric.name for metric in METRICS):
+    configured = {metric.name for metric in metrics}
+    for name in scored_columns(metrics):
         for side in ("chosen", "rejected"):
             for source, column in (("raw", f"{side}_{name}"), ("normalised", f"{side}_{name}_normalised")):
                 yield f'{side}_{source}."{name}" AS "{column}"' if name in configured else f'NULL::DOUBLE AS "{column}"'

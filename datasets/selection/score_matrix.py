@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 import duckdb
 
+from avpref.datasets.metric_selection import check_metrics
 from avpref.datasets.query_texts import metric_list
 from avpref.datasets.views import sql
-from avpref.domain import METRIC_BY_NAME, Dimension, Metric
-from avpref.errors import ConfigError, TableError
+from avpref.domain import Metric
+from avpref.errors import TableError
 
 TABLES = (
     *("candidate_index", "score_matrix", "normalised_scores", "candidate_rewards", "eligible", "ordered_pairs"),
@@ -23,28 +24,12 @@ TABLES = (
 """Temporary tables of a selection. There is also the temporary view ``raw_scores``."""
 
 
-def check_metrics(metrics: Sequence[Metric]) -> None:
-    """Raises ConfigError for an unknown metric, another dimension, a repeated metric or a dimension without metric."""
-    fix = "edit scoring.metrics in the configuration file"
-    for metric in metrics:
-        known = METRIC_BY_NAME.get(metric.name)
-        if known is None or known.dimension is not metric.dimension:
-            found = f"metric '{metric.name}' for dimension '{metric.dimension}'"
-            expected = ", ".join(f"{known.name} ({known.dimension})" for known in METRIC_BY_NAME.values())
-            raise ConfigError(found, f"one of {expected}", fix)
-    names = [metric.name for metric in metrics]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"metrics listed twice: {', '.join(names)}", "each metric once", fix)
-    for dimension in Dimension:
-        if not any(metric.dimension is dimension for metric in metrics):
-            raise ConfigError(f"no metric for dimension '{dimension}'", "at least one metric per dimension", fix)
-
-
 @contextmanager
 def score_matrix(con: duckdb.DuckDBPyConnection, metrics: Sequence[Metric]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Gather the scores of ``metrics`` from the views ``candidates``, ``scores`` and ``prompts``; dropped on leaving.
 
-    Raises ConfigError (see :func:`check_metrics`) or TableError: doubled candidates, prompts or scores; scores without
+    Raises ConfigError (see :func:`avpref.datasets.metric_selection.check_metrics`) or TableError: doubled candidates, prompts or
+    scores; scores without
     candidate; candidates without prompt (checked only where there is a prompt table).
     """
     check_metrics(metrics)

@@ -81,14 +81,14 @@ def read_scores(path: Path, metrics: Sequence[Metric], settings: PairSettings) -
     for name in IDS:
         rows.table = _with(rows.table, name, texts(rows, name))
     others = [name for name in rows.table.column_names if name not in (*IDS, *LONG, *OPTIONAL)]
-    names = _metric_names(rows) if is_long else others
+    names = _metric_names(rows, metrics) if is_long else others
     _require_metrics(path, names, metrics)
     _require_sizes(path, rows.table, settings)
     columns = _optional_columns(rows)
     values = _long_numbers(rows) if is_long else _wide_numbers(rows, metrics)
     _refuse_disagreeing(rows, columns)
     require_rows(rows)
-    known = {*IDS, *OPTIONAL, *(LONG if is_long else METRIC_BY_NAME)}
+    known = {*IDS, *OPTIONAL, *(LONG if is_long else METRIC_BY_NAME), *(metric.name for metric in metrics)}
     unused = tuple(name for name in rows.table.column_names if name not in known)
     numbers_of = pa.concat_tables([rows.kept(part) for part in values]).filter(pc.field("value").is_valid())
     return ScoreFile(_candidates(rows.kept(columns)), _scores(path, numbers_of), unused, tuple(rows.refused()))
@@ -127,14 +127,13 @@ def _require_metrics(path: Path, names: Sequence[str], metrics: Sequence[Metric]
     )
 
 
-def _metric_names(rows: ScoreRows) -> list[str]:
-    """The metrics of a file with one row per number; rows with an unknown one are refused."""
+def _metric_names(rows: ScoreRows, metrics: Sequence[Metric]) -> list[str]:
+    """The metrics of a file with one row per number; rows with one that is neither configured nor of the paper are refused."""
     column = texts(rows, "metric")
     rows.table = _with(rows.table, "metric", column)
     names = sorted(set(pc.unique(column).to_pylist()) - {""})
-    unknown = {
-        name: difflib.get_close_matches(name, METRIC_BY_NAME, n=1) for name in names if name not in METRIC_BY_NAME
-    }
+    known = list(dict.fromkeys([*METRIC_BY_NAME, *(metric.name for metric in metrics)]))
+    unknown = {name: difflib.get_close_matches(name, known, n=1) for name in names if name not in known}
     if unknown:
         for row, name in enumerate(column.to_pylist()):
             if name in unknown:

@@ -13,7 +13,7 @@ from avpref.datasets import tables
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import RuleOutcome
 from avpref.datasets.rows import EvaluationKind
-from avpref.domain import PUBLIC_NAME, Candidate, Split
+from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
 from avpref.flows.run import Run
 from avpref.flows.stages import evaluate
@@ -41,18 +41,20 @@ def collect(run: Run) -> ReportData:
         if run.tables.has(tables.QUARANTINE)
         else tables.to_arrow(tables.QUARANTINE, [])
     )
+    metrics = metrics_of(run.settings.scoring)
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,
         media=run.media,
-        metrics=tuple(metrics_of(run.settings.scoring)),
+        metrics=metrics,
         reward_models=tuple(
             RewardModel(source.name, source.terms) for source in sources(run.settings.scoring) if source.is_network
         ),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
         comparisons={
-            dimension: DimensionComparison(**verdict["evaluation"][name]) for dimension, name in PUBLIC_NAME.items()
+            dimension: DimensionComparison(**verdict["evaluation"][public_name(dimension)])
+            for dimension in dimensions_of(metrics)
         },
         held_out=_held_out(run.tables.read(tables.EVALUATIONS).to_pandas()),
         texts={prompt.prompt_id: prompt.text for prompt in prompts},

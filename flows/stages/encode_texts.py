@@ -12,7 +12,6 @@ import torch
 from avpref.config.codec_settings import WordTextSettings
 from avpref.config.schema import Settings
 from avpref.datasets.tables import TEXTS
-from avpref.domain import Prompt
 from avpref.execution.contract import Receipt
 from avpref.execution.item_counts import ItemCounts
 from avpref.execution.plan import plan_stage
@@ -66,12 +65,12 @@ class TextWorker:
         return Receipt(len(unit.items), 0, time.perf_counter() - started)
 
 
-def encode_texts(run: Run, prompts: Sequence[Prompt]) -> tuple[ItemCounts, ...]:
-    """Encode the texts of ``prompts`` and the negative prompt; does nothing where the encoder has no weights."""
+def encode_texts(run: Run, texts: Sequence[str]) -> tuple[ItemCounts, ...]:
+    """Encode ``texts`` and the negative prompt; does nothing where the encoder has no weights."""
     if isinstance(run.settings.text, WordTextSettings):
         return ()
-    texts = dict.fromkeys([run.settings.sampling.negative_prompt, *(prompt.text for prompt in prompts)])
-    items = [TextItem("t" + digest("text", text), text) for text in texts]
+    distinct = dict.fromkeys([run.settings.sampling.negative_prompt, *texts])
+    items = [TextItem("t" + digest("text", text), text) for text in distinct]
     plan = plan_stage(
         STAGE,
         "texts",

@@ -18,7 +18,7 @@ from avpref.datasets.evidence import sequential as looks
 from avpref.datasets.evidence.decision import Decision, DecisionInputs, rewards_of, take
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide, QuarantineRow
-from avpref.domain import Candidate, Dimension, Prompt, ScoreStatus, Split
+from avpref.domain import Candidate, Prompt, ScoreStatus, Split
 from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
@@ -107,7 +107,12 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
         norm_id=norm.norm_id,
         metrics=tuple(
             MetricScale(
-                metric.name, metric.dimension, metric.higher_is_better, scale[metric.name].mean, scale[metric.name].std
+                metric.name,
+                metric.dimension,
+                metric.higher_is_better,
+                scale[metric.name].mean,
+                scale[metric.name].std,
+                metric.weight,
             )
             for metric in metrics_of(run.settings.scoring)
         ),
@@ -180,7 +185,7 @@ def _rows(
                 norm_id,
             )
         for candidate in clips.candidates:
-            for dimension in Dimension:
+            for dimension in rewards[side].columns:
                 value = float(rewards[side].at[candidate.prompt_id, dimension])
                 state = (value, ScoreStatus.OK, "") if value == value else (None, ScoreStatus.SKIPPED, "no valid score")
                 yield _row(candidate, side, EvaluationKind.REWARD, (str(dimension), *state), norm_id)

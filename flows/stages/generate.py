@@ -28,7 +28,7 @@ STAGE = "generate"
 @reporting.stage("generate")
 def generate(run: Run) -> StageCounts:
     """Make the candidates of the run and seal their table; the rows are candidates."""
-    texts = encode_texts(run, run.prompts)
+    texts = encode_texts(run, [prompt.text for prompt in run.prompts])
     units, counts = make_candidates(run, STAGE, run.prompts, run.sft)
     quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), units)
     run.documents.write_quarantine(quarantine_file(STAGE), quarantined)

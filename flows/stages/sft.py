@@ -12,10 +12,12 @@ from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import FinishedUnits, run_stage
+from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run
+from avpref.flows.stages.encode_texts import encode_texts
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import TrainingTexts, clip_set, read_latents, training_progress
+from avpref.flows.stages.training_data import TrainingTexts, clip_set, launch_training, read_latents
 from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
 from avpref.flows.workers.prompt_sources import SftItem
@@ -25,7 +27,6 @@ from avpref.storage.documents import quarantine_file
 from avpref.storage.local_files import storage_errors
 from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.launch import launch
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import NETWORK_FILE, SUMMARY_FILE
 
@@ -73,10 +74,8 @@ def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], Ite
     elif source := reuse_trained_model(run, output, [SUMMARY_FILE], NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, reused={source: 1})
     else:
-        clip_counts = (_write_data(run, output / DATA_FILE),)
-        job = _job(run, settings, output)
-        with training_progress("sft", job) as on_step:
-            launch(job, on_step)
+        clip_counts = _write_data(run, output / DATA_FILE)
+        launch_training(run, "sft", _job(run, settings, output))
         counts = ItemCounts("sft", NETWORKS, made=1)
     run.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
     return clip_counts, counts
@@ -92,23 +91,27 @@ def _encode_clips(run: Run) -> FinishedUnits[SftItem]:
     return run_stage(run, plan, files, lambda: SftEncodeSpec(settings, files), reuse, reporting.observer())
 
 
-def _write_data(run: Run, path: Path) -> ItemCounts:
-    """Encode the SFT clips and write the trainer's data file; returns the counts of clips."""
+def _write_data(run: Run, path: Path) -> tuple[ItemCounts, ...]:
+    """Encode the SFT clips and their texts and write the trainer's data file; returns the counts of both."""
     units, counts = _encode_clips(run)
     rows, quarantined = run.units(LATENTS).read(units)
     run.documents.write_quarantine(quarantine_file("sft"), quarantined)
-    if not path.exists():
-        save_clip_set(path, clip_set(read_latents(rows, run.settings), TrainingTexts(run.settings, run.runs)))
-    return counts
+    if path.exists():
+        return (counts,)
+    clips = read_latents(rows, run.settings)
+    texts = encode_texts(run, clips.texts)
+    save_clip_set(path, clip_set(clips, TrainingTexts(run.settings, run.runs)))
+    return counts, *texts
 
 
 def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
-    settings = run.settings
+    settings, loop = run.settings, placed_loop(run.settings.executor, sft_settings.loop)
     return TrainingJob(
-        settings=sft_settings,
+        settings=sft_settings.model_copy(update={"loop": loop}),
         network=settings.network,
         clip=settings.clip,
         data=output / DATA_FILE,
         output=output,
         seed=settings.run.seed,
+        device=loop.device,
     )

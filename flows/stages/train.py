@@ -18,7 +18,7 @@ from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, read_latents, training_progress
+from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, launch_training, read_latents
 from avpref.flows.stages.training_record import record_trained
 from avpref.flows.workers.encode_worker import CandidateEncodeSpec, EncodeItem
 from avpref.flows.workers.generator import codec_identity
@@ -26,7 +26,6 @@ from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.launch import launch
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import ADAPTER_FOLDER, SUMMARY_FILE
 
@@ -61,8 +60,7 @@ def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCoun
         clips, counts = _encode(run, pairs)
         save_pair_set(job.data, _pair_set(run, pairs, clips))
         clip_counts = (counts,)
-    with training_progress("train", job) as on_step:
-        launch(job, on_step)
+    launch_training(run, "train", job)
     return clip_counts, ItemCounts("train", ADAPTERS, made=1)
 
 

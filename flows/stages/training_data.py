@@ -12,16 +12,20 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from avpref.config.executor_settings import InProcessExecutor
 from avpref.config.schema import Settings
 from avpref.datasets.latents import unpacked
+from avpref.flows.placement import join_for_training
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.workers.generator import negative_text, open_codec, open_text_encoder
+from avpref.flows.run import Run
+from avpref.flows.workers.generator import device_of, negative_text, open_codec, open_text_encoder
 from avpref.models.text import TextBatch
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
 from avpref.observability.run_status import publishing_pass, subscribers
 from avpref.trainer.batches import ClipSet
 from avpref.trainer.job import TrainingJob
+from avpref.trainer.launch import launch
 from avpref.trainer.parallel import ProgressCallback
 
 
@@ -37,10 +41,14 @@ class EncodedClips:
 
 
 class TrainingTexts:
-    """Encodes the texts of a run for training: each distinct text once, and the negative prompt (``negative``, one row)."""
+    """Encodes the texts of a run for training: each distinct text once, and the negative prompt (``negative``, one row).
+
+    States that workers have stored are read; on a Ray executor, whose GPUs are held by actors, others are computed on the CPU.
+    """
 
     def __init__(self, settings: Settings, runs: Path) -> None:
-        self._encoder = open_text_encoder(settings, runs)
+        is_here = isinstance(settings.executor, InProcessExecutor)
+        self._encoder = open_text_encoder(settings, runs, device_of(settings) if is_here else "cpu")
         self.negative: TextBatch = negative_text(self._encoder, settings)
 
     def encode(self, texts: Sequence[str]) -> tuple[TextBatch, Tensor]:
@@ -81,6 +89,13 @@ def clip_set(clips: EncodedClips, texts: TrainingTexts) -> ClipSet:
     )
 
 
+def launch_training(run: Run, stage: str, job: TrainingJob) -> None:
+    """Run or resume ``job`` where its settings place it, with a progress bar. Raises as :func:`avpref.trainer.launch.launch`."""
+    join_for_training(run.settings.executor, job.settings.loop)
+    with training_progress(stage, job) as on_step:
+        launch(job, on_step)
+
+
 @contextmanager
 def training_progress(stage: str, job: TrainingJob) -> Iterator[ProgressCallback]:
     """A callback that moves a progress bar of optimiser steps: it takes the number of finished steps and the metrics of the last one.
@@ -88,7 +103,7 @@ def training_progress(stage: str, job: TrainingJob) -> Iterator[ProgressCallback
     The processes that train count as busy all the time.
     """
     loop = job.settings.loop
-    workers = Workers("main", loop.num_processes, float(job.device == "cuda"))
+    workers = Workers("main", loop.num_processes, float(job.device != "cpu"))
     meter, watchers = (
         StageMeter(stage, loop.steps, unit="steps", workers=workers),
         subscribers(stage, reporting.observer().listener),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from avpref.config.loading import load_section
 from avpref.config.scoring_settings import ScorerName, ScoringSettings
-from avpref.domain import METRICS, Metric, Terms
-from avpref.errors import ConfigError
+from avpref.datasets.metric_selection import select_metrics
+from avpref.domain import Metric, Terms
 from avpref.rewards.protocol import Scorer
 
 TINY = "tiny"
@@ -126,18 +126,13 @@ def _sources(name: ScorerName, scoring: ScoringSettings) -> Sequence[ScorerSourc
             return [reward_model(name, scoring)]
 
 
-def metrics_of(scoring: ScoringSettings) -> list[Metric]:
-    """The metrics that enter rewards: those of the seven metrics that the scorers compute, or those of them that are listed.
+def metrics_of(scoring: ScoringSettings) -> tuple[Metric, ...]:
+    """The metrics that enter rewards, with weight and scorer: the selected ones, or those of the paper that the scorers compute.
 
-    Raises ConfigError for a listed metric that no scorer gives.
+    Raises ConfigError; see :func:`avpref.datasets.metric_selection.select_metrics`.
     """
-    computed = {metric.name: metric for source in sources(scoring) for metric in source.metrics}
-    selected = scoring.metrics or tuple(computed)
-    unknown = [name for name in selected if name not in computed]
-    if unknown:
-        expected = f"metrics of the scorers {', '.join(scoring.scorers)}: {', '.join(computed)}"
-        raise ConfigError(f"scoring.metrics lists {', '.join(unknown)}", expected, "--set scoring.metrics=[]")
-    return [computed[metric.name] for metric in METRICS if metric.name in selected]
+    computed = [replace(metric, scorer=source.name) for source in sources(scoring) for metric in source.metrics]
+    return select_metrics(computed, scoring.metrics, scoring.weights)
 
 
 def open_named(names: Sequence[str], device: str = "auto") -> list[Scorer]:

@@ -174,7 +174,7 @@ class SignalScorer:
         return [self._scores(clip, _picture_measurements(clip.clip, cache)) for clip in clips]
 
     def _scores(self, clip: ScorableClip, frames: _PictureMeasurements | None) -> list[Score]:
-        reasons = {dimension: skip_reason(clip.clip, dimension, self.rules) for dimension in Dimension}
+        reasons = {str(dimension): skip_reason(clip.clip, dimension, self.rules) for dimension in Dimension}
         values: dict[str, float] = {}
         picture = sound = None
         if not reasons[Dimension.VIDEO]:

@@ -147,7 +147,7 @@ class ToyScorer:
         return [self._scores(Evidence(clip)) for clip in clips]
 
     def _scores(self, evidence: Evidence) -> list[Score]:
-        reasons = {dimension: skip_reason(evidence.clip.clip, dimension, self.rules) for dimension in Dimension}
+        reasons = {str(dimension): skip_reason(evidence.clip.clip, dimension, self.rules) for dimension in Dimension}
         text_reason = _text_reason(evidence.clip.text)
         scores = []
         for metric in self.metrics:

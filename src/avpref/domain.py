@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from avpref.identity import derive_seed, digest
 
@@ -11,15 +13,37 @@ SCHEMA_VERSION = 2
 
 
 class Dimension(StrEnum):
-    """The three dimensions in which one candidate can be better than another."""
+    """The built-in dimensions in which one candidate can be better than another; every run has a metric for each of them.
+
+    Dimensions are open names: a scorer may declare metrics of any other, such as ``speech``.
+    """
 
     VIDEO = "video"
     AUDIO = "audio"
     AV = "av"
 
 
-PUBLIC_NAME = {Dimension.VIDEO: "video", Dimension.AUDIO: "audio", Dimension.AV: "sync"}
-"""Names of the dimensions in documents for people and scripts."""
+ALL_DIMENSIONS = "all"
+"""Value of the pair table's column ``dimension`` where a pair speaks for every dimension."""
+
+
+MODALITIES = ("video", "audio")
+"""The two parts of a clip that the generator makes, each with a loss of its own."""
+
+
+def modalities_of(dimension: str, other_dimensions: Mapping[str, str]) -> frozenset[str]:
+    """The modalities whose loss may move for a pair of ``dimension``: video for video, audio for audio, both for the others.
+
+    ``other_dimensions`` is ``scoring.modalities``: dimension → ``video``, ``audio`` or ``both``.
+    """
+    built_in = {"video": "video", "audio": "audio", "av": "both"}
+    modality = built_in.get(dimension) or other_dimensions.get(dimension, "both")
+    return frozenset(MODALITIES) if modality == "both" else frozenset({modality})
+
+
+def public_name(dimension: str) -> str:
+    """Name of a dimension in documents for people and scripts: ``sync`` for ``av``, otherwise its own."""
+    return "sync" if dimension == Dimension.AV else str(dimension)
 
 
 class Origin(StrEnum):
@@ -56,26 +80,36 @@ class MetricInput(StrEnum):
 class Metric:
     """A number that a scorer computes: its unit, the better direction, the dimension that it measures, and its inputs.
 
-    A metric without the prompt among its inputs is *prompt-blind*: a clip of something else can score as well.
+    A metric without the prompt among its inputs is *prompt-blind*: a clip of something else can score as well. A scorer
+    declares the first five fields. A run adds ``weight``, the weight in the mean of the dimension (``scoring.weights``), and
+    ``scorer``, the name of the scorer that computes the metric there.
     """
 
     name: str
     unit: str
     higher_is_better: bool
-    dimension: Dimension
+    dimension: str
     inputs: frozenset[MetricInput]
+    weight: float = 1.0
+    scorer: str = ""
 
 
 @dataclass(frozen=True)
 class Terms:
     """Terms of use of a scorer's numbers: the licence of its weights, and whether the numbers are meaningful.
 
-    ``is_meaningful`` is false for networks with random weights, which exist for tests and dry runs.
+    ``is_meaningful`` is false for networks with random weights, which exist for tests and dry runs. ``sound`` says which mix of a
+    clip's channels the scorer hears.
     """
 
     licence: str
     commercial_use: bool
     is_meaningful: bool = True
+    sound: str = field(default="mono mix of ITU-R BS.775", compare=False)
+
+
+CHANNEL_MEAN, FIRST_CHANNEL, NO_SOUND = "mean of all channels", "first channel", "none"
+"""Values of ``Terms.sound`` of published scorers."""
 
 
 OWN_TERMS = Terms("Apache-2.0", commercial_use=True)
@@ -97,9 +131,32 @@ METRICS: tuple[Metric, ...] = (
     Metric("audio_video", "cosine", True, Dimension.AV, PICTURE_AND_SOUND),
     Metric("desync", "s", False, Dimension.AV, PICTURE_AND_SOUND),
 )
-"""The seven metric columns of the paper; every set of scorers fills these names (or leaves some out by configuration)."""
+"""The seven metrics of the paper. They enter rewards unless ``scoring.metrics`` lists others."""
 
 METRIC_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+class OfDimension(Protocol):
+    """Something that belongs to a dimension, such as a metric."""
+
+    @property
+    def dimension(self) -> str:
+        """The dimension."""
+        ...
+
+
+def dimensions_of(metrics: Iterable[OfDimension]) -> tuple[str, ...]:
+    """The dimensions of ``metrics``: the built-in ones in their order, then the others in order of appearance."""
+    present = dict.fromkeys(str(metric.dimension) for metric in metrics)
+    built_in = [str(dimension) for dimension in Dimension if dimension in present]
+    return (*built_in, *(name for name in present if name not in built_in))
+
+
+def in_canonical_order(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
+    """The seven metrics of the paper first, in their order, then the others as they are: the order of columns and of sums."""
+    by_name = {metric.name: metric for metric in metrics}
+    published = [by_name[metric.name] for metric in METRICS if metric.name in by_name]
+    return (*published, *(metric for metric in by_name.values() if metric.name not in METRIC_BY_NAME))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from avpref.datasets.rows import ScoreRow
 from avpref.datasets.tables import CANDIDATES, PROMPTS, SCORES, to_arrow
-from avpref.domain import METRICS, Candidate, Origin, Prompt, ScoreStatus, Split
+from avpref.domain import METRICS, Candidate, Metric, Origin, Prompt, ScoreStatus, Split
 
 Values = Sequence[float | None]
 Population = Sequence[Sequence[Values]]
@@ -42,8 +42,8 @@ def score(candidate_id: str, metric: str, value: float | None, status: str = "ok
     )
 
 
-def build(population: Population, ground_truth: bool = True) -> Tables:
-    """One prompt per entry, one candidate per inner entry, seven values each; None leaves the row out.
+def build(population: Population, ground_truth: bool = True, metrics: Sequence[Metric] = METRICS) -> Tables:
+    """One prompt per entry, one candidate per inner entry, one value per metric; None leaves the row out.
 
     Index 0 is ground truth where ``ground_truth`` is true.
     """
@@ -53,7 +53,7 @@ def build(population: Population, ground_truth: bool = True) -> Tables:
         for index, values in enumerate(group):
             origin = Origin.GROUND_TRUTH if ground_truth and index == 0 else Origin.GENERATED
             candidates.append(candidate(prompt, index, origin))
-            named = zip(METRICS, values, strict=True)
+            named = zip(metrics, values, strict=True)
             scores += [score(candidates[-1].candidate_id, m.name, v) for m, v in named if v is not None]
     return {
         "prompts": to_arrow(PROMPTS, prompts),

@@ -32,7 +32,7 @@ def raw_scores(num_prompts: int, seed: int, shift: float = 0.0) -> pd.DataFrame:
     return pd.DataFrame(values + shift * np.array(signs), index=[f"p{n}" for n in range(num_prompts)], columns=NAMES)
 
 
-def outcome(reference: pd.DataFrame, policy: pd.DataFrame) -> dict[Dimension, DimensionComparison]:
+def outcome(reference: pd.DataFrame, policy: pd.DataFrame) -> dict[str, DimensionComparison]:
     return compare(
         rewards_of_sides({EvaluationSide.REFERENCE: reference, EvaluationSide.POLICY: policy}, SCALES), BOOTSTRAP
     )

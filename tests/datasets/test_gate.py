@@ -17,7 +17,7 @@ from avpref.domain import Dimension
 
 GOOD = DimensionComparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
 BOUNDS = GateSettings()
-ALL_GOOD = {dimension: GOOD for dimension in Dimension}
+ALL_GOOD = {str(dimension): GOOD for dimension in Dimension}
 KEPT: dict[str, float | None] = {"video": -0.1, "audio": 0.0}
 
 
@@ -86,7 +86,7 @@ def test_a_modality_that_was_not_trained_has_no_rule() -> None:
 
 @pytest.mark.parametrize("nan", [replace(GOOD, delta_sd=math.nan), replace(GOOD, ci_low=math.nan)])
 def test_what_is_not_a_number_never_passes(nan: DimensionComparison) -> None:
-    verdict = gate.decide({dimension: nan for dimension in Dimension}, KEPT, BOUNDS)
+    verdict = gate.decide({str(dimension): nan for dimension in Dimension}, KEPT, BOUNDS)
     assert not verdict.is_promoted
     assert not gate.decide(ALL_GOOD, {"video": math.nan}, BOUNDS).is_promoted
 
@@ -99,9 +99,9 @@ def test_the_verdict_is_yes_exactly_when_every_rule_passed_and_reasons_name_the_
     audio: float, av: float, video: float, moved: float, gain: float
 ) -> None:
     comparisons = {
-        Dimension.AUDIO: replace(GOOD, delta_sd=audio),
-        Dimension.AV: replace(GOOD, ci_low=av),
-        Dimension.VIDEO: replace(GOOD, ci_low=video),
+        "audio": replace(GOOD, delta_sd=audio),
+        "av": replace(GOOD, ci_low=av),
+        "video": replace(GOOD, ci_low=video),
     }
     bounds = BOUNDS.model_copy(update={"min_audio_delta_sd": gain})
     verdict = gate.decide(comparisons, {"audio": moved}, bounds)

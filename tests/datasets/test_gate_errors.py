@@ -22,7 +22,7 @@ NUM_RUNS = 1000
 MAX_FALSE = 0.05
 
 Sides = dict[EvaluationSide, pd.DataFrame]
-Compared = dict[Dimension, DimensionComparison]
+Compared = dict[str, DimensionComparison]
 Procedure = Callable[[Sides, int], Iterator[Compared]]
 
 

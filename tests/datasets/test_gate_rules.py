@@ -26,7 +26,7 @@ from avpref.errors import ConfigError
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 GOOD = DimensionComparison(delta_sd=1.0, ci_low=0.5, ci_high=1.5, win_rate=0.8, num_pairs=100, reference_sd=1.0)
-ALL_GOOD = {dimension: GOOD for dimension in Dimension}
+ALL_GOOD = {str(dimension): GOOD for dimension in Dimension}
 KEPT: dict[str, float | None] = {"video": -0.1, "audio": 0.0}
 STANDARD = GateSettings(
     rules=(
@@ -39,7 +39,7 @@ STANDARD = GateSettings(
 
 
 def verdict(rules: tuple[GateRule, ...], **changes: DimensionComparison) -> gate.Verdict:
-    found = {**ALL_GOOD, **{Dimension(name): one for name, one in changes.items()}}
+    found = {**ALL_GOOD, **{name: one for name, one in changes.items()}}
     return gate.decide(found, KEPT, GateSettings(rules=rules))
 
 
@@ -70,9 +70,9 @@ def test_listed_rules_that_say_what_the_bounds_say_give_the_same_verdicts() -> N
             for video in (-0.05, -0.04):
                 for moved in (0.009, 0.01):
                     found = {
-                        Dimension.AUDIO: replace(GOOD, delta_sd=audio),
-                        Dimension.AV: replace(GOOD, ci_low=av),
-                        Dimension.VIDEO: replace(GOOD, ci_low=video),
+                        "audio": replace(GOOD, delta_sd=audio),
+                        "av": replace(GOOD, ci_low=av),
+                        "video": replace(GOOD, ci_low=video),
                     }
                     short, long = (gate.decide(found, {"audio": moved}, s) for s in (GateSettings(), STANDARD))
                     assert short.verdict == long.verdict
@@ -81,7 +81,7 @@ def test_listed_rules_that_say_what_the_bounds_say_give_the_same_verdicts() -> N
 
 def test_the_share_of_clips_that_cannot_be_judged_may_not_rise() -> None:
     settings = GateSettings(rules=(ValidityRule(max_rise=0.05),))
-    same = {dimension: Unscorable(reference=0.1, policy=0.1) for dimension in Dimension}
+    same = {str(dimension): Unscorable(reference=0.1, policy=0.1) for dimension in Dimension}
     worse = {**same, Dimension.AUDIO: Unscorable(reference=0.1, policy=0.2)}
     better = {**same, Dimension.AUDIO: Unscorable(reference=0.1, policy=0.0)}
     verdicts = [gate.decide(ALL_GOOD, KEPT, settings, (), shares) for shares in (same, worse, better)]
@@ -100,7 +100,7 @@ def test_displacement_is_asked_only_where_it_is_listed_and_random_weights_always
 
 def test_further_looks_are_a_waste_only_where_an_upper_bound_fails() -> None:
     assert not gate.is_hopeless(ALL_GOOD, GateSettings())
-    undecided = {d: replace(GOOD, ci_low=-1.0, delta_sd=0.1) for d in Dimension}
+    undecided = {str(d): replace(GOOD, ci_low=-1.0, delta_sd=0.1) for d in Dimension}
     assert not gate.is_hopeless(undecided, STANDARD)
     for dimension, ci_high in ((Dimension.AUDIO, 0.49), (Dimension.AV, 0.0), (Dimension.VIDEO, -0.05)):
         assert gate.is_hopeless({**undecided, dimension: replace(GOOD, ci_high=ci_high)}, STANDARD)

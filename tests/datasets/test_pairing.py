@@ -344,8 +344,11 @@ def test_a_dimension_without_metric_is_a_mistake(make_tables):
         select(make_tables([[GOOD, BAD]]), metrics=METRICS[:3] + METRICS[5:])
 
 
-def test_unknown_or_doubled_metrics_are_mistakes(make_tables):
-    for metrics in ((*METRICS, METRICS[0]), (*METRICS, Metric("loudness", "dB", True, Dimension.AUDIO, SOUND))):
+def test_doubled_metrics_and_names_that_cannot_be_columns_are_mistakes(make_tables):
+    foreign = replace(METRIC_BY_NAME["desync"], dimension="speech")
+    unnamed = Metric("loud ness", "dB", True, Dimension.AUDIO, SOUND)
+    reserved = Metric("loudness", "dB", True, "total", SOUND)
+    for metrics in ((*METRICS, METRICS[0]), (*METRICS[:6], foreign), (*METRICS, unnamed), (*METRICS, reserved)):
         with pytest.raises(ConfigError):
             select(make_tables([[GOOD, BAD]]), metrics=metrics)
 

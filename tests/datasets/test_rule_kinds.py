@@ -30,7 +30,7 @@ EVERY_RULE = GateSettings(
 
 
 def outcomes() -> list[gate.RuleOutcome]:
-    comparisons = dict.fromkeys(Dimension, FEW)
+    comparisons = {str(dimension): FEW for dimension in Dimension}
     kept: dict[str, float | None] = {"video": 0.0, "audio": 0.0}
     verdicts = [gate.decide(comparisons, kept, each, ["Scorer"]) for each in (GateSettings(), EVERY_RULE)]
     return [rule for verdict in verdicts for rule in verdict.rules]

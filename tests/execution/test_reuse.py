@@ -85,8 +85,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         return call
 
     monkeypatch.setattr(pool, "run_and_catch", note)
-    monkeypatch.setattr(sft_module, "launch", counted("sft", sft_module.launch))
-    monkeypatch.setattr(dpo_module, "launch", counted("dpo", dpo_module.launch))
+    monkeypatch.setattr(sft_module, "launch_training", counted("sft", sft_module.launch_training))
+    monkeypatch.setattr(dpo_module, "launch_training", counted("dpo", dpo_module.launch_training))
     return noted
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -17,10 +16,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from avpref.errors import MediaError
-from avpref.media.geometry import OWN_SIZE, ClipShape
+from avpref.media.geometry import ClipShape
 from avpref.media.reading import probe, read_clip
 from avpref.media.reading_rules import HdrHandling, ReadingRules
-from avpref.media.shown_frames import PictureConverter
 
 CLOSE_LEVELS = 4
 EMPTY: Mapping[str, Any] = {}
@@ -332,11 +330,3 @@ def test_high_dynamic_range_is_refused_by_rule(tmp_path: Path, curve: ColorTrc, 
     for reader in (probe, read_clip):
         with pytest.raises(MediaError, match=rf"hdr\.mkv: HDR \({name}\)"):
             reader(path, rules=ReadingRules(hdr=HdrHandling.REFUSE))
-
-
-def test_a_picture_whose_size_changes_is_refused() -> None:
-    stream = SimpleNamespace(sample_aspect_ratio=None, codec_context=SimpleNamespace(sample_aspect_ratio=None))
-    converter = PictureConverter(stream, OWN_SIZE, 2)  # type: ignore[arg-type]
-    assert converter.shown(rgb_frame(quadrants())).shape == (48, 64, 3)
-    with pytest.raises(MediaError, match="size changes from 64x48 to 128x96"):
-        converter.shown(rgb_frame(quadrants(96, 128)))

@@ -166,7 +166,8 @@ def test_the_picked_frame_is_the_one_being_shown(
 ) -> None:
     times = np.concatenate([[0], np.cumsum(gaps_ms)]) / 1000
     wanted = [start_ms / 1000 + k / fps_hz for k in range(num_wanted)]
-    square = SimpleNamespace(sample_aspect_ratio=None, codec_context=SimpleNamespace(sample_aspect_ratio=None))
+    codec = SimpleNamespace(sample_aspect_ratio=None)
+    square = SimpleNamespace(sample_aspect_ratio=None, codec_context=codec, container=SimpleNamespace(name=""))
     picker = FramePicker(square, wanted, PictureConverter(square, OWN_SIZE, num_wanted), 0.04)  # type: ignore[arg-type]
     for index, time_s in enumerate(times):
         picker.offer(float(time_s), av.VideoFrame.from_ndarray(np.full((2, 2, 3), index, np.uint8), format="rgb24"))

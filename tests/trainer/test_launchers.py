@@ -67,8 +67,10 @@ def test_sft_under_torchrun_goes_on_with_another_number_of_processes(sft_job: Ma
 def test_ray_train_gives_the_same_curves_and_quotes_errors(sft_job: MakeJob, tmp_path: Path) -> None:
     alone, together = sft_job("alone"), sft_job("together", num_processes=2, launcher="ray")
     launch(alone)
-    summary = launch(together)
+    steps: list[int] = []
+    summary = launch(together, lambda step, row: steps.append(step))
     agree(alone, together)
+    assert steps == [int(row["step"]) for row in rows(together)]
     assert summary == read_summary(together)
     with pytest.raises(AvprefError, match="caption_dropout"):
         launch(sft_job("together", sft={"caption_dropout": 0.3}, num_processes=2, launcher="ray"))

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from avpref.config.section import Section
 
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+
 
 class InProcessExecutor(Section):
     """Run everything in the calling process; for tests and debugging."""
@@ -15,7 +17,8 @@ class InProcessExecutor(Section):
     kind: Literal["in_process"] = "in_process"
     device: str = Field(
         default="auto",
-        description="of generator, codec, text encoder and reward models: cpu, cuda, cuda:1; auto: CUDA where available",
+        pattern=DEVICE,
+        description="of generator, codec, text encoder, reward models and training: cpu, cuda, cuda:1; auto: CUDA where available",
     )
     scoring: Literal["together", "waves"] = Field(
         default="together",
@@ -55,7 +58,9 @@ class RayExecutor(Section):
     start_patience_s: float = Field(
         default=300.0, gt=0, description="how long a cluster may take to start the first actor"
     )
-    device: str = Field(default="auto", description="as for in_process")
+    device: str = Field(
+        default="auto", pattern=DEVICE, description="as for in_process; auto: CUDA for actors that hold GPUs"
+    )
     scoring: Literal["together", "waves", "pools"] = Field(
         default="together",
         description="together: actors hold all scorers; waves: a pool per scorer, one after the other; pools: at the same time",

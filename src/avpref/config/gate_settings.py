@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from avpref.config.section import Section
+from avpref.domain import Dimension, public_name
 
-DimensionName = Literal["video", "audio", "av"]
+
+def _dimension_name(name: str) -> str:
+    if name == public_name(Dimension.AV):
+        raise ValueError(
+            f"'{name}' is the printed name of 'av'; use 'video', 'audio' or 'av', or another dimension of a metric"
+        )
+    return name
+
+
+DimensionName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$"), AfterValidator(_dimension_name)]
+"""``video``, ``audio``, ``av``, or another dimension that a configured metric measures."""
 
 
 class SuperiorityRule(Section):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from avpref.config.section import Section
+from avpref.domain import Dimension, modalities_of
 
 
 class ModelSettings(Section):
@@ -39,11 +40,20 @@ class VideoAlignSettings(ModelSettings):
 ScorerName = Literal["toy", "signal", "fake", "audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
 
 
+ModalityName = Literal["video", "audio", "both"]
+
+
 class ScoringSettings(Section):
-    """The scorers, the metrics that enter rewards (empty: all seven), and the part of a clip that is scored."""
+    """The scorers, the metrics that enter rewards (empty: all seven) with their weights, and the part of a clip that is scored."""
 
     scorers: tuple[ScorerName, ...] = Field(default=("toy",), min_length=1)
     metrics: tuple[str, ...] = ()
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default={}, description="weight of a metric in the mean of its dimension; 1 where it is not listed"
+    )
+    modalities: dict[str, ModalityName] = Field(
+        default={}, description="what the loss of a pair of a dimension may move; both where it is not listed"
+    )
     preset: Literal["full", "tiny"] = Field(
         default="full",
         description="tiny: small reward models with random weights, for dry runs; the scores have no meaning",
@@ -71,4 +81,12 @@ class ScoringSettings(Section):
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) < len(value):
             raise ValueError("each scorer once")
+        return value
+
+    @field_validator("modalities")
+    @classmethod
+    def _of_other_dimensions(cls, value: dict[str, ModalityName]) -> dict[str, ModalityName]:
+        fixed = [str(dimension) for dimension in Dimension if dimension in value]
+        if fixed:
+            raise ValueError(f"{fixed[0]} always moves {', '.join(sorted(modalities_of(fixed[0], {})))}: leave it out")
         return value

@@ -30,7 +30,7 @@ class TimestepSettings(Section):
 
 
 class LoopSettings(Section):
-    """Length, batch size, checkpoints and launcher of a training loop."""
+    """Length, batch size, checkpoints, device and launcher of a training loop; see :mod:`avpref.flows.placement`."""
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -41,7 +41,15 @@ class LoopSettings(Section):
         default=2, gt=0, description="torch threads of each process; fixed, because it affects the rounding of sums"
     )
     num_processes: int = Field(default=1, gt=0)
-    launcher: Literal["in_process", "ray"] = "in_process"
+    device: str = Field(
+        default="executor",
+        pattern=r"^(executor|auto|cpu|cuda(:\d+)?)$",
+        description="executor: the device of section executor; or as that: cpu, cuda, cuda:1, auto",
+    )
+    launcher: Literal["auto", "in_process", "ray"] = Field(
+        default="auto",
+        description="auto: Ray Train workers for several processes, or where a Ray executor trains on GPUs; in_process otherwise",
+    )
     activation_checkpointing: bool = False
     compile_blocks: bool = False
 
@@ -97,9 +105,10 @@ class PreferenceLossSettings(Section):
 
 
 class DpoSettings(Section):
-    """AV-DPO training of the LoRA adapter."""
+    """AV-DPO training of the LoRA adapter. ``base_dtype`` is the dtype of the frozen network; the adapter is float32."""
 
     loop: LoopSettings
+    base_dtype: Literal["float32", "bfloat16"] = "float32"
     optimiser: OptimiserSettings = OptimiserSettings()
     timesteps: TimestepSettings = TimestepSettings()
     adapter: AdapterSettings = AdapterSettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ MediaSource = Path | str | MediaStream
 
 Stream = TypeVar("Stream", VideoStream, AudioStream)
 
+DECODER_ERRORS = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, ArithmeticError, LookupError)
+"""What a decoder, or PyAV around it, raises for a file that it cannot decode; any of them concerns that file alone."""
+
 
 @contextmanager
 def opened(source: MediaSource) -> Iterator[InputContainer]:
@@ -49,11 +53,14 @@ def opened(source: MediaSource) -> Iterator[InputContainer]:
         file = str(source) if isinstance(source, str | Path) else cast("Any", source)
         with av.open(file, "r", metadata_errors="replace") as container:
             yield container
-    except (av.FFmpegError, OSError) as error:
+    except DECODER_ERRORS as error:
+        problem = (
+            error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        )
         raise MediaError(
-            found=f"{name}: {error.strerror or error}",
+            found=f"{name}: {problem}",
             expected="a whole, readable media file, such as mp4 with H.264 and AAC",
-            fix=f"look at it with `ffprobe {name}`; copy or make the file again, or remove its row",
+            fix=f"look at it with `{shlex.join(['ffprobe', str(name)])}`; copy or make the file again, or remove its row",
         ) from error
 
 

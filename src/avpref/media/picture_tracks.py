@@ -12,6 +12,7 @@ from av.video.stream import VideoStream
 from avpref.errors import MediaError
 from avpref.media.containers import decodable, ends_early
 from avpref.media.display import hdr_curve, orientation, shown_size
+from avpref.media.fixes import transcode_command
 from avpref.media.timeline import end_s
 
 
@@ -68,8 +69,8 @@ def fps_hz(stream: VideoStream) -> float:
     rate: Fraction | None = stream.average_rate or stream.guessed_rate or stream.base_rate
     if not rate:
         raise MediaError(
-            found="a video stream without a frame rate",
-            expected="a container that keeps one, such as mp4",
-            fix="remux it: ffmpeg -i FILE -c copy fixed.mp4",
+            found=f"{stream.container.name}: a video stream without a frame rate",
+            expected="a stream whose pictures have times",
+            fix=transcode_command(stream.container),
         )
     return float(rate)

@@ -11,7 +11,9 @@ Of several video streams the one with the most pixels is read (except cover art)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer
@@ -87,6 +89,18 @@ class DecodedClip:
     def has_audio(self) -> bool:
         """Whether there is audio."""
         return self.audio is not None
+
+    @property
+    def channel_mean(self) -> np.ndarray | None:
+        """The plain mean [S] of all channels, which published scorers hear; ``audio`` where that mean cancels.
+
+        For mono and stereo it is ``audio``.
+        """
+        if self.channels is None or len(self.channels) <= 2:
+            return self.audio
+        equal = (1.0 / len(self.channels),) * len(self.channels)
+        is_audible = audible_weights(self.channels, equal) == equal
+        return mix(self.channels, equal) if is_audible else self.audio
 
 
 def probe(source: MediaSource, rules: ReadingRules = DEFAULT_READING) -> MediaInfo:

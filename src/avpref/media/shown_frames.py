@@ -6,6 +6,7 @@ PyAV and numpy only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import av
 import numpy as np
@@ -75,6 +76,7 @@ class FramePicker:
                 picture = self._converter.shown(self._current)
                 if self._pictures is None:
                     self._pictures = np.empty((len(self._times_s), *picture.shape), np.uint8)
+                require_one_size(self.stream.container.name, self._pictures[0], picture)
                 self._pictures[self.num_picked] = picture
                 self._current_index = self.num_picked
             else:
@@ -82,11 +84,21 @@ class FramePicker:
             self.num_picked += 1
 
 
+def require_one_size(name: str, first: NDArray[np.uint8], picture: NDArray[np.uint8]) -> None:
+    """Raises MediaError if ``picture`` [H, W, 3] has another size than the ``first`` one."""
+    if picture.shape != first.shape:
+        (height, width), (new_height, new_width) = first.shape[:2], picture.shape[:2]
+        raise MediaError(
+            found=f"{Path(name).name}: the size of its picture changes from {width} x {height} to {new_width} x {new_height}",
+            expected="pictures of one size",
+            fix=f"ffmpeg -i FILE -vf scale={width}:{height} fixed.mp4, or remove its row",
+        )
+
+
 class PictureConverter:
     """Converts decoded frames of ``stream`` to RGB as they are shown, ``num_pictures`` of which are kept at ``size``.
 
-    Raises MediaError from :meth:`shown` for a frame of another size than the first one, and for high dynamic range where
-    ``rules`` refuse it.
+    Raises MediaError from :meth:`shown` for high dynamic range where ``rules`` refuse it.
     """
 
     def __init__(
@@ -94,11 +106,9 @@ class PictureConverter:
     ) -> None:
         self._stream, self._size, self._num_pictures, self._rules = stream, size, num_pictures, rules
         self._reformatter = VideoReformatter()
-        self._first_size: tuple[int, int] | None = None
 
     def shown(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """The picture uint8 [H, W, 3], which may be a view of another array."""
-        self._require_same_size(frame)
         turned = orientation(frame)
         shown = shown_size(self._stream, frame)
         upright = shown[::-1] if turned.is_transposed else shown
@@ -128,15 +138,3 @@ class PictureConverter:
         if curve:
             return tone_mapped(pixels.astype(np.uint16, copy=False), curve, has_wide_primaries(frame))
         return pixels.astype(np.uint8, copy=False)
-
-    def _require_same_size(self, frame: av.VideoFrame) -> None:
-        size = frame.height, frame.width
-        if self._first_size is None:
-            self._first_size = size
-        if size != self._first_size:
-            old, new = (f"{width}x{height}" for height, width in (self._first_size, size))
-            raise MediaError(
-                found=f"a picture whose size changes from {old} to {new}",
-                expected="pictures of one size",
-                fix="re-encode it at one size: ffmpeg -i FILE -vf scale=W:H,setsar=1 fixed.mkv",
-            )

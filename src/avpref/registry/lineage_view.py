@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from avpref.domain import METRICS
 from avpref.registry import lineage
 from avpref.registry.adapter_records import AdapterRecord
 from avpref.registry.catalog import Row, RunCatalog, TableVersion
@@ -19,12 +18,8 @@ CLIP_COLUMNS = (
     *("sampler_hash", "sampler", "num_frames", "height_px", "width_px", "fps_hz", "sample_rate_hz", "duration_s"),
 )
 PROMPT_CLIP_COLUMNS = ("candidate_id", "index", "origin", "seed")
-PROMPT_PAIR_COLUMNS = (
-    "pair_id",
-    "chosen",
-    "rejected",
-    *(f"margin_{name}" for name in ("video", "audio", "av", "total")),
-)
+MARGIN, NORMALISED = "margin_", "_normalised"
+"""Beginning of the names of margins, and end of the names of normalised scores, in the pair table."""
 SCORE_COLUMNS = ("metric", "value", "status", "reason", "scorer", "fingerprint", "licence", "is_meaningful")
 STATISTICS = ("metric", "population", "count", "mean", "std", "q05", "q25", "q50", "q75", "q95")
 RULE_COLUMNS = ("rule", "dimension", "value", "bound", "passed", "detail")
@@ -117,7 +112,7 @@ def pair(catalog: RunCatalog, match: Match, limit: int) -> Document:
 def prompt(catalog: RunCatalog, match: Match, limit: int) -> Document:
     """A prompt, its clips in every run, its pairs, and the adapters that were trained on one of them."""
     clips = catalog.rows(catalog.versions("candidates"), "prompt_id", [match.id], PROMPT_CLIP_COLUMNS)
-    pairs = catalog.rows(catalog.versions("pairs"), "prompt_id", [match.id], PROMPT_PAIR_COLUMNS)
+    pairs = catalog.rows(catalog.versions("pairs"), "prompt_id", [match.id])
     records = lineage.adapters_of_pairs(catalog, [version for version, _ in pairs])
     names = {str(row["candidate_id"]) for _, row in clips}
     return {
@@ -243,17 +238,18 @@ def _pair(row: Row, clips: Mapping[str, Row]) -> Document:
 def _side(row: Row, side: str, clips: Mapping[str, Row]) -> Document:
     """A side of a pair: its clip with seed and hashes, and its scores in the pair table, raw and normalised."""
     clip = clips.get(str(row[side]))
-    scores = {metric.name: row[f"{side}_{metric.name}"] for metric in METRICS}
+    columns = [name for name in row if name.startswith(f"{side}_") and name.endswith(NORMALISED)]
+    metrics = [name.removeprefix(f"{side}_").removesuffix(NORMALISED) for name in columns]
     return {
         "candidate_id": row[side],
         **(_only(clip, CLIP_COLUMNS[2:]) if clip is not None else {"origin": row[f"{side}_origin"]}),
-        "scores": scores,
-        "normalised": {metric.name: row[f"{side}_{metric.name}_normalised"] for metric in METRICS},
+        "scores": {name: row[f"{side}_{name}"] for name in metrics},
+        "normalised": {name: row[f"{side}_{name}{NORMALISED}"] for name in metrics},
     }
 
 
 def _margins(row: Row) -> Document:
-    return {"margins": {name: row[f"margin_{name}"] for name in ("video", "audio", "av", "total")}}
+    return {"margins": {name.removeprefix(MARGIN): row[name] for name in row if name.startswith(MARGIN)}}
 
 
 def _narrow_pair(version: TableVersion, row: Row) -> Document:

@@ -12,16 +12,14 @@ import pandas as pd
 
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.rows import EvaluationSide
-from avpref.domain import Dimension, Origin
+from avpref.domain import Origin, public_name
 from avpref.reports.formatting import signed
-from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel, Plot
+from avpref.reports.plots import ALARM, BASELINE, COLOUR, INK, Panel, Plot, colour_of
 from avpref.reports.report_data import ReportData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NAME = {Dimension.VIDEO: "Video", Dimension.AUDIO: "Audio", Dimension.AV: "Sync"}
-"""Names of the dimensions for readers; sync is the agreement of sound and picture."""
 MIN_BINS, NUM_BINS = 6, 24
 SMOOTHED_PARTS = 25
 """Running means use a window of the training's steps divided by this number."""
@@ -52,10 +50,15 @@ class NamedValues:
         return f"{self.name}, mean {signed(self.values.mean())}" if len(self.values) else f"{self.name}, none"
 
 
+def dimension_name(dimension: str) -> str:
+    """Name of a dimension for readers; sync is the agreement of sound and picture."""
+    return public_name(dimension).replace("_", " ").capitalize()
+
+
 def evaluation_panels(data: ReportData) -> list[Panel]:
     """Deltas with intervals, and win rates."""
     share = f"{100 * data.settings.evaluation.confidence:g} %"
-    comparisons = {NAME[dimension]: comparison for dimension, comparison in data.comparisons.items()}
+    comparisons = {dimension_name(dimension): comparison for dimension, comparison in data.comparisons.items()}
     deltas = [f"{name} {signed(change.delta_sd)} {interval(change)}" for name, change in comparisons.items()]
     wins = [f"{name} {100 * change.win_rate:.1f} %" for name, change in comparisons.items()]
     unit = "in standard deviations of the reference"
@@ -78,13 +81,13 @@ def held_out_panels(data: ReportData) -> list[Panel]:
     rewards = data.held_out.rewards
     return [
         distribution(
-            f"{NAME[dimension]} on held-out prompts",
+            f"{dimension_name(dimension)} on held-out prompts",
             NamedValues("reference", _finite(rewards[EvaluationSide.REFERENCE, dimension])),
             NamedValues("policy", _finite(rewards[EvaluationSide.POLICY, dimension])),
             dimension,
             NORMALISED,
         )
-        for dimension in Dimension
+        for dimension in data.dimensions
     ]
 
 
@@ -93,25 +96,31 @@ def origin_panels(rewards: pd.DataFrame, unit: str) -> list[Panel]:
     values = {origin: rewards[rewards.origin == origin] for origin in Origin}
     return [
         distribution(
-            f"{NAME[dimension]} of training candidates",
+            f"{dimension_name(dimension)} of training candidates",
             NamedValues("generated", _finite(values[Origin.GENERATED][dimension])),
             NamedValues("ground truth", _finite(values[Origin.GROUND_TRUTH][dimension])),
             dimension,
             unit,
         )
-        for dimension in Dimension
+        for dimension in rewards.select_dtypes("number").columns
     ]
 
 
 def margin_panels(pairs: pd.DataFrame, unit: str) -> list[Panel]:
     """Margins of the pairs per dimension; ``pairs`` has the columns of the pair table."""
     panels = []
-    for dimension in Dimension:
+    for dimension in _margin_dimensions(pairs):
         margins = NamedValues("pairs", _finite(pairs[f"margin_{dimension}"]))
-        title = f"{NAME[dimension]} margin"
+        title = f"{dimension_name(dimension)} margin"
         draw = partial(_margins, values=margins.values, dimension=dimension, unit=unit)
         panels.append(Panel(title, f"{title}, chosen − rejected: {margins.alt_text}", draw))
     return panels
+
+
+def _margin_dimensions(pairs: pd.DataFrame) -> list[str]:
+    """The dimensions that a frame with the columns of the pair table has a margin of."""
+    names = [name.removeprefix("margin_") for name in pairs.columns if name.startswith("margin_")]
+    return [name for name in names if name != "total"]
 
 
 def training_panels(data: ReportData) -> list[Panel]:
@@ -130,7 +139,7 @@ def training_panels(data: ReportData) -> list[Panel]:
     return [_curves(*curve) for curve in curves if curve[2]]
 
 
-def distribution(title: str, baseline: NamedValues, compared: NamedValues, dimension: Dimension, unit: str) -> Panel:
+def distribution(title: str, baseline: NamedValues, compared: NamedValues, dimension: str, unit: str) -> Panel:
     """Two histograms on one scale: the baseline as a grey area, the other as a line in the dimension's colour."""
     alt_text = f"{title}: {baseline.alt_text}; {compared.alt_text}"
     return Panel(title, alt_text, partial(_two, baseline=baseline, compared=compared, dimension=dimension, unit=unit))
@@ -149,25 +158,28 @@ def _per_modality(rows: pd.DataFrame, name: str) -> dict[str, str]:
     return {f"{name}_{modality}": modality for modality in ("video", "audio") if f"{name}_{modality}" in rows}
 
 
-def _forest(axes: Axes, comparisons: Mapping[Dimension, DimensionComparison], label: str) -> None:
+def _forest(axes: Axes, comparisons: Mapping[str, DimensionComparison], label: str) -> None:
     heights = range(len(comparisons), 0, -1)
     for height, (dimension, change) in zip(heights, comparisons.items(), strict=True):
-        colour = COLOUR[dimension]
+        colour = colour_of(dimension)
         axes.plot([change.ci_low, change.ci_high], [height, height], color=colour, linewidth=3, solid_capstyle="butt")
         axes.plot([change.delta_sd], [height], "o", color=colour, markersize=8)
         text = f"{signed(change.delta_sd)}  {interval(change)}"
         axes.annotate(text, (change.delta_sd, height), (0, 9), textcoords="offset points", ha="center", fontsize=8)
     axes.axvline(0, color=INK, linewidth=1, alpha=0.5, zorder=1)
-    axes.set_yticks(list(heights), [NAME[dimension] for dimension in comparisons])
+    axes.set_yticks(list(heights), [dimension_name(dimension) for dimension in comparisons])
     axes.set_ylim(0.5, len(comparisons) + 0.6)
     axes.margins(x=0.15)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
 
 
-def _wins(axes: Axes, comparisons: Mapping[Dimension, DimensionComparison]) -> None:
+def _wins(axes: Axes, comparisons: Mapping[str, DimensionComparison]) -> None:
     dimensions = list(comparisons)[::-1]
-    names, colours = [NAME[dimension] for dimension in dimensions], [COLOUR[dimension] for dimension in dimensions]
+    names, colours = (
+        [dimension_name(dimension) for dimension in dimensions],
+        [colour_of(dimension) for dimension in dimensions],
+    )
     bars = axes.barh(
         names, [100 * comparisons[dimension].win_rate for dimension in dimensions], color=colours, height=0.5
     )
@@ -178,11 +190,11 @@ def _wins(axes: Axes, comparisons: Mapping[Dimension, DimensionComparison]) -> N
     axes.set_xlabel("prompts on which the policy wins (%), ties half")
 
 
-def _two(axes: Axes, baseline: NamedValues, compared: NamedValues, dimension: Dimension, unit: str) -> None:
+def _two(axes: Axes, baseline: NamedValues, compared: NamedValues, dimension: str, unit: str) -> None:
     both = np.concatenate([baseline.values, compared.values])
     edges = _edges(both, min(len(group.values) or len(both) for group in (baseline, compared)))
     _shares(axes, baseline, edges, color=BASELINE, histtype="stepfilled", alpha=0.55)
-    _shares(axes, compared, edges, color=COLOUR[dimension], histtype="step", linewidth=1.8)
+    _shares(axes, compared, edges, color=colour_of(dimension), histtype="step", linewidth=1.8)
     if len(both):
         _legend(axes)
     axes.set_xlabel(f"reward ({unit})")
@@ -196,9 +208,9 @@ def _shares(axes: Axes, group: NamedValues, edges: list[float], **line_style: An
         axes.hist(group.values, edges, weights=weights, label=group.label, **line_style)
 
 
-def _margins(axes: Axes, values: np.ndarray, dimension: Dimension, unit: str) -> None:
+def _margins(axes: Axes, values: np.ndarray, dimension: str, unit: str) -> None:
     if len(values):
-        axes.hist(values, _edges(values, len(values)), color=COLOUR[dimension], alpha=0.85)
+        axes.hist(values, _edges(values, len(values)), color=colour_of(dimension), alpha=0.85)
         middle = float(np.median(values))
         axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 2)), label=f"median {middle:.2f}")
         _legend(axes)
@@ -275,7 +287,7 @@ def figures(data: ReportData) -> dict[str, Plot]:
     unit = NORMALISED if data.settings.pairs.normalise else RAW
     return {
         "evaluation": Plot(evaluation_panels(data), 2),
-        "rewards": Plot([*held_out_panels(data), *origin_panels(data.rewards, unit)], 3),
-        "margins": Plot(margin_panels(data.pairs, unit), 3),
+        "rewards": Plot([*held_out_panels(data), *origin_panels(data.rewards, unit)], len(data.dimensions)),
+        "margins": Plot(margin_panels(data.pairs, unit), len(data.dimensions)),
         "training": Plot(training_panels(data), 3),
     }

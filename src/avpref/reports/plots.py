@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from avpref.identity import digest
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -19,7 +21,8 @@ INK, LIGHT_INK = "#1c2128", "#e4e8ed"
 BASELINE = "#8a929c"
 ALARM = "#a3336a"
 COLOUR = {"video": "#2f7fd1", "audio": "#d55e00", "av": "#0f9d77"}
-"""One colour per dimension, visible on white and on near-black."""
+OTHER_COLOURS = ("#8e5bd0", "#b08600", "#c2407a", "#4a8c2a")
+"""Colours of the built-in dimensions, and of others; all are visible on white and on near-black."""
 
 PANEL_INCHES = (4.4, 2.7)
 AXES_INCHES = {"left": 0.74, "right": 0.12, "bottom": 0.52, "top": 0.3}
@@ -53,6 +56,11 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "avpref",
 }
+
+
+def colour_of(dimension: str) -> str:
+    """The colour of a dimension; one that is not built in gets one of :data:`OTHER_COLOURS`, by its name."""
+    return COLOUR.get(dimension) or OTHER_COLOURS[int(digest("colour", dimension), 16) % len(OTHER_COLOURS)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from avpref.datasets.rows import EvaluationSide
-from avpref.domain import Candidate, Dimension
+from avpref.domain import Candidate
 from avpref.reports.formatting import data_url
 from avpref.reports.report_data import ReportData
 from avpref.storage.files import Files
@@ -32,7 +32,7 @@ class Player:
 
 @dataclass(frozen=True)
 class Example:
-    """One clip of a card. ``rewards`` in the order of :class:`Dimension`, ``scores`` in the order of the report's metrics."""
+    """One clip of a card. ``rewards`` in the order of the report's dimensions, ``scores`` in the order of the report's metrics."""
 
     player: Player
     rewards: Sequence[float]
@@ -115,7 +115,7 @@ def pair_examples(data: ReportData, budget: MediaBudget) -> list[Card]:
 def _held_out(data: ReportData, budget: MediaBudget, prompt: str, side: EvaluationSide) -> Example:
     held_out = data.held_out
     clip = data.candidates[held_out.clips.at[prompt, side]]
-    rewards = [held_out.rewards.at[prompt, (side, dimension)] for dimension in Dimension]
+    rewards = [held_out.rewards.at[prompt, (side, dimension)] for dimension in data.dimensions]
     scores = [held_out.scores.at[prompt, (side, metric.name)] for metric in data.metrics]
     return Example(budget.player(clip, str(side), data.texts[prompt]), rewards, scores)
 
@@ -124,4 +124,4 @@ def _of_pair(data: ReportData, budget: MediaBudget, pair: pd.Series, side: str, 
     clip = data.candidates[pair[side]]
     player = budget.player(clip, f"{side} ({clip.origin.replace('_', ' ')})", data.texts[pair.prompt_id])
     scores = [pair[f"{side}_{metric.name}"] for metric in data.metrics]
-    return Example(player, [rewards.at[clip.candidate_id, dimension] for dimension in Dimension], scores)
+    return Example(player, [rewards.at[clip.candidate_id, dimension] for dimension in data.dimensions], scores)

@@ -12,7 +12,7 @@ from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.datasets.rows import EvaluationSide
-from avpref.domain import Candidate, Dimension, Metric, Terms
+from avpref.domain import Candidate, Metric, Terms, dimensions_of
 from avpref.storage.files import Files
 
 
@@ -50,7 +50,7 @@ class HeldOut:
 
     @property
     def gain(self) -> pd.Series:
-        """Sum over the dimensions of policy − reference, best first; prompts without all six rewards are left out."""
+        """Sum over the dimensions of policy − reference, best first; prompts without a reward of some dimension are left out."""
         deltas = self.rewards[EvaluationSide.POLICY] - self.rewards[EvaluationSide.REFERENCE]
         total = deltas.sum(axis=1, skipna=False).dropna().rename("gain").reset_index()
         return total.sort_values(["gain", "prompt_id"], ascending=[False, True]).set_index("prompt_id")["gain"]
@@ -79,7 +79,7 @@ class ReportData:
     reward_models: tuple[RewardModel, ...]
     verdict: str
     rules: tuple[RuleOutcome, ...]
-    comparisons: Mapping[Dimension, DimensionComparison]
+    comparisons: Mapping[str, DimensionComparison]
     held_out: HeldOut
     texts: Mapping[str, str]
     num_train_prompts: int
@@ -93,6 +93,11 @@ class ReportData:
     curves: Curves
     stages: tuple[StageTime, ...]
     origin: tuple[tuple[str, str], ...]
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that the metrics measure."""
+        return dimensions_of(self.metrics)
 
     @property
     def is_promoted(self) -> bool:

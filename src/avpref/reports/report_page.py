@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from avpref import __version__
-from avpref.domain import Dimension
-from avpref.reports.figures import NAME
+from avpref.reports.figures import dimension_name
 from avpref.reports.plots import Plot
 from avpref.reports.report_clips import MediaBudget, before_and_after, pair_examples
 from avpref.reports.report_data import ReportData
@@ -52,8 +51,8 @@ def render(data: ReportData, plots: Mapping[str, Plot]) -> bytes:
             settings=data.settings,
             sections=SECTIONS,
             plots=plots,
-            dimensions=list(Dimension),
-            name_of=NAME,
+            dimensions=data.dimensions,
+            name_of={dimension: dimension_name(dimension) for dimension in data.dimensions},
             changes=before_and_after(data, budget),
             pairs=pair_examples(data, budget),
             skipped=_groups(data.skipped, ["reason"]),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import PCG64, Generator
 
 from avpref.datasets.evidence.evaluation import BootstrapSettings
-from avpref.domain import Dimension, Metric, Score, Terms
+from avpref.domain import PICTURE, SOUND, Metric, MetricInput, Score, Terms
 from avpref.errors import InputError, MediaError
 from avpref.identity import derive_seed
 from avpref.media.reading import DecodedClip
@@ -252,10 +252,10 @@ def _score_rows(window: ValidationWindow, window_clips: _WindowClips, scorer: Sc
 
 def _scores(scorer: Scorer, clips: Sequence[ScorableClip]) -> list[list[Score]]:
     """Scores of every clip of a window; a scorer of one track only scores each distinct track once."""
-    dimensions = {metric.dimension for metric in scorer.metrics}
-    if dimensions == {Dimension.VIDEO}:
+    inputs = frozenset().union(*(metric.inputs for metric in scorer.metrics)) - {MetricInput.PROMPT}
+    if inputs == PICTURE:
         tracks = [id(clip.clip.frames) for clip in clips]
-    elif dimensions == {Dimension.AUDIO}:
+    elif inputs == SOUND:
         tracks = [id(clip.clip.audio) for clip in clips]
     else:
         tracks = [id(clip) for clip in clips]

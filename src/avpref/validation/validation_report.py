@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from avpref import __version__
-from avpref.domain import PUBLIC_NAME, Dimension
-from avpref.reports.plots import COLOUR, INK, Panel
+from avpref.domain import PICTURE_AND_SOUND, public_name
+from avpref.reports.plots import INK, Panel, colour_of
 from avpref.rewards.negatives.corruptions import SEED_KINDS, NegativeKind
 from avpref.rewards.protocol import Scorer
 from avpref.validation.discrimination import Discrimination, Estimate, Monotonicity
@@ -95,7 +95,7 @@ def overall_rows(validations: Sequence[MetricValidation]) -> list[dict[str, Any]
         rows.append(
             {
                 "metric": name,
-                "of": PUBLIC_NAME[validation.metric.dimension],
+                "of": public_name(validation.metric.dimension),
                 "AUROC": _cell(validation.overall.auroc),
                 STRICT: _cell(validation.overall.accuracy_strict),
                 TOLERANT: _cell(validation.overall.accuracy_tolerant),
@@ -180,7 +180,7 @@ def _metric_document(validation: MetricValidation) -> dict[str, Any]:
     return {
         "scorer": validation.scorer,
         "metric": validation.metric.name,
-        "dimension": PUBLIC_NAME[validation.metric.dimension],
+        "dimension": public_name(validation.metric.dimension),
         "unit": validation.metric.unit,
         "higher_is_better": validation.metric.higher_is_better,
         "is_meaningful": validation.terms.is_meaningful,
@@ -238,7 +238,7 @@ def _grid_text(names: Sequence[str], values: Sequence[Sequence[float]]) -> str:
 def _dots(
     axes: Axes,
     names: Sequence[str],
-    dimensions: Sequence[Dimension],
+    dimensions: Sequence[str],
     series: Sequence[Sequence[Estimate | None]],
     chance: float,
     label: str,
@@ -249,7 +249,7 @@ def _dots(
         for row, (estimate, dimension) in enumerate(zip(estimates, dimensions, strict=True)):
             if estimate is None:
                 continue
-            colour, y = COLOUR[dimension], row + 0.3 * number
+            colour, y = colour_of(dimension), row + 0.3 * number
             if estimate.low is not None:
                 axes.plot([estimate.low, estimate.high or 0.0], [y, y], color=colour, linewidth=1.2)
             face = colour if not number else "white"
@@ -288,7 +288,7 @@ def _delays_panel(names: Sequence[str], validations: Sequence[MetricValidation])
     curves = {
         name: validation
         for name, validation in zip(names, validations, strict=True)
-        if validation.metric.dimension is Dimension.AV
+        if validation.metric.inputs >= PICTURE_AND_SOUND
     }
     values = "; ".join(
         f"{name} "

@@ -7,10 +7,16 @@ from avpref.config.schema import Settings
 from avpref.console import say
 from avpref.flows.dry_run import estimate
 
+PLACEMENT_COLUMNS = ["stage", "device", "processes", "dtype"]
+
 
 def print_estimate(settings: Settings, as_json: bool) -> int:
-    """Print items and bytes of each stage; returns exit code 0."""
+    """Print items and bytes of each stage, and where each runs; returns exit code 0."""
     document = estimate(settings).document()
-    print_json(document) if as_json else print_table(document["stages"], ["name", "items", "unit", "bytes"])
+    if as_json:
+        print_json(document)
+    else:
+        print_table(document["stages"], ["name", "items", "unit", "bytes"])
+        print_table(document["placements"], PLACEMENT_COLUMNS)
     say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
     return 0

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from avpref.cli.options import DEFAULT_CONFIG, AsJson, Config, Overrides, Seed, overrides
-from avpref.cli.output import print_json, print_line, print_table
+from avpref.cli.output import print_json, print_line
 
 app = App(name="config")
 
@@ -25,17 +25,12 @@ def show(
     origin: WithOrigin = False,
     json: AsJson = False,
 ) -> int:
-    """Show every value after file, environment and flags; with --origin also its origin."""
+    """Show every value after file, environment and flags, and where each stage runs; with --origin also the origin of values."""
 
-    from avpref.config.loading import identity_hash, load_config
+    from avpref.cli.views import config_values
 
-    resolved = load_config(config, overrides(set_, seed))
-    rows = [{"key": key, "value": value, "origin": source} for key, value, source in resolved.rows()]
-    if json:
-        settings_hash = identity_hash(resolved.settings)
-        print_json({"config": str(config), "settings_hash": settings_hash, "values": rows})
-    else:
-        print_table(rows, ["key", "value", "origin"] if origin else ["key", "value"])
+    document = config_values.config_document(config, overrides(set_, seed))
+    print_json(document) if json else config_values.print_config(document, with_origin=origin)
     return 0
 
 

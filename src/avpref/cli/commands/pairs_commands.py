@@ -27,7 +27,6 @@ Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table 
 Before = Annotated[str, Parameter(help=RUN_HELP)]
 After = Annotated[str, Parameter(help=RUN_HELP)]
 PAIR_COLUMNS = ["pair_id", "prompt_id", "chosen", "rejected"]
-MARGINS = ("video", "audio", "av", "total")
 
 
 @app.command
@@ -141,9 +140,10 @@ def _print_selection(document: dict[str, Any]) -> None:
 
 
 def _print_pairs(documents: Sequence[dict[str, Any]]) -> None:
-    margins = [{f"margin_{name}": document["margins"][name] for name in MARGINS} for document in documents]
+    names = list(documents[0]["margins"]) if documents else ["total"]
+    margins = [{f"margin_{name}": document["margins"][name] for name in names} for document in documents]
     rows = [{**document, **margin} for document, margin in zip(documents, margins, strict=True)]
-    print_table(rows, [*PAIR_COLUMNS, *(f"margin_{name}" for name in MARGINS), "prompt"])
+    print_table(rows, [*PAIR_COLUMNS, *(f"margin_{name}" for name in names), "prompt"])
 
 
 def _print_differences(document: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from avpref.cli.opening import open_run
 from avpref.cli.options import DEFAULT_RUNS, AsJson, CandidateId, Limit, OfPrompt, Run, Runs
 from avpref.cli.output import first, print_json, print_table
 from avpref.console import say
-from avpref.domain import METRICS
 
 app = App(name="scores")
 
@@ -27,7 +26,7 @@ def list_(
 
     folder = open_run(runs, run)
     rows = first(run_rows.wide_scores(folder, prompt), limit)
-    columns = ["candidate_id", "prompt_id", "origin", *(metric.name for metric in METRICS)]
+    columns = ["candidate_id", "prompt_id", "origin", *run_rows.metric_names(folder)]
     print_json({"run_id": folder.run_id, "scores": rows}) if json else print_table(rows, columns)
     return 0
 

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from avpref.config.loading import identity_hash, load_config
-from avpref.datasets.selection.score_matrix import check_metrics
-from avpref.flows.workers.scorers import metrics_of
+from avpref.flows.workers.run_metrics import checked_metrics
 from avpref.storage.run_folder import run_id
 
 
 def validated(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The identity and the metrics of a valid configuration. Raises ConfigError."""
     settings = load_config(config, overrides).settings
-    metrics = metrics_of(settings.scoring)
-    check_metrics(metrics)
+    metrics = checked_metrics(settings)
     return {
         "config": str(config),
         "valid": True,

@@ -24,7 +24,6 @@ from avpref.datasets.selection.pairing import Selection, select_pairs
 from avpref.datasets.selection.score_table_import import read_scores
 from avpref.datasets.table_files import check_format
 from avpref.datasets.views import connect_tables
-from avpref.domain import METRIC_BY_NAME, METRICS, Metric
 from avpref.errors import ConfigError, PartialResult
 from avpref.flows.stages.pair import select, training_tables
 from avpref.flows.workers.scorers import metrics_of
@@ -45,7 +44,9 @@ __all__ = [
 
 Document = dict[str, Any]
 
-MAY_CHANGE = ("pairs.", "scoring.metrics")
+MAY_CHANGE = ("pairs.", "scoring.metrics", "scoring.weights")
+DECLARES = "scoring.scorers"
+"""Over a file of scores, the scorers that declare its metrics may be named too."""
 
 
 def from_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[Document, Selection]:
@@ -53,7 +54,7 @@ def from_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[Document, Sel
 
     Raises ConfigError for another override, InputError where the scores are missing or were changed.
     """
-    _refuse_others(overrides)
+    _refuse_others(overrides, MAY_CHANGE)
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.tables.require(table)
     settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
@@ -67,12 +68,12 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
 
     Raises as :func:`avpref.datasets.selection.score_table_import.read_scores`, and ConfigError for another override.
     """
-    _refuse_others(overrides)
+    _refuse_others(overrides, (*MAY_CHANGE, DECLARES))
     settings = load_section(PairSettings, "pairs", _of_section("pairs", overrides))
     scoring = load_section(ScoringSettings, "scoring", _of_section("scoring", overrides))
     if settings.norm:
         raise ConfigError("pairs.norm with a file of scores", "a run, which saves its norms", "leave pairs.norm empty")
-    metrics = _metrics(scoring.metrics)
+    metrics = metrics_of(scoring)
     read = read_scores(path, metrics, settings)
     if read.unused:
         say(f"{path}: columns that are not used: {', '.join(read.unused)}")
@@ -80,7 +81,7 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
     selection = select_pairs(con, settings, metrics, normalise.measure(con, path.name, metrics))
     for warning in selection.warnings:
         say(warning)
-    documents = [pair(row, None, {}) for row in selection.pairs.to_pylist()]
+    documents = [pair(row, metrics, None, {}) for row in selection.pairs.to_pylist()]
     refused = [asdict(row) for row in read.refused]
     return {"scores": str(path), **_document(selection, settings, documents), "refused": refused}, selection
 
@@ -94,7 +95,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     """The run's pairs and the inputs of their selection."""
     con = training_tables(folder)
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
-    settings, metrics = folder.settings.pairs, tuple(metrics_of(folder.settings.scoring))
+    settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring)
     return Snapshot(
         folder.tables.read(tables.PAIRS),
         SelectionInputs(**read, norm=read_norm(folder.tables), settings=settings, metrics=metrics),
@@ -133,22 +134,15 @@ def _document(selection: Selection, settings: PairSettings, documents: list[Docu
     }
 
 
-def _metrics(names: Sequence[str]) -> list[Metric]:
-    unknown = [name for name in names if name not in METRIC_BY_NAME]
-    if unknown:
-        expected = ", ".join(METRIC_BY_NAME)
-        raise ConfigError(f"scoring.metrics lists {', '.join(unknown)}", expected, "--set scoring.metrics=[]")
-    return [metric for metric in METRICS if not names or metric.name in names]
-
-
 def _of_section(section: str, overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if override.startswith(f"{section}.")]
 
 
-def _refuse_others(overrides: Sequence[str]) -> None:
+def _refuse_others(overrides: Sequence[str], allowed: tuple[str, ...]) -> None:
     for override in overrides:
-        if not override.startswith(MAY_CHANGE):
-            expected = "pairs.KEY=VALUE or scoring.metrics=[...]: nothing else changes which pairs are selected"
+        if not override.startswith(allowed):
+            others = ", ".join(f"{name}=..." for name in allowed[1:])
+            expected = f"pairs.KEY=VALUE, {others}: nothing else changes which pairs are selected"
             raise ConfigError(f"--set {override}", expected, "avpref config show")
 
 

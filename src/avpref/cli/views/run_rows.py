@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from avpref.datasets import tables
+from avpref.datasets.metric_tables import metrics_of_table
 from avpref.datasets.table_files import check_format, write_table
-from avpref.domain import METRICS, ScoreStatus
+from avpref.domain import METRIC_BY_NAME, Metric, ScoreStatus, dimensions_of
 from avpref.errors import InputError
 from avpref.storage.local_files import replace
 from avpref.storage.run_folder import RunFolder
@@ -20,9 +22,8 @@ Document = dict[str, Any]
 
 CANDIDATE_COLUMNS = (
     *("candidate_id", "prompt_id", "index", "origin", "height_px", "width_px", "num_frames", "duration_s"),
-    *(metric.name for metric in METRICS),
 )
-"""Columns of the wide score table; ``avpref pairs select --scores`` reads it back."""
+"""First columns of the wide score table; the metrics follow. ``avpref pairs select --scores`` reads it back."""
 
 
 def prompts(folder: RunFolder) -> list[Document]:
@@ -62,8 +63,26 @@ def scores_of(folder: RunFolder, candidate_id: str) -> list[Document]:
     return [row for row in folder.tables.read(tables.SCORES).to_pylist() if row["candidate_id"] == candidate_id]
 
 
+def metric_names(folder: RunFolder) -> list[str]:
+    """The metrics that enter the run's rewards, those of the paper first: the listed ones, or those of the paper."""
+    listed = folder.settings.scoring.metrics or tuple(METRIC_BY_NAME)
+    return _published_first(listed)
+
+
+def computed_names(folder: RunFolder) -> list[str]:
+    """The metrics in the run's score table and those that enter rewards, those of the paper first."""
+    computed = pc.unique(folder.tables.read(tables.SCORES)["metric"]).to_pylist()
+    return _published_first([*metric_names(folder), *computed])
+
+
+def _published_first(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*(name for name in METRIC_BY_NAME if name in names), *names]))
+
+
 def wide_scores(folder: RunFolder, prompt: str = "") -> list[Document]:
-    """One row per candidate: :data:`CANDIDATE_COLUMNS`, and ``reasons``, metric → why it has no number."""
+    """One row per candidate: :data:`CANDIDATE_COLUMNS`, :func:`metric_names`, every other metric that has a number, and
+    ``reasons``, metric → why it has no number."""
+    columns = [*CANDIDATE_COLUMNS, *metric_names(folder)]
     values: dict[str, dict[str, float]] = {}
     reasons: dict[str, dict[str, str]] = {}
     for row in folder.tables.read(tables.SCORES).to_pylist():
@@ -73,7 +92,7 @@ def wide_scores(folder: RunFolder, prompt: str = "") -> list[Document]:
             reasons.setdefault(row["candidate_id"], {})[row["metric"]] = f"{row['status']}: {row['reason']}"
     return [
         {
-            **{column: row.get(column) for column in CANDIDATE_COLUMNS},
+            **{column: row.get(column) for column in columns},
             **values.get(row["candidate_id"], {}),
             "reasons": reasons.get(row["candidate_id"], {}),
         }
@@ -81,21 +100,19 @@ def wide_scores(folder: RunFolder, prompt: str = "") -> list[Document]:
     ]
 
 
-def wide_table(rows: Sequence[Document]) -> pa.Table:
-    """Rows of :func:`wide_scores` as an Arrow table."""
-    numbers = {metric.name: pa.float64() for metric in METRICS}
-    fields = [
-        pa.field(name, numbers[name] if name in numbers else tables.CANDIDATES.schema.field(name).type)
-        for name in CANDIDATE_COLUMNS
-    ]
-    return pa.Table.from_pylist([{name: row[name] for name in CANDIDATE_COLUMNS} for row in rows], pa.schema(fields))
+def wide_table(rows: Sequence[Document], metrics: Sequence[str]) -> pa.Table:
+    """Rows of :func:`wide_scores` as an Arrow table with a column for each of ``metrics``."""
+    fields = [tables.CANDIDATES.schema.field(name) for name in CANDIDATE_COLUMNS]
+    fields += [pa.field(name, pa.float64()) for name in metrics]
+    columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in fields]
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
 def write_wide_scores(folder: RunFolder, path: Path) -> int:
     """Write the wide score table to ``path`` (.csv or .parquet); returns its number of rows. Raises ConfigError, InputError."""
     check_format(path)
     rows = wide_scores(folder)
-    write_table(path, wide_table(rows), replace)
+    write_table(path, wide_table(rows, computed_names(folder)), replace)
     return len(rows)
 
 
@@ -114,25 +131,27 @@ def pairs(folder: RunFolder, rows: pa.Table, prompt: str = "") -> list[Document]
     matching = [row for row in ordered if row["prompt_id"].startswith(prompt)]
     if not matching and prompt:
         _refuse(f"no pair of prompt {prompt}", prompt, {row["prompt_id"] for row in ordered}, "pairs show")
-    return [pair(row, text[row["prompt_id"]], path) for row in matching]
+    metrics = metrics_of_table(rows)
+    return [pair(row, metrics, text[row["prompt_id"]], path) for row in matching]
 
 
-def pair(row: Document, text: str | None, path: dict[str, str]) -> Document:
-    """One row of table ``pairs`` as a document; ``path`` maps candidates to their files."""
+def pair(row: Document, metrics: Sequence[Metric], text: str | None, path: dict[str, str]) -> Document:
+    """One row of table ``pairs`` of these metrics as a document; ``path`` maps candidates to their files."""
     return {
         "pair_id": row["pair_id"],
         "prompt_id": row["prompt_id"],
         "rank": row["rank"],
         "chosen": row["chosen"],
         "rejected": row["rejected"],
-        "margins": {name: row[f"margin_{name}"] for name in ("video", "audio", "av", "total")},
+        "margins": {name: row[f"margin_{name}"] for name in (*dimensions_of(metrics), "total")},
+        "dimension": row["dimension"],
         "prompt": text,
         "chosen_path": path.get(row["chosen"]),
         "rejected_path": path.get(row["rejected"]),
         "chosen_origin": row["chosen_origin"],
         "rejected_origin": row["rejected_origin"],
-        "chosen_scores": {metric.name: row[f"chosen_{metric.name}"] for metric in METRICS},
-        "rejected_scores": {metric.name: row[f"rejected_{metric.name}"] for metric in METRICS},
+        "chosen_scores": {metric.name: row[f"chosen_{metric.name}"] for metric in metrics},
+        "rejected_scores": {metric.name: row[f"rejected_{metric.name}"] for metric in metrics},
         "strategy": row["strategy"],
     }
 
