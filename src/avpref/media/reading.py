@@ -11,9 +11,7 @@ Of several video streams the one with the most pixels is read (except cover art)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from av.container import InputContainer

@@ -12,6 +12,7 @@ from av.stream import Disposition
 
 from avpref.errors import MediaError
 from avpref.media.reading import probe, read_clip
+from avpref.media.reading_rules import ReadingRules
 
 RATE_HZ = 16000
 
@@ -114,8 +115,8 @@ def film(tmp_path: Path) -> Path:
     ],
 )
 def test_a_track_is_chosen_by_number_language_or_title(film: Path, choice: int | str, hertz: int) -> None:
-    assert loudest_hz(film, audio_track=choice) == hertz
-    audio = probe(film, choice).audio
+    assert loudest_hz(film, rules=ReadingRules(audio_track=choice)) == hertz
+    audio = probe(film, ReadingRules(audio_track=choice)).audio
     assert audio is not None and audio.stream_index == hertz // 400
 
 
@@ -126,7 +127,7 @@ def test_a_choice_that_fits_no_or_several_tracks_is_refused_with_the_list(
     film: Path, choice: int | str, problem: str
 ) -> None:
     with pytest.raises(MediaError) as error:
-        read_clip(film, audio_track=choice)
+        read_clip(film, rules=ReadingRules(audio_track=choice))
     assert problem in error.value.found and "2: eng 'Commentary' (comment)" in error.value.found
     assert "clip.audio_track=" in error.value.fix
 
@@ -136,4 +137,4 @@ def test_a_commentary_alone_is_read_only_if_it_is_chosen(tmp_path: Path) -> None
     with pytest.raises(MediaError, match="no audio track but special ones: 0: \\(comment\\)") as error:
         probe(path)
     number = error.value.fix.rpartition("=")[2]
-    assert loudest_hz(path, audio_track=int(number)) == 400
+    assert loudest_hz(path, rules=ReadingRules(audio_track=int(number))) == 400
