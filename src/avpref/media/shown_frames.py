@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from avpref.errors import MediaError
-from avpref.media.display import has_wide_primaries, hdr_curve, hdr_error, matrix, orientation, shown_size
+from avpref.media.display import Orientation, has_wide_primaries, hdr_curve, hdr_error, matrix, orientation, shown_size
 from avpref.media.frame_times import length_s
 from avpref.media.geometry import PictureSize
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
@@ -106,10 +106,11 @@ class PictureConverter:
     ) -> None:
         self._stream, self._size, self._num_pictures, self._rules = stream, size, num_pictures, rules
         self._reformatter = VideoReformatter()
+        self._orientations: dict[int, Orientation] = {}
 
     def shown(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """The picture uint8 [H, W, 3], which may be a view of another array."""
-        turned = orientation(frame)
+        turned = self._orientation(frame)
         shown = shown_size(self._stream, frame)
         upright = shown[::-1] if turned.is_transposed else shown
         filled, cropped = self._size.filled(*upright, self._num_pictures)
@@ -118,6 +119,15 @@ class PictureConverter:
         pixels = self._scaled(frame, *filled)
         y, x = (filled[0] - cropped[0]) // 2, (filled[1] - cropped[1]) // 2
         return turned.apply(pixels[y : y + cropped[0], x : x + cropped[1]])
+
+    def _orientation(self, frame: av.VideoFrame) -> Orientation:
+        """The frame's orientation; its display matrix is read once per angle.
+
+        A frame whose side data was read refers to itself, so it stays in memory until Python collects such cycles.
+        """
+        if frame.rotation not in self._orientations:
+            self._orientations[frame.rotation] = orientation(frame)
+        return self._orientations[frame.rotation]
 
     def _scaled(self, frame: av.VideoFrame, height: int, width: int) -> NDArray[np.uint8]:
         """The stored picture at another size, in the colours of BT.709."""
