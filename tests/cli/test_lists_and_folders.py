@@ -206,3 +206,15 @@ def test_the_audio_track_reaches_scores_import_and_validation(call, recordings, 
         assert call(*first).code == 0, name
         answer = call(*absent)
         assert answer.code == 4 and "no audio track fits audio_track" in answer.err, name
+
+
+def test_a_list_whose_own_name_is_too_long_is_missing_input(call, clips_config, tmp_path):
+    name, runs = "x" * 300 + ".csv", ("--runs", tmp_path / "runs")
+    for command in (
+        ("prompts", "import", name, "--config", clips_config, *runs),
+        ("candidates", "score", "--clips", name, "--scorers", "signal", *runs),
+        ("rewards", "validate", name, "--out", tmp_path / "out"),
+        ("pairs", "select", "--scores", name),
+    ):
+        answer = call(*command)
+        assert answer.code == 4 and "fix:" in answer.err, command

@@ -20,14 +20,13 @@ FILES = {
     "h264.mov": (("libx264", "aac"), ".mp4"),
     "h264pcm.mov": (("libx264", "pcm_s16le"), ".mkv"),
     "vp8.webm": (("libvpx", "libopus"), ".webm"),
-    "vp9.mkv": (("libvpx-vp9", "libvorbis"), ".webm"),
+    "vp9.mkv": (("libvpx-vp9", "libopus"), ".webm"),
     "vp8aac.mkv": (("libvpx", "aac"), ".mkv"),
     "old.wmv": (("wmv2", "wmav2"), ".mkv"),
     "disc.mpg": (("mpeg2video", "mp2"), ".mkv"),
     "cut.ts": (("libx264", "mp2"), ".mkv"),
     "old.avi": (("mpeg4", "mp3"), ".mp4"),
     "flash.flv": (("flv", "aac"), ".mkv"),
-    "theora.ogv": (("libtheora", "libvorbis"), ".mkv"),
     "camera.dv.nut": (("ffv1", "flac"), ".mkv"),
 }
 
