@@ -73,11 +73,16 @@ def run(command: str, source: Path) -> Path:
 def _encode(old: av.container.InputContainer, new: av.container.OutputContainer, words: list[str]) -> None:
     names = {kind: words[words.index(f"-c:{kind}") + 1] for kind in "va"}
     picture = new.add_stream(names["v"], rate=old.streams.video[0].average_rate)
-    picture.width, picture.height, picture.pix_fmt = 64, 64, words[words.index("-pix_fmt") + 1]
     sound = new.add_stream(names["a"], rate=old.streams.audio[0].rate)
+    assert isinstance(picture, av.VideoStream) and isinstance(sound, av.AudioStream)
+    picture.width, picture.height, picture.pix_fmt = 64, 64, words[words.index("-pix_fmt") + 1]
     for frame in old.decode(old.streams.video[0], old.streams.audio[0]):
-        frame.pts = None
-        new.mux((picture if isinstance(frame, av.VideoFrame) else sound).encode(frame))
+        if isinstance(frame, av.VideoFrame):
+            frame.pts = None
+            new.mux(picture.encode(frame))
+        elif isinstance(frame, av.AudioFrame):
+            frame.pts = None
+            new.mux(sound.encode(frame))
     new.mux(picture.encode(None))
     new.mux(sound.encode(None))
 
