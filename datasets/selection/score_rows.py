@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.datasets.lists.csv_records import printable
-from avpref.datasets.lists.csv_table import RefusedLine, read_csv_table
+from avpref.datasets.lists.csv_table import CsvTable, read_csv_table
 from avpref.datasets.table_files import check_format, read_parquet_table
 from avpref.errors import InputError, TableError
 
@@ -45,13 +46,12 @@ class RefusedScore:
 class ScoreRows:
     """The columns of a file of scores, and the rows that were refused so far (row index from 0 to the reason).
 
-    ``lines`` has the line of each row of a CSV; ``unread`` are lines of a CSV that are no rows.
+    ``csv`` is the file if it is a CSV, with the line of each row and the lines that are no rows.
     """
 
     path: Path
     table: pa.Table
-    lines: Sequence[int] | None = None
-    unread: tuple[RefusedLine, ...] = ()
+    csv: CsvTable | None = None
     reasons: dict[int, str] = field(default_factory=dict)
 
     def refuse(self, row: int, reason: str) -> None:
@@ -66,13 +66,14 @@ class ScoreRows:
         rows = [
             RefusedScore(
                 row + 1,
-                None if self.lines is None else self.lines[row],
+                None if self.csv is None else self.csv.lines[row],
                 printable(str(ids[row] if ids else "")),
                 reason,
             )
             for row, reason in sorted(self.reasons.items())
         ]
-        lines = [RefusedScore(0, line.line, line.shown, f"cannot be read: {line.reason}") for line in self.unread]
+        unread = () if self.csv is None else self.csv.refused
+        lines = [RefusedScore(0, line.line, line.shown, f"cannot be read: {line.reason}") for line in unread]
         return sorted([*rows, *lines], key=lambda row: (row.line or 0, row.row))
 
     def kept(self, table: pa.Table) -> pa.Table:
@@ -88,16 +89,12 @@ def read_score_rows(path: Path, columns: Sequence[str]) -> ScoreRows:
     Raises ConfigError for another suffix, InputError where there is no such file, TableError where it cannot be read.
     """
     check_format(path)
-    try:
-        is_file = path.is_file()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}", "a CSV or Parquet file of scores", "correct the path") from error
-    if not is_file:
+    if not os.path.isfile(path):  # false, not an error, for a path that the file system does not accept
         raise InputError(f"no file {path}", "a CSV or Parquet file of scores", "avpref scores export scores.csv")
     if path.suffix.lower() == ".parquet":
         return ScoreRows(path, read_parquet_table(path))
     csv = read_csv_table(path, columns)
-    return ScoreRows(path, csv.table, csv.lines, csv.refused)
+    return ScoreRows(path, csv.table, csv)
 
 
 def texts(rows: ScoreRows, name: str) -> pa.ChunkedArray:

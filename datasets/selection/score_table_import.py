@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.lists.csv_header import rename_command
 from avpref.datasets.lists.csv_records import printable
 from avpref.datasets.selection.score_rows import (
     MAX_INDEX,
@@ -75,15 +76,15 @@ def read_scores(path: Path, metrics: Sequence[Metric], settings: PairSettings) -
     """
     rows = read_score_rows(path, (*IDS, *LONG, *METRIC_BY_NAME))
     is_long = any(name in rows.table.column_names for name in LONG)
-    _require(path, rows.table, (*IDS, *LONG) if is_long else IDS)
-    if not rows.unread:
+    _require(rows, (*IDS, *LONG) if is_long else IDS)
+    if rows.csv is None or not rows.csv.refused:
         require_rows(rows)
     for name in IDS:
         rows.table = _with(rows.table, name, texts(rows, name))
     others = [name for name in rows.table.column_names if name not in (*IDS, *LONG, *OPTIONAL)]
     names = _metric_names(rows, metrics) if is_long else others
     _require_metrics(path, names, metrics)
-    _require_sizes(path, rows.table, settings)
+    _require_sizes(rows, settings)
     columns = _optional_columns(rows)
     values = _long_numbers(rows) if is_long else _wide_numbers(rows, metrics)
     _refuse_disagreeing(rows, columns)
@@ -94,16 +95,22 @@ def read_scores(path: Path, metrics: Sequence[Metric], settings: PairSettings) -
     return ScoreFile(_candidates(rows.kept(columns)), _scores(path, numbers_of), unused, tuple(rows.refused()))
 
 
-def _require(path: Path, table: pa.Table, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        near = [(name, match) for name in missing for match in _near(name, table.column_names)]
-        hints = "".join(f"; is {match!r} meant to be {name}?" for name, match in near)
-        raise TableError(
-            f"{path} lacks column(s) {', '.join(missing)}; it has {', '.join(table.column_names)}{hints}",
-            "candidate_id, prompt_id and either metric, value or one column per metric",
-            f"add the column(s) to {path.name}, or name them so in its header",
-        )
+def _require(rows: ScoreRows, names: Sequence[str]) -> None:
+    """Raises TableError for missing columns, with the command that renames them where similar ones are there."""
+    columns = rows.table.column_names
+    missing = [name for name in names if name not in columns]
+    if not missing:
+        return
+    near = {match: name for name in missing for match in _near(name, columns)}
+    hints = "".join(f"; is {match!r} meant to be {name}?" for match, name in near.items())
+    fix = f"add the column(s) to {rows.path.name}"
+    if rows.csv is not None and len(near) == len(missing):
+        fix = rename_command(rows.csv.text, rows.csv.header, [near.get(column, column) for column in columns])
+    raise TableError(
+        f"{rows.path} lacks column(s) {', '.join(missing)}; it has {', '.join(columns)}{hints}",
+        "candidate_id, prompt_id and either metric, value or one column per metric",
+        fix,
+    )
 
 
 def _near(name: str, columns: Sequence[str]) -> list[str]:
@@ -219,17 +226,17 @@ def _candidates(columns: pa.Table) -> pa.Table:
     return conform(CANDIDATES, _filled(distinct, NEUTRAL))
 
 
-def _require_sizes(path: Path, table: pa.Table, settings: PairSettings) -> None:
+def _require_sizes(rows: ScoreRows, settings: PairSettings) -> None:
     plain = PairSettings()
     is_shaped = (settings.min_aspect_ratio, settings.max_aspect_ratio) != (
         plain.min_aspect_ratio,
         plain.max_aspect_ratio,
     )
     if is_shaped:
-        _require(path, table, ("height_px", "width_px"))
-    has_length = {"num_frames", "duration_s"} & set(table.column_names)
+        _require(rows, ("height_px", "width_px"))
+    has_length = {"num_frames", "duration_s"} & set(rows.table.column_names)
     if settings.max_length_ratio != plain.max_length_ratio and not has_length:
-        _require(path, table, ("num_frames",))
+        _require(rows, ("num_frames",))
 
 
 def _with(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from avpref.config.data_settings import ClipPrompts, TextPrompts, ToyWorldPrompts
@@ -49,7 +50,7 @@ def refused(run: RunFolder) -> list[QuarantineRow]:
 
 def _fingerprint(run: Run) -> str:
     settings, path = run.settings, _csv(run)
-    source = "" if path is None else file_sha256(path) if path.is_file() else "absent"
+    source = "" if path is None else file_sha256(path) if os.path.isfile(path) else "absent"
     parts = settings.prompts.model_dump(mode="json"), settings.clip.model_dump(mode="json"), settings.run.seed
     return run.fingerprint("prompts", digest(*parts), source)
 
@@ -70,5 +71,7 @@ def _because(run: Run, verb: str) -> str:
     if path is None:
         return "derived from the settings"
     return (
-        f"{path.name} {verb}, file hash {file_sha256(path)[:HASH_SHOWN]}…" if path.is_file() else f"{path.name} absent"
+        f"{path.name} {verb}, file hash {file_sha256(path)[:HASH_SHOWN]}…"
+        if os.path.isfile(path)
+        else f"{path.name} absent"
     )

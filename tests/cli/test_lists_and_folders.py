@@ -157,3 +157,64 @@ def test_a_folder_with_aside_files_alone_is_not_partial(call, recordings, tmp_pa
     (folder / "notes.txt").write_text("words")
     answer = call("rewards", "validate", folder, "--out", tmp_path / "out", "--window-s", "2")
     assert answer.code == 0 and "notes.txt: left aside: a text file" in answer.out
+
+
+def test_scores_say_that_there_is_no_sound_yet(call, recordings, tmp_path):
+    table = tmp_path / "clips.csv"
+    table.write_text(f"file,text\n{recordings / 'late.mp4'},late\n")
+    options = ("--scorers", "signal", "--window-s", "2", "--runs", tmp_path / "runs", "--json")
+    answer = call("candidates", "score", "--clips", table, *options)
+    assert answer.code == 0
+    (clip,) = answer.document["clips"]
+    assert clip["scores"]["audio_quality"] is None and "no sound in this window" in clip["reasons"]["audio_quality"]
+    assert clip["scores"]["visual_quality"] is not None
+
+
+def test_the_audio_track_reaches_scores_import_and_validation(call, recordings, clips_config, tmp_path):
+    """A track that no file has is refused everywhere; the first one is what is read without a choice."""
+    table = tmp_path / "clips.csv"
+    table.write_text("file,text\n" + "".join(f"{recordings / name},{text}\n" for name, text in TEXTS.items()))
+    runs = ("--runs", tmp_path / "runs", "--json")
+    commands = {
+        "score": (
+            "candidates",
+            "score",
+            "--clips",
+            table,
+            "--scorers",
+            "signal",
+            *runs,
+            "--set",
+            "clip.audio_track={0}",
+        ),
+        "import": ("prompts", "import", table, "--config", clips_config, *runs, "--set", "clip.audio_track={0}"),
+        "validate": (
+            "rewards",
+            "validate",
+            table,
+            "--out",
+            tmp_path / "out",
+            "--window-s",
+            "2",
+            "--json",
+            "--audio-track",
+            "{0}",
+        ),
+    }
+    for name, command in commands.items():
+        first, absent = ([str(word).format(track) for word in command] for track in (0, 5))
+        assert call(*first).code == 0, name
+        answer = call(*absent)
+        assert answer.code == 4 and "no audio track fits audio_track" in answer.err, name
+
+
+def test_a_list_whose_own_name_is_too_long_is_missing_input(call, clips_config, tmp_path):
+    name, runs = "x" * 300 + ".csv", ("--runs", tmp_path / "runs")
+    for command in (
+        ("prompts", "import", name, "--config", clips_config, *runs),
+        ("candidates", "score", "--clips", name, "--scorers", "signal", *runs),
+        ("rewards", "validate", name, "--out", tmp_path / "out"),
+        ("pairs", "select", "--scores", name),
+    ):
+        answer = call(*command)
+        assert answer.code == 4 and "fix:" in answer.err, command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -177,3 +178,12 @@ def test_refused_rows_are_printed(call, tmp_path):
     path = write_csv(tmp_path / "scores.csv", WIDE, [*GOOD, ["c1", "a", "high", *BEST[1:]]])
     answer = call("pairs", "select", "--scores", path)
     assert answer.code == 5 and "refused rows" in answer.out and "'high'" in answer.out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_command_for_wrong_capitals_works(select, tmp_path, encoding):
+    path = write_csv(tmp_path / "scores.csv", ["Candidate ID", "PROMPT_ID", *NAMES], GOOD, ";", encoding)
+    answer = select(path)
+    assert answer.code == 4 and "is 'Candidate ID' meant to be candidate_id?" in answer.err
+    subprocess.run(["bash", "-c", answer.err.rpartition("fix: ")[2]], check=True)
+    assert sides(select(tmp_path / "scores-fixed.csv")) == [("a1", "a2"), ("b1", "b2")]

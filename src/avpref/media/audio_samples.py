@@ -33,7 +33,7 @@ class AudioCollector:
         self._num_samples = round(duration_s * sample_rate_hz)
         self._begin(channel_names(stream.layout) or ("FC",))
         self.num_covered = 0
-        self.end_s = 0.0
+        self.end_s = start_s
         self.is_done = False
         self.has_run_out = False
         self._start_s, self._window_end_s = start_s, start_s + duration_s

@@ -20,13 +20,13 @@ def copy_suffix(codecs: Sequence[str]) -> str:
     return next((suffix for suffix, known in CONTAINERS if known.issuperset(codecs)), ".mkv")
 
 
-def remux_command(container: Container, *, makes_times: bool = False) -> str:
-    """The command that copies pictures and sound into a new container, with new timestamps if ``makes_times``."""
-    options = ["-fflags", "+genpts"] if makes_times else []
-    suffix = copy_suffix(_codecs(container))
-    return shlex.join(
-        ["ffmpeg", *options, "-i", container.name, *_maps(container), "-c", "copy", _copy_name(container, suffix)]
-    )
+def remux_command(container: Container) -> str:
+    """The command that copies pictures and sound into a new container.
+
+    Timestamps that the file lacks (program streams and AVI keep few) are made, because the copy needs them.
+    """
+    words = ["ffmpeg", "-fflags", "+genpts", "-i", _name(container), *_maps(container), "-c", "copy"]
+    return shlex.join([*words, _copy_name(container, copy_suffix(_codecs(container)))])
 
 
 def transcode_command(container: Container) -> str:

@@ -19,7 +19,7 @@ def time_s(container: InputContainer, frame: av.VideoFrame | av.AudioFrame) -> f
         raise MediaError(
             found=f"{container.name}: a frame without a timestamp",
             expected="timestamps on every frame",
-            fix=remux_command(container, makes_times=True),
+            fix=remux_command(container),
         )
     return float(stamp * frame.time_base)
 

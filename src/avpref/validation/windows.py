@@ -88,9 +88,9 @@ def find_windows(source: Path, window_s: float, rules: ReadingRules = DEFAULT_RE
     a recording are used if they are recordings with both tracks, and left aside otherwise. Raises InputError if ``source`` does not
     exist or has no usable recording, TableError for a CSV that cannot be read or has other columns.
     """
-    if not source.exists():
+    if not os.path.exists(source):
         raise InputError(f"{source}: no such file or folder", "a folder of recordings, or a CSV", "check the path")
-    listed = _in_folder(source) if source.is_dir() else _in_csv(source)
+    listed = _in_folder(source) if os.path.isdir(source) else _in_csv(source)
     windows: list[ValidationWindow] = []
     unusable: list[Unusable] = []
     left_aside: list[Unusable] = []

@@ -48,9 +48,9 @@ def write(path: Path, *tracks: dict, picture: str = "") -> Path:
         for track, stream in zip(tracks, streams, strict=True):
             rate_hz = track.get("rate_hz", RATE_HZ)
             samples = tone(track["hertz"], rate_hz=rate_hz)[None]
-            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
-            container.mux(stream.encode(frame))
+            part = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            part.sample_rate, part.pts, part.time_base = rate_hz, 0, Fraction(1, rate_hz)
+            container.mux(stream.encode(part))
             container.mux(stream.encode(None))
     return path
 
