@@ -55,7 +55,7 @@ def write_moving(path: Path, height: int, width: int, fps: int, duration_s: floa
         container.mux(sound.encode(None))
 
 
-def peak_mib(*arguments: str | Path) -> float:
+def peak_mib(*arguments: str | Path | float) -> float:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs Linux: the peak of resident memory is read from /proc")
     script = HERE.parent / "fixtures" / "peak_memory.py"

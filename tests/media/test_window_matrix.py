@@ -60,6 +60,8 @@ CONTAINERS: dict[str, tuple[str, str, str]] = {
     "mxf": ("mxf", "pcm_s16le", "h264 prores"),
 }
 EVERY = [(container, codec) for container, (_, _, codecs) in CONTAINERS.items() for codec in codecs.split()]
+UNWRITABLE = [("mxf", "h264", 250)]
+"""FFmpeg's writer refuses these."""
 FEW = [("ts", "h264", 60), ("mpg", "mpeg2", 12), ("mp4", "h264-open-gop", 60), ("avi", "h264", 12), ("wmv", "wmv2", 12)]
 FEW += [("mkv", "vp8", 250), ("flv", "h264", 12), ("webm", "vp9", 60)]
 PIXEL_FORMATS = {"mjpeg": "yuvj420p", "prores": "yuv422p10le"}
@@ -125,7 +127,9 @@ def test_windows_of_some_recordings(tmp_path: Path, container: str, codec: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key_distance", KEY_DISTANCES)
-@pytest.mark.parametrize(("container", "codec"), EVERY)
+@pytest.mark.parametrize(
+    ("container", "codec", "key_distance"),
+    [(*pair, distance) for pair in EVERY for distance in KEY_DISTANCES if (*pair, distance) not in UNWRITABLE],
+)
 def test_windows_of_every_recording(tmp_path: Path, container: str, codec: str, key_distance: int) -> None:
     check(tmp_path / f"timed.{container}", container, codec, key_distance)

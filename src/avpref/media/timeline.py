@@ -12,18 +12,6 @@ from avpref.media.fixes import remux_command
 from avpref.media.measured_ends import measured_end_s
 
 
-def time_s(container: InputContainer, frame: av.VideoFrame | av.AudioFrame) -> float:
-    """The timestamp of ``frame`` in seconds, on the container's own clock. Raises MediaError where it has none."""
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    if stamp is None or frame.time_base is None:
-        raise MediaError(
-            found=f"{container.name}: a frame without a timestamp",
-            expected="timestamps on every frame",
-            fix=remux_command(container),
-        )
-    return float(stamp * frame.time_base)
-
-
 def origin_s(container: InputContainer) -> float:
     """Start of the timeline in seconds. Negative timestamps are priming samples, which are not played."""
     return max(0.0, (container.start_time or 0) / av.time_base)

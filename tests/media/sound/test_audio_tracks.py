@@ -12,7 +12,7 @@ from av.stream import Disposition
 
 from avpref.errors import MediaError
 from avpref.media.reading import probe, read_clip
-from avpref.media.reading_rules import ReadingRules
+from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
 
 RATE_HZ = 16000
 
@@ -21,8 +21,8 @@ def tone(hertz: float, seconds: float = 1.0, rate_hz: int = RATE_HZ) -> np.ndarr
     return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate_hz)) / rate_hz)).astype(np.float32)
 
 
-def loudest_hz(path: Path, **choice: int | str) -> int:
-    clip = read_clip(path, duration_s=0.9, **choice)  # type: ignore[arg-type]
+def loudest_hz(path: Path, rules: ReadingRules = DEFAULT_READING) -> int:
+    clip = read_clip(path, duration_s=0.9, rules=rules)
     assert clip.audio is not None
     spectrum = np.abs(np.fft.rfft(clip.audio * np.hanning(len(clip.audio))))
     return round(float(spectrum.argmax()) * clip.sample_rate_hz / len(clip.audio) / 100) * 100
