@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from avpref.errors import MediaError
 from avpref.media.geometry import OWN_SIZE, ClipShape
+from avpref.media.picture.shown_frames import FRAME_SLACK_S, FramePicker, PictureConverter
 from avpref.media.reading import probe, read_clip
-from avpref.media.shown_frames import FRAME_SLACK_S, FramePicker, PictureConverter
 from avpref.media.writing import encode_clip
 
 SHAPE = ClipShape(num_frames=16, height_px=48, width_px=64, fps_hz=8.0, sample_rate_hz=16000)

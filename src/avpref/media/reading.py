@@ -3,7 +3,7 @@
 The timeline starts at the container's first timestamp. Frame k of a clip is the frame *shown* at ``start_s + k / fps_hz``; audio
 samples are positioned by their timestamps, with zeros in gaps. Frame counts in headers and the order in the file are ignored, so
 variable rates, B-frames, edit lists and priming samples are read correctly. Pictures are shown as players show them: turned, mirrored,
-deinterlaced, with square pixels and in the standard range (:mod:`avpref.media.display`).
+deinterlaced, with square pixels and in the standard range (:mod:`avpref.media.picture.display`).
 
 Of several video streams the one with the most pixels is read (except cover art), of several audio streams the default one (see
 :func:`avpref.media.audio_tracks.choose_audio`). Channels are mixed to mono (:mod:`avpref.media.downmix`).
@@ -21,12 +21,12 @@ from avpref.errors import MediaError
 from avpref.media.audio_samples import AudioCollector
 from avpref.media.audio_tracks import AudioTrack, choose_audio, track_properties
 from avpref.media.containers import MediaSource, opened
-from avpref.media.display import hdr_error
 from avpref.media.downmix import audible_weights, mix
 from avpref.media.geometry import OWN_SIZE, ClipShape, FilledSize, PictureSize
-from avpref.media.picture_tracks import VideoTrack, best_video, fps_hz, video_track
+from avpref.media.picture.display import hdr_error
+from avpref.media.picture.picture_tracks import VideoTrack, best_video, fps_hz, video_track
+from avpref.media.picture.shown_frames import FramePicker, PictureConverter
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
-from avpref.media.shown_frames import FramePicker, PictureConverter
 from avpref.media.timeline import recording_s
 from avpref.media.window_decoding import (
     END_SLACK_S,

@@ -9,10 +9,10 @@ from avpref.media.audio_tracks import TrackChoice
 
 
 class HdrHandling(StrEnum):
-    """What happens to a picture of high dynamic range (PQ, HLG)."""
+    """The treatment of a picture of high dynamic range (PQ, HLG)."""
 
     TONE_MAP = "tone_map"
-    """It is converted to the standard range (:mod:`avpref.media.tone_mapping`)."""
+    """It is converted to the standard range (:mod:`avpref.media.picture.tone_mapping`)."""
     REFUSE = "refuse"
     """The recording is refused."""
 

@@ -17,7 +17,6 @@ from av.container import InputContainer
 
 from avpref.media.audio_samples import PREROLL_S, AudioCollector
 from avpref.media.containers import ends_early
-from avpref.media.deinterlacing import Deinterlacer
 from avpref.media.frame_times import (
     CountedTimes,
     DecodingTimes,
@@ -28,7 +27,8 @@ from avpref.media.frame_times import (
     TimesRunBackwards,
     stamp_s,
 )
-from avpref.media.shown_frames import FRAME_SLACK_S, FramePicker
+from avpref.media.picture.deinterlacing import Deinterlacer
+from avpref.media.picture.shown_frames import FRAME_SLACK_S, FramePicker
 from avpref.media.timeline import PROGRAM_STREAM, container_end_s, declared_end_s, origin_s
 
 END_SLACK_S = 0.1
@@ -46,7 +46,7 @@ SETTLED_S = PREROLL_S / 2
 
 @dataclass(frozen=True)
 class Collectors:
-    """What collects the tracks of a window; None for a track that the file lacks."""
+    """The collectors of the tracks of a window; None for a track that the file lacks."""
 
     picture: FramePicker | None
     sound: AudioCollector | None

@@ -11,8 +11,8 @@ from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
 from avpref.media.containers import decodable, ends_early
-from avpref.media.display import hdr_curve, orientation, shown_size
 from avpref.media.fixes import transcode_command
+from avpref.media.picture.display import hdr_curve, orientation, shown_size
 from avpref.media.timeline import end_s
 
 

@@ -15,11 +15,19 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from avpref.errors import MediaError
-from avpref.media.display import Orientation, has_wide_primaries, hdr_curve, hdr_error, matrix, orientation, shown_size
 from avpref.media.frame_times import length_s
 from avpref.media.geometry import PictureSize
+from avpref.media.picture.display import (
+    Orientation,
+    has_wide_primaries,
+    hdr_curve,
+    hdr_error,
+    matrix,
+    orientation,
+    shown_size,
+)
+from avpref.media.picture.tone_mapping import tone_mapped
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
-from avpref.media.tone_mapping import tone_mapped
 
 FRAME_SLACK_S = 0.001
 """Tolerance in seconds for a frame that starts after its output time, because containers round timestamps."""
