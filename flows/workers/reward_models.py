@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class RewardModel:
     @property
     def terms(self) -> Terms:
         """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
-        return MEANINGLESS if self.is_tiny else self.model.terms
+        return replace(MEANINGLESS, sound=self.model.terms.sound) if self.is_tiny else self.model.terms
 
     @property
     def fingerprint(self) -> str:

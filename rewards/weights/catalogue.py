@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from avpref.domain import Terms
+from avpref.domain import CHANNEL_MEAN, FIRST_CHANNEL, NO_SOUND, Terms
 from avpref.errors import ConfigError, InputError
 from avpref.identity import digest
 from avpref.storage.file_hashes import sha256_of
@@ -102,7 +102,7 @@ AUDIOBOX = Model(
         ),
         WeightFile("config.json", HubFile(_AUDIOBOX_REPO, "config.json", _AUDIOBOX_REVISION), 1_000),
     ),
-    Terms("CC-BY-4.0", commercial_use=True),
+    Terms("CC-BY-4.0", commercial_use=True, sound=CHANNEL_MEAN),
     "AudioBox-Aesthetics: four judgements of the sound; attribution required",
 )
 
@@ -117,7 +117,7 @@ IMAGEBIND = Model(
             is_size_exact=True,
         ),
     ),
-    Terms("CC-BY-NC-SA-4.0", commercial_use=False),
+    Terms("CC-BY-NC-SA-4.0", commercial_use=False, sound=FIRST_CHANNEL),
     "ImageBind-huge: similarity of text, sound and picture; research only",
 )
 
@@ -136,7 +136,9 @@ SYNCHFORMER = Model(
             is_size_exact=True,
         ),
     ),
-    Terms("weights without a licence of their own (code: MIT); research only", commercial_use=False),
+    Terms(
+        "weights without a licence of their own (code: MIT); research only", commercial_use=False, sound=CHANNEL_MEAN
+    ),
     "Synchformer: how far sound and picture are apart in time; the weights carry no licence",
 )
 
@@ -173,7 +175,7 @@ VIDEOALIGN = Model(
             10_756,
         ),
     ),
-    Terms("Apache-2.0", commercial_use=True),
+    Terms("Apache-2.0", commercial_use=True, sound=NO_SOUND),
     "VideoAlign (VideoReward): visual quality, motion quality, agreement with the text",
 )
 

@@ -9,8 +9,19 @@ from pydantic import Field
 from avpref.config.section import Section
 
 
-class ClipSettings(Section):
-    """The shape of every clip of the run."""
+class RecordingSettings(Section):
+    """How recordings are read.
+
+    ``audio_track`` is the number of an audio track from 0, its language or its title; empty: the default track. ``hdr`` says
+    whether recordings of high dynamic range are converted to the standard range or refused.
+    """
+
+    audio_track: Annotated[int, Field(ge=0)] | str = ""
+    hdr: Literal["tone_map", "refuse"] = "tone_map"
+
+
+class ClipSettings(RecordingSettings):
+    """The shape of every clip of the run, and how its recordings are read."""
 
     num_frames: int = Field(gt=0)
     height_px: int = Field(gt=0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from avpref.datasets.csv_rows import data_rows
+
 from avpref.errors import ConfigError, TableError
 from avpref.media.shots import Piece, Stretch, pieces
 from avpref.media.writing import encode_clip

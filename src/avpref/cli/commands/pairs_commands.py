@@ -44,7 +44,7 @@ def select(
 ) -> int:
     """Select pairs over a run's scores, or over a file of scores; the run is not changed.
 
-    Exit code 5: candidates were left out because some metric has no number.
+    Exit code 5: candidates were left out because some metric has no number, or rows of the file were refused.
     """
     if scores is not None and run:
         raise ConfigError("both --scores and --run", "one of them", "avpref pairs select --scores FILE")
@@ -64,7 +64,7 @@ def select(
         say("no prompt gives a pair: sample more candidates, or relax pairs.strategy or pairs.min_margin")
     limited = {**document, "pairs": first(document["pairs"], limit)}
     print_json(limited) if json else _print_selection(limited)
-    return pair_selection.exit_code(selection)
+    return pair_selection.exit_code(document)
 
 
 @app.command
@@ -135,6 +135,9 @@ def _print_selection(document: dict[str, Any]) -> None:
     if document["excluded"]:
         print_line("candidates without a number, in no pair:")
         print_table(document["excluded"], ["candidate_id", "prompt_id", "metric", "reason", "detail"])
+    if document.get("refused"):
+        print_line("refused rows of the file:")
+        print_table(document["refused"], ["line", "row", "candidate_id", "reason"])
 
 
 def _print_pairs(documents: Sequence[dict[str, Any]]) -> None:

@@ -136,5 +136,5 @@ def _print(document: dict[str, Any]) -> None:
         }
     )
     if document["refused"]:
-        print_table(document["refused"], ["file", "reason"])
+        print_table(document["refused"], ["line", "file", "reason"])
     print_line(f"next: {document['next']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,13 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
         say(warning)
     selection = replace(selection, warnings=(*selection.warnings, *blind))
     documents = [pair(row, metrics, None, {}) for row in selection.pairs.to_pylist()]
-    return {"scores": str(path), **_document(selection, settings, documents)}, selection
+    refused = [asdict(row) for row in read.refused]
+    return {"scores": str(path), **_document(selection, settings, documents), "refused": refused}, selection
 
 
-def exit_code(selection: Selection) -> int:
-    """0, or 5 where candidates were left out because some metric has no number."""
-    return PartialResult.exit_code if selection.excluded.num_rows else 0
+def exit_code(document: Document) -> int:
+    """0, or 5 where candidates were left out because some metric has no number, or rows of the file were refused."""
+    return PartialResult.exit_code if document["excluded"] or document.get("refused") else 0
 
 
 def snapshot(folder: RunFolder) -> Snapshot:

@@ -11,13 +11,18 @@ from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
 from avpref.media.containers import decodable, ends_early
-from avpref.media.shown_frames import quarter_turns
+from avpref.media.fixes import transcode_command
+from avpref.media.picture.display import hdr_curve, orientation, shown_size
 from avpref.media.timeline import end_s
 
 
 @dataclass(frozen=True)
 class VideoTrack:
-    """The video stream that is read from a file. The size is the displayed one, after ``rotation_deg`` (counter-clockwise)."""
+    """The video stream that is read from a file.
+
+    The size is the displayed one, in square pixels, after the stored picture is turned by ``rotation_deg`` (counter-clockwise) and
+    then mirrored (left and right exchanged) if ``is_mirrored``. ``hdr`` is ``PQ`` or ``HLG`` for high dynamic range, else empty.
+    """
 
     stream_index: int
     codec: str
@@ -26,6 +31,8 @@ class VideoTrack:
     height_px: int
     width_px: int
     rotation_deg: int
+    is_mirrored: bool = False
+    hdr: str = ""
 
 
 def best_video(container: InputContainer) -> VideoStream | None:
@@ -40,11 +47,20 @@ def video_track(container: InputContainer, stream: VideoStream) -> VideoTrack:
     frame = next(container.decode(stream), None)
     if frame is None:
         raise ends_early(container.name, "no frame in its video stream", "at least one frame")
-    turns = quarter_turns(frame)
-    height, width = (frame.height, frame.width) if turns % 2 == 0 else (frame.width, frame.height)
+    turned, (height, width) = orientation(frame), shown_size(stream, frame)
+    if turned.is_transposed:
+        height, width = width, height
     duration_s = end_s(container, stream)
     return VideoTrack(
-        stream.index, stream.codec_context.name, duration_s, fps_hz(stream), height, width, frame.rotation % 360
+        stream_index=stream.index,
+        codec=stream.codec_context.name,
+        duration_s=duration_s,
+        fps_hz=fps_hz(stream),
+        height_px=height,
+        width_px=width,
+        rotation_deg=turned.rotation_deg,
+        is_mirrored=turned.is_mirrored,
+        hdr=hdr_curve(frame),
     )
 
 
@@ -53,8 +69,8 @@ def fps_hz(stream: VideoStream) -> float:
     rate: Fraction | None = stream.average_rate or stream.guessed_rate or stream.base_rate
     if not rate:
         raise MediaError(
-            found="a video stream without a frame rate",
-            expected="a container that keeps one, such as mp4",
-            fix="remux it: ffmpeg -i FILE -c copy fixed.mp4",
+            found=f"{stream.container.name}: a video stream without a frame rate",
+            expected="a stream whose pictures have times",
+            fix=transcode_command(stream.container),
         )
     return float(rate)
