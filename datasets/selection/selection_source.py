@@ -76,11 +76,12 @@ def pieces(parts: Iterable[Part], dictionaries: Sequence[str]) -> list[Piece]:
     """The row groups of ``parts``, in order."""
     split = []
     for part in parts:
+        metadata = None
         if isinstance(part, Path):
             metadata = pq.read_metadata(part)
             num_groups = metadata.num_row_groups
         else:
-            metadata, num_groups = None, -(-part.num_rows // ROWS_PER_GROUP)
+            num_groups = -(-part.num_rows // ROWS_PER_GROUP)
         for start in range(0, num_groups, PIECE_GROUPS):
             groups = tuple(range(start, min(start + PIECE_GROUPS, num_groups)))
             split.append(Piece(part, groups, tuple(dictionaries), metadata))
