@@ -88,9 +88,7 @@ def gpus_per_actor(executor: InProcessExecutor | RayExecutor, slug: str = "") ->
     """GPUs that an actor of the executor, or of the pool of scorer ``slug``, holds; 0 without Ray."""
     if isinstance(executor, InProcessExecutor):
         return 0.0
-    pools = dict(executor.pools)
-    in_pools = executor.scoring != "together" and slug in pools
-    return pools[slug].num_gpus_per_actor if in_pools else executor.num_gpus_per_actor
+    return (executor.pools[slug] if executor.has_own_pool(slug) else executor).num_gpus_per_actor
 
 
 def require_devices(settings: Settings) -> None:
@@ -136,7 +134,7 @@ def _training(stage: str, settings: Settings, training: SftSettings | DpoSetting
 
 def _scoring(settings: Settings, source: ScorerSource) -> Placement:
     executor, stage = settings.executor, f"score: {source.slug}"
-    if not source.is_network:
+    if not source.uses_device:
         return Placement(stage, CPU, _workers(executor, source.slug), "")
     device = worker_device(executor, gpus_per_actor(executor, source.slug))
     model = getattr(settings.scoring, source.slug, None)
@@ -146,9 +144,7 @@ def _scoring(settings: Settings, source: ScorerSource) -> Placement:
 def _workers(executor: InProcessExecutor | RayExecutor, slug: str = "") -> str:
     if isinstance(executor, InProcessExecutor):
         return "this process"
-    pools = dict(executor.pools)
-    in_pools = executor.scoring != "together" and slug in pools
-    return f"{pools[slug].num_actors if in_pools else executor.num_actors} Ray actor(s)"
+    return f"{(executor.pools[slug] if executor.has_own_pool(slug) else executor).num_actors} Ray actor(s)"
 
 
 def _devices(settings: Settings) -> str:
@@ -166,7 +162,7 @@ def _most_gpus(settings: Settings) -> float:
 def _without_gpus(executor: InProcessExecutor | RayExecutor) -> str:
     if isinstance(executor, InProcessExecutor):
         return ""
-    held = [f"pools.{slug}." for slug, pool in executor.pools if pool.num_gpus_per_actor]
+    held = [f"pools.{slug}." for slug, pool in executor.pools.items() if pool.num_gpus_per_actor]
     held += [""] if executor.num_gpus_per_actor else []
     return "".join(f" --set executor.{prefix}num_gpus_per_actor=0" for prefix in reversed(held))
 
@@ -188,7 +184,7 @@ def _require_held_gpus(settings: Settings, executor: RayExecutor) -> None:
     if executor.device in (AUTO, CPU):
         return
     without = ["executor"] if not executor.num_gpus_per_actor else []
-    networks = [source.slug for source in sources(settings.scoring) if source.is_network]
+    networks = [source.slug for source in sources(settings.scoring) if source.uses_device]
     without += [f"executor.pools.{slug}" for slug in networks if not gpus_per_actor(executor, slug)]
     if without:
         found = f"executor.device {executor.device}, and num_gpus_per_actor 0 in {', '.join(dict.fromkeys(without))}"

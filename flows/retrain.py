@@ -43,7 +43,10 @@ def retrain(
 
 
 def create_run(config_path: str, runs: str, seed: int | None, overrides: list[str] | None) -> RunFolder:
-    """The folder of the run that a configuration file with ``overrides`` describes. Raises ConfigError, StorageError."""
+    """The folder of the run that a configuration file with ``overrides`` describes.
+
+    Raises ConfigError, also for a scorer that cannot be used, and StorageError.
+    """
     changes = [*(overrides or []), *([f"run.seed={seed}"] if seed is not None else [])]
     settings = load_config(config_path, changes).settings
     checked_metrics(settings)

@@ -80,8 +80,10 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
     """Score every clip of ``csv`` (columns ``file,text``; text may be empty) and seal the tables in a folder under ``root``.
 
     The folder's name is a hash of clips and job, so the same command again computes only missing scores. Returns the folder and the
-    quarantined rows. Raises InputError where no clip can be opened or weights are absent.
+    quarantined rows. Raises InputError where no clip can be opened or weights are absent, ConfigError for a scorer
+    that cannot be used.
     """
+    sources(job.scoring)  # a scorer that cannot be used is an error before clips are read
     clip_list = open_clips(csv, job.clip.audio_track)
     if not clip_list.candidates:
         first = clip_list.refused[0].message.splitlines()[0] if clip_list.refused else "it has no rows"
@@ -158,7 +160,7 @@ def _candidate(row: ClipRow, audio_track: TrackChoice) -> tuple[Prompt, Candidat
 
 
 def _refuse_toy(job: ScoreJob) -> None:
-    if "toy" in job.scoring.scorers:
+    if "toy" in [use.use for use in job.scoring.uses]:
         raise InputError(
             "the toy scorers can only score clips of the built-in toy world",
             f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring))}",

@@ -89,3 +89,11 @@ def measured(candidate_id: str, metric: Metric, value: float) -> Score:
 def skipped(candidate_id: str, metric: Metric, reason: str) -> Score:
     """The score without a number of a clip to which ``metric`` does not apply, with the reason."""
     return Score(candidate_id, metric.name, None, ScoreStatus.SKIPPED, reason)
+
+
+def failed(candidate_id: str, metric: Metric, reason: str) -> Score:
+    """The score of a clip that the scorer should have judged and could not, for instance because a service did not answer.
+
+    The clip becomes a quarantine row with the reason, and is tried again in the next run.
+    """
+    return Score(candidate_id, metric.name, None, ScoreStatus.QUARANTINED, reason)

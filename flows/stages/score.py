@@ -197,18 +197,42 @@ def _run(passes: Sequence[_ScorerPass], is_parallel: bool) -> list[ItemCounts]:
 def _scorer_groups(
     executor: Executor, scorers: Sequence[ScorerSource], fingerprints: Sequence[str]
 ) -> list[_ScorerGroup]:
-    """One group of all scorers, or a group per scorer, as ``executor.scoring`` says."""
-    if executor.scoring == "together" or len(scorers) == 1:
-        return [_ScorerGroup("", tuple(scorers), tuple(fingerprints), executor)]
-    return [
+    """One group of all scorers, or a group per scorer, as ``executor.scoring`` says; a scorer from outside is always alone."""
+    executor = _with_pools(executor, scorers)
+    members = list(zip(scorers, fingerprints, strict=True))
+    shared = [member for member in members if not _is_alone(executor, member[0], len(members))]
+    groups = [_ScorerGroup("", *_columns(shared), executor)] if shared else []
+    return groups + [
         _ScorerGroup(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
-        for source, fingerprint in zip(scorers, fingerprints, strict=True)
+        for source, fingerprint in members
+        if _is_alone(executor, source, len(members))
     ]
 
 
-def _executor_of(executor: Executor, source: ScorerSource) -> Executor:
-    """The executor of a scorer's own pool: reward models have settings of their own, other scorers use the stage's."""
-    if isinstance(executor, InProcessExecutor) or not source.is_network:
+def _is_alone(executor: Executor, source: ScorerSource, num_scorers: int) -> bool:
+    """Whether the scorer has a pass of its own."""
+    has_own_pool = isinstance(executor, RayExecutor) and executor.has_own_pool(source.slug) and num_scorers > 1
+    return source.is_isolated or has_own_pool or (executor.scoring != "together" and num_scorers > 1)
+
+
+def _columns(
+    members: Sequence[tuple[ScorerSource, str]],
+) -> tuple[tuple[ScorerSource, ...], tuple[str, ...]]:
+    return tuple(source for source, _ in members), tuple(fingerprint for _, fingerprint in members)
+
+
+def _with_pools(executor: Executor, scorers: Sequence[ScorerSource]) -> Executor:
+    """The executor with a pool for every scorer from outside that has none, so that a local Ray has processors for all of them."""
+    if isinstance(executor, InProcessExecutor):
         return executor
-    pool: PoolSettings = getattr(executor.pools, source.slug)
+    default = PoolSettings(num_actors=executor.num_actors, num_gpus_per_actor=executor.num_gpus_per_actor)
+    missing = [source.slug for source in scorers if source.is_isolated and source.slug not in executor.pools]
+    return executor.model_copy(update={"pools": {**executor.pools, **dict.fromkeys(missing, default)}})
+
+
+def _executor_of(executor: Executor, source: ScorerSource) -> Executor:
+    """The executor of a scorer's own pool: scorers without a pool of their own use the stage's."""
+    if isinstance(executor, InProcessExecutor) or source.slug not in executor.pools:
+        return executor
+    pool = executor.pools[source.slug]
     return executor.model_copy(update=pool.model_dump())

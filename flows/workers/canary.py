@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from avpref.domain import ScoreStatus
 from avpref.errors import InputError
 from avpref.media.reading import DecodedClip
-from avpref.rewards.model_scorer import ModelScorer
-from avpref.rewards.protocol import ScorableClip
+from avpref.rewards.outside.declaration import score_clips
+from avpref.rewards.outside.result_checks import checked_rows, checked_scores
+from avpref.rewards.protocol import ScorableClip, Scorer
 from avpref.storage.files import Files
 
 LENGTH_S, FPS_HZ, HEIGHT_PX, WIDTH_PX, RATE_HZ = 0.8, 25.0, 96, 128, 16000
-TOLERANCE = {torch.float32: 1e-3}
+TOLERANCE = 1e-3
 REDUCED_TOLERANCE = 0.05
 REPAIR = "check weights, driver and torch of this machine: avpref weights verify"
 TEXT = "A bright square jumps to the right with every click."
@@ -31,17 +31,26 @@ class Canary:
     files: Files
     tolerance: float | None = None
 
-    def check(self, name: str, fingerprint: str, scorer: ModelScorer[Any]) -> None:
+    def check(self, name: str, fingerprint: str, scorer: Scorer, may_skip: bool = False) -> None:
         """Score the canary clip with ``scorer`` and compare with the first result of ``fingerprint``, or record the first.
 
-        Raises InputError where a metric has no value or differs by more than the tolerance.
+        Raises InputError where a metric differs by more than the tolerance, or has no value, unless the scorer ``may_skip`` clips
+        of other kinds than its own.
         """
-        scores = scorer.score([canary_clip()])[0]
-        values = {score.metric: score.value for score in scores if score.status == ScoreStatus.OK}
-        if len(values) < len(scores):
-            bad = ", ".join(f"{score.metric}: {score.reason}" for score in scores if score.status != ScoreStatus.OK)
-            raise InputError(f"{name} cannot score the canary clip: {bad}", "a number for every metric", REPAIR)
-        tolerance = self.tolerance or TOLERANCE.get(scorer.placement.dtype, REDUCED_TOLERANCE)
+        try:
+            (row,) = checked_rows(score_clips(scorer, [canary_clip()]), 1)
+            scores = checked_scores(row, scorer.metrics, canary_clip().candidate_id)
+        except Exception as error:
+            found = f"{name} fails on the canary clip: {type(error).__name__}: {error}"
+            raise InputError(
+                found, "scores, or skipped scores with the reason", f"avpref scorers check {name}"
+            ) from error
+        values = {score.metric: score.value for score in scores}
+        bad = [f"{score.metric}: {score.reason}" for score in scores if score.status != ScoreStatus.OK]
+        if bad and not may_skip:
+            found = f"{name} cannot score the canary clip: {', '.join(bad)}"
+            raise InputError(found, "a number for every metric", REPAIR)
+        tolerance = self.tolerance or (TOLERANCE if _is_full_precision(scorer) else REDUCED_TOLERANCE)
         file = f"{fingerprint}.json"
         if self.files.commit_once(file, json.dumps(values, indent=1, sort_keys=True).encode()):
             return
@@ -55,10 +64,18 @@ class Canary:
             )
 
 
-def _drifted(first: Mapping[str, float], values: Mapping[str, float | None], tolerance: float) -> str:
+def _is_full_precision(scorer: Any) -> bool:
+    """Whether the scorer computes in float32, or does not say."""
+    placement = getattr(scorer, "placement", None)
+    return placement is None or str(placement.dtype) == "torch.float32"
+
+
+def _drifted(first: Mapping[str, float | None], values: Mapping[str, float | None], tolerance: float) -> str:
     lines = []
     for metric in sorted({*first, *values}):
         before, now = first.get(metric), values.get(metric)
+        if before is now is None:
+            continue
         if before is None or now is None or abs(now - before) > tolerance * max(1.0, abs(before)):
             lines.append(f"{metric} {now} instead of {before}")
     return ", ".join(lines)

@@ -12,7 +12,6 @@ import torch
 from avpref.config.scoring_settings import (
     ImageBindSettings,
     ModelSettings,
-    ScorerName,
     ScoringSettings,
     SynchformerSettings,
 )
@@ -47,6 +46,9 @@ class RewardModel:
     load: Load
     tiny: Callable[[Placement, Any], ModelScorer[Any]]
     is_network: bool = True
+    uses_device: bool = True
+    is_isolated: bool = False
+    has_canary: bool = True
 
     @property
     def name(self) -> str:
@@ -82,7 +84,7 @@ class RewardModel:
         return weights.resolve(self.model, Path(self.settings.folder) if self.settings.folder else None)
 
 
-def reward_model(name: ScorerName, scoring: ScoringSettings) -> RewardModel:
+def reward_model(name: str, scoring: ScoringSettings) -> RewardModel:
     """The reward model that a configuration calls ``name``."""
     is_tiny = scoring.preset == "tiny"
     match name:

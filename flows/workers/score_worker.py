@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
 from avpref.datasets.rows import QuarantineRow, ScoreRow, score_row
-from avpref.domain import Candidate, Score
+from avpref.domain import Candidate
 from avpref.errors import MediaError
 from avpref.execution.contract import Receipt
 from avpref.flows.workers.canary import Canary
+from avpref.flows.workers.class_scorers import ClassSource
+from avpref.flows.workers.class_scoring import ClassScoring
 from avpref.flows.workers.committed_clips import ClipBytes, open_clip
 from avpref.flows.workers.scorers import ScorerSource
+from avpref.flows.workers.unit_scoring import NetworkScoring, UnitScoring, WeightlessScoring
 from avpref.identity import bytes_sha256
 from avpref.media.audio_tracks import TrackChoice
 from avpref.media.containers import MediaSource
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, probe, read_clip
-from avpref.observability.meters import MS_PER_S
-from avpref.rewards.protocol import ScorableClip, Scorer
+from avpref.rewards.protocol import ScorableClip
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
 from avpref.storage.unit import Unit
-
-if TYPE_CHECKING:
-    from avpref.rewards.model_scorer import ModelScorer, Prepared
 
 
 @dataclass(frozen=True)
@@ -88,98 +88,14 @@ class ScoreSpec:
 
         Raises InputError where weights are absent or a canary drifts.
         """
-        if any(source.is_network for source in self.sources):
-            import torch
-
-            torch.set_num_threads(1)
-        return ScoreWorker(self, [_loaded(source, self) for source in self.sources])
-
-
-@dataclass(frozen=True)
-class TimedScores:
-    """Scores of one clip by one scorer, milliseconds in all, and the seconds of them that the network took."""
-
-    scores: list[Score]
-    elapsed_ms: float
-    network_s: float
-
-
-class UnitScoring(Protocol):
-    """One scorer's work on one unit: clips are added one by one, then the results of all are asked for."""
-
-    source: ScorerSource
-
-    def add(self, clip: ScorableClip) -> None:
-        """Prepare a clip."""
-        ...
-
-    def results(self) -> list[TimedScores]:
-        """The scores of each added clip, in order."""
-        ...
-
-    def embeddings(self) -> dict[str, Any]:
-        """Tensors to store with the scores, by ``CANDIDATE.NAME``; call it after :meth:`results`."""
-        ...
-
-
-class WeightlessScoring:
-    """A scorer without a network judges each clip when it is added."""
-
-    def __init__(self, source: ScorerSource, scorer: Scorer) -> None:
-        self.source, self._scorer = source, scorer
-        self._results: list[TimedScores] = []
-
-    def add(self, clip: ScorableClip) -> None:
-        """Score the clip."""
-        started = time.perf_counter()
-        scores = self._scorer.score([clip])[0]
-        self._results.append(TimedScores(scores, MS_PER_S * (time.perf_counter() - started), 0.0))
-
-    def results(self) -> list[TimedScores]:
-        """See :class:`UnitScoring`."""
-        return self._results
-
-    def embeddings(self) -> dict[str, Any]:
-        """See :class:`UnitScoring`; there are none."""
-        return {}
-
-
-class NetworkScoring:
-    """A network's front end runs clip by clip, the network on all of the unit's clips in its own batches."""
-
-    def __init__(self, source: ScorerSource, scorer: ModelScorer[Any]) -> None:
-        self.source, self._scorer = source, scorer
-        self._prepared: list[tuple[Prepared[Any], float]] = []
-
-    def add(self, clip: ScorableClip) -> None:
-        """Run the front end."""
-        started = time.perf_counter()
-        prepared = self._scorer.prepare(clip)
-        self._prepared.append((prepared, MS_PER_S * (time.perf_counter() - started)))
-
-    def results(self) -> list[TimedScores]:
-        """See :class:`UnitScoring`. The network's time is divided equally among the clips that it judged."""
-        started = time.perf_counter()
-        scores_of_clips = self._scorer.score_prepared([prepared for prepared, _ in self._prepared])
-        is_judged = [prepared.inputs is not None for prepared, _ in self._prepared]
-        per_clip_s = (time.perf_counter() - started) / max(1, sum(is_judged))
-        network_times_s = [per_clip_s if judged else 0.0 for judged in is_judged]
-        return [
-            TimedScores(scores, front_end_ms + MS_PER_S * network_s, network_s)
-            for scores, (_, front_end_ms), network_s in zip(
-                scores_of_clips, self._prepared, network_times_s, strict=True
-            )
-        ]
-
-    def embeddings(self) -> dict[str, Any]:
-        """See :class:`UnitScoring`."""
-        judged_ids = [prepared.candidate_id for prepared, _ in self._prepared if prepared.inputs is not None]
-        tensors_of_clips = self._scorer.pop_embeddings()
-        return {
-            f"{candidate_id}.{name}": tensor
-            for candidate_id, tensors in zip(judged_ids, tensors_of_clips, strict=bool(tensors_of_clips))
-            for name, tensor in tensors.items()
-        }
+        _use_one_torch_thread()
+        scorers = [LoadedScorer(source, source.open(self.device)) for source in self.sources]
+        _use_one_torch_thread()
+        for loaded in scorers:
+            if loaded.source.has_canary:
+                may_skip = isinstance(loaded.source, ClassSource)
+                self.canary.check(loaded.source.name, loaded.source.fingerprint, loaded.scorer, may_skip)
+        return ScoreWorker(self, scorers)
 
 
 @dataclass(frozen=True)
@@ -189,16 +105,18 @@ class LoadedScorer:
     source: ScorerSource
     scorer: Any
 
-    def start_unit(self) -> UnitScoring:
-        """The scoring of a unit, without clips yet."""
+    def start_unit(self, stage: str) -> UnitScoring:
+        """The scoring of a unit of ``stage``, without clips yet."""
+        if isinstance(self.source, ClassSource):
+            return ClassScoring(self.source, self.scorer, stage)
         return (NetworkScoring if self.source.is_network else WeightlessScoring)(self.source, self.scorer)
 
 
-def _loaded(source: ScorerSource, spec: ScoreSpec) -> LoadedScorer:
-    scorer = source.open(spec.device)
-    if source.is_network:
-        spec.canary.check(source.name, source.fingerprint, cast("ModelScorer[Any]", scorer))
-    return LoadedScorer(source, scorer)
+def _use_one_torch_thread() -> None:
+    """Let torch use one thread, if anything has imported it."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
@@ -213,15 +131,16 @@ class ScoreWorker:
         started = time.perf_counter()
         files = self.spec.files.files
         parts = zip(self.scorers, self.spec.files.parts(unit), strict=True)
-        missing = [(scorer.start_unit(), part) for scorer, part in parts if not files.exists(part)]
+        missing = [(scorer.start_unit(unit.stage), part) for scorer, part in parts if not files.exists(part)]
         quarantined = self._read_clips([scoring for scoring, _ in missing], unit)
-        num_rows = 0
+        num_rows, lost = 0, list(quarantined)
         for scoring, part in missing:
             rows = self._rows(scoring)
             self._store_embeddings(scoring, part)
-            files.commit(part, rows, quarantined)
-            num_rows += len(rows)
-        return Receipt(num_rows, len(quarantined), time.perf_counter() - started)
+            failed = scoring.failed()
+            files.commit(part, rows, [*quarantined, *failed])
+            num_rows, lost = num_rows + len(rows), [*lost, *failed]
+        return Receipt(num_rows, len(lost), time.perf_counter() - started)
 
     def _read_clips(self, scorings: Sequence[UnitScoring], unit: Unit) -> list[QuarantineRow]:
         """Add every readable clip to every scoring; returns the rows of the clips that could not be read."""

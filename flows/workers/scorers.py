@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from pydantic import ValidationError
+
+from avpref.config.executor_settings import REWARD_MODELS as MODEL_NAMES
 from avpref.config.loading import load_section
-from avpref.config.scoring_settings import ScorerName, ScoringSettings
+from avpref.config.scorer_use import ScorerUse
+from avpref.config.scoring_settings import ModelSettings, ScoringSettings
 from avpref.datasets.metric_selection import select_metrics
 from avpref.domain import Metric, Terms
+from avpref.errors import ConfigError
+from avpref.flows.workers.class_scorers import BUILT_IN, class_source, outside_source
+from avpref.rewards.built_in import BUILT_IN_CLASSES
 from avpref.rewards.protocol import Scorer
 
+WEIGHTLESS = ("toy", "signal", "fake")
+"""Built-in names of groups of scorers without weights, which take no settings."""
+BUILT_IN_NAMES = (*WEIGHTLESS, *MODEL_NAMES, *BUILT_IN_CLASSES)
 TINY = "tiny"
 REWARD_MODELS = "audiobox,imagebind,synchformer,videoalign"
 
@@ -54,6 +64,21 @@ class ScorerSource(Protocol):
         """Whether the scorer gives embeddings, which are stored with the scores."""
         ...
 
+    @property
+    def uses_device(self) -> bool:
+        """Whether the scorer computes on the executor's device; others compute on the CPU."""
+        ...
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether the scorer comes from outside the product and therefore always has actors of its own."""
+        ...
+
+    @property
+    def has_canary(self) -> bool:
+        """Whether the numbers for a fixed clip are compared between actors."""
+        ...
+
     def open(self, device: str) -> Scorer:
         """Load the scorer on ``device``. Raises InputError where weights are absent or do not match their hashes."""
         ...
@@ -65,6 +90,9 @@ class Weightless:
 
     scorer: Scorer
     is_network: bool = False
+    uses_device: bool = False
+    is_isolated: bool = False
+    has_canary: bool = False
 
     @property
     def name(self) -> str:
@@ -102,28 +130,85 @@ class Weightless:
 
 
 def sources(scoring: ScoringSettings) -> list[ScorerSource]:
-    """The scorers of a configuration, in its order."""
-    return [source for name in scoring.scorers for source in _sources(name, scoring)]
+    """The scorers of a configuration, in its order.
+
+    Raises ConfigError as :func:`resolve`, and for two scorers that give one metric name.
+    """
+    resolved = resolve(scoring.uses, scoring)
+    giver: dict[str, str] = {}
+    for source in resolved:
+        for metric in source.metrics:
+            if giver.setdefault(metric.name, source.slug) != source.slug:
+                raise ConfigError(
+                    f"scorers {giver[metric.name]} and {source.slug} both give the metric {metric.name}",
+                    "every metric from one scorer",
+                    f"leave one of them out of scoring.scorers, or rename the metric in {source.slug}",
+                )
+    return resolved
 
 
-def _sources(name: ScorerName, scoring: ScoringSettings) -> Sequence[ScorerSource]:
+def resolve(uses: Sequence[ScorerUse], scoring: ScoringSettings) -> list[ScorerSource]:
+    """The scorers that ``uses`` names; ``scoring`` has the preset and the settings of the reward models.
+
+    Raises ConfigError for an unknown name, a module that does not import, and settings that the scorer does not accept.
+    """
+    return [source for use in uses for source in _sources(use, scoring)]
+
+
+def _sources(use: ScorerUse, scoring: ScoringSettings) -> Sequence[ScorerSource]:
+    match use.use:
+        case name if name in BUILT_IN_CLASSES:
+            return [class_source(use, BUILT_IN_CLASSES[name], BUILT_IN)]
+        case name if name in MODEL_NAMES:
+            from avpref.flows.workers.reward_models import reward_model
+
+            _refuse_name(use)
+            return [reward_model(name, _with_settings(use, scoring))]
+        case name if name in WEIGHTLESS:
+            _refuse_name(use)
+            if use.settings:
+                found = f"scorer {name}: settings {', '.join(use.settings)}"
+                raise ConfigError(found, "no settings: this scorer has none", f"--set scoring.scorers={name}")
+            return [Weightless(scorer) for scorer in _weightless(name)]
+        case _:
+            return [outside_source(use, BUILT_IN_NAMES)]
+
+
+def _weightless(name: str) -> Sequence[Scorer]:
     match name:
         case "toy":
             from avpref.rewards.toy.toy import toy_scorers
 
-            return [Weightless(scorer) for scorer in toy_scorers()]
+            return toy_scorers()
         case "signal":
             from avpref.rewards.signals.signals import signal_scorers
 
-            return [Weightless(scorer) for scorer in signal_scorers()]
-        case "fake":
+            return signal_scorers()
+        case _:
             from avpref.rewards.fake import FakeScorer
 
-            return [Weightless(FakeScorer())]
-        case _:
-            from avpref.flows.workers.reward_models import reward_model
+            return [FakeScorer()]
 
-            return [reward_model(name, scoring)]
+
+def _refuse_name(use: ScorerUse) -> None:
+    if use.name and use.name != use.use:
+        raise ConfigError(
+            f"scorer {use.use} is called {use.name}", "no name: this scorer keeps its own", f"use: {use.use}"
+        )
+
+
+def _with_settings(use: ScorerUse, scoring: ScoringSettings) -> ScoringSettings:
+    """``scoring`` with the settings of the entry in the section of its reward model. Raises ConfigError."""
+    section: ModelSettings = getattr(scoring, use.use)
+    try:
+        changed = type(section).model_validate({**section.model_dump(), **use.settings})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        expected = f"keys of scoring.{use.use} in docs/configuration.md"
+        raise ConfigError(
+            f"scorer {use.use}: settings: {problems}", expected, f"--set scoring.{use.use}.KEY=VALUE"
+        ) from None
+    return scoring.model_copy(update={use.use: changed})
 
 
 def metrics_of(scoring: ScoringSettings) -> tuple[Metric, ...]:
@@ -144,7 +229,7 @@ def open_named(names: Sequence[str], device: str = "auto") -> list[Scorer]:
 
 
 def named(names: str) -> ScoringSettings:
-    """Scoring settings for ``names``, separated by commas as on the command line. Raises ConfigError for an unknown name."""
+    """Scoring settings for ``names``, separated by commas as on the command line. Raises ConfigError for a name of the wrong form."""
     return load_section(ScoringSettings, "scoring", overrides_of(names), environment={})
 
 

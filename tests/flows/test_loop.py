@@ -32,8 +32,8 @@ def refuse(*arguments: object, **keywords: object) -> None:
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on opening a pool or launching a training is an error."""
     monkeypatch.setattr(stage_module, "open_pool", refuse)
-    monkeypatch.setattr("avpref.flows.stages.sft.launch", refuse)
-    monkeypatch.setattr("avpref.flows.stages.train.launch", refuse)
+    monkeypatch.setattr("avpref.flows.stages.sft.launch_training", refuse)
+    monkeypatch.setattr("avpref.flows.stages.train.launch_training", refuse)
 
 
 def test_the_result_document_holds_the_results_of_the_stages(tiny_run: RunFolder) -> None:

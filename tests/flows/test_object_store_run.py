@@ -52,8 +52,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on opening a pool, attempting a unit or launching a training is an error."""
     monkeypatch.setattr(stage_module, "open_pool", refuse)
     monkeypatch.setattr(pool, "run_and_catch", refuse)
-    monkeypatch.setattr("avpref.flows.stages.sft.launch", refuse)
-    monkeypatch.setattr("avpref.flows.stages.train.launch", refuse)
+    monkeypatch.setattr("avpref.flows.stages.sft.launch_training", refuse)
+    monkeypatch.setattr("avpref.flows.stages.train.launch_training", refuse)
 
 
 def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(

@@ -39,7 +39,7 @@ def sections(model: type[Section], path: str = "") -> Iterator[tuple[Place, type
 
 def default_of(model: type[Section], key: str) -> object:
     field = model.model_fields[key]
-    if models_in(field.annotation):
+    if models_in(field.annotation) and not (isinstance(field.default, tuple) and field.default):
         return "section"
     if field.is_required():
         return "required"

@@ -31,8 +31,8 @@ def test_a_finished_run_loses_its_checkpoints_and_nothing_that_a_second_executio
     after = {path for path in folder.root.rglob("*") if path.is_file()}
     assert before - after == {each.path for each in collection.entries}
     monkeypatch.setattr("avpref.execution.run_units.open_pool", _refuse)
-    monkeypatch.setattr("avpref.flows.stages.sft.launch", _refuse)
-    monkeypatch.setattr("avpref.flows.stages.train.launch", _refuse)
+    monkeypatch.setattr("avpref.flows.stages.sft.launch_training", _refuse)
+    monkeypatch.setattr("avpref.flows.stages.train.launch_training", _refuse)
     run_loop(folder)
     for table in tables.TABLES:
         if manifest := folder.tables.current(table.name):

@@ -42,6 +42,7 @@ NOUNS = {
     "prompts": "Import recordings as prompts; list the prompts of a run.",
     "rewards": "Validate reward models.",
     "runs": "List, inspect, resume and clean up runs.",
+    "scorers": "List and check scorers: built-in ones and those of other packages.",
     "scores": "List, show and export the scores of a run.",
     "train": "Train the adapter of a run.",
     "weights": "List, fetch and verify the files of the published reward models.",

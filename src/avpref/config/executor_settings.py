@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from avpref.config.section import Section
 
@@ -33,14 +34,17 @@ class PoolSettings(Section):
     num_gpus_per_actor: float = Field(default=0.0, ge=0)
 
 
-class ScorerPools(Section):
-    """Actor pools per reward model, for ``scoring: waves`` and ``scoring: pools``."""
+REWARD_MODELS = ("audiobox", "imagebind", "synchformer", "videoalign", "javis_score")
+"""Scorers that have a pool of one actor unless the configuration says otherwise."""
 
-    audiobox: PoolSettings = PoolSettings()
-    imagebind: PoolSettings = PoolSettings()
-    synchformer: PoolSettings = PoolSettings()
-    videoalign: PoolSettings = PoolSettings()
-    javis_score: PoolSettings = PoolSettings()
+
+def _with_defaults(pools: object) -> object:
+    """Add the pools of the reward models that ``pools`` does not name."""
+    return {**{name: {} for name in REWARD_MODELS}, **pools} if isinstance(pools, Mapping) else pools
+
+
+ScorerPools = Annotated[dict[str, PoolSettings], BeforeValidator(_with_defaults)]
+"""Pools of actors by the name of the scorer."""
 
 
 class RayExecutor(Section):
@@ -65,7 +69,14 @@ class RayExecutor(Section):
         default="together",
         description="together: actors hold all scorers; waves: a pool per scorer, one after the other; pools: at the same time",
     )
-    pools: ScorerPools = ScorerPools()
+    pools: ScorerPools = Field(default={name: PoolSettings() for name in REWARD_MODELS})
+
+    def has_own_pool(self, scorer: str) -> bool:
+        """Whether the scorer of that name has the actors of ``pools``.
+
+        With ``scoring: together``, reward models share actors, and only pools that the configuration adds are in use.
+        """
+        return scorer in self.pools and (self.scoring != "together" or scorer not in REWARD_MODELS)
 
 
 Executor = Annotated[InProcessExecutor | RayExecutor, Field(discriminator="kind")]

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from avpref.config.schema import Settings
+from avpref.config.scorer_use import FORMS, entry_for_override
 from avpref.config.section import Section
 from avpref.errors import ConfigError
 from avpref.identity import digest
@@ -27,6 +28,9 @@ NOT_SETTINGS = {"AVPREF_GOLDEN", "AVPREF_MEDIA"}
 GUIDE = "keys and values of docs/configuration.md"
 UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
 """Sections with several forms, selected by their key ``kind``."""
+
+SCORER_LISTS = frozenset({"scoring.scorers"})
+"""Lists of scorers, whose entries an override addresses by name: ``scoring.scorers.NAME.settings.KEY=VALUE``."""
 
 Tree = dict[str, Any]
 SectionT = TypeVar("SectionT", bound=Section)
@@ -177,11 +181,7 @@ def _read_yaml(path: Path) -> Tree:
 
 def _assign(tree: Tree, origins: dict[str, str], dotted: str, text: str, origin: str) -> None:
     *sections, leaf = dotted.split(".")
-    node = tree
-    for name in sections:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"{origin}: {name} is a value, not a section", "section.key=value", f"--set {name}=VALUE")
+    node = _descend(tree, sections, "", origin)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -194,13 +194,36 @@ def _assign(tree: Tree, origins: dict[str, str], dotted: str, text: str, origin:
     origins.update((key, origin) for key, _ in flatten({dotted: value}))
 
 
+def _descend(node: Tree, sections: Sequence[str], path: str, origin: str) -> Tree:
+    """The mapping at ``sections`` below ``node`` (at ``path``), made where it is absent. Raises ConfigError for a value in its place."""
+    if not sections:
+        return node
+    name, *rest = sections
+    path = f"{path}.{name}".lstrip(".")
+    if path in SCORER_LISTS and rest:
+        selected = entry_for_override(node.get(name), rest[0])
+        if selected is None:
+            raise ConfigError(
+                f"{origin}: {path} has no entry called {rest[0]}", "the name of an entry", f"--set {path}=LIST"
+            )
+        node[name], entry = selected
+        return _descend(entry, rest[1:], f"{path}.{rest[0]}", origin)
+    child = node.setdefault(name, {})
+    if not isinstance(child, dict):
+        raise ConfigError(f"{origin}: {name} is a value, not a section", "section.key=value", f"--set {name}=VALUE")
+    return _descend(child, rest, path, origin)
+
+
 def _explain_all(error: ValidationError, origins: Mapping[str, str], prefix: tuple[str, ...] = ()) -> str:
     """One phrase per wrong key; ``prefix`` is the section that the validated model is."""
     return "; ".join(_explain({**item, "loc": (*prefix, *item["loc"])}, origins) for item in error.errors())
 
 
 def _explain(item: Any, origins: Mapping[str, str]) -> str:
-    location = [str(part) for part in item["loc"]]
+    parts = [str(part) for part in item["loc"]]
+    location = [
+        part for part, before in zip(parts, ["", *parts], strict=False) if part not in FORMS or not before.isdigit()
+    ]
     kind = ""
     if location[0] in UNION_SECTIONS and len(location) > 1:
         kind = location.pop(1)  # the tag of the union, which is not a key of the file
@@ -226,7 +249,7 @@ def _origin_note(key: str, origins: Mapping[str, str]) -> str:
 
 def _names_in_section(sections: Sequence[str]) -> set[str]:
     models: list[type[BaseModel]] = [Settings]
-    for section in sections:
+    for section in (name for name in sections if not name.isdigit()):
         fields = [model.model_fields[section] for model in models if section in model.model_fields]
         models = [inner for field in fields for inner in _models_in(field.annotation)]
     return {name for model in models for name in model.model_fields}

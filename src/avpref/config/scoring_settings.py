@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from avpref.config.scorer_use import ScorerEntry, ScorerUse, as_use, listed, shortened
 from avpref.config.section import Section
 from avpref.domain import Dimension, modalities_of
 
@@ -37,16 +38,13 @@ class VideoAlignSettings(ModelSettings):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
 
-ScorerName = Literal["toy", "signal", "fake", "audiobox", "imagebind", "synchformer", "videoalign", "javis_score"]
-
-
 ModalityName = Literal["video", "audio", "both"]
 
 
 class ScoringSettings(Section):
     """The scorers, the metrics that enter rewards (empty: all seven) with their weights, and the part of a clip that is scored."""
 
-    scorers: tuple[ScorerName, ...] = Field(default=("toy",), min_length=1)
+    scorers: tuple[ScorerEntry, ...] = ("toy",)
     metrics: tuple[str, ...] = ()
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default={}, description="weight of a metric in the mean of its dimension; 1 where it is not listed"
@@ -73,15 +71,12 @@ class ScoringSettings(Section):
     @field_validator("scorers", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        """Accept one name or several separated by commas in place of a list."""
-        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        return listed(value)
 
     @field_validator("scorers")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("each scorer once")
-        return value
+    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
+        return shortened(value)
 
     @field_validator("modalities")
     @classmethod
@@ -90,3 +85,8 @@ class ScoringSettings(Section):
         if fixed:
             raise ValueError(f"{fixed[0]} always moves {', '.join(sorted(modalities_of(fixed[0], {})))}: leave it out")
         return value
+
+    @property
+    def uses(self) -> tuple[ScorerUse, ...]:
+        """The scorers in the long form."""
+        return tuple(as_use(entry) for entry in self.scorers)

@@ -73,7 +73,7 @@ def join_ray(settings: RayExecutor) -> None:
 
 def num_local_cpus(settings: RayExecutor) -> int:
     """Logical CPUs of a Ray that is started on this machine: one for each actor that runs at the same time."""
-    in_pools = sum(pool.num_actors for _, pool in settings.pools) if settings.scoring == "pools" else 0
+    in_pools = sum(pool.num_actors for pool in settings.pools.values()) if settings.scoring == "pools" else 0
     return max(settings.num_actors, in_pools)
 
 

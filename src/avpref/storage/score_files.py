@@ -66,8 +66,8 @@ class ScoreFiles:
 
 
 def distinct(rows: Iterable[QuarantineRow]) -> list[QuarantineRow]:
-    """The first row of each candidate and stage: a clip that no scorer could read counts once, not once per scorer."""
-    first: dict[tuple[str, str], QuarantineRow] = {}
+    """The rows, equal ones once: a clip that no scorer could read counts once, not once per scorer."""
+    first: dict[tuple[str, str, str, str], QuarantineRow] = {}
     for row in rows:
-        first.setdefault((row.candidate_id, row.stage), row)
+        first.setdefault((row.candidate_id, row.stage, row.error, row.message), row)
     return list(first.values())

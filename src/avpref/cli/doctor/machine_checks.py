@@ -151,8 +151,8 @@ def _reward_files(name: str, settings: Settings | None) -> tuple[Path | None, bo
     if settings is None:
         return None, False
     scoring = settings.scoring
-    users = [user for user in scoring.scorers if USES_FILES_OF.get(user, user) == name]
-    folder = next((getattr(scoring, user).folder for user in users), "")
+    users = [use for use in scoring.uses if USES_FILES_OF.get(use.use, use.use) == name]
+    folder = str(next((use.settings.get("folder") or getattr(scoring, use.use).folder for use in users), ""))
     return Path(folder) if folder else None, bool(users) and scoring.preset == "full"
 
 

@@ -1,0 +1,141 @@
+"""Scorer classes as scorer sources: built-in ones, those of entry points, and those of modules that a configuration names."""
+
+from __future__ import annotations
+
+import difflib
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avpref.config.scorer_use import ScorerUse
+from avpref.domain import Metric, Terms
+from avpref.errors import AvprefError, ClusterError, ConfigError, InputError
+from avpref.rewards.outside.class_loading import GROUP, Offer, load_class, offers, quoted_traceback
+from avpref.rewards.outside.declaration import Declaration, declare, make_scorer
+from avpref.rewards.protocol import Scorer
+
+BUILT_IN = "built-in"
+
+
+@dataclass(frozen=True)
+class ClassSource:
+    """A scorer class with settings; see :class:`avpref.flows.workers.scorers.ScorerSource`.
+
+    Attributes:
+        slug: the scorer's name.
+        reference: ``package.module:Class``.
+        origin: ``built-in``, the distribution of the entry point, or ``module``.
+        values: the settings that the configuration gives.
+        declaration: what the class says about itself with these settings.
+        folder: the working directory of the command, where modules that are not installed are found.
+    """
+
+    slug: str
+    reference: str
+    origin: str
+    values: Mapping[str, Any]
+    declaration: Declaration
+    folder: str
+    is_network: bool = True
+    keeps_embeddings: bool = False
+
+    @property
+    def name(self) -> str:
+        """The scorer's name."""
+        return self.slug
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        return self.declaration.metrics
+
+    @property
+    def terms(self) -> Terms:
+        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        return self.declaration.terms
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        return self.declaration.fingerprint
+
+    @property
+    def uses_device(self) -> bool:
+        """Whether the class has a method ``load``, which receives the device."""
+        return self.declaration.uses_device
+
+    @property
+    def is_isolated(self) -> bool:
+        """True for classes from outside the product: what they do to their process harms no other scorer."""
+        return self.origin != BUILT_IN
+
+    @property
+    def has_canary(self) -> bool:
+        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        return self.declaration.has_canary
+
+    def open(self, device: str) -> Scorer:
+        """Make the scorer and load it on ``device``.
+
+        Raises ConfigError where its module does not import here, ClusterError where it is another version than the command's,
+        InputError where it does not load (its own AvprefErrors pass).
+        """
+        owner = load_class(self.slug, self.reference, Path(self.folder))
+        here = declare(self.slug, self.reference, owner, self.values)
+        if here.fingerprint != self.fingerprint:
+            raise ClusterError(
+                f"scorer {self.slug}: {self.reference} on {socket.gethostname()} is another version than the command's",
+                "one version of the scorer's package on all machines",
+                "install the same version everywhere, and run the command again",
+            )
+        scorer, _ = make_scorer(self.slug, owner, self.values)
+        load = getattr(scorer, "load", None)
+        if load is not None:
+            from avpref.devices import resolved
+
+            try:
+                load(resolved(device))
+            except AvprefError:
+                raise
+            except Exception as error:
+                found = f"scorer {self.slug} cannot load:\n{quoted_traceback(error, ('class_scorers.py',))}"
+                raise InputError(found, "a method load(device) that succeeds", f"correct {self.reference}") from error
+        return scorer
+
+
+def class_source(use: ScorerUse, reference: str, origin: str) -> ClassSource:
+    """The source of the class ``reference``. Raises ConfigError where it does not import, or for settings that it does not accept."""
+    owner = load_class(use.slug, reference)
+    declaration = declare(use.slug, reference, owner, use.settings)
+    return ClassSource(use.slug, reference, origin, use.settings, declaration, str(Path.cwd()))
+
+
+def outside_source(use: ScorerUse, built_in: Sequence[str]) -> ClassSource:
+    """The source of ``package.module:Class`` or of an entry point.
+
+    Raises ConfigError as :func:`class_source`, and for a name that is neither ``built_in`` nor an entry point.
+    """
+    if ":" in use.use:
+        return class_source(use, use.use, "module")
+    matching = [offer for offer in offers() if offer.name == use.use]
+    if not matching:
+        raise _unknown(use.use, built_in)
+    if len({offer.reference for offer in matching}) > 1:
+        classes = " and ".join(f"{offer.reference} of {offer.distribution}" for offer in matching)
+        found = f"two packages offer a scorer {use.use}: {classes}"
+        raise ConfigError(
+            found, "package.module:Class, which names one", f"--set scoring.scorers={matching[0].reference}"
+        )
+    offer: Offer = matching[0]
+    return class_source(use, offer.reference, offer.distribution)
+
+
+def _unknown(name: str, built_in: Sequence[str]) -> ConfigError:
+    offered = [offer.name for offer in offers()]
+    near = difflib.get_close_matches(name, [*built_in, *offered], n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    installed = f"an installed entry point of {GROUP} ({', '.join(offered) or 'none is installed'})"
+    expected = f"a built-in scorer ({', '.join(built_in)}), {installed}, or package.module:Class"
+    return ConfigError(f"no scorer {name}{hint}", expected, "avpref scorers list")
