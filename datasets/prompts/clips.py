@@ -29,9 +29,7 @@ REQUIRED = ("file", "text")
 OPTIONAL = ("taxonomy",)
 INSTANCE_MARK = "#"
 RECORDING_ID_CHARS = 16
-SOUND_SLACK_S = 0.15
-"""Seconds after the start of a window in which its sound must have begun; containers and encoders delay it by up to 0.1 s."""
-MAX_SILENT_SHARE = 0.1
+MAX_SILENT_SHARE = 1 / 3
 """Share of a training clip for which its recording may have no sound."""
 
 
@@ -135,9 +133,10 @@ def prompts(
 ) -> tuple[list[Prompt], list[RefusedRow]]:
     """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the refused rows.
 
-    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Windows that begin
-    before the sound does are not used and make a refused row. ``audio_track`` chooses the sound. Whole recordings
-    are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about ``held_out_share``
+    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Windows in
+    which the sound begins after more than :data:`MAX_SILENT_SHARE` are not used and make a refused row. ``audio_track`` chooses the
+    sound. Whole recordings are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out
+    about ``held_out_share``
     of them, at least one and never all, so a recording keeps its split when the list grows (see
     :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
     taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; if there are fewer windows,
@@ -248,8 +247,8 @@ def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[Ref
 
 
 def _starts_s(recording: Recording, shape: ClipShape) -> tuple[float, ...]:
-    """Starts of the recording's windows in which there is sound from the beginning."""
-    earliest_s = recording.sound_start_s - SOUND_SLACK_S
+    """Starts of the recording's windows in which there is sound for all but :data:`MAX_SILENT_SHARE`."""
+    earliest_s = recording.sound_start_s - MAX_SILENT_SHARE * shape.duration_s
     return tuple(
         start_s for start_s in window_starts_s(recording.duration_s, shape.duration_s) if start_s >= earliest_s
     )
