@@ -19,6 +19,7 @@ from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettin
 from avpref.devices import AUTO, resolved
 from avpref.errors import ConfigError
 from avpref.execution.ray_session import cluster_address, join_ray, num_local_cpus
+from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import ScorerSource, sources
 
 CPU = "cpu"
@@ -78,10 +79,11 @@ def placements(settings: Settings) -> list[Placement]:
     if not isinstance(settings.text, WordTextSettings):
         rows += [Placement("texts", device, workers, settings.text.dtype)]
     rows += [Placement("generate", device, workers, settings.sampling.dtype)]
-    rows += [_scoring(settings, source) for source in sources(settings.scoring)]
+    rows += [_scoring(settings, "score", source) for source in sources(settings.scoring, settings.executor)]
     codec_dtype = "" if isinstance(settings.codec, IdentityCodecSettings) else settings.codec.dtype
     rows += [Placement("encode", device, workers, codec_dtype), _training("train", settings, settings.dpo)]
-    return [*rows, Placement("evaluate", device, workers, settings.sampling.dtype)]
+    rows += [Placement("evaluate", device, workers, settings.sampling.dtype)]
+    return [*rows, *(_scoring(settings, "judge", judge.source) for judge in judges_of(settings))]
 
 
 def gpus_per_actor(executor: InProcessExecutor | RayExecutor, slug: str = "") -> float:
@@ -132,8 +134,8 @@ def _training(stage: str, settings: Settings, training: SftSettings | DpoSetting
     return Placement(stage, loop.device, where, dtype)
 
 
-def _scoring(settings: Settings, source: ScorerSource) -> Placement:
-    executor, stage = settings.executor, f"score: {source.slug}"
+def _scoring(settings: Settings, stage: str, source: ScorerSource) -> Placement:
+    executor, stage = settings.executor, f"{stage}: {source.slug}"
     if not source.uses_device:
         return Placement(stage, CPU, _workers(executor, source.slug), "")
     device = worker_device(executor, gpus_per_actor(executor, source.slug))
@@ -154,7 +156,7 @@ def _devices(settings: Settings) -> str:
 def _most_gpus(settings: Settings) -> float:
     """The largest number of GPUs that one actor holds, or that the processes of one training use."""
     executor = settings.executor
-    actors = [gpus_per_actor(executor, source.slug) for source in sources(settings.scoring)]
+    actors = [gpus_per_actor(executor, source.slug) for source in all_scorers(settings)]
     trained = [float(loop.num_processes) for loop in training_loops(settings) if loop.device != CPU]
     return max([gpus_per_actor(executor), *actors, *trained])
 
@@ -184,7 +186,7 @@ def _require_held_gpus(settings: Settings, executor: RayExecutor) -> None:
     if executor.device in (AUTO, CPU):
         return
     without = ["executor"] if not executor.num_gpus_per_actor else []
-    networks = [source.slug for source in sources(settings.scoring) if source.uses_device]
+    networks = [source.slug for source in all_scorers(settings) if source.uses_device]
     without += [f"executor.pools.{slug}" for slug in networks if not gpus_per_actor(executor, slug)]
     if without:
         found = f"executor.device {executor.device}, and num_gpus_per_actor 0 in {', '.join(dict.fromkeys(without))}"

@@ -99,7 +99,14 @@ class Run(RunFolder):
         """The AV-DPO job; its output folder is named by everything that it depends on."""
         settings, executor = self.settings, self.settings.executor
         loop = placed_loop(executor, settings.dpo.loop)
-        depends_on = self.sft.hash, self.pairs_hash, settings.dpo.model_dump(mode="json"), settings.run.seed
+        routing = settings.scoring.modalities
+        depends_on: list[object] = [
+            self.sft.hash,
+            self.pairs_hash,
+            settings.dpo.model_dump(mode="json"),
+            settings.run.seed,
+        ]
+        depends_on += [routing] if routing else []
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),

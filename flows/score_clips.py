@@ -83,7 +83,7 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
     quarantined rows. Raises InputError where no clip can be opened or weights are absent, ConfigError for a scorer
     that cannot be used.
     """
-    sources(job.scoring)  # a scorer that cannot be used is an error before clips are read
+    sources(job.scoring, job.executor)  # a scorer that cannot be used is an error before clips are read
     clip_list = open_clips(csv, job.clip.audio_track)
     if not clip_list.candidates:
         first = clip_list.refused[0].message.splitlines()[0] if clip_list.refused else "it has no rows"
@@ -164,6 +164,6 @@ def _refuse_toy(job: ScoreJob) -> None:
     if "toy" in [use.use for use in job.scoring.uses]:
         raise InputError(
             "the toy scorers can only score clips of the built-in toy world",
-            f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring))}",
+            f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring, job.executor))}",
             "--scorers signal, or --scorers audiobox,imagebind,synchformer,videoalign",
         )

@@ -136,7 +136,7 @@ def compare(
     sides: Mapping[EvaluationSide, pd.DataFrame], settings: BootstrapSettings
 ) -> dict[str, DimensionComparison]:
     """Paired bootstrap over prompts, per dimension. Raises as :func:`paired`."""
-    return {dimension: _resampled(pairs, dimension, settings) for dimension, pairs in paired(sides).items()}
+    return {dimension: resampled(dimension, pairs, settings) for dimension, pairs in paired(sides).items()}
 
 
 def comparison(pairs: PairedDeltas, low: float, high: float, level: float) -> DimensionComparison:
@@ -155,9 +155,10 @@ def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: str) -> Paired
     return PairedDeltas((policy - reference) / scale, scale)
 
 
-def _resampled(pairs: PairedDeltas, dimension: str, settings: BootstrapSettings) -> DimensionComparison:
+def resampled(name: str, pairs: PairedDeltas, settings: BootstrapSettings) -> DimensionComparison:
+    """Paired bootstrap of the mean difference; ``name`` (a dimension or a metric) is part of the seed of the resamples."""
     deltas, num_pairs = pairs.deltas, len(pairs.deltas)
-    generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), num_pairs)))
+    generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(name), num_pairs)))
     draws = generator.integers(0, num_pairs, size=(settings.samples, num_pairs))
     level = (1 - settings.confidence) / 2
     tail = _expanded(level, num_pairs)

@@ -12,7 +12,9 @@ import pandas as pd
 from avpref.datasets import tables
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import RuleOutcome
+from avpref.datasets.evidence.judging import metric_comparison
 from avpref.datasets.rows import EvaluationKind
+from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
 from avpref.flows.run import Run
@@ -21,7 +23,8 @@ from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
-from avpref.flows.workers.scorers import metrics_of, sources
+from avpref.flows.workers.judges import all_scorers, judges_of
+from avpref.flows.workers.scorers import metrics_of
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
 from avpref.storage.run_folder import RESULT_FILE
 from avpref.storage.table_readers import read_candidates
@@ -41,14 +44,14 @@ def collect(run: Run) -> ReportData:
         if run.tables.has(tables.QUARANTINE)
         else tables.to_arrow(tables.QUARANTINE, [])
     )
-    metrics = metrics_of(run.settings.scoring)
+    metrics = metrics_of(run.settings.scoring, run.settings.executor)
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,
         media=run.media,
         metrics=metrics,
         reward_models=tuple(
-            RewardModel(source.name, source.terms) for source in sources(run.settings.scoring) if source.is_network
+            RewardModel(source.name, source.terms) for source in all_scorers(run.settings) if source.is_network
         ),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
@@ -69,6 +72,8 @@ def collect(run: Run) -> ReportData:
         curves=Curves(_curve(run.sft.checkpoint.parent), _curve(run.training_job.output)),
         stages=_stages(run),
         origin=_origin(run),
+        metric_changes=tuple(metric_comparison(metric) for metric in verdict.get("metrics", ())),
+        prompt_blind=checked_prompt_blind(metrics_of(run.settings.scoring), run.settings.audit.prompt_blind),
     )
 
 
@@ -109,8 +114,10 @@ def _origin(run: Run) -> tuple[tuple[str, str], ...]:
     document: dict[str, Any] = lineage(run)
     sealed: dict[str, str] = document.pop("tables")
     scorers = run.tables.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
+    judges = [(judge.name, judge.source.fingerprint) for judge in judges_of(run.settings)]
     return (
         *((name.replace("_", " "), str(value)) for name, value in document.items()),
         *((f"scorer {name}", fingerprint) for name, fingerprint in scorers),
+        *((f"judge {name}", fingerprint) for name, fingerprint in judges),
         *((f"table {name}", version) for name, version in sealed.items()),
     )

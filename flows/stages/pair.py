@@ -43,7 +43,7 @@ def select(run: RunFolder) -> pairing.Selection:
     Raises InputError where ``pairs.norm`` names a norm that no run has, TableError for a damaged table.
     """
     con = training_tables(run)
-    metrics = metrics_of(run.settings.scoring)
+    metrics = metrics_of(run.settings.scoring, run.settings.executor)
     norm = saved_norm(run, run.settings.pairs.norm) if run.settings.pairs.norm else None
     selection = pairing.select_pairs(
         con, run.settings.pairs, metrics, norm or normalise.measure(con, run.run_id, metrics)
@@ -96,7 +96,7 @@ def saved_norm(run: RunFolder, norm_id: str) -> normalise.Norm:
 def _fingerprint(run: Run) -> str:
     manifests = [run.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
     sealed = [manifest.version if manifest else "" for manifest in manifests]
-    names = [metric.name for metric in metrics_of(run.settings.scoring)]
+    names = [metric.name for metric in metrics_of(run.settings.scoring, run.settings.executor)]
     return run.fingerprint("pair", sealed, names, run.settings.pairs.model_dump(mode="json"))
 
 

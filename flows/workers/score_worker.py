@@ -17,7 +17,7 @@ from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.class_scorers import ClassSource
 from avpref.flows.workers.class_scoring import ClassScoring
 from avpref.flows.workers.committed_clips import ClipBytes, open_clip
-from avpref.flows.workers.scorers import ScorerSource
+from avpref.flows.workers.scorer_source import ScorerSource
 from avpref.flows.workers.unit_scoring import NetworkScoring, UnitScoring, WeightlessScoring
 from avpref.identity import bytes_sha256
 from avpref.media.audio_tracks import TrackChoice

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Score
-from avpref.flows.workers.scorers import ScorerSource
+from avpref.flows.workers.scorer_source import ScorerSource
 from avpref.observability.meters import MS_PER_S
 from avpref.rewards.protocol import ScorableClip, Scorer
 

@@ -5,7 +5,7 @@ default ``~/.cache/avpref/weights/<model>/``, where ``avpref weights fetch`` put
 ``HF_HUB_CACHE``). Nothing here downloads, and nothing imports torch.
 
 Exact sizes and hashes are those that other users of the files have published; nobody here has had the files in hand. Other sizes
-are estimates for people. Revisions are commits, so that a model cannot change under its name.
+are estimates for people. Revisions are commits where they are known, so that a model cannot change under its name.
 """
 
 from __future__ import annotations
@@ -179,7 +179,20 @@ VIDEOALIGN = Model(
     "VideoAlign (VideoReward): visual quality, motion quality, agreement with the text",
 )
 
-MODELS: tuple[Model, ...] = (AUDIOBOX, IMAGEBIND, SYNCHFORMER, VIDEOALIGN)
+_CLAP_REPO = "laion/clap-htsat-unfused"
+
+CLAP = Model(
+    "clap",
+    (
+        WeightFile("model.safetensors", HubFile(_CLAP_REPO, "model.safetensors"), 615_000_000),
+        WeightFile("config.json", HubFile(_CLAP_REPO, "config.json"), 5_000),
+        WeightFile("tokenizer.json", HubFile(_CLAP_REPO, "tokenizer.json"), 2_000_000),
+    ),
+    Terms("Apache-2.0", commercial_use=True),
+    "CLAP (HTSAT, unfused): agreement of sound and text; commit, sizes and hashes are not known here, so fetching records what comes",
+)
+
+MODELS: tuple[Model, ...] = (AUDIOBOX, IMAGEBIND, SYNCHFORMER, VIDEOALIGN, CLAP)
 
 
 def model_named(name: str) -> Model:

@@ -30,6 +30,7 @@ LONG = {
     "chaos": "command --rounds 1 --strikes 1 --random-kills 1",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
+    "routed": "--seeds 0 --config configs/tiny.yaml",
     "toyworld": "0 --config configs/tiny.yaml --control configs/tiny.yaml",
     "video_decoding": "--divisor 8 --width 8",
 }

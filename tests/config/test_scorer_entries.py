@@ -82,7 +82,7 @@ def test_pools_are_added_to_those_of_the_reward_models() -> None:
     executor = loaded("executor={kind: ray}", "executor.pools.sharpness.num_actors=3").executor
     assert isinstance(executor, RayExecutor)
     assert {name: pool.num_actors for name, pool in executor.pools.items()} == {
-        **dict.fromkeys(("audiobox", "imagebind", "synchformer", "videoalign", "javis_score"), 1),
+        **dict.fromkeys(("audiobox", "imagebind", "synchformer", "videoalign", "javis_score", "clap"), 1),
         "sharpness": 3,
     }
     with pytest.raises(ConfigError, match=r"unknown key executor\.pools\.sharpness\.num_actor "):

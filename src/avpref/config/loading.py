@@ -29,7 +29,7 @@ GUIDE = "keys and values of docs/configuration.md"
 UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
 """Sections with several forms, selected by their key ``kind``."""
 
-SCORER_LISTS = frozenset({"scoring.scorers"})
+SCORER_LISTS = frozenset({"scoring.scorers", "evaluation.judges"})
 """Lists of scorers, whose entries an override addresses by name: ``scoring.scorers.NAME.settings.KEY=VALUE``."""
 
 Tree = dict[str, Any]
@@ -107,10 +107,16 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 
 
 def _require_implemented(settings: Settings, path: Path) -> None:
-    """Raises ConfigError for a value that the schema knows and no stage of a run can serve."""
+    """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    scorers = {name for use in settings.scoring.uses for name in (use.use, use.slug)}
+    both = [use.slug for use in settings.evaluation.judge_uses if {use.use, use.slug} & scorers]
+    if both:
+        found = f"{path}: {', '.join(both)} in scoring.scorers and in evaluation.judges"
+        fix = "--set evaluation.judges=[], or another scorer that scoring.scorers does not name"
+        raise ConfigError(found, "judges that take no part in selecting pairs", fix)
 
 
 def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], environment: Mapping[str, str]) -> None:

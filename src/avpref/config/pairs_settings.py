@@ -25,7 +25,11 @@ class PairSettings(Section):
 
 
 class AuditSettings(Section):
-    """Check for facts that separate chosen from rejected clips (datasets/evidence/shortcuts.py). It does not change the training data."""
+    """Checks of what the pairs teach; none of them changes the training data.
+
+    Plain facts that separate chosen from rejected clips (datasets/evidence/shortcuts.py), and metrics that do not look at the prompt
+    (datasets/selection/prompt_blind.py).
+    """
 
     action: Literal["flag", "refuse", "off"] = Field(
         default="flag", description="flag: warn and continue; refuse: stop before training; off: measure nothing"
@@ -38,7 +42,12 @@ class AuditSettings(Section):
     )
     confidence: float = Field(default=0.95, gt=0, lt=1)
 
-    @field_validator("action", mode="before")
+    prompt_blind: Literal["warn", "refuse", "off"] = Field(
+        default="warn",
+        description="rewards that do not look at the prompt: warn and continue; refuse: select no pairs; off: do not check",
+    )
+
+    @field_validator("action", "prompt_blind", mode="before")
     @classmethod
     def _false_means_off(cls, value: object) -> object:
         """Accept a bare ``off``, which YAML 1.1 reads as false."""

@@ -41,6 +41,12 @@ class VideoAlignSettings(ModelSettings):
 ModalityName = Literal["video", "audio", "both"]
 
 
+class ClapSettings(ModelSettings):
+    """CLAP. ``zeros`` fills sound of less than 10 s as the published numbers do, ``repeat`` as transformers 5 does."""
+
+    short_clips: Literal["zeros", "repeat"] = "zeros"
+
+
 class ScoringSettings(Section):
     """The scorers, the metrics that enter rewards (empty: all seven) with their weights, and the part of a clip that is scored."""
 
@@ -67,6 +73,7 @@ class ScoringSettings(Section):
     synchformer: SynchformerSettings = SynchformerSettings()
     videoalign: VideoAlignSettings = VideoAlignSettings()
     javis_score: ModelSettings = ModelSettings()
+    clap: ClapSettings = ClapSettings()
 
     @field_validator("scorers", mode="before")
     @classmethod

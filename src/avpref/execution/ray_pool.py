@@ -79,7 +79,7 @@ class RayPool(Generic[ItemT]):
             num_cpus=1,
             num_gpus=settings.num_gpus_per_actor or None,
             max_restarts=0,
-            runtime_env={"env_vars": ACTOR_ENV},
+            runtime_env=settings.runtime_env.for_ray(ACTOR_ENV),
         )
         self._waiting: deque[Unit[ItemT]] = deque()
         self._ended: deque[UnitOutcome] = deque()

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from avpref.cli.views.run_rows import pair, pairs
 from avpref.config.loading import load_config, load_section
-from avpref.config.pairs_settings import PairSettings
+from avpref.config.pairs_settings import AuditSettings, PairSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.console import say
 from avpref.datasets import table_files, tables
@@ -21,9 +21,11 @@ from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import Leaderboard, leaderboard
 from avpref.datasets.selection.pairing import Selection, select_pairs
+from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.datasets.selection.score_table_import import read_scores
 from avpref.datasets.table_files import check_format
 from avpref.datasets.views import connect_tables
+from avpref.domain import Metric
 from avpref.errors import ConfigError, PartialResult
 from avpref.flows.stages.pair import select, training_tables
 from avpref.flows.workers.scorers import metrics_of
@@ -44,7 +46,7 @@ __all__ = [
 
 Document = dict[str, Any]
 
-MAY_CHANGE = ("pairs.", "scoring.metrics", "scoring.weights")
+MAY_CHANGE = ("pairs.", "scoring.metrics", "scoring.weights", "audit.prompt_blind")
 DECLARES = "scoring.scorers"
 """Over a file of scores, the scorers that declare its metrics may be named too."""
 
@@ -58,7 +60,9 @@ def from_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[Document, Sel
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.tables.require(table)
     settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
+    blind = _prompt_blind(metrics_of(settings.scoring), settings.audit)
     selection = select(replace(folder, settings=settings))
+    selection = replace(selection, warnings=(*selection.warnings, *blind))
     documents = pairs(folder, selection.pairs)
     return {"run_id": folder.run_id, **_document(selection, settings.pairs, documents)}, selection
 
@@ -74,6 +78,7 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
     if settings.norm:
         raise ConfigError("pairs.norm with a file of scores", "a run, which saves its norms", "leave pairs.norm empty")
     metrics = metrics_of(scoring)
+    blind = _prompt_blind(metrics, load_section(AuditSettings, "audit", _of_section("audit", overrides)))
     read = read_scores(path, metrics, settings)
     if read.unused:
         say(f"{path}: columns that are not used: {', '.join(read.unused)}")
@@ -81,6 +86,7 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
     selection = select_pairs(con, settings, metrics, normalise.measure(con, path.name, metrics))
     for warning in selection.warnings:
         say(warning)
+    selection = replace(selection, warnings=(*selection.warnings, *blind))
     documents = [pair(row, metrics, None, {}) for row in selection.pairs.to_pylist()]
     refused = [asdict(row) for row in read.refused]
     return {"scores": str(path), **_document(selection, settings, documents), "refused": refused}, selection
@@ -95,7 +101,7 @@ def snapshot(folder: RunFolder) -> Snapshot:
     """The run's pairs and the inputs of their selection."""
     con = training_tables(folder)
     read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
-    settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring)
+    settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring, folder.settings.executor)
     return Snapshot(
         folder.tables.read(tables.PAIRS),
         SelectionInputs(**read, norm=read_norm(folder.tables), settings=settings, metrics=metrics),
@@ -112,7 +118,7 @@ def compared(before: RunFolder, after: RunFolder) -> Document:
 
 def leaderboard_of(folder: RunFolder) -> Leaderboard:
     """The pairs that each strategy would select over the run's scores; on the run's norm where it has one."""
-    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
+    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring, folder.settings.executor)
     norm = (
         read_norm(folder.tables) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
     )
@@ -132,6 +138,14 @@ def _document(selection: Selection, settings: PairSettings, documents: list[Docu
         "excluded": selection.excluded.to_pylist(),
         "warnings": list(selection.warnings),
     }
+
+
+def _prompt_blind(metrics: Sequence[Metric], audit: AuditSettings) -> tuple[str, ...]:
+    """Say what the metrics do not compare with the prompt; returns the same. Raises ConfigError where that is to be refused."""
+    findings = checked_prompt_blind(metrics, audit.prompt_blind)
+    for finding in findings:
+        say(f"prompt-blind rewards: {finding}")
+    return findings
 
 
 def _of_section(section: str, overrides: Sequence[str]) -> list[str]:
