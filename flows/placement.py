@@ -18,13 +18,14 @@ from avpref.config.schema import Settings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.devices import AUTO, resolved
 from avpref.errors import ConfigError
+from avpref.execution.kept_actors import stop_kept_actors
 from avpref.execution.ray_session import cluster_address, join_ray, num_local_cpus
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import ScorerSource, sources
 
 CPU = "cpu"
 OF_EXECUTOR = "executor"
-Launcher = Literal["in_process", "ray"]
+Launcher = Literal["in_process", "processes", "ray"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def require_devices(settings: Settings) -> None:
 def join_for_training(executor: InProcessExecutor | RayExecutor, loop: LoopSettings) -> None:
     """Join or start Ray where ``loop`` (with its launcher resolved) needs it. Raises as :func:`join_ray`."""
     if loop.launcher == "ray":
+        stop_kept_actors()
         join_ray(executor if isinstance(executor, RayExecutor) else RayExecutor(num_actors=loop.num_processes))
 
 
@@ -130,8 +132,8 @@ def training_loops(settings: Settings) -> Iterator[LoopSettings]:
 def _training(stage: str, settings: Settings, training: SftSettings | DpoSettings) -> Placement:
     loop = placed_loop(settings.executor, training.loop)
     dtype = f"{training.base_dtype}, adapter float32" if isinstance(training, DpoSettings) else "float32"
-    where = f"{loop.num_processes} Ray Train worker(s)" if loop.launcher == "ray" else "this process"
-    return Placement(stage, loop.device, where, dtype)
+    where = {"ray": f"{loop.num_processes} Ray Train worker(s)", "processes": f"{loop.num_processes} process(es)"}
+    return Placement(stage, loop.device, where.get(loop.launcher, "this process"), dtype)
 
 
 def _scoring(settings: Settings, stage: str, source: ScorerSource) -> Placement:
@@ -170,9 +172,9 @@ def _without_gpus(executor: InProcessExecutor | RayExecutor) -> str:
 
 
 def _require_processes(executor: InProcessExecutor | RayExecutor, loop: LoopSettings) -> None:
-    if loop.launcher != "ray" and loop.num_processes > 1:
+    if loop.launcher == "in_process" and loop.num_processes > 1:
         found = f"{loop.num_processes} training processes with launcher {loop.launcher}"
-        raise ConfigError(found, "launcher ray or auto, or one process", "--set dpo.loop.launcher=ray")
+        raise ConfigError(found, "launcher ray, processes or auto, or one process", "--set dpo.loop.launcher=ray")
     if not isinstance(executor, RayExecutor) or loop.launcher != "ray" or cluster_address(executor):
         return
     if loop.num_processes > num_local_cpus(executor):

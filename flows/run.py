@@ -22,6 +22,7 @@ from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_id
 from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
 from avpref.identity import digest
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
+from avpref.models.checkpoints.shipped_networks import network_hash
 from avpref.storage.file_hashes import sha256_of
 from avpref.storage.run_folder import RunFolder
 from avpref.storage.table_readers import pairs_hash, read_norm, read_prompts
@@ -163,4 +164,4 @@ def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:
         )
     lora = checkpoint_hash(Path(weights.lora)) if weights.lora else ""
     identity = network.model_dump(mode="json")
-    return digest("network", checkpoint_hash(Path(weights.network)), lora, weights.dtype, identity)
+    return digest("network", network_hash(weights.network), lora, weights.dtype, identity)

@@ -15,13 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from scipy.special import ndtr, stdtrit
 
-from avpref.datasets.query_texts import metric_list
-from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
+from avpref.datasets.reward_formula import MetricScale, MissingScores, compute_rewards
 from avpref.datasets.rows import EvaluationSide
-from avpref.datasets.views import Limits, open_connection, sql
 from avpref.domain import dimensions_of
 from avpref.errors import InputError
 from avpref.identity import derive_seed
@@ -69,22 +66,13 @@ def rewards_of_sides(
         )
     unscored = [metric.name for metric in metrics if reference[metric.name].isna().all()]
     both = pd.concat([reference, policy.assign(**dict.fromkeys(unscored, np.nan))])
-    con = open_connection(Limits(threads=1))
-    con.register("raw_scores", _raw_scores(both, metrics))
-    create_rewards(con, metrics, "micro", MissingScores.WORST)
-    dimensions = dimensions_of(metrics)
-    query = sql("rewards_of_sides").format(dimensions=metric_list("{metric}", dimensions))
-    rows = con.sql(query).to_arrow_table().to_pandas()
-    rewards = pd.DataFrame({name: rows[name].to_numpy(float) for name in dimensions}, index=both.index)
+    names = [metric.name for metric in metrics]
+    raw = both[names].to_numpy(float).T
+    _, prompts = np.unique([str(prompt) for prompt in both.index], return_inverse=True)
+    computed = compute_rewards(raw, metrics, "micro", MissingScores.WORST, prompts)
+    rewards = pd.DataFrame(computed.by_dimension.T, index=both.index, columns=list(computed.dimensions))
     num_prompts = len(reference)
     return {EvaluationSide.REFERENCE: rewards[:num_prompts], EvaluationSide.POLICY: rewards[num_prompts:]}
-
-
-def _raw_scores(scores: pd.DataFrame, metrics: Sequence[MetricScale]) -> pa.Table:
-    """Rows as :func:`avpref.datasets.reward_formula.create_rewards` takes them; NaN becomes NULL."""
-    columns = {m.name: pa.array(scores[m.name].to_numpy(float), pa.float64(), from_pandas=True) for m in metrics}
-    prompts = pa.array([str(prompt) for prompt in scores.index], pa.string())
-    return pa.table({"ordinal": pa.array(range(len(scores)), pa.int64()), "prompt_id": prompts, **columns})
 
 
 @dataclass(frozen=True, eq=False)

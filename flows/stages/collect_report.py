@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from avpref.config.training_settings import SftWeights
 from avpref.datasets import tables
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import RuleOutcome
@@ -69,11 +70,13 @@ def collect(run: Run) -> ReportData:
         excluded=run.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
         audit=tuple(read_audit(run)),
-        curves=Curves(_curve(run.sft.checkpoint.parent), _curve(run.training_job.output)),
+        curves=Curves(_sft_curve(run), _curve(run.training_job.output)),
         stages=_stages(run),
         origin=_origin(run),
         metric_changes=tuple(metric_comparison(metric) for metric in verdict.get("metrics", ())),
-        prompt_blind=checked_prompt_blind(metrics_of(run.settings.scoring), run.settings.audit.prompt_blind),
+        prompt_blind=checked_prompt_blind(
+            metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
+        ),
     )
 
 
@@ -97,6 +100,11 @@ def _held_out(rows: pd.DataFrame) -> HeldOut:
 
 def _with_origin(rewards: pd.DataFrame, candidates: Mapping[str, Candidate]) -> pd.DataFrame:
     return rewards.assign(origin=[str(candidates[candidate].origin) for candidate in rewards.candidate_id])
+
+
+def _sft_curve(run: Run) -> pd.DataFrame:
+    """The curve of the SFT training; empty where the run started from given weights, whose training left none here."""
+    return pd.DataFrame() if isinstance(run.settings.sft, SftWeights) else _curve(run.sft_output)
 
 
 def _curve(folder: Path) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def check_judges(settings: Settings) -> None:
         _refuse_unknown(settings.evaluation.judge_metrics, ())
         return
     selectors = sources(settings.scoring, settings.executor)
-    rewarded = {metric.name for metric in metrics_of(settings.scoring)} - set(METRIC_BY_NAME)
+    rewarded = {metric.name for metric in metrics_of(settings.scoring, settings.executor)} - set(METRIC_BY_NAME)
     for judge in judges:
         for selector in selectors:
             if reason := _shared(judge.source, selector):

@@ -191,7 +191,8 @@ def tiny_clap(placement: Placement = CPU, short_clips: ShortClips = ShortClips.Z
     """The scorer with a small network of random weights, for tests and dry runs: its numbers are meaningless."""
     network = build_clap(TINY)
     fill(network, device=placement.device)
-    moved = network.to(device=torch.device(placement.device), dtype=placement.dtype)
+    module: Any = network  # transformers wraps the method "to" in a way that loses its type
+    moved = module.to(device=torch.device(placement.device), dtype=placement.dtype)
     return ClapScorer(moved, _bytes, placement, short_clips, weights_id="random weights", terms=MEANINGLESS)
 
 

@@ -42,7 +42,7 @@ class ClipMessage:
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What is sent of a clip: number of frames, their longest side in pixels, and whether the sound is sent."""
+    """Limits of a message: number of frames, their longest side in pixels, and whether the sound is sent."""
 
     num_frames: int
     longest_side_px: int

@@ -28,6 +28,7 @@ QUICK = {
 }
 LONG = {
     "chaos": "command --rounds 1 --strikes 1 --random-kills 1",
+    "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
     "routed": "--seeds 0 --config configs/tiny.yaml",

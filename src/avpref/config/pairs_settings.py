@@ -12,7 +12,7 @@ from avpref.config.section import Section
 class PairSettings(Section):
     """Rules that select the chosen and the rejected candidate of a prompt; see datasets/selection/pairing.py."""
 
-    strategy: Literal["modality", "average", "strict"] = "modality"
+    strategy: Literal["modality", "average", "strict", "routed"] = "modality"
     average: Literal["micro", "macro"] = "micro"
     normalise: bool = True
     ground_truth: bool = True
@@ -21,6 +21,11 @@ class PairSettings(Section):
     min_aspect_ratio: float = Field(default=0.0, ge=0)
     max_aspect_ratio: float = Field(default=1e9, gt=0)
     max_length_ratio: float = Field(default=1e9, ge=1)
+    routed_tolerance: float = Field(
+        default=0.25,
+        ge=0,
+        description="routed: how much worse the chosen side of a pair of one dimension may be in every other dimension",
+    )
     norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
 
 

@@ -59,7 +59,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Metric rows of the two trainings, one row per optimiser step, in order."""
+    """Metric rows of the two trainings, one row per optimiser step, in order; ``sft`` is empty for given weights."""
 
     sft: pd.DataFrame
     dpo: pd.DataFrame

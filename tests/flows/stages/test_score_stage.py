@@ -85,7 +85,7 @@ def test_random_weights_are_marked_in_every_row(together: pd.DataFrame) -> None:
         InProcessExecutor(scoring="waves"),
         pytest.param(RayExecutor(num_actors=2), marks=pytest.mark.slow),
         pytest.param(RayExecutor(scoring="waves"), marks=pytest.mark.slow),
-        RayExecutor(scoring="pools"),
+        pytest.param(RayExecutor(scoring="pools"), marks=pytest.mark.slow),
     ],
     ids=lambda executor: f"{executor.kind}-{executor.scoring}",
 )

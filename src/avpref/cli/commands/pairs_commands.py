@@ -21,7 +21,8 @@ Scores = Annotated[
     Parameter(name="--scores", help="file of scores (.csv, .parquet) instead of a run: long or wide columns"),
 ]
 Strategy = Annotated[
-    Literal["modality", "average", "strict"] | None, Parameter(name="--strategy", help="overrides pairs.strategy")
+    Literal["modality", "average", "strict", "routed"] | None,
+    Parameter(name="--strategy", help="overrides pairs.strategy"),
 ]
 Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table to this .parquet or .csv file")]
 Before = Annotated[str, Parameter(help=RUN_HELP)]
@@ -152,5 +153,5 @@ def _print_differences(document: dict[str, Any]) -> None:
         return
     print_table(document["summary"], ["change", "cause", "pairs"])
     print_line()
-    columns = ["prompt_id", "change", "cause", "chosen", "rejected", "margin_before", "margin_after"]
+    columns = ["prompt_id", "change", "cause", "chosen", "rejected", "dimension", "margin_before", "margin_after"]
     print_table(document["differences"], columns)

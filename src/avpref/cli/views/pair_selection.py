@@ -22,12 +22,13 @@ from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import Leaderboard, leaderboard
 from avpref.datasets.selection.pairing import Selection, select_pairs
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
+from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.score_table_import import read_scores
+from avpref.datasets.selection.selection_source import source_of
 from avpref.datasets.table_files import check_format
-from avpref.datasets.views import connect_tables
 from avpref.domain import Metric
 from avpref.errors import ConfigError, PartialResult
-from avpref.flows.stages.pair import select, training_tables
+from avpref.flows.stages.pair import select, training_rows, training_source
 from avpref.flows.workers.scorers import metrics_of
 from avpref.storage import local_files
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
@@ -60,7 +61,7 @@ def from_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[Document, Sel
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.tables.require(table)
     settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
-    blind = _prompt_blind(metrics_of(settings.scoring), settings.audit)
+    blind = _prompt_blind(metrics_of(settings.scoring, settings.executor), settings.audit)
     selection = select(replace(folder, settings=settings))
     selection = replace(selection, warnings=(*selection.warnings, *blind))
     documents = pairs(folder, selection.pairs)
@@ -82,8 +83,8 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
     read = read_scores(path, metrics, settings)
     if read.unused:
         say(f"{path}: columns that are not used: {', '.join(read.unused)}")
-    con = connect_tables({"candidates": read.candidates, "scores": read.scores})
-    selection = select_pairs(con, settings, metrics, normalise.measure(con, path.name, metrics))
+    matrix = read_matrix(source_of({"candidates": read.candidates, "scores": read.scores}), metrics)
+    selection = select_pairs(matrix, settings, normalise.measure(matrix, path.name))
     for warning in selection.warnings:
         say(warning)
     selection = replace(selection, warnings=(*selection.warnings, *blind))
@@ -99,8 +100,7 @@ def exit_code(document: Document) -> int:
 
 def snapshot(folder: RunFolder) -> Snapshot:
     """The run's pairs and the inputs of their selection."""
-    con = training_tables(folder)
-    read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
+    read = training_rows(folder)
     settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring, folder.settings.executor)
     return Snapshot(
         folder.tables.read(tables.PAIRS),
@@ -118,11 +118,9 @@ def compared(before: RunFolder, after: RunFolder) -> Document:
 
 def leaderboard_of(folder: RunFolder) -> Leaderboard:
     """The pairs that each strategy would select over the run's scores; on the run's norm where it has one."""
-    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring, folder.settings.executor)
-    norm = (
-        read_norm(folder.tables) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
-    )
-    return leaderboard(con, metrics, norm)
+    matrix = read_matrix(training_source(folder), metrics_of(folder.settings.scoring, folder.settings.executor))
+    has_norm = folder.tables.has(tables.NORMS)
+    return leaderboard(matrix, read_norm(folder.tables) if has_norm else normalise.measure(matrix, folder.run_id))
 
 
 def _document(selection: Selection, settings: PairSettings, documents: list[Document]) -> Document:
