@@ -90,7 +90,8 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
         first = clip_list.refused[0].message.splitlines()[0] if clip_list.refused else "it has no rows"
         raise InputError(f"{csv}: no clip can be opened ({first})", "at least one readable clip", f"correct {csv}")
     ids = [candidate.candidate_id for candidate in clip_list.candidates]
-    identity = digest("clip scores", ids, job.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+    excluded = NOT_OF_IDENTITY | ({"clip"} if job.clip.audio_track == "" else set())
+    identity = digest("clip scores", ids, job.model_dump(mode="json", exclude=set(excluded)), size=8)
     folder = ClipScores(Path(root).resolve() / f"{job.run.name}-{identity}", job)
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)

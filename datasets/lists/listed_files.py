@@ -14,9 +14,9 @@ from avpref.datasets.lists.csv_records import printable
 from avpref.datasets.lists.csv_text import literal
 from avpref.errors import InputError, MediaError
 from avpref.identity import file_sha256
-from avpref.media.finite_sound import require_finite_sound
 from avpref.media.reading import MediaInfo, probe
 from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
+from avpref.media.sound.finite_sound import require_finite_sound
 
 NO_FILE = "no file named"
 NO_SUCH_FILE = "no such file"

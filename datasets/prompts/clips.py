@@ -29,9 +29,7 @@ REQUIRED = ("file", "text")
 OPTIONAL = ("taxonomy", "group")
 INSTANCE_MARK = "#"
 RECORDING_ID_CHARS = 16
-SOUND_SLACK_S = 0.15
-"""Seconds after the start of a window in which its sound must have begun; containers and encoders delay it by up to 0.1 s."""
-MAX_SILENT_SHARE = 0.1
+MAX_SILENT_SHARE = 1 / 3
 """Share of a training clip for which its recording may have no sound."""
 
 
@@ -141,13 +139,13 @@ def prompts(
 ) -> tuple[list[Prompt], list[RefusedRow]]:
     """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the refused rows.
 
-    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Windows that begin
-    before the sound does are not used and make a refused row. ``rules`` choose the sound. Whole recordings
-    are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about ``held_out_share``
-    of them, at least one and never all; recordings of one ``group`` are held out together, by the hash of its name. So a recording
-    keeps its split when the list grows (see :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a
-    few recordings can change). Held-out windows, taken in turn from every held-out recording, become ``num_evaluation_clips``
-    evaluation prompts; if there are fewer windows, they are used again as further instances.
+    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Windows in
+    which the sound begins after more than :data:`MAX_SILENT_SHARE` are not used and make a refused row. ``rules`` choose the sound.
+    Whole recordings are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about
+    ``held_out_share`` of them, at least one and never all; recordings of one ``group`` are held out together, by the hash of its
+    name. So a recording keeps its split when the list grows (see :func:`avpref.datasets.prompts.held_out.held_out`; what holds for
+    the first or last of a few recordings can change). Held-out windows, taken in turn from every held-out recording, become
+    ``num_evaluation_clips`` evaluation prompts; if there are fewer windows, they are used again as further instances.
 
     ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
     ``prompt_id`` derives from text, source and split as usual. ``ground_truth_path`` is absolute; ``ground_truth_sha256``
@@ -273,8 +271,8 @@ def _split(rows: Sequence[Recording], share: float, seed: int) -> tuple[list[Rec
 
 
 def _starts_s(recording: Recording, shape: ClipShape) -> tuple[float, ...]:
-    """Starts of the recording's windows in which there is sound from the beginning."""
-    earliest_s = recording.sound_start_s - SOUND_SLACK_S
+    """Starts of the recording's windows in which there is sound for all but :data:`MAX_SILENT_SHARE`."""
+    earliest_s = recording.sound_start_s - MAX_SILENT_SHARE * shape.duration_s
     return tuple(
         start_s for start_s in window_starts_s(recording.duration_s, shape.duration_s) if start_s >= earliest_s
     )

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.media.downmix import mix
 from avpref.media.reading import DecodedClip
+from avpref.media.sound.downmix import mix
 
 Sound = NDArray[np.float32]
 """Samples [C, S], full scale 1."""

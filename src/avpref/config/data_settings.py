@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from avpref.config.section import Section
 
@@ -18,6 +18,14 @@ class RecordingSettings(Section):
 
     audio_track: Annotated[int, Field(ge=0)] | str = ""
     hdr: Literal["tone_map", "refuse"] = "tone_map"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """The settings without an empty choice, so that runs without one keep the ids that they had before it could be made."""
+        tree: dict[str, object] = serialize(self)
+        if self.audio_track == "":
+            tree.pop("audio_track", None)
+        return tree
 
 
 class ClipSettings(RecordingSettings):

@@ -6,7 +6,7 @@ variable rates, B-frames, edit lists and priming samples are read correctly. Pic
 deinterlaced, with square pixels and in the standard range (:mod:`avpref.media.picture.display`).
 
 Of several video streams the one with the most pixels is read (except cover art), of several audio streams the default one (see
-:func:`avpref.media.audio_tracks.choose_audio`). Channels are mixed to mono (:mod:`avpref.media.downmix`).
+:func:`avpref.media.sound.audio_tracks.choose_audio`). Channels are mixed to mono (:mod:`avpref.media.sound.downmix`).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
-from avpref.media.audio_samples import AudioCollector
-from avpref.media.audio_tracks import AudioTrack, choose_audio, track_properties
 from avpref.media.containers import MediaSource, opened
-from avpref.media.downmix import audible_weights, mix
 from avpref.media.geometry import OWN_SIZE, ClipShape, FilledSize, PictureSize
 from avpref.media.picture.display import hdr_error
 from avpref.media.picture.picture_tracks import VideoTrack, best_video, fps_hz, video_track
 from avpref.media.picture.shown_frames import FramePicker, PictureConverter
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
+from avpref.media.sound.audio_samples import AudioCollector
+from avpref.media.sound.audio_tracks import AudioTrack, choose_audio, track_properties
+from avpref.media.sound.downmix import audible_weights, mix
 from avpref.media.timeline import recording_s
 from avpref.media.window_decoding import (
     END_SLACK_S,
@@ -104,7 +104,7 @@ class DecodedClip:
 def probe(source: MediaSource, rules: ReadingRules = DEFAULT_READING) -> MediaInfo:
     """Properties of ``source`` from its headers and one decoded frame, with the sound that ``rules`` choose.
 
-    Raises MediaError if it cannot be read or is refused by ``rules``, and as :func:`avpref.media.audio_tracks.choose_audio`.
+    Raises MediaError if it cannot be read or is refused by ``rules``, and as :func:`avpref.media.sound.audio_tracks.choose_audio`.
     """
     with opened(source) as container:
         video, audio = best_video(container), choose_audio(container, rules.audio_track)
@@ -134,7 +134,7 @@ def read_clip(
     sampled at the shape's frame rate, and the audio is resampled to its sample rate. Without one, the rates are those of the
     file (a variable frame rate becomes its average), and the pictures are kept at ``size``.
 
-    ``rules`` choose the sound, see :func:`avpref.media.audio_tracks.choose_audio`. Where the recording has no sound, ``audio``
+    ``rules`` choose the sound, see :func:`avpref.media.sound.audio_tracks.choose_audio`. Where the recording has no sound, ``audio``
     is zero, and ``sound_share`` says for how much; ``has_video`` and ``has_audio`` report missing tracks. Raises MediaError for a
     file that cannot be decoded or is shorter than its header says, for sound that is not finite, for a track that cannot be chosen,
     and for a window that extends past the recording; ValueError for a negative start, a length of 0 or less, or two different lengths.

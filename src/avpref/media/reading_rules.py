@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from avpref.media.audio_tracks import TrackChoice
+from avpref.media.sound.audio_tracks import TrackChoice
 
 
 class HdrHandling(StrEnum):
@@ -21,7 +21,7 @@ class HdrHandling(StrEnum):
 class ReadingRules:
     """How recordings are read where there is a choice.
 
-    ``audio_track`` chooses the sound, see :func:`avpref.media.audio_tracks.choose_audio`.
+    ``audio_track`` chooses the sound, see :func:`avpref.media.sound.audio_tracks.choose_audio`.
     """
 
     audio_track: TrackChoice = ""

@@ -15,7 +15,6 @@ from enum import Enum, auto
 import av
 from av.container import InputContainer
 
-from avpref.media.audio_samples import PREROLL_S, AudioCollector
 from avpref.media.containers import ends_early
 from avpref.media.frame_times import (
     CountedTimes,
@@ -29,6 +28,7 @@ from avpref.media.frame_times import (
 )
 from avpref.media.picture.deinterlacing import Deinterlacer
 from avpref.media.picture.shown_frames import FRAME_SLACK_S, FramePicker
+from avpref.media.sound.audio_samples import PREROLL_S, AudioCollector
 from avpref.media.timeline import PROGRAM_STREAM, container_end_s, declared_end_s, origin_s
 
 END_SLACK_S = 0.1

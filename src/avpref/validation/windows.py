@@ -13,10 +13,10 @@ from avpref.datasets.lists.csv_records import printable
 from avpref.datasets.lists.csv_rows import data_rows
 from avpref.datasets.lists.listed_files import inspect, locate
 from avpref.errors import InputError
-from avpref.media.downmix import mix
 from avpref.media.geometry import ClipShape, window_starts_s
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
+from avpref.media.sound.downmix import mix
 from avpref.rewards.negatives.cuts import Cut, Donor
 
 SUFFIXES = frozenset(

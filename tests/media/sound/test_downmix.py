@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from avpref.errors import MediaError
-from avpref.media.downmix import audible_weights, mix, mono_weights
-from avpref.media.finite_sound import require_finite_sound
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
+from avpref.media.sound.downmix import audible_weights, mix, mono_weights
+from avpref.media.sound.finite_sound import require_finite_sound
 
 RATE_HZ = 8000
 GUID = bytes.fromhex("0100000000001000800000aa00389b71")

@@ -9,8 +9,8 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 
-from avpref.media.downmix import mix, mono_weights
-from avpref.media.finite_sound import packed_samples, refuse_not_finite
+from avpref.media.sound.downmix import mix, mono_weights
+from avpref.media.sound.finite_sound import packed_samples, refuse_not_finite
 
 RESYNC_S = 0.005
 """Difference in seconds between timestamp and sample count above which audio starts a new segment."""

@@ -9,9 +9,9 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 
 from avpref.errors import MediaError
-from avpref.media.audio_tracks import choose_audio
 from avpref.media.containers import MediaSource, opened
 from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
+from avpref.media.sound.audio_tracks import choose_audio
 
 FLOAT_CODECS = ("wavpack", "mp4als")
 """Codecs beside PCM that may store floating-point samples."""
