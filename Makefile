@@ -2,10 +2,20 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+TORCH := $(or $(TORCH),$(shell cat $(VENV)/.torch 2>/dev/null || (nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo cuda) || echo cpu))
+RUNTIME_LOCKS := requirements.lock requirements-torch-$(TORCH).lock
+STAMP := $(VENV)/.installed-dev-$(TORCH)
+RUNTIME_STAMP := $(VENV)/.installed-$(TORCH)
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 RUNS ?= runs
+# one process of tests per core, four at most; PROCESSES= runs them in one
+PROCESSES ?= -n auto --maxprocesses 4
+FILMS ?= films
+FILM := $(FILMS)/big-buck-bunny.mp4
+FILM_CLIPS := $(FILMS)/scenes/clips.csv
+SHORT_CLIPS := $(FILMS)/two-minutes/clips.csv
+CLIPS ?= $(SHORT_CLIPS)
 SEED ?= 0
 
 export PYTHONSAFEPATH := 1
@@ -15,27 +25,51 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-clips test check slow bench chaos golden docs format clean
+.PHONY: help env demo demo-full demo-clips demo-film test check slow bench chaos golden docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(STAMP): requirements.lock pyproject.toml
+# what the loop needs; the other stamps go, because the environment has one build of torch
+$(RUNTIME_STAMP): $(RUNTIME_LOCKS) pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $(STAMP)
+	rm -f $(VENV)/.installed*
+	$(BIN)/python deploy/install_environment.py --torch $(TORCH)
+	echo $(TORCH) > $(VENV)/.torch
+	touch $(RUNTIME_STAMP)
 
-env: $(STAMP)  ## create the environment
+$(STAMP): $(RUNTIME_LOCKS) requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/.installed*
+	$(BIN)/python deploy/install_environment.py --torch $(TORCH) --dev
+	echo $(TORCH) > $(VENV)/.torch
+	touch $(RUNTIME_STAMP) $(STAMP)
 
-demo: $(STAMP)  ## the whole loop on the toy world: 7 to 10 minutes on two cores
+env: $(STAMP)  ## create the environment, with tests and notebooks; TORCH=cpu or cuda (default: cuda where there is a GPU)
+
+demo: $(RUNTIME_STAMP)  ## the whole loop on the toy world: a few minutes on two cores
 	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
 
-demo-clips: $(STAMP)  ## the whole loop on your recordings: make demo-clips CLIPS=clips.csv
+demo-full: $(RUNTIME_STAMP)  ## the same, and the SFT network is trained too: about twice as long
+	$(BIN)/avpref retrain --config configs/toyworld-full.yaml --runs $(RUNS) --seed $(SEED)
+
+$(FILM): | $(RUNTIME_STAMP)
+	$(BIN)/avpref prompts fetch-film --out $@
+
+$(FILM_CLIPS): $(FILM) configs/film-texts.csv
+	$(BIN)/avpref prompts cut $(FILM) --out $(@D) --texts configs/film-texts.csv --until-s 488 --scene-s 20
+
+$(SHORT_CLIPS): $(FILM) configs/film-texts.csv
+	$(BIN)/avpref prompts cut $(FILM) --out $(@D) --texts configs/film-texts.csv --until-s 120 --scene-s 20
+
+demo-clips: $(RUNTIME_STAMP) $(filter $(SHORT_CLIPS),$(CLIPS))  ## the whole loop on recordings: two minutes of a film, or CLIPS=clips.csv
 	$(BIN)/avpref retrain --config configs/clips.yaml --set prompts.clips=$(CLIPS) --runs $(RUNS) --seed $(SEED)
 
-test: $(STAMP)  ## the tests: about 15 minutes on two cores
-	$(BIN)/python -m pytest
+demo-film: $(RUNTIME_STAMP) $(FILM_CLIPS)  ## the whole loop on a film, Big Buck Bunny, with held-out scenes
+	$(BIN)/avpref retrain --config configs/film.yaml --set prompts.clips=$(FILM_CLIPS) --runs $(RUNS) --seed $(SEED)
+
+test: $(STAMP)  ## the tests, in one process per core (four at most)
+	$(BIN)/python -m pytest $(PROCESSES)
 
 golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN names another folder of them
 	$(BIN)/python -m pytest -m golden
@@ -47,9 +81,9 @@ check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PROCESSES)
 
-NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/preparation.py benchmarks/readme_images.py
+NEED_INPUT := benchmarks/compare_checkouts.py benchmarks/compare_demo.py benchmarks/learned_scorers.py benchmarks/preparation.py benchmarks/readme_images.py
 
 bench: $(STAMP)  ## every benchmark script that needs no input; each writes its dated result beside itself
 	for script in $(filter-out $(NEED_INPUT),$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done

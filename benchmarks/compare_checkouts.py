@@ -39,10 +39,14 @@ def media_hashes(run: Path) -> dict[str, str]:
 
 
 def weight_hashes(run: Path) -> dict[str, str]:
-    """SHA-256 of the trained network and of the adapter, by path."""
+    """SHA-256 of the trained network and of the adapter, and of networks that were made of given weights, by path."""
     patterns = ("models/*/network.safetensors", "models/*/adapter/adapter_model.safetensors")
     paths = sorted(path for pattern in patterns for path in run.glob(pattern))
-    return {path.relative_to(run).as_posix(): _sha256(path) for path in paths}
+    imported = sorted(run.parent.glob("networks/*/network.safetensors"))
+    return {
+        path.relative_to(run.parent if path in imported else run).as_posix(): _sha256(path)
+        for path in (*paths, *imported)
+    }
 
 
 def table_hashes(run: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from avpref.flows.workers.score_worker import ClipView
+from avpref.media.picture.display import matrix
 from avpref.media.reading import DecodedClip
 from avpref.rewards.audiobox import audiobox, audiobox_network
 from avpref.rewards.imagebind import imagebind, imagebind_towers
@@ -75,7 +76,7 @@ def decode_alone(path: Path, has_picture: bool, has_sound: bool) -> DecodedClip:
             for frame in packet.decode():
                 if isinstance(frame, av.VideoFrame):
                     if len(frames) < needed[0]:
-                        frames.append(frame.to_ndarray(format="rgb24"))
+                        frames.append(frame.reformat(format="rgb24", src_colorspace=matrix(frame)).to_ndarray())
                 else:
                     pieces.append(frame.to_ndarray())
             if len(frames) >= needed[0] and sum(piece.shape[1] for piece in pieces) >= needed[1]:

@@ -141,7 +141,7 @@ def main() -> None:
 · Python {platform.python_version()}, {versions}
 
 `python benchmarks/toyworld.py {" ".join(map(str, seeds))}`. Deltas on held-out prompts in standard deviations of the SFT model, same
-noise before and after, paired bootstrap 95 % intervals. Everything is reseeded: SFT set, SFT, candidates, training, evaluation.
+noise before and after, paired bootstrap 95 % intervals. Everything after the shipped SFT network is reseeded.
 
 `{chosen.config}`:
 

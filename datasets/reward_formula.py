@@ -7,8 +7,8 @@
    ``scoring.weights`` lists others, which is the mean of the paper.
 
 Pairs (:mod:`avpref.datasets.selection.candidate_rewards`) and the gate (:mod:`avpref.datasets.evidence.evaluation`) call
-:func:`create_rewards`; reports read the rewards that the two have sealed. The formula is SQL (``reward_macros``,
-``normalised_scores``, ``candidate_rewards``), because tables of ten million candidates must fit into bounded memory.
+:func:`compute_rewards`; reports read the rewards that the two have sealed. A missing score or reward is NaN. Every number depends
+on its own column alone (ranks aside) and terms are added in the order of the metrics, so slices give the bits of the whole.
 
 Source: JavisDiT++ §"Reward Models" and its ranking script.
 """
@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-import duckdb
+import numpy as np
+from numpy.typing import NDArray
 
-from avpref.datasets.query_texts import metric_list, sql
-from avpref.domain import Dimension
+from avpref.domain import dimensions_of
 
 Average = Literal["micro", "macro"]
+Floats = NDArray[np.float64]
 
-MACROS = ("normalised", "mean_rank", "worst_if_missing")
+SLICE = 1 << 14
+"""Columns that are computed at once: few enough for a processor's cache."""
 
 
 class MissingScores(StrEnum):
@@ -54,76 +56,102 @@ class MetricScale:
     weight: float = 1.0
 
 
-def create_rewards(
-    con: duckdb.DuckDBPyConnection, metrics: Sequence[MetricScale], average: Average, missing: MissingScores
-) -> None:
-    """Create the temporary tables ``normalised_scores`` and ``candidate_rewards`` of the connection.
+@dataclass(frozen=True, eq=False)
+class Rewards:
+    """``by_dimension`` [D, N] in the order of ``dimensions``; ``overall`` [N]."""
 
-    In: table or view ``raw_scores`` with columns ``ordinal``, ``prompt_id`` and one per metric; NULL is a missing score.
-    Out: ``normalised_scores`` has a column per metric, ``candidate_rewards`` one per dimension and ``overall``; a dimension
-    of the built-in three that no metric measures is NULL. Terms are added in the order of ``metrics``.
+    dimensions: tuple[str, ...]
+    by_dimension: Floats
+    overall: Floats
+
+
+def compute_rewards(
+    scores: Floats,
+    metrics: Sequence[MetricScale],
+    average: Average,
+    missing: MissingScores,
+    prompts: NDArray[np.integer],
+) -> Rewards:
+    """Rewards of raw ``scores`` [M, N], NaN where one is missing; ``prompts`` [N] tells the rows of one prompt from others.
+
+    With ``EXCLUDE`` a row that lacks a score has no rewards at all, whatever the weight of the metric.
     """
-    names = [metric.name for metric in metrics]
-    parameters = {
-        "mean": [metric.mean for metric in metrics],
-        "std": [metric.std for metric in metrics],
-        "sign": [1.0 if metric.higher_is_better else -1.0 for metric in metrics],
-    }
-    normalised = metric_list(
-        "normalised({metric}, $mean[{number}], $std[{number}], $sign[{number}]) AS {metric}", names
-    )
-    rewards = sql("candidate_rewards").format(
-        values=metric_list(_value(average), names),
-        filled=metric_list(_filled(missing), names),
-        rewards=", ".join(_means(metrics)),
-        kept=_kept(missing),
-    )
-    con.execute(sql("reward_macros"))
-    try:
-        con.execute(sql("normalised_scores").format(normalised=normalised), parameters)
-        con.execute(rewards)
-    finally:
-        for macro in MACROS:
-            con.execute(f"DROP MACRO IF EXISTS temp.{macro}")
+    dimensions = dimensions_of(metrics)
+    rewards = Rewards(dimensions, np.empty((len(dimensions), scores.shape[1])), np.empty(scores.shape[1]))
+    is_plain = average == "micro" and missing is MissingScores.EXCLUDE
+    values = scores if is_plain else _replaced(scores, metrics, average, missing, prompts)
+    for start in range(0, scores.shape[1], SLICE):
+        part = slice(start, start + SLICE)
+        numbers = normalised_scores(values[:, part], metrics) if is_plain else values[:, part]
+        for number, dimension in enumerate(dimensions):
+            rewards.by_dimension[number, part] = _mean(numbers, metrics, [m.dimension == dimension for m in metrics])
+        rewards.overall[part] = _mean(numbers, metrics, [True] * len(metrics))
+    if missing is MissingScores.EXCLUDE:
+        is_incomplete = np.isnan(scores).any(axis=0)
+        rewards.by_dimension[:, is_incomplete] = rewards.overall[is_incomplete] = np.nan
+    return rewards
 
 
-def _value(average: Average) -> str:
-    match average:
-        case "micro":
-            return "{metric}"
-        case "macro":
-            return "mean_rank({metric}) AS {metric}"
+def normalised_scores(scores: Floats, metrics: Sequence[MetricScale]) -> Floats:
+    """Scores [M, N] after direction and normalisation; NaN stays NaN."""
+    return np.stack([normalised(line, metric) for line, metric in zip(scores, metrics, strict=True)])
 
 
-def _filled(missing: MissingScores) -> str:
-    match missing:
-        case MissingScores.EXCLUDE:
-            return "{metric}"
-        case MissingScores.WORST:
-            return "worst_if_missing({metric}, prompt_id) AS {metric}"
+def normalised(scores: Floats, metric: MetricScale) -> Floats:
+    """Scores [N] of one metric after direction and normalisation: higher is better."""
+    if not metric.std > 0:
+        return np.where(np.isnan(scores), np.nan, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (1.0 if metric.higher_is_better else -1.0) * ((scores - metric.mean) / metric.std)
 
 
-def _kept(missing: MissingScores) -> str:
-    """A sum with a NULL is NULL, so ``overall`` is there exactly where no score is missing."""
-    match missing:
-        case MissingScores.EXCLUDE:
-            return "overall IS NOT NULL"
-        case MissingScores.WORST:
-            return "true"
+def mean_ranks(values: Floats) -> Floats:
+    """Ranks [N] from 1, ascending; equal values share the mean of their ranks; NaN has none."""
+    ranks = np.full(len(values), np.nan)
+    rows = np.flatnonzero(~np.isnan(values))
+    order = rows[np.argsort(values[rows])]
+    ordered = values[order]
+    is_first = np.append(True, ordered[1:] != ordered[:-1]) if len(order) else np.zeros(0, dtype=bool)
+    run = np.cumsum(is_first) - 1
+    starts = np.flatnonzero(is_first)
+    ends = np.append(starts[1:], len(order))
+    ranks[order] = ((starts + 1 + ends) / 2)[run]
+    return ranks
 
 
-def _means(metrics: Sequence[MetricScale]) -> list[str]:
-    dimensions = dict.fromkeys([*Dimension, *(metric.dimension for metric in metrics)])
-    means = [f'{_mean([m for m in metrics if m.dimension == d])} AS "{d}"' for d in dimensions]
-    return [*means, f"{_mean(metrics)} AS overall"]
+def _replaced(
+    scores: Floats,
+    metrics: Sequence[MetricScale],
+    average: Average,
+    missing: MissingScores,
+    prompts: NDArray[np.integer],
+) -> Floats:
+    """Normalised scores, or their ranks, after the policy for missing scores [M, N]."""
+    values = normalised_scores(scores, metrics)
+    for line in values:
+        if average == "macro":
+            line[:] = mean_ranks(line)
+        if missing is MissingScores.WORST:
+            line[:] = _worst_if_missing(line, prompts)
+    return values
 
 
-def _mean(metrics: Sequence[MetricScale]) -> str:
-    """A term of weight 1 is the bare value, which has the same bits as the product."""
-    if not metrics:
-        return "NULL::DOUBLE"
-    terms = [
-        metric_list("{metric}" if metric.weight == 1 else f"{metric.weight!r}::DOUBLE * {{metric}}", [metric.name])
-        for metric in metrics
-    ]
-    return f"(0.0::DOUBLE + {' + '.join(terms)}) / {sum(metric.weight for metric in metrics)!r}::DOUBLE"
+def _worst_if_missing(values: Floats, prompts: NDArray[np.integer]) -> Floats:
+    """The smallest value of all rows in place of a NaN, unless no row of the prompt has a value."""
+    is_missing = np.isnan(values)
+    if is_missing.all():
+        return values
+    has_score = np.isin(prompts, prompts[~is_missing])
+    return np.where(is_missing & has_score, np.nanmin(values), values)
+
+
+def _mean(values: Floats, metrics: Sequence[MetricScale], is_part: Sequence[bool]) -> Floats:
+    """Weighted mean over the metrics of ``is_part``, added from 0, so that it is never negative zero [N]."""
+    total, weight = np.zeros(values.shape[1]), 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for line, metric in zip(
+            values[list(is_part)], [m for m, part in zip(metrics, is_part, strict=True) if part], strict=True
+        ):
+            total += line if metric.weight == 1 else metric.weight * line
+            weight += metric.weight
+        return total / weight

@@ -20,9 +20,10 @@ class EvaluationSide(StrEnum):
 
 
 class EvaluationKind(StrEnum):
-    """Kind of number in an evaluation row: a metric's raw score, or a dimension's reward under ``norm_id``."""
+    """Kind of number in an evaluation row: a metric's raw score, a judge's raw score, or a dimension's reward under ``norm_id``."""
 
     SCORE = "score"
+    JUDGE = "judge"
     REWARD = "reward"
 
 
@@ -60,7 +61,7 @@ class EvaluationRow:
     """One number of one held-out clip. ``(evaluation_id, prompt_id, index)`` occurs once per side and name, on one seed.
 
     Joining the two sides on prompt, index, kind and name gives the paired differences that the bootstrap resamples.
-    ``name`` is a metric where ``kind`` is ``score`` and a dimension where it is ``reward``.
+    ``name`` is a metric where ``kind`` is ``score``, ``SCORER/METRIC`` where it is ``judge``, and a dimension where it is ``reward``.
     """
 
     evaluation_id: str

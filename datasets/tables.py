@@ -182,6 +182,7 @@ DIFFERENCES = _table(
     cause="text",
     chosen="text",
     rejected="text",
+    dimension="text",
     margin_before="float?",
     margin_after="float?",
 )
@@ -272,7 +273,10 @@ def to_bytes(arrow: pa.Table) -> bytes:
 def bytes_of(schema: pa.Schema, parts: Iterable[pa.Table]) -> tuple[bytes, int]:
     """Concatenated tables as the bytes of one file, as :func:`to_bytes`, and the number of rows; bounded memory."""
     sink, num_rows = io.BytesIO(), 0
-    with pq.ParquetWriter(sink, schema, compression="zstd", compression_level=3) as writer:
+    repeated = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    with pq.ParquetWriter(
+        sink, schema, compression="zstd", compression_level=3, use_dictionary=repeated
+    ) as writer:  # measured numbers rarely repeat, and looking for repeats takes longer than writing them
         for group in _row_groups(schema, parts):
             writer.write_table(group, row_group_size=ROWS_PER_GROUP)
             num_rows += group.num_rows

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from avpref.datasets import tables
+from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
 from avpref.flows.quarantine import seal_quarantine
@@ -20,6 +21,7 @@ def curate(
 ) -> dict[str, Any]:
     """Run the stages from prompts to audited pairs; only what is missing is computed. Returns stages and number of pairs."""
     run = Run.of(create_run(config_path, runs, seed, overrides))
+    check_before_first_stage(run.settings)
     parameters = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides}
     with reporting.execution("curate", parameters, run.settings.reporting), owned(run):
         times, items = run_stages(run, CURATION)

@@ -18,11 +18,13 @@ from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.domain import Prompt, Split
+from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.placement import Placement, placements
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
 from avpref.flows.workers.encode_worker import mp4_bytes
 from avpref.flows.workers.generator import open_codec
+from avpref.flows.workers.judges import judges_of
 from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
@@ -71,7 +73,8 @@ class DryRun:
 
 
 def estimate(settings: Settings) -> DryRun:
-    """Items and bytes of every stage. Raises what the run itself would raise on its prompts, network or codec."""
+    """Items and bytes of every stage. Raises what the run itself would raise on its prompts, network, codec or judges."""
+    check_before_first_stage(settings)
     source = open_prompt_source(settings)
     prompts = source.prompts().prompts
     clip_bytes = noise_clip_bytes(settings)
@@ -81,6 +84,7 @@ def estimate(settings: Settings) -> DryRun:
         *_candidate_stages(settings, prompts, clip_bytes),
         *_pair_stages(settings, prompts),
         DryRunRow("evaluate", held_out, "clips", held_out * clip_bytes),
+        *_judge_stages(settings, held_out),
     )
     return DryRun(stages, clip_bytes, tuple(placements(settings)))
 
@@ -135,8 +139,14 @@ def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int
     candidates = sum(1 for _ in planned_candidates(prompts, settings))
     return [
         DryRunRow("generate", candidates, "candidates", candidates * clip_bytes),
-        DryRunRow("score", candidates * len(metrics_of(settings.scoring)), "scores", None),
+        DryRunRow("score", candidates * len(metrics_of(settings.scoring, settings.executor)), "scores", None),
     ]
+
+
+def _judge_stages(settings: Settings, held_out: int) -> list[DryRunRow]:
+    """Judges score the clips of both sides."""
+    num_scores = sum(len(judge.source.metrics) for judge in judges_of(settings))
+    return [DryRunRow("evaluate_judge", 2 * held_out * num_scores, "scores", None)] if num_scores else []
 
 
 def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[DryRunRow]:

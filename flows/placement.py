@@ -18,12 +18,14 @@ from avpref.config.schema import Settings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.devices import AUTO, resolved
 from avpref.errors import ConfigError
+from avpref.execution.kept_actors import stop_kept_actors
 from avpref.execution.ray_session import cluster_address, join_ray, num_local_cpus
+from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import ScorerSource, sources
 
 CPU = "cpu"
 OF_EXECUTOR = "executor"
-Launcher = Literal["in_process", "ray"]
+Launcher = Literal["in_process", "processes", "ray"]
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,11 @@ def placements(settings: Settings) -> list[Placement]:
     if not isinstance(settings.text, WordTextSettings):
         rows += [Placement("texts", device, workers, settings.text.dtype)]
     rows += [Placement("generate", device, workers, settings.sampling.dtype)]
-    rows += [_scoring(settings, source) for source in sources(settings.scoring)]
+    rows += [_scoring(settings, "score", source) for source in sources(settings.scoring, settings.executor)]
     codec_dtype = "" if isinstance(settings.codec, IdentityCodecSettings) else settings.codec.dtype
     rows += [Placement("encode", device, workers, codec_dtype), _training("train", settings, settings.dpo)]
-    return [*rows, Placement("evaluate", device, workers, settings.sampling.dtype)]
+    rows += [Placement("evaluate", device, workers, settings.sampling.dtype)]
+    return [*rows, *(_scoring(settings, "judge", judge.source) for judge in judges_of(settings))]
 
 
 def gpus_per_actor(executor: InProcessExecutor | RayExecutor, slug: str = "") -> float:
@@ -115,6 +118,7 @@ def require_devices(settings: Settings) -> None:
 def join_for_training(executor: InProcessExecutor | RayExecutor, loop: LoopSettings) -> None:
     """Join or start Ray where ``loop`` (with its launcher resolved) needs it. Raises as :func:`join_ray`."""
     if loop.launcher == "ray":
+        stop_kept_actors()
         join_ray(executor if isinstance(executor, RayExecutor) else RayExecutor(num_actors=loop.num_processes))
 
 
@@ -128,12 +132,12 @@ def training_loops(settings: Settings) -> Iterator[LoopSettings]:
 def _training(stage: str, settings: Settings, training: SftSettings | DpoSettings) -> Placement:
     loop = placed_loop(settings.executor, training.loop)
     dtype = f"{training.base_dtype}, adapter float32" if isinstance(training, DpoSettings) else "float32"
-    where = f"{loop.num_processes} Ray Train worker(s)" if loop.launcher == "ray" else "this process"
-    return Placement(stage, loop.device, where, dtype)
+    where = {"ray": f"{loop.num_processes} Ray Train worker(s)", "processes": f"{loop.num_processes} process(es)"}
+    return Placement(stage, loop.device, where.get(loop.launcher, "this process"), dtype)
 
 
-def _scoring(settings: Settings, source: ScorerSource) -> Placement:
-    executor, stage = settings.executor, f"score: {source.slug}"
+def _scoring(settings: Settings, stage: str, source: ScorerSource) -> Placement:
+    executor, stage = settings.executor, f"{stage}: {source.slug}"
     if not source.uses_device:
         return Placement(stage, CPU, _workers(executor, source.slug), "")
     device = worker_device(executor, gpus_per_actor(executor, source.slug))
@@ -154,7 +158,7 @@ def _devices(settings: Settings) -> str:
 def _most_gpus(settings: Settings) -> float:
     """The largest number of GPUs that one actor holds, or that the processes of one training use."""
     executor = settings.executor
-    actors = [gpus_per_actor(executor, source.slug) for source in sources(settings.scoring)]
+    actors = [gpus_per_actor(executor, source.slug) for source in all_scorers(settings)]
     trained = [float(loop.num_processes) for loop in training_loops(settings) if loop.device != CPU]
     return max([gpus_per_actor(executor), *actors, *trained])
 
@@ -168,9 +172,9 @@ def _without_gpus(executor: InProcessExecutor | RayExecutor) -> str:
 
 
 def _require_processes(executor: InProcessExecutor | RayExecutor, loop: LoopSettings) -> None:
-    if loop.launcher != "ray" and loop.num_processes > 1:
+    if loop.launcher == "in_process" and loop.num_processes > 1:
         found = f"{loop.num_processes} training processes with launcher {loop.launcher}"
-        raise ConfigError(found, "launcher ray or auto, or one process", "--set dpo.loop.launcher=ray")
+        raise ConfigError(found, "launcher ray, processes or auto, or one process", "--set dpo.loop.launcher=ray")
     if not isinstance(executor, RayExecutor) or loop.launcher != "ray" or cluster_address(executor):
         return
     if loop.num_processes > num_local_cpus(executor):
@@ -184,7 +188,7 @@ def _require_held_gpus(settings: Settings, executor: RayExecutor) -> None:
     if executor.device in (AUTO, CPU):
         return
     without = ["executor"] if not executor.num_gpus_per_actor else []
-    networks = [source.slug for source in sources(settings.scoring) if source.uses_device]
+    networks = [source.slug for source in all_scorers(settings) if source.uses_device]
     without += [f"executor.pools.{slug}" for slug in networks if not gpus_per_actor(executor, slug)]
     if without:
         found = f"executor.device {executor.device}, and num_gpus_per_actor 0 in {', '.join(dict.fromkeys(without))}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avpref.config.loading import load_config
+from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
 from avpref.flows.prefect.run_events import emit_verdict
@@ -63,6 +64,7 @@ def run_loop(
     errors; what was finished stays finished.
     """
     run = Run.of(folder)
+    check_before_first_stage(run.settings)
     reported = parameters or {"run_dir": str(run.root)}
     with reporting.execution(name, reported, run.settings.reporting), owned(run, wait):
         times, items = run_stages(run, STAGES)

@@ -22,6 +22,7 @@ from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_id
 from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
 from avpref.identity import digest
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
+from avpref.models.checkpoints.shipped_networks import network_hash
 from avpref.storage.file_hashes import sha256_of
 from avpref.storage.run_folder import RunFolder
 from avpref.storage.table_readers import pairs_hash, read_norm, read_prompts
@@ -99,7 +100,14 @@ class Run(RunFolder):
         """The AV-DPO job; its output folder is named by everything that it depends on."""
         settings, executor = self.settings, self.settings.executor
         loop = placed_loop(executor, settings.dpo.loop)
-        depends_on = self.sft.hash, self.pairs_hash, settings.dpo.model_dump(mode="json"), settings.run.seed
+        routing = settings.scoring.modalities
+        depends_on: list[object] = [
+            self.sft.hash,
+            self.pairs_hash,
+            settings.dpo.model_dump(mode="json"),
+            settings.run.seed,
+        ]
+        depends_on += [routing] if routing else []
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),
@@ -156,4 +164,4 @@ def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:
         )
     lora = checkpoint_hash(Path(weights.lora)) if weights.lora else ""
     identity = network.model_dump(mode="json")
-    return digest("network", checkpoint_hash(Path(weights.network)), lora, weights.dtype, identity)
+    return digest("network", network_hash(weights.network), lora, weights.dtype, identity)

@@ -73,7 +73,8 @@ class AliasState:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a run, in the order of its document. ``evaluation`` holds the comparison of every dimension.
+    """The result of a run, in the order of its document. ``evaluation`` holds the comparison of every dimension, ``metrics`` that of
+    every metric that selected pairs and of every judge.
 
     ``is_changed`` says whether this execution computed anything, ``why`` has one sentence per stage and kind of item.
     """
@@ -90,6 +91,7 @@ class RunResult:
     gate: GateResult
     quarantined: int
     spent: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...] = ()
     is_changed: bool = True
     why: tuple[str, ...] = ()
     promotion: AliasState | None = None
@@ -128,6 +130,7 @@ def collect_result(run: Run, times: Sequence[StageTime]) -> RunResult:
         gate=GateResult(verdict["gate"]["verdict"], tuple(verdict["gate"]["reasons"])),
         quarantined=len(run.documents.quarantined()),
         spent=spent_by(run).document(),
+        metrics=tuple(verdict.get("metrics", ())),
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from avpref.execution.item_counts import ItemCounts, StageCounts
+from avpref.execution.kept_actors import actors_kept
 from avpref.execution.ray_session import ray_session
 from avpref.flows.placement import require_devices
 from avpref.flows.prefect import run_reporting as reporting
@@ -44,7 +45,7 @@ def owned(run: Run, wait: bool = False) -> Iterator[None]:
     Raises StorageError where another command owns the run, unless ``wait`` says to wait for it.
     """
     started = time.monotonic()
-    with run.locked(wait), ray_session(), publishing(run):
+    with run.locked(wait), ray_session(), actors_kept(), publishing(run):
         run.events.write("started")
         yield
         run.events.write("finished", seconds=round(time.monotonic() - started, 3))

@@ -11,16 +11,19 @@ from avpref.config.loading import NOT_OF_IDENTITY
 from avpref.config.observe_settings import ObserveSettings
 from avpref.config.schema import ScoreJob
 from avpref.datasets import tables
+from avpref.datasets.lists.csv_records import printable
+from avpref.datasets.lists.listed_files import inspect_clip
 from avpref.datasets.prompts.clips import ClipRow, RefusedRow, read_rows
 from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Candidate, Origin, Prompt, Split, prompt_id
-from avpref.errors import InputError, MediaError
+from avpref.errors import InputError
 from avpref.flows.stages.candidate_plan import GROUND_TRUTH_INDEX
 from avpref.flows.stages.score import ScoringRequest, score_items
+from avpref.flows.workers.prompt_sources import reading_rules
 from avpref.flows.workers.score_worker import ClipView, ScoreItem
 from avpref.flows.workers.scorers import sources
-from avpref.identity import digest, file_sha256
-from avpref.media.reading import probe
+from avpref.identity import digest
+from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
 from avpref.observability.run_status import publishing, publishing_stage
 from avpref.storage.files import Files
 from avpref.storage.local_files import LocalFiles, storage_errors
@@ -81,13 +84,14 @@ def score_clip_list(csv: Path, job: ScoreJob, root: Path) -> tuple[ClipScores, l
     quarantined rows. Raises InputError where no clip can be opened or weights are absent, ConfigError for a scorer
     that cannot be used.
     """
-    sources(job.scoring)  # a scorer that cannot be used is an error before clips are read
-    clip_list = open_clips(csv)
+    sources(job.scoring, job.executor)  # a scorer that cannot be used is an error before clips are read
+    clip_list = open_clips(csv, reading_rules(job.clip))
     if not clip_list.candidates:
         first = clip_list.refused[0].message.splitlines()[0] if clip_list.refused else "it has no rows"
         raise InputError(f"{csv}: no clip can be opened ({first})", "at least one readable clip", f"correct {csv}")
     ids = [candidate.candidate_id for candidate in clip_list.candidates]
-    identity = digest("clip scores", ids, job.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+    excluded = NOT_OF_IDENTITY | ({"clip"} if job.clip.audio_track == "" else set())
+    identity = digest("clip scores", ids, job.model_dump(mode="json", exclude=set(excluded)), size=8)
     folder = ClipScores(Path(root).resolve() / f"{job.run.name}-{identity}", job)
     with storage_errors(folder.root):
         folder.root.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,7 @@ def _score(folder: ClipScores, clip_list: ClipList) -> list[QuarantineRow]:
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in clip_list.candidates]
     job = folder.job
     _refuse_toy(job)
-    view = ClipView(None, folder.window_s)
+    view = ClipView(None, folder.window_s, reading_rules(job.clip))
     scored = score_items(folder, STAGE, ScoringRequest(items, job.scoring, job.run, view))
     quarantined = clip_list.refused + distinct(folder.tables.seal_units(folder.units(tables.SCORES), scored.units))
     inputs = digest("clips", [candidate.candidate_id for candidate in clip_list.candidates])
@@ -111,7 +115,7 @@ def _score(folder: ClipScores, clip_list: ClipList) -> list[QuarantineRow]:
     return quarantined
 
 
-def open_clips(csv: Path) -> ClipList:
+def open_clips(csv: Path, rules: ReadingRules = DEFAULT_READING) -> ClipList:
     """Probe and hash every file of ``csv``. Unusable rows are returned with their reasons; the others are kept."""
     prompts: dict[str, Prompt] = {}
     candidates: dict[str, Candidate] = {}
@@ -121,8 +125,8 @@ def open_clips(csv: Path) -> ClipList:
             refused.append(_refusal(row, "InputError", row.reason))
             continue
         try:
-            prompt, candidate = _candidate(row)
-        except (MediaError, InputError) as error:
+            prompt, candidate = _candidate(row, rules)
+        except InputError as error:
             refused.append(_refusal(row, type(error).__name__, str(error)))
             continue
         prompts.setdefault(prompt.prompt_id, prompt)
@@ -131,13 +135,11 @@ def open_clips(csv: Path) -> ClipList:
 
 
 def _refusal(row: ClipRow | RefusedRow, error: str, message: str) -> QuarantineRow:
-    return QuarantineRow(f"line {row.line}: {row.file}", STAGE, error, message, 1)
+    return QuarantineRow(f"line {row.line}: {printable(row.file)}", STAGE, error, message, 1)
 
 
-def _candidate(row: ClipRow) -> tuple[Prompt, Candidate]:
-    if not row.path.is_file():
-        raise InputError(f"{row.file}: no such file", "a file beside the CSV, or an absolute path", "correct the row")
-    sha256, info = file_sha256(row.path), probe(row.path)
+def _candidate(row: ClipRow, rules: ReadingRules) -> tuple[Prompt, Candidate]:
+    info, sha256 = inspect_clip(row.path, rules)
     prompt = Prompt(prompt_id(row.text), row.text, Split.TRAIN)
     fps_hz = info.video.fps_hz if info.video else 0.0
     return prompt, Candidate(
@@ -148,7 +150,7 @@ def _candidate(row: ClipRow) -> tuple[Prompt, Candidate]:
         seed=0,
         checkpoint_hash="",
         sampler_hash="",
-        path=str(row.path.resolve()),
+        path=str(row.path),
         sha256=sha256,
         num_frames=round(info.duration_s * fps_hz),
         height_px=info.video.height_px if info.video else 0,
@@ -163,6 +165,6 @@ def _refuse_toy(job: ScoreJob) -> None:
     if "toy" in [use.use for use in job.scoring.uses]:
         raise InputError(
             "the toy scorers can only score clips of the built-in toy world",
-            f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring))}",
+            f"scorers for recordings, not {', '.join(source.name for source in sources(job.scoring, job.executor))}",
             "--scorers signal, or --scorers audiobox,imagebind,synchformer,videoalign",
         )

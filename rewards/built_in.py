@@ -8,5 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-BUILT_IN_CLASSES: Mapping[str, str] = {}
+BUILT_IN_CLASSES: Mapping[str, str] = {
+    "reward_service": "avpref.rewards.service.reward_service:RewardService",
+    "vlm_judge": "avpref.rewards.service.vlm_judge:VlmJudge",
+}
 """``package.module:Class`` by name."""

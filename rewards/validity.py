@@ -27,6 +27,7 @@ class Flag(StrEnum):
     BLANK = "blank picture"
     STILL = "the picture does not move"
     SILENT = "silent"
+    NO_SOUND = "the recording has no sound in this window"
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ DEFAULT_RULES = ValidityRules()
 MOVED_LEVELS = 10
 """Change, in levels of 255, above which a value counts as moving; lossy coding of a still picture stays below."""
 MOTION_STRIDE = 2
+MIN_SOUND_SHARE = 0.05
+"""Share of a clip below which its recording has no sound there: it has not begun, or has ended."""
 
 _FLAGS_OF = {
     Dimension.VIDEO: frozenset({Flag.NO_VIDEO, Flag.TOO_SHORT, Flag.BLANK}),
-    Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT}),
+    Dimension.AUDIO: frozenset({Flag.NO_AUDIO, Flag.TOO_SHORT, Flag.SILENT, Flag.NO_SOUND}),
     Dimension.AV: frozenset(Flag),
 }
 _TRACKS = frozenset({MetricInput.PICTURE, MetricInput.SOUND})
@@ -60,7 +63,7 @@ _DIMENSION_OF = {PICTURE: Dimension.VIDEO, SOUND: Dimension.AUDIO}
 
 
 def flags(clip: DecodedClip, rules: ValidityRules) -> tuple[Flag, ...]:
-    """All flags of ``clip``, in the order of :class:`Flag`. Sound with NaN or infinity counts as silent."""
+    """All flags of ``clip``, in the order of :class:`Flag`. Sound with NaN or infinity, which no file gives, counts as silent."""
     return in_flag_order(picture_flags(clip, rules) | sound_flags(clip, rules))
 
 
@@ -86,6 +89,8 @@ def sound_flags(clip: DecodedClip, rules: ValidityRules) -> frozenset[Flag]:
     flags = set()
     if clip.audio is None:
         flags.add(Flag.NO_AUDIO)
+    elif clip.sound_share < MIN_SOUND_SHARE:
+        flags.add(Flag.NO_SOUND)
     elif not _rms(clip.audio) >= rules.min_rms:
         flags.add(Flag.SILENT)
     if clip.duration_s < rules.min_duration_s:

@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("house", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("house")
 
 HERE = Path(__file__).parent
-pytest_plugins = ("run_copies", "outside_modules")
+pytest_plugins = ("run_copies", "outside_modules", "worker_groups")
 
 if not os.access(HERE.parent, os.W_OK):
     hypothesis.configuration.set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "hypothesis")

@@ -51,7 +51,8 @@ class PairSet:
     """Preference pairs: N chosen and N rejected clips of equal shape over P texts; texts as in :class:`ClipSet`.
 
     desync_audio [N, K, C, L, M] (optional) holds K shifted versions of each chosen clip's audio, for rule-made rejected clips.
-    Raises InputError for shapes that do not match.
+    moves_video and moves_audio, bool [N] (both or none), say which modalities the loss of a pair moves; without them every pair
+    moves all. Raises InputError for shapes that do not match, and for a pair that moves no modality of the data.
     """
 
     ids: tuple[str, ...]
@@ -65,6 +66,8 @@ class PairSet:
     negative_text: Tensor | None = None
     negative_mask: Tensor | None = None
     desync_audio: Tensor | None = None
+    moves_video: Tensor | None = None
+    moves_audio: Tensor | None = None
 
     def __post_init__(self) -> None:
         video = {"chosen_video": (self.chosen_video, 5), "rejected_video": (self.rejected_video, 5)}
@@ -77,6 +80,7 @@ class PairSet:
                 raise InputError(found, "equal shapes", REMAKE)
         if self.desync_audio is not None:
             self._check_desync(self.desync_audio)
+        self._check_moves()
         _check_texts(self, len(self.ids))
 
     def _check_desync(self, desync: Tensor) -> None:
@@ -84,6 +88,21 @@ class PairSet:
         if audio is None or desync.ndim != 5 or desync[:, 0].shape != audio.shape:
             expected = None if audio is None else [audio.shape[0], "delays", *audio.shape[1:]]
             raise InputError(f"desync_audio has shape {list(desync.shape)}", f"shape {expected}", REMAKE)
+
+    def _check_moves(self) -> None:
+        video, audio = self.moves_video, self.moves_audio
+        if video is None and audio is None:
+            return
+        if video is None or audio is None:
+            raise InputError("one of moves_video and moves_audio", "both or none", REMAKE)
+        for name, moves in (("moves_video", video), ("moves_audio", audio)):
+            if moves.shape != (len(self.ids),) or moves.dtype != torch.bool:
+                raise InputError(f"{name} is {moves.dtype} {list(moves.shape)}", f"bool [{len(self.ids)}]", REMAKE)
+        none = torch.zeros_like(video)
+        moved = (none if self.chosen_video is None else video) | (none if self.chosen_audio is None else audio)
+        if not moved.all():
+            pair = self.ids[int(moved.int().argmin())]
+            raise InputError(f"pair {pair} moves no modality of the data", "at least one", REMAKE)
 
 
 Data = TypeVar("Data", ClipSet, PairSet)

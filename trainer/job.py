@@ -101,7 +101,7 @@ class TrainingJob:
                     "set dtype: float32, or an adapter",
                 )
         loop = self.settings.loop
-        if loop.launcher != "ray" and loop.num_processes > 1:
+        if loop.launcher not in ("ray", "processes") and loop.num_processes > 1:
             found = f"loop.num_processes {loop.num_processes} with loop.launcher {loop.launcher}"
             raise ConfigError(
                 found, "one process", "set loop.launcher: ray, or run: torchrun -m avpref.trainer.worker JOB.json"

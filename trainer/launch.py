@@ -1,4 +1,7 @@
-"""Launch a training job in this process or as workers of Ray Train. torchrun starts :mod:`avpref.trainer.worker` instead."""
+"""Launch a training job in this process, in several of this machine, or as workers of Ray Train.
+
+torchrun starts :mod:`avpref.trainer.worker` instead.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from avpref.errors import AvprefError
 from avpref.trainer.job import JOB, TrainingJob
+from avpref.trainer.local_processes import run_in_processes
 from avpref.trainer.metrics import METRICS_FILE, PerModality, TrainingSummary
 from avpref.trainer.parallel import Context, ProgressCallback, choose_device, ignore_progress
 from avpref.trainer.run_job import SUMMARY_FILE, run_job
@@ -22,13 +26,16 @@ FOLLOW_S = 1.0
 def launch(job: TrainingJob, on_progress: ProgressCallback = ignore_progress) -> TrainingSummary:
     """Run or resume ``job`` with the launcher of its settings. ``on_progress(step, metrics)`` is called in this process only.
 
-    With Ray, this process reads the workers' metrics file once a second and calls ``on_progress`` from another thread. Raises
-    what :func:`avpref.trainer.run_job.run_job` raises; with Ray, AvprefError that quotes the worker's error.
+    With ``processes``, this process is the first of them. With Ray, this process reads the workers' metrics file once a second and
+    calls ``on_progress`` from another thread. Raises what :func:`avpref.trainer.run_job.run_job` raises; with several processes,
+    AvprefError that quotes another process's error.
     """
     job.check()
     if job.settings.loop.launcher == "ray":
         with _following(job.output / METRICS_FILE, on_progress):
             return _launch_ray(job)
+    if job.settings.loop.launcher == "processes":
+        return run_in_processes(job, on_progress)
     return run_job(job, Context(device=choose_device(job.device, 0), on_progress=on_progress))
 
 

@@ -177,9 +177,12 @@ class MetricWindow:
         self._started = time.monotonic()
 
     def add(self, result: LossAndMetrics, norm: Tensor) -> None:
-        """Add one step: sums over this rank's samples, [metrics + 1, buckets]; the last row counts samples."""
+        """Add one step: sums over this rank's samples and numbers of samples that count, [2 metrics, buckets]."""
         self._names = list(result.metrics)
-        values = torch.stack([*result.metrics.values(), torch.ones_like(result.t)]).double()
+        all_count = torch.ones_like(result.t, dtype=torch.bool)
+        counted = torch.stack([result.counted.get(name, all_count) for name in self._names])
+        sums = torch.where(counted, torch.stack(list(result.metrics.values())).double(), 0.0)
+        values = torch.cat([sums, counted.double()])
         bucket = torch.bucketize(result.t, self._edges)
         empty = values.new_zeros(len(values), len(TIMESTEP_EDGES) + 1)
         self._sums.append(empty.index_add_(1, bucket, values))
@@ -192,14 +195,11 @@ class MetricWindow:
         """
         assert self._sums, "a flush follows at least one step"
         sums = self._context.all_reduce_sum(torch.stack(self._sums))
-        means = (sums.sum(2)[:, :-1] / self._plan.loop.batch_size).tolist()
         norms = torch.stack(self._norms).tolist()
         rows: list[MetricRow] = []
-        for offset, (values, norm) in enumerate(zip(means, norms, strict=True)):
-            step = done - len(means) + offset
-            row = {"step": step + 1, "lr": self._plan.lr(step), "grad_norm": norm} | dict(
-                zip(self._names, values, strict=True)
-            )
+        for offset, (values, norm) in enumerate(zip(sums.sum(2).tolist(), norms, strict=True)):
+            step = done - len(norms) + offset
+            row = {"step": step + 1, "lr": self._plan.lr(step), "grad_norm": norm} | _means(self._names, values)
             _require_finite(row)
             rows.append(add_displacement(row, [*log.rows[-64:], *rows], self._plan.displacement_alarm))
         seconds = time.monotonic() - self._started
@@ -209,14 +209,21 @@ class MetricWindow:
         self._sums, self._norms, self._started = [], [], time.monotonic()
 
 
+def _means(names: list[str], values: list[float]) -> dict[str, float]:
+    """Means by name from sums and counts [2 metrics]; metrics that no sample counts in are omitted."""
+    sums, counts = values[: len(names)], values[len(names) :]
+    return {name: total / count for name, total, count in zip(names, sums, counts, strict=True) if count}
+
+
 def _bucket_means(names: list[str], sums: Tensor) -> dict[str, float]:
-    """Curves ``NAME/t_0.000`` … from sums [metrics + 1, buckets]; buckets without samples are omitted."""
-    *values, counts = sums.tolist()
+    """Curves ``NAME/t_0.000`` … from sums and counts [2 metrics, buckets]; buckets without samples are omitted."""
+    buckets = sums.T.tolist()
+    means = [_means(names, values) for values in buckets]
     return {
-        f"{name}/t_{bucket / len(counts):.3f}": row[bucket] / count
-        for name, row in zip(names, values, strict=True)
-        for bucket, count in enumerate(counts)
-        if count
+        f"{name}/t_{bucket / len(buckets):.3f}": means[bucket][name]
+        for name in names
+        for bucket in range(len(buckets))
+        if name in means[bucket]
     }
 
 

@@ -45,6 +45,13 @@ class ModalityErrors(NamedTuple):
         return self.reference.difference - self.policy.difference
 
 
+class Moves(NamedTuple):
+    """Whether the loss of each pair moves a modality, bool [B] each: a pair that was selected for its picture moves video alone."""
+
+    video: Tensor
+    audio: Tensor
+
+
 class PreferenceTerms(NamedTuple):
     """The loss of each pair and its parts, all [B]: ``total`` = ``preference`` + ``regulariser``, summed over modalities."""
 
@@ -101,7 +108,10 @@ def _variant(logit: Tensor, variant: Literal["sigmoid", "ipo", "hinge"]) -> Tens
 
 
 def preference_loss(
-    video: ModalityErrors | None, audio: ModalityErrors | None, settings: PreferenceLossSettings
+    video: ModalityErrors | None,
+    audio: ModalityErrors | None,
+    settings: PreferenceLossSettings,
+    moves: Moves | None = None,
 ) -> PreferenceTerms:
     """The AV-DPO loss of each pair from four scalars per modality.
 
@@ -109,20 +119,35 @@ def preference_loss(
     ``flow_weight`` * l_w of every modality, reduced as the errors were. Invariants: with policy = reference the preference part is
     f(0) per modality (log 2 each for the sigmoid) and the gradient with respect to a rejected error is minus the preference part
     of its chosen error's.
+
+    ``moves`` (none: every pair moves every modality) leaves the other modality's terms out of a pair's loss: f(z_k) and the flow
+    term of the modality are 0, and ``joint`` adds the logits of the moved modalities alone. Their gradients are exactly 0.
     """
-    weighted = ((video, settings.beta_video), (audio, settings.beta_audio))
-    present = [(errors, beta) for errors, beta in weighted if errors is not None]
+    moved_video, moved_audio = (None, None) if moves is None else moves
+    weighted = ((video, settings.beta_video, moved_video), (audio, settings.beta_audio, moved_audio))
+    present = [(errors, beta, moved) for errors, beta, moved in weighted if errors is not None]
     assert present, "a preference needs at least one modality"
-    logits = [preference_logit(errors, beta, settings.half) for errors, beta in present]
-    regulariser = settings.flow_weight * torch.stack([errors.policy.chosen for errors, _ in present]).sum(0)
+    logits = [preference_logit(errors, beta, settings.half) for errors, beta, _ in present]
+    regulariser = settings.flow_weight * torch.stack(
+        [_kept(errors.policy.chosen, moved) for errors, _, moved in present]
+    ).sum(0)
     if settings.form == "joint":
-        preference = preference_term(torch.stack(logits).sum(0), settings.variant, settings.label_smoothing)
+        moved_logits = [_kept(logit, moved) for logit, (_, _, moved) in zip(logits, present, strict=True)]
+        preference = preference_term(torch.stack(moved_logits).sum(0), settings.variant, settings.label_smoothing)
         return PreferenceTerms(preference + regulariser, preference, regulariser, None, None)
-    terms = [preference_term(logit, settings.variant, settings.label_smoothing) for logit in logits]
+    terms = [
+        _kept(preference_term(logit, settings.variant, settings.label_smoothing), moved)
+        for logit, (_, _, moved) in zip(logits, present, strict=True)
+    ]
     preference = torch.stack(terms).sum(0)
     video_term = terms[0] if video is not None else None
     audio_term = terms[-1] if audio is not None else None
     return PreferenceTerms(preference + regulariser, preference, regulariser, video_term, audio_term)
+
+
+def _kept(values: Tensor, moved: Tensor | None) -> Tensor:
+    """``values`` [B], with 0 (and no gradient) where ``moved`` is false."""
+    return values if moved is None else torch.where(moved, values, torch.zeros_like(values))
 
 
 def implicit_accuracy(errors: ModalityErrors) -> Tensor:

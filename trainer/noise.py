@@ -28,6 +28,7 @@ from avpref.models.flow import (
     velocity_target,
 )
 from avpref.trainer.batches import ClipSet, PairSet
+from avpref.trainer.losses import Moves
 
 
 class SampleIndex(NamedTuple):
@@ -68,7 +69,8 @@ class SampleNoise(NamedTuple):
 class FlowBatch(NamedTuple):
     """Rows ready for the network: noisy latents x_t, velocity targets, t [B], text [B, L, D], text_mask [B, L].
 
-    A batch of n pairs has 2n rows: all chosen, then all rejected, with equal t, noise and text. ``indices`` has n entries.
+    A batch of n pairs has 2n rows: all chosen, then all rejected, with equal t, noise and text. ``indices`` has n entries, and so
+    has ``moves``, which is None where every pair moves all modalities.
     """
 
     noisy: Latents
@@ -77,13 +79,15 @@ class FlowBatch(NamedTuple):
     text: Tensor
     text_mask: Tensor
     indices: tuple[SampleIndex, ...]
+    moves: Moves | None = None
 
     def to(self, device: torch.device) -> FlowBatch:
         """The same batch on ``device``."""
         noisy = Latents(*(None if x is None else x.to(device) for x in self.noisy))
         target = Latents(*(None if x is None else x.to(device) for x in self.target))
+        moves = None if self.moves is None else Moves(*(moved.to(device) for moved in self.moves))
         return FlowBatch(
-            noisy, target, self.t.to(device), self.text.to(device), self.text_mask.to(device), self.indices
+            noisy, target, self.t.to(device), self.text.to(device), self.text_mask.to(device), self.indices, moves
         )
 
 
@@ -220,7 +224,16 @@ class PairSource:
         ]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
         text, mask = _texts(self.pairs, rows, noises)
-        return FlowBatch(noisy, target, t, text.repeat(2, 1, 1), mask.repeat(2, 1), tuple(indices))
+        moves = self._moves(rows, noises)
+        return FlowBatch(noisy, target, t, text.repeat(2, 1, 1), mask.repeat(2, 1), tuple(indices), moves)
+
+    def _moves(self, rows: list[int], noises: list[SampleNoise]) -> Moves | None:
+        """The modalities that each pair moves, bool [n]. A rule-made rejected clip is about sync: its pair moves both."""
+        pairs = self.pairs
+        if pairs.moves_video is None or pairs.moves_audio is None:
+            return None
+        is_rule_made = torch.tensor([noise.desync is not None for noise in noises])
+        return Moves(pairs.moves_video[rows] | is_rule_made, pairs.moves_audio[rows] | is_rule_made)
 
     def _clips(self, rows: list[int], noises: list[SampleNoise]) -> Iterator[Tensor | None]:
         """Clean latents of both modalities, video then audio, [2n, ...]: all chosen, then all rejected."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,11 +26,15 @@ from avpref.trainer.noise import FlowBatch
 
 
 class LossAndMetrics(NamedTuple):
-    """Loss summed over the batch's samples, metrics [n] by name, and the samples' timesteps t [n]."""
+    """Loss summed over the batch's samples, metrics [n] by name, and the samples' timesteps t [n].
+
+    ``counted`` holds, for metrics that not every sample has, the samples that count, bool [n].
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor]
     t: Tensor
+    counted: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Objective(Protocol):
@@ -99,7 +105,10 @@ class PreferenceObjective:
         self._settings, self._scores = settings, scores
 
     def compute(self, batch: FlowBatch) -> LossAndMetrics:
-        """Metrics per pair: loss, preference, those of :func:`modality_metrics`, and drift if the reference's velocities are known."""
+        """Metrics per pair: loss, preference, those of :func:`modality_metrics`, and drift if the reference's velocities are known.
+
+        Where the batch says which modalities a pair moves, only the pairs that move a modality count in its metrics; drift counts all.
+        """
         scores = self._scores.scores(batch)
         velocity = self.module(batch.noisy, batch.t, batch.text, batch.text_mask)
         video, audio = (
@@ -108,16 +117,19 @@ class PreferenceObjective:
                 errors_of(velocity, batch.target, self._settings.reduction), scores[:2], strict=True
             )
         )
-        terms = preference_loss(video, audio, self._settings)
+        terms = preference_loss(video, audio, self._settings, batch.moves)
         metrics: dict[str, Tensor | None] = {"loss": terms.total, "preference": terms.preference}
-        metrics |= {"preference_video": terms.preference_video, "preference_audio": terms.preference_audio}
-        for name, errors in (("video", video), ("audio", audio)):
-            if errors is not None:
-                metrics |= modality_metrics(name, errors)
+        counted: dict[str, Tensor] = {}
+        moved = (None, None) if batch.moves is None else batch.moves
+        of_modality = {"video": (video, terms.preference_video), "audio": (audio, terms.preference_audio)}
+        for (name, (errors, preference)), moves in zip(of_modality.items(), moved, strict=True):
+            own = {f"preference_{name}": preference} | ({} if errors is None else modality_metrics(name, errors))
+            metrics |= own
+            counted |= {} if moves is None else dict.fromkeys(own, moves)
         if scores.velocity is not None:
             drift = errors_of(velocity, scores.velocity, "mean")
             metrics |= {"drift_video": _pair_mean(drift[0]), "drift_audio": _pair_mean(drift[1])}
-        return LossAndMetrics(terms.total.sum(), _present(metrics), batch.t.chunk(2)[0])
+        return LossAndMetrics(terms.total.sum(), _present(metrics), batch.t.chunk(2)[0], counted)
 
 
 def modality_metrics(name: str, errors: ModalityErrors) -> dict[str, Tensor | None]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from avpref.errors import ConfigError
 
 CPU = torch.device("cpu")
+JOIN_TIMEOUT = timedelta(minutes=10)
+"""Longest wait of a process for the others, at the start and in every sum."""
 ProgressCallback = Callable[[int, Mapping[str, float]], None]
 """Called as callback(step, metrics)."""
 
@@ -86,6 +90,29 @@ def environment_context(device: str, on_progress: ProgressCallback = ignore_prog
     dist.init_process_group("nccl" if process_device.type == "cuda" else "gloo")
     try:
         yield Context(dist.get_rank(), world, process_device, on_progress)
+    finally:
+        dist.destroy_process_group()
+
+
+def ready_file(rendezvous: Path, rank: int) -> Path:
+    """The file that process ``rank`` makes when it is about to meet the others at ``rendezvous``."""
+    return rendezvous.with_name(f"{rendezvous.name}-{rank}")
+
+
+@contextmanager
+def joined_context(
+    rank: int, world: int, rendezvous: Path, device: str, on_progress: ProgressCallback = ignore_progress
+) -> Iterator[Context]:
+    """The context of process ``rank`` of ``world`` on one machine; they meet through the file ``rendezvous``, which none may have used.
+
+    Opens the process group and closes it at the end, as :func:`environment_context`. Raises ConfigError as :func:`choose_device`.
+    """
+    process_device = choose_device(device, rank)
+    backend = "nccl" if process_device.type == "cuda" else "gloo"
+    method = f"file://{rendezvous.absolute()}"
+    dist.init_process_group(backend, init_method=method, rank=rank, world_size=world, timeout=JOIN_TIMEOUT)
+    try:
+        yield Context(rank, world, process_device, on_progress)
     finally:
         dist.destroy_process_group()
 

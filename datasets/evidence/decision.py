@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
-from avpref.datasets.evidence import evaluation, gate, sequential
-from avpref.datasets.evidence.evaluation import DimensionComparison
+from avpref.datasets.evidence import evaluation, gate, judging, sequential
+from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, PairedDeltas
+from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role
+from avpref.datasets.evidence.sequential import Look
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationSide
 from avpref.domain import ScoreStatus, public_name
@@ -45,11 +48,22 @@ class DecisionInputs:
     adapter_hash: str
     reference_hash: str
     evaluations: str = ""
+    judges: tuple[JudgeMetric, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """Plain values, for JSON; :func:`inputs_of` reads them back."""
-        plain = asdict(self) | {"settings": self.settings.model_dump(mode="json")}
+        """Plain values, for JSON; :func:`inputs_of` reads them back. Inputs without judges have the document of before judges."""
+        plain = asdict(self) | {
+            "settings": _plain_settings(self.settings),
+            "judges": [asdict(judge) for judge in self.judges],
+        }
+        if not self.settings.judges:
+            del plain["judges"]
         return plain | {"metrics": [_plain(metric) for metric in self.metrics], "prompts": list(self.prompts)}
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Columns of the scores that :func:`take` needs: the metrics that enter rewards, then those of judges."""
+        return (*(metric.name for metric in self.metrics), *(judge.name for judge in self.judges))
 
     @property
     def hash(self) -> str:
@@ -65,12 +79,16 @@ def _plain(metric: MetricScale) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict with its comparisons; ``is_final`` is false where more prompts could change it."""
+    """The verdict with its comparisons; ``is_final`` is false where more prompts could change it.
+
+    ``metrics`` are the comparisons of single metrics: those that enter rewards, then those of judges.
+    """
 
     inputs: DecisionInputs
     comparisons: Mapping[str, DimensionComparison]
     verdict: gate.Verdict
     is_final: bool
+    metrics: tuple[MetricComparison, ...] = ()
 
     @property
     def decision_id(self) -> str:
@@ -87,12 +105,13 @@ class Decision:
             "evaluation": {
                 public_name(dimension): vars(comparison) for dimension, comparison in self.comparisons.items()
             },
+            "metrics": [metric.document() for metric in self.metrics],
             "inputs": self.inputs.document(),
         }
 
 
 def take(inputs: DecisionInputs, scores: Scores) -> Decision:
-    """Decide. ``scores[side]``: ``inputs.prompts`` × metric raw values, NaN where there is none.
+    """Decide. ``scores[side]``: ``inputs.prompts`` × ``inputs.score_names``, raw values, NaN where there is none.
 
     Raises InputError where too few pairs can be compared, or where a displacement measured in training is not finite.
     """
@@ -102,12 +121,15 @@ def take(inputs: DecisionInputs, scores: Scores) -> Decision:
             f"displacement of {broken[0]} is {inputs.displacement[broken[0]]}", "a number", "lower dpo.optimiser.lr"
         )
     comparisons = _compare(inputs, rewards_of(inputs, scores))
+    metrics = _compare_metrics(inputs, scores)
     rules = inputs.settings.gate
     shares = evaluation.unscorable(scores, inputs.metrics)
+    rises = {public_name(dimension): comparison for dimension, comparison in comparisons.items()}
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
+    verdict = verdict.with_rules(judging.outcomes(metrics, rises, rules))
     is_last = len(inputs.prompts) == inputs.num_held_out
-    is_final = is_last or verdict.is_promoted or gate.is_hopeless(comparisons, rules)
-    return Decision(inputs, comparisons, verdict, is_final)
+    is_hopeless = gate.is_hopeless(comparisons, rules) or judging.has_fallen(metrics, rules)
+    return Decision(inputs, comparisons, verdict, is_last or verdict.is_promoted or is_hopeless, metrics)
 
 
 def rewards_of(inputs: DecisionInputs, scores: Scores) -> dict[EvaluationSide, pd.DataFrame]:
@@ -116,22 +138,53 @@ def rewards_of(inputs: DecisionInputs, scores: Scores) -> dict[EvaluationSide, p
 
 
 def _compare(inputs: DecisionInputs, rewards: Mapping[EvaluationSide, pd.DataFrame]) -> dict[str, DimensionComparison]:
+    procedure = _procedure(inputs)
+    match procedure:
+        case BootstrapSettings():
+            return evaluation.compare(rewards, procedure)
+        case Look():
+            return sequential.compare_at(rewards, procedure)
+
+
+def _compare_metrics(inputs: DecisionInputs, scores: Scores) -> tuple[MetricComparison, ...]:
+    """Single metrics: those that enter rewards, then those of judges."""
+    procedure = _procedure(inputs)
+    selectors = [JudgeMetric(m.name, str(m.dimension), m.higher_is_better, "") for m in inputs.metrics]
+    listed = [(metric, Role.SELECTOR) for metric in selectors] + [(judge, Role.JUDGE) for judge in inputs.judges]
+    return tuple(judging.compare_metric(scores, metric, role, partial(_interval, procedure)) for metric, role in listed)
+
+
+def _procedure(inputs: DecisionInputs) -> BootstrapSettings | Look:
+    """The procedure of the settings, for the prompts seen so far."""
     settings = inputs.settings
     match settings.procedure:
         case BootstrapProcedure():
-            bootstrap = evaluation.BootstrapSettings(
-                settings.bootstrap_samples, settings.confidence, inputs.bootstrap_seed
-            )
-            return evaluation.compare(rewards, bootstrap)
+            return BootstrapSettings(settings.bootstrap_samples, settings.confidence, inputs.bootstrap_seed)
         case SequentialProcedure(look_prompts=size):
             planned = sequential.plan(inputs.num_held_out, size, settings.confidence)
-            look = next(look for look in planned if look.num_prompts == len(inputs.prompts))
-            return sequential.compare_at(rewards, look)
+            return next(look for look in planned if look.num_prompts == len(inputs.prompts))
+
+
+def _interval(procedure: BootstrapSettings | Look, name: str, pairs: PairedDeltas) -> DimensionComparison:
+    match procedure:
+        case BootstrapSettings():
+            return evaluation.resampled(name, pairs, procedure)
+        case Look():
+            return sequential.student(pairs, procedure)
+
+
+def _plain_settings(settings: EvaluationSettings) -> dict[str, Any]:
+    """The settings as plain values; without judges, the keys about judges are left out, as decisions before judges have none."""
+    plain = settings.model_dump(mode="json")
+    if not settings.judges:
+        del plain["judges"], plain["judge_metrics"], plain["gate"]["judge_margin_sd"]
+    return plain
 
 
 def scores_of(rows: pd.DataFrame, prompts: Sequence[str], metrics: Sequence[str]) -> Scores:
-    """Raw scores per side from rows of the evaluations table, as :func:`take` takes them."""
-    valid = rows[(rows.kind == str(EvaluationKind.SCORE)) & (rows.status == str(ScoreStatus.OK))]
+    """Raw scores per side from rows of the evaluations table, as :func:`take` takes them; ``metrics``: columns, judges' too."""
+    raw = [str(EvaluationKind.SCORE), str(EvaluationKind.JUDGE)]
+    valid = rows[rows.kind.isin(raw) & (rows.status == str(ScoreStatus.OK))]
     return {
         side: valid[valid.side == str(side)]
         .pivot(index="prompt_id", columns="name", values="value")
@@ -153,6 +206,7 @@ def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
                 "metrics": tuple(metrics),
                 "prompts": tuple(plain["prompts"]),
                 "meaningless": tuple(plain["meaningless"]),
+                "judges": tuple(JudgeMetric(**judge) for judge in plain.get("judges", ())),
             }
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -15,13 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from scipy.special import ndtr, stdtrit
 
-from avpref.datasets.query_texts import metric_list
-from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
+from avpref.datasets.reward_formula import MetricScale, MissingScores, compute_rewards
 from avpref.datasets.rows import EvaluationSide
-from avpref.datasets.views import Limits, open_connection, sql
 from avpref.domain import dimensions_of
 from avpref.errors import InputError
 from avpref.identity import derive_seed
@@ -69,22 +66,13 @@ def rewards_of_sides(
         )
     unscored = [metric.name for metric in metrics if reference[metric.name].isna().all()]
     both = pd.concat([reference, policy.assign(**dict.fromkeys(unscored, np.nan))])
-    con = open_connection(Limits(threads=1))
-    con.register("raw_scores", _raw_scores(both, metrics))
-    create_rewards(con, metrics, "micro", MissingScores.WORST)
-    dimensions = dimensions_of(metrics)
-    query = sql("rewards_of_sides").format(dimensions=metric_list("{metric}", dimensions))
-    rows = con.sql(query).to_arrow_table().to_pandas()
-    rewards = pd.DataFrame({name: rows[name].to_numpy(float) for name in dimensions}, index=both.index)
+    names = [metric.name for metric in metrics]
+    raw = both[names].to_numpy(float).T
+    _, prompts = np.unique([str(prompt) for prompt in both.index], return_inverse=True)
+    computed = compute_rewards(raw, metrics, "micro", MissingScores.WORST, prompts)
+    rewards = pd.DataFrame(computed.by_dimension.T, index=both.index, columns=list(computed.dimensions))
     num_prompts = len(reference)
     return {EvaluationSide.REFERENCE: rewards[:num_prompts], EvaluationSide.POLICY: rewards[num_prompts:]}
-
-
-def _raw_scores(scores: pd.DataFrame, metrics: Sequence[MetricScale]) -> pa.Table:
-    """Rows as :func:`avpref.datasets.reward_formula.create_rewards` takes them; NaN becomes NULL."""
-    columns = {m.name: pa.array(scores[m.name].to_numpy(float), pa.float64(), from_pandas=True) for m in metrics}
-    prompts = pa.array([str(prompt) for prompt in scores.index], pa.string())
-    return pa.table({"ordinal": pa.array(range(len(scores)), pa.int64()), "prompt_id": prompts, **columns})
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +124,7 @@ def compare(
     sides: Mapping[EvaluationSide, pd.DataFrame], settings: BootstrapSettings
 ) -> dict[str, DimensionComparison]:
     """Paired bootstrap over prompts, per dimension. Raises as :func:`paired`."""
-    return {dimension: _resampled(pairs, dimension, settings) for dimension, pairs in paired(sides).items()}
+    return {dimension: resampled(dimension, pairs, settings) for dimension, pairs in paired(sides).items()}
 
 
 def comparison(pairs: PairedDeltas, low: float, high: float, level: float) -> DimensionComparison:
@@ -155,9 +143,10 @@ def _deltas(reference: np.ndarray, policy: np.ndarray, dimension: str) -> Paired
     return PairedDeltas((policy - reference) / scale, scale)
 
 
-def _resampled(pairs: PairedDeltas, dimension: str, settings: BootstrapSettings) -> DimensionComparison:
+def resampled(name: str, pairs: PairedDeltas, settings: BootstrapSettings) -> DimensionComparison:
+    """Paired bootstrap of the mean difference; ``name`` (a dimension or a metric) is part of the seed of the resamples."""
     deltas, num_pairs = pairs.deltas, len(pairs.deltas)
-    generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(dimension), num_pairs)))
+    generator = np.random.Generator(np.random.PCG64(derive_seed("bootstrap", settings.seed, str(name), num_pairs)))
     draws = generator.integers(0, num_pairs, size=(settings.samples, num_pairs))
     level = (1 - settings.confidence) / 2
     tail = _expanded(level, num_pairs)

@@ -16,6 +16,7 @@ from avpref.config.gate_settings import (
     DisplacementRule,
     GateRule,
     GateSettings,
+    JudgeRule,
     MinimumEffectRule,
     NonInferiorityRule,
     SuperiorityRule,
@@ -59,6 +60,10 @@ class Verdict:
     def is_promoted(self) -> bool:
         """True if every rule passed."""
         return self.verdict == PROMOTE
+
+    def with_rules(self, outcomes: Sequence[RuleOutcome]) -> Verdict:
+        """The verdict of these rules and of ``outcomes``."""
+        return verdict_of((*self.rules, *outcomes))
 
     @property
     def reasons(self) -> list[str]:
@@ -146,6 +151,11 @@ def decide(
             case ValidityRule():
                 outcomes += _valid(unscorable or {}, rule.max_rise)
     outcomes += [_random(name) for name in meaningless]
+    return verdict_of(outcomes)
+
+
+def verdict_of(outcomes: Sequence[RuleOutcome]) -> Verdict:
+    """Promote if every rule passed."""
     return Verdict(PROMOTE if all(rule.passed for rule in outcomes) else REFUSE, tuple(outcomes))
 
 
@@ -158,7 +168,7 @@ def check_dimensions(settings: GateSettings, dimensions: Sequence[str]) -> None:
                     found = f"evaluation.gate.rules: {rule.kind} of dimension '{rule.dimension}'"
                     fix = "list a metric of that dimension in scoring.metrics, or change the rule"
                     raise ConfigError(found, f"a dimension that a metric measures: {', '.join(dimensions)}", fix)
-            case DisplacementRule() | ValidityRule():
+            case DisplacementRule() | ValidityRule() | JudgeRule():
                 pass
 
 
@@ -202,7 +212,7 @@ def _requirement(rule: GateRule) -> list[Requirement]:
             return [EstimateAtLeast(rule.kind, rule.dimension, rule.effect_sd)]
         case NonInferiorityRule():
             return [LowerBoundAbove(rule.kind, rule.dimension, -rule.margin_sd)]
-        case DisplacementRule() | ValidityRule():
+        case DisplacementRule() | ValidityRule() | JudgeRule():
             return []
 
 

@@ -33,6 +33,11 @@ RULE_KINDS = (
     RuleKind("non_inferiority", "Kept: lower end of the interval"),
     RuleKind("validity", "Rise of the share of clips without a valid score", "at most", unit=""),
     RuleKind("enough_pairs", "Enough comparable pairs", "at least", unit="", digits=0),
+    RuleKind("judge", "Judge not worse: upper end of the interval", "at least"),
+    RuleKind("judge_pairs", "Judge compared enough prompts", "at least", unit="", digits=0),
+    RuleKind(
+        "reward_hacking", "Suspected reward hacking: fallen judges while selectors rose", "at most", unit="", digits=0
+    ),
 )
 _BY_NAME = {kind.name: kind for kind in RULE_KINDS}
 

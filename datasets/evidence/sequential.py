@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtrit
 
-from avpref.datasets.evidence.evaluation import DimensionComparison, comparison, paired
+from avpref.datasets.evidence.evaluation import DimensionComparison, PairedDeltas, comparison, paired
 from avpref.datasets.rows import EvaluationSide
 
 
@@ -54,10 +54,12 @@ def compare_at(sides: Mapping[EvaluationSide, pd.DataFrame], look: Look) -> dict
 
     ``sides``: rewards prompt × dimension of the prompts seen so far. Raises as :func:`avpref.datasets.evidence.evaluation.paired`.
     """
-    comparisons = {}
-    for dimension, pairs in paired(sides).items():
-        num_pairs, mean = len(pairs.deltas), float(pairs.deltas.mean())
-        error = float(np.std(pairs.deltas, ddof=1)) / math.sqrt(num_pairs)
-        width = -float(stdtrit(num_pairs - 1, look.level)) * error if error else 0.0
-        comparisons[dimension] = comparison(pairs, mean - width, mean + width, look.level)
-    return comparisons
+    return {dimension: student(pairs, look) for dimension, pairs in paired(sides).items()}
+
+
+def student(pairs: PairedDeltas, look: Look) -> DimensionComparison:
+    """Student's interval of the mean paired difference of at least two pairs, at the look's level."""
+    num_pairs, mean = len(pairs.deltas), float(pairs.deltas.mean())
+    error = float(np.std(pairs.deltas, ddof=1)) / math.sqrt(num_pairs)
+    width = -float(stdtrit(num_pairs - 1, look.level)) * error if error else 0.0
+    return comparison(pairs, mean - width, mean + width, look.level)

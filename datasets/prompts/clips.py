@@ -6,7 +6,7 @@ reason; only a CSV that cannot be read is an error.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,24 +14,31 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from avpref.config.data_settings import ClipPrompts
-from avpref.datasets.csv_rows import CsvRow, data_rows
+from avpref.datasets.lists.csv_records import printable
+from avpref.datasets.lists.csv_rows import CsvRow, data_rows
+from avpref.datasets.lists.listed_files import inspect, locate
 from avpref.datasets.prompts.held_out import held_out
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError
 from avpref.identity import file_sha256
 from avpref.media.geometry import ClipShape, window_starts_s
-from avpref.media.reading import DecodedClip, probe, read_clip
+from avpref.media.reading import DecodedClip, read_clip
+from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
 
 REQUIRED = ("file", "text")
-OPTIONAL = ("taxonomy",)
+OPTIONAL = ("taxonomy", "group")
 INSTANCE_MARK = "#"
 RECORDING_ID_CHARS = 16
-NO_FILE = "no file named"
+MAX_SILENT_SHARE = 1 / 3
+"""Share of a training clip for which its recording may have no sound."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One usable row: ``line`` of the CSV (1 = header), file as written and resolved, and where both tracks end."""
+    """One usable row: ``line`` of the CSV (1 = header), file as written and resolved.
+
+    ``duration_s`` is where the first of the two tracks ends, ``sound_start_s`` where the sound begins.
+    """
 
     line: int
     file: str
@@ -40,6 +47,13 @@ class Recording:
     taxonomy: str
     sha256: str
     duration_s: float
+    group: str = ""
+    sound_start_s: float = 0.0
+
+    @property
+    def split_key(self) -> str:
+        """Identity of the recordings that are held out together: the group, or the recording's bytes."""
+        return f"group {self.group}" if self.group else self.sha256
 
     @property
     def recording_id(self) -> str:
@@ -84,19 +98,19 @@ class _Window:
     start_s: float
 
 
-def read_clip_list(path: Path | str) -> RecordingList:
-    """Read a UTF-8 CSV with header ``file,text[,taxonomy]``; relative files are relative to the CSV's folder.
+def read_clip_list(path: Path | str, rules: ReadingRules = DEFAULT_READING) -> RecordingList:
+    """Read a CSV with header ``file,text[,taxonomy][,group]``; relative files are relative to the CSV's folder.
 
-    RefusedRow rows: wrong number of fields, empty file or text, missing or unreadable file, no picture, no sound, and a file with
-    the same bytes as an earlier one. Raises InputError where there is no such CSV and TableError where it is empty, not UTF-8,
-    or its header lacks a column or has an unknown or repeated one.
+    ``rules`` choose the sound of each recording. RefusedRow rows:
+    faults of :class:`avpref.datasets.lists.csv_rows.CsvRow`, empty file or text, missing or unreadable file, no picture, no sound,
+    and a file with the same bytes as an earlier one. Raises as :func:`avpref.datasets.lists.csv_rows.data_rows`.
     """
     table = Path(path)
     rows: list[Recording] = []
     refused: list[RefusedRow] = []
     first_line_of: dict[str, int] = {}
     for row in data_rows(table, REQUIRED, OPTIONAL):
-        outcome = _recording(table, row)
+        outcome = _recording(table, row, rules)
         if isinstance(outcome, Recording) and outcome.sha256 in first_line_of:
             outcome = RefusedRow(row.line, outcome.file, f"the same recording as line {first_line_of[outcome.sha256]}")
         if isinstance(outcome, RefusedRow):
@@ -111,27 +125,27 @@ def read_rows(path: Path | str) -> Iterator[ClipRow | RefusedRow]:
     """Rows of a CSV as :func:`read_clip_list` reads it, without opening any file; raises what it raises about the CSV."""
     table = Path(path)
     for row in data_rows(table, REQUIRED, OPTIONAL):
-        if len(row.fields) != len(row.columns):
-            yield RefusedRow(row.line, row.fields[0], _miscounted(row))
-        elif not row.get("file").strip():
-            yield RefusedRow(row.line, "", NO_FILE)
-        else:
-            yield ClipRow(row.line, row.get("file"), (table.parent / row.get("file")).resolve(), row.get("text"))
+        if row.fault:
+            yield RefusedRow(row.line, row.shown, row.fault)
+            continue
+        try:
+            yield ClipRow(row.line, row.get("file"), locate(table.parent, row.get("file")), row.get("text"))
+        except InputError as error:
+            yield RefusedRow(row.line, printable(row.get("file")), error.found)
 
 
-def _miscounted(row: CsvRow) -> str:
-    return f"{len(row.fields)} fields where the header has {len(row.columns)} (a comma outside quotes?)"
-
-
-def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Prompt], list[RefusedRow]]:
+def prompts(
+    settings: ClipPrompts, shape: ClipShape, seed: int, rules: ReadingRules = DEFAULT_READING
+) -> tuple[list[Prompt], list[RefusedRow]]:
     """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the refused rows.
 
-    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Whole recordings
-    are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about ``held_out_share``
-    of them, at least one and never all, so a recording keeps its split when the list grows (see
-    :func:`avpref.datasets.prompts.held_out.held_out`; what holds for the first or last of a few recordings can change). Held-out windows,
-    taken in turn from every held-out recording, become ``num_evaluation_clips`` evaluation prompts; if there are fewer windows,
-    they are used again as further instances.
+    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Windows in
+    which the sound begins after more than :data:`MAX_SILENT_SHARE` are not used and make a refused row. ``rules`` choose the sound.
+    Whole recordings are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about
+    ``held_out_share`` of them, at least one and never all; recordings of one ``group`` are held out together, by the hash of its
+    name. So a recording keeps its split when the list grows (see :func:`avpref.datasets.prompts.held_out.held_out`; what holds for
+    the first or last of a few recordings can change). Held-out windows, taken in turn from every held-out recording, become
+    ``num_evaluation_clips`` evaluation prompts; if there are fewer windows, they are used again as further instances.
 
     ``Prompt.source`` is ``RECORDING#N``, N counting the prompts of one recording (see :func:`recording_of`), so that
     ``prompt_id`` derives from text, source and split as usual. ``ground_truth_path`` is absolute; ``ground_truth_sha256``
@@ -144,23 +158,14 @@ def prompts(settings: ClipPrompts, shape: ClipShape, seed: int) -> tuple[list[Pr
             expected="the path of a CSV with columns file,text",
             fix="set `clips: path/to/clips.csv` in section prompts, or AVPREF_PROMPTS__CLIPS",
         )
-    listed = read_clip_list(settings.clips)
-    usable = [row for row in listed.rows if window_starts_s(row.duration_s, shape.duration_s)]
-    short = [
-        RefusedRow(
-            row.line, row.file, f"{row.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s"
-        )
-        for row in listed.rows
-        if not window_starts_s(row.duration_s, shape.duration_s)
-    ]
-    refused = sorted([*listed.refused, *short], key=lambda row: row.line)
+    listed = read_clip_list(settings.clips, rules)
+    usable = [row for row in listed.rows if _starts_s(row, shape)]
+    unused = [refusal for row in listed.rows if (refusal := _without_windows(row, shape)) is not None]
+    refused = sorted([*listed.refused, *unused], key=lambda row: row.line)
     _require_two(listed.csv, usable, refused)
-    by_content = {row.sha256: row for row in usable}
-    ordered = [by_content[sha256] for sha256 in held_out(by_content, 1.0, seed)]
-    below = len(held_out(by_content, settings.held_out_share, seed))
-    num_held_out = min(max(1, below), len(ordered) - 1)
-    evaluation = _windows(ordered[:num_held_out], shape)
-    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(ordered[num_held_out:], shape)]
+    held_out_rows, training_rows = _split(usable, settings.held_out_share, seed)
+    evaluation = _windows(held_out_rows, shape)
+    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(training_rows, shape)]
     return training + list(_evaluation(evaluation, settings.num_evaluation_clips)), refused
 
 
@@ -169,10 +174,11 @@ def recording_of(prompt: Prompt) -> str:
     return prompt.source.partition(INSTANCE_MARK)[0]
 
 
-def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
+def ground_truth_clip(prompt: Prompt, shape: ClipShape, rules: ReadingRules = DEFAULT_READING) -> DecodedClip:
     """The prompt's window, resized (to fill, centre crop) and resampled to ``shape``; for re-encoding by the caller.
 
-    Raises InputError where the file is absent or differs from the imported one, and MediaError where it cannot be decoded.
+    Raises InputError where the file is absent or differs from the imported one, and MediaError where it cannot be decoded or has no
+    sound in more than :data:`MAX_SILENT_SHARE` of the window.
     """
     path = Path(prompt.ground_truth_path)
     if not path.is_file():
@@ -189,7 +195,14 @@ def ground_truth_clip(prompt: Prompt, shape: ClipShape) -> DecodedClip:
             expected=f"sha-256 {prompt.ground_truth_sha256[:12]}…",
             fix="put the old file back, or import the CSV again: avpref prompts import",
         )
-    return read_clip(path, shape, start_s=prompt.ground_truth_start_s)
+    clip = read_clip(path, shape, start_s=prompt.ground_truth_start_s, rules=rules)
+    if clip.has_audio and clip.sound_share < 1.0 - MAX_SILENT_SHARE:
+        raise MediaError(
+            found=f"{path.name}: no sound in {1.0 - clip.sound_share:.0%} of the {clip.duration_s:g} s from {clip.start_s:g} s",
+            expected="a window in which the recording has sound",
+            fix="cut the recording to the part that has sound, or remove its row",
+        )
+    return clip
 
 
 @lru_cache(maxsize=1024)
@@ -198,40 +211,84 @@ def _sha256_of(path: Path, mtime_ns: int, size_bytes: int) -> str:
     return file_sha256(path)
 
 
-def _recording(table: Path, row: CsvRow) -> Recording | RefusedRow:
+def _recording(table: Path, row: CsvRow, rules: ReadingRules) -> Recording | RefusedRow:
     """The row's recording from the file's headers and hash, or the refusal."""
-    if len(row.fields) != len(row.columns):
-        return RefusedRow(row.line, row.fields[0], _miscounted(row))
-    file, text, taxonomy = (row.get(name) for name in REQUIRED + OPTIONAL)
-    path = (table.parent / file).resolve()
-    if not file.strip():
-        return RefusedRow(row.line, file, NO_FILE)
-    if not text.strip():
-        return RefusedRow(row.line, file, "empty text")
-    if not path.is_file():
-        return RefusedRow(row.line, file, "no such file")
+    if row.fault:
+        return RefusedRow(row.line, row.shown, row.fault)
+    file, text, taxonomy, group = (row.get(name) for name in REQUIRED + OPTIONAL)
+    if file.strip() and not text.strip():
+        return RefusedRow(row.line, printable(file), "empty text")
     try:
-        info, sha256 = probe(path), file_sha256(path)
-    except MediaError as error:
-        return RefusedRow(row.line, file, f"unreadable: {error.found}")
-    except OSError as error:
-        return RefusedRow(row.line, file, f"unreadable: {error.strerror}")
-    if info.video is None or info.audio is None:
-        return RefusedRow(row.line, file, "no picture" if info.video is None else "no sound")
-    duration_s = min(info.duration_s, info.audio.duration_s)
-    return Recording(row.line, file, path, text, taxonomy, sha256, duration_s)
+        listed = inspect(locate(table.parent, file), rules)
+    except InputError as error:
+        return RefusedRow(row.line, printable(file), _swapped(table, file, text) or error.found)
+    return Recording(
+        line=row.line,
+        file=file,
+        path=listed.path,
+        text=text,
+        taxonomy=taxonomy,
+        sha256=listed.sha256,
+        duration_s=listed.duration_s,
+        group=group.strip(),
+        sound_start_s=listed.sound_start_s,
+    )
+
+
+def _swapped(table: Path, file: str, text: str) -> str:
+    """The reason for a row whose text names a file and whose file does not; empty for others."""
+    try:
+        locate(table.parent, text)
+    except InputError:
+        return ""
+    return f"the columns are exchanged: 'file' has {printable(file)!r}, and 'text' has the name of a file"
 
 
 def _require_two(table: Path, usable: Sequence[Recording], refused: Sequence[RefusedRow]) -> None:
-    """Raises InputError unless training and evaluation can each have a recording."""
-    if len(usable) >= 2:
+    """Raises InputError unless training and evaluation can each have a recording, of another group."""
+    num_groups = len({row.split_key for row in usable})
+    if num_groups >= 2:
         return
     reasons = "".join(f"\n  line {row.line}: {row.file}: {row.reason}" for row in refused)
+    of_group = " of one group" if len(usable) > 1 else ""
     raise InputError(
-        found=f"{table}: {len(usable)} usable recordings, {len(refused)} refused{reasons}",
-        expected="at least two: one to train on and one to hold out",
-        fix="add recordings to the CSV, or repair the refused ones",
+        found=f"{table}: {len(usable)} usable recordings{of_group}, {len(refused)} refused{reasons}",
+        expected="at least two, of different groups: one to train on and one to hold out",
+        fix="add recordings to the CSV, repair the refused ones, or divide the group",
     )
+
+
+def _split(rows: Sequence[Recording], share: float, seed: int) -> tuple[list[Recording], list[Recording]]:
+    """Held-out recordings and training recordings, both in the order of their groups' hashes; rows of one group as listed."""
+    groups: dict[str, list[Recording]] = defaultdict(list)
+    for row in rows:
+        groups[row.split_key].append(row)
+    ordered = held_out(groups, 1.0, seed)
+    num_held_out = min(max(1, len(held_out(groups, share, seed))), len(ordered) - 1)
+    sides = ordered[:num_held_out], ordered[num_held_out:]
+    held_out_rows, training_rows = ([row for key in side for row in groups[key]] for side in sides)
+    return held_out_rows, training_rows
+
+
+def _starts_s(recording: Recording, shape: ClipShape) -> tuple[float, ...]:
+    """Starts of the recording's windows in which there is sound for all but :data:`MAX_SILENT_SHARE`."""
+    earliest_s = recording.sound_start_s - MAX_SILENT_SHARE * shape.duration_s
+    return tuple(
+        start_s for start_s in window_starts_s(recording.duration_s, shape.duration_s) if start_s >= earliest_s
+    )
+
+
+def _without_windows(recording: Recording, shape: ClipShape) -> RefusedRow | None:
+    """The refusal of a recording that has no window, or of its windows before the sound begins; None if all are used."""
+    starts_s = window_starts_s(recording.duration_s, shape.duration_s)
+    if not starts_s:
+        reason = f"{recording.duration_s:.3f} s long, shorter than one window of {shape.duration_s:g} s"
+    elif len(silent_s := starts_s[: len(starts_s) - len(_starts_s(recording, shape))]):
+        windows = ", ".join(f"{start_s:g}" for start_s in silent_s)
+        reason = f"no sound before {recording.sound_start_s:.3f} s: the windows from {windows} s are not used"
+    else:
+        return None
+    return RefusedRow(recording.line, printable(recording.file), reason)
 
 
 def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]:
@@ -239,7 +296,7 @@ def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]
     windows = [
         _Window(recording, index, start_s)
         for recording in recordings
-        for index, start_s in enumerate(window_starts_s(recording.duration_s, shape.duration_s))
+        for index, start_s in enumerate(_starts_s(recording, shape))
     ]
     return sorted(windows, key=lambda window: window.index)
 

@@ -6,20 +6,33 @@ Scores come from the score matrix. A candidate that lacks the score of a configu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import duckdb
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.metric_tables import rewards_table
-from avpref.datasets.query_texts import metric_list
-from avpref.datasets.reward_formula import MetricScale, MissingScores, create_rewards
+from avpref.datasets.reward_formula import MetricScale, MissingScores, Rewards, compute_rewards
 from avpref.datasets.selection.normalise import Norm
-from avpref.datasets.selection.score_matrix import usable_counts
+from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.tables import conform
-from avpref.datasets.views import sql
-from avpref.domain import Metric, dimensions_of
 from avpref.errors import ConfigError, TableError
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateRewards:
+    """Rewards of the admitted candidates that are complete.
+
+    ``ordinals`` [C]: their ordinals, ascending; ``rewards``: theirs, in that order; ``scales``: the metrics with their norm;
+    ``is_admitted`` [N]: whether the strategy admits a candidate of the matrix (ground truth may be left out).
+    """
+
+    ordinals: NDArray[np.int64]
+    rewards: Rewards
+    scales: tuple[MetricScale, ...]
+    is_admitted: NDArray[np.bool_]
 
 
 def strategy_label(settings: PairSettings) -> str:
@@ -39,46 +52,56 @@ def applied_norm_id(settings: PairSettings, norm: Norm) -> str:
     return norm.norm_id if settings.normalise else ""
 
 
-def compute_rewards(
-    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
-) -> None:
-    """Create ``normalised_scores`` and ``candidate_rewards`` from the score matrix; call inside ``with score_matrix(…)``.
+def rewards_of(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> CandidateRewards:
+    """Rewards of the candidates of ``matrix``; held-out prompts are included where the matrix has them.
 
-    Held-out prompts are included. With a frozen ``norm`` new candidates get rewards on the old scale (ranks of ``macro`` are
-    always among the candidates themselves). Raises ConfigError where ``settings.norm`` names another norm, TableError where
-    the norm lacks a metric that has scores.
+    With a frozen ``norm`` new candidates get rewards on the old scale (ranks of ``macro`` are always among the candidates
+    themselves). Ground truth that the strategy does not admit counts in the norm but takes no part in ranks; the published ranking
+    drops it at the same point. Raises ConfigError where ``settings.norm`` names another norm, TableError where the norm lacks a
+    metric that has scores.
     """
     if settings.norm and settings.norm != norm.norm_id:
         found = f"norm {norm.norm_id} given, settings ask for {settings.norm}"
         raise ConfigError(found, "the norm that pairs.norm names", "load that norm, or leave pairs.norm empty")
-    con.execute(sql("raw_scores").format(ground_truth=settings.ground_truth))
-    scales = _scales(con, settings, metrics, norm)
-    create_rewards(con, scales, settings.average, MissingScores.EXCLUDE)
+    scales = _scales(matrix, settings, norm)
+    index = matrix.index
+    is_admitted = np.ones(len(index), dtype=bool) if settings.ground_truth else ~index.is_ground_truth
+    is_used = is_admitted if settings.average == "macro" else is_admitted & matrix.is_complete
+    used = np.flatnonzero(is_used)
+    scores = matrix.values if is_used.all() else matrix.values[:, used]
+    rewards = compute_rewards(scores, scales, settings.average, MissingScores.EXCLUDE, index.prompt[used])
+    is_complete = matrix.is_complete[used]
+    if not is_complete.all():
+        kept = np.flatnonzero(is_complete)
+        used = used[kept]
+        rewards = Rewards(rewards.dimensions, rewards.by_dimension[:, kept], rewards.overall[kept])
+    return CandidateRewards(used, rewards, scales, is_admitted)
 
 
-def read_rewards(
-    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
-) -> pa.Table:
-    """Table ``rewards`` of the connection's ``candidate_rewards``. Raises TableError where a reward overflowed."""
-    labels = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
-    query = sql("rewards").format(rewards=metric_list("candidate_rewards.{metric}", dimensions_of(metrics)))
-    return conform(rewards_table(metrics), con.sql(query, params=labels).to_arrow_table())
+def reward_table(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, norm: Norm) -> pa.Table:
+    """Table ``rewards``. Raises TableError where a reward overflowed."""
+    index, ordinals = matrix.index, rewards.ordinals
+    columns = {
+        "candidate_id": index.ids(ordinals),
+        "prompt_id": index.prompt_ids(index.prompt[ordinals]),
+        **dict(zip(rewards.rewards.dimensions, map(pa.array, rewards.rewards.by_dimension), strict=True)),
+        "strategy": pa.repeat(pa.scalar(strategy_label(settings)), len(ordinals)),
+        "norm_id": pa.repeat(pa.scalar(applied_norm_id(settings, norm)), len(ordinals)),
+    }
+    return conform(rewards_table(matrix.metrics), pa.table(columns))
 
 
-def _scales(
-    con: duckdb.DuckDBPyConnection, settings: PairSettings, metrics: Sequence[Metric], norm: Norm
-) -> list[MetricScale]:
+def _scales(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> tuple[MetricScale, ...]:
     """A metric that is not normalised, or has no score at all, gets mean 0 and standard deviation 1."""
-    statistics = {metric.name: norm.find(metric.name) if settings.normalise else None for metric in metrics}
-    if settings.normalise:
-        counts = usable_counts(con, metrics)
-        _require([name for name, known in statistics.items() if known is None and counts[name]], norm)
-    scales = []
-    for metric in metrics:
-        known = statistics[metric.name]
+    scales, lacking = [], []
+    for metric, line in zip(matrix.metrics, matrix.values, strict=True):
+        known = norm.find(metric.name) if settings.normalise else None
+        if known is None and settings.normalise and not np.isnan(line).all():
+            lacking.append(metric.name)
         mean, std = (known.mean, known.std) if known else (0.0, 1.0)
         scales.append(MetricScale(metric.name, metric.dimension, metric.higher_is_better, mean, std, metric.weight))
-    return scales
+    _require(lacking, norm)
+    return tuple(scales)
 
 
 def _require(lacking: Sequence[str], norm: Norm) -> None:

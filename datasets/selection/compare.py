@@ -16,6 +16,8 @@ from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.query_texts import metric_list
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pairing import select_pairs
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
 from avpref.datasets.tables import DIFFERENCES, conform
 from avpref.datasets.views import connect_tables, sql
 from avpref.domain import Metric, dimensions_of
@@ -99,7 +101,7 @@ def _is_same(first: SelectionInputs, second: SelectionInputs) -> bool:
 def _select(inputs: SelectionInputs) -> pa.Table:
     tables = {"prompts": inputs.prompts, "candidates": inputs.candidates, "scores": inputs.scores}
     settings = inputs.settings.model_copy(update={"norm": ""})
-    return select_pairs(connect_tables(tables), settings, inputs.metrics, inputs.norm).pairs
+    return select_pairs(read_matrix(source_of(tables), inputs.metrics), settings, inputs.norm).pairs
 
 
 def _check(snapshot: Snapshot, selected: pa.Table, name: str) -> None:
@@ -116,7 +118,7 @@ def _check(snapshot: Snapshot, selected: pa.Table, name: str) -> None:
 
 def _stage(number: int, pairs: pa.Table, margins: Sequence[str]) -> pa.Table:
     """Sides and margins of one stage's pairs; 0 for a dimension that the stage does not measure."""
-    columns = {name: pairs[name] for name in ("prompt_id", "chosen", "rejected")}
+    columns = {name: pairs[name] for name in ("prompt_id", "chosen", "rejected", "dimension")}
     nothing = pa.repeat(pa.scalar(0.0), pairs.num_rows)
     columns |= {name: pairs[name] if name in pairs.column_names else nothing for name in margins}
     return pa.table(columns).append_column("stage", pa.repeat(pa.scalar(number), pairs.num_rows))

@@ -7,17 +7,15 @@ metric then contributes 0 for everyone; :meth:`Norm.constant` names such metrics
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from avpref.datasets.query_texts import metric_list
-from avpref.datasets.selection.score_matrix import score_matrix, usable_counts
+from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.tables import NORMS, to_arrow
-from avpref.domain import METRICS, Metric
 from avpref.errors import TableError
 from avpref.identity import digest
 
@@ -83,23 +81,24 @@ class Norm:
         return to_arrow(NORMS, rows, fingerprint=self.norm_id)
 
 
-def measure(con: duckdb.DuckDBPyConnection, population: str, metrics: Sequence[Metric] = METRICS) -> Norm:
-    """Statistics of every metric over the view ``scores``: rows with status ok and a finite value.
+def measure(matrix: ScoreMatrix, population: str) -> Norm:
+    """Statistics of every metric of ``matrix`` over its usable scores.
 
     The published ranking's normalisation: whole table, ground truth and generated together, std with n − 1. Values are
-    summed in the order of the candidate index, so neither row order nor threads change a bit. Raises as
-    :func:`avpref.datasets.selection.score_matrix.score_matrix`, and TableError where a statistic overflows.
+    summed in the order of the candidate index, so neither row order nor threads change a bit. Raises TableError where a statistic
+    overflows.
     """
-    with score_matrix(con, metrics):
-        counts = usable_counts(con, metrics)
-        return Norm(population, tuple(_measure_one(con, metric.name) for metric in metrics if counts[metric.name]))
+    names = [metric.name for metric in matrix.metrics]
+    with ThreadPoolExecutor(matrix.threads) as pool:
+        measured = list(pool.map(_measure_one, names, matrix.values))
+    return Norm(population, tuple(norm for norm in measured if norm is not None))
 
 
-def _measure_one(con: duckdb.DuckDBPyConnection, name: str) -> MetricNorm:
-    column = metric_list(
-        "SELECT {metric} AS value FROM score_matrix WHERE {metric} IS NOT NULL ORDER BY ordinal", [name]
-    )
-    values = con.sql(column).fetchnumpy()["value"]
+def _measure_one(name: str, scores: NDArray[np.float64]) -> MetricNorm | None:
+    is_missing = np.isnan(scores)
+    values = scores[~is_missing] if is_missing.any() else scores
+    if not len(values):
+        return None
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):
         mean = low if low == high else float(values.mean())

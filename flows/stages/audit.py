@@ -25,7 +25,6 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.audit_tables import audit_rows, read_audit
 from avpref.flows.workers.committed_clips import open_clip
-from avpref.identity import bytes_sha256
 from avpref.media.reading import read_clip
 from avpref.storage.files import Files
 from avpref.storage.table_readers import read_candidates
@@ -137,9 +136,10 @@ class FactWorker:
 
     def _facts(self, candidate: Candidate) -> ClipFacts:
         try:
-            clip = open_clip(self.spec.media, candidate.path)
-            if bytes_sha256(clip.getvalue()) != candidate.sha256:
-                return ClipFacts(candidate.candidate_id, reason=f"{candidate.path} is not the file that was committed")
-            return measure(candidate.candidate_id, read_clip(clip), len(clip.getvalue()))
+            with open_clip(self.spec.media, candidate.path) as clip:
+                if clip.sha256() != candidate.sha256:
+                    reason = f"{candidate.path} is not the file that was committed"
+                    return ClipFacts(candidate.candidate_id, reason=reason)
+                return measure(candidate.candidate_id, read_clip(clip), clip.num_bytes)
         except MediaError as error:
             return ClipFacts(candidate.candidate_id, reason=error.found)

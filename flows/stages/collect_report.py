@@ -9,10 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from avpref.config.training_settings import SftWeights
 from avpref.datasets import tables
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import RuleOutcome
+from avpref.datasets.evidence.judging import metric_comparison
 from avpref.datasets.rows import EvaluationKind
+from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
 from avpref.flows.run import Run
@@ -21,7 +24,8 @@ from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
-from avpref.flows.workers.scorers import metrics_of, sources
+from avpref.flows.workers.judges import all_scorers, judges_of
+from avpref.flows.workers.scorers import metrics_of
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
 from avpref.storage.run_folder import RESULT_FILE
 from avpref.storage.table_readers import read_candidates
@@ -41,14 +45,14 @@ def collect(run: Run) -> ReportData:
         if run.tables.has(tables.QUARANTINE)
         else tables.to_arrow(tables.QUARANTINE, [])
     )
-    metrics = metrics_of(run.settings.scoring)
+    metrics = metrics_of(run.settings.scoring, run.settings.executor)
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,
         media=run.media,
         metrics=metrics,
         reward_models=tuple(
-            RewardModel(source.name, source.terms) for source in sources(run.settings.scoring) if source.is_network
+            RewardModel(source.name, source.terms) for source in all_scorers(run.settings) if source.is_network
         ),
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
@@ -66,9 +70,13 @@ def collect(run: Run) -> ReportData:
         excluded=run.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
         audit=tuple(read_audit(run)),
-        curves=Curves(_curve(run.sft.checkpoint.parent), _curve(run.training_job.output)),
+        curves=Curves(_sft_curve(run), _curve(run.training_job.output)),
         stages=_stages(run),
         origin=_origin(run),
+        metric_changes=tuple(metric_comparison(metric) for metric in verdict.get("metrics", ())),
+        prompt_blind=checked_prompt_blind(
+            metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
+        ),
     )
 
 
@@ -94,6 +102,11 @@ def _with_origin(rewards: pd.DataFrame, candidates: Mapping[str, Candidate]) -> 
     return rewards.assign(origin=[str(candidates[candidate].origin) for candidate in rewards.candidate_id])
 
 
+def _sft_curve(run: Run) -> pd.DataFrame:
+    """The curve of the SFT training; empty where the run started from given weights, whose training left none here."""
+    return pd.DataFrame() if isinstance(run.settings.sft, SftWeights) else _curve(run.sft_output)
+
+
 def _curve(folder: Path) -> pd.DataFrame:
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     return pd.DataFrame([json.loads(line) for line in lines])
@@ -109,8 +122,10 @@ def _origin(run: Run) -> tuple[tuple[str, str], ...]:
     document: dict[str, Any] = lineage(run)
     sealed: dict[str, str] = document.pop("tables")
     scorers = run.tables.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
+    judges = [(judge.name, judge.source.fingerprint) for judge in judges_of(run.settings)]
     return (
         *((name.replace("_", " "), str(value)) for name, value in document.items()),
         *((f"scorer {name}", fingerprint) for name, fingerprint in scorers),
+        *((f"judge {name}", fingerprint) for name, fingerprint in judges),
         *((f"table {name}", version) for name, version in sealed.items()),
     )

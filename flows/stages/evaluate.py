@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pandas as pd
@@ -24,8 +24,10 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
 from avpref.flows.stages.generate import candidates_of, make_candidates
+from avpref.flows.stages.judge import Judgement, judge_clips
 from avpref.flows.stages.score import score_candidates
-from avpref.flows.workers.scorers import metrics_of, sources
+from avpref.flows.workers.judges import all_scorers, judge_metrics
+from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed, digest
 from avpref.registry import decisions
 from avpref.storage.documents import VERDICT_FILE, quarantine_file
@@ -38,15 +40,27 @@ NO_SCORES = pd.DataFrame()
 
 @dataclass(frozen=True)
 class SideClips:
-    """One side's held-out candidates and their scores, a frame with the columns of the score table."""
+    """One side's held-out candidates, their scores, and those of judges: frames with the columns of the score table."""
 
     candidates: list[Candidate]
     scores: pd.DataFrame
+    judged: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def joined(self, other: SideClips) -> SideClips:
         """The clips of both, as one."""
-        frames = [frame for frame in (self.scores, other.scores) if len(frame)]
-        return SideClips(self.candidates + other.candidates, pd.concat(frames) if frames else other.scores)
+        scores, judged = _stacked(self.scores, other.scores), _stacked(self.judged, other.judged)
+        return SideClips(self.candidates + other.candidates, scores, judged)
+
+    def judged_by(self, judgement: Judgement) -> SideClips:
+        """The clips with the judges' scores of them."""
+        own = {candidate.candidate_id for candidate in self.candidates}
+        return replace(self, judged=judgement.scores[judgement.scores.candidate_id.isin(own)])
+
+
+def _stacked(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The rows of both; an empty frame is left out, because its columns have no types."""
+    frames = [frame for frame in (first, second) if len(frame)]
+    return pd.concat(frames) if frames else second
 
 
 @reporting.stage("evaluate")
@@ -63,12 +77,14 @@ def evaluate(run: Run) -> StageCounts:
     counts: list[ItemCounts] = []
     for part in parts:
         policy, part_quarantined, part_counts = _policy(run, part)
-        counts += part_counts
+        reference = _reference(run, part)
+        judgement = judge_clips(run, reference.candidates + policy.candidates, part)
+        counts += part_counts + judgement.counts
         sides = {
-            EvaluationSide.REFERENCE: sides[EvaluationSide.REFERENCE].joined(_reference(run, part)),
-            EvaluationSide.POLICY: sides[EvaluationSide.POLICY].joined(policy),
+            EvaluationSide.REFERENCE: sides[EvaluationSide.REFERENCE].joined(reference.judged_by(judgement)),
+            EvaluationSide.POLICY: sides[EvaluationSide.POLICY].joined(policy.judged_by(judgement)),
         }
-        prompts, quarantined = prompts + part, quarantined + part_quarantined
+        prompts, quarantined = prompts + part, quarantined + part_quarantined + judgement.quarantined
         inputs = _inputs(run, prompts, sum(map(len, parts)))
         decision = take(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
@@ -114,15 +130,16 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
                 scale[metric.name].std,
                 metric.weight,
             )
-            for metric in metrics_of(run.settings.scoring)
+            for metric in metrics_of(run.settings.scoring, run.settings.executor)
         ),
         prompts=tuple(prompt.prompt_id for prompt in prompts),
         num_held_out=num_held_out,
         displacement=vars(run.training_summary.displacement),
-        meaningless=tuple(source.name for source in sources(run.settings.scoring) if not source.terms.is_meaningful),
+        meaningless=tuple(source.name for source in all_scorers(run.settings) if not source.terms.is_meaningful),
         policy_hash=policy.hash,
         adapter_hash=policy.adapter_hash,
         reference_hash=run.sft.hash,
+        judges=tuple(judge_metrics(run.settings)),
     )
 
 
@@ -146,13 +163,14 @@ def _policy(run: Run, prompts: list[Prompt]) -> tuple[SideClips, list[Quarantine
 
 
 def _wide(side: SideClips, inputs: DecisionInputs) -> pd.DataFrame:
-    """Valid raw values as a frame of prompts × metrics, NaN where there is none; prompts in the order of ``inputs``."""
+    """Valid raw values as a frame of prompts × metrics (judges' too), NaN where there is none, in the order of ``inputs``."""
     prompt_of = {candidate.candidate_id: candidate.prompt_id for candidate in side.candidates}
-    valid = side.scores[side.scores.status == ScoreStatus.OK]
+    scores = _stacked(side.judged, side.scores)
+    valid = scores[scores.status == ScoreStatus.OK]
     table = valid.assign(prompt_id=valid.candidate_id.map(prompt_of)).pivot(
         index="prompt_id", columns="metric", values="value"
     )
-    return table.reindex(index=list(inputs.prompts), columns=[metric.name for metric in inputs.metrics]).astype(float)
+    return table.reindex(index=list(inputs.prompts), columns=list(inputs.score_names)).astype(float)
 
 
 def _write(run: Run, sides: dict[EvaluationSide, SideClips], decision: Decision) -> None:
@@ -167,7 +185,8 @@ def _write(run: Run, sides: dict[EvaluationSide, SideClips], decision: Decision)
     decisions.record_decision(run, decision, lineage(run), adapter_files(run))
     document = decision.document()
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
-    run.documents.write(VERDICT_FILE, {"evaluation": document["evaluation"], "gate": gated})
+    compared = {key: document[key] for key in ("evaluation", "metrics")}
+    run.documents.write(VERDICT_FILE, {**compared, "gate": gated})
 
 
 def _rows(
@@ -175,15 +194,11 @@ def _rows(
 ) -> Iterator[EvaluationRow]:
     for side, clips in sides.items():
         by_id = {candidate.candidate_id: candidate for candidate in clips.candidates}
-        for row in clips.scores.itertuples():
-            value = row.value if row.status == ScoreStatus.OK else None
-            yield _row(
-                by_id[row.candidate_id],
-                side,
-                EvaluationKind.SCORE,
-                (row.metric, value, row.status, row.reason),
-                norm_id,
-            )
+        for kind, scores in ((EvaluationKind.SCORE, clips.scores), (EvaluationKind.JUDGE, clips.judged)):
+            for row in scores.itertuples():
+                value = row.value if row.status == ScoreStatus.OK else None
+                number = (row.metric, value, row.status, row.reason)
+                yield _row(by_id[row.candidate_id], side, kind, number, norm_id)
         for candidate in clips.candidates:
             for dimension in rewards[side].columns:
                 value = float(rewards[side].at[candidate.prompt_id, dimension])

@@ -1,13 +1,18 @@
-"""Stage ``pair``: norms, rewards, pairs and skipped prompts, as SQL over the score table."""
+"""Stage ``pair``: norms, rewards, pairs and skipped prompts, over the score matrix."""
 
 from __future__ import annotations
 
-import duckdb
+import os
+from pathlib import Path
+
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from avpref.console import say
-from avpref.datasets import tables, views
+from avpref.datasets import tables
 from avpref.datasets.selection import normalise, pairing
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import SelectionSource, source_of
 from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
@@ -42,42 +47,40 @@ def select(run: RunFolder) -> pairing.Selection:
 
     Raises InputError where ``pairs.norm`` names a norm that no run has, TableError for a damaged table.
     """
-    con = training_tables(run)
-    metrics = metrics_of(run.settings.scoring)
-    norm = saved_norm(run, run.settings.pairs.norm) if run.settings.pairs.norm else None
-    selection = pairing.select_pairs(
-        con, run.settings.pairs, metrics, norm or normalise.measure(con, run.run_id, metrics)
-    )
+    settings = run.settings.pairs
+    norm = saved_norm(run, settings.norm) if settings.norm else None
+    matrix = read_matrix(training_source(run), metrics_of(run.settings.scoring, run.settings.executor))
+    selection = pairing.select_pairs(matrix, settings, norm or normalise.measure(matrix, run.run_id))
     for warning in selection.warnings:
         say(f"pair: {warning}")
     return selection
 
 
-def training_tables(run: RunFolder) -> duckdb.DuckDBPyConnection:
-    """DuckDB over the training split of prompts, candidates and scores. Local tables are read from their files on demand.
+def training_source(run: RunFolder) -> SelectionSource:
+    """The training split of prompts, candidates and scores. Local tables are read from their files in pieces.
 
     Raises InputError where a table does not exist yet.
     """
+    parts: dict[str, pa.Table | list[Path | pa.Table]] = {}
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
-        run.tables.require(table)
-    match run.tables.store.files:
-        case LocalFiles():
-            con = run.tables.connect()
-            con.execute(views.sql("training_views"))
-            return con
-        case _:
-            return _training_rows(run)
+        manifest = run.tables.require(table)
+        match run.tables.store.files:
+            case LocalFiles() as local:
+                parts[table.name] = [local.path(name) for name in run.tables.store.names(manifest)]
+            case _:
+                parts[table.name] = run.tables.read_version(table, manifest)
+    return source_of(parts, training_only=True, threads=os.cpu_count() or 1)
 
 
-def _training_rows(run: RunFolder) -> duckdb.DuckDBPyConnection:
-    """As :func:`training_tables`, for tables outside the local file system: they are loaded into memory."""
+def training_rows(run: RunFolder) -> dict[str, pa.Table]:
+    """The training split of tables prompts, candidates and scores, in memory. Raises as :func:`training_source`."""
     prompts = run.tables.read(tables.PROMPTS)
     prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
     candidates = run.tables.read(tables.CANDIDATES)
     candidates = candidates.filter(pc.is_in(candidates["prompt_id"], prompts["prompt_id"].combine_chunks()))
     scores = run.tables.read(tables.SCORES)
     scores = scores.filter(pc.is_in(scores["candidate_id"], candidates["candidate_id"].combine_chunks()))
-    return views.connect_tables({"prompts": prompts, "candidates": candidates, "scores": scores})
+    return {"prompts": prompts, "candidates": candidates, "scores": scores}
 
 
 def saved_norm(run: RunFolder, norm_id: str) -> normalise.Norm:
@@ -96,8 +99,10 @@ def saved_norm(run: RunFolder, norm_id: str) -> normalise.Norm:
 def _fingerprint(run: Run) -> str:
     manifests = [run.tables.current(table.name) for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES)]
     sealed = [manifest.version if manifest else "" for manifest in manifests]
-    names = [metric.name for metric in metrics_of(run.settings.scoring)]
-    return run.fingerprint("pair", sealed, names, run.settings.pairs.model_dump(mode="json"))
+    metrics = metrics_of(run.settings.scoring, run.settings.executor)
+    names = [metric.name for metric in metrics]
+    weights = [metric.weight for metric in metrics]
+    return run.fingerprint("pair", sealed, names, weights, run.settings.pairs.model_dump(mode="json"))
 
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from avpref.config.data_settings import ClipPrompts, TextPrompts, ToyWorldPrompts
@@ -30,7 +31,10 @@ def prompts(run: Run) -> StageCounts:
         return StageCounts(num_prompts, (log_counts(run.events, counts),))
     known = {prompt.prompt_id for prompt in read_prompts(run.tables)} if run.tables.has(tables.PROMPTS) else set()
     prompt_list = open_prompt_source(run.settings).prompts()
-    rows = [QuarantineRow(item.file, "prompts", "Refused", item.reason, 1) for item in prompt_list.refused]
+    rows = [
+        QuarantineRow(item.file, "prompts", "Refused", f"line {item.line}: {item.reason}", 1)
+        for item in prompt_list.refused
+    ]
     run.documents.write_quarantine(REFUSED_FILE, rows)
     run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, prompt_list.prompts, fingerprint))
     num_new = sum(prompt.prompt_id not in known for prompt in prompt_list.prompts)
@@ -46,7 +50,7 @@ def refused(run: RunFolder) -> list[QuarantineRow]:
 
 def _fingerprint(run: Run) -> str:
     settings, path = run.settings, _csv(run)
-    source = "" if path is None else file_sha256(path) if path.is_file() else "absent"
+    source = "" if path is None else file_sha256(path) if os.path.isfile(path) else "absent"
     parts = settings.prompts.model_dump(mode="json"), settings.clip.model_dump(mode="json"), settings.run.seed
     return run.fingerprint("prompts", digest(*parts), source)
 
@@ -67,5 +71,7 @@ def _because(run: Run, verb: str) -> str:
     if path is None:
         return "derived from the settings"
     return (
-        f"{path.name} {verb}, file hash {file_sha256(path)[:HASH_SHOWN]}…" if path.is_file() else f"{path.name} absent"
+        f"{path.name} {verb}, file hash {file_sha256(path)[:HASH_SHOWN]}…"
+        if os.path.isfile(path)
+        else f"{path.name} absent"
     )

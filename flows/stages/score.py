@@ -105,11 +105,16 @@ class ScoringRequest:
     view: ClipView
 
 
-def score_candidates(run: Run, stage: str, candidates: list[Candidate], prompts: list[Prompt]) -> ScoredUnits:
-    """Score those of ``candidates`` that have no scores yet; returns the units that hold all score rows. Raises as :func:`score_items`."""
+def score_candidates(
+    run: Run, stage: str, candidates: list[Candidate], prompts: list[Prompt], scoring: ScoringSettings | None = None
+) -> ScoredUnits:
+    """Score those of ``candidates`` that have no scores yet, by ``scoring`` (the run's section without); the units hold all rows.
+
+    Raises as :func:`score_items`.
+    """
     text = {prompt.prompt_id: prompt.text for prompt in prompts}
     items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
-    scoring, shape = run.settings.scoring, clip_shape(run.settings)
+    scoring, shape = scoring or run.settings.scoring, clip_shape(run.settings)
     view = ClipView(shape, scoring.window_s or shape.duration_s)
     return score_items(run, stage, ScoringRequest(items, scoring, run.settings.run, view))
 
@@ -119,7 +124,7 @@ def score_items(folder: ScoringFolder, stage: str, request: ScoringRequest) -> S
 
     Raises InputError where weights are absent or a canary drifts, CircuitOpen where too many items fail.
     """
-    scorers = sources(request.scoring)
+    scorers = sources(request.scoring, folder.executor)
     fingerprints = [
         folder.fingerprint(stage, source.fingerprint, request.view.fingerprint(source.is_network)) for source in scorers
     ]
@@ -234,5 +239,4 @@ def _executor_of(executor: Executor, source: ScorerSource) -> Executor:
     """The executor of a scorer's own pool: scorers without a pool of their own use the stage's."""
     if isinstance(executor, InProcessExecutor) or source.slug not in executor.pools:
         return executor
-    pool = executor.pools[source.slug]
-    return executor.model_copy(update=pool.model_dump())
+    return executor.of_pool(source.slug)

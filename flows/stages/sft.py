@@ -22,6 +22,7 @@ from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
 from avpref.flows.workers.prompt_sources import SftItem
 from avpref.models.checkpoints.network_loading import load_generator, save_network
+from avpref.models.checkpoints.shipped_networks import locate_network
 from avpref.models.dit import ModelType, NetworkConfig
 from avpref.storage.documents import quarantine_file
 from avpref.storage.local_files import storage_errors
@@ -54,7 +55,7 @@ def _convert(run: Run, weights: SftWeights) -> ItemCounts:
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     network = load_generator(
-        Path(weights.network),
+        locate_network(weights.network),
         NetworkConfig.from_settings(run.settings.network),
         ModelType.T2AV,
         lora=Path(weights.lora) if weights.lora else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -9,7 +11,7 @@ import torch
 from avpref.config.training_settings import DpoSettings
 from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS
-from avpref.domain import Candidate
+from avpref.domain import ALL_DIMENSIONS, MODALITIES, Candidate, modalities_of
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
@@ -26,6 +28,7 @@ from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
+from avpref.trainer.losses import Moves
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import ADAPTER_FOLDER, SUMMARY_FILE
 
@@ -107,6 +110,7 @@ def _pair_set(run: Run, pairs: pa.Table, clips: EncodedClips) -> PairSet:
     chosen = [row_of[candidate] for candidate in pairs["chosen"].to_pylist()]
     rejected = [row_of[candidate] for candidate in pairs["rejected"].to_pylist()]
     encoded, index = texts.encode([clips.texts[row] for row in chosen])
+    moves = moved_modalities(pairs["dimension"].to_pylist(), run.settings.scoring.modalities)
     delayed_audio = [audio for row in chosen if (audio := clips.delayed[row]) is not None]
     return PairSet(
         ids=tuple(pairs["pair_id"].to_pylist()),
@@ -120,4 +124,20 @@ def _pair_set(run: Run, pairs: pa.Table, clips: EncodedClips) -> PairSet:
         negative_text=texts.negative.states,
         negative_mask=texts.negative.mask,
         desync_audio=torch.from_numpy(np.stack(delayed_audio)) if delayed_audio else None,
+        moves_video=None if moves is None else moves.video,
+        moves_audio=None if moves is None else moves.audio,
     )
+
+
+def moved_modalities(dimensions: Sequence[str], other_dimensions: Mapping[str, str]) -> Moves | None:
+    """Which modalities the loss of each pair moves, bool [N], from what the pairs speak for; None where all speak for everything.
+
+    ``other_dimensions`` is ``scoring.modalities``; see :func:`avpref.domain.modalities_of`.
+    """
+    if all(dimension == ALL_DIMENSIONS for dimension in dimensions):
+        return None
+    moved = [
+        frozenset(MODALITIES) if dimension == ALL_DIMENSIONS else modalities_of(dimension, other_dimensions)
+        for dimension in dimensions
+    ]
+    return Moves(*(torch.tensor([modality in of_pair for of_pair in moved]) for modality in MODALITIES))

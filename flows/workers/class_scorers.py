@@ -7,21 +7,26 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from avpref.config.scorer_use import ScorerUse
 from avpref.domain import Metric, Terms
 from avpref.errors import AvprefError, ClusterError, ConfigError, InputError
+from avpref.identity import digest
 from avpref.rewards.outside.class_loading import GROUP, Offer, load_class, offers, quoted_traceback
 from avpref.rewards.outside.declaration import Declaration, declare, make_scorer
+from avpref.rewards.outside.declaration_request import DeclarationRequest, declare_here
 from avpref.rewards.protocol import Scorer
+
+if TYPE_CHECKING:
+    from avpref.config.executor_settings import RayExecutor
+    from avpref.config.scorer_use import ScorerUse
 
 BUILT_IN = "built-in"
 
 
 @dataclass(frozen=True)
 class ClassSource:
-    """A scorer class with settings; see :class:`avpref.flows.workers.scorers.ScorerSource`.
+    """A scorer class with settings; see :class:`avpref.flows.workers.scorer_source.ScorerSource`.
 
     Attributes:
         slug: the scorer's name.
@@ -48,17 +53,17 @@ class ClassSource:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
         return self.declaration.metrics
 
     @property
     def terms(self) -> Terms:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
         return self.declaration.terms
 
     @property
     def fingerprint(self) -> str:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
         return self.declaration.fingerprint
 
     @property
@@ -68,12 +73,12 @@ class ClassSource:
 
     @property
     def is_isolated(self) -> bool:
-        """True for classes from outside the product: what they do to their process harms no other scorer."""
-        return self.origin != BUILT_IN
+        """True for classes from outside the product, so that they harm no other scorer, and for those that wait for a service."""
+        return self.origin != BUILT_IN or self.declaration.has_own_actors
 
     @property
     def has_canary(self) -> bool:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
         return self.declaration.has_canary
 
     def open(self, device: str) -> Scorer:
@@ -105,20 +110,40 @@ class ClassSource:
         return scorer
 
 
-def class_source(use: ScorerUse, reference: str, origin: str) -> ClassSource:
-    """The source of the class ``reference``. Raises ConfigError where it does not import, or for settings that it does not accept."""
-    owner = load_class(use.slug, reference)
-    declaration = declare(use.slug, reference, owner, use.settings)
+def class_source(use: ScorerUse, reference: str, origin: str, placed: RayExecutor | None = None) -> ClassSource:
+    """The source of the class ``reference``; ``placed`` is its pool where that has an environment of its own.
+
+    Raises ConfigError where the class does not import, or for settings that it does not accept.
+    """
+    if placed is not None:
+        folder = str(Path(placed.runtime_env.working_dir).resolve())
+        declaration = _declared_elsewhere(DeclarationRequest(use.slug, reference, use.settings, folder), placed)
+        return ClassSource(use.slug, reference, origin, use.settings, declaration, folder)
+    declaration = declare(use.slug, reference, load_class(use.slug, reference), use.settings)
     return ClassSource(use.slug, reference, origin, use.settings, declaration, str(Path.cwd()))
 
 
-def outside_source(use: ScorerUse, built_in: Sequence[str]) -> ClassSource:
+_DECLARED: dict[str, Declaration] = {}
+"""Declarations that were made in other environments by this process, by what they depend on."""
+
+
+def _declared_elsewhere(request: DeclarationRequest, placed: RayExecutor) -> Declaration:
+    """The declaration of a class in the environment of its pool. Raises ConfigError."""
+    from avpref.execution.environment_calls import call_in_environment
+
+    key = digest(vars(request), placed.runtime_env.model_dump(mode="json"))
+    if key not in _DECLARED:
+        _DECLARED[key] = call_in_environment(declare_here, request, placed, request.name)
+    return _DECLARED[key]
+
+
+def outside_source(use: ScorerUse, built_in: Sequence[str], placed: RayExecutor | None = None) -> ClassSource:
     """The source of ``package.module:Class`` or of an entry point.
 
     Raises ConfigError as :func:`class_source`, and for a name that is neither ``built_in`` nor an entry point.
     """
     if ":" in use.use:
-        return class_source(use, use.use, "module")
+        return class_source(use, use.use, "module", placed)
     matching = [offer for offer in offers() if offer.name == use.use]
     if not matching:
         raise _unknown(use.use, built_in)
@@ -129,7 +154,7 @@ def outside_source(use: ScorerUse, built_in: Sequence[str]) -> ClassSource:
             found, "package.module:Class, which names one", f"--set scoring.scorers={matching[0].reference}"
         )
     offer: Offer = matching[0]
-    return class_source(use, offer.reference, offer.distribution)
+    return class_source(use, offer.reference, offer.distribution, placed)
 
 
 def _unknown(name: str, built_in: Sequence[str]) -> ConfigError:

@@ -13,7 +13,7 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Score
 from avpref.errors import MediaError
 from avpref.execution.contract import FATAL_ERRORS
-from avpref.flows.workers.scorers import ScorerSource
+from avpref.flows.workers.scorer_source import ScorerSource
 from avpref.flows.workers.unit_scoring import TimedScores
 from avpref.observability.meters import MS_PER_S
 from avpref.rewards.outside.declaration import is_two_phase

@@ -116,7 +116,8 @@ class CandidateEncodeWorker:
 
     def _row(self, item: EncodeItem) -> LatentRow:
         try:
-            clip = read_clip(open_clip(self.media, item.path), self.shape)
+            with open_clip(self.media, item.path) as committed:
+                clip = read_clip(committed, self.shape)
         except MediaError as error:  # not quarantined: the clip could be read when it was scored, and a pair needs it
             raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair

@@ -10,11 +10,12 @@ import numpy as np
 import avpref.datasets.prompts.clips as recordings
 import avpref.datasets.prompts.text_prompts as text_list
 import avpref.datasets.prompts.toyworld as toyworld
-from avpref.config.data_settings import ClipPrompts, TextPrompts, ToyWorldPrompts
+from avpref.config.data_settings import ClipPrompts, RecordingSettings, TextPrompts, ToyWorldPrompts
 from avpref.config.schema import Settings
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
+from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +96,11 @@ class RecordingSource:
     settings: ClipPrompts
     shape: ClipShape
     seed: int
+    rules: ReadingRules = DEFAULT_READING
 
     def prompts(self) -> PromptList:
         """One prompt per window; held-out windows come from held-out recordings."""
-        return PromptList(*recordings.prompts(self.settings, self.shape, self.seed))
+        return PromptList(*recordings.prompts(self.settings, self.shape, self.seed, self.rules))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
         """The windows of the training split."""
@@ -112,7 +114,7 @@ class RecordingSource:
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """Read the prompt's window at the run's size and rates. Raises MediaError."""
-        clip = recordings.ground_truth_clip(prompt, self.shape)
+        clip = recordings.ground_truth_clip(prompt, self.shape, self.rules)
         assert (
             clip.frames is not None and clip.audio is not None
         )  # recordings without picture or sound are refused on import
@@ -126,10 +128,11 @@ class TextListSource:
     settings: TextPrompts
     shape: ClipShape
     seed: int
+    rules: ReadingRules = DEFAULT_READING
 
     def prompts(self) -> PromptList:
         """One prompt per text."""
-        return PromptList(*text_list.text_prompts(self.settings, self.seed))
+        return PromptList(*text_list.text_prompts(self.settings, self.seed, self.rules))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
         """Raises ConfigError: a list of texts needs a network that is already trained."""
@@ -144,7 +147,7 @@ class TextListSource:
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """The beginning of the prompt's recording at the run's size and rates. Raises MediaError."""
-        return RecordingSource(ClipPrompts(), self.shape, self.seed).ground_truth(prompt)
+        return RecordingSource(ClipPrompts(), self.shape, self.seed, self.rules).ground_truth(prompt)
 
 
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
@@ -154,16 +157,21 @@ def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
 
 def clip_shape(settings: Settings) -> ClipShape:
     """The shape of every clip of a run."""
-    return ClipShape(**settings.clip.model_dump())
+    return ClipShape(**settings.clip.model_dump(exclude=set(RecordingSettings.model_fields)))
+
+
+def reading_rules(clip: RecordingSettings) -> ReadingRules:
+    """How the recordings of a run or of a list are read."""
+    return ReadingRules(clip.audio_track, HdrHandling(clip.hdr))
 
 
 def open_prompt_source(settings: Settings) -> PromptSource:
     """The prompt source that the configuration names."""
-    shape, seed = clip_shape(settings), settings.run.seed
+    shape, seed, rules = clip_shape(settings), settings.run.seed, reading_rules(settings.clip)
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return RecordingSource(prompts, shape, seed)
+            return RecordingSource(prompts, shape, seed, rules)
         case TextPrompts() as prompts:
-            return TextListSource(prompts, shape, seed)
+            return TextListSource(prompts, shape, seed, rules)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from avpref.config.scoring_settings import (
+    ClapSettings,
     ImageBindSettings,
     ModelSettings,
     ScoringSettings,
@@ -19,6 +20,7 @@ from avpref.devices import resolved
 from avpref.domain import Metric, Terms
 from avpref.identity import digest
 from avpref.rewards.audiobox import audiobox
+from avpref.rewards.clap import clap
 from avpref.rewards.imagebind import imagebind, javis_score
 from avpref.rewards.model_scorer import MODEL_RULES, ModelScorer, Placement
 from avpref.rewards.random_weights import MEANINGLESS
@@ -35,7 +37,7 @@ NOT_OF_SCORES = frozenset({"folder", "batch_clips", "store_embeddings"})
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A published reward model, or its ``tiny`` preset with random weights; see :class:`avpref.flows.workers.scorers.ScorerSource`."""
+    """A published reward model, or its ``tiny`` preset; see :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
 
     slug: str
     model: weights.Model
@@ -57,23 +59,23 @@ class RewardModel:
 
     @property
     def terms(self) -> Terms:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
-        return MEANINGLESS if self.is_tiny else self.model.terms
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
+        return replace(MEANINGLESS, sound=self.model.terms.sound) if self.is_tiny else self.model.terms
 
     @property
     def fingerprint(self) -> str:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
         weights_identity = "tiny" if self.is_tiny else weights.weights_id(self._paths())
         settings = self.settings.model_dump(mode="json", exclude=set(NOT_OF_SCORES))
         return digest("reward model", self.slug, self.version, weights_identity, settings, repr(MODEL_RULES))
 
     @property
     def keeps_embeddings(self) -> bool:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
         return isinstance(self.settings, ImageBindSettings) and self.settings.store_embeddings
 
     def open(self, device: str) -> ModelScorer[Any]:
-        """See :class:`avpref.flows.workers.scorers.ScorerSource`."""
+        """See :class:`avpref.flows.workers.scorer_source.ScorerSource`."""
         placement = Placement(resolved(device), getattr(torch, self.settings.dtype), self.settings.batch_clips)
         if self.is_tiny:
             return self.tiny(placement, self.settings)
@@ -143,6 +145,10 @@ def reward_model(name: str, scoring: ScoringSettings) -> RewardModel:
                 _load_javis_score,
                 _tiny_javis_score,
             )
+        case "clap":
+            return RewardModel(
+                name, weights.CLAP, scoring.clap, is_tiny, clap.CLAP_METRICS, clap.VERSION, _load_clap, _tiny_clap
+            )
     raise AssertionError(f"{name} is no reward model")
 
 
@@ -161,6 +167,14 @@ def _load_synchformer(
 ) -> ModelScorer[Any]:
     (path,) = paths.values()
     return synchformer.load_synchformer(path, placement, identity, synchformer.WindowLayout(settings.windows))
+
+
+def _load_clap(paths: Paths, placement: Placement, identity: str, settings: ClapSettings) -> ModelScorer[Any]:
+    return clap.load_clap(paths, placement, identity, clap.ShortClips(settings.short_clips))
+
+
+def _tiny_clap(placement: Placement, settings: ClapSettings) -> ModelScorer[Any]:
+    return clap.tiny_clap(placement, clap.ShortClips(settings.short_clips))
 
 
 def _tiny_audiobox(placement: Placement, settings: Any) -> ModelScorer[Any]:

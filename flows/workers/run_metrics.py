@@ -15,7 +15,7 @@ def checked_metrics(settings: Settings) -> tuple[Metric, ...]:
     Raises ConfigError for a list of metrics or weights that cannot be used, and for a gate rule of a dimension that no metric
     measures.
     """
-    metrics = metrics_of(settings.scoring)
+    metrics = metrics_of(settings.scoring, settings.executor)
     check_metrics(metrics)
     check_dimensions(settings.evaluation.gate, dimensions_of(metrics))
     return metrics

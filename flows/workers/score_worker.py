@@ -16,13 +16,14 @@ from avpref.execution.contract import Receipt
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.class_scorers import ClassSource
 from avpref.flows.workers.class_scoring import ClassScoring
-from avpref.flows.workers.committed_clips import ClipBytes, open_clip
-from avpref.flows.workers.scorers import ScorerSource
+from avpref.flows.workers.committed_clips import CommittedClip, open_clip
+from avpref.flows.workers.scorer_source import ScorerSource
 from avpref.flows.workers.unit_scoring import NetworkScoring, UnitScoring, WeightlessScoring
-from avpref.identity import bytes_sha256
 from avpref.media.containers import MediaSource
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, probe, read_clip
+from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
+from avpref.rewards.picture_needs import SCORED_SIZE
 from avpref.rewards.protocol import ScorableClip
 from avpref.storage.files import Files
 from avpref.storage.score_files import EMBEDDINGS, ScoreFiles
@@ -44,23 +45,31 @@ class ScoreItem:
 
 @dataclass(frozen=True)
 class ClipView:
-    """The part of a clip that scorers see: at most its first ``window_s`` seconds, at its own size and rates.
+    """The part of a clip that scorers see: at most its first ``window_s`` seconds, at its own rates, and at its own size or the
+    smaller one of :data:`avpref.rewards.picture_needs.SCORED_SIZE`.
 
-    Where ``shape`` is set, scorers without a network see the clip in that shape instead.
+    Where ``shape`` is set, scorers without a network see the clip in that shape instead. ``rules`` say how recordings are read.
     """
 
     shape: ClipShape | None
     window_s: float
+    rules: ReadingRules = DEFAULT_READING
 
     def read(self, clip: MediaSource, is_network: bool) -> DecodedClip:
         """Decode ``clip`` for reward models (``is_network``) or for scorers without a network. Raises MediaError."""
-        if self.shape is not None and not is_network:
-            return read_clip(clip, self.shape)
-        return read_clip(clip, duration_s=min(self.window_s, probe(clip).duration_s))
+        if self.is_shaped(is_network):
+            return read_clip(clip, self.shape, rules=self.rules)
+        duration_s = min(self.window_s, probe(clip, self.rules).duration_s)
+        return read_clip(clip, duration_s=duration_s, size=SCORED_SIZE, rules=self.rules)
+
+    def is_shaped(self, is_network: bool) -> bool:
+        """Whether such scorers see the clip in ``shape``."""
+        return self.shape is not None and not is_network
 
     def fingerprint(self, is_network: bool) -> object:
         """The settings that the scores of such scorers depend on, for the fingerprint of their scores."""
-        return self.window_s if is_network or self.shape is None else vars(self.shape)
+        view = vars(self.shape) if self.shape is not None and not is_network else self.window_s
+        return (view, self.rules.audio_track, self.rules.hdr) if self.rules != DEFAULT_READING else view
 
 
 @dataclass(frozen=True)
@@ -143,21 +152,30 @@ class ScoreWorker:
         quarantined = []
         for item in unit.items:
             try:
-                clip_bytes = self._committed(item)
-                for is_network in sorted({scoring.source.is_network for scoring in scorings}):
-                    clip = ScorableClip(item.item_id, item.text, self.spec.view.read(clip_bytes, is_network))
-                    for scoring in scorings:
-                        if scoring.source.is_network == is_network:
-                            scoring.add(clip)
+                with self._committed(item) as committed:
+                    self._read_clip(committed, item, scorings)
             except MediaError as error:
                 quarantined.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
         return quarantined
 
-    def _committed(self, item: ScoreItem) -> ClipBytes:
-        """The clip's file in memory. Raises MediaError where it is missing or its SHA-256 is not that of the candidate."""
+    def _read_clip(self, committed: CommittedClip, item: ScoreItem, scorings: Sequence[UnitScoring]) -> None:
+        """Add a clip to every scoring. It is decoded once for all scorers that see the same of it, and then dropped."""
+        view = self.spec.view
+        for is_shaped in (True, False):
+            seeing = [scoring for scoring in scorings if view.is_shaped(scoring.source.is_network) == is_shaped]
+            if seeing:
+                decoded = view.read(committed, is_network=seeing[0].source.is_network)
+                clip = ScorableClip(item.item_id, item.text, decoded)
+                for scoring in seeing:
+                    scoring.add(clip)
+                del decoded, clip
+
+    def _committed(self, item: ScoreItem) -> CommittedClip:
+        """The clip's file. Raises MediaError where it is missing or its SHA-256 is not that of the candidate."""
         clip = open_clip(self.spec.media, item.candidate.path)
-        sha256 = bytes_sha256(clip.getvalue())
+        sha256 = clip.sha256()
         if sha256 != item.candidate.sha256:
+            clip.close()
             expected = f"sha-256 {item.candidate.sha256[:12]}…, as committed"
             raise MediaError(
                 f"{item.candidate.path} has sha-256 {sha256[:12]}…", expected, f"restore {item.candidate.path}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from pydantic import ValidationError
 
 from avpref.config.executor_settings import REWARD_MODELS as MODEL_NAMES
+from avpref.config.executor_settings import Executor, RayExecutor
+from avpref.config.learned_names import MODULES_OF
 from avpref.config.loading import load_section
 from avpref.config.scorer_use import ScorerUse
 from avpref.config.scoring_settings import ModelSettings, ScoringSettings
@@ -16,72 +17,15 @@ from avpref.datasets.metric_selection import select_metrics
 from avpref.domain import Metric, Terms
 from avpref.errors import ConfigError
 from avpref.flows.workers.class_scorers import BUILT_IN, class_source, outside_source
+from avpref.flows.workers.scorer_source import ScorerSource
 from avpref.rewards.built_in import BUILT_IN_CLASSES
 from avpref.rewards.protocol import Scorer
 
 WEIGHTLESS = ("toy", "signal", "fake")
 """Built-in names of groups of scorers without weights, which take no settings."""
-BUILT_IN_NAMES = (*WEIGHTLESS, *MODEL_NAMES, *BUILT_IN_CLASSES)
+BUILT_IN_NAMES = (*WEIGHTLESS, *MODEL_NAMES, *MODULES_OF, *BUILT_IN_CLASSES)
 TINY = "tiny"
 REWARD_MODELS = "audiobox,imagebind,synchformer,videoalign"
-
-
-class ScorerSource(Protocol):
-    """Describes a scorer and loads it. Picklable: actors receive it and load the scorer."""
-
-    @property
-    def name(self) -> str:
-        """The scorer's name in the score table."""
-        ...
-
-    @property
-    def slug(self) -> str:
-        """The scorer's name in settings, stage names and folders."""
-        ...
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that the scorer computes."""
-        ...
-
-    @property
-    def terms(self) -> Terms:
-        """The licence of the scores, whether commercial use is allowed, and whether the scores are meaningful."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that the scores depend on, except the clip. Raises InputError where weights are absent."""
-        ...
-
-    @property
-    def is_network(self) -> bool:
-        """Whether the scorer is a reward model, which sees the clip at its own size and rates and is checked with a canary."""
-        ...
-
-    @property
-    def keeps_embeddings(self) -> bool:
-        """Whether the scorer gives embeddings, which are stored with the scores."""
-        ...
-
-    @property
-    def uses_device(self) -> bool:
-        """Whether the scorer computes on the executor's device; others compute on the CPU."""
-        ...
-
-    @property
-    def is_isolated(self) -> bool:
-        """Whether the scorer comes from outside the product and therefore always has actors of its own."""
-        ...
-
-    @property
-    def has_canary(self) -> bool:
-        """Whether the numbers for a fixed clip are compared between actors."""
-        ...
-
-    def open(self, device: str) -> Scorer:
-        """Load the scorer on ``device``. Raises InputError where weights are absent or do not match their hashes."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,12 +73,12 @@ class Weightless:
         return self.scorer
 
 
-def sources(scoring: ScoringSettings) -> list[ScorerSource]:
-    """The scorers of a configuration, in its order.
+def sources(scoring: ScoringSettings, executor: Executor | None = None) -> list[ScorerSource]:
+    """The scorers of a configuration, in its order; ``executor`` has the environments in which some of them run.
 
     Raises ConfigError as :func:`resolve`, and for two scorers that give one metric name.
     """
-    resolved = resolve(scoring.uses, scoring)
+    resolved = resolve(scoring.uses, scoring, executor)
     giver: dict[str, str] = {}
     for source in resolved:
         for metric in source.metrics:
@@ -147,31 +91,46 @@ def sources(scoring: ScoringSettings) -> list[ScorerSource]:
     return resolved
 
 
-def resolve(uses: Sequence[ScorerUse], scoring: ScoringSettings) -> list[ScorerSource]:
+def resolve(
+    uses: Sequence[ScorerUse], scoring: ScoringSettings, executor: Executor | None = None
+) -> list[ScorerSource]:
     """The scorers that ``uses`` names; ``scoring`` has the preset and the settings of the reward models.
 
     Raises ConfigError for an unknown name, a module that does not import, and settings that the scorer does not accept.
     """
-    return [source for use in uses for source in _sources(use, scoring)]
+    return [source for use in uses for source in _sources(use, scoring, _placed(use, executor))]
 
 
-def _sources(use: ScorerUse, scoring: ScoringSettings) -> Sequence[ScorerSource]:
+def _placed(use: ScorerUse, executor: Executor | None) -> RayExecutor | None:
+    """The executor of the scorer's pool, if that has an environment of its own."""
+    pool = executor.pools.get(use.slug) if isinstance(executor, RayExecutor) else None
+    if pool is None or pool.runtime_env.is_empty:
+        return None
+    assert isinstance(executor, RayExecutor)
+    return executor.of_pool(use.slug)
+
+
+def _sources(use: ScorerUse, scoring: ScoringSettings, placed: RayExecutor | None) -> Sequence[ScorerSource]:
     match use.use:
         case name if name in BUILT_IN_CLASSES:
-            return [class_source(use, BUILT_IN_CLASSES[name], BUILT_IN)]
+            return [class_source(use, BUILT_IN_CLASSES[name], BUILT_IN, placed)]
         case name if name in MODEL_NAMES:
             from avpref.flows.workers.reward_models import reward_model
 
             _refuse_name(use)
             return [reward_model(name, _with_settings(use, scoring))]
+        case name if name in MODULES_OF:
+            from avpref.rewards.learned.learned_catalogue import LEARNED
+
+            _refuse_name(use)
+            _refuse_settings(use)
+            return [LEARNED[name]]
         case name if name in WEIGHTLESS:
             _refuse_name(use)
-            if use.settings:
-                found = f"scorer {name}: settings {', '.join(use.settings)}"
-                raise ConfigError(found, "no settings: this scorer has none", f"--set scoring.scorers={name}")
+            _refuse_settings(use)
             return [Weightless(scorer) for scorer in _weightless(name)]
         case _:
-            return [outside_source(use, BUILT_IN_NAMES)]
+            return [outside_source(use, BUILT_IN_NAMES, placed)]
 
 
 def _weightless(name: str) -> Sequence[Scorer]:
@@ -197,6 +156,12 @@ def _refuse_name(use: ScorerUse) -> None:
         )
 
 
+def _refuse_settings(use: ScorerUse) -> None:
+    if use.settings:
+        found = f"scorer {use.use}: settings {', '.join(use.settings)}"
+        raise ConfigError(found, "no settings: this scorer has none", f"--set scoring.scorers={use.use}")
+
+
 def _with_settings(use: ScorerUse, scoring: ScoringSettings) -> ScoringSettings:
     """``scoring`` with the settings of the entry in the section of its reward model. Raises ConfigError."""
     section: ModelSettings = getattr(scoring, use.use)
@@ -211,12 +176,14 @@ def _with_settings(use: ScorerUse, scoring: ScoringSettings) -> ScoringSettings:
     return scoring.model_copy(update={use.use: changed})
 
 
-def metrics_of(scoring: ScoringSettings) -> tuple[Metric, ...]:
+def metrics_of(scoring: ScoringSettings, executor: Executor | None = None) -> tuple[Metric, ...]:
     """The metrics that enter rewards, with weight and scorer: the selected ones, or those of the paper that the scorers compute.
 
     Raises ConfigError; see :func:`avpref.datasets.metric_selection.select_metrics`.
     """
-    computed = [replace(metric, scorer=source.name) for source in sources(scoring) for metric in source.metrics]
+    computed = [
+        replace(metric, scorer=source.name) for source in sources(scoring, executor) for metric in source.metrics
+    ]
     return select_metrics(computed, scoring.metrics, scoring.weights)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avpref.domain import METRIC_BY_NAME, SOUND, Dimension, Metric, Terms
+from avpref.domain import CHANNEL_MEAN, METRIC_BY_NAME, SOUND, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ, resample
@@ -34,7 +34,7 @@ from avpref.storage.weight_files import fit, on_meta, read_weights
 VERSION = 1
 WINDOW = 10 * RATE_HZ
 UNIT = "1-10"
-AUDIOBOX_TERMS = Terms("CC-BY-4.0", commercial_use=True)
+AUDIOBOX_TERMS = Terms("CC-BY-4.0", commercial_use=True, sound=CHANNEL_MEAN)
 AXIS_METRICS = tuple(Metric(f"audiobox_{axis.lower()}", UNIT, True, Dimension.AUDIO, SOUND) for axis in AXES)
 AUDIOBOX_METRICS = (*AXIS_METRICS, replace(METRIC_BY_NAME["audio_quality"], unit=UNIT))
 UNUSED = ("wavlm_model.mask_emb",)
@@ -77,9 +77,10 @@ class AudioBoxScorer(ModelScorer[Tensor]):
         return digest("audiobox", VERSION, self._weights_id, *settings)
 
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> Tensor:
-        """The clip's sound [S] at 16 kHz, float32. Channels are averaged before resampling; the published order gives the same."""
-        assert clip.clip.audio is not None
-        return resample(torch.from_numpy(clip.clip.audio.astype(np.float32)), clip.clip.sample_rate_hz, RATE_HZ)
+        """The mean of the clip's channels [S] at 16 kHz, float32, resampled after averaging; the published order gives the same."""
+        sound = clip.clip.channel_mean
+        assert sound is not None
+        return resample(torch.from_numpy(sound.astype(np.float32)), clip.clip.sample_rate_hz, RATE_HZ)
 
     def measure(self, batch: Sequence[Tensor]) -> list[Mapping[str, float]]:
         """See the base class. A batch of the network has at most as many windows as ``batch`` has clips, however long they are."""
@@ -132,7 +133,11 @@ def tiny_audiobox(placement: Placement = CPU) -> AudioBoxScorer:
     fill(network, device=placement.device)
     scales = [AxisScale(5.0, 1.0)] * len(AXES)
     return AudioBoxScorer(
-        network.to(placement.dtype), scales, placement, weights_id="random weights", terms=MEANINGLESS
+        network.to(placement.dtype),
+        scales,
+        placement,
+        weights_id="random weights",
+        terms=replace(MEANINGLESS, sound=CHANNEL_MEAN),
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avpref.domain import METRIC_BY_NAME, Metric, Terms
+from avpref.domain import FIRST_CHANNEL, METRIC_BY_NAME, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.rewards.imagebind.clip_text import CONTEXT, LongPrompts, encode, has_special_ids, in_context
@@ -45,7 +45,7 @@ from avpref.rewards.validity import Flag
 from avpref.storage.weight_files import fit, on_meta, read_weights
 
 VERSION = 1
-IMAGEBIND_TERMS = Terms("CC-BY-NC-SA-4.0", commercial_use=False)
+IMAGEBIND_TERMS = Terms("CC-BY-NC-SA-4.0", commercial_use=False, sound=FIRST_CHANNEL)
 TINY_WEIGHTS = "random weights"
 VIEWS_PER_CLIP = 15
 MAX_TEXT_IDS = 4 * CONTEXT
@@ -225,7 +225,9 @@ def load_imagebind(
 def tiny_imagebind(placement: Placement = CPU, stores_embeddings: bool = False) -> ImageBindScorer:
     """The scorer with small towers of random weights, for tests and dry runs: its numbers are meaningless."""
     towers = random_towers(TINY, placement)
-    return ImageBindScorer(towers, placement, TINY_WEIGHTS, MEANINGLESS, stores_embeddings=stores_embeddings)
+    return ImageBindScorer(
+        towers, placement, TINY_WEIGHTS, replace(MEANINGLESS, sound=FIRST_CHANNEL), stores_embeddings=stores_embeddings
+    )
 
 
 def read_towers(path: Path, placement: Placement, modalities: Sequence[Modality] = EVERY_MODALITY) -> Towers:

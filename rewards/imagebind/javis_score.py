@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from avpref.domain import PICTURE_AND_SOUND, Dimension, Metric, Terms
+from avpref.domain import FIRST_CHANNEL, PICTURE_AND_SOUND, Dimension, Metric, Terms
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ
 from avpref.rewards.imagebind.imagebind import (
@@ -216,7 +216,12 @@ def load_javis_score(path: Path, placement: Placement, weights_id: str) -> Javis
 
 def tiny_javis_score(placement: Placement = CPU) -> JavisScorer:
     """The scorer with small towers of random weights, for tests and dry runs: its numbers are meaningless."""
-    return JavisScorer(random_towers(TINY, placement, USED_MODALITIES), placement, TINY_WEIGHTS, MEANINGLESS)
+    return JavisScorer(
+        random_towers(TINY, placement, USED_MODALITIES),
+        placement,
+        TINY_WEIGHTS,
+        replace(MEANINGLESS, sound=FIRST_CHANNEL),
+    )
 
 
 def _cuts(num_samples: int, windows: PairedWindows) -> list[IndexRange]:

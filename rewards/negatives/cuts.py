@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avpref.media.reading import DecodedClip
+from avpref.media.sound.downmix import mix
 
 Sound = NDArray[np.float32]
 """Samples [C, S], full scale 1."""
@@ -78,7 +79,7 @@ class Cut:
     def with_channels(self, channels: Sound) -> DecodedClip:
         """The clip with another sound [C, S]."""
         clip_channels = None if self.clip.channels is None else channels
-        return replace(self.clip, audio=channels.mean(axis=0), channels=clip_channels)
+        return replace(self.clip, audio=mix(channels, self.clip.weights), channels=clip_channels)
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,10 @@ def channels_of(clip: DecodedClip) -> Sound:
     return clip.audio[None] if clip.channels is None else clip.channels
 
 
-def spread_to_channels(channels: Sound, like: Sound) -> Sound:
-    """The mean of ``channels`` [C', S'] in every channel of an array of the shape of ``like`` [C, S].
+def spread_to_channels(mono: NDArray[np.float32], like: Sound) -> Sound:
+    """The sound ``mono`` [S'] in every channel of an array of the shape of ``like`` [C, S].
 
     The sound is truncated, or padded with silence, to S samples.
     """
-    mono = channels.mean(axis=0)[: like.shape[1]]
-    return np.repeat(np.pad(mono, (0, like.shape[1] - len(mono)))[None], len(like), axis=0)
+    samples = mono[: like.shape[1]]
+    return np.repeat(np.pad(samples, (0, like.shape[1] - len(samples)))[None], len(like), axis=0)

@@ -58,7 +58,8 @@ class AddedSource:
         """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
         assert donor is not None
         channels, (at, num, start) = cut.channels.copy(), _samples(cut, self.at_s, self.length_s, self.from_s)
-        foreign = channels_of(donor.clip).mean(axis=0)[start : start + num]
+        assert donor.clip.audio is not None
+        foreign = donor.clip.audio[start : start + num]
         target = channels[:, at : at + len(foreign)]
         np.clip(target + np.float32(self.gain) * foreign, -1.0, 1.0, out=target)
         return cut.with_channels(channels)
@@ -165,8 +166,8 @@ class SwappedSound:
 
     def __call__(self, cut: Cut, donor: Donor | None) -> DecodedClip:
         """See :class:`avpref.rewards.negatives.cuts.Corruption`."""
-        assert donor is not None
-        return cut.with_channels(spread_to_channels(channels_of(donor.clip), cut.channels))
+        assert donor is not None and donor.clip.audio is not None
+        return cut.with_channels(spread_to_channels(donor.clip.audio, cut.channels))
 
 
 @dataclass(frozen=True)

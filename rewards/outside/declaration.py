@@ -34,6 +34,7 @@ class Declaration:
         settings: all settings as JSON values, defaults included.
         has_canary: whether its numbers for a fixed clip are compared between actors.
         uses_device: whether it has a method ``load``, which receives the device.
+        has_own_actors: whether it shares no actors, although it is part of the product: it waits for a service.
     """
 
     metrics: tuple[Metric, ...]
@@ -42,6 +43,7 @@ class Declaration:
     settings: Mapping[str, Any] = field(default_factory=dict)
     has_canary: bool = True
     uses_device: bool = False
+    has_own_actors: bool = False
 
 
 def make_scorer(name: str, owner: type, values: Mapping[str, Any]) -> tuple[Scorer, dict[str, Any]]:
@@ -83,8 +85,8 @@ def declare(name: str, reference: str, owner: type, values: Mapping[str, Any]) -
     of_scores = {key: value for key, value in settings.items() if key not in ignored}
     fields = [[metric.name, metric.unit, metric.higher_is_better] for metric in metrics]
     fingerprint = digest("scorer class", VERSION, reference, version, of_scores, fields)
-    has_canary, uses_device = bool(getattr(owner, "has_canary", True)), hasattr(owner, "load")
-    return Declaration(metrics, terms, fingerprint, settings, has_canary, uses_device)
+    has_canary, has_own_actors = bool(getattr(owner, "has_canary", True)), bool(getattr(owner, "has_own_actors", False))
+    return Declaration(metrics, terms, fingerprint, settings, has_canary, hasattr(owner, "load"), has_own_actors)
 
 
 def is_two_phase(scorer: object) -> bool:

@@ -55,10 +55,10 @@ def mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def mel_filters(rate_hz: float) -> FloatArray:
-    """Triangular filters [128 bands, 1025 bins] from 0 Hz to half of ``rate_hz``, each of area one (Slaney's norm)."""
-    corners = mel_to_hz(np.linspace(0.0, hz_to_mel(np.array(rate_hz / 2.0)), NUM_BANDS + 2))
-    bins = np.fft.rfftfreq(FFT_SAMPLES, 1.0 / rate_hz)
+def mel_filters(rate_hz: float, num_bands: int = NUM_BANDS, fft_samples: int = FFT_SAMPLES) -> FloatArray:
+    """Triangular filters [num_bands, fft_samples // 2 + 1] from 0 Hz to half of ``rate_hz``, each of area one (Slaney's norm)."""
+    corners = mel_to_hz(np.linspace(0.0, hz_to_mel(np.array(rate_hz / 2.0)), num_bands + 2))
+    bins = np.fft.rfftfreq(fft_samples, 1.0 / rate_hz)
     widths = np.diff(corners)[:, None]
     ramps = bins[None, :] - corners[:, None]
     rising, falling = ramps[:-2] / widths[:-1], -ramps[2:] / widths[1:]

@@ -12,7 +12,7 @@ of MMAudio (av-benchmark). Segments of different clips never share a batch, so a
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from avpref.domain import METRIC_BY_NAME, PICTURE_AND_SOUND, Dimension, Metric, Terms
+from avpref.domain import CHANNEL_MEAN, METRIC_BY_NAME, PICTURE_AND_SOUND, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ, htk_mel_power, resample
@@ -45,7 +45,9 @@ UNUSED = ("vfeat_extractor.patch_embed.",)
 
 DESYNC_EXPECTED = Metric("desync_expected", "s", False, Dimension.AV, PICTURE_AND_SOUND)
 SYNCHFORMER_METRICS = (METRIC_BY_NAME["desync"], DESYNC_EXPECTED)
-SYNCHFORMER_TERMS = Terms("weights without a licence of their own (code: MIT); research only", commercial_use=False)
+SYNCHFORMER_TERMS = Terms(
+    "weights without a licence of their own (code: MIT); research only", commercial_use=False, sound=CHANNEL_MEAN
+)
 
 
 class WindowLayout(StrEnum):
@@ -154,9 +156,10 @@ class SynchformerScorer(ModelScorer[SegmentedClip]):
     def inputs(self, clip: ScorableClip, metrics: Collection[str]) -> SegmentedClip:
         """Both tracks at 25 Hz and 16 kHz, truncated to the segments that both have. Raises NotScorable for too few segments."""
         sizes, media = self._network.sizes, clip.clip
-        assert media.frames is not None and media.audio is not None
+        sound = media.channel_mean
+        assert media.frames is not None and sound is not None
         frame_indices = indices_at_rate(len(media.frames), media.fps_hz, FPS_HZ)
-        audio = resample(torch.tensor(media.audio), media.sample_rate_hz, RATE_HZ)
+        audio = resample(torch.tensor(sound), media.sample_rate_hz, RATE_HZ)
         stride = sizes.segment_frames // 2
         count = min(
             _num_segments(len(frame_indices), sizes.segment_frames, stride),
@@ -209,4 +212,4 @@ def tiny_synchformer(
     fill(network, device=placement.device)
     network.to(placement.dtype)
     pack(network.vfeat_extractor, sizes.video_tokens)
-    return SynchformerScorer(network, windows, placement, MEANINGLESS, "random")
+    return SynchformerScorer(network, windows, placement, replace(MEANINGLESS, sound=CHANNEL_MEAN), "random")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from avpref.domain import METRIC_BY_NAME, PICTURE, PROMPT_AND_PICTURE, Dimension, Metric, Terms
+from avpref.domain import METRIC_BY_NAME, NO_SOUND, PICTURE, PROMPT_AND_PICTURE, Dimension, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.rewards.model_scorer import CPU, ModelScorer, NotScorable, Placement
@@ -163,4 +163,6 @@ def tiny_videoalign(placement: Placement = CPU) -> VideoAlignScorer:
     text = tiny_text()
     network = random_network(TINY, text.video_id, placement.device, placement.dtype)
     settings = replace(PUBLISHED, frames=TINY_FRAMES)
-    return VideoAlignScorer(network, text, settings, placement, f"random weights, {TINY}", MEANINGLESS)
+    return VideoAlignScorer(
+        network, text, settings, placement, f"random weights, {TINY}", replace(MEANINGLESS, sound=NO_SOUND)
+    )

@@ -5,7 +5,7 @@ default ``~/.cache/avpref/weights/<model>/``, where ``avpref weights fetch`` put
 ``HF_HUB_CACHE``). Nothing here downloads, and nothing imports torch.
 
 Exact sizes and hashes are those that other users of the files have published; nobody here has had the files in hand. Other sizes
-are estimates for people. Revisions are commits, so that a model cannot change under its name.
+are estimates for people. Revisions are commits where they are known, so that a model cannot change under its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from avpref.domain import Terms
+from avpref.domain import CHANNEL_MEAN, FIRST_CHANNEL, NO_SOUND, Terms
 from avpref.errors import ConfigError, InputError
 from avpref.identity import digest
 from avpref.storage.file_hashes import sha256_of
@@ -102,7 +102,7 @@ AUDIOBOX = Model(
         ),
         WeightFile("config.json", HubFile(_AUDIOBOX_REPO, "config.json", _AUDIOBOX_REVISION), 1_000),
     ),
-    Terms("CC-BY-4.0", commercial_use=True),
+    Terms("CC-BY-4.0", commercial_use=True, sound=CHANNEL_MEAN),
     "AudioBox-Aesthetics: four judgements of the sound; attribution required",
 )
 
@@ -117,7 +117,7 @@ IMAGEBIND = Model(
             is_size_exact=True,
         ),
     ),
-    Terms("CC-BY-NC-SA-4.0", commercial_use=False),
+    Terms("CC-BY-NC-SA-4.0", commercial_use=False, sound=FIRST_CHANNEL),
     "ImageBind-huge: similarity of text, sound and picture; research only",
 )
 
@@ -136,7 +136,9 @@ SYNCHFORMER = Model(
             is_size_exact=True,
         ),
     ),
-    Terms("weights without a licence of their own (code: MIT); research only", commercial_use=False),
+    Terms(
+        "weights without a licence of their own (code: MIT); research only", commercial_use=False, sound=CHANNEL_MEAN
+    ),
     "Synchformer: how far sound and picture are apart in time; the weights carry no licence",
 )
 
@@ -173,11 +175,24 @@ VIDEOALIGN = Model(
             10_756,
         ),
     ),
-    Terms("Apache-2.0", commercial_use=True),
+    Terms("Apache-2.0", commercial_use=True, sound=NO_SOUND),
     "VideoAlign (VideoReward): visual quality, motion quality, agreement with the text",
 )
 
-MODELS: tuple[Model, ...] = (AUDIOBOX, IMAGEBIND, SYNCHFORMER, VIDEOALIGN)
+_CLAP_REPO = "laion/clap-htsat-unfused"
+
+CLAP = Model(
+    "clap",
+    (
+        WeightFile("model.safetensors", HubFile(_CLAP_REPO, "model.safetensors"), 615_000_000),
+        WeightFile("config.json", HubFile(_CLAP_REPO, "config.json"), 5_000),
+        WeightFile("tokenizer.json", HubFile(_CLAP_REPO, "tokenizer.json"), 2_000_000),
+    ),
+    Terms("Apache-2.0", commercial_use=True),
+    "CLAP (HTSAT, unfused): agreement of sound and text; commit, sizes and hashes are not known here, so fetching records what comes",
+)
+
+MODELS: tuple[Model, ...] = (AUDIOBOX, IMAGEBIND, SYNCHFORMER, VIDEOALIGN, CLAP)
 
 
 def model_named(name: str) -> Model:

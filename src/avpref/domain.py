@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -98,12 +98,18 @@ class Metric:
 class Terms:
     """Terms of use of a scorer's numbers: the licence of its weights, and whether the numbers are meaningful.
 
-    ``is_meaningful`` is false for networks with random weights, which exist for tests and dry runs.
+    ``is_meaningful`` is false for networks with random weights, which exist for tests and dry runs. ``sound`` says which mix of a
+    clip's channels the scorer hears.
     """
 
     licence: str
     commercial_use: bool
     is_meaningful: bool = True
+    sound: str = field(default="mono mix of ITU-R BS.775", compare=False)
+
+
+CHANNEL_MEAN, FIRST_CHANNEL, NO_SOUND = "mean of all channels", "first channel", "none"
+"""Values of ``Terms.sound`` of published scorers."""
 
 
 OWN_TERMS = Terms("Apache-2.0", commercial_use=True)

@@ -29,12 +29,14 @@ QUICK = {
 }
 LONG = {
     "chaos": "command --rounds 1 --strikes 1 --random-kills 1",
+    "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
+    "routed": "--seeds 0 --config configs/tiny.yaml",
     "toyworld": "0 --config configs/tiny.yaml --control configs/tiny.yaml",
     "video_decoding": "--divisor 8 --width 8",
 }
-ON_A_RUN = {"compare_checkouts", "preparation", "readme_images"}
+ON_A_RUN = {"compare_checkouts", "learned_scorers", "preparation", "readme_images"}
 """Scripts that need input; each has a test of its own below."""
 PATIENCE_S = 550.0
 
@@ -87,13 +89,21 @@ def test_a_quick_script_runs(script: str, unchanged: None) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", LONG)
 def test_a_long_script_runs(script: str, unchanged: None) -> None:
-    assert output(script, *LONG[script].split()).startswith("# ")
+    assert "\n# " in "\n" + output(script, *LONG[script].split())
 
 
 def test_a_run_is_compared_with_its_copy(tiny_run: RunFolder, tmp_path: Path, unchanged: None) -> None:
     copy = tmp_path / tiny_run.run_id
     shutil.copytree(tiny_run.root, copy)
     assert "same run id" in output("compare_checkouts", "runs", tiny_run.root, copy)
+
+
+def test_learned_scorers_are_measured_on_a_recording(tmp_path: Path, unchanged: None) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (32, 64, 96, 3), dtype=np.uint8)
+    sound = np.random.default_rng(1).uniform(-0.1, 0.1, 4 * 16000).astype(np.float32)
+    (tmp_path / "clip.mp4").write_bytes(encode_clip(frames, 8.0, sound, 16000))
+    text = output("learned_scorers", tmp_path, "--windows", "1")
+    assert text.startswith("# Learned scorers") and "1 windows of 3 s" in text
 
 
 @pytest.mark.slow

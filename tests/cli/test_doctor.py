@@ -318,7 +318,7 @@ def with_scoring(**values):
 
 def test_absent_weights_are_listed_with_size_licence_and_command(no_weights):
     found = {check.name: check for check in machine_checks.reward_models(load_config(TINY).settings)}
-    assert set(found) == {f"weights {name}" for name in ("audiobox", "imagebind", "synchformer", "videoalign")}
+    assert set(found) == {f"weights {name}" for name in ("audiobox", "imagebind", "synchformer", "videoalign", "clap")}
     assert {check.status for check in found.values()} == {"warn"}
     check = found["weights imagebind"]
     assert "4,804 MB" in check.found and "CC-BY-NC-SA-4.0" in check.found and "no commercial use" in check.found

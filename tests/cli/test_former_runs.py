@@ -8,7 +8,8 @@ import pytest
 
 from avpref.datasets import tables
 from avpref.datasets.metric_tables import METRICS_KEY
-from avpref.identity import bytes_sha256
+from avpref.identity import bytes_sha256, digest
+from avpref.storage.table_readers import pairs_hash
 
 
 @pytest.fixture
@@ -57,3 +58,9 @@ def test_its_lineage_is_shown(call, former_run):
     pair = former_run.tables.read(tables.PAIRS)["pair_id"][0].as_py()
     answer = call("lineage", "show", pair, "--runs", former_run.root.parent, "--json")
     assert answer.code == 0, answer.err
+
+
+def test_the_hash_of_its_pairs_is_what_it_was(former_run):
+    pairs = former_run.tables.read(tables.PAIRS)
+    without = pairs.drop_columns(["norm_id", "dimension"])
+    assert pairs_hash(former_run.tables) == digest("pairs", without.to_pylist(), size=32)

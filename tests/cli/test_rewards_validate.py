@@ -180,7 +180,7 @@ def test_a_csv_names_files_and_may_give_texts(recordings, tmp_path, header) -> N
     assert {window.text for window in found.windows} == {"a text" if header == "file,text" else ""}
     assert [one.reason for one in found.unusable] == [
         "no such file",
-        f"4 fields where the header has {len(header.split(','))}",
+        f"4 fields where the header has {len(header.split(','))} (a comma outside quotes?)",
     ]
 
 

@@ -171,33 +171,21 @@ def test_long_rows_that_are_not_there_exclude_their_candidate(select, tmp_path):
 
 
 BAD = {
-    "doubled candidates": (WIDE, [*GOOD, GOOD[0]], "a1"),
     "no rows": (WIDE, [], "no rows"),
-    "no prompt": (WIDE, [["a1", "", *BEST], *GOOD[1:]], "row 1 has no prompt_id"),
-    "no candidate": (WIDE, [*GOOD, [" ", "b", *BEST]], "row 5 has no candidate_id"),
-    "no number": (WIDE, [*GOOD[:2], ["b1", "b", "high", *BEST[1:]]], "row 3 has visual_quality 'high'"),
     "column twice": ([*WIDE, "desync"], [[*row, 1.0] for row in GOOD], "listed twice: desync"),
     "no candidate column": (WIDE[1:], [row[1:] for row in GOOD], "lacks column(s) candidate_id"),
+    "capitals": (["Candidate_ID", *WIDE[1:]], GOOD, "is 'Candidate_ID' meant to be candidate_id?"),
     "long without value": (["candidate_id", "prompt_id", "metric"], [["a", "a", "desync"]], "lacks column(s) value"),
     "unknown metric": (
         ["candidate_id", "prompt_id", "metric", "value"],
         [["a", "a", "visual_qualty", 1.0]],
         "did you mean visual_quality",
     ),
-    "doubled scores": (
-        ["candidate_id", "prompt_id", "metric", "value"],
-        [*long_rows(GOOD), ["a1", "a", "desync", 1.0]],
-        "a1 desync",
-    ),
-    "two prompts": (
-        ["candidate_id", "prompt_id", "metric", "value"],
-        [*long_rows(GOOD)[:-1], ["b2", "a", "desync", 0.1]],
-        "rows disagree",
-    ),
-    "odd origin": ([*WIDE, "origin"], [[*row, "gt"] for row in GOOD], "origin 'gt'"),
+    "odd origin": ([*WIDE, "origin"], [[*row, "gt"] for row in GOOD], "row 1 has origin 'gt'"),
     "odd size": ([*WIDE, "height_px"], [[*row, 0] for row in GOOD], "no usable height_px"),
-    "odd index": ([*WIDE, "index"], [[*row, 0.5] for row in GOOD], "no whole index"),
-    "ragged": (WIDE, [*GOOD, ["c1"]], "ragged.csv"),
+    "odd index": ([*WIDE, "index"], [[*row, 0.5] for row in GOOD], "row 1 has index '0.5': no whole index"),
+    "large index": ([*WIDE, "index"], [[*row, 10**20] for row in GOOD], "row 1 has index '100000000000000000000'"),
+    "decimal commas": (WIDE, [[*row[:2], "1,5", *row[3:]] for row in GOOD], "decimal comma"),
 }
 
 

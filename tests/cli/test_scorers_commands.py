@@ -55,3 +55,35 @@ def test_an_entry_point_is_a_name_in_a_configuration(call, offered):
 
 def tiny() -> Path:
     return Path(__file__).parents[2] / "configs" / "tiny.yaml"
+
+
+def test_check_prints_every_rule_and_whether_a_setting_reaches_the_scores(call, workplace):
+    write_module(workplace, "wd_checked", guide_scorer())
+    answer = call("scorers", "check", "wd_checked:Sharpness", "--change", "step_px=3", "--json")
+    assert answer.code == 0
+    (document,) = answer.document["scorers"]
+    checks = {row["check"]: row["is_passed"] for row in document["checks"]}
+    assert all(checks.values()) and len(checks) == 10 and checks["step_px=3 changes the scores"]
+    answer = call(
+        "scorers", "check", "{use: 'wd_checked:Sharpness', settings: {num_frames: 3}}", "--change", "num_frames=3"
+    )
+    assert answer.code == 1 and "every score is the same" in answer.out and "FAILED" in answer.out
+
+
+def test_check_reads_clips_of_a_folder(call, workplace):
+    from outside_modules import FAULTY
+
+    from avpref.media.writing import encode_clip
+    from avpref.rewards.outside.sample_clips import sample_clips
+
+    write_module(workplace, "wd_faulty", FAULTY)
+    for index, sample in enumerate(sample_clips()):
+        frames, audio = sample.clip.frames, sample.clip.audio
+        assert frames is not None and audio is not None
+        (workplace / f"a_dog_{index}.mp4").write_bytes(encode_clip(frames, 12.0, audio, 16000))
+    answer = call("scorers", "check", "wd_faulty:Faulty", "--clips", workplace)
+    assert answer.code == 0 and "of 3 clips" in answer.out
+    answer = call("scorers", "check", "{use: 'wd_faulty:Faulty', settings: {fault: nan}}", "--clips", workplace)
+    assert answer.code == 1 and "volume = nan, expected a finite number" in answer.out
+    (workplace / "empty").mkdir()
+    assert call("scorers", "check", "wd_faulty:Faulty", "--clips", workplace / "empty").code == 4

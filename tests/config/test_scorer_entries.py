@@ -39,6 +39,7 @@ def test_a_mapping_carries_settings_and_survives_a_round_trip(tmp_path: Path) ->
     settings = loaded(LONG)
     assert [use.slug for use in settings.scoring.uses] == ["fake", "edge_sharpness"]
     assert settings.scoring.uses[1].settings == {"step_px": 2, "names": ["a", "b"]}
+    assert hash(settings.scoring.uses[1]) == hash(loaded(LONG).scoring.uses[1])
     (tmp_path / "again.yaml").write_text(config_to_yaml(settings), encoding="utf-8")
     assert load_config(tmp_path / "again.yaml", environment={}).settings == settings
 
@@ -82,7 +83,7 @@ def test_pools_are_added_to_those_of_the_reward_models() -> None:
     executor = loaded("executor={kind: ray}", "executor.pools.sharpness.num_actors=3").executor
     assert isinstance(executor, RayExecutor)
     assert {name: pool.num_actors for name, pool in executor.pools.items()} == {
-        **dict.fromkeys(("audiobox", "imagebind", "synchformer", "videoalign", "javis_score"), 1),
+        **dict.fromkeys(("audiobox", "imagebind", "synchformer", "videoalign", "javis_score", "clap"), 1),
         "sharpness": 3,
     }
     with pytest.raises(ConfigError, match=r"unknown key executor\.pools\.sharpness\.num_actor "):

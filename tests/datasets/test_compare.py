@@ -10,18 +10,21 @@ from avpref.datasets import tables
 from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.views import connect_tables
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
 from avpref.domain import METRICS
 from avpref.errors import TableError
 
 
 def snapshot(inputs: SelectionInputs) -> Snapshot:
-    con = connect_tables({"prompts": inputs.prompts, "candidates": inputs.candidates, "scores": inputs.scores})
-    return Snapshot(select_pairs(con, inputs.settings, inputs.metrics, inputs.norm).pairs, inputs)
+    tables = {"prompts": inputs.prompts, "candidates": inputs.candidates, "scores": inputs.scores}
+    return Snapshot(
+        select_pairs(read_matrix(source_of(tables), inputs.metrics), inputs.settings, inputs.norm).pairs, inputs
+    )
 
 
 def inputs_of(found, norm=None, settings=None) -> SelectionInputs:
-    norm = norm or measure(connect_tables(found), "all")
+    norm = norm or measure(read_matrix(source_of(found), METRICS), "all")
     return SelectionInputs(
         found["prompts"], found["candidates"], found["scores"], norm, settings or PairSettings(), METRICS
     )
@@ -80,7 +83,7 @@ def test_another_strategy(make_tables):
 
 def test_another_norm(make_tables):
     found = make_tables(random_population().tolist())
-    other = measure(connect_tables(make_tables((random_population(seed=3) * 5).tolist())), "other")
+    other = measure(read_matrix(source_of(make_tables((random_population(seed=3) * 5).tolist())), METRICS), "other")
     rows = diff(snapshot(inputs_of(found)), snapshot(inputs_of(found, other)))
     assert {cause for _, cause in changes(rows)} == {"norm"}
     assert ("margin", "norm") in changes(rows)
@@ -88,7 +91,7 @@ def test_another_norm(make_tables):
 
 def test_new_and_lost_candidates(make_tables):
     few, many = make_tables([[MIDDLE, BAD], [GOOD, BAD]]), make_tables([[MIDDLE, BAD, GOOD], [GOOD, BAD]])
-    norm = measure(connect_tables(many), "all")
+    norm = measure(read_matrix(source_of(many), METRICS), "all")
     before, after = snapshot(inputs_of(few, norm)), snapshot(inputs_of(many, norm))
     sides = ("change", "cause", "chosen", "rejected")
     forward = [tuple(row[name] for name in sides) for row in diff(before, after).to_pylist()]
@@ -107,7 +110,7 @@ def test_several_changes_at_once_are_told_apart(make_tables):
     before = make_tables([[GOOD, BAD], [MIDDLE, BAD], [MIDDLE, BAD]])
     more = make_tables([[GOOD, BAD], [MIDDLE, BAD, GOOD], [MIDDLE, BAD]])
     after = rescored(more, "c002-0", [0.0] * 6 + [2.0])
-    norm = measure(connect_tables(more), "all")
+    norm = measure(read_matrix(source_of(more), METRICS), "all")
     rows = diff(snapshot(inputs_of(before, norm)), snapshot(inputs_of(after, norm))).to_pylist()
     assert [(row["prompt_id"], row["change"], row["cause"]) for row in rows] == [
         ("p001", "removed", "candidates"),
@@ -142,7 +145,7 @@ def test_every_difference_is_there_once(make_tables):
 def test_a_norm_of_fewer_metrics_is_no_obstacle(make_tables):
     found = make_tables(random_population().tolist())
     fewer = METRICS[:2] + METRICS[3:4] + METRICS[5:]
-    norm = measure(connect_tables(found), "fewer", fewer)
+    norm = measure(read_matrix(source_of(found), fewer), "fewer")
     after = replace(inputs_of(found, norm), metrics=fewer)
     assert {cause for _, cause in changes(diff(snapshot(inputs_of(found)), snapshot(after)))} == {"strategy"}
 

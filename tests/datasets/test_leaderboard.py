@@ -9,7 +9,8 @@ from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.views import Limits, connect_tables
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
 from avpref.domain import METRICS
 
 
@@ -19,37 +20,34 @@ def found(make_tables):
 
 
 @pytest.fixture(scope="module")
-def con(found):
-    return connect_tables(found)
+def matrix(found):
+    return read_matrix(source_of(found), METRICS)
 
 
 @pytest.fixture(scope="module")
-def norm(con):
-    return measure(con, "all")
+def norm(matrix):
+    return measure(matrix, "all")
 
 
 @pytest.fixture(scope="module")
-def table_4(con, norm):
-    return leaderboard(con, METRICS, norm)
+def table_4(matrix, norm):
+    return leaderboard(matrix, norm)
 
 
 @pytest.fixture(scope="module")
-def selections(con, norm):
-    return {
-        strategy_label(settings): select_pairs(con, settings, METRICS, norm).pairs.to_pylist()
-        for settings in STRATEGIES
-    }
+def selections(matrix, norm):
+    return {strategy_label(settings): select_pairs(matrix, settings, norm).pairs.to_pylist() for settings in STRATEGIES}
 
 
-def test_strategies_are_those_of_table_4_and_strict():
+def test_strategies_are_those_of_table_4_strict_and_routed():
     labels = [strategy_label(settings) for settings in STRATEGIES]
-    assert len(set(labels)) == 18
+    assert len(set(labels)) == 20
     assert {"modality-micro", "modality-macro", "average-micro", "average-macro"} <= set(labels)
-    assert {"modality-micro no-norm", "modality-micro no-gt", "strict-micro", "strict-micro no-gt"} <= set(labels)
+    assert {"modality-micro no-norm", "modality-micro no-gt", "strict-micro", "routed-micro no-gt"} <= set(labels)
 
 
-def test_rows_are_what_the_selections_give(table_4, selections, con, norm):
-    scale = {row["candidate_id"]: row for row in select_pairs(con, PairSettings(), METRICS, norm).rewards.to_pylist()}
+def test_rows_are_what_the_selections_give(table_4, selections, matrix, norm):
+    scale = {row["candidate_id"]: row for row in select_pairs(matrix, PairSettings(), norm).rewards.to_pylist()}
     for row in table_4.rows.to_pylist():
         pairs = selections[row["strategy"]]
         assert (row["pairs"], row["prompts"]) == (len(pairs), 60)
@@ -73,14 +71,14 @@ def test_overlaps_are_shares_of_common_pairs(table_4, selections):
 
 
 def test_no_pairs_at_all_is_an_answer(make_tables):
-    con = connect_tables(make_tables([[[1.0] * 7]]))
-    found = leaderboard(con, METRICS, measure(con, "all"))
+    matrix = read_matrix(source_of(make_tables([[[1.0] * 7]])), METRICS)
+    found = leaderboard(matrix, measure(matrix, "all"))
     assert found.rows["pairs"].to_pylist() == [0] * len(STRATEGIES)
     assert found.rows["margin_av"].null_count == found.rows["ground_truth_share"].null_count == len(STRATEGIES)
     assert found.overlaps["share"].null_count == len(STRATEGIES) ** 2
 
 
 def test_threads_change_no_byte(found, norm, table_4):
-    again = leaderboard(connect_tables(found, Limits(threads=1)), METRICS, norm)
+    again = leaderboard(read_matrix(source_of(found, threads=1), METRICS), norm)
     assert tables.to_bytes(again.rows) == tables.to_bytes(table_4.rows)
     assert tables.to_bytes(again.overlaps) == tables.to_bytes(table_4.overlaps)

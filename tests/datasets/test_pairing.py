@@ -14,7 +14,8 @@ from avpref.datasets import tables
 from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.views import Limits, connect_tables
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
 from avpref.domain import METRIC_BY_NAME, METRICS, SOUND, Dimension, Metric, Prompt, Split
 from avpref.errors import ConfigError, TableError
 from avpref.identity import digest
@@ -36,9 +37,9 @@ SETTINGS = st.builds(
 SUBSETS = st.sampled_from([METRICS, METRICS[:2] + METRICS[3:4] + METRICS[5:], (METRICS[0], METRICS[3], METRICS[6])])
 
 
-def select(found, chosen_settings=None, metrics=METRICS, limits=None):
-    con = connect_tables(found, limits)
-    return select_pairs(con, chosen_settings or PairSettings(), metrics, measure(con, "all", metrics))
+def select(found, chosen_settings=None, metrics=METRICS, threads=2):
+    matrix = read_matrix(source_of(found, threads=threads), metrics)
+    return select_pairs(matrix, chosen_settings or PairSettings(), measure(matrix, "all"))
 
 
 def sides(selection):
@@ -126,9 +127,9 @@ def compare(a, b, normalised_or_ranked, normalised, options, metrics):
 @settings(max_examples=50, deadline=None)
 @given(population=POPULATION, options=SETTINGS, metrics=SUBSETS)
 def test_every_strategy_agrees_with_the_rule_by_hand(make_tables, population, options, metrics):
-    con = connect_tables(make_tables(population))
-    norm = measure(con, "all")
-    selection = select_pairs(con, options, metrics, norm)
+    source = source_of(make_tables(population))
+    norm = measure(read_matrix(source, METRICS), "all")
+    selection = select_pairs(read_matrix(source, metrics), options, norm)
     expected = by_hand(population, options, metrics, norm)
     assert sides(selection) == [(f"p{p:03d}", f"c{p:03d}-{a}", f"c{p:03d}-{b}") for p, a, b in expected]
 
@@ -281,9 +282,9 @@ def gridded(prompts, seed=0):
 def test_row_order_and_threads_change_no_byte(make_tables, strategy, average):
     found = make_tables(gridded(900))
     options = PairSettings(strategy=strategy, average=average, max_pairs_per_prompt=2)
-    first = select(found, options, limits=Limits(threads=1))
+    first = select(found, options, threads=1)
     mixed = {name: shuffled(table, 1) for name, table in found.items()}
-    second = select(mixed, options, limits=Limits(threads=2))
+    second = select(mixed, options, threads=2)
     for name in ("pairs", "skipped", "excluded", "rewards"):
         assert tables.to_bytes(getattr(first, name)) == tables.to_bytes(getattr(second, name)), name
     assert first.norm == second.norm
@@ -365,10 +366,3 @@ def test_tables_that_do_not_belong_together_are_refused(make_tables, name, orpha
     found = make_tables([[GOOD, BAD], [GOOD, BAD]])
     with pytest.raises(TableError, match=f"orphan {orphans}"):
         select({**found, name: found[name].slice(1)})
-
-
-def test_nothing_is_left_on_the_connection(make_tables):
-    con = connect_tables(make_tables([[GOOD, BAD]]))
-    select_pairs(con, PairSettings(), METRICS, measure(con, "all"))
-    left = con.execute("SELECT table_name FROM duckdb_tables() WHERE temporary").fetchall()
-    assert left == []

@@ -11,7 +11,8 @@ from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.views import connect_tables
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
 from avpref.domain import METRICS, Origin
 
 pytestmark = pytest.mark.golden
@@ -34,7 +35,7 @@ def published(golden) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def con(published):
+def matrix(published):
     candidates = published.assign(
         seed=0,
         checkpoint_hash="",
@@ -63,11 +64,14 @@ def con(published):
         commercial_use=True,
         is_meaningful=True,
     )
-    return connect_tables(
-        {
-            "candidates": tables.to_arrow(tables.CANDIDATES, candidates),
-            "scores": tables.to_arrow(tables.SCORES, scores),
-        }
+    return read_matrix(
+        source_of(
+            {
+                "candidates": tables.to_arrow(tables.CANDIDATES, candidates),
+                "scores": tables.to_arrow(tables.SCORES, scores),
+            }
+        ),
+        METRICS,
     )
 
 
@@ -88,29 +92,29 @@ def as_settings(name: str, min_aspect_ratio: float, max_aspect_ratio: float) -> 
     )
 
 
-def test_pairs_are_those_of_the_original(golden, published, con):
-    norm = measure(con, "all")
+def test_pairs_are_those_of_the_original(golden, published, matrix):
+    norm = measure(matrix, "all")
     ids = dict(zip(published.pred_video_path, published.id, strict=True))
     for name, expected in expectations(golden).items():
-        selection = select_pairs(con, as_settings(name, **PUBLISHED_SHAPE), METRICS, norm)
+        selection = select_pairs(matrix, as_settings(name, **PUBLISHED_SHAPE), norm)
         sides = zip(selection.pairs["chosen"].to_pylist(), selection.pairs["rejected"].to_pylist(), strict=True)
         found = [[ids[chosen], chosen, rejected] for chosen, rejected in sides]
         assert sorted(found) == sorted(expected), name
         assert selection.pairs.num_rows + selection.skipped.num_rows == published.path.nunique()
 
 
-def test_statistics_are_those_of_the_original(published, con):
-    for one in measure(con, "all").metrics:
+def test_statistics_are_those_of_the_original(published, matrix):
+    for one in measure(matrix, "all").metrics:
         assert one.mean == pytest.approx(published[one.metric].mean(), rel=1e-14)
         assert one.std == pytest.approx(published[one.metric].std(), rel=1e-14)
 
 
-def test_bounds_beside_the_published_shapes_leave_no_pair(golden, published, con):
+def test_bounds_beside_the_published_shapes_leave_no_pair(golden, published, matrix):
     largest = float((published.pred_height / published.pred_width).max())
-    norm = measure(con, "all")
+    norm = measure(matrix, "all")
     for name in expectations(golden):
         settings = as_settings(name, min_aspect_ratio=largest, max_aspect_ratio=largest + 1)
-        selection = select_pairs(con, settings, METRICS, norm)
+        selection = select_pairs(matrix, settings, norm)
         assert not selection.pairs.num_rows
         reasons = selection.skipped["reason"].to_pylist()
         assert reasons.count("shape") >= len(expectations(golden)[name])

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import duckdb
+import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets.evidence.evaluation import rewards_of_sides
-from avpref.datasets.reward_formula import Average, MetricScale, MissingScores, create_rewards
+from avpref.datasets.reward_formula import Average, MetricScale, MissingScores, compute_rewards
 from avpref.datasets.rows import EvaluationSide
 from avpref.datasets.selection.normalise import MetricNorm, Norm
 from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.views import connect_tables
-from avpref.domain import METRICS, Dimension
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
+from avpref.domain import METRICS, Dimension, dimensions_of
 
 NUMBER = st.one_of(st.sampled_from([0.0, 0.2, 1.0, -3.5]), st.floats(-1e3, 1e3))
 SCORE = st.one_of(st.none(), NUMBER)
@@ -43,18 +43,16 @@ def tables_of_scores(draw: st.DrawFn) -> tuple[list[MetricScale], list[Row]]:
     return metrics, draw(st.lists(st.tuples(st.sampled_from("abc"), scores), min_size=1, max_size=8))
 
 
-def in_sql(
+def in_numpy(
     metrics: Sequence[MetricScale], rows: Sequence[Row], average: Average, missing: MissingScores
 ) -> dict[int, tuple[float | None, ...]]:
     """Rewards by row: the dimensions and overall."""
-    columns = {metric.name: pa.array([row[1][n] for row in rows], pa.float64()) for n, metric in enumerate(metrics)}
-    con = duckdb.connect()
-    prompts = [row[0] for row in rows]
-    con.register("raw_scores", pa.table({"ordinal": range(len(rows)), "prompt_id": prompts, **columns}))
-    create_rewards(con, metrics, average, missing)
-    assert con.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal").fetchall() == []
-    found = con.execute(f"SELECT ordinal, {', '.join(Dimension)}, overall FROM candidate_rewards").fetchall()
-    return {ordinal: tuple(rewards) for ordinal, *rewards in found}
+    scores = np.array([[np.nan if value is None else value for value in row[1]] for row in rows]).T
+    _, prompts = np.unique([row[0] for row in rows], return_inverse=True)
+    rewards = compute_rewards(scores, metrics, average, missing, prompts)
+    by_row = np.vstack([rewards.by_dimension, rewards.overall]).T.tolist()
+    found = {n: tuple(None if math.isnan(value) else value for value in row) for n, row in enumerate(by_row)}
+    return {n: row for n, row in found.items() if missing is MissingScores.WORST or row[-1] is not None}
 
 
 def in_python(
@@ -65,7 +63,9 @@ def in_python(
         columns = [ranks(column) for column in columns]
     if missing is MissingScores.WORST:
         columns = [filled(column, [row[0] for row in rows]) for column in columns]
-    means = [[column for m, column in zip(metrics, columns, strict=True) if m.dimension is d] for d in Dimension]
+    means = [
+        [column for m, column in zip(metrics, columns, strict=True) if m.dimension == d] for d in dimensions_of(metrics)
+    ]
     result = {n: tuple(mean([column[n] for column in group]) for group in [*means, columns]) for n in range(len(rows))}
     return {n: rewards for n, rewards in result.items() if missing is MissingScores.WORST or rewards[-1] is not None}
 
@@ -109,10 +109,10 @@ def bits(rewards: dict[int, tuple[float | None, ...]]) -> dict[int, tuple[str, .
 
 @settings(max_examples=60, deadline=None)
 @given(table=tables_of_scores(), average=st.sampled_from(["micro", "macro"]), missing=st.sampled_from(MissingScores))
-def test_the_sql_gives_the_bits_of_plain_python(
+def test_the_formula_gives_the_bits_of_plain_python(
     table: tuple[list[MetricScale], list[Row]], average: Average, missing: MissingScores
 ) -> None:
-    assert bits(in_sql(*table, average, missing)) == bits(in_python(*table, average, missing))
+    assert bits(in_numpy(*table, average, missing)) == bits(in_python(*table, average, missing))
 
 
 def test_the_policies_differ_only_in_rows_that_lack_a_score() -> None:
@@ -123,8 +123,8 @@ def test_the_policies_differ_only_in_rows_that_lack_a_score() -> None:
         ("b", [2.0, 1.0, None]),
         ("b", [4.0, 0.0, None]),
     ]
-    assert in_sql(metrics, rows, "micro", MissingScores.EXCLUDE) == {1: (1.0, 2.0, 5.0, 8 / 3)}
-    assert in_sql(metrics, rows, "micro", MissingScores.WORST) == {
+    assert in_numpy(metrics, rows, "micro", MissingScores.EXCLUDE) == {1: (1.0, 2.0, 5.0, 8 / 3)}
+    assert in_numpy(metrics, rows, "micro", MissingScores.WORST) == {
         0: (3.0, 3.0, 5.0, 11 / 3),
         1: (1.0, 2.0, 5.0, 8 / 3),
         2: (2.0, 1.0, None, None),
@@ -134,8 +134,7 @@ def test_the_policies_differ_only_in_rows_that_lack_a_score() -> None:
 
 def test_a_dimension_without_metric_has_no_reward_and_zero_has_no_sign() -> None:
     metrics = [MetricScale("desync", Dimension.AV, False, 0.0, 1.0)]
-    ((video, audio, av, overall),) = in_sql(metrics, [("a", [0.0])], "micro", MissingScores.WORST).values()
-    assert (video, audio) == (None, None)
+    ((av, overall),) = in_numpy(metrics, [("a", [0.0])], "micro", MissingScores.WORST).values()
     assert math.copysign(1, av or 0.0) == math.copysign(1, overall or 0.0) == 1
 
 
@@ -154,7 +153,8 @@ def test_pairs_and_gate_give_equal_rewards_to_equal_scores(make_tables, holes: b
     scales = [
         MetricScale(m.name, m.dimension, m.higher_is_better, *s) for m, s in zip(METRICS, statistics, strict=True)
     ]
-    selection = select_pairs(connect_tables(make_tables(population)), PairSettings(), METRICS, norm)
+    matrix = read_matrix(source_of(make_tables(population)), METRICS)
+    selection = select_pairs(matrix, PairSettings(), norm)
     of_pairs = {row["candidate_id"]: [row[d] for d in Dimension] for row in selection.rewards.to_pylist()}
     prompts, names = [f"p{n:03d}" for n in range(len(population))], [metric.name for metric in METRICS]
     of_gate = rewards_of_sides(

@@ -12,7 +12,7 @@ from avpref.config.gate_settings import (
     SuperiorityRule,
     ValidityRule,
 )
-from avpref.datasets.evidence import gate
+from avpref.datasets.evidence import gate, judging
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.rule_kinds import RULE_KINDS, RuleKind, rule_kind
 from avpref.domain import Dimension
@@ -33,6 +33,12 @@ def outcomes() -> list[gate.RuleOutcome]:
     comparisons = {str(dimension): FEW for dimension in Dimension}
     kept: dict[str, float | None] = {"video": 0.0, "audio": 0.0}
     verdicts = [gate.decide(comparisons, kept, each, ["Scorer"]) for each in (GateSettings(), EVERY_RULE)]
+    fallen = replace(FEW, ci_low=-1.5, ci_high=-0.5, num_pairs=1000)
+    judged = [
+        judging.MetricComparison(f"judge/{number}", judging.Role.JUDGE, "video", change.num_pairs, change)
+        for number, change in enumerate((FEW, fallen))
+    ]
+    verdicts[0] = verdicts[0].with_rules(judging.outcomes(judged, {"video": FEW}, GateSettings()))
     return [rule for verdict in verdicts for rule in verdict.rules]
 
 

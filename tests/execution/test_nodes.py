@@ -254,6 +254,7 @@ except ClusterError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "expected"),
     [

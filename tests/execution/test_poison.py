@@ -91,7 +91,7 @@ ERRORS = {Harm.RAISE: "ValueError", Harm.KILL: "ActorDied", Harm.HANG: "TimedOut
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_item_that_kills_its_worker_costs_one_row(tmp_path: Path) -> None:
-    trial = Trial(tmp_path, 40, 4, [Harm.KILL, Harm.RAISE])
+    trial = Trial(tmp_path, 20, 2, [Harm.KILL, Harm.RAISE])
     assert 2 < on_actors(trial) <= 2 + trial.max_deaths / 2
     trial.check(ERRORS)
 

@@ -234,7 +234,7 @@ def test_a_session_started_in_the_block_ends_with_it_and_its_files_are_removed()
         "with session.ray_session():\n"
         "    session.join_ray(RayExecutor(num_actors=1))\n"
         "import ray\n"
-        "print(ray.is_initialized(), len(list(session.Path(session._ray_folder()).glob('session_*_*'))))\n"
+        "print(ray.is_initialized(), len(list(session.Path(session.ray_folder()).glob('session_*_*'))))\n"
     )
     folder = Path(tempfile.mkdtemp(prefix="avp"))  # sockets have short names
     try:

@@ -38,6 +38,7 @@ def contents(folder: RunFolder, pattern: str) -> dict[str, bytes]:
     return {str(path.relative_to(folder.root)): path.read_bytes() for path in folder.root.glob(pattern)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_actor_makes_the_same_pairs_from_the_beginning(
     tiny_run: RunFolder, tmp_path: Path, sealed: Sealed, timeless: Timeless

@@ -68,6 +68,7 @@ def last_error(fork_server: ForkServer) -> str:
     return fork_server.errors.read_text().rpartition("avpref.errors.")[2]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_disk_that_fills_again_and_again_ends_like_any_other(
     disk: Disk, tiny_run: RunFolder, fork_server: ForkServer
 ) -> None:
@@ -124,6 +125,7 @@ def on_disk(disk: Disk, tiny_copy: Callable[..., RunFolder], executor: InProcess
     return open_root(root)
 
 
+@pytest.mark.slow
 def test_actors_on_a_full_disk_stop_the_run_and_no_candidate_is_quarantined(
     disk: Disk, tiny_run: RunFolder, tiny_copy: Callable[..., RunFolder], ray_cluster: int
 ) -> None:

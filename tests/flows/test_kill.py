@@ -43,6 +43,16 @@ def drawn(seed: int) -> dict[FailPoint, list[int]]:
     return hits | {point: generator.integers(1, LATEST, STRIKES, endpoint=True).tolist() for point in OFTEN}
 
 
+def test_a_loop_that_is_killed_where_units_are_committed_ends_like_one_that_was_not(
+    tiny_run: RunFolder, tmp_path: Path, fork_server: ForkServer
+) -> None:
+    campaign = KillCampaign(fork_server, create(tmp_path / "runs", load_config(TINY, environment={}).settings))
+    assert not campaign.at_failpoints({point: drawn(1)[point][:1] for point in OFTEN})
+    assert set(campaign.kills) == set(OFTEN)
+    same_end(campaign.folder, tiny_run)
+
+
+@pytest.mark.slow
 def test_a_loop_that_is_killed_at_every_fail_point_ends_like_one_that_was_not(
     tiny_run: RunFolder, tmp_path: Path, fork_server: ForkServer
 ) -> None:
@@ -165,6 +175,7 @@ def on_ray(folder: RunFolder) -> RunFolder:
         return open_root(folder.root)
 
 
+@pytest.mark.slow
 def test_a_ray_loop_that_is_killed_leaves_no_process_and_ends_in_one_process(
     tiny_run: RunFolder,
     tiny_copy: Callable[..., RunFolder],

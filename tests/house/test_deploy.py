@@ -63,7 +63,8 @@ def test_versions_are_those_of_the_lock(parts: dict[str, Any]) -> None:
     locked = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     assert parts["RayJob"]["spec"]["rayClusterSpec"]["rayVersion"] == locked["ray"]
     recipe = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
-    assert "-r requirements.lock" in recipe and re.search(r"^FROM python:3\.11", recipe, re.MULTILINE)
+    assert "-r requirements.lock" in recipe and "-r requirements-torch-${TORCH}.lock" in recipe
+    assert re.search(r"^FROM python:3\.11", recipe, re.MULTILINE)
 
 
 def test_everyone_has_one_image_one_environment_and_one_folder(parts: dict[str, Any], words: list[str]) -> None:

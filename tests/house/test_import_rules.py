@@ -40,7 +40,13 @@ OUTSIDERS = {
 }
 OUTSIDER_FILES = {
     "prefect": "flows/prefect/",
-    "ray": ("execution/ray_actor.py", "execution/ray_pool.py", "execution/ray_session.py", "trainer/launch.py"),
+    "ray": (
+        "execution/environment_calls.py",
+        "execution/ray_actor.py",
+        "execution/ray_pool.py",
+        "execution/ray_session.py",
+        "trainer/launch.py",
+    ),
     "torch": {"media": ("media/spectra.py",), "storage": ("storage/weight_files.py",), "execution": ()},
 }
 HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av")

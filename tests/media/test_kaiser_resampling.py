@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from avpref.media.kaiser_resampling import kaiser_best
+from avpref.media.sound.kaiser_resampling import kaiser_best
 from avpref.media.spectra import resample
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avpref.errors import MediaError
-from avpref.media.geometry import ClipShape
+from avpref.media.geometry import OWN_SIZE, ClipShape
+from avpref.media.picture.shown_frames import FRAME_SLACK_S, FramePicker, PictureConverter
 from avpref.media.reading import probe, read_clip
-from avpref.media.shown_frames import FRAME_SLACK_S, FramePicker
 from avpref.media.writing import encode_clip
 
 SHAPE = ClipShape(num_frames=16, height_px=48, width_px=64, fps_hz=8.0, sample_rate_hz=16000)
@@ -165,12 +166,14 @@ def test_the_picked_frame_is_the_one_being_shown(
 ) -> None:
     times = np.concatenate([[0], np.cumsum(gaps_ms)]) / 1000
     wanted = [start_ms / 1000 + k / fps_hz for k in range(num_wanted)]
-    picker = FramePicker(None, wanted, None, 0.04)  # type: ignore[arg-type]
+    codec = SimpleNamespace(sample_aspect_ratio=None)
+    square = SimpleNamespace(sample_aspect_ratio=None, codec_context=codec, container=SimpleNamespace(name=""))
+    picker = FramePicker(square, wanted, PictureConverter(square, OWN_SIZE, num_wanted), 0.04)  # type: ignore[arg-type]
     for index, time_s in enumerate(times):
         picker.offer(float(time_s), av.VideoFrame.from_ndarray(np.full((2, 2, 3), index, np.uint8), format="rgb24"))
     picker.finish()
     shown = [int(np.searchsorted(times, instant + FRAME_SLACK_S, side="right")) - 1 for instant in wanted]
-    assert [int(frame[0, 0, 0]) for frame in picker.picked] == shown
+    assert [int(frame[0, 0, 0]) for frame in picker.pictures] == shown
 
 
 def test_b_frames_come_in_order_of_display(tmp_path: Path) -> None:

@@ -210,7 +210,9 @@ def test_a_kept_pair_costs_its_candidates_and_scores(folder: RunFolder, price: f
     spend(folder, "train", "train", 1.0)
     found = spending(folder.root, 8, ObserveSettings(price_per_gpu_hour=price, currency="EUR")).document()
     assert found["gpu_s"] == 7200 * 2.5
-    assert found["gpu_s_per_kept_pair"] == 7200 * 1.5 / 8
+    assert found["gpu_s_per_kept_pair"] == 7200 * 1.5 / 8 == found["gpu_s_before_pairs"] / found["kept_pairs"]
+    assert found["busy_actor_s"] == 3 * 7200 and found["stages_before_pairs"] == ["generate", "score"]
+    assert found["busy_actor_s_per_kept_pair"] == found["busy_actor_s_before_pairs"] / 8 == 2 * 7200 / 8
     assert found["cost"] == (5 * price if price else None)
     assert found["cost_per_kept_pair"] == (3 * price / 8 if price else None)
 

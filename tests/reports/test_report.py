@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avpref.config.training_settings import SftWeights
 from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.rows import EvaluationSide
@@ -264,6 +265,17 @@ def test_a_joint_loss_has_one_curve(data: ReportData) -> None:
     columns = [name for name in data.curves.dpo if not name.startswith(("preference_", "drift_"))]
     panels = training_panels(replace(data, curves=Curves(data.curves.sft, data.curves.dpo[columns])))
     assert "preference" in panels[1].alt_text and all(svg(panel).light for panel in panels)
+
+
+def test_given_weights_have_no_curve_and_are_named(data: ReportData) -> None:
+    sft = SftWeights(network="shipped:toyworld")
+    given_weights = replace(
+        data, settings=data.settings.model_copy(update={"sft": sft}), curves=Curves(pd.DataFrame(), data.curves.dpo)
+    )
+    titles = [panel.title for panel in training_panels(given_weights)]
+    assert "SFT loss" not in titles and "AV-DPO loss" in titles
+    words = " ".join(rendered(given_weights).words.split())
+    assert "SFT network: given weights, shipped:toyworld; AV-DPO 8 steps" in words
 
 
 def test_a_run_without_evaluation_is_refused_with_the_command_that_helps(tiny_run: RunFolder, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from avpref.domain import METRIC_BY_NAME, Dimension, Score, ScoreStatus
 from avpref.media.reading import DecodedClip
 from avpref.media.toyscene import all_attributes, describe
 from avpref.rewards.audiobox.audiobox import tiny_audiobox
+from avpref.rewards.clap.clap import ClapScorer, tiny_clap
 from avpref.rewards.fake import FakeScorer
 from avpref.rewards.imagebind.imagebind import tiny_imagebind
 from avpref.rewards.imagebind.javis_score import JavisScorer, tiny_javis_score
@@ -24,7 +25,7 @@ from avpref.rewards.synchformer.synchformer import tiny_synchformer
 from avpref.rewards.toy.toy import toy_scorers
 from avpref.rewards.videoalign.videoalign import tiny_videoalign
 
-NETWORKS = (tiny_audiobox, tiny_imagebind, tiny_javis_score, tiny_synchformer, tiny_videoalign)
+NETWORKS = (tiny_audiobox, tiny_clap, tiny_imagebind, tiny_javis_score, tiny_synchformer, tiny_videoalign)
 SCORERS: Sequence[Scorer] = [FakeScorer(), *toy_scorers(), *signal_scorers(), *(tiny() for tiny in NETWORKS)]
 ROUNDING = 5e-6
 """How far a network's number may move with its batch: matrices of other sizes add up in another order."""
@@ -59,7 +60,7 @@ def clips() -> list[ScorableClip]:
 def test_metrics_are_those_of_the_domain(scorer: Scorer) -> None:
     assert scorer.metrics and len(set(scorer.metrics)) == len(scorer.metrics)
     columns = [metric for metric in scorer.metrics if metric.name in METRIC_BY_NAME]
-    assert (columns or isinstance(scorer, JavisScorer)) and all(
+    assert (columns or isinstance(scorer, JavisScorer | ClapScorer)) and all(
         replace(METRIC_BY_NAME[metric.name], unit=metric.unit) == metric for metric in columns
     )
     assert scorer.terms.licence and scorer.fingerprint

@@ -1,4 +1,4 @@
-"""Two processes train what one does: under torchrun and under Ray Train, with gloo on the CPU."""
+"""Two processes train what one does: started by the launcher, under torchrun and under Ray Train, with gloo on the CPU."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from avpref.config.training_settings import PreferenceLossSettings
 from avpref.errors import AvprefError
+from avpref.trainer import local_processes
 from avpref.trainer.job import TrainingJob, save_job
 from avpref.trainer.launch import launch, read_summary
 
@@ -49,6 +53,50 @@ def test_two_torchrun_processes_train_what_one_does(dpo_job: MakeJob, tmp_path: 
     assert done.returncode == 0, done.stderr[-2000:]
     agree(alone, together)
     assert read_summary(together).steps == 6
+
+
+def test_two_processes_of_the_launcher_train_what_one_does(dpo_job: MakeJob) -> None:
+    changes = {"caption_dropout": 0.2, "loss": PreferenceLossSettings(beta_video=5, beta_audio=2)}
+    alone = dpo_job("alone", batch_size=5, dpo=changes)
+    together = dpo_job("together", batch_size=5, dpo=changes, num_processes=2, launcher="processes", num_threads=1)
+    launch(alone)
+    steps: list[int] = []
+    summary = launch(together, lambda step, row: steps.append(step))
+    agree(alone, together)
+    assert steps[-1] == 6 and summary == read_summary(together)
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_process_that_cannot_read_its_data_is_quoted_and_none_is_left(
+    dpo_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process fails at once, and this one does not wait for it."""
+    job = dpo_job("broken", num_processes=2, launcher="processes")
+    monkeypatch.setattr(local_processes, "save_job", lambda path, job: path.write_text("{}"))
+    with pytest.raises(AvprefError, match="a training job"):
+        launch(job)
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_process_that_dies_during_the_training_is_an_error(dpo_job: MakeJob) -> None:
+    job = dpo_job("killed", num_processes=2, launcher="processes", steps=200)
+    workers: list[local_processes._Worker] = []
+
+    def kill_worker(step: int, row: Mapping[str, float]) -> None:
+        workers[0].process.kill()
+
+    start = local_processes._workers
+
+    @contextmanager
+    def remembered(*arguments: Any) -> Iterator[list[local_processes._Worker]]:
+        with start(*arguments) as started:
+            workers[:] = started
+            yield started
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AvprefError, match="a training process failed"):
+        patch.setattr(local_processes, "_workers", remembered)
+        launch(job, kill_worker)
+    assert workers[0].process.poll() is not None and not torch.distributed.is_initialized()
 
 
 @pytest.mark.slow

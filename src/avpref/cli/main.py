@@ -41,10 +41,10 @@ NOUNS = {
     "pairs": "Select and show preference pairs; compare runs and strategies.",
     "prompts": "Import recordings as prompts; list the prompts of a run.",
     "rewards": "Validate reward models.",
-    "runs": "List, inspect, resume and clean up runs.",
+    "runs": "List, inspect, open, resume and clean up runs.",
     "scorers": "List and check scorers: built-in ones and those of other packages.",
     "scores": "List, show and export the scores of a run.",
-    "train": "Train the adapter of a run.",
+    "train": "Train the adapter of a run, or an SFT network alone.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }
 for noun, noun_help in NOUNS.items():

@@ -45,9 +45,17 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> No
 
 
 def print_verdict(document: Mapping[str, Any]) -> None:
-    """Print the ``evaluation`` and the ``gate`` of a document: deltas per dimension, verdict, reasons."""
+    """Print the ``evaluation`` and the ``gate`` of a document: deltas per dimension, verdict, reasons.
+
+    Where there are judges, the metrics that selected pairs and those of judges follow side by side.
+    """
     rows = [{"dimension": name, **comparison} for name, comparison in document["evaluation"].items()]
-    print_table(rows, ["dimension", "delta_sd", "ci_low", "ci_high", "win_rate", "num_pairs"])
+    numbers = ["delta_sd", "ci_low", "ci_high", "win_rate", "num_pairs"]
+    print_table(rows, ["dimension", *numbers])
+    metrics = document.get("metrics") or ()
+    if any(metric["role"] == "judge" for metric in metrics):
+        print_line()
+        print_table(metrics, ["role", "name", *numbers])
     print_line(f"gate: {document['gate']['verdict']}")
     for reason in document["gate"]["reasons"]:
         print_line(f"  {reason}")

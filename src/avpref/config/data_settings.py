@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from avpref.config.section import Section
 
 
-class ClipSettings(Section):
-    """The shape of every clip of the run."""
+class RecordingSettings(Section):
+    """How recordings are read.
+
+    ``audio_track`` is the number of an audio track from 0, its language or its title; empty: the default track. ``hdr`` says
+    whether recordings of high dynamic range are converted to the standard range or refused.
+    """
+
+    audio_track: Annotated[int, Field(ge=0)] | str = ""
+    hdr: Literal["tone_map", "refuse"] = "tone_map"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """The settings without an empty choice, so that runs without one keep the ids that they had before it could be made."""
+        tree: dict[str, object] = serialize(self)
+        if self.audio_track == "":
+            tree.pop("audio_track", None)
+        return tree
+
+
+class ClipSettings(RecordingSettings):
+    """The shape of every clip of the run, and how its recordings are read."""
 
     num_frames: int = Field(gt=0)
     height_px: int = Field(gt=0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from avpref.config.scorer_use import ScorerEntry, ScorerUse, as_use, listed, shortened
 from avpref.config.section import Section
 from avpref.domain import Dimension, public_name
 
@@ -60,8 +61,19 @@ class ValidityRule(Section):
     max_rise: float = Field(default=0.0, ge=0, lt=1)
 
 
+class JudgeRule(Section):
+    """No judge shows a fall: no interval of a judge's metric lies entirely below -margin_sd.
+
+    ``metric`` names one metric of a judge (``SCORER/METRIC``); empty: every metric without a rule of its own.
+    """
+
+    kind: Literal["judge"] = "judge"
+    metric: str = ""
+    margin_sd: float = Field(default=0.05, ge=0)
+
+
 GateRule = Annotated[
-    SuperiorityRule | MinimumEffectRule | NonInferiorityRule | DisplacementRule | ValidityRule,
+    SuperiorityRule | MinimumEffectRule | NonInferiorityRule | DisplacementRule | ValidityRule | JudgeRule,
     Field(discriminator="kind"),
 ]
 
@@ -69,13 +81,15 @@ GateRule = Annotated[
 class GateSettings(Section):
     """Promotion rules: deltas are in standard deviations of the SFT model's rewards on the held-out clips.
 
-    Set either the four bounds, which cover most runs, or a list of ``rules`` that replaces them.
+    Set either the five bounds, which cover most runs, or a list of ``rules`` that replaces them. The rule for judges applies with
+    its default margin where ``rules`` has none.
     """
 
     min_audio_delta_sd: float = 0.5
     min_av_ci_low_sd: float = 0.0
     min_video_ci_low_sd: float = -0.05
     max_displacement: float = Field(default=0.01, gt=0)
+    judge_margin_sd: float = Field(default=0.05, ge=0, description="largest fall of a judge's metric that is accepted")
     rules: tuple[GateRule, ...] = ()
 
     @model_validator(mode="after")
@@ -83,7 +97,7 @@ class GateSettings(Section):
         bounds = {name: field.default for name, field in type(self).model_fields.items() if name != "rules"}
         changed = [name for name, default in bounds.items() if getattr(self, name) != default]
         if self.rules and changed:
-            raise ValueError(f"rules replace the four bounds, but {changed[0]} is set too: remove one of them")
+            raise ValueError(f"rules replace the five bounds, but {changed[0]} is set too: remove one of them")
         return self
 
 
@@ -107,12 +121,37 @@ Procedure = Annotated[BootstrapProcedure | SequentialProcedure, Field(discrimina
 
 
 class EvaluationSettings(Section):
-    """Held-out comparison of policy and reference on the same noise."""
+    """Held-out comparison of policy and reference on the same noise.
+
+    ``judges`` are scorers that take no part in selecting pairs: they score the held-out clips of both sides, and the gate refuses a
+    policy that they show to be worse. Their models are set in the section ``scoring``.
+    """
 
     bootstrap_samples: int = Field(default=2000, gt=0)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     procedure: Procedure = BootstrapProcedure()
     gate: GateSettings = GateSettings()
+    judges: tuple[ScorerEntry, ...] = Field(
+        default=(), description="scorers that judge the policy and select no pairs; named as in scoring.scorers"
+    )
+    judge_metrics: tuple[str, ...] = Field(
+        default=(), description="the judges' metrics that count, as SCORER/METRIC; empty: all"
+    )
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return listed(value)
+
+    @field_validator("judges")
+    @classmethod
+    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
+        return shortened(value) if value else ()
+
+    @property
+    def judge_uses(self) -> tuple[ScorerUse, ...]:
+        """The judges in the long form."""
+        return tuple(as_use(entry) for entry in self.judges)
 
 
 class PromotionSettings(Section):

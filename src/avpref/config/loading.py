@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from avpref.config.optional_scorers import with_installed
 from avpref.config.schema import Settings
 from avpref.config.scorer_use import FORMS, entry_for_override
 from avpref.config.section import Section
@@ -29,7 +30,7 @@ GUIDE = "keys and values of docs/configuration.md"
 UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
 """Sections with several forms, selected by their key ``kind``."""
 
-SCORER_LISTS = frozenset({"scoring.scorers"})
+SCORER_LISTS = frozenset({"scoring.scorers", "evaluation.judges"})
 """Lists of scorers, whose entries an override addresses by name: ``scoring.scorers.NAME.settings.KEY=VALUE``."""
 
 Tree = dict[str, Any]
@@ -54,6 +55,7 @@ def load_config(
 ) -> Resolved:
     """Read ``path``, apply environment and ``key=value`` overrides, validate.
 
+    Scorers of ``scoring.optional`` are resolved (:mod:`avpref.config.optional_scorers`).
     Raises ConfigError for a missing file, broken YAML, an unknown key (with the nearest known one) or a bad value; all wrong keys
     are named at once.
     """
@@ -68,6 +70,9 @@ def load_config(
             f"{path}: {_explain_all(error, origins)}", GUIDE, "avpref config show --config FILE"
         ) from None
     _require_implemented(settings, path)
+    settings, note = with_installed(settings)
+    if note:
+        origins["scoring.scorers"] = f"{origins.get('scoring.scorers', 'default')}; {note}"
     return Resolved(settings, origins)
 
 
@@ -107,10 +112,16 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 
 
 def _require_implemented(settings: Settings, path: Path) -> None:
-    """Raises ConfigError for a value that the schema knows and no stage of a run can serve."""
+    """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    scorers = {name for use in settings.scoring.uses for name in (use.use, use.slug)}
+    both = [use.slug for use in settings.evaluation.judge_uses if {use.use, use.slug} & scorers]
+    if both:
+        found = f"{path}: {', '.join(both)} in scoring.scorers and in evaluation.judges"
+        fix = "--set evaluation.judges=[], or another scorer that scoring.scorers does not name"
+        raise ConfigError(found, "judges that take no part in selecting pairs", fix)
 
 
 def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], environment: Mapping[str, str]) -> None:

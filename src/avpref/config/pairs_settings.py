@@ -12,7 +12,7 @@ from avpref.config.section import Section
 class PairSettings(Section):
     """Rules that select the chosen and the rejected candidate of a prompt; see datasets/selection/pairing.py."""
 
-    strategy: Literal["modality", "average", "strict"] = "modality"
+    strategy: Literal["modality", "average", "strict", "routed"] = "modality"
     average: Literal["micro", "macro"] = "micro"
     normalise: bool = True
     ground_truth: bool = True
@@ -21,11 +21,20 @@ class PairSettings(Section):
     min_aspect_ratio: float = Field(default=0.0, ge=0)
     max_aspect_ratio: float = Field(default=1e9, gt=0)
     max_length_ratio: float = Field(default=1e9, ge=1)
+    routed_tolerance: float = Field(
+        default=0.25,
+        ge=0,
+        description="routed: how much worse the chosen side of a pair of one dimension may be in every other dimension",
+    )
     norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
 
 
 class AuditSettings(Section):
-    """Check for facts that separate chosen from rejected clips (datasets/evidence/shortcuts.py). It does not change the training data."""
+    """Checks of what the pairs teach; none of them changes the training data.
+
+    Plain facts that separate chosen from rejected clips (datasets/evidence/shortcuts.py), and metrics that do not look at the prompt
+    (datasets/selection/prompt_blind.py).
+    """
 
     action: Literal["flag", "refuse", "off"] = Field(
         default="flag", description="flag: warn and continue; refuse: stop before training; off: measure nothing"
@@ -38,7 +47,12 @@ class AuditSettings(Section):
     )
     confidence: float = Field(default=0.95, gt=0, lt=1)
 
-    @field_validator("action", mode="before")
+    prompt_blind: Literal["warn", "refuse", "off"] = Field(
+        default="warn",
+        description="rewards that do not look at the prompt: warn and continue; refuse: select no pairs; off: do not check",
+    )
+
+    @field_validator("action", "prompt_blind", mode="before")
     @classmethod
     def _false_means_off(cls, value: object) -> object:
         """Accept a bare ``off``, which YAML 1.1 reads as false."""

@@ -7,7 +7,7 @@ selects the class, and one ``match`` in the flows turns each class into its impl
 from __future__ import annotations
 
 from avpref.config.codec_settings import CodecSettings, IdentityCodecSettings, TextSettings, WordTextSettings
-from avpref.config.data_settings import ClipSettings, PromptSettings
+from avpref.config.data_settings import ClipSettings, PromptSettings, RecordingSettings
 from avpref.config.executor_settings import Executor, InProcessExecutor
 from avpref.config.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.config.network_settings import NetworkSettings, SamplingSettings
@@ -50,4 +50,5 @@ class ScoreJob(Section):
     run: RunSettings = RunSettings(name="scores")
     executor: Executor = InProcessExecutor()
     observe: ObserveSettings = ObserveSettings()
+    clip: RecordingSettings = RecordingSettings()
     scoring: ScoringSettings = ScoringSettings(scorers=("audiobox", "imagebind", "synchformer", "videoalign"))

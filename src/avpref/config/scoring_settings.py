@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from avpref.config.learned_names import LearnedName
 from avpref.config.scorer_use import ScorerEntry, ScorerUse, as_use, listed, shortened
 from avpref.config.section import Section
 from avpref.domain import Dimension, modalities_of
@@ -41,10 +42,19 @@ class VideoAlignSettings(ModelSettings):
 ModalityName = Literal["video", "audio", "both"]
 
 
+class ClapSettings(ModelSettings):
+    """CLAP. ``zeros`` fills sound of less than 10 s as the published numbers do, ``repeat`` as transformers 5 does."""
+
+    short_clips: Literal["zeros", "repeat"] = "zeros"
+
+
 class ScoringSettings(Section):
     """The scorers, the metrics that enter rewards (empty: all seven) with their weights, and the part of a clip that is scored."""
 
     scorers: tuple[ScorerEntry, ...] = ("toy",)
+    optional: tuple[LearnedName, ...] = Field(
+        default=(), description="learned scorers that are added to scorers where their packages are installed"
+    )
     metrics: tuple[str, ...] = ()
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default={}, description="weight of a metric in the mean of its dimension; 1 where it is not listed"
@@ -67,8 +77,9 @@ class ScoringSettings(Section):
     synchformer: SynchformerSettings = SynchformerSettings()
     videoalign: VideoAlignSettings = VideoAlignSettings()
     javis_score: ModelSettings = ModelSettings()
+    clap: ClapSettings = ClapSettings()
 
-    @field_validator("scorers", mode="before")
+    @field_validator("scorers", "optional", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return listed(value)

@@ -46,9 +46,10 @@ class LoopSettings(Section):
         pattern=r"^(executor|auto|cpu|cuda(:\d+)?)$",
         description="executor: the device of section executor; or as that: cpu, cuda, cuda:1, auto",
     )
-    launcher: Literal["auto", "in_process", "ray"] = Field(
+    launcher: Literal["auto", "in_process", "processes", "ray"] = Field(
         default="auto",
-        description="auto: Ray Train workers for several processes, or where a Ray executor trains on GPUs; in_process otherwise",
+        description="processes: num_processes of this machine, without Ray; auto: Ray Train workers for several processes, or "
+        "where a Ray executor trains on GPUs; in_process otherwise",
     )
     activation_checkpointing: bool = False
     compile_blocks: bool = False
@@ -70,7 +71,7 @@ class SftWeights(Section):
     """A trained SFT network: a file or folder in any known layout, and optionally a LoRA adapter to fold in."""
 
     kind: Literal["weights"] = "weights"
-    network: str = ""
+    network: str = Field(default="", description="file or folder, or shipped:NAME for a network of the package")
     lora: str = Field(default="", description="folder or file; empty: the adapter in the network's folder, if any")
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
 

@@ -42,7 +42,10 @@ class Probe:
 
 
 class ActorProcess:
-    """Runs in the actor's process. Its methods are called in order: :meth:`info`, :meth:`build`, then :meth:`run` per unit."""
+    """Runs in the actor's process. Its methods are called in order: :meth:`info`, :meth:`build`, then :meth:`run` per unit.
+
+    After :meth:`release` they are called in the same order for another worker.
+    """
 
     def __init__(self) -> None:
         self._worker: Worker[Any] | None = None
@@ -70,6 +73,10 @@ class ActorProcess:
             return failure_of(error, is_fatal=True)
         self._build_s = time.perf_counter() - started
         return None
+
+    def release(self) -> None:
+        """Drop the worker, and with it the memory of its weights: the next call is :meth:`info` of another pool."""
+        self._worker = None
 
     def run(self, unit: Unit[Any]) -> UnitOutcome:
         """Run a unit. Its items are not sent back: the driver has them."""

@@ -26,6 +26,7 @@ from avpref.execution.contract import (
     WorkerSpec,
     failure_of,
 )
+from avpref.execution.kept_actors import keep_actor, take_actor
 from avpref.execution.ray_actor import POLL_INTERVAL_S, ActorInfo, ActorProcess, Probe, require_visible
 from avpref.execution.ray_session import cluster_address
 from avpref.storage.local_files import TEMPORARY_PREFIX
@@ -79,7 +80,7 @@ class RayPool(Generic[ItemT]):
             num_cpus=1,
             num_gpus=settings.num_gpus_per_actor or None,
             max_restarts=0,
-            runtime_env={"env_vars": ACTOR_ENV},
+            runtime_env=settings.runtime_env.for_ray(ACTOR_ENV),
         )
         self._waiting: deque[Unit[ItemT]] = deque()
         self._ended: deque[UnitOutcome] = deque()
@@ -107,9 +108,11 @@ class RayPool(Generic[ItemT]):
         return self._ended.popleft()
 
     def close(self) -> None:
-        """Stop the actors."""
+        """Stop the actors, except idle ones that :func:`avpref.execution.kept_actors.keep_actor` keeps."""
         for slot in self._slots:
-            self._ray.kill(slot.actor)
+            is_idle = slot.is_ready and not slot.in_flight
+            if not (is_idle and keep_actor(slot.actor, self._settings)):
+                self._ray.kill(slot.actor)
 
     def _send(self) -> None:
         """Send waiting units to ready actors, to the one with the fewest units first."""
@@ -139,9 +142,9 @@ class RayPool(Generic[ItemT]):
     # starting actors
 
     def _start(self, failed_starts: int = 0) -> _Slot[ItemT]:
-        """A slot with a new actor, whose info is requested. Ray places it as soon as the cluster has capacity."""
+        """A slot with a kept or a new actor, whose info is requested. Ray places it as soon as the cluster has capacity."""
         self._num_started += 1
-        actor = self._actor_class.remote()
+        actor = take_actor(self._settings) or self._actor_class.remote()
         probe = None
         if self._files is not None:
             writer = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}-{self._num_started}"

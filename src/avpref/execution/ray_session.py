@@ -7,13 +7,13 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from avpref.config.executor_settings import RayExecutor
 from avpref.errors import ClusterError, ConfigError
+from avpref.execution.ray_folder import ray_folder, say_folder
 
 OBJECT_STORE_BYTES = 100 * 2**20
 
@@ -34,7 +34,7 @@ def ray_session() -> Iterator[None]:
         if has_started:
             sys.modules["ray"].shutdown()
     if has_started:
-        for session in Path(_ray_folder()).glob(f"session_*_{os.getpid()}"):
+        for session in Path(ray_folder()).glob(f"session_*_{os.getpid()}"):
             shutil.rmtree(session, ignore_errors=True)
 
 
@@ -58,14 +58,16 @@ def join_ray(settings: RayExecutor) -> None:
     if address:
         _join(address)
         return
-    _remove_old_sessions(Path(_ray_folder()))
+    folder = ray_folder()
+    say_folder(folder)
+    _remove_old_sessions(Path(folder))
     ray.init(
         num_cpus=num_local_cpus(settings),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=_ray_folder(),
+        _temp_dir=folder,
     )
 
 
@@ -111,11 +113,6 @@ def _join(address: str) -> None:
             "ray status --address ADDRESS; the token (`ray get-auth-token` on the head) goes into RAY_AUTH_TOKEN,"
             " with RAY_AUTH_MODE=token",
         ) from error
-
-
-def _ray_folder() -> str:
-    """Folder of this user's Ray sessions. Its path is short because the paths of Unix sockets are limited to about 100 bytes."""
-    return os.path.join(tempfile.gettempdir(), f"avpref-ray-{os.getuid()}")
 
 
 def _remove_old_sessions(folder: Path, keep_s: float = 24 * 3600) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import av
 from av.audio.stream import AudioStream
@@ -14,9 +15,29 @@ from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
 
-MediaSource = Path | str | BinaryIO
+
+class MediaStream(Protocol):
+    """A file that is open for reading at any place."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """The next ``size`` bytes, or fewer at the end."""
+        ...
+
+    def seek(self, offset: int, whence: int = ..., /) -> int:
+        """Go to a place; returns it."""
+        ...
+
+    def tell(self) -> int:
+        """The place."""
+        ...
+
+
+MediaSource = Path | str | MediaStream
 
 Stream = TypeVar("Stream", VideoStream, AudioStream)
+
+DECODER_ERRORS = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, ArithmeticError, LookupError)
+"""What a decoder, or PyAV around it, raises for a file that it cannot decode; any of them concerns that file alone."""
 
 
 @contextmanager
@@ -29,17 +50,21 @@ def opened(source: MediaSource) -> Iterator[InputContainer]:
                 _require_all_bytes(stream, name)
         else:
             _require_all_bytes(source, name)
-        with av.open(str(source) if isinstance(source, Path) else source, "r", metadata_errors="replace") as container:
+        file = str(source) if isinstance(source, str | Path) else cast("Any", source)
+        with av.open(file, "r", metadata_errors="replace") as container:
             yield container
-    except (av.FFmpegError, OSError) as error:
+    except DECODER_ERRORS as error:
+        problem = (
+            error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        )
         raise MediaError(
-            found=f"{name}: {error.strerror or error}",
+            found=f"{name}: {problem}",
             expected="a whole, readable media file, such as mp4 with H.264 and AAC",
-            fix=f"look at it with `ffprobe {name}`; copy or make the file again, or remove its row",
+            fix=f"look at it with `{shlex.join(['ffprobe', str(name)])}`; copy or make the file again, or remove its row",
         ) from error
 
 
-def _require_all_bytes(stream: BinaryIO, name: str) -> None:
+def _require_all_bytes(stream: MediaStream, name: str) -> None:
     """Raises MediaError for an mp4 with a top-level box longer than the file. Other containers are checked by duration."""
     position, size = 0, stream.seek(0, 2)
     while position + 8 <= size:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Protocol
+
+RGB_BYTES = 3
+"""Bytes of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,58 @@ def window_starts_s(duration_s: float, window_s: float) -> tuple[float, ...]:
     """
     count = int(duration_s / window_s + 0.01)
     return tuple(index * window_s for index in range(count))
+
+
+class PictureSize(Protocol):
+    """How large the pictures of a window are kept."""
+
+    def filled(self, height_px: int, width_px: int, num_pictures: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Sizes (H, W) to which a shown picture is resized and then centre-cropped, for a window of ``num_pictures``."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnSize:
+    """The size of the recording."""
+
+    def filled(self, height_px: int, width_px: int, num_pictures: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """See :class:`PictureSize`."""
+        return (height_px, width_px), (height_px, width_px)
+
+
+OWN_SIZE = OwnSize()
+
+
+@dataclass(frozen=True)
+class FilledSize:
+    """``height_px`` x ``width_px``: filled by the picture, which keeps its aspect ratio, and cropped."""
+
+    height_px: int
+    width_px: int
+
+    def filled(self, height_px: int, width_px: int, num_pictures: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """See :class:`PictureSize`."""
+        scale = max(self.height_px / height_px, self.width_px / width_px)
+        resized = max(self.height_px, round(height_px * scale)), max(self.width_px, round(width_px * scale))
+        return resized, (self.height_px, self.width_px)
+
+
+@dataclass(frozen=True)
+class BoundedSize:
+    """The size of the recording where all pictures of the window fit into ``max_bytes``; otherwise smaller.
+
+    Smaller pictures have ``min_pixels`` pixels and a short side of ``min_side_px``, whichever is larger, and are never enlarged.
+    """
+
+    max_bytes: int
+    min_pixels: int
+    min_side_px: int
+
+    def filled(self, height_px: int, width_px: int, num_pictures: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """See :class:`PictureSize`."""
+        size = height_px, width_px
+        if num_pictures * height_px * width_px * RGB_BYTES > self.max_bytes:
+            needed = max(math.sqrt(self.min_pixels / (height_px * width_px)), self.min_side_px / min(size))
+            if needed < 1:
+                size = math.ceil(height_px * needed), math.ceil(width_px * needed)
+        return size, size

@@ -8,18 +8,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from avpref.errors import MediaError
-
-
-def time_s(container: InputContainer, frame: av.VideoFrame | av.AudioFrame) -> float:
-    """The timestamp of ``frame`` in seconds, on the container's own clock. Raises MediaError where it has none."""
-    stamp = frame.pts if frame.pts is not None else frame.dts
-    if stamp is None or frame.time_base is None:
-        raise MediaError(
-            found=f"{container.name}: a frame without a timestamp",
-            expected="timestamps on every frame",
-            fix="remux it: ffmpeg -fflags +genpts -i FILE -c copy fixed.mp4",
-        )
-    return float(stamp * frame.time_base)
+from avpref.media.fixes import remux_command
+from avpref.media.measured_ends import measured_end_s
 
 
 def origin_s(container: InputContainer) -> float:
@@ -27,30 +17,38 @@ def origin_s(container: InputContainer) -> float:
     return max(0.0, (container.start_time or 0) / av.time_base)
 
 
+PROGRAM_STREAM = "mpeg"
+"""FFmpeg's name of MPEG program streams (mpg, vob), which stamp only some pictures, and have no lengths."""
+
+
 def declared_end_s(container: InputContainer, stream: VideoStream | AudioStream) -> float | None:
     """End of ``stream`` by its header in seconds on the timeline; None where the header has no length."""
-    if stream.duration is None or stream.time_base is None:
+    is_unknown = not stream.duration or stream.duration < 0 or container.format.name == PROGRAM_STREAM
+    if is_unknown or stream.duration is None or stream.time_base is None:
         return None
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin_s(container)
 
 
 def container_end_s(container: InputContainer) -> float | None:
     """End of the container in seconds by its header. Matroska and Flash count from zero, others from their first timestamp."""
-    if container.duration is None:
+    if not container.duration or container.duration < 0:
         return None
     counts_from_zero = any(name in container.format.name for name in ("matroska", "flv"))
     return container.duration / av.time_base - (origin_s(container) if counts_from_zero else 0.0)
 
 
 def end_s(container: InputContainer, stream: VideoStream | AudioStream) -> float:
-    """End of ``stream`` in seconds, by its header or the container's. Raises MediaError where neither has a length."""
+    """End of ``stream`` in seconds, by its header, the container's, or its packets. Raises MediaError where none has a length."""
     declared_s = declared_end_s(container, stream)
     length_s = declared_s if declared_s is not None else container_end_s(container)
     if length_s is None:
+        measured_s = measured_end_s(container, stream)
+        length_s = None if measured_s is None else measured_s - origin_s(container)
+    if length_s is None:
         raise MediaError(
-            found=f"{container.name}: no duration in its header",
-            expected="a container that keeps one, such as mp4",
-            fix="remux it: ffmpeg -i FILE -c copy fixed.mp4",
+            found=f"{container.name}: no duration in its header, and no packet with a timestamp",
+            expected="a container that keeps timestamps",
+            fix=remux_command(container),
         )
     return length_s
 

@@ -33,7 +33,7 @@ class DecisionRecord:
 
     ``rules``, ``evaluation`` and ``inputs`` are as :meth:`avpref.datasets.evidence.decision.Decision.document` wrote them;
     :func:`avpref.datasets.evidence.decision.inputs_of` reads the inputs back. ``lineage`` holds everything that the adapter
-    came from.
+    came from. ``metrics`` (comparisons of single metrics) is empty in decisions that were taken before there were judges.
     """
 
     schema_version: int
@@ -45,12 +45,13 @@ class DecisionRecord:
     inputs: Mapping[str, Any]
     lineage: Mapping[str, Any]
     files: tuple[RecordedFile, ...]
+    metrics: tuple[Mapping[str, Any], ...] = ()
 
     @staticmethod
     def from_document(document: Mapping[str, Any], uri: str) -> DecisionRecord:
         """Read a parsed document. Raises TableError that names ``uri`` for a wrong, missing or unknown key."""
         names = [field.name for field in fields(DecisionRecord)]
-        wrong = [f"no key '{name}'" for name in names if name not in document]
+        wrong = [f"no key '{name}'" for name in names if name not in document and name not in _ADDED]
         wrong += [f"unknown key '{name}'" for name in document if name not in names]
         wrong += [f"no '{name}' in 'inputs'" for name in _HASHES if name not in _mapping(document.get("inputs"))]
         if wrong:
@@ -62,13 +63,13 @@ class DecisionRecord:
             files = tuple(RecordedFile(**file) for file in document["files"])
         except TypeError as error:
             raise _unreadable(uri, str(error)) from error
-        sequences = {name: tuple(document[name]) for name in ("reasons", "rules")}
+        sequences = {name: tuple(document.get(name, ())) for name in ("reasons", "rules", "metrics")}
         return DecisionRecord(**{**document, **sequences, "files": files})
 
     def document(self) -> dict[str, Any]:
         """Plain values, for JSON; :meth:`from_document` reads them back."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        lists = {"reasons": list(self.reasons), "rules": list(self.rules)}
+        lists = {"reasons": list(self.reasons), "rules": list(self.rules), "metrics": list(self.metrics)}
         return {**plain, **lists, "files": [asdict(file) for file in self.files]}
 
     @property
@@ -91,6 +92,8 @@ class DecisionRecord:
         return [file for file in self.files if file.role == role]
 
 
+_ADDED = ("metrics",)
+"""Keys that older decisions lack."""
 _HASHES = ("policy_hash", "adapter_hash", "reference_hash")
 
 

@@ -111,8 +111,7 @@ def evaluation_scores(folder: RunFolder, inputs: DecisionInputs) -> pd.DataFrame
 
 def decide_again(folder: RunFolder, inputs: DecisionInputs) -> Decision:
     """Decide from the stored scores. Raises TableError where they were changed."""
-    metrics = [metric.name for metric in inputs.metrics]
-    return take(inputs, scores_of(evaluation_scores(folder, inputs), inputs.prompts, metrics))
+    return take(inputs, scores_of(evaluation_scores(folder, inputs), inputs.prompts, inputs.score_names))
 
 
 def replay_decision(folder: RunFolder, decision: str = "") -> Replay:
@@ -155,6 +154,8 @@ def _wrong(stored: DecisionRecord, again: Decision) -> Iterator[Difference]:
     for number, rule in enumerate(fresh["rules"]):
         before = stored.rules[number] if number < len(stored.rules) else {}
         yield from _numbers(f"rule {rule['rule']} {rule['dimension']} ", before, rule)
+    for before, metric in zip(stored.metrics, fresh["metrics"], strict=False):
+        yield from _numbers(f"{metric['name']} ", before, metric)
 
 
 def _weights(record: DecisionRecord) -> Iterator[tuple[str, str, list[str]]]:

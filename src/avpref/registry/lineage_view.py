@@ -283,13 +283,13 @@ def _decisions(catalog: RunCatalog, record: AdapterRecord) -> list[Document]:
 
 
 def _evaluations(catalog: RunCatalog, rows: Sequence[tuple[TableVersion, Row]]) -> list[Document]:
-    """The evaluations that compared the clip: its side, and its scores and rewards there."""
+    """The evaluations that compared the clip: its side, its scores and rewards there, and those of judges if there are any."""
     evaluations: dict[tuple[str, str, str], Document] = {}
     for version, row in rows:
         key = version.run_id, str(row["evaluation_id"]), str(row["side"])
         names = ("run_id", "evaluation_id", "side")
         evaluation = evaluations.setdefault(key, {**dict(zip(names, key, strict=True)), "score": {}, "reward": {}})
-        evaluation[row["kind"]][row["name"]] = row["value"]
+        evaluation.setdefault(row["kind"], {})[row["name"]] = row["value"]
     return list(evaluations.values())
 
 

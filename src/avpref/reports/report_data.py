@@ -10,6 +10,7 @@ import pandas as pd
 from avpref.config.schema import Settings
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
+from avpref.datasets.evidence.judging import HACKING, MetricComparison
 from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Metric, Terms, dimensions_of
@@ -58,7 +59,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Metric rows of the two trainings, one row per optimiser step, in order."""
+    """Metric rows of the two trainings, one row per optimiser step, in order; ``sft`` is empty for given weights."""
 
     sft: pd.DataFrame
     dpo: pd.DataFrame
@@ -69,7 +70,8 @@ class ReportData:
     """Everything that the report shows.
 
     Frames have the columns of their tables; ``rewards`` adds ``origin``. ``media`` holds the clips under the paths of
-    ``candidates``.
+    ``candidates``. ``metric_changes`` compares single metrics, those that selected pairs and those of judges; ``prompt_blind`` says
+    what the rewards do not compare with the prompt.
     """
 
     run_id: str
@@ -93,6 +95,13 @@ class ReportData:
     curves: Curves
     stages: tuple[StageTime, ...]
     origin: tuple[tuple[str, str], ...]
+    metric_changes: tuple[MetricComparison, ...] = ()
+    prompt_blind: tuple[str, ...] = ()
+
+    @property
+    def suspicion(self) -> str:
+        """The sentence that names suspected reward hacking; empty where there is none."""
+        return next((rule.detail for rule in self.rules if rule.rule == HACKING), "")
 
     @property
     def dimensions(self) -> tuple[str, ...]:

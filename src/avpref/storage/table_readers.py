@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise
-from avpref.domain import Candidate, Origin, Prompt, Split
+from avpref.domain import ALL_DIMENSIONS, Candidate, Origin, Prompt, Split
 from avpref.identity import digest
 from avpref.storage.run_tables import RunTables
 
@@ -58,5 +58,9 @@ def pairs_hash(sealed: RunTables) -> str:
 
 
 def hash_of_pairs(pairs: pa.Table) -> str:
-    """As :func:`pairs_hash`, of rows that need not be sealed."""
-    return digest("pairs", pairs.drop_columns("norm_id").to_pylist(), size=32)
+    """As :func:`pairs_hash`, of rows that need not be sealed.
+
+    Pairs that all speak for every dimension have the hash that they had before pairs had a dimension.
+    """
+    is_joint = set(pairs["dimension"].to_pylist()) <= {ALL_DIMENSIONS}
+    return digest("pairs", pairs.drop_columns(["norm_id", *(["dimension"] if is_joint else [])]).to_pylist(), size=32)

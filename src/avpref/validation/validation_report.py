@@ -62,6 +62,7 @@ def document(
         "recordings": len({window.recording for window in clips.windows}),
         "windows": len({row.clip for row in scored.rows}),
         "unusable": [asdict(file) for file in (*clips.unusable, *scored.unusable)],
+        "left_aside": [asdict(file) for file in clips.left_aside],
         "scorers": [
             {
                 "scorer": type(scorer).__name__,
@@ -135,6 +136,7 @@ def remarks(clips: ValidationWindows, scored: ScoredWindows, validations: Sequen
     absent = Counter((row.kind, row.reason) for row in scored.absent)
     lines += [f"{kind}: {count} negatives not made: {reason}" for (kind, reason), count in sorted(absent.items())]
     lines += [f"{file.file}: not used: {file.reason}" for file in (*clips.unusable, *scored.unusable)]
+    lines += [f"{file.file}: left aside: {file.reason}" for file in clips.left_aside]
     return lines
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-import csv
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from avpref.errors import InputError, MediaError, TableError
-from avpref.identity import file_sha256
+from avpref.datasets.lists.csv_records import printable
+from avpref.datasets.lists.csv_rows import data_rows
+from avpref.datasets.lists.listed_files import inspect, locate
+from avpref.errors import InputError
 from avpref.media.geometry import ClipShape, window_starts_s
-from avpref.media.reading import DecodedClip, probe, read_clip
+from avpref.media.reading import DecodedClip, read_clip
+from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
+from avpref.media.sound.downmix import mix
 from avpref.rewards.negatives.cuts import Cut, Donor
 
-SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"})
+SUFFIXES = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mj2", ".mkv"),
+        *(".mk3d", ".webm", ".avi", ".divx", ".ts", ".m2t", ".m2ts", ".mts", ".mpg"),
+        *(".mpeg", ".mpe", ".vob", ".wmv", ".asf", ".flv", ".ogv", ".ogg", ".ogm"),
+        *(".mxf", ".gxf", ".dv", ".dif", ".nut", ".rm", ".rmvb", ".wtv", ".amv", ".nsv", ".y4m"),
+    }
+)
+"""Suffixes of recordings: such a file is unusable if it cannot be read. Files with other suffixes are tried too."""
+SAMPLE_BYTES = 4096
 LIST_NAME = "clips.csv"
-CSV_COLUMNS = ("file", "text", "taxonomy")
+OPTIONAL_COLUMNS = ("text", "taxonomy", "group")
 ONE_FRAME_PX = 16
 """Side of the single frame that is decoded when only the sound is needed."""
 
@@ -33,6 +46,7 @@ class ValidationWindow:
     text: str
     start_s: float
     recording_s: float
+    rules: ReadingRules = DEFAULT_READING
 
 
 @dataclass(frozen=True)
@@ -45,11 +59,15 @@ class Unusable:
 
 @dataclass(frozen=True)
 class ValidationWindows:
-    """The windows to validate on, and unusable files. ``unread_list`` is a CSV in the source folder, which was not read."""
+    """The windows to validate on, unusable files, and the other files of the folder that were left aside.
+
+    ``unread_list`` is a CSV in the source folder, which was not read.
+    """
 
     windows: tuple[ValidationWindow, ...]
     unusable: tuple[Unusable, ...]
     unread_list: Path | None = None
+    left_aside: tuple[Unusable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,44 +75,51 @@ class _Listed:
     file: str
     path: Path
     text: str
+    is_recording: bool = True
+    """Whether the list, or the suffix, says that the file is a recording."""
 
 
-def find_windows(source: Path, window_s: float) -> ValidationWindows:
-    """Windows of ``window_s`` seconds of every recording of ``source``.
+def find_windows(source: Path, window_s: float, rules: ReadingRules = DEFAULT_READING) -> ValidationWindows:
+    """Windows of ``window_s`` seconds of every recording of ``source``, read by ``rules``.
 
     ``source`` is a folder (with its subfolders), or a CSV with the column ``file`` and optionally ``text``. Windows do not overlap
     and are centred in their recording, so that it has sound on both sides of them. A file is unusable if it cannot be read,
-    lacks a track, is shorter than a window, or has the same bytes as an earlier file. Raises InputError if ``source`` does not
+    lacks a track, is shorter than a window, or has the same bytes as an earlier file. Files of a folder whose suffix is not that of
+    a recording are used if they are recordings with both tracks, and left aside otherwise. Raises InputError if ``source`` does not
     exist or has no usable recording, TableError for a CSV that cannot be read or has other columns.
     """
-    if not source.exists():
+    if not os.path.exists(source):
         raise InputError(f"{source}: no such file or folder", "a folder of recordings, or a CSV", "check the path")
-    listed = _in_folder(source) if source.is_dir() else _in_csv(source)
+    listed = _in_folder(source) if os.path.isdir(source) else _in_csv(source)
     windows: list[ValidationWindow] = []
     unusable: list[Unusable] = []
+    left_aside: list[Unusable] = []
     known: dict[str, str] = {}
     for row in listed:
-        outcome = row if isinstance(row, Unusable) else _windows(row, window_s, known)
-        if isinstance(outcome, Unusable):
+        outcome = row if isinstance(row, Unusable) else _windows(row, window_s, known, rules)
+        if not isinstance(outcome, Unusable):
+            windows += outcome
+        elif isinstance(row, Unusable) or row.is_recording:
             unusable.append(outcome)
         else:
-            windows += outcome
+            left_aside.append(outcome)
     if not windows:
         raise _no_recording(source, window_s, unusable)
     table = source / LIST_NAME
-    return ValidationWindows(tuple(windows), tuple(unusable), table if source.is_dir() and table.is_file() else None)
+    unread = table if source.is_dir() and table.is_file() else None
+    return ValidationWindows(tuple(windows), tuple(unusable), unread, tuple(left_aside))
 
 
 def read_cut(window: ValidationWindow, window_s: float, margin_s: float) -> Cut:
     """The window at the file's own size and rates, with up to ``margin_s`` of sound before and after. Raises MediaError."""
-    clip = read_clip(window.path, start_s=window.start_s, duration_s=window_s)
+    clip = read_clip(window.path, start_s=window.start_s, duration_s=window_s, rules=window.rules)
     rate_hz, num = clip.sample_rate_hz, _num_samples(clip)
     before = round(min(margin_s, window.start_s) * rate_hz)
     first_s = max(0.0, window.start_s - before / rate_hz)
     end_s = min(window.recording_s, window.start_s + window_s + margin_s)
-    sound = _sound(window.path, rate_hz, first_s, max(end_s - first_s, (before + num) / rate_hz))
+    sound = _sound(window, rate_hz, first_s, max(end_s - first_s, (before + num) / rate_hz))
     channels = sound[:, before : before + num]
-    with_same_sound = replace(clip, audio=channels.mean(axis=0), channels=channels)
+    with_same_sound = replace(clip, audio=mix(channels, clip.weights), channels=channels)
     return Cut(window.name, with_same_sound, sound, before)
 
 
@@ -103,7 +128,8 @@ def read_donor(window: ValidationWindow, like: DecodedClip) -> Donor:
     assert like.frames is not None
     num_frames, height_px, width_px = like.frames.shape[:3]
     shape = ClipShape(num_frames, height_px, width_px, like.fps_hz, like.sample_rate_hz)
-    return Donor(window.name, read_clip(window.path, shape, start_s=window.start_s))
+    clip = read_clip(window.path, shape, start_s=window.start_s, rules=window.rules)
+    return Donor(window.name, clip)
 
 
 def _num_samples(clip: DecodedClip) -> int:
@@ -111,62 +137,88 @@ def _num_samples(clip: DecodedClip) -> int:
     return len(clip.audio)
 
 
-def _sound(path: Path, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
+def _sound(window: ValidationWindow, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
     """Sound [C, S] of ``duration_s`` from ``start_s``; only one frame of the picture is decoded."""
     shape = ClipShape(1, ONE_FRAME_PX, ONE_FRAME_PX, 1.0 / duration_s, rate_hz)
-    channels = read_clip(path, shape, start_s=start_s).channels
+    channels = read_clip(window.path, shape, start_s=start_s, rules=window.rules).channels
     assert channels is not None
     return channels
 
 
 def _in_folder(folder: Path) -> list[_Listed | Unusable]:
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-    return [_Listed(path.relative_to(folder).as_posix(), path, "") for path in sorted(paths)]
+    """Every file below ``folder`` except hidden ones, and the folders that cannot be listed, in the order of their names."""
+    rows: list[_Listed | Unusable] = []
+
+    def refuse(error: OSError) -> None:
+        rows.append(
+            Unusable(_relative(folder, Path(error.filename)), f"a folder that cannot be listed: {error.strerror}")
+        )
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(root, name)
+            if not name.startswith("."):
+                is_recording = path.suffix.lower() in SUFFIXES
+                rows.append(_Listed(_relative(folder, path), path, "", is_recording))
+    return sorted(rows, key=lambda row: row.file)
 
 
-def _in_csv(table: Path) -> list[_Listed | Unusable]:
+def _is_text(path: Path) -> bool:
+    """Whether the beginning of ``path`` has no zero byte: it is no recording, but may be a playlist that names other files."""
     try:
-        with open(table, encoding="utf-8-sig", newline="") as stream:
-            return list(_rows(table, csv.reader(stream, strict=True)))
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        expected = "a comma-separated table in UTF-8 with columns file,text"
-        raise TableError(f"{table}: {error}", expected, "write the CSV again, or give the folder itself") from error
+        with open(path, "rb") as stream:
+            return b"\0" not in stream.read(SAMPLE_BYTES)
+    except OSError:
+        return False
 
 
-def _rows(table: Path, reader: Iterator[list[str]]) -> Iterator[_Listed | Unusable]:
-    names = next(reader, [])
-    if "file" not in names or not set(names) <= set(CSV_COLUMNS) or len(set(names)) < len(names):
-        found = f"{table}: columns {', '.join(names) or 'none'}"
-        raise TableError(found, "file, and if there are texts: text", "make the first line of the CSV: file,text")
-    for fields in filter(None, reader):
-        if len(fields) != len(names):
-            yield Unusable(fields[0], f"{len(fields)} fields where the header has {len(names)}")
+def _relative(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _in_csv(table: Path) -> Iterator[_Listed | Unusable]:
+    for row in data_rows(table, ("file",), OPTIONAL_COLUMNS):
+        if row.fault:
+            yield Unusable(f"line {row.line}: {row.shown}", row.fault)
             continue
-        row = dict(zip(names, fields, strict=True))
-        yield _Listed(row["file"], (table.parent / row["file"]).resolve(), row.get("text", "").strip())
+        file = row.get("file")
+        try:
+            yield _Listed(file, locate(table.parent, file), row.get("text").strip())
+        except InputError as error:
+            yield Unusable(f"line {row.line}: {printable(file)}", error.found)
 
 
-def _windows(row: _Listed, window_s: float, known: dict[str, str]) -> list[ValidationWindow] | Unusable:
+def _windows(
+    row: _Listed, window_s: float, known: dict[str, str], rules: ReadingRules
+) -> list[ValidationWindow] | Unusable:
     """The windows of a file; adds its hash to ``known`` (hash → file)."""
-    if not row.file.strip() or not row.path.is_file():
-        return Unusable(row.file, "no such file")
     try:
-        info = probe(row.path)
-    except MediaError as error:
-        return Unusable(row.file, f"unreadable: {error.found}")
-    if info.video is None or info.audio is None:
-        return Unusable(row.file, "no picture" if info.video is None else "no sound")
-    sha256 = file_sha256(row.path)
-    if sha256 in known:
-        return Unusable(row.file, f"the same recording as {known[sha256]}")
-    known[sha256] = row.file
-    whole_s = min(info.duration_s, info.audio.duration_s)
+        path = locate(row.path.parent, row.path.name)
+        if not row.is_recording and _is_text(path):
+            return Unusable(row.file, "a text file")
+        listed = inspect(path, rules)
+    except InputError as error:
+        return Unusable(row.file, error.found)
+    if listed.sha256 in known:
+        return Unusable(row.file, f"the same recording as {known[listed.sha256]}")
+    known[listed.sha256] = row.file
+    whole_s = listed.duration_s - listed.sound_start_s
     starts_s = window_starts_s(whole_s, window_s)
     if not starts_s:
         return Unusable(row.file, f"{whole_s:.3f} s long, shorter than one window of {window_s:g} s")
-    offset_s = max(0.0, whole_s - len(starts_s) * window_s) / 2
+    offset_s = listed.sound_start_s + max(0.0, whole_s - len(starts_s) * window_s) / 2
     return [
-        ValidationWindow(f"{row.file}@{start_s:.3f}", row.file, row.path, sha256, row.text, start_s, whole_s)
+        ValidationWindow(
+            f"{row.file}@{start_s:.3f}",
+            row.file,
+            row.path,
+            listed.sha256,
+            row.text,
+            start_s,
+            listed.duration_s,
+            rules,
+        )
         for start_s in (round(offset_s + start_s, 3) for start_s in starts_s)
     ]
 

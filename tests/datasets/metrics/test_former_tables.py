@@ -13,6 +13,8 @@ from avpref.datasets import tables
 from avpref.datasets.metric_tables import METRICS_KEY, metrics_of_table
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
 from avpref.datasets.views import connect, connect_tables
 from avpref.domain import METRICS
 from avpref.errors import TableError
@@ -27,8 +29,8 @@ def former(rows: pa.Table) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def selection(make_tables):
-    con = connect_tables(make_tables(np.random.default_rng(2).normal(size=(20, 4, 7)).tolist()))
-    return select_pairs(con, PairSettings(), METRICS, measure(con, "all"))
+    matrix = read_matrix(source_of(make_tables(np.random.default_rng(2).normal(size=(20, 4, 7)).tolist())), METRICS)
+    return select_pairs(matrix, PairSettings(), measure(matrix, "all"))
 
 
 def test_the_former_layout_is_that_of_the_release_before(selection):

@@ -17,7 +17,8 @@ from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.views import connect_tables
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
 from avpref.domain import METRICS, SOUND, Metric, dimensions_of
 
 GRID = [0.0, 0.2, 0.4, 0.6, 1.0]
@@ -46,8 +47,8 @@ def rewards_in_numpy(metrics, population):
 @given(case=populations())
 def test_rewards_and_pairs_are_those_of_the_formula(make_tables, case):
     metrics, population = case
-    con = connect_tables(make_tables(population, metrics=metrics))
-    selection = select_pairs(con, PairSettings(), metrics, measure(con, "all", metrics))
+    matrix = read_matrix(source_of(make_tables(population, metrics=metrics)), metrics)
+    selection = select_pairs(matrix, PairSettings(), measure(matrix, "all"))
     dimensions = dimensions_of(metrics)
     expected = rewards_in_numpy(metrics, population)
     found = np.array([[row[dimension] for dimension in dimensions] for row in selection.rewards.to_pylist()])
@@ -71,10 +72,10 @@ def test_rewards_and_pairs_are_those_of_the_formula(make_tables, case):
 @given(case=populations())
 def test_tables_say_what_their_columns_are(make_tables, case, tmp_path_factory):
     metrics, population = case
-    con = connect_tables(make_tables(population, metrics=metrics))
-    norm = measure(con, "all", metrics)
-    selection = select_pairs(con, PairSettings(), metrics, norm)
-    board = leaderboard(con, metrics, norm)
+    matrix = read_matrix(source_of(make_tables(population, metrics=metrics)), metrics)
+    norm = measure(matrix, "all")
+    selection = select_pairs(matrix, PairSettings(), norm)
+    board = leaderboard(matrix, norm)
     assert board.rows.num_rows == len(STRATEGIES)
     assert {f"margin_{name}" for name in dimensions_of(metrics)} < set(board.rows.column_names)
     folder = tmp_path_factory.mktemp("tables")
@@ -95,12 +96,12 @@ def test_tables_say_what_their_columns_are(make_tables, case, tmp_path_factory):
 def test_differences_work_for_any_metrics(make_tables, case):
     metrics, population = case
     found = make_tables(population, metrics=metrics)
-    con = connect_tables(found)
-    norm = measure(con, "all", metrics)
+    matrix = read_matrix(source_of(found), metrics)
+    norm = measure(matrix, "all")
     snapshots = []
     for options in (PairSettings(), PairSettings(strategy="average")):
         inputs = SelectionInputs(**found, norm=norm, settings=options, metrics=tuple(metrics))
-        snapshots.append(Snapshot(select_pairs(con, options, metrics, norm).pairs, inputs))
+        snapshots.append(Snapshot(select_pairs(matrix, options, norm).pairs, inputs))
     before, after = (
         dict.fromkeys(zip(s.pairs["chosen"].to_pylist(), s.pairs["rejected"].to_pylist(), strict=True))
         for s in snapshots
@@ -112,19 +113,17 @@ def test_differences_work_for_any_metrics(make_tables, case):
 
 
 def test_a_weight_moves_a_reward_and_weight_zero_does_not(make_tables):
-    population = np.random.default_rng(3).normal(size=(30, 4, 7)).tolist()
-    con = connect_tables(make_tables(population))
-    norm = measure(con, "all")
+    source = source_of(make_tables(np.random.default_rng(3).normal(size=(30, 4, 7)).tolist()))
 
-    def rewards(**weights):
-        metrics = [replace(metric, weight=weights.get(metric.name, 1.0)) for metric in METRICS]
-        return select_pairs(con, PairSettings(), metrics, norm).rewards
+    def av_rewards(metrics):
+        matrix = read_matrix(source, metrics)
+        return select_pairs(matrix, PairSettings(), measure(matrix, "all")).rewards["av"]
 
-    plain, doubled, ignored = rewards(), rewards(desync=2.0), rewards(desync=0.0)
-    assert plain["video"] == doubled["video"] == ignored["video"]
-    assert plain["av"] != doubled["av"]
-    without = [metric for metric in METRICS if metric.name != "desync"]
-    assert ignored["av"] == select_pairs(con, PairSettings(), without, norm).rewards["av"]
+    def weighted(weight):
+        return [replace(metric, weight=weight) if metric.name == "desync" else metric for metric in METRICS]
+
+    assert av_rewards(weighted(2.0)) != av_rewards(METRICS)
+    assert av_rewards(weighted(0.0)) == av_rewards([metric for metric in METRICS if metric.name != "desync"])
 
 
 @pytest.mark.parametrize("strategy", ["modality", "average", "strict"])
@@ -133,7 +132,7 @@ def test_a_further_dimension_takes_part_in_every_strategy(make_tables, strategy)
     better, worse = [1.0] * 6 + [0.0], [0.0] * 6 + [1.0]
     options = PairSettings(strategy=strategy, normalise=False)
     for voice, num_pairs in ((1.0, 1), (-1.0, int(strategy == "average"))):
-        con = connect_tables(make_tables([[[*better, voice], [*worse, 0.0]]], metrics=metrics))
-        pairs = select_pairs(con, options, metrics, measure(con, "all", metrics)).pairs
+        matrix = read_matrix(source_of(make_tables([[[*better, voice], [*worse, 0.0]]], metrics=metrics)), metrics)
+        pairs = select_pairs(matrix, options, measure(matrix, "all")).pairs
         assert pairs.num_rows == num_pairs
         assert pairs["margin_speech"].to_pylist() == [voice] * num_pairs

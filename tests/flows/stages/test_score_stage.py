@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -22,7 +23,7 @@ from avpref.domain import ScoreStatus
 from avpref.errors import ConfigError, InputError
 from avpref.flows.score_clips import score_clip_list
 from avpref.flows.workers.canary import canary_clip
-from avpref.flows.workers.committed_clips import ClipBytes
+from avpref.flows.workers.committed_clips import CommittedClip
 from avpref.flows.workers.score_worker import ScoreItem, ScoreWorker
 from avpref.flows.workers.scorers import named, open_named, sources
 from avpref.media.writing import encode_clip
@@ -85,7 +86,7 @@ def test_random_weights_are_marked_in_every_row(together: pd.DataFrame) -> None:
         InProcessExecutor(scoring="waves"),
         pytest.param(RayExecutor(num_actors=2), marks=pytest.mark.slow),
         pytest.param(RayExecutor(scoring="waves"), marks=pytest.mark.slow),
-        RayExecutor(scoring="pools"),
+        pytest.param(RayExecutor(scoring="pools"), marks=pytest.mark.slow),
     ],
     ids=lambda executor: f"{executor.kind}-{executor.scoring}",
 )
@@ -117,9 +118,9 @@ def test_a_clip_that_cannot_be_read_is_quarantined_once_and_the_others_are_score
 ) -> None:
     committed = ScoreWorker._committed
 
-    def poisoned(self: ScoreWorker, item: ScoreItem) -> ClipBytes:
+    def poisoned(self: ScoreWorker, item: ScoreItem) -> CommittedClip:
         clip = committed(self, item)
-        return ClipBytes(b"no media at all", clip.name) if clip.name == "1.mp4" else clip
+        return CommittedClip(io.BytesIO(b"no media at all"), clip.name) if clip.name == "1.mp4" else clip
 
     monkeypatch.setattr(ScoreWorker, "_committed", poisoned)
     folder, lost = score_clip_list(clips, job("audiobox", "synchformer"), tmp_path)

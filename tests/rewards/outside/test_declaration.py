@@ -116,7 +116,7 @@ def test_terms_are_unstated_where_the_class_has_none() -> None:
         {"fingerprint": ""},
         {"Settings": int},
     ],
-    ids=str,
+    ids=["none", "a name", "null", "twice", "by name", "terms", "score", "number", "empty", "settings"],
 )
 def test_a_wrong_declaration_is_refused(attributes: dict[str, Any]) -> None:
     refusal(type("Wrong", (Plain,), {**attributes, "__module__": __name__}))

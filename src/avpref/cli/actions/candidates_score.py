@@ -37,7 +37,7 @@ def score_clips(
     document = {
         "scores_dir": str(folder.root),
         "window_s": folder.window_s,
-        "scorers": [_scorer(source) for source in sources(job.scoring)],
+        "scorers": [_scorer(source) for source in sources(job.scoring, job.executor)],
         "clips": _clips(folder),
         "quarantined": [vars(row) for row in lost],
     }

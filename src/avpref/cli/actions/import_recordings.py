@@ -13,6 +13,7 @@ from avpref.config.data_settings import ClipPrompts
 from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.datasets.prompts.clips import recording_of
+from avpref.datasets.rows import QuarantineRow
 from avpref.domain import Split
 from avpref.errors import ConfigError
 from avpref.flows.stages.prompts import prompts, refused
@@ -32,9 +33,15 @@ def import_clips(clips: Path, config: Path, runs: Path, overrides: Sequence[str]
         "run_id": folder.run_id,
         "run_dir": str(folder.root),
         **_counts(folder),
-        "refused": [{"file": row.candidate_id, "reason": row.message} for row in refused(folder)],
+        "refused": [_refusal(row) for row in refused(folder)],
         "next": f"avpref runs resume {folder.run_id} --runs {runs}",
     }
+
+
+def _refusal(row: QuarantineRow) -> dict[str, Any]:
+    """Line, file and reason of a refused row; stage ``prompts`` stores the line in the message."""
+    line, _, reason = row.message.removeprefix("line ").partition(": ")
+    return {"line": int(line), "file": row.candidate_id, "reason": reason}
 
 
 def _settings(clips: Path, config: Path, overrides: Sequence[str]) -> Settings:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avpref.cli.output import print_json, print_line, print_verdict
+from avpref.config.schema import Settings
 from avpref.console import say
 from avpref.errors import GateRefused, PartialResult
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.retrain import resume as resume_flow
 from avpref.flows.retrain import retrain as retrain_flow
-from avpref.storage.run_folder import RunFolder, adopt_version
+from avpref.flows.time_estimate import estimate_seconds
+from avpref.observability.meters import duration
+from avpref.storage.documents import REPORT_FILE, RESULT_FILE
+from avpref.storage.run_folder import RunFolder, adopt_version, run_id
 
 
 @dataclass(frozen=True)
@@ -56,4 +61,41 @@ def _print_summary(document: dict[str, Any]) -> None:
     print_verdict(document)
     promotion = document["promotion"]
     print_line(f"promotion to {promotion['alias']}: {promotion['state']}")
-    say(f"report: {document['run_dir']}/report.html")
+    say(f"report: {document['run_dir']}/{REPORT_FILE}")
+    for line in _next_commands(document):
+        say(line)
+
+
+def _next_commands(document: dict[str, Any]) -> list[str]:
+    """Three commands that continue from the result, with what each does."""
+    run = document["run_id"]
+    of_run = f"{run} --runs {_shown(Path(document['run_dir']).parent)}"
+    commands = {
+        f"avpref runs open {of_run}": "the report, in the browser",
+        f"avpref pairs show --limit 5 --run {of_run}": "chosen and rejected clips with their margins",
+    }
+    if document["gate"]["verdict"] == "promote":
+        alias = document["promotion"]["alias"]
+        commands[f"avpref gate promote --alias {alias} --run {of_run}"] = "let the alias name this adapter"
+    else:
+        commands[f"avpref gate check --run {of_run}"] = "every rule with its measured value"
+    width = max(map(len, commands))
+    return [f"next: {command.ljust(width)}  {does}" for command, does in commands.items()]
+
+
+def _shown(folder: Path) -> str:
+    """``folder`` relative to the working directory where it lies in it."""
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
+
+
+def say_estimate(settings: Settings, runs: Path) -> None:
+    """Say how long the whole run takes on this machine, where that can be measured and the run is not finished."""
+    if (runs / run_id(settings) / RESULT_FILE).exists():
+        return
+    seconds = estimate_seconds(settings)
+    if seconds is not None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        minutes = f"{seconds / 60:.0f} min" if seconds >= 90 else duration(seconds)
+        say(
+            f"about {minutes} on this machine ({cores} cores, estimated from a few steps just now; longer beside other work)"
+        )

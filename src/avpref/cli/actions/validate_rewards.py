@@ -14,6 +14,7 @@ from avpref.datasets.table_files import write_table
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import PartialResult
 from avpref.flows.workers.scorers import open_named
+from avpref.media.reading_rules import ReadingRules
 from avpref.observability.progress import Progress
 from avpref.reports.plots import png
 from avpref.rewards.negatives.corruptions import SEED_KINDS
@@ -42,7 +43,10 @@ NAME = "validation"
 
 @dataclass(frozen=True)
 class Request:
-    """The good clips, the scorers (separated by commas), the folder of the results, and the settings of the validation."""
+    """The good clips, the scorers (separated by commas), the folder of the results, and the settings of the validation.
+
+    ``audio_track`` chooses the sound of the clips.
+    """
 
     clips: Path
     scorers: str
@@ -50,6 +54,7 @@ class Request:
     window_s: float
     num_negatives: int
     seed: int
+    audio_track: str = ""
 
 
 def validate_scorers(request: Request, as_json: bool) -> int:
@@ -59,7 +64,7 @@ def validate_scorers(request: Request, as_json: bool) -> int:
     """
     scorers = open_named([name.strip() for name in request.scorers.split(",") if name.strip()])
     settings = ValidationSettings(request.window_s, request.seed, request.num_negatives)
-    clips = find_windows(request.clips, request.window_s)
+    clips = find_windows(request.clips, request.window_s, ReadingRules(audio_track=request.audio_track))
     if clips.unread_list is not None:
         say(f"texts are not read from a folder; to use them: avpref rewards validate {clips.unread_list}")
     with Progress("validate", len(clips.windows), unit="windows") as progress:

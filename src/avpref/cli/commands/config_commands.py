@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from avpref.cli.options import DEFAULT_CONFIG, AsJson, Config, Overrides, Seed, overrides
 from avpref.cli.output import print_json, print_line
+from avpref.console import say
 
 app = App(name="config")
 
@@ -38,9 +39,11 @@ def show(
 def validate(
     *, config: Config = DEFAULT_CONFIG, set_: Overrides = None, seed: Seed = None, json: AsJson = False
 ) -> int:
-    """Check keys and values, that the scorers provide the metrics in use, and that clips of this shape can be sampled."""
+    """Check keys and values, that the scorers provide the metrics in use, and the judges; warn of rewards that ignore the prompt."""
     from avpref.cli.views import config_validation
 
     document = config_validation.validated(config, overrides(set_, seed))
+    for warning in document["warnings"]:
+        say(f"prompt-blind rewards: {warning}")
     print_json(document) if json else print_line(f"{config}: valid, run {document['run_id']}")
     return 0

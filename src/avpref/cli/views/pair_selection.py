@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from avpref.cli.views.run_rows import pair, pairs
 from avpref.config.loading import load_config, load_section
-from avpref.config.pairs_settings import PairSettings
+from avpref.config.pairs_settings import AuditSettings, PairSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.console import say
 from avpref.datasets import table_files, tables
@@ -21,11 +21,14 @@ from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import Leaderboard, leaderboard
 from avpref.datasets.selection.pairing import Selection, select_pairs
+from avpref.datasets.selection.prompt_blind import checked_prompt_blind
+from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.score_table_import import read_scores
+from avpref.datasets.selection.selection_source import source_of
 from avpref.datasets.table_files import check_format
-from avpref.datasets.views import connect_tables
+from avpref.domain import Metric
 from avpref.errors import ConfigError, PartialResult
-from avpref.flows.stages.pair import select, training_tables
+from avpref.flows.stages.pair import select, training_rows, training_source
 from avpref.flows.workers.scorers import metrics_of
 from avpref.storage import local_files
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
@@ -44,7 +47,7 @@ __all__ = [
 
 Document = dict[str, Any]
 
-MAY_CHANGE = ("pairs.", "scoring.metrics", "scoring.weights")
+MAY_CHANGE = ("pairs.", "scoring.metrics", "scoring.weights", "audit.prompt_blind")
 DECLARES = "scoring.scorers"
 """Over a file of scores, the scorers that declare its metrics may be named too."""
 
@@ -58,7 +61,9 @@ def from_run(folder: RunFolder, overrides: Sequence[str]) -> tuple[Document, Sel
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         folder.tables.require(table)
     settings = load_config(folder.root / CONFIG_FILE, overrides, environment={}).settings
+    blind = _prompt_blind(metrics_of(settings.scoring, settings.executor), settings.audit)
     selection = select(replace(folder, settings=settings))
+    selection = replace(selection, warnings=(*selection.warnings, *blind))
     documents = pairs(folder, selection.pairs)
     return {"run_id": folder.run_id, **_document(selection, settings.pairs, documents)}, selection
 
@@ -74,27 +79,29 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
     if settings.norm:
         raise ConfigError("pairs.norm with a file of scores", "a run, which saves its norms", "leave pairs.norm empty")
     metrics = metrics_of(scoring)
+    blind = _prompt_blind(metrics, load_section(AuditSettings, "audit", _of_section("audit", overrides)))
     read = read_scores(path, metrics, settings)
     if read.unused:
         say(f"{path}: columns that are not used: {', '.join(read.unused)}")
-    con = connect_tables({"candidates": read.candidates, "scores": read.scores})
-    selection = select_pairs(con, settings, metrics, normalise.measure(con, path.name, metrics))
+    matrix = read_matrix(source_of({"candidates": read.candidates, "scores": read.scores}), metrics)
+    selection = select_pairs(matrix, settings, normalise.measure(matrix, path.name))
     for warning in selection.warnings:
         say(warning)
+    selection = replace(selection, warnings=(*selection.warnings, *blind))
     documents = [pair(row, metrics, None, {}) for row in selection.pairs.to_pylist()]
-    return {"scores": str(path), **_document(selection, settings, documents)}, selection
+    refused = [asdict(row) for row in read.refused]
+    return {"scores": str(path), **_document(selection, settings, documents), "refused": refused}, selection
 
 
-def exit_code(selection: Selection) -> int:
-    """0, or 5 where candidates were left out because some metric has no number."""
-    return PartialResult.exit_code if selection.excluded.num_rows else 0
+def exit_code(document: Document) -> int:
+    """0, or 5 where candidates were left out because some metric has no number, or rows of the file were refused."""
+    return PartialResult.exit_code if document["excluded"] or document.get("refused") else 0
 
 
 def snapshot(folder: RunFolder) -> Snapshot:
     """The run's pairs and the inputs of their selection."""
-    con = training_tables(folder)
-    read = {name: con.table(name).to_arrow_table() for name in ("prompts", "candidates", "scores")}
-    settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring)
+    read = training_rows(folder)
+    settings, metrics = folder.settings.pairs, metrics_of(folder.settings.scoring, folder.settings.executor)
     return Snapshot(
         folder.tables.read(tables.PAIRS),
         SelectionInputs(**read, norm=read_norm(folder.tables), settings=settings, metrics=metrics),
@@ -111,11 +118,9 @@ def compared(before: RunFolder, after: RunFolder) -> Document:
 
 def leaderboard_of(folder: RunFolder) -> Leaderboard:
     """The pairs that each strategy would select over the run's scores; on the run's norm where it has one."""
-    con, metrics = training_tables(folder), metrics_of(folder.settings.scoring)
-    norm = (
-        read_norm(folder.tables) if folder.tables.has(tables.NORMS) else normalise.measure(con, folder.run_id, metrics)
-    )
-    return leaderboard(con, metrics, norm)
+    matrix = read_matrix(training_source(folder), metrics_of(folder.settings.scoring, folder.settings.executor))
+    has_norm = folder.tables.has(tables.NORMS)
+    return leaderboard(matrix, read_norm(folder.tables) if has_norm else normalise.measure(matrix, folder.run_id))
 
 
 def _document(selection: Selection, settings: PairSettings, documents: list[Document]) -> Document:
@@ -131,6 +136,14 @@ def _document(selection: Selection, settings: PairSettings, documents: list[Docu
         "excluded": selection.excluded.to_pylist(),
         "warnings": list(selection.warnings),
     }
+
+
+def _prompt_blind(metrics: Sequence[Metric], audit: AuditSettings) -> tuple[str, ...]:
+    """Say what the metrics do not compare with the prompt; returns the same. Raises ConfigError where that is to be refused."""
+    findings = checked_prompt_blind(metrics, audit.prompt_blind)
+    for finding in findings:
+        say(f"prompt-blind rewards: {finding}")
+    return findings
 
 
 def _of_section(section: str, overrides: Sequence[str]) -> list[str]:

@@ -59,7 +59,23 @@ def print_run(document: dict[str, Any]) -> None:
 
 
 def _print_spent(spent: dict[str, Any]) -> None:
-    names = ["gpu_s", "busy_actor_s", "gpu_s_per_kept_pair", "busy_actor_s_per_kept_pair"]
+    """Print what the run has cost: seconds of all passes, and those of the stages that pairs are made of, per pair."""
+    before = " and ".join(spent["stages_before_pairs"]) or "generate and score"
+    pairs = f"per kept pair ({spent['kept_pairs']} pairs)"
+    facts = {
+        "busy worker seconds, all stages": spent["busy_actor_s"],
+        f"  of them {before}": spent["busy_actor_s_before_pairs"],
+        f"  of these {pairs}": spent["busy_actor_s_per_kept_pair"],
+    }
+    if spent["gpu_s"]:
+        facts |= {
+            "GPU seconds, all stages": spent["gpu_s"],
+            f"  of them in {before}": spent["gpu_s_before_pairs"],
+            f"  of these, GPU, {pairs}": spent["gpu_s_per_kept_pair"],
+        }
     if spent["price_per_gpu_hour"]:
-        names += ["cost", "cost_per_kept_pair", "currency"]
-    print_facts({name: spent[name] for name in names})
+        facts |= {
+            f"cost of all GPU seconds, {spent['currency']}": spent["cost"],
+            f"  of {before} {pairs}": spent["cost_per_kept_pair"],
+        }
+    print_facts(facts)

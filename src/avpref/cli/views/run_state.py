@@ -10,9 +10,11 @@ from typing import Any
 
 from avpref.cli.views.run_progress import StageState, quarantined_so_far, stage_state
 from avpref.config.loading import identity_hash
+from avpref.config.training_settings import SftWeights
 from avpref.datasets import tables
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
+from avpref.observability import status_documents
 from avpref.storage.documents import REPORT_FILE, RESULT_FILE, VERDICT_FILE
 from avpref.storage.run_folder import RunFolder, list_runs, open_root
 
@@ -37,7 +39,7 @@ def _results(folder: RunFolder) -> list[Result]:
     audit = [] if folder.settings.audit.action == "off" else [_table_stage(folder, "audit", tables.AUDITS)]
     return [
         _table_stage(folder, "prompts", tables.PROMPTS),
-        _file_stage(folder, "sft", SFT_NETWORK),
+        _sft_stage(folder),
         _table_stage(folder, "generate", tables.CANDIDATES),
         _table_stage(folder, "score", tables.SCORES),
         _table_stage(folder, "pair", tables.PAIRS),
@@ -112,7 +114,7 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
         "seed": folder.settings.run.seed,
         "settings_hash": identity_hash(folder.settings),
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
-        "models": {"sft": _matching(folder, SFT_NETWORK), "train": _matching(folder, ADAPTER)},
+        "models": {"sft": _sft_networks(folder), "train": _matching(folder, ADAPTER)},
         "promoted": folder.files.children("promoted"),
     }
 
@@ -144,6 +146,20 @@ def _matching(folder: RunFolder, pattern: str) -> list[str]:
     """Paths in the run's folder that match, or else names of published models."""
     local = sorted(str(path.relative_to(folder.root)) for path in folder.root.glob(pattern))
     return local or fnmatch.filter(folder.models.published(), pattern)
+
+
+def _sft_stage(folder: RunFolder) -> Result:
+    """Given weights are converted into a folder that runs share, so the stage's own record says whether it is done."""
+    if not isinstance(folder.settings.sft, SftWeights):
+        return _file_stage(folder, "sft", SFT_NETWORK)
+    status = status_documents.read_stage(folder.root, "sft")
+    return "sft", status is not None and status.state == status_documents.DONE, None
+
+
+def _sft_networks(folder: RunFolder) -> list[str]:
+    """The network that the run trained, or the one that its settings name."""
+    sft = folder.settings.sft
+    return [sft.network] if isinstance(sft, SftWeights) else _matching(folder, SFT_NETWORK)
 
 
 def _table_stage(folder: RunFolder, name: str, table: tables.Table) -> Result:

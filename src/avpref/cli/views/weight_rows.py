@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from avpref.errors import ConfigError, InputError
+from avpref.rewards.learned.learned_catalogue import LEARNED, LearnedScorer
+from avpref.rewards.learned.packaged_weights import PackagedWeights
 from avpref.rewards.weights import catalogue
 from avpref.rewards.weights.catalogue import Model, WeightFile
 from avpref.rewards.weights.weight_verify import Finding, State, verify
@@ -28,6 +31,26 @@ def listing(names: Sequence[str], folder: Path | None) -> Listing:
     rows = [_row(model, file, folder) for model in models for file in model.files]
     notes = {model.name: f"{model.note} [{model.terms.licence}]" for model in models}
     return Listing(str(catalogue.weights_home()), rows, notes)
+
+
+def packaged() -> list[dict[str, Any]]:
+    """The weight files inside Python packages, one row per learned scorer and file; version and path are empty where absent."""
+    return [_packaged_row(source, weights) for source in LEARNED.values() for weights in source.weights]
+
+
+def _packaged_row(source: LearnedScorer, weights: PackagedWeights) -> dict[str, Any]:
+    package, installed = weights.package, find_spec(weights.package.module) is not None
+    return {
+        "scorer": source.name,
+        "package": package.distribution,
+        "version": package.version() if installed else "",
+        "file": weights.file,
+        "trained_on": source.trained_on,
+        "licence": source.terms.licence,
+        "commercial_use": source.terms.commercial_use,
+        "is_there": installed,
+        "where": str(weights.path(source.name)) if installed else f"absent: {package.install}",
+    }
 
 
 def for_people(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,217 @@
+"""The candidate index: candidates in canonical order, prompt, index, id, whatever the order of the files.
+
+The position of a candidate in the index is its *ordinal*; later steps know candidates by ordinal alone, so that ties are broken
+alike whatever the order of the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from avpref.datasets.selection.id_lookup import IdLookup, words_of
+from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, pieces
+from avpref.domain import Origin, Split
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+DICTIONARIES = ("prompt_id", "origin")
+COLUMNS = ("candidate_id", "prompt_id", "index", "origin", "num_frames", "height_px", "width_px")
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Every known prompt in order of its id: those of table ``prompts`` and those of candidates.
+
+    ``ids`` [P]; ``split`` [P]: texts, ``train`` for a prompt that the table does not list; ``is_listed`` [P]: whether it does;
+    ``is_known`` [P]: whether it takes part; ``num_doubled``: rows of the table whose id another row has.
+    """
+
+    ids: pa.Array
+    split: pa.Array
+    is_listed: Flags
+    is_known: Flags
+    num_doubled: int
+
+    @property
+    def is_train(self) -> Flags:
+        """Whether a prompt's pairs may be trained on [P]."""
+        return np.asarray(pc.equal(self.split, str(Split.TRAIN)).to_numpy(zero_copy_only=False))
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateIndex:
+    """``row_ids`` [R]: ids in the order of the files. ``ordinal_of_row`` [R]: ordinals, −1 for a candidate that is left out.
+
+    ``row`` [N]: the row of every ordinal. ``prompt`` [N]: the position of its prompt in ``prompts``, ascending.
+    ``is_ground_truth``, ``num_frames``, ``height_px``, ``width_px`` [N].
+    """
+
+    prompts: Prompts
+    row_ids: pa.Array
+    ordinal_of_row: Ints
+    row: Ints
+    prompt: NDArray[np.int32]
+    is_ground_truth: Flags
+    num_frames: NDArray[np.integer]
+    height_px: NDArray[np.integer]
+    width_px: NDArray[np.integer]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def lookup(self) -> IdLookup:
+        """Finds rows by id."""
+        return IdLookup(self.row_ids)
+
+    def ids(self, ordinals: Ints) -> pa.Array:
+        """Ids of the candidates with these ordinals."""
+        return self.row_ids.take(pa.array(self.row[ordinals]))
+
+    def prompt_ids(self, prompts: NDArray[np.integer]) -> pa.Array:
+        """Ids of the prompts at these positions."""
+        return self.prompts.ids.take(pa.array(prompts))
+
+
+def read_candidate_index(source: SelectionSource) -> CandidateIndex:
+    """Read the candidates and prompts of ``source``."""
+    groups = [
+        group for read in in_order(_read, pieces(source.candidates, DICTIONARIES), source.threads) for group in read
+    ]
+    ids = _combined(
+        pa.chunked_array([chunk for group in groups for chunk in group["candidate_id"].chunks], pa.string())
+    )
+    listed_ids, listed_split = _listed(source)
+    known, code, of_listed = _distinct([group["prompt_id"] for group in groups], listed_ids)
+    prompts = _prompts(known, of_listed, listed_split, source.training_only)
+    index = _joined(groups, "index")
+    is_kept = prompts.is_known[code]
+    row = _order(code, index, ids)
+    row = row if is_kept.all() else row[is_kept[row]]
+    ordinal_of_row = np.full(len(code), -1, np.int64)
+    ordinal_of_row[row] = np.arange(len(row))
+    return CandidateIndex(
+        prompts=prompts,
+        row_ids=ids,
+        ordinal_of_row=ordinal_of_row,
+        row=row,
+        prompt=code[row],
+        is_ground_truth=np.concatenate([_is_ground_truth(group["origin"]) for group in groups] or [_NO_FLAGS])[row],
+        num_frames=_narrow(_joined(groups, "num_frames"))[row],
+        height_px=_narrow(_joined(groups, "height_px"))[row],
+        width_px=_narrow(_joined(groups, "width_px"))[row],
+    )
+
+
+_NO_FLAGS: Flags = np.zeros(0, dtype=bool)
+
+
+def _read(piece: Piece) -> list[pa.Table]:
+    return [rows for _, rows in piece.read(COLUMNS) if rows.num_rows]
+
+
+def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
+    rows = [rows for piece in pieces(source.prompts, ()) for _, rows in piece.read(("prompt_id", "split"))]
+    if not rows:
+        return pa.array([], pa.string()), pa.array([], pa.string())
+    table = pa.concat_tables(rows)
+    if source.training_only:
+        table = table.filter(pc.equal(table["split"], str(Split.TRAIN)))
+    return _combined(table["prompt_id"]), _combined(table["split"])
+
+
+def _distinct(columns: list[pa.ChunkedArray], listed: pa.Array) -> tuple[pa.Array, NDArray[np.int32], Ints]:
+    """All distinct ids in order [P], the position of every candidate's prompt [R], and that of every listed one."""
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    words = pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string())
+    encoded = _combined(words.dictionary_encode())
+    order = _sorted_positions(encoded.dictionary)
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    position = rank[encoded.indices.to_numpy()]
+    codes, start = [], 0
+    for chunk in chunks:
+        codes.append(position[start : start + len(chunk.dictionary)][chunk.indices.to_numpy()])
+        start += len(chunk.dictionary)
+    of_rows = np.concatenate(codes) if codes else np.zeros(0, np.int32)
+    return encoded.dictionary.take(pa.array(order)), of_rows, position[start:].astype(np.int64)
+
+
+def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: bool) -> Prompts:
+    is_listed = np.zeros(len(known), dtype=bool)
+    is_listed[of_listed] = True
+    row_of = np.zeros(len(known), np.int64)
+    row_of[of_listed] = np.arange(len(of_listed))
+    listed = split.take(pa.array(row_of)) if len(split) else pa.nulls(len(known), pa.string())
+    splits = pc.if_else(pa.array(is_listed), listed, str(Split.TRAIN))
+    is_known = is_listed if training_only else np.ones(len(known), dtype=bool)
+    return Prompts(known, splits, is_listed, is_known, len(of_listed) - int(is_listed.sum()))
+
+
+def _order(code: NDArray[np.int32], index: Ints, ids: pa.Array) -> Ints:
+    """Rows in the order of prompt, index and id."""
+    order = _by_two(code, index)
+    is_tie = (np.diff(code[order]) == 0) & (np.diff(index[order]) == 0)
+    if not is_tie.any():
+        return order
+    is_tied = np.zeros(len(code), dtype=bool)
+    is_tied[order[:-1][is_tie]] = is_tied[order[1:][is_tie]] = True
+    tied = np.flatnonzero(is_tied)
+    place = np.zeros(len(code), np.int64)
+    place[tied[_sorted_positions(ids.take(pa.array(tied)))]] = np.arange(len(tied))
+    return np.lexsort((place, index, code))
+
+
+def _by_two(code: NDArray[np.int32], index: Ints) -> Ints:
+    """Rows in the order of code, then index; one sort where both fit into one integer."""
+    if not len(code):
+        return np.zeros(0, np.int64)
+    low, span = int(index.min()), int(index.max()) - int(index.min()) + 1
+    if span < 2**31:
+        return np.argsort(code.astype(np.int64) * span + (index - low), kind="stable")
+    return np.lexsort((index, code))
+
+
+def _sorted_positions(texts: pa.Array) -> Ints:
+    """Positions of ``texts`` in the order of their UTF-8 bytes."""
+    lengths = pc.binary_length(texts).to_numpy()
+    if not len(texts) or (lengths != lengths[0]).any():
+        return pc.sort_indices(texts).to_numpy().astype(np.int64)
+    words, _ = words_of(texts)
+    order = np.argsort(words[:, 0])
+    first = words[order, 0]
+    same = np.flatnonzero(first[1:] == first[:-1])
+    if len(same):  # ties of the first word are ordered among themselves
+        is_run = np.zeros(len(order), dtype=bool)
+        is_run[same] = is_run[same + 1] = True
+        places = np.flatnonzero(is_run)
+        members = order[places]
+        order[places] = members[np.lexsort([*words[members].T[::-1]])]
+    return order
+
+
+def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
+    return np.asarray(pc.equal(column.cast(pa.string()), str(Origin.GROUND_TRUTH)).to_numpy())
+
+
+def _joined(groups: list[pa.Table], name: str) -> Ints:
+    columns = [group[name].to_numpy() for group in groups]
+    return np.concatenate(columns) if columns else np.zeros(0, np.int64)
+
+
+def _narrow(values: Ints) -> NDArray[np.integer]:
+    """``values`` in 32 bits where they fit, which halves the memory."""
+    fits = not len(values) or (values.min() >= 0 and values.max() < 2**31)
+    return values.astype(np.int32) if fits else values
+
+
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    if isinstance(combined, pa.ChunkedArray):
+        return pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in combined.chunks])
+    return combined

@@ -1,0 +1,146 @@
+"""The tables of a selection: pairs with the scores of both sides, prompts without a pair, and scores that candidates lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.metric_tables import SIDES, pairs_table, scored_columns
+from avpref.datasets.reward_formula import normalised
+from avpref.datasets.selection.candidate_rewards import CandidateRewards, applied_norm_id, strategy_label
+from avpref.datasets.selection.normalise import Norm
+from avpref.datasets.selection.pair_search import ALL, PairSearch, SelectedPairs
+from avpref.datasets.selection.score_matrix import ScoreMatrix
+from avpref.datasets.tables import EXCLUDED, conform
+from avpref.datasets.views import Limits, open_connection, sql
+from avpref.domain import ALL_DIMENSIONS, Origin
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+MISSING = "missing"
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """Of every selected pair [S]: height / width of the side with fewer pixels (the rejected one if equal), and frames of the
+    longer side / frames of the shorter."""
+
+    aspect_ratio: Floats
+    length_ratio: Floats
+
+    def is_shape_kept(self, settings: PairSettings) -> NDArray[np.bool_]:
+        """Whether the aspect ratio lies strictly between the bounds."""
+        return (self.aspect_ratio > settings.min_aspect_ratio) & (self.aspect_ratio < settings.max_aspect_ratio)
+
+    def is_length_kept(self, settings: PairSettings) -> NDArray[np.bool_]:
+        """Whether the longer side is at most so many times as long as the shorter."""
+        return ~(self.length_ratio > settings.max_length_ratio)
+
+
+def shapes_of(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs) -> Shapes:
+    """Shapes of the selected pairs. They are checked after the margins, as in the published ranking."""
+    index = matrix.index
+    chosen, rejected = rewards.ordinals[pairs.chosen], rewards.ordinals[pairs.rejected]
+    height, width = index.height_px.astype(np.int64), index.width_px.astype(np.int64)
+    is_smaller = height[chosen] * width[chosen] < height[rejected] * width[rejected]
+    side = np.where(is_smaller, chosen, rejected)
+    frames = np.stack([index.num_frames[chosen], index.num_frames[rejected]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Shapes(height[side] / width[side], frames.max(axis=0) / frames.min(axis=0))
+
+
+def pair_table(
+    matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs, settings: PairSettings, norm: Norm
+) -> pa.Table:
+    """Table ``pairs``, in the order of prompt and rank."""
+    index = matrix.index
+    ordinals = {"chosen": rewards.ordinals[pairs.chosen], "rejected": rewards.ordinals[pairs.rejected]}
+    sides = {side: index.ids(ordinals[side]) for side in SIDES}
+    names = np.array([*rewards.rewards.dimensions, ALL_DIMENSIONS], dtype=object)  # ALL is the last
+    dimension = (
+        pa.array(names)
+        .cast(pa.string())
+        .take(pa.array(np.where(pairs.dimension == ALL, len(names) - 1, pairs.dimension)))
+    )
+    by_dimension = zip(rewards.rewards.dimensions, rewards.rewards.by_dimension, strict=True)
+    columns = {
+        "pair_id": _pair_ids(sides["chosen"], sides["rejected"], dimension),
+        "prompt_id": index.prompt_ids(pairs.prompt),
+        **sides,
+        "rank": pa.array(pairs.rank),
+        **{f"margin_{name}": pa.array(line[pairs.chosen] - line[pairs.rejected]) for name, line in by_dimension},
+        "margin_total": pa.array(pairs.margin),
+        **{f"{side}_origin": _origins(index.is_ground_truth[ordinals[side]]) for side in SIDES},
+        **dict(_scores(matrix, rewards, ordinals)),
+        "strategy": pa.repeat(pa.scalar(strategy_label(settings)), len(pairs.prompt)),
+        "norm_id": pa.repeat(pa.scalar(applied_norm_id(settings, norm)), len(pairs.prompt)),
+        "dimension": dimension,
+    }
+    return conform(pairs_table(matrix.metrics), pa.table(columns))
+
+
+def excluded_table(matrix: ScoreMatrix) -> pa.Table:
+    """Table ``excluded``: every configured score that a candidate lacks, and the reason: missing (no row), skipped or quarantined
+    (the row's status), not_finite (NaN or infinite)."""
+    position, ordinal = np.nonzero(np.isnan(matrix.values[:, ~matrix.is_complete]))
+    ordinal = np.flatnonzero(~matrix.is_complete)[ordinal]
+    order = np.lexsort((position, ordinal))
+    position, ordinal = position[order], ordinal[order]
+    unusable = matrix.unusable
+    known = unusable["position"].to_numpy() + unusable["ordinal"].to_numpy() * len(matrix.metrics)
+    places = np.argsort(known)
+    cells = position + ordinal * len(matrix.metrics)
+    place = np.searchsorted(known[places], cells)
+    is_known = np.zeros(len(cells), dtype=bool)
+    inside = place < len(known)
+    is_known[inside] = known[places[place[inside]]] == cells[inside]
+    row = pa.array(
+        np.where(is_known, places[np.minimum(place, max(len(known) - 1, 0))] if len(known) else 0, 0), mask=~is_known
+    )
+    columns = {
+        "candidate_id": matrix.index.ids(ordinal),
+        "prompt_id": matrix.index.prompt_ids(matrix.index.prompt[ordinal]),
+        "metric": pa.array([metric.name for metric in matrix.metrics], pa.string()).take(pa.array(position)),
+        "reason": unusable["reason"].take(row).fill_null(MISSING),
+        "detail": unusable["detail"].take(row).fill_null(""),
+    }
+    return conform(EXCLUDED, pa.table(columns))
+
+
+def kept_pairs(found: PairSearch, shapes: Shapes, settings: PairSettings) -> SelectedPairs:
+    """The selected pairs whose shapes are allowed."""
+    is_kept = shapes.is_shape_kept(settings) & shapes.is_length_kept(settings)
+    return SelectedPairs(**{name: values[is_kept] for name, values in vars(found.pairs).items()})
+
+
+def _pair_ids(chosen: pa.Array, rejected: pa.Array, dimension: pa.Array) -> pa.ChunkedArray:
+    with open_connection(Limits()) as con:
+        con.register("sides", pa.table({"chosen": chosen, "rejected": rejected, "dimension": dimension}))
+        return con.sql(sql("pair_ids")).to_arrow_table()["pair_id"]
+
+
+def _origins(is_ground_truth: NDArray[np.bool_]) -> pa.Array:
+    names = pa.array([str(Origin.GENERATED), str(Origin.GROUND_TRUTH)])
+    return names.take(pa.array(is_ground_truth.astype(np.int8)))
+
+
+def _scores(
+    matrix: ScoreMatrix, rewards: CandidateRewards, ordinals: dict[str, Ints]
+) -> Iterator[tuple[str, pa.Array]]:
+    """Raw and normalised score of both sides for each metric of the pair table; null where it is not configured."""
+    position = {metric.name: number for number, metric in enumerate(matrix.metrics)}
+    for side in SIDES:
+        for name in scored_columns(matrix.metrics):
+            if name not in position:
+                nothing = pa.nulls(len(ordinals[side]), pa.float64())
+                yield from ((f"{side}_{name}", nothing), (f"{side}_{name}_normalised", nothing))
+                continue
+            raw = matrix.values[position[name]][ordinals[side]]
+            yield f"{side}_{name}", pa.array(raw)
+            yield f"{side}_{name}_normalised", pa.array(normalised(raw, rewards.scales[position[name]]))

@@ -1,0 +1,113 @@
+"""Idle actors go from pool to pool while a command keeps them, and end with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from avpref.config.executor_settings import RayExecutor
+from avpref.execution.contract import Receipt, UnitOutcome
+from avpref.execution.fakes import FakeItem, fake_units
+from avpref.execution.kept_actors import actors_kept, keep_actor, stop_kept_actors, take_actor
+from avpref.execution.pool import open_pool
+from avpref.storage.local_files import commit_once
+from avpref.storage.unit import Unit
+
+TWO = RayExecutor(num_actors=2)
+
+
+@dataclass(frozen=True)
+class Spec:
+    folder: Path
+
+    def build(self) -> Worker:
+        commit_once(self.folder / f"built-{os.getpid()}-{time.time_ns()}", b"")
+        return Worker(self.folder)
+
+
+@dataclass(frozen=True)
+class Worker:
+    folder: Path
+
+    def run(self, unit: Unit[FakeItem]) -> Receipt:
+        return Receipt(len(unit.items), 0, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def by_value(ray_cluster: int) -> Iterator[None]:
+    from ray import cloudpickle
+
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+def run_pool(folder: Path, settings: RayExecutor = TWO, count: int = 4) -> list[UnitOutcome]:
+    with open_pool(settings, Spec(folder)) as pool:
+        for unit in fake_units(num_units=count, size=1):
+            pool.submit(unit)
+        return [pool.next_done() for _ in range(count)]
+
+
+def builds(folder: Path) -> list[int]:
+    """The process of every worker that was built."""
+    return [int(path.name.split("-")[1]) for path in sorted(folder.glob("built-*"))]
+
+
+def are_gone(processes: set[int]) -> bool:
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{process}").exists() for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not any(Path(f"/proc/{process}").exists() for process in processes)
+
+
+def test_a_second_pool_builds_its_workers_in_the_processes_of_the_first(tmp_path: Path) -> None:
+    with actors_kept():
+        outcomes = [outcome for _ in range(2) for outcome in run_pool(tmp_path)]
+        processes = set(builds(tmp_path))
+        assert all(Path(f"/proc/{process}").exists() for process in processes)
+    assert all(outcome.receipt is not None for outcome in outcomes)
+    assert len(builds(tmp_path)) == 4 and len(processes) <= 3  # an actor that was still starting is not kept
+    assert are_gone(processes)
+
+
+def test_a_smaller_pool_leaves_the_others_kept_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
+    with actors_kept():
+        run_pool(tmp_path)
+        for process in set(builds(tmp_path)):
+            os.kill(process, 9)
+        assert are_gone(set(builds(tmp_path)))
+        (outcome,) = run_pool(tmp_path, RayExecutor(num_actors=1), count=1)
+    assert outcome.receipt is not None
+
+
+class Actor:
+    """What the keeper needs of an actor."""
+
+    class release:
+        @staticmethod
+        def remote() -> None: ...
+
+
+@pytest.mark.parametrize("settings", [RayExecutor(num_gpus_per_actor=0.5), RayExecutor(address="head:6379")])
+def test_actors_with_gpus_and_of_a_cluster_are_not_kept(settings: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[object] = []
+    monkeypatch.setattr("ray.kill", killed.append)
+    actor = Actor()
+    assert not keep_actor(actor, TWO)  # no command keeps actors
+    with actors_kept():
+        assert not keep_actor(actor, settings)
+        assert keep_actor(actor, TWO)
+        assert take_actor(settings) is None and killed == [actor]  # it would hold what this pool needs
+        assert keep_actor(actor, TWO) and take_actor(TWO) is actor
+        assert keep_actor(actor, TWO)
+    assert killed == [actor, actor]
+    stop_kept_actors()
+    assert killed == [actor, actor]
