@@ -16,6 +16,7 @@ from avpref.datasets.selection.candidate_rewards import CandidateRewards, applie
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pair_search import ALL, PairSearch, SelectedPairs
 from avpref.datasets.selection.score_matrix import ScoreMatrix
+from avpref.datasets.selection.text_columns import constant, take
 from avpref.datasets.tables import EXCLUDED, conform
 from avpref.datasets.views import Limits, open_connection, sql
 from avpref.domain import ALL_DIMENSIONS, Origin
@@ -61,7 +62,7 @@ def pair_table(
     """Table ``pairs``, in the order of prompt and rank."""
     index = matrix.index
     ordinals = {"chosen": rewards.ordinals[pairs.chosen], "rejected": rewards.ordinals[pairs.rejected]}
-    sides = {side: index.ids(ordinals[side]) for side in SIDES}
+    sides = {side: take(index.row_ids, index.row[ordinals[side]], matrix.threads) for side in SIDES}
     names = np.array([*rewards.rewards.dimensions, ALL_DIMENSIONS], dtype=object)  # ALL is the last
     dimension = (
         pa.array(names)
@@ -71,15 +72,15 @@ def pair_table(
     by_dimension = zip(rewards.rewards.dimensions, rewards.rewards.by_dimension, strict=True)
     columns = {
         "pair_id": _pair_ids(sides["chosen"], sides["rejected"], dimension),
-        "prompt_id": index.prompt_ids(pairs.prompt),
+        "prompt_id": take(index.prompts.ids, pairs.prompt, matrix.threads),
         **sides,
         "rank": pa.array(pairs.rank),
         **{f"margin_{name}": pa.array(line[pairs.chosen] - line[pairs.rejected]) for name, line in by_dimension},
         "margin_total": pa.array(pairs.margin),
         **{f"{side}_origin": _origins(index.is_ground_truth[ordinals[side]]) for side in SIDES},
         **dict(_scores(matrix, rewards, ordinals)),
-        "strategy": pa.repeat(pa.scalar(strategy_label(settings)), len(pairs.prompt)),
-        "norm_id": pa.repeat(pa.scalar(applied_norm_id(settings, norm)), len(pairs.prompt)),
+        "strategy": constant(strategy_label(settings), len(pairs.prompt)),
+        "norm_id": constant(applied_norm_id(settings, norm), len(pairs.prompt)),
         "dimension": dimension,
     }
     return conform(pairs_table(matrix.metrics), pa.table(columns))
@@ -119,7 +120,7 @@ def kept_pairs(found: PairSearch, shapes: Shapes, settings: PairSettings) -> Sel
     return SelectedPairs(**{name: values[is_kept] for name, values in vars(found.pairs).items()})
 
 
-def _pair_ids(chosen: pa.Array, rejected: pa.Array, dimension: pa.Array) -> pa.ChunkedArray:
+def _pair_ids(chosen: pa.ChunkedArray, rejected: pa.ChunkedArray, dimension: pa.Array) -> pa.ChunkedArray:
     with open_connection(Limits()) as con:
         con.register("sides", pa.table({"chosen": chosen, "rejected": rejected, "dimension": dimension}))
         return con.sql(sql("pair_ids")).to_arrow_table()["pair_id"]
