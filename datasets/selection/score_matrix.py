@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from avpref.datasets.metric_selection import check_metrics
 from avpref.datasets.selection.candidate_index import CandidateIndex, read_candidate_index
 from avpref.datasets.selection.id_lookup import IdLookup
+from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_filling import DICTIONARIES, LACKING, PieceScores, Target, fill
 from avpref.datasets.selection.selection_source import SelectionSource, in_order, pieces
 from avpref.domain import Metric
@@ -37,6 +38,7 @@ class ScoreMatrix:
     threads: int
 
 
+@reused_memory()
 def read_matrix(source: SelectionSource, metrics: Sequence[Metric]) -> ScoreMatrix:
     """Gather the scores of ``metrics``. Score rows of other metrics are ignored.
 
@@ -44,8 +46,8 @@ def read_matrix(source: SelectionSource, metrics: Sequence[Metric]) -> ScoreMatr
     scores; scores without candidate; candidates without prompt (checked only where there is a prompt table).
     """
     check_metrics(metrics)
-    index = read_candidate_index(source)
-    lookup, values = index.lookup(), np.full((len(metrics), len(index)), np.nan)
+    index, lookup = read_candidate_index(source)
+    values = np.full((len(metrics), len(index)), np.nan)
     positions = {metric.name: number for number, metric in enumerate(metrics)}
     target = Target(lookup, positions, values, np.append(index.ordinal_of_row, -1))
     reads = list(in_order(partial(fill, target), pieces(source.scores, DICTIONARIES), source.threads))
