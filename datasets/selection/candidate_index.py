@@ -143,18 +143,19 @@ def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
 
 def _distinct(chunks: list[pa.DictionaryArray], listed: pa.Array) -> tuple[pa.Array, NDArray[np.int32], Ints]:
     """All distinct ids in order [P], the position of every candidate's prompt [R], and that of every listed one."""
-    words = pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string())
-    encoded = _combined(words.dictionary_encode())
-    order = _sorted_positions(encoded.dictionary)
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    position = rank[encoded.indices.to_numpy()]
+    words = _combined(pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string()))
+    order = _sorted_positions(words)
+    ordered = words.take(pa.array(order))
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = pc.not_equal(ordered.slice(1), ordered.slice(0, max(len(order) - 1, 0))).to_numpy(zero_copy_only=False)
+    position = np.empty(len(order), np.int32)
+    position[order] = np.cumsum(is_new, dtype=np.int32) - 1
     codes, start = [], 0
     for chunk in chunks:
         codes.append(position[start : start + len(chunk.dictionary)][chunk.indices.to_numpy()])
         start += len(chunk.dictionary)
     of_rows = np.concatenate(codes) if codes else np.zeros(0, np.int32)
-    return encoded.dictionary.take(pa.array(order)), of_rows, position[start:].astype(np.int64)
+    return ordered.filter(pa.array(is_new)), of_rows, position[start:].astype(np.int64)
 
 
 def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: bool) -> Prompts:
@@ -232,7 +233,11 @@ def _sorted_positions(texts: pa.Array) -> Ints:
 
 
 def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
-    return np.asarray(pc.equal(column.cast(pa.string()), str(Origin.GROUND_TRUTH)).to_numpy())
+    parts = [
+        np.array([name == Origin.GROUND_TRUTH for name in chunk.dictionary.to_pylist()], bool)[chunk.indices.to_numpy()]
+        for chunk in column.chunks
+    ]
+    return np.concatenate([_NO_FLAGS, *parts])
 
 
 def _narrow(values: Ints) -> NDArray[np.integer]:
