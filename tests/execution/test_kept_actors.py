@@ -74,7 +74,9 @@ def test_a_second_pool_builds_its_workers_in_the_processes_of_the_first(tmp_path
         processes = set(builds(tmp_path))
         assert all(Path(f"/proc/{process}").exists() for process in processes)
     assert all(outcome.receipt is not None for outcome in outcomes)
-    assert len(builds(tmp_path)) == 4 and len(processes) <= 3  # an actor that was still starting is not kept
+    assert len(builds(tmp_path)) > len(
+        processes
+    )  # an actor that was still starting is not kept, and may have built nothing
     assert are_gone(processes)
 
 

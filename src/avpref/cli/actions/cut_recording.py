@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avpref.datasets.csv_rows import data_rows
-
+from avpref.datasets.lists.csv_rows import data_rows
 from avpref.errors import ConfigError, TableError
 from avpref.media.shots import Piece, Stretch, pieces
 from avpref.media.writing import encode_clip
@@ -37,6 +36,11 @@ class TimedText:
 
     start_s: float
     text: str
+
+
+def cut_settings(from_s: float, until_s: float | None, height_px: int, scene_s: float) -> CutSettings:
+    """The settings of a cut of the part from ``from_s`` to ``until_s`` seconds (None: to the end)."""
+    return CutSettings(Stretch(from_s, until_s), height_px, scene_s=scene_s)
 
 
 def cut(recording: Path, out: Path, texts: Sequence[TimedText], settings: CutSettings) -> dict[str, Any]:
