@@ -117,8 +117,8 @@ SCANNED = {
 def scan(files: Files) -> int:
     """DuckDB, with its default threads, hands every value that a selection reads over as Arrow record batches; number of rows.
 
-    A consumer outside DuckDB needs at least that. An aggregate is no such floor: DuckDB answers ``max`` from the statistics in the
-    files and ``sum(strlen(…))`` from the dictionary of a column.
+    A consumer outside DuckDB needs at least that. An aggregate is no such floor: it can be computed from statistics in the files
+    (``max``) or from the dictionary of a column (``sum(strlen(…))``), without a value per row.
     """
     con = connect(files)
     return sum(
