@@ -86,9 +86,9 @@ def compute_rewards(
         for number, dimension in enumerate(dimensions):
             rewards.by_dimension[number, part] = _mean(numbers, metrics, [m.dimension == dimension for m in metrics])
         rewards.overall[part] = _mean(numbers, metrics, [True] * len(metrics))
-    if missing is MissingScores.EXCLUDE:
-        is_incomplete = np.isnan(scores).any(axis=0)
-        rewards.by_dimension[:, is_incomplete] = rewards.overall[is_incomplete] = np.nan
+        if missing is MissingScores.EXCLUDE:
+            is_incomplete = np.isnan(scores[:, part]).any(axis=0)
+            rewards.by_dimension[:, part][:, is_incomplete] = rewards.overall[part][is_incomplete] = np.nan
     return rewards
 
 

@@ -6,6 +6,7 @@ alike whatever the order of the files.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 DICTIONARIES = ("prompt_id", "origin")
-COLUMNS = ("candidate_id", "prompt_id", "index", "origin", "num_frames", "height_px", "width_px")
+SIZES = ("num_frames", "height_px", "width_px")
+COLUMNS = ("candidate_id", "prompt_id", "index", "origin", *SIZES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +67,6 @@ class CandidateIndex:
     def __len__(self) -> int:
         return len(self.row)
 
-    def lookup(self) -> IdLookup:
-        """Finds rows by id."""
-        return IdLookup(self.row_ids)
-
     def ids(self, ordinals: Ints) -> pa.Array:
         """Ids of the candidates with these ordinals."""
         return self.row_ids.take(pa.array(self.row[ordinals]))
@@ -78,41 +76,59 @@ class CandidateIndex:
         return self.prompts.ids.take(pa.array(prompts))
 
 
-def read_candidate_index(source: SelectionSource) -> CandidateIndex:
-    """Read the candidates and prompts of ``source``."""
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """The candidates of a row group: ``prompt`` is dictionary-encoded; ``sizes``: frames, height and width."""
+
+    ids: list[pa.Array]
+    prompt: list[pa.DictionaryArray]
+    index: Ints
+    is_ground_truth: Flags
+    sizes: tuple[NDArray[np.integer], ...]
+
+
+def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLookup]:
+    """Read the candidates and prompts of ``source``; the lookup finds the rows of candidates by id."""
     groups = [
         group for read in in_order(_read, pieces(source.candidates, DICTIONARIES), source.threads) for group in read
     ]
-    ids = _combined(
-        pa.chunked_array([chunk for group in groups for chunk in group["candidate_id"].chunks], pa.string())
-    )
-    listed_ids, listed_split = _listed(source)
-    known, code, of_listed = _distinct([group["prompt_id"] for group in groups], listed_ids)
-    prompts = _prompts(known, of_listed, listed_split, source.training_only)
-    index = _joined(groups, "index")
-    is_kept = prompts.is_known[code]
-    row = _order(code, index, ids)
-    row = row if is_kept.all() else row[is_kept[row]]
-    ordinal_of_row = np.full(len(code), -1, np.int64)
-    ordinal_of_row[row] = np.arange(len(row))
-    return CandidateIndex(
-        prompts=prompts,
-        row_ids=ids,
-        ordinal_of_row=ordinal_of_row,
-        row=row,
-        prompt=code[row],
-        is_ground_truth=np.concatenate([_is_ground_truth(group["origin"]) for group in groups] or [_NO_FLAGS])[row],
-        num_frames=_narrow(_joined(groups, "num_frames"))[row],
-        height_px=_narrow(_joined(groups, "height_px"))[row],
-        width_px=_narrow(_joined(groups, "width_px"))[row],
-    )
+    ids = _combined(pa.chunked_array([chunk for group in groups for chunk in group.ids], pa.string()))
+    with ThreadPoolExecutor(source.threads) as pool:
+        lookup = pool.submit(IdLookup, ids)
+        listed_ids, listed_split = _listed(source)
+        known, code, of_listed = _distinct([chunk for group in groups for chunk in group.prompt], listed_ids)
+        prompts = _prompts(known, of_listed, listed_split, source.training_only)
+        row = _order(code, np.concatenate([_NO_INTS, *(group.index for group in groups)]), ids)
+        row = row if prompts.is_known.all() else row[prompts.is_known[code[row]]]
+        ordinal_of_row = np.full(len(code), -1, np.int64)
+        ordinal_of_row[row] = np.arange(len(row))
+        is_ground_truth = np.concatenate([_NO_FLAGS, *(group.is_ground_truth for group in groups)])
+        sizes = (np.concatenate([_NO_SIZES, *lines]) for lines in zip(*(group.sizes for group in groups), strict=True))
+        columns = [code, is_ground_truth, *(sizes if groups else [_NO_SIZES] * 3)]
+        prompt, is_ground_truth, num_frames, height_px, width_px = pool.map(lambda column: column.take(row), columns)
+        index = CandidateIndex(
+            prompts, ids, ordinal_of_row, row, prompt, is_ground_truth, num_frames, height_px, width_px
+        )
+        return index, lookup.result()
 
 
+_NO_INTS: Ints = np.zeros(0, dtype=np.int64)
 _NO_FLAGS: Flags = np.zeros(0, dtype=bool)
+_NO_SIZES = np.zeros(0, dtype=np.int32)
 
 
-def _read(piece: Piece) -> list[pa.Table]:
-    return [rows for _, rows in piece.read(COLUMNS) if rows.num_rows]
+def _read(piece: Piece) -> list[_Group]:
+    return [_group(rows) for _, rows in piece.read(COLUMNS) if rows.num_rows]
+
+
+def _group(rows: pa.Table) -> _Group:
+    return _Group(
+        ids=rows["candidate_id"].chunks,
+        prompt=rows["prompt_id"].chunks,
+        index=rows["index"].to_numpy(),
+        is_ground_truth=_is_ground_truth(rows["origin"]),
+        sizes=tuple(_narrow(rows[name].to_numpy()) for name in SIZES),
+    )
 
 
 def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
@@ -125,21 +141,21 @@ def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
     return _combined(table["prompt_id"]), _combined(table["split"])
 
 
-def _distinct(columns: list[pa.ChunkedArray], listed: pa.Array) -> tuple[pa.Array, NDArray[np.int32], Ints]:
+def _distinct(chunks: list[pa.DictionaryArray], listed: pa.Array) -> tuple[pa.Array, NDArray[np.int32], Ints]:
     """All distinct ids in order [P], the position of every candidate's prompt [R], and that of every listed one."""
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    words = pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string())
-    encoded = _combined(words.dictionary_encode())
-    order = _sorted_positions(encoded.dictionary)
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    position = rank[encoded.indices.to_numpy()]
+    words = _combined(pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string()))
+    order = _sorted_positions(words)
+    ordered = words.take(pa.array(order))
+    is_new = np.ones(len(order), dtype=bool)
+    is_new[1:] = pc.not_equal(ordered.slice(1), ordered.slice(0, max(len(order) - 1, 0))).to_numpy(zero_copy_only=False)
+    position = np.empty(len(order), np.int32)
+    position[order] = np.cumsum(is_new, dtype=np.int32) - 1
     codes, start = [], 0
     for chunk in chunks:
         codes.append(position[start : start + len(chunk.dictionary)][chunk.indices.to_numpy()])
         start += len(chunk.dictionary)
     of_rows = np.concatenate(codes) if codes else np.zeros(0, np.int32)
-    return encoded.dictionary.take(pa.array(order)), of_rows, position[start:].astype(np.int64)
+    return ordered.filter(pa.array(is_new)), of_rows, position[start:].astype(np.int64)
 
 
 def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: bool) -> Prompts:
@@ -155,6 +171,9 @@ def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: b
 
 def _order(code: NDArray[np.int32], index: Ints, ids: pa.Array) -> Ints:
     """Rows in the order of prompt, index and id."""
+    order = _by_runs(code, index)
+    if order is not None:
+        return order
     order = _by_two(code, index)
     is_tie = (np.diff(code[order]) == 0) & (np.diff(index[order]) == 0)
     if not is_tie.any():
@@ -165,6 +184,24 @@ def _order(code: NDArray[np.int32], index: Ints, ids: pa.Array) -> Ints:
     place = np.zeros(len(code), np.int64)
     place[tied[_sorted_positions(ids.take(pa.array(tied)))]] = np.arange(len(tied))
     return np.lexsort((place, index, code))
+
+
+def _by_runs(code: NDArray[np.int32], index: Ints) -> Ints | None:
+    """Rows in the order of code, then index, without a sort; None unless every prompt's rows follow each other, index ascending."""
+    if not len(code):
+        return None
+    is_new = code[1:] != code[:-1]
+    if not (is_new | (index[1:] > index[:-1])).all():
+        return None
+    starts = np.append(0, np.flatnonzero(is_new) + 1)
+    run_of_code = np.full(int(code.max()) + 1, -1)
+    run_of_code[code[starts]] = np.arange(len(starts))
+    runs = run_of_code[run_of_code >= 0]
+    if len(runs) != len(starts):
+        return None
+    lengths = np.diff(np.append(starts, len(code)))[runs]
+    shift = starts[runs] - (np.cumsum(lengths) - lengths)
+    return np.repeat(shift, lengths) + np.arange(len(code))
 
 
 def _by_two(code: NDArray[np.int32], index: Ints) -> Ints:
@@ -196,12 +233,11 @@ def _sorted_positions(texts: pa.Array) -> Ints:
 
 
 def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
-    return np.asarray(pc.equal(column.cast(pa.string()), str(Origin.GROUND_TRUTH)).to_numpy())
-
-
-def _joined(groups: list[pa.Table], name: str) -> Ints:
-    columns = [group[name].to_numpy() for group in groups]
-    return np.concatenate(columns) if columns else np.zeros(0, np.int64)
+    parts = [
+        np.array([name == Origin.GROUND_TRUTH for name in chunk.dictionary.to_pylist()], bool)[chunk.indices.to_numpy()]
+        for chunk in column.chunks
+    ]
+    return np.concatenate([_NO_FLAGS, *parts])
 
 
 def _narrow(values: Ints) -> NDArray[np.integer]:

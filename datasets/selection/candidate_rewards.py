@@ -17,6 +17,7 @@ from avpref.datasets.metric_tables import rewards_table
 from avpref.datasets.reward_formula import MetricScale, MissingScores, Rewards, compute_rewards
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.score_matrix import ScoreMatrix
+from avpref.datasets.selection.text_columns import constant, take
 from avpref.datasets.tables import conform
 from avpref.errors import ConfigError, TableError
 
@@ -82,11 +83,11 @@ def reward_table(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairS
     """Table ``rewards``. Raises TableError where a reward overflowed."""
     index, ordinals = matrix.index, rewards.ordinals
     columns = {
-        "candidate_id": index.ids(ordinals),
-        "prompt_id": index.prompt_ids(index.prompt[ordinals]),
+        "candidate_id": take(index.row_ids, index.row[ordinals], matrix.threads),
+        "prompt_id": take(index.prompts.ids, index.prompt[ordinals], matrix.threads),
         **dict(zip(rewards.rewards.dimensions, map(pa.array, rewards.rewards.by_dimension), strict=True)),
-        "strategy": pa.repeat(pa.scalar(strategy_label(settings)), len(ordinals)),
-        "norm_id": pa.repeat(pa.scalar(applied_norm_id(settings, norm)), len(ordinals)),
+        "strategy": constant(strategy_label(settings), len(ordinals)),
+        "norm_id": constant(applied_norm_id(settings, norm), len(ordinals)),
     }
     return conform(rewards_table(matrix.metrics), pa.table(columns))
 

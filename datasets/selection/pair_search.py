@@ -54,8 +54,11 @@ def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSetting
     """The pairs of every prompt of the training split."""
     prompts = matrix.index.prompts
     prompt = matrix.index.prompt[rewards.ordinals]
-    eligible = np.flatnonzero(prompts.is_train[prompt])
-    prompt = prompt[eligible]
+    if prompts.is_train.all():
+        eligible = np.arange(len(prompt))
+    else:
+        eligible = np.flatnonzero(prompts.is_train[prompt])
+        prompt = prompt[eligible]
     is_first = np.append(True, prompt[1:] != prompt[:-1]) if len(prompt) else np.zeros(0, dtype=bool)
     starts = np.flatnonzero(is_first)
     sizes = np.diff(np.append(starts, len(prompt)))
@@ -179,6 +182,8 @@ def _joined(parts: list[SelectedPairs]) -> SelectedPairs:
 def _in_order(parts: list[SelectedPairs]) -> SelectedPairs:
     """All pairs in the order of prompt, dimension and rank; ranks count from 1 within a prompt."""
     pairs = _joined(parts)
+    if (pairs.prompt[1:] > pairs.prompt[:-1]).all() and (pairs.dimension == ALL).all():
+        return pairs
     order = np.lexsort((pairs.rank, pairs.dimension, pairs.prompt))
     ordered = SelectedPairs(**{name: values[order] for name, values in vars(pairs).items()})
     if not (ordered.dimension != ALL).any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from avpref.datasets.selection.candidate_rewards import CandidateRewards, applie
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pair_search import ALL, PairSearch, SelectedPairs
 from avpref.datasets.selection.score_matrix import ScoreMatrix
-from avpref.datasets.tables import EXCLUDED, conform
+from avpref.datasets.selection.text_columns import constant
+from avpref.datasets.tables import EXCLUDED, ROWS_PER_GROUP, conform
 from avpref.datasets.views import Limits, open_connection, sql
 from avpref.domain import ALL_DIMENSIONS, Origin
 
@@ -59,30 +61,38 @@ def pair_table(
     matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs, settings: PairSettings, norm: Norm
 ) -> pa.Table:
     """Table ``pairs``, in the order of prompt and rank."""
+    starts = range(0, max(len(pairs.prompt), 1), ROWS_PER_GROUP)
+    parts = [
+        SelectedPairs(**{name: values[start : start + ROWS_PER_GROUP] for name, values in vars(pairs).items()})
+        for start in starts
+    ]
+    with ThreadPoolExecutor(matrix.threads) as pool:
+        table = pa.concat_tables(pool.map(lambda part: _columns(matrix, rewards, part), parts))
+    num_pairs = table.num_rows
+    table = table.append_column("pair_id", _pair_ids(table.select(["chosen", "rejected", "dimension"])))
+    table = table.append_column("strategy", constant(strategy_label(settings), num_pairs))
+    table = table.append_column("norm_id", constant(applied_norm_id(settings, norm), num_pairs))
+    return conform(pairs_table(matrix.metrics), table)
+
+
+def _columns(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs) -> pa.Table:
+    """The columns of some pairs, without those that name the pair, the strategy and the norm."""
     index = matrix.index
     ordinals = {"chosen": rewards.ordinals[pairs.chosen], "rejected": rewards.ordinals[pairs.rejected]}
-    sides = {side: index.ids(ordinals[side]) for side in SIDES}
     names = np.array([*rewards.rewards.dimensions, ALL_DIMENSIONS], dtype=object)  # ALL is the last
-    dimension = (
-        pa.array(names)
-        .cast(pa.string())
-        .take(pa.array(np.where(pairs.dimension == ALL, len(names) - 1, pairs.dimension)))
-    )
+    dimension = np.where(pairs.dimension == ALL, len(names) - 1, pairs.dimension)
     by_dimension = zip(rewards.rewards.dimensions, rewards.rewards.by_dimension, strict=True)
     columns = {
-        "pair_id": _pair_ids(sides["chosen"], sides["rejected"], dimension),
         "prompt_id": index.prompt_ids(pairs.prompt),
-        **sides,
+        **{side: index.ids(ordinals[side]) for side in SIDES},
         "rank": pa.array(pairs.rank),
         **{f"margin_{name}": pa.array(line[pairs.chosen] - line[pairs.rejected]) for name, line in by_dimension},
         "margin_total": pa.array(pairs.margin),
         **{f"{side}_origin": _origins(index.is_ground_truth[ordinals[side]]) for side in SIDES},
         **dict(_scores(matrix, rewards, ordinals)),
-        "strategy": pa.repeat(pa.scalar(strategy_label(settings)), len(pairs.prompt)),
-        "norm_id": pa.repeat(pa.scalar(applied_norm_id(settings, norm)), len(pairs.prompt)),
-        "dimension": dimension,
+        "dimension": pa.array(names).cast(pa.string()).take(pa.array(dimension)),
     }
-    return conform(pairs_table(matrix.metrics), pa.table(columns))
+    return pa.table(columns)
 
 
 def excluded_table(matrix: ScoreMatrix) -> pa.Table:
@@ -119,9 +129,9 @@ def kept_pairs(found: PairSearch, shapes: Shapes, settings: PairSettings) -> Sel
     return SelectedPairs(**{name: values[is_kept] for name, values in vars(found.pairs).items()})
 
 
-def _pair_ids(chosen: pa.Array, rejected: pa.Array, dimension: pa.Array) -> pa.ChunkedArray:
+def _pair_ids(sides: pa.Table) -> pa.ChunkedArray:
     with open_connection(Limits()) as con:
-        con.register("sides", pa.table({"chosen": chosen, "rejected": rejected, "dimension": dimension}))
+        con.register("sides", sides)
         return con.sql(sql("pair_ids")).to_arrow_table()["pair_id"]
 
 

@@ -19,6 +19,7 @@ that lacks a configured score (no row, not ok, NaN, infinite) is in no pair; it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from avpref.datasets.selection.candidate_rewards import CandidateRewards, reward
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pair_search import SelectedPairs, search
 from avpref.datasets.selection.pair_tables import excluded_table, kept_pairs, pair_table, shapes_of
+from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.selection.skipped_prompts import skipped_table
 from avpref.domain import Metric
@@ -50,6 +52,7 @@ class Selection:
     warnings: tuple[str, ...]
 
 
+@reused_memory()
 def select_pairs(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Selection:
     """Select pairs over the candidates of ``matrix``.
 
@@ -60,14 +63,18 @@ def select_pairs(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Sel
     rewards = rewards_of(matrix, settings, norm)
     found = search(matrix, rewards, settings)
     shapes = shapes_of(matrix, rewards, found.pairs)
-    return Selection(
-        pairs=pair_table(matrix, rewards, kept_pairs(found, shapes, settings), settings, norm),
-        skipped=skipped_table(matrix, rewards, found, shapes, settings),
-        excluded=excluded_table(matrix),
-        rewards=reward_table(matrix, rewards, settings, norm),
-        norm=norm,
-        warnings=_warnings(settings, matrix.metrics, norm),
-    )
+    with ThreadPoolExecutor(matrix.threads) as pool:
+        pairs = pool.submit(pair_table, matrix, rewards, kept_pairs(found, shapes, settings), settings, norm)
+        rewarded = pool.submit(reward_table, matrix, rewards, settings, norm)
+        skipped = pool.submit(skipped_table, matrix, rewards, found, shapes, settings)
+        return Selection(
+            pairs=pairs.result(),
+            skipped=skipped.result(),
+            excluded=excluded_table(matrix),
+            rewards=rewarded.result(),
+            norm=norm,
+            warnings=_warnings(settings, matrix.metrics, norm),
+        )
 
 
 def pairs_of(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings) -> SelectedPairs:
