@@ -29,8 +29,9 @@ from avpref.media.picture.display import (
 from avpref.media.picture.tone_mapping import tone_mapped
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
 
-FRAME_SLACK_S = 0.001
-"""Tolerance in seconds for a frame that starts after its output time, because containers round timestamps."""
+FRAME_SLACK_S = 0.0015
+"""Tolerance in seconds for a frame that starts after its output time, because containers round timestamps to milliseconds. It is no
+whole number of them, so that the rounding of binary fractions decides nothing."""
 
 
 class FramePicker:
