@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avpref.datasets.csv_rows import data_rows
-
+from avpref.datasets.lists.csv_rows import data_rows
 from avpref.errors import ConfigError, TableError
 from avpref.media.shots import Piece, Stretch, pieces
 from avpref.media.writing import encode_clip
@@ -67,6 +66,8 @@ def read_texts(path: Path) -> list[TimedText]:
     texts = []
     for row in data_rows(path, ("start_s", "text"), ()):
         try:
+            if row.fault:
+                raise ValueError(row.fault)
             start_s, text = row.fields
             texts.append(TimedText(float(start_s), text.strip()))
         except ValueError as error:

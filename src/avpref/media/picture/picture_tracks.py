@@ -50,7 +50,7 @@ def video_track(container: InputContainer, stream: VideoStream) -> VideoTrack:
     frame = next(container.decode(stream), None)
     if frame is None:
         raise ends_early(container.name, "no frame in its video stream", "at least one frame")
-    turned, (height, width) = orientation(frame), shown_size(stream, frame)
+    turned, (height, width) = orientation(stream, frame), shown_size(stream, frame)
     if turned.is_transposed:
         height, width = width, height
     duration_s = end_s(container, stream)
