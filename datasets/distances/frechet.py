@@ -4,7 +4,7 @@
 
 The published tools take a general matrix square root (scipy) or singular values in float32. The trace needs neither: it is the
 sum of the singular values of A Bᵀ for any A, B with S₁ = AᵀA and S₂ = BᵀB. With fewer rows than dimensions A and B are the
-centred features; otherwise A is the Cholesky factor of S₁, and the squared singular values are the eigenvalues of L S₂ Lᵀ.
+centred features; otherwise A is a Cholesky factor, and the squared singular values are the eigenvalues of S₁ S₂.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def _sum_of_roots(first: Moments, second: Moments) -> float:
         )
         assert rows is not None
         return _sum_of_root_eigenvalues(rows @ covariance @ rows.T)
-    try:
-        factor = linalg.cholesky(first.covariance, lower=False)
+    try:  # the eigenvalues of S₁ S₂, by way of the Cholesky factor of S₂
+        return _sum_of_root(linalg.eigvalsh(first.covariance, second.covariance, type=2, check_finite=False))
     except linalg.LinAlgError:  # a feature without variance, or features that depend on each other
-        eigenvalues, vectors = linalg.eigh(first.covariance)
+        eigenvalues, vectors = linalg.eigh(second.covariance)
         factor = np.sqrt(eigenvalues.clip(min=0))[:, None] * vectors.T
-    return _sum_of_root_eigenvalues(factor @ second.covariance @ factor.T)
+        return _sum_of_root_eigenvalues(factor @ first.covariance @ factor.T)
 
 
 def _sum_of_root_eigenvalues(product: FloatArray) -> float:

@@ -32,7 +32,7 @@ class Header:
 def read_header(text: CsvText, required: Sequence[str], optional: Sequence[str]) -> Header:
     """The header of ``text``. Raises TableError for an empty file and for missing, unknown and repeated columns."""
     known = (*required, *optional)
-    readings = [_header(text, separator) for separator in _separators(text)]
+    readings = _readings(text, known)
     fitting = [header for header in readings if not _problems(header.columns, required, known)]
     if fitting:
         return fitting[0]
@@ -42,7 +42,7 @@ def read_header(text: CsvText, required: Sequence[str], optional: Sequence[str])
 
 def separator_of(text: CsvText, required: Sequence[str]) -> Header:
     """The header under the separator that gives most of the columns ``required``; a comma if none does."""
-    readings = [_header(text, separator) for separator in _separators(text)]
+    readings = _readings(text, required)
     return max(readings, key=lambda header: sum(_plain(name) in required for name in header.columns))
 
 
@@ -59,6 +59,22 @@ def rename_command(text: CsvText, header: Header, columns: Sequence[str]) -> str
 def _separators(text: CsvText) -> Sequence[str]:
     announced = SEPARATOR_LINE.match(text.text)
     return [announced.group(1)] if announced else SEPARATORS
+
+
+def _readings(text: CsvText, names: Sequence[str]) -> list[Header]:
+    """The header under every separator under which its quotes are right.
+
+    Raises TableError where they are wrong under a separator and no other gives any of ``names``.
+    """
+    readings, errors = [], []
+    for separator in _separators(text):
+        try:
+            readings.append(_header(text, separator))
+        except TableError as error:
+            errors.append(error)
+    if errors and not any(_plain(column) in names for header in readings for column in header.columns):
+        raise errors[0]
+    return readings
 
 
 def _header(text: CsvText, separator: str) -> Header:

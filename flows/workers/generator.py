@@ -21,9 +21,8 @@ from avpref.config.data_settings import ClipSettings
 from avpref.config.schema import Settings
 from avpref.devices import resolved
 from avpref.errors import ConfigError
-from avpref.flows.workers.prompt_sources import clip_shape
+from avpref.flows.workers.prompt_sources import clip_shape, shape_of
 from avpref.identity import digest
-from avpref.media.geometry import ClipShape
 from avpref.media.resolutions import nominal_size
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.codecs.codec import Codec, IdentityCodec
@@ -87,7 +86,7 @@ def _codec_identity(codec: CodecSettings, clip: ClipSettings) -> str:
         case JavisCodecSettings() as config:
             from avpref.models.codecs.javis_codec import JavisCodec
 
-            return JavisCodec(config, ClipShape(**clip.model_dump())).fingerprint
+            return JavisCodec(config, shape_of(clip)).fingerprint
 
 
 @lru_cache

@@ -10,7 +10,7 @@ import numpy as np
 import avpref.datasets.prompts.clips as recordings
 import avpref.datasets.prompts.text_prompts as text_list
 import avpref.datasets.prompts.toyworld as toyworld
-from avpref.config.data_settings import ClipPrompts, RecordingSettings, TextPrompts, ToyWorldPrompts
+from avpref.config.data_settings import ClipPrompts, ClipSettings, RecordingSettings, TextPrompts, ToyWorldPrompts
 from avpref.config.schema import Settings
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError
@@ -157,7 +157,12 @@ def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
 
 def clip_shape(settings: Settings) -> ClipShape:
     """The shape of every clip of a run."""
-    return ClipShape(**settings.clip.model_dump(exclude=set(RecordingSettings.model_fields)))
+    return shape_of(settings.clip)
+
+
+def shape_of(clip: ClipSettings) -> ClipShape:
+    """The shape that section ``clip`` describes."""
+    return ClipShape(**clip.model_dump(exclude=set(RecordingSettings.model_fields)))
 
 
 def reading_rules(clip: RecordingSettings) -> ReadingRules:

@@ -87,3 +87,14 @@ def test_check_reads_clips_of_a_folder(call, workplace):
     assert answer.code == 1 and "volume = nan, expected a finite number" in answer.out
     (workplace / "empty").mkdir()
     assert call("scorers", "check", "wd_faulty:Faulty", "--clips", workplace / "empty").code == 4
+
+
+def test_config_show_prints_all_settings_of_a_scorer_class(call, workplace):
+    write_module(workplace, "wd_sharpness", guide_scorer())
+    entry = "scoring.scorers=[toy, {use: 'wd_sharpness:Sharpness', settings: {step_px: 3}}]"
+    configured = call("config", "show", "--config", tiny(), "--set", entry, "--json").document["values"]
+    named = call("config", "show", "--config", tiny(), "--set", entry.replace(", settings: {step_px: 3}", ""), "--json")
+    own = "scoring.scorers.sharpness.settings.step_px"
+    rows = [{row["key"]: row for row in values}[own] for values in (configured, named.document["values"])]
+    assert (rows[0]["value"], rows[0]["origin"]) == (3, "file")
+    assert rows[1]["value"] != 3 and rows[1]["origin"] == "default of the class"

@@ -39,6 +39,7 @@ def test_a_mapping_carries_settings_and_survives_a_round_trip(tmp_path: Path) ->
     settings = loaded(LONG)
     assert [use.slug for use in settings.scoring.uses] == ["fake", "edge_sharpness"]
     assert settings.scoring.uses[1].settings == {"step_px": 2, "names": ["a", "b"]}
+    assert hash(settings.scoring.uses[1]) == hash(loaded(LONG).scoring.uses[1])
     (tmp_path / "again.yaml").write_text(config_to_yaml(settings), encoding="utf-8")
     assert load_config(tmp_path / "again.yaml", environment={}).settings == settings
 

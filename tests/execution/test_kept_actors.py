@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.config.executor_settings import RayExecutor
+from avpref.config.executor_settings import PoolSettings, RayExecutor
 from avpref.execution.contract import Receipt, UnitOutcome
 from avpref.execution.fakes import FakeItem, fake_units
 from avpref.execution.kept_actors import actors_kept, keep_actor, stop_kept_actors, take_actor
@@ -74,7 +74,8 @@ def test_a_second_pool_builds_its_workers_in_the_processes_of_the_first(tmp_path
         processes = set(builds(tmp_path))
         assert all(Path(f"/proc/{process}").exists() for process in processes)
     assert all(outcome.receipt is not None for outcome in outcomes)
-    assert len(builds(tmp_path)) == 4 and len(processes) <= 3  # an actor that was still starting is not kept
+    # an actor that was still starting is not kept, and may have built nothing
+    assert len(builds(tmp_path)) > len(processes)
     assert are_gone(processes)
 
 
@@ -96,8 +97,13 @@ class Actor:
         def remote() -> None: ...
 
 
-@pytest.mark.parametrize("settings", [RayExecutor(num_gpus_per_actor=0.5), RayExecutor(address="head:6379")])
-def test_actors_with_gpus_and_of_a_cluster_are_not_kept(settings: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+OF_SCORER = RayExecutor(pools={"sharp": PoolSettings()}).of_pool("sharp")
+
+
+@pytest.mark.parametrize("settings", [RayExecutor(num_gpus_per_actor=0.5), RayExecutor(address="head:6379"), OF_SCORER])
+def test_actors_with_gpus_of_a_cluster_and_of_a_scorer_are_not_kept(
+    settings: RayExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     killed: list[object] = []
     monkeypatch.setattr("ray.kill", killed.append)
     actor = Actor()

@@ -184,4 +184,4 @@ def test_the_code_version_covers_every_source_file() -> None:
     version, _, sources = code_version().partition("+")
     assert version == avpref.__version__ and len(sources) == HASH_IN_VERSION
     found = {path.relative_to(package).as_posix() for path in _sources(package)}
-    assert {"errors.py", "execution/retry.py", "datasets/queries/pairs.sql", "rewards/toy/toy.py"} <= found
+    assert {"errors.py", "execution/retry.py", "datasets/queries/differences.sql", "rewards/toy/toy.py"} <= found

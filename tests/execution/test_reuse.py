@@ -288,7 +288,7 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, *salts: str) -> list[str]:
             return super().open(device)
 
     found = [Noted(FakeScorer(METRICS[n : n + 1], salt), salt=salt) for n, salt in enumerate(salts)]
-    monkeypatch.setattr(score_stage, "sources", lambda _: found)
+    monkeypatch.setattr(score_stage, "sources", lambda *_: found)
     return opened_
 
 

@@ -109,6 +109,11 @@ class RayExecutor(Section):
         """The environment of the actors; in the pool of a scorer that of the pool."""
         return self.pools[self._pool].runtime_env if self._pool else RuntimeEnvironment()
 
+    @property
+    def is_of_scorer(self) -> bool:
+        """Whether the actors are those of one scorer, whose code or environment may be its own."""
+        return bool(self._pool)
+
     def of_pool(self, scorer: str) -> RayExecutor:
         """The executor of the pool of a scorer."""
         pool = self.pools[scorer]

@@ -22,6 +22,9 @@ class ScorerUse(Section):
     name: str = Field(default="", pattern=rf"{NAME}|^$", description="empty: derived from use")
     settings: dict[str, JsonValue] = Field(default={})
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
     @property
     def slug(self) -> str:
         """The scorer's name in pools, stage names and folders: ``name``, or the one derived from ``use``."""

@@ -1,6 +1,7 @@
 """Idle Ray actors that are kept between the pools of one command, because starting a process and importing torch takes seconds.
 
 Only actors without GPUs on a Ray of this machine alone are kept: on a cluster, and on a GPU, an idle actor would hold what others need.
+Actors of a scorer's own pool are not kept either: their environment, or what the scorer's code left behind, must not reach other stages.
 """
 
 from __future__ import annotations
@@ -59,4 +60,4 @@ def stop_kept_actors() -> None:
 
 
 def _may_keep(settings: RayExecutor) -> bool:
-    return not settings.num_gpus_per_actor and not cluster_address(settings)
+    return not settings.is_of_scorer and not settings.num_gpus_per_actor and not cluster_address(settings)

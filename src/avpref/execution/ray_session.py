@@ -53,6 +53,9 @@ def join_ray(settings: RayExecutor) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault(
+        "RUNTIME_ENV_RETRY_TIMES", "1"
+    )  # an environment that cannot be built stays so; an attempt takes minutes
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default Ray lowers the priority of its workers
     address = cluster_address(settings)
     if address:

@@ -50,6 +50,13 @@ def test_encodings_separators_and_line_ends(tmp_path, separator, encoding, line_
     ]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_header_whose_names_are_quoted(tmp_path, separator):
+    path = tmp_path / "clips.csv"
+    path.write_text(content(separator).replace(f"file{separator}text", f'"file"{separator}"text"'), encoding="utf-8")
+    assert pairs(path) == ROWS
+
+
 def test_a_separator_that_the_first_line_announces(tmp_path):
     path = tmp_path / "clips.csv"
     path.write_text("sep=;\n" + content(";"))

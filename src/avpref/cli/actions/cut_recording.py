@@ -38,6 +38,11 @@ class TimedText:
     text: str
 
 
+def cut_settings(from_s: float, until_s: float | None, height_px: int, scene_s: float) -> CutSettings:
+    """The settings of a cut of the part from ``from_s`` to ``until_s`` seconds (None: to the end)."""
+    return CutSettings(Stretch(from_s, until_s), height_px, scene_s=scene_s)
+
+
 def cut(recording: Path, out: Path, texts: Sequence[TimedText], settings: CutSettings) -> dict[str, Any]:
     """Write the pieces of ``recording`` and their list into folder ``out``; returns counts and the path of the list.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from avpref.config.schema import Settings
 from avpref.config.training_settings import SftSettings
 from avpref.errors import ConfigError
 from avpref.flows.prefect import run_reporting as reporting
@@ -13,7 +14,12 @@ from avpref.flows.run_stages import owned, run_stages
 from avpref.flows.saved_network import save_sft_network
 from avpref.flows.stages.prompts import prompts
 from avpref.flows.stages.sft import sft
-from avpref.storage.run_folder import RunFolder
+from avpref.storage.run_folder import RunFolder, create
+
+
+def opened(runs: Path, settings: Settings) -> RunFolder:
+    """The folder of the run that ``settings`` describe. Raises StorageError."""
+    return create(runs, settings)
 
 
 def train_network(folder: RunFolder, command: str, output: Path | None, dtype: str) -> dict[str, Any]:

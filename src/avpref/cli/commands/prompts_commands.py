@@ -94,9 +94,8 @@ def cut(
     Consecutive shots form a scene, the group of the CSV: a scene is either trained on or held out.
     """
     from avpref.cli.actions import cut_recording
-    from avpref.media.shots import Stretch
 
-    settings = cut_recording.CutSettings(Stretch(from_s, until_s), height_px, scene_s=scene_s)
+    settings = cut_recording.cut_settings(from_s, until_s, height_px, scene_s)
     document = cut_recording.cut(recording, out, cut_recording.texts_of(text, texts), settings)
     print_json(document) if json else print_facts(document)
     return 0

@@ -33,11 +33,9 @@ def retrain(
 
         return estimate_work.print_estimate(settings, json)
     if not json:
-        from avpref.cli.views.run_plan import plan_lines
-        from avpref.console import say
+        from avpref.cli.views import run_plan
 
-        for line in plan_lines(settings, runs):
-            say(line)
+        run_plan.say_plan(settings, runs)
     from avpref.cli.actions import retrain_run
 
     if not json:

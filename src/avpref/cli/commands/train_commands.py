@@ -49,11 +49,10 @@ def sft(
     """
     settings = load_settings(config, overrides(set_, seed))
     from avpref.cli.actions import train_sft
-    from avpref.storage.run_folder import create
 
     changes = "".join(f" --set {change}" for change in set_ or ())
     command = f"avpref train sft --config {config}{changes} --seed {settings.run.seed}"
-    document = train_sft.train_network(create(runs, settings), command, save, dtype)
+    document = train_sft.train_network(train_sft.opened(runs, settings), command, save, dtype)
     print_json(document) if json else print_facts(document)
     return 0
 

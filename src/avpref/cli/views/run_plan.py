@@ -9,8 +9,15 @@ from avpref.config.data_settings import ToyWorldPrompts
 from avpref.config.executor_settings import RayExecutor
 from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftWeights
+from avpref.console import say
 from avpref.storage.documents import RESULT_FILE
 from avpref.storage.run_folder import run_id
+
+
+def say_plan(settings: Settings, runs: Path) -> None:
+    """Print :func:`plan_lines` to the console."""
+    for line in plan_lines(settings, runs):
+        say(line)
 
 
 def plan_lines(settings: Settings, runs: Path) -> Iterator[str]:
