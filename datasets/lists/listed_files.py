@@ -21,6 +21,8 @@ from avpref.media.sound.finite_sound import require_finite_sound
 NO_FILE = "no file named"
 NO_SUCH_FILE = "no such file"
 EXPECTED = "a file beside the list, or an absolute path"
+NO_FILES = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+"""Names of what is no file, by a test of its mode."""
 MAX_LISTED = 20_000
 """Largest folder that is searched for a similar name."""
 
@@ -52,11 +54,13 @@ def locate(folder: Path, file: str) -> Path:
         raise InputError(NO_FILE, EXPECTED, "name a file, or remove the row")
     joined = folder / file
     try:
-        if stat.S_ISREG(os.stat(joined).st_mode):
+        mode = os.stat(joined).st_mode
+        if stat.S_ISREG(mode):
             return joined.resolve()
     except (OSError, ValueError) as error:
         raise InputError(_reason(joined, file, error), EXPECTED, "correct the row, or remove it") from error
-    raise InputError(NO_SUCH_FILE, EXPECTED, "correct the row, or remove it")
+    kind = next((name for test, name in NO_FILES if test(mode)), "a device")
+    raise InputError(f"{kind}, not a file", EXPECTED, "correct the row, or remove it")
 
 
 def inspect(path: Path, rules: ReadingRules = DEFAULT_READING) -> ListedRecording:

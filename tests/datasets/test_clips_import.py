@@ -149,7 +149,7 @@ def test_every_bad_row_is_refused_with_its_reason(folder):
     assert reasons["dark.m4a"] == "no picture"
     for name in ("cut.mp4", "head.mp4", "empty.mp4", "notes.mp4"):
         assert reasons[name].startswith("unreadable: "), reasons[name]
-    assert reasons["sub.mp4"] == reasons["nowhere.mp4"] == "no such file"
+    assert (reasons["sub.mp4"], reasons["nowhere.mp4"]) == ("a folder, not a file", "no such file")
     assert reasons["b.mp4"] == "empty text"
     assert reasons[""] == "no file named"
     assert reasons["a.mp4"] == reasons["copy of a.mp4"] == "the same recording as line 2"

@@ -152,3 +152,11 @@ def _lefts(frames: np.ndarray) -> np.ndarray:
     """Left side in pixels of the bright square of each frame; it moves by three pixels a frame."""
     columns = frames[:, 8:16].mean(axis=(1, 3))
     return np.array([int(np.convolve(row, np.ones(8), "valid").argmax()) for row in columns])
+
+
+def test_an_encoding_with_a_filter_names_the_file_and_makes_even_sizes(folder: Path) -> None:
+    source = made(folder, "h264.mov")
+    with av.open(str(source)) as container:
+        words = shlex.split(transcode_command(container, "setsar=1"))
+    assert words[words.index("-i") + 1] == str(source)
+    assert words[words.index("-vf") + 1] == "setsar=1,crop=trunc(iw/2)*2:trunc(ih/2)*2"

@@ -88,3 +88,16 @@ def test_what_cannot_be_written() -> None:
         encode_clip(frames, 8.0, audio.astype(np.float64), 16000)
     with pytest.raises(ValueError, match="finite"):
         encode_clip(frames, 8.0, np.full(8000, np.nan, np.float32), 16000)
+
+
+@pytest.mark.parametrize(("height", "width", "is_named"), [(576, 64, False), (720, 64, True), (64, 1280, True)])
+def test_colours_of_large_pictures_are_named_and_survive(height: int, width: int, is_named: bool) -> None:
+    colours = np.array([[220, 30, 30], [30, 200, 40], [40, 40, 210], [128, 128, 128]], np.uint8)
+    frames = np.repeat(np.repeat(colours[None, :, None], height // 4, 1), width, 2).repeat(2, 0)
+    data = encode_clip(frames, 8.0, rings(4000, 16000), 16000)
+    with av.open(io.BytesIO(data), "r") as container:
+        frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == ((1, 1) if is_named else (2, 0))
+    clip = read_clip(io.BytesIO(data))
+    assert clip.frames is not None
+    assert np.abs(clip.frames.astype(int) - frames)[:, height // 8 :: height // 4].max() <= 4

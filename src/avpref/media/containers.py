@@ -80,6 +80,28 @@ def _require_all_bytes(stream: MediaStream, name: str) -> None:
     stream.seek(0)
 
 
+RANDOM_INDEX_KEY = bytes.fromhex("060e2b34020501010d01020101110100")
+"""Key of the last item of a whole MXF (SMPTE ST 377-1), which ends with its own length in 4 bytes."""
+
+
+def has_places(container: InputContainer) -> bool:
+    """Whether a seek in ``container`` leads to a known time.
+
+    In an MXF that is cut short, or that is not a file, FFmpeg estimates times from the number of bytes.
+    """
+    if not container.format.name.startswith("mxf"):
+        return True
+    path = Path(container.name or "")
+    if not path.is_file():
+        return False
+    with open(path, "rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(0, size - 4))
+        length = int.from_bytes(stream.read(4), "big")
+        stream.seek(max(0, size - length))
+        return 0 < length <= size and stream.read(16) == RANDOM_INDEX_KEY
+
+
 def ends_early(name: str, found: str, expected: str) -> MediaError:
     """The error of a file that ends before its header says, or that is damaged."""
     return MediaError(

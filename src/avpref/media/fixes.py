@@ -29,9 +29,14 @@ def remux_command(container: Container) -> str:
     return shlex.join([*words, _copy_name(container, copy_suffix(_codecs(container)))])
 
 
-def transcode_command(container: Container) -> str:
-    """The command that encodes pictures and sound again, as H.264 and AAC in mp4."""
-    codecs = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"]
+EVEN_SIZE = "crop=trunc(iw/2)*2:trunc(ih/2)*2"
+"""Filter of ffmpeg for the even sizes that H.264 needs."""
+
+
+def transcode_command(container: Container, picture_filter: str = "") -> str:
+    """The command that encodes pictures and sound again, as H.264 and AAC in mp4, after ``picture_filter`` of ffmpeg."""
+    filters = ["-vf", ",".join(part for part in (picture_filter, EVEN_SIZE) if part)] if container.streams.video else []
+    codecs = [*filters, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"]
     return shlex.join(["ffmpeg", "-i", _name(container), *_maps(container), *codecs, _copy_name(container, ".mp4")])
 
 

@@ -7,6 +7,7 @@ decoded last. FFmpeg's best-effort timestamp is the same choice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -87,6 +88,21 @@ class CountedTimes:
         self._step_s, self._following_s = step_s, first_s
         self._has_begun = False
         self.is_steady = True
+
+    def begin(self, frames: Sequence[av.VideoFrame]) -> None:
+        """Let the first picture have the time on which most stamps of the first pictures, ``frames``, agree.
+
+        In a file that was cut from a longer one the first stamps may be those of pictures that could not be decoded.
+        """
+        firsts_s, counted_s = list[float](), 0.0
+        for frame in frames:
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            if stamp is not None:
+                firsts_s.append(stamp_s(stamp, frame) - counted_s)
+            counted_s += length_s(frame, self._step_s)
+        if firsts_s:
+            agreeing = [sum(abs(first - other) < self._step_s / 4 for other in firsts_s) for first in firsts_s]
+            self._following_s, self._has_begun = firsts_s[agreeing.index(max(agreeing))], True
 
     def next_s(self, frame: av.VideoFrame) -> float:
         """See :class:`PictureTimes`. Raises TimesRunBackwards where neither the first picture nor the caller gave a time."""

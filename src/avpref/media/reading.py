@@ -27,9 +27,8 @@ from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRule
 from avpref.media.sound.audio_samples import AudioCollector
 from avpref.media.sound.audio_tracks import AudioTrack, choose_audio, track_properties
 from avpref.media.sound.downmix import audible_weights, mix
-from avpref.media.timeline import recording_s
+from avpref.media.timeline import END_SLACK_S, recording_s
 from avpref.media.window_decoding import (
-    END_SLACK_S,
     Attempt,
     Collectors,
     can_seek,

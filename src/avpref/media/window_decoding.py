@@ -15,7 +15,7 @@ from enum import Enum, auto
 import av
 from av.container import InputContainer
 
-from avpref.media.containers import ends_early
+from avpref.media.containers import ends_early, has_places
 from avpref.media.frame_times import (
     CountedTimes,
     DecodingTimes,
@@ -29,10 +29,8 @@ from avpref.media.frame_times import (
 from avpref.media.picture.deinterlacing import Deinterlacer
 from avpref.media.picture.shown_frames import FRAME_SLACK_S, FramePicker
 from avpref.media.sound.audio_samples import PREROLL_S, AudioCollector
-from avpref.media.timeline import PROGRAM_STREAM, container_end_s, declared_end_s, origin_s
+from avpref.media.timeline import END_SLACK_S, PROGRAM_STREAM, container_end_s, declared_end_s, origin_s
 
-END_SLACK_S = 0.1
-"""Seconds by which a window may extend past the end of a recording, because containers round lengths."""
 SHORTEST_LEAD_S, LONGEST_LEAD_S = PREROLL_S, 64.0
 """The first and the longest time before a window to which a seek goes; beyond it, decoding begins at the start of the file."""
 LEAD_GROWTH = 4
@@ -40,6 +38,8 @@ PAGED_FORMATS = frozenset({"mpeg", "mpegts", "mpegtsraw", "wtv", "pva", "ty", "o
 """Formats whose frames do not end where their pages do: after a seek the first timestamp may be given to a frame that began before."""
 STEADY_PICTURES, STEADY_PLACES = 12, 3
 """Pictures, and packets with a place in the file, whose stamps must agree before times that are counted after a seek are used."""
+FIRST_PICTURES = 36
+"""Pictures at the start of a file whose stamps together give the time of the first one, where times are counted."""
 SETTLED_S = PREROLL_S / 2
 """Seconds before the window at which sound must begin, so that the decoder has settled."""
 
@@ -110,6 +110,8 @@ def decode_window(
 def _decode_after_seek(
     container: InputContainer, start_s: float, new_collectors: Callable[[], Collectors]
 ) -> Collectors | None:
+    if not has_places(container):
+        return None
     for lead_s in lead_times_s(start_s):
         try:
             container.seek(int((origin_s(container) + start_s - lead_s) * av.time_base))
@@ -198,6 +200,7 @@ class _PictureDecoder:
         self._deinterlacer = Deinterlacer()
         self._times = _times(order, picker.slack_s, origin_s if is_from_start else None)
         self._num_taken = self._num_places = 0
+        self._first: list[av.VideoFrame] | None = [] if is_from_start and order is TimeOrder.COUNTED else None
 
     @property
     def is_done(self) -> bool:
@@ -215,10 +218,27 @@ class _PictureDecoder:
         self._num_places += self._has_begun and packet.pos is not None
         for frame in frames:
             assert isinstance(frame, av.VideoFrame)
+            self._time(frame)
+
+    def _time(self, frame: av.VideoFrame) -> None:
+        """Take the next frame; where times are counted from the start of the file, the first ones wait for each other's stamps."""
+        if self._first is None:
+            self._take(self._times.next_s(frame) - self._origin_s, frame)
+            return
+        self._first.append(frame)
+        if len(self._first) == FIRST_PICTURES:
+            self._begin()
+
+    def _begin(self) -> None:
+        frames, self._first = self._first or [], None
+        if isinstance(self._times, CountedTimes):
+            self._times.begin(frames)
+        for frame in frames:
             self._take(self._times.next_s(frame) - self._origin_s, frame)
 
     def finish(self) -> None:
         """End of the packets."""
+        self._begin()
         if not self._is_usable:
             raise self._damage or _BeginsLate
         for time_s, frame in self._deinterlacer.rest():

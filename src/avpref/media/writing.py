@@ -13,8 +13,10 @@ import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
+
+from avpref.media.picture.display import is_hd
 
 CRF = 18
 """Constant rate factor of x264: a mean error of about 1/4 grey level on smooth pictures."""
@@ -28,6 +30,7 @@ _AUDIO_OPTIONS = {"aac_coder": "fast", "aac_tns": "0", "aac_pns": "0", "aac_is":
 def encode_clip(frames: np.ndarray, fps_hz: float, audio: np.ndarray, sample_rate_hz: int) -> bytes:
     """Bytes of an mp4 with ``frames`` uint8 [T, H, W, 3] RGB and ``audio`` float32 [S] mono on both channels.
 
+    Pictures have the matrix of BT.601, which is not named; those that players take for BT.709 by their size have its matrix, named.
     Full scale is [-1, 1]; louder samples are accepted, because resampled recordings overshoot and the codec can represent it.
     Raises ValueError for other shapes and types, for values that are not finite, and for odd heights and widths
     (yuv420p halves both).
@@ -61,6 +64,10 @@ def _add_picture(container: OutputContainer, width_px: int, height_px: int, fps_
     stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
     stream.codec_context.thread_count = 1
     stream.codec_context.time_base = 1 / rate
+    if is_hd(height_px, width_px):
+        context = stream.codec_context
+        context.colorspace, context.color_range = int(Colorspace.ITU709), int(ColorRange.MPEG)
+        context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
     return stream
 
 
@@ -72,9 +79,10 @@ def _add_sound(container: OutputContainer, sample_rate_hz: int) -> AudioStream:
 
 def _mux_picture(container: OutputContainer, stream: VideoStream, frames: np.ndarray) -> None:
     reformatter = VideoReformatter()
+    matrix = Colorspace.ITU709 if is_hd(frames.shape[1], frames.shape[2]) else None
     for index, pixels in enumerate(frames):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame = reformatter.reformat(frame, format="yuv420p", threads=1)
+        frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=matrix, threads=1)
         frame.pts, frame.time_base = index, stream.codec_context.time_base
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

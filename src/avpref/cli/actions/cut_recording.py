@@ -71,6 +71,8 @@ def read_texts(path: Path) -> list[TimedText]:
     texts = []
     for row in data_rows(path, ("start_s", "text"), ()):
         try:
+            if row.fault:
+                raise ValueError(row.fault)
             start_s, text = row.fields
             texts.append(TimedText(float(start_s), text.strip()))
         except ValueError as error:

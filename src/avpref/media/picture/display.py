@@ -17,6 +17,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from avpref.errors import MediaError
+from avpref.media.fixes import transcode_command
 
 HD_WIDTH_PX, SD_HEIGHT_PX = 1280, 576
 """A picture at least this wide, or higher than this, has the colours of BT.709 where its file names none, as in players."""
@@ -56,8 +57,8 @@ class Orientation:
         return 180 if reverses_columns else 0
 
 
-def orientation(frame: av.VideoFrame) -> Orientation:
-    """The orientation that the display matrix of ``frame`` asks for. Raises MediaError for other angles than quarter turns.
+def orientation(stream: VideoStream, frame: av.VideoFrame) -> Orientation:
+    """The orientation that the display matrix of ``frame`` of ``stream`` asks for. Raises MediaError for other angles than quarter turns.
 
     A matrix [a b; c d] shows the stored pixel (x, y) at (a·x + c·y, b·x + d·y).
     """
@@ -72,7 +73,7 @@ def orientation(frame: av.VideoFrame) -> Orientation:
     raise MediaError(
         found=f"a picture that is to be displayed turned by {math.degrees(math.atan2(-b, a)):.0f} degrees",
         expected="a multiple of 90 degrees",
-        fix="re-encode the file upright: ffmpeg -i FILE upright.mp4",
+        fix=f"encode the file upright: {transcode_command(stream.container)}",
     )
 
 
@@ -100,7 +101,7 @@ def shown_size(stream: VideoStream, frame: av.VideoFrame) -> tuple[int, int]:
         raise MediaError(
             found=f"a picture of {frame.width}x{frame.height} pixels with an aspect ratio of {aspect} per pixel",
             expected=f"a shown width of 1 to {LONGEST_SIDE_PX} pixels",
-            fix="re-encode the file with square pixels: ffmpeg -i FILE -vf setsar=1 square.mp4",
+            fix=f"encode the file with square pixels: {transcode_command(stream.container, 'setsar=1')}",
         )
     return frame.height, width
 

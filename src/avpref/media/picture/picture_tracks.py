@@ -15,6 +15,9 @@ from avpref.media.fixes import transcode_command
 from avpref.media.picture.display import hdr_curve, orientation, shown_size
 from avpref.media.timeline import end_s
 
+LARGEST_ROUNDING = Fraction(1, 1200)
+"""Relative difference below which the average of a recording's frame rate is its nominal one. NTSC rates differ by 1/1000."""
+
 
 @dataclass(frozen=True)
 class VideoTrack:
@@ -47,7 +50,7 @@ def video_track(container: InputContainer, stream: VideoStream) -> VideoTrack:
     frame = next(container.decode(stream), None)
     if frame is None:
         raise ends_early(container.name, "no frame in its video stream", "at least one frame")
-    turned, (height, width) = orientation(frame), shown_size(stream, frame)
+    turned, (height, width) = orientation(stream, frame), shown_size(stream, frame)
     if turned.is_transposed:
         height, width = width, height
     duration_s = end_s(container, stream)
@@ -65,8 +68,14 @@ def video_track(container: InputContainer, stream: VideoStream) -> VideoTrack:
 
 
 def fps_hz(stream: VideoStream) -> float:
-    """Average frame rate of ``stream``. Raises MediaError where it is unknown."""
+    """Frame rate of ``stream``: the average one, or FFmpeg's guess of the nominal one where both differ by rounding alone.
+
+    Raises MediaError where it is unknown.
+    """
     rate: Fraction | None = stream.average_rate or stream.guessed_rate or stream.base_rate
+    nominal: Fraction | None = stream.guessed_rate
+    if rate and nominal and abs(nominal / rate - 1) < LARGEST_ROUNDING:
+        rate = nominal
     if not rate:
         raise MediaError(
             found=f"{stream.container.name}: a video stream without a frame rate",

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import Container
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from avpref.errors import MediaError
+from avpref.media.fixes import transcode_command
 from avpref.media.frame_times import length_s
 from avpref.media.geometry import PictureSize
 from avpref.media.picture.display import (
@@ -29,8 +31,9 @@ from avpref.media.picture.display import (
 from avpref.media.picture.tone_mapping import tone_mapped
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
 
-FRAME_SLACK_S = 0.001
-"""Tolerance in seconds for a frame that starts after its output time, because containers round timestamps."""
+FRAME_SLACK_S = 0.0015
+"""Tolerance in seconds for a frame that starts after its output time, because containers round timestamps to milliseconds. It is no
+whole number of them, so that the rounding of binary fractions decides nothing."""
 
 
 class FramePicker:
@@ -84,7 +87,7 @@ class FramePicker:
                 picture = self._converter.shown(self._current)
                 if self._pictures is None:
                     self._pictures = np.empty((len(self._times_s), *picture.shape), np.uint8)
-                require_one_size(self.stream.container.name, self._pictures[0], picture)
+                require_one_size(self.stream.container, self._pictures[0], picture)
                 self._pictures[self.num_picked] = picture
                 self._current_index = self.num_picked
             else:
@@ -92,14 +95,14 @@ class FramePicker:
             self.num_picked += 1
 
 
-def require_one_size(name: str, first: NDArray[np.uint8], picture: NDArray[np.uint8]) -> None:
+def require_one_size(container: Container, first: NDArray[np.uint8], picture: NDArray[np.uint8]) -> None:
     """Raises MediaError if ``picture`` [H, W, 3] has another size than the ``first`` one."""
     if picture.shape != first.shape:
         (height, width), (new_height, new_width) = first.shape[:2], picture.shape[:2]
         raise MediaError(
-            found=f"{Path(name).name}: the size of its picture changes from {width} x {height} to {new_width} x {new_height}",
+            found=f"{Path(container.name).name}: the size of its picture changes from {width} x {height} to {new_width} x {new_height}",
             expected="pictures of one size",
-            fix=f"ffmpeg -i FILE -vf scale={width}:{height} fixed.mp4, or remove its row",
+            fix=f"{transcode_command(container, f'scale={width}:{height}')}, or remove its row",
         )
 
 
@@ -134,7 +137,7 @@ class PictureConverter:
         A frame whose side data was read refers to itself, so it stays in memory until Python collects such cycles.
         """
         if frame.rotation not in self._orientations:
-            self._orientations[frame.rotation] = orientation(frame)
+            self._orientations[frame.rotation] = orientation(self._stream, frame)
         return self._orientations[frame.rotation]
 
     def _scaled(self, frame: av.VideoFrame, height: int, width: int) -> NDArray[np.uint8]:
