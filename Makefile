@@ -47,7 +47,7 @@ $(STAMP): $(RUNTIME_LOCKS) requirements-dev.lock pyproject.toml
 
 env: $(STAMP)  ## create the environment, with tests and notebooks; TORCH=cpu or cuda (default: cuda where there is a GPU)
 
-demo: $(RUNTIME_STAMP)  ## the whole loop on the toy world: a few minutes on two cores
+demo: $(RUNTIME_STAMP)  ## the whole loop on the toy world: about three minutes on two cores
 	$(BIN)/avpref retrain --config configs/toyworld.yaml --runs $(RUNS) --seed $(SEED)
 
 demo-full: $(RUNTIME_STAMP)  ## the same, and the SFT network is trained too: about twice as long
@@ -68,7 +68,7 @@ demo-clips: $(RUNTIME_STAMP) $(filter $(SHORT_CLIPS),$(CLIPS))  ## the whole loo
 demo-film: $(RUNTIME_STAMP) $(FILM_CLIPS)  ## the whole loop on a film, Big Buck Bunny, with held-out scenes
 	$(BIN)/avpref retrain --config configs/film.yaml --set prompts.clips=$(FILM_CLIPS) --runs $(RUNS) --seed $(SEED)
 
-test: $(STAMP)  ## the tests, in one process per core (four at most)
+test: $(STAMP)  ## the tests, in one process per core (four at most): about seven minutes on two cores
 	$(BIN)/python -m pytest $(PROCESSES)
 
 golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN names another folder of them
