@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from avpref.config.codec_settings import IdentityCodecSettings, WordTextSettings
-from avpref.config.executor_settings import InProcessExecutor, RayExecutor
+from avpref.config.executor_settings import InProcessExecutor, PoolSettings, RayExecutor
 from avpref.config.schema import Settings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.devices import AUTO, resolved
@@ -91,7 +91,7 @@ def gpus_per_actor(executor: InProcessExecutor | RayExecutor, slug: str = "") ->
     """GPUs that an actor of the executor, or of the pool of scorer ``slug``, holds; 0 without Ray."""
     if isinstance(executor, InProcessExecutor):
         return 0.0
-    return (executor.pools[slug] if executor.has_own_pool(slug) else executor).num_gpus_per_actor
+    return _actors_of(executor, slug).num_gpus_per_actor
 
 
 def require_devices(settings: Settings) -> None:
@@ -148,7 +148,12 @@ def _scoring(settings: Settings, stage: str, source: ScorerSource) -> Placement:
 def _workers(executor: InProcessExecutor | RayExecutor, slug: str = "") -> str:
     if isinstance(executor, InProcessExecutor):
         return "this process"
-    return f"{(executor.pools[slug] if executor.has_own_pool(slug) else executor).num_actors} Ray actor(s)"
+    return f"{_actors_of(executor, slug).num_actors} Ray actor(s)"
+
+
+def _actors_of(executor: RayExecutor, slug: str) -> RayExecutor | PoolSettings:
+    """The pool of scorer ``slug`` where it has its own, else the executor, whose actors it shares."""
+    return executor.pools[slug] if executor.has_own_pool(slug) else executor
 
 
 def _devices(settings: Settings) -> str:

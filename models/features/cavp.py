@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avpref.media.sound.mel_filters import periodic_hann, slaney_filters
 from avpref.models.features.cnn14 import WIDTHS, ConvBlock
-from avpref.models.features.mel_filters import periodic_hann, slaney_filters
 
 NUM_FEATURES = 512
 RATE_HZ, FFT_SAMPLES, HOP_SAMPLES = 16000, 1024, 250

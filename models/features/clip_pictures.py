@@ -38,6 +38,10 @@ def cropped(frame: NDArray[np.uint8], order: ChannelOrder) -> NDArray[np.uint8]:
 
 def network_input(pictures: NDArray[np.uint8]) -> Tensor:
     """uint8 [B, 224, 224, 3] → normalised float32 [B, 3, 224, 224]; mean and deviation are those of RGB in either order."""
-    pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
-    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    return normalised_pixels(torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255)
+
+
+def normalised_pixels(pixels: Tensor) -> Tensor:
+    """Pixels [..., 3, H, W] in [0, 1] → the same, normalised by CLIP's mean and standard deviation."""
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return (pixels - mean) / std

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avpref.models.features.mel_filters import periodic_hann, slaney_filters
+from avpref.media.sound.mel_filters import periodic_hann, slaney_filters
 
 NUM_CLASSES = 527
 NUM_FEATURES = 2048

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avpref.media.sound.mel_filters import log_scale_filters
 from avpref.models.features.cnn14 import NUM_CLASSES, TagsAndFeatures
-from avpref.models.features.mel_filters import log_scale_filters
 
 RATE_HZ = 32000
 NUM_SAMPLES = 10 * RATE_HZ

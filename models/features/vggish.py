@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from avpref.errors import MediaError
-from avpref.models.features.mel_filters import log_scale_filters, periodic_hann
+from avpref.media.sound.mel_filters import log_scale_filters, periodic_hann
 
 NUM_FEATURES = 128
 RATE_HZ = 16000

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avpref.media.spectra import RATE_HZ, kaldi_fbank, resample
+from avpref.models.features.clip_pictures import normalised_pixels
 from avpref.rewards.imagebind.imagebind_towers import MEL_FRAMES, SIDE
 from avpref.rewards.model_scorer import NotScorable
 
 CLIP_S = 2
 """Duration in seconds of the pieces that views and cuts are taken from."""
 NUM_PICTURE_CLIPS, NUM_SOUND_CLIPS = 5, 3
-PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MEL_MEAN, MEL_STD = -4.268, 9.138
 
 IndexRange = tuple[int, int]
@@ -69,12 +69,6 @@ def crop_corners(height: int, width: int) -> tuple[tuple[int, int], ...]:
     if height > width:
         return (0, middle[1]), middle, (height - SIDE, middle[1])
     return (middle[0], 0), middle, (middle[0], width - SIDE)
-
-
-def normalised_pixels(pixels: Tensor) -> Tensor:
-    """Pixels [..., 3, H, W] in [0, 1] → the same, normalised by CLIP's mean and standard deviation."""
-    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
-    return (pixels - mean) / std
 
 
 def _resized(frame: np.ndarray) -> Tensor:

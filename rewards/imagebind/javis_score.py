@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from avpref.domain import FIRST_CHANNEL, PICTURE_AND_SOUND, Dimension, Metric, Terms
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ
+from avpref.models.features.clip_pictures import normalised_pixels
 from avpref.rewards.imagebind.imagebind import (
     COSINE_EPS,
     IMAGEBIND_TERMS,
@@ -37,7 +38,6 @@ from avpref.rewards.imagebind.imagebind_views import (
     IndexRange,
     Views,
     embed_views,
-    normalised_pixels,
     sound_16k,
     sound_cuts,
     sound_views,

@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import PICTURE, Dimension, Metric, Score, Terms
+from avpref.domain import PICTURE, Dimension, Metric, Terms
 from avpref.rewards.learned.frame_choice import spread_frames
+from avpref.rewards.learned.packaged_scorer import PackagedScorer
 from avpref.rewards.learned.packaged_weights import ONNXRUNTIME, Package, PackagedWeights, fingerprint
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.validity import ValidityRules, score_valid
+from avpref.rewards.validity import ValidityRules
 
 NAME, VERSION = "screen_text", 1
 _PACKAGE = Package("rapidocr", "rapidocr")
@@ -71,23 +72,14 @@ def _covered_share(regions: Sequence[Region], height_px: int, width_px: int) -> 
     return float(mask.mean())
 
 
-class ScreenTextScorer:
+class ScreenTextScorer(PackagedScorer):
     """Fills :data:`METRICS`; see :class:`avpref.rewards.protocol.Scorer`."""
 
-    metrics, terms = METRICS, TERMS
+    metrics, terms, rules = METRICS, TERMS, RULES
 
     def __init__(self) -> None:
-        self._fingerprint = screen_text_fingerprint()
+        super().__init__(screen_text_fingerprint())
         self._reader = _open_reader()
-
-    @property
-    def fingerprint(self) -> str:
-        """See :func:`screen_text_fingerprint`."""
-        return self._fingerprint
-
-    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-        """See :class:`avpref.rewards.protocol.Scorer`."""
-        return [score_valid(clip, self.metrics, RULES, self._values) for clip in clips]
 
     def _values(self, clip: ScorableClip, metrics: Sequence[Metric]) -> Mapping[str, float]:
         assert clip.clip.frames is not None

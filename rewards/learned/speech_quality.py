@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.fft import rfft
 
 from avpref.domain import SOUND, Dimension, Metric, Score, Terms
+from avpref.media.sound.mel_filters import periodic_hann
 from avpref.media.spectra import RATE_HZ
 from avpref.rewards.learned.mono16k import mono_16k
 from avpref.rewards.learned.packaged_weights import Package, PackagedWeights, fingerprint, open_session
@@ -68,8 +69,7 @@ def p808_features(window: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     padded = np.pad(window[:-MEL_HOP], MEL_FFT // 2)
     pieces = np.lib.stride_tricks.sliding_window_view(padded, MEL_FFT)[::MEL_HOP]
-    taper = (0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(MEL_FFT) / MEL_FFT)).astype(np.float32)
-    spectra = rfft(pieces * taper, axis=1)
+    spectra = rfft(pieces * periodic_hann(MEL_FFT).astype(np.float32), axis=1)
     power = (spectra.real**2 + spectra.imag**2) @ mel_filters(RATE_HZ, MEL_BANDS, MEL_FFT).T
     level = decibels(power.astype(np.float32))
     return ((level - level.max() + MEL_CENTRE_DB) / MEL_CENTRE_DB).astype(np.float32)

