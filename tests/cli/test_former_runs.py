@@ -9,6 +9,7 @@ import pytest
 from avpref.datasets import tables
 from avpref.datasets.metric_tables import METRICS_KEY
 from avpref.identity import bytes_sha256, digest
+from avpref.registry.catalog import open_catalog
 from avpref.storage.table_readers import pairs_hash
 
 
@@ -58,6 +59,15 @@ def test_its_lineage_is_shown(call, former_run):
     pair = former_run.tables.read(tables.PAIRS)["pair_id"][0].as_py()
     answer = call("lineage", "show", pair, "--runs", former_run.root.parent, "--json")
     assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize("step", [1, -1], ids=["oldest first", "newest first"])
+def test_rows_of_tables_with_other_columns_are_read_together(former_run, step):
+    """The versions of the pair table differ in ``dimension``; the files that are read first do not decide which columns there are."""
+    pair = former_run.tables.read(tables.PAIRS)["pair_id"][0].as_py()
+    catalog = open_catalog(former_run.root.parent)
+    rows = catalog.rows(list(catalog.versions("pairs"))[::step], "pair_id", [pair])
+    assert sorted(str(row["dimension"]) for _, row in rows) == ["None", "all"]
 
 
 def test_the_hash_of_its_pairs_is_what_it_was(former_run):

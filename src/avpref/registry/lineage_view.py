@@ -249,7 +249,9 @@ def _side(row: Row, side: str, clips: Mapping[str, Row]) -> Document:
 
 
 def _margins(row: Row) -> Document:
-    return {"margins": {name.removeprefix(MARGIN): row[name] for name in row if name.startswith(MARGIN)}}
+    """Margins by dimension; a margin that is null belongs to a dimension of another run's pairs that were read with these."""
+    names = [name for name in row if name.startswith(MARGIN) and row[name] is not None]
+    return {"margins": {name.removeprefix(MARGIN): row[name] for name in names}}
 
 
 def _narrow_pair(version: TableVersion, row: Row) -> Document:
