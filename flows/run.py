@@ -19,8 +19,9 @@ from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError
 from avpref.flows.placement import placed_loop
 from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
-from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
+from avpref.flows.workers.prompt_sources import SftItem, clip_shape, open_prompt_source
 from avpref.identity import digest
+from avpref.media.geometry import ClipShape
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
 from avpref.models.checkpoints.shipped_networks import network_hash
 from avpref.storage.file_hashes import sha256_of
@@ -34,7 +35,7 @@ from avpref.trainer.run_job import ADAPTER_FOLDER, NETWORK_FILE, SUMMARY_FILE
 
 NETWORKS = "networks"
 """Folder beside the runs of networks that were made from given weights."""
-PAIR_DATA_FILE = "pairs.safetensors"
+PAIR_DATA_FILE = "pairs.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,17 @@ class Run(RunFolder):
     def prompts_of(self, split: Split) -> list[Prompt]:
         """The prompts of one split. Raises as :attr:`prompts`."""
         return [prompt for prompt in self.prompts if prompt.split == split]
+
+    @cached_property
+    def _shapes(self) -> dict[str, ClipShape]:
+        """Prompt → shape of its clips, where the run has several shapes. Raises as :attr:`prompts`."""
+        clip, rows = self.settings.clip, self.tables.read(tables.PROMPT_SHAPES).to_pylist()
+        sizes = {row["prompt_id"]: (row["num_frames"], row["height_px"], row["width_px"]) for row in rows}
+        return {prompt: ClipShape(*size, clip.fps_hz, clip.sample_rate_hz) for prompt, size in sizes.items()}
+
+    def shape_of(self, prompt_id: str) -> ClipShape:
+        """The shape of the clips of a prompt. Raises as :attr:`prompts`."""
+        return self._shapes[prompt_id] if self.settings.clip.shapes else clip_shape(self.settings)
 
     @cached_property
     def sft_items(self) -> list[SftItem]:

@@ -17,6 +17,7 @@ from avpref.config.data_settings import ClipSettings
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
+from avpref.storage.latents.training_set import is_training_set, training_set_hash
 from avpref.storage.local_files import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 
@@ -37,7 +38,8 @@ class TrainingJob:
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
     names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
-    weights; ``device`` is ``cpu``, ``cuda`` (the device of each process's rank) or ``cuda:N``.
+    weights; ``device`` is ``cpu``, ``cuda`` (the device of each process's rank) or ``cuda:N``. ``latents`` is the fingerprint that a
+    latent store must have (empty: any).
     """
 
     settings: SftSettings | DpoSettings
@@ -53,6 +55,7 @@ class TrainingJob:
     reference_scores: Path | None = None
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    latents: str = ""
 
     @property
     def sft(self) -> SftSettings:
@@ -112,9 +115,7 @@ class TrainingJob:
         dumped = JOB.dump_python(self, mode="json")
         kept = {name: dumped[name] for name in ("settings", "network", "clip", "adapter", "seed", "dtype")}
         flat = {key: value for key, value in _flatten("", kept) if key not in NOT_IN_FINGERPRINT}
-        return flat | {
-            f"sha256.{name}": tensors_hash(path) for name, path in self.inputs() if name != "reference_scores"
-        }
+        return flat | {f"sha256.{name}": data_hash(path) for name, path in self.inputs() if name != "reference_scores"}
 
 
 JOB = TypeAdapter(TrainingJob)
@@ -138,6 +139,11 @@ def tensors_hash(path: Path) -> str:
             sha256.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
             sha256.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return sha256.hexdigest()
+
+
+def data_hash(path: Path) -> str:
+    """Hash of a training set's content (:mod:`avpref.storage.latents.training_set`), or of a safetensors file's tensors."""
+    return training_set_hash(path) if is_training_set(path) else tensors_hash(path)
 
 
 def save_job(path: Path, job: TrainingJob) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,14 @@ from torch import Tensor, nn
 from avpref.config.training_settings import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
+from avpref.trainer.feeding import BatchSource, StepBatches, step_batches
 from avpref.trainer.metrics import MetricLog, MetricRow, TrainingSummary, add_displacement, summarise
-from avpref.trainer.noise import FlowBatch, SampleIndex, indices_of_step, shard_for_rank
-from avpref.trainer.objectives import LossAndMetrics, Objective
+from avpref.trainer.noise import FlowBatch
+from avpref.trainer.objectives import LossAndMetrics, Objective, joined
 from avpref.trainer.parallel import Context, torch_threads
 
 TIMESTEP_EDGES = tuple(edge / 8 for edge in range(1, 8))
 """Inner edges of the eight timestep buckets of the curves."""
-
-
-class BatchSource(Protocol):
-    """Source of training batches. A batch depends only on its indices."""
-
-    ids: tuple[str, ...]
-
-    def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
-        """The batch of the samples ``indices``, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +117,21 @@ class _Run:
     context: Context
     state: TrainingState
 
-    def step(self, step: int) -> tuple[LossAndMetrics, Tensor]:
-        """Take one optimiser step; return this rank's result and the norm of the summed gradient before clipping."""
+    def batches(self, first: int) -> Iterator[StepBatches]:
+        """The batches of this rank for the steps from ``first`` on."""
+        loop = self.plan.loop
+        return step_batches(self.source, self.plan.seed, loop.batch_size, range(first, loop.steps), self.context)
+
+    def step(self, step: int, batches: Sequence[FlowBatch]) -> tuple[LossAndMetrics, Tensor]:
+        """Take one optimiser step on the summed gradients of ``batches``; return this rank's result and the gradient's norm
+        before clipping.
+        """
         plan, context, optimiser = self.plan, self.context, self.state.optimiser
-        indices = shard_for_rank(
-            indices_of_step(plan.seed, step, plan.loop.batch_size, len(self.source.ids)), context.rank, context.world
-        )
-        result = self.objective.compute(self.source.batch(indices).to(context.device))
-        (result.loss / plan.loop.batch_size).backward()
+        results = []
+        for batch in batches:
+            result = self.objective.compute(batch.to(context.device))
+            (result.loss / plan.loop.batch_size).backward()
+            results.append(result._replace(loss=result.loss.detach()))
         parameters = list(self.state.parameters.values())
         context.all_reduce_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, plan.optimiser.grad_clip)
@@ -141,14 +140,14 @@ class _Run:
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         _advance_average(self.state, plan.ema_decay)
-        return result, norm
+        return joined(results), norm
 
 
 def _run_steps(run: _Run, checkpoints: CheckpointFolder, log: MetricLog, first: int) -> None:
     loop = run.plan.loop
     metrics = MetricWindow(run.plan, run.context)
-    for step in range(first, loop.steps):
-        metrics.add(*run.step(step))
+    for step, coming in enumerate(run.batches(first), first):
+        metrics.add(*run.step(step, coming.batches), coming.wait_s)
         done = step + 1
         is_saving = done % loop.checkpoint_every == 0 or done == loop.steps
         if is_saving or done % loop.log_every == 0:
@@ -174,10 +173,14 @@ class MetricWindow:
         self._names: list[str] = []
         self._sums: list[Tensor] = []
         self._norms: list[Tensor] = []
-        self._started = time.monotonic()
+        self._started, self._wait_s = time.monotonic(), 0.0
 
-    def add(self, result: LossAndMetrics, norm: Tensor) -> None:
-        """Add one step: sums over this rank's samples and numbers of samples that count, [2 metrics, buckets]."""
+    def add(self, result: LossAndMetrics, norm: Tensor, wait_s: float = 0.0) -> None:
+        """Add one step: sums over this rank's samples and numbers of samples that count, [2 metrics, buckets].
+
+        ``wait_s``: seconds that the step waited for its batches.
+        """
+        self._wait_s += wait_s
         self._names = list(result.metrics)
         all_count = torch.ones_like(result.t, dtype=torch.bool)
         counted = torch.stack([result.counted.get(name, all_count) for name in self._names])
@@ -203,10 +206,13 @@ class MetricWindow:
             _require_finite(row)
             rows.append(add_displacement(row, [*log.rows[-64:], *rows], self._plan.displacement_alarm))
         seconds = time.monotonic() - self._started
-        rate = {"samples_per_s": len(rows) * self._plan.loop.batch_size / max(seconds, 1e-9)}
+        rate = {
+            "samples_per_s": len(rows) * self._plan.loop.batch_size / max(seconds, 1e-9),
+            "data_wait_share": self._wait_s / max(seconds, 1e-9),
+        }
         log.write(rows, _bucket_means(self._names, sums.sum(0)) | rate)
         self._context.on_progress(done, rows[-1])
-        self._sums, self._norms, self._started = [], [], time.monotonic()
+        self._sums, self._norms, self._started, self._wait_s = [], [], time.monotonic(), 0.0
 
 
 def _means(names: list[str], values: list[float]) -> dict[str, float]:

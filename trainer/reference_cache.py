@@ -17,7 +17,7 @@ from torch import Tensor
 
 from avpref.errors import InputError
 from avpref.storage.local_files import replace
-from avpref.trainer.noise import FlowBatch, PairSource, indices_of_step
+from avpref.trainer.noise import FlowBatch, PairSource
 from avpref.trainer.objectives import Reference, ReferenceScores
 
 MODALITIES = ("video", "audio")
@@ -69,12 +69,12 @@ def score_reference(
     num_pairs = len(source.ids)
     errors = torch.full((num_pairs, math.ceil(steps * batch_size / num_pairs), 2, 2), torch.nan)
     for step in range(steps):
-        indices = indices_of_step(seed, step, batch_size, num_pairs)
-        scores = live.scores(source.batch(indices).to(device))
-        rows, epochs = [index.row for index in indices], [index.epoch for index in indices]
-        for modality, modality_errors in enumerate((scores.video, scores.audio)):
-            if modality_errors is not None:
-                errors[rows, epochs, modality] = modality_errors.cpu().view(2, len(indices)).T
+        for indices in source.schedule.passes(source.schedule.samples(seed, step, batch_size)):
+            scores = live.scores(source.batch(indices).to(device))
+            rows, epochs = [index.row for index in indices], [index.epoch for index in indices]
+            for modality, modality_errors in enumerate((scores.video, scores.audio)):
+                if modality_errors is not None:
+                    errors[rows, epochs, modality] = modality_errors.cpu().view(2, len(indices)).T
     return ReferenceScoreTable(errors, key)
 
 

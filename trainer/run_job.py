@@ -17,10 +17,12 @@ from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.initialisation import create_network
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
+from avpref.storage.latents.training_set import is_training_set
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
-from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
+from avpref.trainer.batches import load_clip_set, load_pair_set
+from avpref.trainer.buckets import Buckets, Schedule
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.loop import LoopPlan, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
@@ -34,6 +36,8 @@ from avpref.trainer.reference_cache import (
     save_reference_scores,
     score_reference,
 )
+from avpref.trainer.sample_data import ClipRows, PairRows, Samples
+from avpref.trainer.stored_data import StoredClips, StoredPairs, open_training_set
 
 NETWORK_FILE = "network.safetensors"
 RAW_NETWORK_FILE = "network_raw.safetensors"
@@ -64,12 +68,12 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     network = _start_network(job, context)
     if job.sft.audio_steps:
         _train_audio_branch(job, network, context)
-    clips = load_clip_set(job.data)
+    clips = open_clips(job, job.data)
     module: nn.Module = network
     if job.adapter is not None:
         module = add_adapter(network.to(_dtype(job)), job.adapter, derive_seed("sft adapter", job.seed))
     _prepare(network, job.sft.loop)
-    source = ClipSource(clips, _sft_noise(job, "joint"))
+    source = _clip_source(job, clips, "joint")
     result = train(FlowObjective(module), source, _plan(job, job.output, job.sft.loop), context)
     if context.is_first:
         _write_sft(job, network, module, result)
@@ -90,12 +94,13 @@ def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, result: T
 
 def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -> None:
     """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
-    clips = load_clip_set(job.audio_data or job.data)
+    data = job.audio_data or job.data
+    spans, clips = video_spans(open_clips(job, data), job), open_clips(job, data, has_video=False)
     audio_network = audio_only_network(network)
     _prepare(audio_network, job.sft.loop)
-    source = ClipSource(replace(clips, video=None), _sft_noise(job, "audio"))
+    source = _clip_source(job, clips, "audio")
     loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps})
-    objective = FlowObjective(audio_network, num_video_latents(clips, job))
+    objective = FlowObjective(audio_network, spans)
     result = train(objective, source, _plan(job, job.output / AUDIO_FOLDER, loop), context)
     _load_parameters(audio_network, result.average)
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
@@ -121,9 +126,51 @@ def is_audio_tensor(name: str) -> bool:
     return any(part.startswith("audio_") for part in name.split("."))
 
 
-def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
-    """Video latent frames that the audio of ``clips`` spans: theirs, or those of the job's clips at four frames per latent."""
-    return (job.clip.num_frames - 1) // 4 + 1 if clips.video is None else clips.video.shape[2]
+def open_clips(job: TrainingJob, path: Path, *, has_video: bool = True) -> ClipRows:
+    """The clips of an SFT job: a latent store or one file; without ``has_video`` their audio alone. Raises InputError."""
+    if is_training_set(path):
+        data = open_training_set(path, "clips", job.latents)
+        return StoredClips(data, derive_seed("posterior", job.seed), has_video=has_video)
+    clips = load_clip_set(path)
+    return clips if has_video else replace(clips, video=None)
+
+
+def open_pairs(job: TrainingJob) -> PairRows:
+    """The pairs of an AV-DPO job: a latent store or one file. Raises InputError."""
+    if is_training_set(job.data):
+        return StoredPairs(open_training_set(job.data, "pairs", job.latents), derive_seed("posterior", job.seed))
+    return load_pair_set(job.data)
+
+
+def schedule_of(job: TrainingJob, data: Samples) -> Schedule:
+    """Order and forward passes of ``data``. Raises ConfigError for a bucket whose single sample exceeds ``loop.max_tokens``."""
+    return Schedule(data.buckets(), job.network, job.settings.loop.max_tokens)
+
+
+def bucket_shifts(job: TrainingJob, buckets: Buckets) -> list[float]:
+    """The timestep shift of every bucket, from the size and length of its clips. Raises ConfigError for clips of 2 to 16 frames."""
+    return [resolve_shift(job.settings.timesteps, bucket.size or job.clip) for bucket in buckets.kinds]
+
+
+def _clip_source(job: TrainingJob, clips: ClipRows, part: str) -> ClipSource:
+    schedule = schedule_of(job, clips)
+    return ClipSource(clips, _sft_noise(job, part), schedule, bucket_shifts(job, schedule.buckets))
+
+
+def video_spans(clips: ClipRows, job: TrainingJob) -> dict[int, int]:
+    """Video latent frames that audio of a number of latent steps spans: those of the clips, or one and then one per four frames."""
+    spans = {}
+    for bucket in clips.buckets().kinds:
+        assert bucket.shapes.audio is not None, "audio training needs sound"
+        frames = job.clip.num_frames if bucket.size is None else bucket.size.num_frames
+        video = bucket.shapes.video
+        spans[bucket.shapes.audio[1]] = latent_frames_of(frames) if video is None else video[1]
+    return spans
+
+
+def latent_frames_of(num_frames: int) -> int:
+    """Latent frames of a clip: one, and one for every four further frames."""
+    return (num_frames - 1) // 4 + 1
 
 
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
@@ -169,7 +216,10 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     relevant = ("sha256.", "network.", "dtype", "settings.adapter.layout")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
     cache_key = digest("reference scores", inputs, asdict(noise), job.dpo.loss.reduction, size=64)
-    return PreferenceTraining(policy, PairSource(load_pair_set(job.data), noise), live, cache_key)
+    pairs = open_pairs(job)
+    schedule = schedule_of(job, pairs)
+    source = PairSource(pairs, noise, schedule, bucket_shifts(job, schedule.buckets))
+    return PreferenceTraining(policy, source, live, cache_key)
 
 
 def cache_reference(job: TrainingJob, path: Path, context: Context) -> ReferenceScoreTable:

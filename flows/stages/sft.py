@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
+from avpref.config.schema import Settings
 from avpref.config.training_settings import SftSettings, SftWeights
-from avpref.datasets.latents import LATENTS
+from avpref.datasets.latents import AUDIO, LATENTS, STORE_VERSION, TrainingSample, text_id
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
-from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run
-from avpref.flows.stages.encode_texts import encode_texts
+from avpref.flows.shapes import drawn_shape
+from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
+from avpref.flows.stages.token_budget import within_budget
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import TrainingTexts, clip_set, launch_training, read_latents
+from avpref.flows.stages.training_data import TrainingSource, launch_training, write_training_set
 from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
 from avpref.flows.workers.prompt_sources import SftItem
+from avpref.media.geometry import ClipShape
 from avpref.models.checkpoints.network_loading import load_generator, save_network
 from avpref.models.checkpoints.shipped_networks import locate_network
 from avpref.models.dit import ModelType, NetworkConfig
 from avpref.storage.documents import quarantine_file
+from avpref.storage.latents.latent_units import ShardImporter
 from avpref.storage.local_files import storage_errors
-from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import NETWORK_FILE, SUMMARY_FILE
 
 SFT_CLIPS = "sft_clips"
-DATA_FILE = "clips.safetensors"
+DATA_FILE = "clips.json"
 GIVEN_WEIGHTS = "given weights"
 
 
@@ -75,34 +82,55 @@ def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], Ite
     elif source := reuse_trained_model(run, output, [SUMMARY_FILE], NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, reused={source: 1})
     else:
-        clip_counts = _write_data(run, output / DATA_FILE)
-        launch_training(run, "sft", _job(run, settings, output))
+        fingerprint, clip_counts = _write_data(run, settings, output / DATA_FILE)
+        launch_training(run, "sft", replace(_job(run, settings, output), latents=fingerprint))
         counts = ItemCounts("sft", NETWORKS, made=1)
     run.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
     return clip_counts, counts
 
 
-def _encode_clips(run: Run) -> FinishedUnits[SftItem]:
-    settings = run.settings
-    depends_on = settings.prompts.kind, settings.clip.model_dump(mode="json"), codec_identity(settings)
-    fingerprint = run.fingerprint(SFT_CLIPS, *depends_on, settings.run.seed)
-    plan = plan_stage(SFT_CLIPS, "clips", fingerprint, [[item] for item in run.sft_items], settings.run)
+def _encode_clips(run: Run) -> FinishedPasses[SftItem]:
+    """Store the latents of the SFT clips. The clip of a prompt has the prompt's shape, another one a drawn shape."""
+    kind, seed = run.settings.prompts.kind, run.settings.run.seed
     files = run.units(LATENTS)
-    reuse: Reuse[SftItem] = Reuse(files, run.files, run.siblings, "sample_id")
-    return run_stage(run, plan, files, lambda: SftEncodeSpec(settings, files), reuse, reporting.observer())
+
+    def shape_of(item: SftItem) -> ClipShape:
+        return drawn_shape(run.settings, item.item_id) if item.prompt is None else run.shape_of(item.prompt.prompt_id)
+
+    def pass_of(settings: Settings, members: Sequence[SftItem]) -> StagePass[SftItem]:
+        clip = settings.clip.model_dump(mode="json")
+        fingerprint = run.fingerprint(SFT_CLIPS, STORE_VERSION, kind, clip, codec_identity(settings), seed)
+        return StagePass(
+            plan_stage(SFT_CLIPS, "clips", fingerprint, [[item] for item in members], settings.run),
+            files,
+            SftEncodeSpec(run.files, settings, files),
+            Reuse(files, run.files, run.siblings, "sample_id", importer=ShardImporter(run.files)),
+        )
+
+    return run_by_shape(run, run.sft_items, shape_of, pass_of)
 
 
-def _write_data(run: Run, path: Path) -> tuple[ItemCounts, ...]:
-    """Encode the SFT clips and their texts and write the trainer's data file; returns the counts of both."""
-    units, counts = _encode_clips(run)
-    rows, quarantined = run.units(LATENTS).read(units)
-    run.documents.write_quarantine(quarantine_file("sft"), quarantined)
-    if path.exists():
-        return (counts,)
-    clips = read_latents(rows, run.settings)
-    texts = encode_texts(run, clips.texts)
-    save_clip_set(path, clip_set(clips, TrainingTexts(run.settings, run.runs)))
-    return counts, *texts
+def _write_data(run: Run, settings: SftSettings, path: Path) -> tuple[str, tuple[ItemCounts, ...]]:
+    """Encode the SFT clips and their texts and seal the training set; returns its fingerprint and the counts of both.
+
+    A clip that fits no forward pass makes a quarantine row with the reason. Raises InputError where no clip is left.
+    """
+    encoded = _encode_clips(run)
+    rows, quarantined = run.units(LATENTS).read(encoded.units)
+    samples, dropped = within_budget(run, _samples(rows), settings.loop, "sft")
+    run.documents.write_quarantine(quarantine_file("sft"), [*quarantined, *dropped])
+    fingerprint, text_counts = write_training_set(run, path, TrainingSource("clips", samples, rows))
+    return fingerprint, (*encoded.counts, *text_counts)
+
+
+def _samples(rows: pa.Table) -> list[TrainingSample]:
+    """The clips of an index as training samples, in its order."""
+    own = rows.filter(pc.equal(rows["part"], AUDIO)).to_pylist()
+    size = ("num_frames", "height_px", "width_px")
+    return [
+        TrainingSample(row["sample_id"], row["sample_id"], "", text_id(row["text"]), *(row[name] for name in size))
+        for row in own
+    ]
 
 
 def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:

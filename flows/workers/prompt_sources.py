@@ -156,13 +156,13 @@ def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
 
 
 def clip_shape(settings: Settings) -> ClipShape:
-    """The shape of every clip of a run."""
+    """The shape of section ``clip``: that of every clip, unless the section lists several (:mod:`avpref.flows.shapes`)."""
     return shape_of(settings.clip)
 
 
 def shape_of(clip: ClipSettings) -> ClipShape:
     """The shape that section ``clip`` describes."""
-    return ClipShape(**clip.model_dump(exclude=set(RecordingSettings.model_fields)))
+    return ClipShape(clip.num_frames, clip.height_px, clip.width_px, clip.fps_hz, clip.sample_rate_hz)
 
 
 def reading_rules(clip: RecordingSettings) -> ReadingRules:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.errors import ConfigError, MediaError
@@ -26,6 +27,16 @@ from avpref.media.reading import DecodedClip
 from avpref.models.flow import Latents, LatentShapes
 
 VERSION = 1
+
+
+class LatentMoments(NamedTuple):
+    """Encoded clips before the audio posterior is sampled: means of video [B, C, T, h, w] and audio [B, C, L, M], and the
+    log-variance of audio, None where the codec does not sample it. Latents are mean + exp(log-variance / 2) · noise.
+    """
+
+    video: Tensor
+    audio: Tensor
+    audio_log_variance: Tensor | None
 
 
 class Codec(Protocol):
@@ -58,6 +69,10 @@ class Codec(Protocol):
 
         Raises MediaError for a missing track, ValueError for a clip of another shape.
         """
+        ...
+
+    def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
+        """As :meth:`encode`, with the audio posterior not sampled, so that training can sample it anew."""
         ...
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
@@ -104,6 +119,12 @@ class IdentityCodec:
         config = self.config
         video, audio = (cells - config.video_mean) / config.video_std, (scaled - config.audio_mean) / config.audio_std
         return Latents(*(torch.from_numpy(np.ascontiguousarray(track, np.float32)) for track in (video, audio)))
+
+    def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
+        """See :class:`Codec`. Nothing is sampled."""
+        video, audio = self.encode(clips)
+        assert video is not None and audio is not None
+        return LatentMoments(video, audio, None)
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`Codec`. Values beyond black, white, silence and full scale are clipped."""

@@ -24,6 +24,7 @@ from avpref.media.resolutions import CELL_PX, latent_frames, nearest_lengths, ne
 from avpref.media.spectra import CODEC_BANDS, RATE_HZ, STFT_SHORTEST
 from avpref.models.checkpoints.weight_folders import weights_hash
 from avpref.models.codecs import sound_vae, video_vae
+from avpref.models.codecs.codec import LatentMoments
 from avpref.models.codecs.sound_vae import SoundVae, Tail
 from avpref.models.codecs.video_vae import Tiling, VideoVae
 from avpref.models.flow import Latents, LatentShapes
@@ -81,6 +82,14 @@ class JavisCodec:
         tracks = [self._tracks(clip) for clip in clips]
         video = torch.stack([self._video.encode(frames) for frames, _ in tracks])
         return Latents(video, torch.stack([self._sound.encode(audio) for _, audio in tracks]))
+
+    def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
+        """See :class:`avpref.models.codecs.codec.Codec`. Raises as :meth:`encode`."""
+        tracks = [self._tracks(clip) for clip in clips]
+        video = torch.stack([self._video.encode(frames) for frames, _ in tracks])
+        posteriors = [self._sound.moments(audio) for _, audio in tracks]
+        means, log_variances = (torch.stack(part) for part in zip(*posteriors, strict=True))
+        return LatentMoments(video, means, log_variances if SPREADS[self.config.audio_posterior] else None)
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`avpref.models.codecs.codec.Codec`. Audio is cut to the length of the video."""

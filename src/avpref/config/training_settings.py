@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from avpref.config.section import Section
+from avpref.config.section import ExtendedSection, Section
 
 
 class OptimiserSettings(Section):
@@ -29,8 +29,10 @@ class TimestepSettings(Section):
     scale: float = Field(default=5.0, gt=0)
 
 
-class LoopSettings(Section):
+class LoopSettings(ExtendedSection):
     """Length, batch size, checkpoints, device and launcher of a training loop; see :mod:`avpref.flows.placement`."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"max_tokens"})
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -50,6 +52,11 @@ class LoopSettings(Section):
         default="auto",
         description="processes: num_processes of this machine, without Ray; auto: Ray Train workers for several processes, or "
         "where a Ray executor trains on GPUs; in_process otherwise",
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="most tokens of one forward pass; the passes of a step add their gradients. none: one pass per shape",
     )
     activation_checkpointing: bool = False
     compile_blocks: bool = False
