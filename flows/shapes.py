@@ -7,13 +7,17 @@ pass per shape, under the settings of a run of that shape, so that ids, fingerpr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from avpref.config.schema import Settings
-from avpref.domain import Candidate
-from avpref.flows.workers.prompt_sources import clip_shape
+from avpref.datasets.lists.listed_files import ListedRecording
+from avpref.domain import Candidate, Prompt
+from avpref.flows.workers.prompt_sources import reading_rules, shapes_of
 from avpref.identity import derive_seed
-from avpref.media.geometry import ClipShape
+from avpref.media.geometry import ClipShape, nearest_shape
+from avpref.media.reading import probe
 
 SEEDS = 2**63
 
@@ -27,14 +31,6 @@ class PromptShape:
     height_px: int
     width_px: int
     origin: str
-
-
-def shapes_of(settings: Settings) -> tuple[ClipShape, ...]:
-    """The shapes of a run, in the order of the configuration."""
-    clip = settings.clip
-    if not clip.shapes:
-        return (clip_shape(settings),)
-    return tuple(ClipShape(*shape.size, clip.fps_hz, clip.sample_rate_hz) for shape in clip.shapes)
 
 
 def settings_of(settings: Settings, shape: ClipShape) -> Settings:
@@ -66,3 +62,19 @@ def drawn_shape(settings: Settings, key: str) -> ClipShape:
         if place < 0:
             return shape
     return shapes[-1]
+
+
+def prompt_shapes(settings: Settings, prompts: Iterable[Prompt]) -> Iterator[PromptShape]:
+    """The shape of every prompt of a run with several shapes. Raises InputError for ground truth that cannot be read any more."""
+    recordings: dict[str, ListedRecording] = {}
+    for prompt in prompts:
+        path = prompt.ground_truth_path
+        if not path:
+            shape, origin = drawn_shape(settings, prompt.prompt_id), "weights"
+        else:
+            if path not in recordings:
+                recordings[path] = ListedRecording(Path(path), probe(path, reading_rules(settings.clip)), "")
+            listed = recordings[path]
+            shape = nearest_shape(shapes_of(settings), listed.height_px, listed.width_px, listed.duration_s)
+            origin = "ground_truth"
+        yield PromptShape(prompt.prompt_id, shape.num_frames, shape.height_px, shape.width_px, origin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from avpref.config.schema import Settings
@@ -14,7 +15,8 @@ from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.shapes import settings_of, shape_name, shapes_of
+from avpref.flows.shapes import settings_of, shape_name
+from avpref.flows.workers.prompt_sources import clip_shape, shapes_of
 from avpref.media.geometry import ClipShape
 from avpref.storage.unit import ItemT, Unit
 from avpref.storage.unit_files import CommittedUnits
@@ -51,16 +53,32 @@ def run_by_shape(
     ``pass_of(settings, members)`` makes a pass from the settings of a run of that shape; passes are named after their shape.
     Raises as :func:`avpref.execution.run_units.run_stage`.
     """
-    shapes = shapes_of(run.settings)
     units: list[Unit[ItemT]] = []
     counts: list[ItemCounts] = []
-    for shape in shapes:
-        own = list(members) if len(shapes) == 1 else [member for member in members if shape_of(member) == shape]
-        if not own and len(shapes) > 1:
-            continue
-        one = pass_of(settings_of(run.settings, shape), own)
-        plan = one.plan if len(shapes) == 1 else replace(one.plan, name=f"{one.plan.name}-{shape_name(shape)}")
-        finished = run_stage(run, plan, one.files, lambda spec=one.spec: spec, one.reuse, reporting.observer())
+    for settings, own in members_by_shape(run, members, shape_of):
+        one = pass_of(settings, own)
+        plan = replace(one.plan, name=one.plan.name + pass_suffix(run.settings, settings))
+        finished = run_stage(run, plan, one.files, partial(_itself, one.spec), one.reuse, reporting.observer())
         units += finished.units
         counts.append(finished.counts)
     return FinishedPasses(units, tuple(counts))
+
+
+def members_by_shape(
+    run: Run, members: Sequence[MemberT], shape_of: Callable[[MemberT], ClipShape]
+) -> list[tuple[Settings, list[MemberT]]]:
+    """The ``members`` of each shape with the settings of a run of that shape; shapes without members are left out, unless it is one."""
+    shapes = shapes_of(run.settings)
+    if len(shapes) == 1:
+        return [(settings_of(run.settings, shapes[0]), list(members))]
+    groups = [(settings_of(run.settings, shape), [m for m in members if shape_of(m) == shape]) for shape in shapes]
+    return [(settings, own) for settings, own in groups if own]
+
+
+def pass_suffix(settings: Settings, own: Settings) -> str:
+    """What the name of a pass ends with: the shape of ``own``, where the run of ``settings`` has several; otherwise nothing."""
+    return f"-{shape_name(clip_shape(own))}" if len(settings.clip.shapes) > 1 else ""
+
+
+def _itself(spec: WorkerSpec[ItemT]) -> WorkerSpec[ItemT]:
+    return spec

@@ -91,16 +91,17 @@ class ToyWorldSource:
 
 @dataclass(frozen=True)
 class RecordingSource:
-    """The user's recordings, cut into windows of the clip's length."""
+    """The user's recordings, cut into windows of the clip's length: that of the nearest of ``shapes``, where there are several."""
 
     settings: ClipPrompts
     shape: ClipShape
     seed: int
     rules: ReadingRules = DEFAULT_READING
+    shapes: tuple[ClipShape, ...] = ()
 
     def prompts(self) -> PromptList:
         """One prompt per window; held-out windows come from held-out recordings."""
-        return PromptList(*recordings.prompts(self.settings, self.shape, self.seed, self.rules))
+        return PromptList(*recordings.prompts(self.settings, self.shapes or (self.shape,), self.seed, self.rules))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
         """The windows of the training split."""
@@ -165,6 +166,14 @@ def shape_of(clip: ClipSettings) -> ClipShape:
     return ClipShape(clip.num_frames, clip.height_px, clip.width_px, clip.fps_hz, clip.sample_rate_hz)
 
 
+def shapes_of(settings: Settings) -> tuple[ClipShape, ...]:
+    """The shapes of a run, in the order of the configuration."""
+    clip = settings.clip
+    if not clip.shapes:
+        return (clip_shape(settings),)
+    return tuple(ClipShape(*shape.size, clip.fps_hz, clip.sample_rate_hz) for shape in clip.shapes)
+
+
 def reading_rules(clip: RecordingSettings) -> ReadingRules:
     """How the recordings of a run or of a list are read."""
     return ReadingRules(clip.audio_track, HdrHandling(clip.hdr))
@@ -177,6 +186,6 @@ def open_prompt_source(settings: Settings) -> PromptSource:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return RecordingSource(prompts, shape, seed, rules)
+            return RecordingSource(prompts, shape, seed, rules, shapes_of(settings) if settings.clip.shapes else ())
         case TextPrompts() as prompts:
             return TextListSource(prompts, shape, seed, rules)
