@@ -17,13 +17,11 @@ from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
 from avpref.models.initialisation import create_network
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
-from avpref.storage.latents.training_set import is_training_set
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
-from avpref.trainer.batches import load_clip_set, load_pair_set
-from avpref.trainer.buckets import Buckets, Schedule
 from avpref.trainer.job import TrainingJob
+from avpref.trainer.job_data import bucket_shifts, open_clips, open_pairs, schedule_of, video_spans
 from avpref.trainer.loop import LoopPlan, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
 from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, resolve_shift
@@ -36,8 +34,7 @@ from avpref.trainer.reference_cache import (
     save_reference_scores,
     score_reference,
 )
-from avpref.trainer.sample_data import ClipRows, PairRows, Samples
-from avpref.trainer.stored_data import StoredClips, StoredPairs, open_training_set
+from avpref.trainer.sample_data import ClipRows
 
 NETWORK_FILE = "network.safetensors"
 RAW_NETWORK_FILE = "network_raw.safetensors"
@@ -126,51 +123,9 @@ def is_audio_tensor(name: str) -> bool:
     return any(part.startswith("audio_") for part in name.split("."))
 
 
-def open_clips(job: TrainingJob, path: Path, *, has_video: bool = True) -> ClipRows:
-    """The clips of an SFT job: a latent store or one file; without ``has_video`` their audio alone. Raises InputError."""
-    if is_training_set(path):
-        data = open_training_set(path, "clips", job.latents)
-        return StoredClips(data, derive_seed("posterior", job.seed), has_video=has_video)
-    clips = load_clip_set(path)
-    return clips if has_video else replace(clips, video=None)
-
-
-def open_pairs(job: TrainingJob) -> PairRows:
-    """The pairs of an AV-DPO job: a latent store or one file. Raises InputError."""
-    if is_training_set(job.data):
-        return StoredPairs(open_training_set(job.data, "pairs", job.latents), derive_seed("posterior", job.seed))
-    return load_pair_set(job.data)
-
-
-def schedule_of(job: TrainingJob, data: Samples) -> Schedule:
-    """Order and forward passes of ``data``. Raises ConfigError for a bucket whose single sample exceeds ``loop.max_tokens``."""
-    return Schedule(data.buckets(), job.network, job.settings.loop.max_tokens)
-
-
-def bucket_shifts(job: TrainingJob, buckets: Buckets) -> list[float]:
-    """The timestep shift of every bucket, from the size and length of its clips. Raises ConfigError for clips of 2 to 16 frames."""
-    return [resolve_shift(job.settings.timesteps, bucket.size or job.clip) for bucket in buckets.kinds]
-
-
 def _clip_source(job: TrainingJob, clips: ClipRows, part: str) -> ClipSource:
     schedule = schedule_of(job, clips)
     return ClipSource(clips, _sft_noise(job, part), schedule, bucket_shifts(job, schedule.buckets))
-
-
-def video_spans(clips: ClipRows, job: TrainingJob) -> dict[int, int]:
-    """Video latent frames that audio of a number of latent steps spans: those of the clips, or one and then one per four frames."""
-    spans = {}
-    for bucket in clips.buckets().kinds:
-        assert bucket.shapes.audio is not None, "audio training needs sound"
-        frames = job.clip.num_frames if bucket.size is None else bucket.size.num_frames
-        video = bucket.shapes.video
-        spans[bucket.shapes.audio[1]] = latent_frames_of(frames) if video is None else video[1]
-    return spans
-
-
-def latent_frames_of(num_frames: int) -> int:
-    """Latent frames of a clip: one, and one for every four further frames."""
-    return (num_frames - 1) // 4 + 1
 
 
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
