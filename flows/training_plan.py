@@ -63,6 +63,16 @@ class TrainingPlan:
     gpu_hours: float
 
 
+@dataclass(frozen=True)
+class SmallerTraining:
+    """Memory of AV-DPO with one pair of a bucket per forward pass under ``overrides``; ``smallest_card_gb`` as in the plan."""
+
+    bucket: str
+    overrides: str
+    memory: MemoryParts
+    smallest_card_gb: int
+
+
 def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
     """The plan of every training and bucket, at ``tflops`` sustained. Raises what opening the codec raises for a shape it cannot make."""
     trainings: list[tuple[str, SftSettings | DpoSettings]] = [("train", settings.dpo)]
@@ -74,18 +84,24 @@ def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
             yield _plan(settings, stage, training, (shape, weight / sum(weights)), tflops)
 
 
-def variants(settings: Settings, shape: ClipShape) -> Iterator[tuple[str, MemoryParts]]:
-    """AV-DPO memory of one pair of ``shape`` per forward pass under settings that lower it: overrides and bytes by part."""
-    latents = open_codec(settings_of(settings, shape)).encoded_shapes()
+def smaller_trainings(settings: Settings) -> Iterator[SmallerTraining]:
+    """AV-DPO of one pair of the smallest bucket per forward pass, under settings that lower its memory, largest memory first."""
+    shapes = {shape: open_codec(settings_of(settings, shape)).encoded_shapes() for shape in shapes_of(settings)}
+    shape = min(shapes, key=lambda shape: num_tokens(shapes[shape], settings.network))
+    latents = shapes[shape]
+    rows = []
     for dtype in ("float32", "bfloat16"):
         for is_checkpointed in (False, True):
-            overrides = {
-                "dpo.base_dtype": dtype,
-                "dpo.loop.activation_checkpointing": str(is_checkpointed).lower(),
-                "dpo.loop.max_tokens": str(2 * num_tokens(latents, settings.network)),
-            }
             request = MemoryRequest(settings.network, settings.dpo.adapter, dtype, latents, 2, is_checkpointed)
-            yield " ".join(f"--set {key}={value}" for key, value in overrides.items()), plan_memory(request)
+            changes = {
+                "base_dtype": dtype,
+                "loop.activation_checkpointing": str(is_checkpointed).lower(),
+                "loop.max_tokens": str(2 * num_tokens(latents, settings.network)),
+            }
+            memory = plan_memory(request)
+            overrides = " ".join(f"--set dpo.{key}={value}" for key, value in changes.items())
+            rows.append(SmallerTraining(shape_name(shape), overrides, memory, smallest_card_gb(memory)))
+    yield from sorted(rows, key=lambda row: -row.memory.total)
 
 
 def smallest_card_gb(memory: MemoryParts) -> int:

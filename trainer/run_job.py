@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -78,7 +79,10 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
 
 
 def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, result: TrainingResult) -> None:
-    """Write the adapter or the network. With a moving average, that is the result and the raw network is written too."""
+    """Write the network; of a job with an adapter, the adapter and the network with the adapter folded in, float32.
+
+    With a moving average, that is the result, and a network of which all weights were trained is written as it was too.
+    """
     if result.average and job.adapter is None:
         save_network(job.output / RAW_NETWORK_FILE, network)
     _load_parameters(module, result.average)
@@ -87,6 +91,7 @@ def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, result: T
     else:
         assert isinstance(module, PeftModel), "a job with an adapter trains an adapted network"
         save_adapter(module, POLICY, job.output / ADAPTER_FOLDER)
+        save_network(job.output / NETWORK_FILE, cast(JavisDiT, module.float().merge_and_unload()))
 
 
 def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -> None:
@@ -96,9 +101,11 @@ def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -
     audio_network = audio_only_network(network)
     _prepare(audio_network, job.sft.loop)
     source = _clip_source(job, clips, "audio")
-    loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps})
+    batch_size = job.sft.audio_batch_size or job.sft.loop.batch_size
+    loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps, "batch_size": batch_size})
     objective = FlowObjective(audio_network, spans)
-    result = train(objective, source, _plan(job, job.output / AUDIO_FOLDER, loop), context)
+    plan = replace(_plan(job, job.output / AUDIO_FOLDER, loop), optimiser=job.sft.audio_optimiser or job.sft.optimiser)
+    result = train(objective, source, plan, context)
     _load_parameters(audio_network, result.average)
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
 
@@ -197,7 +204,8 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
 def _start_network(job: TrainingJob, context: Context) -> JavisDiT:
     config = NetworkConfig.from_settings(job.network)
     if job.weights is not None:
-        return load_network(job.weights, config, ModelType.T2AV, device=context.device)
+        network = load_network(job.weights, config, ModelType.T2AV, device=context.device)
+        return network.float() if isinstance(job.settings, SftSettings) else network
     generator = torch.Generator().manual_seed(derive_seed("network", job.seed))
     return create_network(config, ModelType.T2AV, generator).to(context.device)
 

@@ -75,6 +75,10 @@ class Codec(Protocol):
         """As :meth:`encode`, with the audio posterior not sampled, so that training can sample it anew."""
         ...
 
+    def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
+        """Mean and log-variance [C, L, M] of the sound of one clip, float32 [S] at the clip's rate; see :class:`LatentMoments`."""
+        ...
+
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """One pair (frames uint8 [T, H, W, 3], audio float32 [S]) per row of ``latents``."""
         ...
@@ -114,17 +118,19 @@ class IdentityCodec:
             self._require_shape(clip)
         pixels = np.stack([clip.frames for clip in clips if clip.frames is not None]).astype(np.float32)
         cells = _resample(pixels, *self._shrink).transpose(0, 4, 1, 2, 3) / 127.5 - 1.0
-        levels = analyse(np.stack([clip.audio for clip in clips if clip.audio is not None]), self._layout)
-        scaled = 1.0 - levels[:, None] * (2.0 / FLOOR_DB)
-        config = self.config
-        video, audio = (cells - config.video_mean) / config.video_std, (scaled - config.audio_mean) / config.audio_std
-        return Latents(*(torch.from_numpy(np.ascontiguousarray(track, np.float32)) for track in (video, audio)))
+        audio = self._levels(np.stack([clip.audio for clip in clips if clip.audio is not None]))
+        video = np.ascontiguousarray((cells - self.config.video_mean) / self.config.video_std, np.float32)
+        return Latents(torch.from_numpy(video), torch.from_numpy(audio))
 
     def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
         """See :class:`Codec`. Nothing is sampled."""
         video, audio = self.encode(clips)
         assert video is not None and audio is not None
         return LatentMoments(video, audio, None)
+
+    def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Codec`. Nothing is sampled."""
+        return torch.from_numpy(self._levels(audio[None]))[0], None
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`Codec`. Values beyond black, white, silence and full scale are clipped."""
@@ -137,6 +143,11 @@ class IdentityCodec:
         levels = (1.0 - scaled) * (FLOOR_DB / 2.0)
         audio = synthesise(np.clip(levels, FLOOR_DB, 0.0), self._layout)
         return [(self._pixels(clip), sound) for clip, sound in zip(np.clip(cells, -1.0, 1.0), audio, strict=True)]
+
+    def _levels(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Audio latents [B, 1, L, bands] of sound [B, S]."""
+        scaled = 1.0 - analyse(audio, self._layout)[:, None] * (2.0 / FLOOR_DB)
+        return np.ascontiguousarray((scaled - self.config.audio_mean) / self.config.audio_std, np.float32)
 
     def _pixels(self, cells: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Frames [T, H, W, 3] of one clip's cells [T, h, w, 3]."""

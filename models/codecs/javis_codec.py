@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from avpref.config.codec_settings import JavisCodecSettings
 from avpref.errors import ConfigError, MediaError
@@ -90,6 +91,11 @@ class JavisCodec:
         posteriors = [self._sound.moments(audio) for _, audio in tracks]
         means, log_variances = (torch.stack(part) for part in zip(*posteriors, strict=True))
         return LatentMoments(video, means, log_variances if SPREADS[self.config.audio_posterior] else None)
+
+    def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
+        """See :class:`avpref.models.codecs.codec.Codec`."""
+        mean, log_variance = self._sound.moments(audio)
+        return mean, log_variance if SPREADS[self.config.audio_posterior] else None
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`avpref.models.codecs.codec.Codec`. Audio is cut to the length of the video."""

@@ -62,8 +62,28 @@ class LoopSettings(ExtendedSection):
     compile_blocks: bool = False
 
 
-class SftSettings(Section):
-    """Flow matching on clips: ``audio_steps`` of the audio branch alone (paper, stage 1), then joint training (stage 2)."""
+class AdapterSettings(Section):
+    """LoRA. ``merged``: the reference is the network with the adapter off.
+
+    ``two_adapters`` (an SFT adapter is copied into policy and frozen reference) exists in the trainer only: :func:`load_config`
+    refuses it, because no stage writes an SFT adapter yet.
+    """
+
+    layout: Literal["merged", "two_adapters"] = "merged"
+    rank: int = Field(default=64, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class SftSettings(ExtendedSection):
+    """Flow matching on clips: ``audio_steps`` of the audio branch alone (paper, stage 1), then joint training (stage 2).
+
+    Stage 1 trains the audio tensors. Stage 2 trains all weights, or, with ``adapter``, a LoRA adapter that is folded into the result.
+    """
+
+    ADDED: ClassVar[frozenset[str]] = frozenset(
+        {"network", "adapter", "base_dtype", "audio_clips", "audio_optimiser", "audio_batch_size"}
+    )
 
     kind: Literal["train"] = "train"
     loop: LoopSettings
@@ -72,6 +92,20 @@ class SftSettings(Section):
     timesteps: TimestepSettings = TimestepSettings()
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    network: str = Field(
+        default="",
+        description="where training starts: a file or folder of a video network, whose audio branch is started from it, or of a joint "
+        "network; empty: random values",
+    )
+    adapter: AdapterSettings | None = Field(default=None, description="stage 2 trains this LoRA; none: all weights")
+    base_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the frozen network under the adapter; without one all weights are float32"
+    )
+    audio_clips: str = Field(
+        default="", description="stage 1: CSV of recordings with sound (file,text); empty: the sound of the SFT clips"
+    )
+    audio_optimiser: OptimiserSettings | None = Field(default=None, description="stage 1; none: optimiser")
+    audio_batch_size: int | None = Field(default=None, gt=0, description="stage 1; none: loop.batch_size")
 
 
 class SftWeights(Section):
@@ -84,19 +118,6 @@ class SftWeights(Section):
 
 
 Sft = Annotated[SftSettings | SftWeights, Field(discriminator="kind")]
-
-
-class AdapterSettings(Section):
-    """LoRA. ``merged``: the reference is the network with the adapter off.
-
-    ``two_adapters`` (an SFT adapter is copied into policy and frozen reference) exists in the trainer only: :func:`load_config`
-    refuses it, because no stage writes an SFT adapter yet.
-    """
-
-    layout: Literal["merged", "two_adapters"] = "merged"
-    rank: int = Field(default=64, gt=0)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class PreferenceLossSettings(Section):

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from avpref.cli.opening import load_settings
-from avpref.cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Wait, overrides
+from avpref.cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Speed, Wait, overrides
 
 DryRun = Annotated[bool, Parameter(name="--dry-run", help="print the amount of work per stage, and run nothing")]
 
@@ -20,10 +20,12 @@ def retrain(
     set_: Overrides = None,
     json: AsJson = False,
     dry_run: DryRun = False,
+    tflops: Speed = 200.0,
     wait: Wait = False,
 ) -> int:
     """Run the whole loop: candidates, scores, pairs, AV-DPO, evaluation, gate, report.
 
+    --dry-run prints items, bytes, devices and the plan of the trainings: tokens, memory, GPU-hours at --tflops.
     Run it again to continue where it stopped; an unchanged run recomputes nothing. Exit code 3: the gate refused;
     5: some candidates were quarantined.
     """
@@ -31,7 +33,7 @@ def retrain(
     if dry_run:
         from avpref.cli.actions import estimate_work
 
-        return estimate_work.print_estimate(settings, json)
+        return estimate_work.print_estimate(settings, json, tflops)
     if not json:
         from avpref.cli.views import run_plan
 
