@@ -11,7 +11,7 @@ from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.observability.meters import S_PER_H
-from avpref.trainer.buckets import num_tokens
+from avpref.trainer.data.buckets import num_tokens
 
 TERA = 1e12
 

@@ -20,7 +20,7 @@ from avpref.errors import ConfigError, InputError
 from avpref.flows.placement import placed_loop
 from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import SftItem, clip_shape, open_prompt_source
-from avpref.identity import digest
+from avpref.identity import digest, file_sha256
 from avpref.media.geometry import ClipShape
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
 from avpref.models.checkpoints.shipped_networks import network_hash
@@ -154,6 +154,9 @@ class Run(RunFolder):
         parts["set"] = digest("sft set", settings.prompts.kind, [item.item_id for item in self.sft_items])
         parts["codec"], parts["text"] = codec_identity(settings), text_identity(settings)
         parts["negative"] = settings.sampling.negative_prompt
+        if isinstance(settings.sft, SftSettings) and (settings.sft.network or settings.sft.audio_clips):
+            parts["start"] = start_hash(settings.sft)
+            parts["sound"] = file_sha256(settings.sft.audio_clips) if settings.sft.audio_clips else ""
         return self.fingerprint("sft", parts, settings.run.seed)
 
 
@@ -165,6 +168,11 @@ def trained_hash(folder: RunFolder, path: Path) -> str:
             f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
         )
     return sha256_of(path)
+
+
+def start_hash(sft: SftSettings) -> str:
+    """Hash of the network that SFT starts from; empty for random values. Raises InputError where it is absent."""
+    return network_hash(sft.network) if sft.network else ""
 
 
 def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:

@@ -22,7 +22,7 @@ from avpref.flows.workers.prompt_sources import shapes_of
 from avpref.media.geometry import ClipShape
 from avpref.models.flow import LatentShapes
 from avpref.observability.meters import S_PER_H
-from avpref.trainer.buckets import num_tokens
+from avpref.trainer.data.buckets import num_tokens
 from avpref.trainer.memory_plan import MemoryParts, MemoryRequest, plan_memory
 
 CARDS_GB = (24, 48, 80, 141)

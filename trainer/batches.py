@@ -1,6 +1,6 @@
 """Small training data: latents and texts of one shape in one safetensors file, which every launcher reads.
 
-The flows write a latent store instead (:mod:`avpref.trainer.stored_data`). Tensors are memory-mapped, so rows are read when they are
+The flows write a latent store instead (:mod:`avpref.trainer.data.stored_data`). Tensors are memory-mapped, so rows are read when they are
 used. Sample ids are JSON in the file's metadata.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from avpref.errors import InputError
 from avpref.models.flow import Latents, LatentShapes
 from avpref.storage.local_files import replace
-from avpref.trainer.buckets import Buckets, SampleIndex, one_bucket
-from avpref.trainer.sample_data import TextRows
+from avpref.trainer.data.buckets import Buckets, SampleIndex, one_bucket
+from avpref.trainer.data.sample_data import TextRows
 
 SCHEMA = "1"
 METADATA_KEY = "avpref"
@@ -55,15 +55,15 @@ class ClipSet:
         return one_bucket(len(self.ids), latent_shapes_of(self.video, self.audio), 1)
 
     def texts(self, rows: Sequence[int]) -> TextRows:
-        """See :class:`avpref.trainer.sample_data.Samples`."""
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
         return _texts(self, rows)
 
     def negative(self) -> TextRows | None:
-        """See :class:`avpref.trainer.sample_data.Samples`."""
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
         return _negative(self)
 
     def clips(self, indices: Sequence[SampleIndex]) -> Latents:
-        """See :class:`avpref.trainer.sample_data.ClipRows`."""
+        """See :class:`avpref.trainer.data.sample_data.ClipRows`."""
         rows = [index.row for index in indices]
         return Latents(_rows(self.video, rows), _rows(self.audio, rows))
 
@@ -115,29 +115,33 @@ class PairSet:
         return one_bucket(len(self.ids), latent_shapes_of(self.chosen_video, self.chosen_audio), 2)
 
     def texts(self, rows: Sequence[int]) -> TextRows:
-        """See :class:`avpref.trainer.sample_data.Samples`."""
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
         return _texts(self, rows)
 
     def negative(self) -> TextRows | None:
-        """See :class:`avpref.trainer.sample_data.Samples`."""
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
         return _negative(self)
 
     def sides(self, indices: Sequence[SampleIndex]) -> tuple[Latents, Latents]:
-        """See :class:`avpref.trainer.sample_data.PairRows`."""
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
         rows = [index.row for index in indices]
         chosen = Latents(_rows(self.chosen_video, rows), _rows(self.chosen_audio, rows))
         return chosen, Latents(_rows(self.rejected_video, rows), _rows(self.rejected_audio, rows))
 
     def delayed(self, index: SampleIndex, version: int) -> Tensor:
-        """See :class:`avpref.trainer.sample_data.PairRows`."""
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
         assert self.desync_audio is not None
         return self.desync_audio[index.row, version].float()
 
     def moves(self, rows: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-        """See :class:`avpref.trainer.sample_data.PairRows`."""
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
         if self.moves_video is None or self.moves_audio is None:
             return None
         return self.moves_video[list(rows)], self.moves_audio[list(rows)]
+
+    def pair_weights(self, rows: Sequence[int]) -> Tensor | None:
+        """See :class:`avpref.trainer.data.sample_data.PairRows`: all pairs count alike."""
+        return None
 
     def _check_desync(self, desync: Tensor) -> None:
         audio = self.chosen_audio

@@ -38,8 +38,8 @@ class TrainingJob:
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
     names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
-    weights; ``device`` is ``cpu``, ``cuda`` (the device of each process's rank) or ``cuda:N``. ``latents`` is the fingerprint that a
-    latent store must have (empty: any).
+    weights; ``device`` is ``cpu``, ``cuda`` (the device of each process's rank) or ``cuda:N``. ``latents`` (of ``audio_data``:
+    ``audio_latents``) is the fingerprint that a latent store must have; empty: any.
     """
 
     settings: SftSettings | DpoSettings
@@ -56,6 +56,7 @@ class TrainingJob:
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     latents: str = ""
+    audio_latents: str = ""
 
     @property
     def sft(self) -> SftSettings:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from avpref.config.training_settings import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
-from avpref.trainer.feeding import BatchSource, StepBatches, step_batches
+from avpref.trainer.data.feeding import BatchSource, StepBatches, step_batches
 from avpref.trainer.metrics import MetricLog, MetricRow, TrainingSummary, add_displacement, summarise
 from avpref.trainer.noise import FlowBatch
 from avpref.trainer.objectives import LossAndMetrics, Objective, joined

@@ -58,7 +58,7 @@ class MemoryParts:
 
 @dataclass(frozen=True)
 class MemoryRequest:
-    """What the memory of a training depends on: network, adapter (None: all weights are trained), dtype of frozen weights, the shapes
+    """Everything that the memory of a training depends on: network, adapter (None: all weights are trained), dtype of frozen weights, the shapes
     of a clip's latents, rows of one forward pass, checkpointing, and whether there is a moving average.
     """
 

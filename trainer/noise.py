@@ -27,9 +27,9 @@ from avpref.models.flow import (
     velocity_target,
 )
 from avpref.storage.latents.latent_reader import ClipSize
-from avpref.trainer.buckets import Buckets, SampleIndex, Schedule, epoch_order
+from avpref.trainer.data.buckets import Buckets, SampleIndex, Schedule, epoch_order
+from avpref.trainer.data.sample_data import ClipRows, PairRows, Samples
 from avpref.trainer.losses import Moves
-from avpref.trainer.sample_data import ClipRows, PairRows, Samples
 
 
 @dataclass(frozen=True)

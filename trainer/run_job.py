@@ -21,8 +21,9 @@ from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
+from avpref.trainer.data.job_data import bucket_shifts, open_clips, open_pairs, schedule_of, video_spans
+from avpref.trainer.data.sample_data import ClipRows
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.job_data import bucket_shifts, open_clips, open_pairs, schedule_of, video_spans
 from avpref.trainer.loop import LoopPlan, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
 from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, resolve_shift
@@ -35,7 +36,6 @@ from avpref.trainer.reference_cache import (
     save_reference_scores,
     score_reference,
 )
-from avpref.trainer.sample_data import ClipRows
 
 NETWORK_FILE = "network.safetensors"
 RAW_NETWORK_FILE = "network_raw.safetensors"

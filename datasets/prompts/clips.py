@@ -145,7 +145,7 @@ def prompts(
 ) -> tuple[list[Prompt], list[RefusedRow]]:
     """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the refused rows.
 
-    Each recording is cut into windows of the length of its shape, the nearest of ``shapes``; one prompt per window, which is its ground truth. Windows in
+    Each recording is cut into windows of the length of its shape (the nearest); one prompt per window, its ground truth. Windows in
     which the sound begins after more than :data:`MAX_SILENT_SHARE` are not used and make a refused row. ``rules`` choose the sound.
     Whole recordings are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about
     ``held_out_share`` of them, at least one and never all; recordings of one ``group`` are held out together, by the hash of its

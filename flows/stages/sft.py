@@ -18,7 +18,8 @@ from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.run import NETWORKS, Run
+from avpref.flows.run import NETWORKS, Run, start_hash
+from avpref.flows.stages.sft_data import write_clips, write_sound
 from avpref.flows.shapes import drawn_shape
 from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
 from avpref.flows.stages.token_budget import within_budget
@@ -28,9 +29,15 @@ from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
 from avpref.flows.workers.prompt_sources import SftItem
 from avpref.media.geometry import ClipShape
-from avpref.models.checkpoints.network_loading import load_generator, save_network
+from avpref.models.checkpoints.network_loading import (
+    is_video_only,
+    load_generator,
+    save_network,
+    with_audio_from_video,
+)
 from avpref.models.checkpoints.shipped_networks import locate_network
 from avpref.models.dit import ModelType, NetworkConfig
+from avpref.identity import derive_seed, digest
 from avpref.storage.documents import quarantine_file
 from avpref.storage.latents.latent_units import ShardImporter
 from avpref.storage.local_files import storage_errors
@@ -38,8 +45,8 @@ from avpref.trainer.job import TrainingJob
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import NETWORK_FILE, SUMMARY_FILE
 
-SFT_CLIPS = "sft_clips"
 DATA_FILE = "clips.json"
+SOUND_FILE = "sound.json"
 GIVEN_WEIGHTS = "given weights"
 
 
@@ -82,55 +89,44 @@ def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], Ite
     elif source := reuse_trained_model(run, output, [SUMMARY_FILE], NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, reused={source: 1})
     else:
-        fingerprint, clip_counts = _write_data(run, settings, output / DATA_FILE)
-        launch_training(run, "sft", replace(_job(run, settings, output), latents=fingerprint))
+        job, clip_counts = _prepared(run, settings, output)
+        launch_training(run, "sft", job)
         counts = ItemCounts("sft", NETWORKS, made=1)
     run.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
     return clip_counts, counts
 
 
-def _encode_clips(run: Run) -> FinishedPasses[SftItem]:
-    """Store the latents of the SFT clips. The clip of a prompt has the prompt's shape, another one a drawn shape."""
-    kind, seed = run.settings.prompts.kind, run.settings.run.seed
-    files = run.units(LATENTS)
-
-    def shape_of(item: SftItem) -> ClipShape:
-        return drawn_shape(run.settings, item.item_id) if item.prompt is None else run.shape_of(item.prompt.prompt_id)
-
-    def pass_of(settings: Settings, members: Sequence[SftItem]) -> StagePass[SftItem]:
-        clip = settings.clip.model_dump(mode="json")
-        fingerprint = run.fingerprint(SFT_CLIPS, STORE_VERSION, kind, clip, codec_identity(settings), seed)
-        return StagePass(
-            plan_stage(SFT_CLIPS, "clips", fingerprint, [[item] for item in members], settings.run),
-            files,
-            SftEncodeSpec(run.files, settings, files),
-            Reuse(files, run.files, run.siblings, "sample_id", importer=ShardImporter(run.files)),
-        )
-
-    return run_by_shape(run, run.sft_items, shape_of, pass_of)
+def _prepared(run: Run, settings: SftSettings, output: Path) -> tuple[TrainingJob, tuple[ItemCounts, ...]]:
+    """The job of SFT with its training sets and the network that it starts from, and the counts of what was encoded."""
+    fingerprint, left_out, counts = write_clips(run, settings, output / DATA_FILE)
+    job = replace(_job(run, settings, output), latents=fingerprint)
+    if settings.audio_steps and settings.audio_clips:
+        sound, refused, sound_counts = write_sound(run, settings, output / SOUND_FILE)
+        left_out, counts = [*left_out, *refused], (*counts, *sound_counts)
+        job = replace(job, audio_data=output / SOUND_FILE, audio_latents=sound)
+    run.documents.write_quarantine(quarantine_file("sft"), left_out)
+    return job, counts
 
 
-def _write_data(run: Run, settings: SftSettings, path: Path) -> tuple[str, tuple[ItemCounts, ...]]:
-    """Encode the SFT clips and their texts and seal the training set; returns its fingerprint and the counts of both.
+def _start(run: Run, settings: SftSettings) -> Path | None:
+    """The file of the network that SFT starts from, converted once for all runs of the folder; None for random values.
 
-    A clip that fits no forward pass makes a quarantine row with the reason. Raises InputError where no clip is left.
+    The audio branch of a video network is started from it, as in the paper's stage 1.
     """
-    encoded = _encode_clips(run)
-    rows, quarantined = run.units(LATENTS).read(encoded.units)
-    samples, dropped = within_budget(run, _samples(rows), settings.loop, "sft")
-    run.documents.write_quarantine(quarantine_file("sft"), [*quarantined, *dropped])
-    fingerprint, text_counts = write_training_set(run, path, TrainingSource("clips", samples, rows))
-    return fingerprint, (*encoded.counts, *text_counts)
-
-
-def _samples(rows: pa.Table) -> list[TrainingSample]:
-    """The clips of an index as training samples, in its order."""
-    own = rows.filter(pc.equal(rows["part"], AUDIO)).to_pylist()
-    size = ("num_frames", "height_px", "width_px")
-    return [
-        TrainingSample(row["sample_id"], row["sample_id"], "", text_id(row["text"]), *(row[name] for name in size))
-        for row in own
-    ]
+    if not settings.network:
+        return None
+    path = run.runs / NETWORKS / digest("sft start", start_hash(settings), run.settings.run.seed) / NETWORK_FILE
+    if not path.exists():
+        config, given = NetworkConfig.from_settings(run.settings.network), locate_network(settings.network)
+        if is_video_only(given):
+            generator = torch.Generator().manual_seed(derive_seed("audio branch", run.settings.run.seed))
+            network = with_audio_from_video(given, config, ModelType.T2AV, generator, dtype=torch.float32)
+        else:
+            network = load_generator(given, config, ModelType.T2AV, dtype=torch.float32)
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_network(path, network, {"source": Path(settings.network).name})
+    return path
 
 
 def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
@@ -142,5 +138,8 @@ def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
         data=output / DATA_FILE,
         output=output,
         seed=settings.run.seed,
+        weights=_start(run, sft_settings),
+        adapter=sft_settings.adapter,
         device=loop.device,
+        dtype=sft_settings.base_dtype if sft_settings.adapter is not None else "float32",
     )

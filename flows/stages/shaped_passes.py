@@ -76,7 +76,7 @@ def members_by_shape(
 
 
 def pass_suffix(settings: Settings, own: Settings) -> str:
-    """What the name of a pass ends with: the shape of ``own``, where the run of ``settings`` has several; otherwise nothing."""
+    """The end of the name of a pass: the shape of ``own``, where the run of ``settings`` has several; otherwise nothing."""
     return f"-{shape_name(clip_shape(own))}" if len(settings.clip.shapes) > 1 else ""
 
 

@@ -12,7 +12,7 @@ from avpref.flows.run import Run
 from avpref.flows.shapes import settings_of, shape_name
 from avpref.flows.workers.generator import open_codec
 from avpref.media.geometry import ClipShape
-from avpref.trainer.buckets import num_tokens
+from avpref.trainer.data.buckets import num_tokens
 
 NO_BUCKET = "NoBucket"
 

@@ -40,7 +40,7 @@ TEXT_STATES = "text_states"
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """What a training set is made of: samples, rows of the index of their clips, delayed versions of every chosen clip."""
+    """The content of a training set: samples, rows of the index of their clips, delayed versions of every chosen clip."""
 
     kind: Kind
     samples: Sequence[TrainingSample]

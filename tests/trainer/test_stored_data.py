@@ -21,15 +21,15 @@ from avpref.models.flow import LatentShapes
 from avpref.storage.latents.latent_reader import ClipSize
 from avpref.storage.latents.training_set import training_set_hash
 from avpref.trainer.batches import PairSet
-from avpref.trainer.buckets import Bucket, Buckets, SampleIndex, Schedule, epoch_order, num_tokens
+from avpref.trainer.data.buckets import Bucket, Buckets, SampleIndex, Schedule, epoch_order, num_tokens
+from avpref.trainer.data.job_data import bucket_shifts
+from avpref.trainer.data.stored_data import StoredPairs, open_training_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.job_data import bucket_shifts
 from avpref.trainer.loop import trainable_parameters
 from avpref.trainer.noise import FlowBatch, NoiseConfig, PairSource, resolve_shift, shard_for_rank
 from avpref.trainer.objectives import LossAndMetrics, PreferenceObjective, joined
 from avpref.trainer.parallel import Context
 from avpref.trainer.run_job import prepare_preference_training, run_job
-from avpref.trainer.stored_data import StoredPairs, open_training_set
 
 NOISE = NoiseConfig(seed=5, shift=3.0, caption_dropout=0.3, desync_share=0.5)
 
@@ -44,7 +44,10 @@ def same(first: FlowBatch, second: FlowBatch) -> bool:
 
 @pytest.fixture
 def pairs(make_pairs: Callable[..., PairSet]) -> PairSet:
-    return make_pairs(10, num_delays=2)
+    """States of padding are zero, as text encoders give them; the store keeps none."""
+    pairs = make_pairs(10, num_delays=2)
+    assert pairs.negative_text is not None and pairs.negative_mask is not None
+    return replace(pairs, negative_text=pairs.negative_text * pairs.negative_mask[..., None])
 
 
 def opened(path: Path, seed: int = 0) -> StoredPairs:
@@ -185,7 +188,7 @@ def two_shapes(tmp_path: Path) -> Path:
     return seal(tmp_path / "store", rows, (3, 8))
 
 
-@pytest.mark.parametrize("budget", [40, 60, 200])
+@pytest.mark.parametrize("budget", [60, 80, 200])
 @pytest.mark.parametrize("world", [1, 3])
 def test_passes_and_ranks_add_up_to_the_gradient_of_single_pairs(
     two_shapes: Path, dpo_job: Callable[..., TrainingJob], budget: int, world: int
@@ -208,10 +211,10 @@ def test_passes_and_ranks_add_up_to_the_gradient_of_single_pairs(
 
     singles, single_result = gradient([[index] for index in indices])
     several, result = gradient([members for passes in by_rank for members in passes])
-    torch.testing.assert_close(several, singles, atol=1e-5, rtol=1e-5)
+    assert float((several - singles).norm()) < 1e-5 * float(singles.norm())
     torch.testing.assert_close(result.loss, single_result.loss)
     for name, values in result.metrics.items():
-        torch.testing.assert_close(values.mean(), single_result.metrics[name].mean())
+        torch.testing.assert_close(values.mean(), single_result.metrics[name].mean(), atol=1e-5, rtol=1e-4)
 
 
 def test_shapes_have_their_own_timestep_shift(two_shapes: Path, dpo_job: Callable[..., TrainingJob]) -> None:
@@ -225,7 +228,7 @@ def test_shapes_have_their_own_timestep_shift(two_shapes: Path, dpo_job: Callabl
 def test_a_bucket_beyond_the_budget_is_named_before_the_first_step(
     two_shapes: Path, dpo_job: Callable[..., TrainingJob]
 ) -> None:
-    job = replace(dpo_job("small", dpo={"desync_share": 0.0}, max_tokens=20), data=two_shapes)
+    job = replace(dpo_job("small", dpo={"desync_share": 0.0}, max_tokens=40), data=two_shapes)
     with pytest.raises(ConfigError, match="bucket 5x4x4"):
         run_job(job, Context())
     assert not (job.output / "metrics.jsonl").exists()

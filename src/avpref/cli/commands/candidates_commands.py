@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter, validators
+from cyclopts import App, Parameter
 
 from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, AsJson, CandidateId, Limit, OfPrompt, Overrides, Run, Runs, Seed, overrides, Speed
+from avpref.cli.options import (
+    DEFAULT_RUNS,
+    AsJson,
+    CandidateId,
+    Limit,
+    OfPrompt,
+    Overrides,
+    Run,
+    Runs,
+    Seed,
+    Speed,
+    overrides,
+)
 from avpref.cli.output import first, print_facts, print_json, print_line, print_table
 from avpref.errors import ConfigError
 

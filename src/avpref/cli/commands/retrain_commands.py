@@ -7,7 +7,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from avpref.cli.opening import load_settings
-from avpref.cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Speed, Wait, overrides
+from avpref.cli.options import (
+    DEFAULT_CONFIG,
+    DEFAULT_RUNS,
+    AsJson,
+    Config,
+    Overrides,
+    Runs,
+    Seed,
+    Speed,
+    Wait,
+    overrides,
+)
 
 DryRun = Annotated[bool, Parameter(name="--dry-run", help="print the amount of work per stage, and run nothing")]
 

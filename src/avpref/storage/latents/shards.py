@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from avpref.datasets.latents import LatentArray
 ALIGNMENT = 8
 """The header is padded with spaces to a multiple of this number of bytes."""
 
-BITS_OF = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
+BITS_OF: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "BF16": np.dtype("<u2")}
 """NumPy type of the stored bits by name of the safetensors type; NumPy has no bfloat16, whose bits are kept as integers."""
 
 

@@ -21,8 +21,8 @@ from avpref.identity import derive_seed
 from avpref.models.flow import Latents, LatentShapes
 from avpref.storage.latents.latent_reader import ClipSize, LatentReader
 from avpref.storage.latents.training_set import Kind, TrainingSet, read_training_set
-from avpref.trainer.buckets import Bucket, Buckets, SampleIndex
-from avpref.trainer.sample_data import TextRows
+from avpref.trainer.data.buckets import Bucket, Buckets, SampleIndex
+from avpref.trainer.data.sample_data import TextRows
 
 ROWS_OF = {"pairs": 2, "clips": 1}
 TEXTS_KEPT = 64
@@ -61,11 +61,11 @@ class StoredSamples:
         return Buckets(tuple(place[size] for size in self._sizes), kinds, ROWS_OF[self.header.kind])
 
     def texts(self, rows: Sequence[int]) -> TextRows:
-        """See :class:`avpref.trainer.sample_data.Samples`."""
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
         return self._padded([self._text_ids[row] for row in rows])
 
     def negative(self) -> TextRows | None:
-        """See :class:`avpref.trainer.sample_data.Samples`."""
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
         return self._padded([self.header.negative_id]) if self.header.negative_id else None
 
     def _require_arrays(self) -> None:
@@ -113,15 +113,15 @@ class StoredSamples:
 
 
 class StoredClips(StoredSamples):
-    """See :class:`avpref.trainer.sample_data.ClipRows`."""
+    """See :class:`avpref.trainer.data.sample_data.ClipRows`."""
 
     def clips(self, indices: Sequence[SampleIndex]) -> Latents:
-        """See :class:`avpref.trainer.sample_data.ClipRows`."""
+        """See :class:`avpref.trainer.data.sample_data.ClipRows`."""
         return self._latents([self._chosen[index.row] for index in indices], [index.epoch for index in indices])
 
 
 class StoredPairs(StoredSamples):
-    """See :class:`avpref.trainer.sample_data.PairRows`."""
+    """See :class:`avpref.trainer.data.sample_data.PairRows`."""
 
     @property
     def num_delays(self) -> int:
@@ -129,7 +129,7 @@ class StoredPairs(StoredSamples):
         return self.header.num_delays
 
     def sides(self, indices: Sequence[SampleIndex]) -> tuple[Latents, Latents]:
-        """See :class:`avpref.trainer.sample_data.PairRows`."""
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
         epochs = [index.epoch for index in indices]
         chosen, rejected = (
             self._latents([clips[index.row] for index in indices], epochs) for clips in (self._chosen, self._rejected)
@@ -137,7 +137,7 @@ class StoredPairs(StoredSamples):
         return chosen, rejected
 
     def delayed(self, index: SampleIndex, version: int) -> Tensor:
-        """See :class:`avpref.trainer.sample_data.PairRows`."""
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
         clip = self._chosen[index.row]
         mean = torch.from_numpy(self._reader.read(clip, DELAYED)[version])
         if (clip, DELAYED_LOG_VARIANCE) not in self._reader:
@@ -146,12 +146,12 @@ class StoredPairs(StoredSamples):
         return self._sampled(mean, log_variance, clip, index.epoch, version)
 
     def moves(self, rows: Sequence[int]) -> tuple[Tensor, Tensor] | None:
-        """See :class:`avpref.trainer.sample_data.PairRows`."""
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
         video, audio = self._moves
         return None if bool(video.all()) and bool(audio.all()) else (video[list(rows)], audio[list(rows)])
 
-    def weights(self, rows: Sequence[int]) -> Tensor | None:
-        """See :class:`avpref.trainer.sample_data.PairRows`."""
+    def pair_weights(self, rows: Sequence[int]) -> Tensor | None:
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
         return None if bool((self._weights == 1).all()) else self._weights[list(rows)]
 
 

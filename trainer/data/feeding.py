@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from avpref.models.flow import Latents
-from avpref.trainer.buckets import SampleIndex, Schedule
+from avpref.trainer.data.buckets import SampleIndex, Schedule
 from avpref.trainer.noise import FlowBatch, shard_for_rank
 from avpref.trainer.parallel import Context
 

@@ -8,17 +8,17 @@ from pathlib import Path
 from avpref.identity import derive_seed
 from avpref.storage.latents.training_set import is_training_set
 from avpref.trainer.batches import load_clip_set, load_pair_set
-from avpref.trainer.buckets import Buckets, Schedule
+from avpref.trainer.data.buckets import Buckets, Schedule
+from avpref.trainer.data.sample_data import ClipRows, PairRows, Samples
+from avpref.trainer.data.stored_data import StoredClips, StoredPairs, open_training_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.noise import resolve_shift
-from avpref.trainer.sample_data import ClipRows, PairRows, Samples
-from avpref.trainer.stored_data import StoredClips, StoredPairs, open_training_set
 
 
 def open_clips(job: TrainingJob, path: Path, *, has_video: bool = True) -> ClipRows:
     """The clips of an SFT job: a latent store or one file; without ``has_video`` their audio alone. Raises InputError."""
     if is_training_set(path):
-        data = open_training_set(path, "clips", job.latents)
+        data = open_training_set(path, "clips", job.audio_latents if path == job.audio_data else job.latents)
         return StoredClips(data, derive_seed("posterior", job.seed), has_video=has_video)
     clips = load_clip_set(path)
     return clips if has_video else replace(clips, video=None)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from avpref.models.flow import Latents
-from avpref.trainer.buckets import Buckets, SampleIndex
+from avpref.trainer.data.buckets import Buckets, SampleIndex
 
 
 class TextRows(NamedTuple):
@@ -19,7 +19,7 @@ class TextRows(NamedTuple):
 
 
 class Samples(Protocol):
-    """What clips and pairs have in common. All rows of one call are of one bucket."""
+    """Methods that clips and pairs have in common. All rows of one call are of one bucket."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -67,6 +67,6 @@ class PairRows(Samples, Protocol):
         """Whether the loss of each pair moves video, and audio: bool [n]; None where every pair moves both."""
         ...
 
-    def weights(self, rows: Sequence[int]) -> Tensor | None:
+    def pair_weights(self, rows: Sequence[int]) -> Tensor | None:
         """Weights of the pairs' losses, float32 [n]; None where all count alike."""
         ...
