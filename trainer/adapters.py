@@ -121,7 +121,7 @@ def make_policy(
     settings: AdapterSettings,
     seed: int,
     sft_adapter: Path | None = None,
-    dtype: BaseDtype = "float32",
+    dtype: BaseDtype | torch.dtype = "float32",
 ) -> Policy:
     """Adapt ``network`` in place according to ``settings``; ``sft_adapter`` is the folder of the adapter that SFT trained, if any.
 

@@ -77,15 +77,16 @@ def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCoun
 def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     """Delays in seconds of the rejected clips that are made by delaying sound, evenly spaced over the configured range.
 
-    Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). Empty
-    where ``desync_share`` is 0.
+    Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). With the
+    order ``large_first`` the largest delays come first. Empty where ``desync_share`` is 0.
     """
     if not settings.desync_share:
         return ()
     num_early = round(NUM_DELAYS * settings.desync_early_share)
     bounds = settings.desync_min_s, settings.desync_max_s
     late, early = np.linspace(*bounds, NUM_DELAYS - num_early), -np.linspace(*bounds, num_early)
-    return tuple(float(delay) for delay in (*late, *early))
+    delays = [float(delay) for delay in (*late, *early)]
+    return tuple(delays if settings.desync_order == "flat" else sorted(delays, key=lambda delay: -abs(delay)))
 
 
 def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:

@@ -14,12 +14,14 @@ BaseDtype = Literal["float32", "bfloat16", "int8", "float8"]
 QUANTISED = frozenset({"int8", "float8"})
 
 
-def with_base_dtype(network: JavisDiT, dtype: BaseDtype) -> JavisDiT:
+def with_base_dtype(network: JavisDiT, dtype: BaseDtype | torch.dtype) -> JavisDiT:
     """``network`` in ``dtype``, in place. ``int8`` and ``float8`` keep weights of the blocks' linear layers in 8 bits, with a scale per
     output channel, and everything else in bfloat16; products are computed in bfloat16.
 
     Raises ConfigError for 8 bits where torchao is not installed.
     """
+    if isinstance(dtype, torch.dtype):
+        return network.to(dtype)
     if dtype not in QUANTISED:
         return network.to({"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
     try:
