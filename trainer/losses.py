@@ -161,8 +161,8 @@ def preference_loss(
     f(0) per modality (log 2 each for the sigmoid) and the gradient with respect to a rejected error is minus the preference part
     of its chosen error's.
 
-    ``target_margin`` g makes the preference f(z - g) (SimPO's margin, for a loss without a reference). Variant ``kto`` judges each
-    clip alone (:func:`unpaired_term`). ``weights`` multiply terms: a pair's weight its preference part, a modality's weight both
+    ``target_margin`` g makes the preference f(z - g) (SimPO's margin, for a loss without a reference). With ``unpaired``
+    each clip is judged alone (:func:`unpaired_term`). ``weights`` multiply terms: a pair's weight its preference part, a modality's weight both
     of its terms; the preference part of ``joint``, which has no modality, gets the mean of the modalities' weights.
 
     ``moves`` (none: every pair moves every modality) leaves the other modality's terms out of a pair's loss: f(z_k) and the flow
@@ -196,14 +196,14 @@ def preference_loss(
 
 
 def _modality_term(part: _Modality, settings: PreferenceLossSettings) -> Tensor:
-    if settings.variant == "kto":
+    if settings.unpaired:
         return unpaired_term(_less_target(side_logits(part.errors, part.beta, settings.half), settings), settings)
     logit = preference_logit(part.errors, part.beta, settings.half)
     return preference_term(_below_target(logit, settings), settings.variant, settings.label_smoothing)
 
 
 def _joint_term(present: Sequence[_Modality], settings: PreferenceLossSettings) -> Tensor:
-    if settings.variant == "kto":
+    if settings.unpaired:
         sides = [side_logits(part.errors, part.beta, settings.half) for part in present]
         sums = (
             torch.stack([_kept(side, part.moved) for side, part in zip(of_side, present, strict=True)]).sum(0)

@@ -22,9 +22,9 @@ from avpref.trainer.losses import (
 )
 
 CASES: list[dict[str, Any]] = [
-    {"variant": "kto"},
-    {"variant": "kto", "chosen_weight": 1.3, "rejected_weight": 0.4, "label_smoothing": 0.1, "target_margin": 0.2},
-    {"variant": "kto", "form": "joint"},
+    {"unpaired": True},
+    {"unpaired": True, "chosen_weight": 1.3, "rejected_weight": 0.4, "label_smoothing": 0.1, "target_margin": 0.2},
+    {"unpaired": True, "form": "joint"},
     {"variant": "sigmoid", "target_margin": 0.7},
     {"variant": "ipo", "target_margin": 0.3, "form": "joint", "label_smoothing": 0.2},
     {"variant": "hinge", "half": False},
@@ -47,7 +47,7 @@ def by_hand(errors: np.ndarray, loss: PreferenceLossSettings, weights: np.ndarra
 
     def preference(chosen: float, rejected: float) -> float:
         e, g = loss.label_smoothing, loss.target_margin
-        if loss.variant == "kto":
+        if loss.unpaired:
             good = (1 - e) * (1 - sigmoid(chosen - g)) + e * (1 - sigmoid(g - chosen))
             bad = (1 - e) * (1 - sigmoid(-rejected - g)) + e * (1 - sigmoid(rejected + g))
             return loss.chosen_weight * good + loss.rejected_weight * bad
@@ -93,7 +93,7 @@ def test_unpaired_losses_do_not_see_the_other_side() -> None:
     slopes = []
     for rejected in (errors[0, 1], errors[0, 1] + 5):
         part = ModalityErrors(policy._replace(rejected=rejected), PairErrors(*errors[1].detach()))
-        total = preference_loss(part, None, PreferenceLossSettings(variant="kto", beta_video=3.0)).total.sum()
+        total = preference_loss(part, None, PreferenceLossSettings(unpaired=True, beta_video=3.0)).total.sum()
         slopes.append(torch.autograd.grad(total, policy.chosen)[0])
     assert torch.equal(*slopes)
 
@@ -119,7 +119,7 @@ def test_the_flow_loss_weighs_modalities() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [{"form": "joint", "weight_video": 2.0}, {"chosen_weight": 2.0}, {"noise_weights": (1.0, -1.0)}]
+    "case", [{"form": "joint", "weight_video": 2.0}, {"chosen_weight": 2.0}, {"unpaired": True, "variant": "ipo"}, {"noise_weights": (1.0, -1.0)}]
 )
 def test_settings_that_contradict_each_other(case: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

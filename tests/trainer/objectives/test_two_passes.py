@@ -22,7 +22,7 @@ MakePairs = Callable[..., PairSet]
 NOISE = NoiseConfig(seed=5, shift=2.0, caption_dropout=0.2, desync_share=0.4)
 LOSSES: list[dict[str, Any]] = [
     {},
-    {"variant": "kto", "noise_weights": (0.5, 2.0)},
+    {"unpaired": True, "noise_weights": (0.5, 2.0)},
     {"form": "joint", "variant": "ipo"},
     {"weight_audio": 3.0, "label_smoothing": 0.1},
 ]
