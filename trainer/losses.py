@@ -161,8 +161,8 @@ def preference_loss(
     f(0) per modality (log 2 each for the sigmoid) and the gradient with respect to a rejected error is minus the preference part
     of its chosen error's.
 
-    ``target_margin`` g makes the preference f(z - g) (SimPO's margin, for a loss without a reference). With ``unpaired``
-    each clip is judged alone (:func:`unpaired_term`). ``weights`` multiply terms: a pair's weight its preference part, a modality's weight both
+    ``target_margin`` g makes the preference f(z - g) (SimPO's margin, for a loss without a reference). With ``unpaired`` each clip is
+    judged alone (:func:`unpaired_term`). ``weights`` multiply terms: a pair's weight its preference part, a modality's weight both
     of its terms; the preference part of ``joint``, which has no modality, gets the mean of the modalities' weights.
 
     ``moves`` (none: every pair moves every modality) leaves the other modality's terms out of a pair's loss: f(z_k) and the flow

@@ -26,7 +26,7 @@ from avpref.identity import digest
 from avpref.media.resolutions import nominal_size
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.codecs.codec import Codec
-from avpref.models.codecs.opening import codec_of
+from avpref.models.codecs.codec_choice import codec_of
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import shift_ratio
 from avpref.models.sampling import SamplerSettings

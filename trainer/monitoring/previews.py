@@ -26,7 +26,7 @@ from avpref.errors import InputError
 from avpref.media.geometry import ClipShape
 from avpref.media.writing import encode_clip
 from avpref.models.codecs.codec import Codec
-from avpref.models.codecs.opening import codec_of
+from avpref.models.codecs.codec_choice import codec_of
 from avpref.models.flow import Latents
 from avpref.models.sampling import SamplerSettings, draw_noise, sample
 from avpref.models.text import TextBatch
@@ -41,7 +41,7 @@ CODEC: TypeAdapter[Any] = TypeAdapter(CodecSettings)
 
 @dataclass(frozen=True, eq=False)
 class PreviewTexts:
-    """What is sampled: texts [K, L, D] with a negative one, a seed for each, sampler and codec."""
+    """Inputs of the samples: texts [K, L, D] with a negative one, a seed for each, sampler and codec."""
 
     names: tuple[str, ...]
     text: TextBatch

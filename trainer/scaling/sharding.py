@@ -49,7 +49,7 @@ def unshard(module: nn.Module) -> None:
 def copy_whole(target: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into ``target``, which may be sharded."""
     if isinstance(target, DTensor):
-        target.copy_(distribute_tensor(value.to(target.device), target.device_mesh, target.placements))
+        target.copy_(_part_of(value, target))
     else:
         target.copy_(value)
 
@@ -57,8 +57,14 @@ def copy_whole(target: Tensor, value: Tensor) -> None:
 def like(value: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor on the device of ``parameter``, sharded as it is; scalars stay whole."""
     if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        return _part_of(value, parameter)
     return value.to(parameter.device)
+
+
+def _part_of(value: Tensor, parameter: DTensor) -> DTensor:
+    """A whole tensor that every rank has, sharded as ``parameter`` is, without communication."""
+    local = value.to(parameter.device)
+    return distribute_tensor(local, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def norm_value(norm: Tensor) -> Tensor:

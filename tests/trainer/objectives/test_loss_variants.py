@@ -119,7 +119,13 @@ def test_the_flow_loss_weighs_modalities() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [{"form": "joint", "weight_video": 2.0}, {"chosen_weight": 2.0}, {"unpaired": True, "variant": "ipo"}, {"noise_weights": (1.0, -1.0)}]
+    "case",
+    [
+        {"form": "joint", "weight_video": 2.0},
+        {"chosen_weight": 2.0},
+        {"unpaired": True, "variant": "ipo"},
+        {"noise_weights": (1.0, -1.0)},
+    ],
 )
 def test_settings_that_contradict_each_other(case: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
