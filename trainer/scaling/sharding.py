@@ -41,7 +41,7 @@ def unshard(module: nn.Module) -> None:
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             if isinstance(parameter, DTensor):
-                values = parameter.detach().full_tensor()
+                values = whole(parameter.detach())
                 part.register_parameter(name, nn.Parameter(values, requires_grad=parameter.requires_grad))
 
 
