@@ -224,7 +224,13 @@ def reference_key(job: TrainingJob, num_pairs: int) -> str:
     relevant = ("sha256.", "network.", "dtype", "settings.adapter.layout")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
     loop = job.dpo.loop
-    computed: list[object] = [job.dpo.loss.reduction, job.dpo.two_pass, loop.batch_size, loop.num_processes, loop.num_threads]
+    computed: list[object] = [
+        job.dpo.loss.reduction,
+        job.dpo.two_pass,
+        loop.batch_size,
+        loop.num_processes,
+        loop.num_threads,
+    ]
     computed += [loop.compile_blocks, loop.sharding, job.device.partition(":")[0], str(torch.__version__)]
     noise = asdict(_dpo_noise(job, num_pairs))
     return digest("reference scores", inputs, noise, order_seed(job), *computed, size=64)
