@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avpref.config.network_settings import NetworkSettings
 from avpref.config.schema import Settings
 from avpref.domain import Origin
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prompt_sources import open_prompt_source
+from avpref.models.network_flop import forward_flop
 from avpref.observability.meters import S_PER_H
 from avpref.trainer.data.buckets import num_tokens
 
@@ -53,20 +53,3 @@ def estimate_sampling(settings: Settings, tflops: float) -> SamplingEstimate:
         tflops=tflops,
         gpu_hours=num_generated * flop_per_candidate / (tflops * TERA) / S_PER_H,
     )
-
-
-def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
-    """Floating point operations of one forward pass of one row: matrix products of the blocks, two operations per multiplication.
-
-    Per block and token: four square matrices of self-attention, two of cross-attention, the feed-forward layers, and the products of
-    both attentions. Per block: keys and values of the text.
-    """
-    dim, text = network.dim, network.text_len
-    per_token = 6 * dim**2 + 2 * dim * network.ffn_dim
-    other = 2.0 * network.num_layers * (num_tokens * per_token + 2 * text * dim**2)
-    return other + attention_flop(num_tokens, network)
-
-
-def attention_flop(num_tokens: int, network: NetworkSettings) -> float:
-    """The share of :func:`forward_flop` of the products of both attentions."""
-    return 4.0 * network.num_layers * num_tokens * network.dim * (num_tokens + network.text_len)

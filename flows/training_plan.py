@@ -1,7 +1,7 @@
 """Plan of a run's trainings without running them: tokens, forward passes, steps, memory per device and GPU-hours of every bucket.
 
-Operations of a step follow docs of :func:`avpref.flows.flops.forward_flop`. With F operations of one forward pass of a row, of which A
-are attention and L = F - A the rest: training all weights takes F forward, 2 L + 2.5 A backward; training an adapter of a frozen network
+Operations are those of :func:`avpref.models.network_flop.forward_flop`. With F operations of one forward pass of a row, of which
+A are attention and L = F - A the rest: training all weights takes F forward, 2 L + 2.5 A backward; training an adapter of a frozen network
 F forward, L + 2.5 A backward (fused attention recomputes its products); activation checkpointing adds F, a live reference F per row.
 GPU-hours are these operations at a sustained speed that the caller names; nothing else is counted in them.
 """
@@ -13,20 +13,22 @@ from dataclasses import dataclass
 
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.schema import Settings
-from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
-from avpref.flows.flops import TERA, attention_flop, forward_flop
+from avpref.config.training_settings import CheckpointingMode, DpoSettings, LoopSettings, SftSettings
+from avpref.flows.flops import TERA
 from avpref.flows.placement import placed_loop
 from avpref.flows.shapes import settings_of, shape_name
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prompt_sources import shapes_of
 from avpref.media.geometry import ClipShape
 from avpref.models.flow import LatentShapes
+from avpref.models.network_flop import attention_flop, forward_flop
 from avpref.observability.meters import S_PER_H
 from avpref.trainer.data.buckets import num_tokens
 from avpref.trainer.memory_plan import MemoryParts, MemoryRequest, plan_memory
 
 CARDS_GB = (24, 48, 80, 141)
 """Memory of common cards, 10^9 bytes."""
+MODES: tuple[tuple[CheckpointingMode, str], ...] = (("none", "false"), ("full", "true"))
 USABLE = 0.9
 """Share of a card's memory that the plan may fill: an assumption about contexts, workspaces and fragmentation."""
 GB = 1e9
@@ -90,12 +92,15 @@ def smaller_trainings(settings: Settings) -> Iterator[SmallerTraining]:
     shape = min(shapes, key=lambda shape: num_tokens(shapes[shape], settings.network))
     latents = shapes[shape]
     rows = []
-    for dtype in ("float32", "bfloat16"):
-        for is_checkpointed in (False, True):
-            request = MemoryRequest(settings.network, settings.dpo.adapter, dtype, latents, 2, is_checkpointed)
+    dtypes: tuple[tuple[str, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True), ("int8", True))
+    for dtype, is_two_pass in dtypes:
+        for mode, value in MODES:
+            rows_of_pass = 1 if is_two_pass else 2
+            request = MemoryRequest(settings.network, settings.dpo.adapter, dtype, latents, rows_of_pass, mode)
             changes = {
                 "base_dtype": dtype,
-                "loop.activation_checkpointing": str(is_checkpointed).lower(),
+                "loop.activation_checkpointing": value,
+                "two_pass": str(is_two_pass).lower(),
                 "loop.max_tokens": str(2 * num_tokens(latents, settings.network)),
             }
             memory = plan_memory(request)
@@ -152,21 +157,23 @@ def training_flop(tokens: int, network: NetworkSettings, training: SftSettings |
     other = forward - attention
     is_adapter = isinstance(training, DpoSettings) or training.adapter is not None
     backward = (1.0 if is_adapter else 2.0) * other + 2.5 * attention
-    recomputed = forward if training.loop.activation_checkpointing else 0.0
-    reference = forward if isinstance(training, DpoSettings) else 0.0
-    return forward + backward + recomputed + reference
+    recomputed = forward if training.loop.checkpointing(tokens) == "full" else 0.0
+    if not isinstance(training, DpoSettings):
+        return forward + backward + recomputed
+    reference = forward if training.reference in ("live", "ema") else 0.0
+    return forward + backward + recomputed + reference + (forward if training.two_pass else 0.0)
 
 
 def _request(
     settings: Settings, training: SftSettings | DpoSettings, latents: LatentShapes, rows: int
 ) -> MemoryRequest:
-    is_checkpointed = bool(training.loop.activation_checkpointing)
+    mode, bits = training.loop.checkpointing(num_tokens(latents, settings.network)), training.optimiser.state_bits
     match training:
         case DpoSettings():
-            return MemoryRequest(
-                settings.network, training.adapter, training.base_dtype, latents, max(rows, 2), is_checkpointed
-            )
+            network, adapter, has_average = settings.network, training.adapter, bool(training.ema_decay)
+            own = max(rows, 2) // (2 if training.two_pass else 1)
+            return MemoryRequest(network, adapter, training.base_dtype, latents, own, mode, has_average, bits)
         case SftSettings():
             adapter, dtype = training.adapter, training.base_dtype if training.adapter else "float32"
             has_average = bool(training.ema_decay)
-            return MemoryRequest(settings.network, adapter, dtype, latents, max(rows, 1), is_checkpointed, has_average)
+            return MemoryRequest(settings.network, adapter, dtype, latents, max(rows, 1), mode, has_average, bits)

@@ -19,7 +19,7 @@ allocator, the CUDA context (about 0.5 GiB), and copies of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,10 +29,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from avpref.config.network_settings import NetworkSettings
-from avpref.config.training_settings import AdapterSettings
+from avpref.config.training_settings import AdapterSettings, CheckpointingMode
 from avpref.models.dit import JavisDiT, NetworkConfig
 from avpref.models.flow import Latents, LatentShapes
 from avpref.trainer.adapters import add_adapter
+from avpref.trainer.scaling.base_dtype import QUANTISED
 
 FLOAT32_BYTES = 4
 ADAM_MOMENTS = 2
@@ -58,8 +59,17 @@ class MemoryParts:
 
 @dataclass(frozen=True)
 class MemoryRequest:
-    """Everything that the memory of a training depends on: network, adapter (None: all weights are trained), dtype of frozen weights, the shapes
-    of a clip's latents, rows of one forward pass, checkpointing, and whether there is a moving average.
+    """Everything that the memory of a training depends on.
+
+    Attributes:
+        network: the sizes of the network.
+        adapter: the trained adapter; None: all weights are trained.
+        dtype: of frozen weights; the linear layers of ``int8`` and ``float8`` have one byte per weight, all else is bfloat16.
+        shapes: of a clip's latents.
+        rows: rows of one forward pass: two per pair, one where the sides of a pair are computed alone (``dpo.two_pass``).
+        checkpointing: of activations: ``none``, ``selective`` or ``full``.
+        has_average: whether there is a moving average.
+        state_bits: of the optimiser's moments.
     """
 
     network: NetworkSettings
@@ -67,8 +77,9 @@ class MemoryRequest:
     dtype: str
     shapes: LatentShapes
     rows: int
-    is_checkpointed: bool
+    checkpointing: CheckpointingMode
     has_average: bool = False
+    state_bits: int = 32
 
 
 def plan_memory(request: MemoryRequest) -> MemoryParts:
@@ -77,44 +88,44 @@ def plan_memory(request: MemoryRequest) -> MemoryParts:
     one, two = (_count(_with(request, num_layers=number)) for number in (1, 2))
     parts = {name: one[name] + (two[name] - one[name]) * (layers - 1) for name in one}
     own_block = 0
-    if request.is_checkpointed:
-        kept = [_count(_with(request, num_layers=number, is_checkpointed=False))["activations"] for number in (1, 2)]
+    if request.checkpointing != "none":
+        kept = [_count(_with(request, num_layers=number, checkpointing="none"))["activations"] for number in (1, 2)]
         own_block = kept[1] - kept[0]
     trained = parts["trained"]
     return MemoryParts(
         weights=parts["weights"],
         trained=trained * FLOAT32_BYTES,
         gradients=trained * FLOAT32_BYTES,
-        optimiser=trained * FLOAT32_BYTES * ADAM_MOMENTS,
+        optimiser=trained * request.state_bits // 8 * ADAM_MOMENTS,
         average=trained * FLOAT32_BYTES if request.has_average else 0,
         activations=parts["activations"],
         block=own_block,
     )
 
 
-def _with(request: MemoryRequest, num_layers: int, is_checkpointed: bool | None = None) -> MemoryRequest:
+def _with(request: MemoryRequest, num_layers: int, checkpointing: CheckpointingMode | None = None) -> MemoryRequest:
     network = request.network.model_copy(update={"num_layers": num_layers})
-    checkpointed = request.is_checkpointed if is_checkpointed is None else is_checkpointed
-    return MemoryRequest(
-        network, request.adapter, request.dtype, request.shapes, request.rows, checkpointed, request.has_average
-    )
+    return replace(request, network=network, checkpointing=checkpointing or request.checkpointing)
 
 
 @lru_cache(maxsize=64)
 def _count(request: MemoryRequest) -> dict[str, int]:
     """Bytes of frozen weights and of activations, and the number of trained values, of a network with the layers of the request."""
-    dtype = getattr(torch, request.dtype)
+    is_quantised = request.dtype in QUANTISED
+    dtype = torch.bfloat16 if is_quantised else getattr(torch, request.dtype)
     with torch.device("meta"):
         network = JavisDiT(NetworkConfig.from_settings(request.network)).to(dtype)
-        network.activation_checkpointing = request.is_checkpointed
+        network.checkpointing = lambda num_tokens: request.checkpointing
         module: nn.Module = network
         if request.adapter is not None:
             module = add_adapter(network, request.adapter, 0)
         activations = _saved_bytes(module, lambda: _loss(module, request))
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    linear = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
+    saved = sum(p.numel() * (p.element_size() - 1) for p in frozen if id(p) in linear) if is_quantised else 0
     return {
-        "weights": sum(parameter.numel() * parameter.element_size() for parameter in frozen),
+        "weights": sum(parameter.numel() * parameter.element_size() for parameter in frozen) - saved,
         "trained": sum(parameter.numel() for parameter in trained),
         "activations": activations,
     }

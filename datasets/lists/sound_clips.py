@@ -37,7 +37,11 @@ def read_sound_clips(
     items: list[SoundItem] = []
     refused: list[RefusedRow] = []
     for row in read_rows(table):
-        outcome = row if isinstance(row, RefusedRow) else _windows(row.line, row.file, row.path, row.text, shapes, seed, rules)
+        outcome = (
+            row
+            if isinstance(row, RefusedRow)
+            else _windows(row.line, row.file, row.path, row.text, shapes, seed, rules)
+        )
         if isinstance(outcome, RefusedRow):
             refused.append(outcome)
         else:
@@ -62,6 +66,8 @@ def _windows(
         return RefusedRow(line, file, f"{length_s:.3f} s of sound, shorter than every clip of the run")
     shape = fitting[derive_seed("sound shape", seed, sha256) % len(fitting)]
     return [
-        SoundItem("a" + digest("sound", sha256, start_s, text, shape.num_frames), str(path), sha256, start_s, text, shape)
+        SoundItem(
+            "a" + digest("sound", sha256, start_s, text, shape.num_frames), str(path), sha256, start_s, text, shape
+        )
         for start_s in window_starts_s(length_s, shape.duration_s)
     ]

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from avpref.config.schema import Settings
 from avpref.config.training_settings import SftSettings, SftWeights
-from avpref.datasets.latents import AUDIO, LATENTS, STORE_VERSION, TrainingSample, text_id
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
-from avpref.execution.plan import plan_stage
-from avpref.execution.reuse import Reuse
 from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run, start_hash
 from avpref.flows.stages.sft_data import write_clips, write_sound
-from avpref.flows.shapes import drawn_shape
-from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
-from avpref.flows.stages.token_budget import within_budget
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import TrainingSource, launch_training, write_training_set
-from avpref.flows.workers.encode_worker import SftEncodeSpec
-from avpref.flows.workers.generator import codec_identity
-from avpref.flows.workers.prompt_sources import SftItem
-from avpref.media.geometry import ClipShape
+from avpref.flows.stages.training_data import launch_training
+from avpref.identity import derive_seed, digest
 from avpref.models.checkpoints.network_loading import (
     is_video_only,
     load_generator,
@@ -37,9 +24,7 @@ from avpref.models.checkpoints.network_loading import (
 )
 from avpref.models.checkpoints.shipped_networks import locate_network
 from avpref.models.dit import ModelType, NetworkConfig
-from avpref.identity import derive_seed, digest
 from avpref.storage.documents import quarantine_file
-from avpref.storage.latents.latent_units import ShardImporter
 from avpref.storage.local_files import storage_errors
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.metrics import METRICS_FILE

@@ -21,6 +21,8 @@ from avpref.execution.reuse import Reuse
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.shapes import shape_of_candidate
+from avpref.flows.stages.alignment.preview_texts import with_previews
+from avpref.flows.stages.alignment.reference_scores import cached_scores
 from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
 from avpref.flows.stages.token_budget import within_budget
 from avpref.flows.stages.trained_models import reuse_trained_model
@@ -65,22 +67,29 @@ def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCoun
     if source := reuse_trained_model(run, job.output, [ADAPTER_FOLDER], SUMMARY_FILE):
         return clip_counts, ItemCounts("train", ADAPTERS, reused={source: 1})
     fingerprint, clip_counts = _write_data(run, job)
-    launch_training(run, "train", replace(job, latents=fingerprint))
+    job = replace(job, latents=fingerprint)
+    if run.settings.dpo.loop.previews.every:
+        job = with_previews(run, job)
+    if run.settings.dpo.reference == "cached":
+        job, counts = cached_scores(run, job)
+        clip_counts = (*clip_counts, counts)
+    launch_training(run, "train", job)
     return clip_counts, ItemCounts("train", ADAPTERS, made=1)
 
 
 def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     """Delays in seconds of the rejected clips that are made by delaying sound, evenly spaced over the configured range.
 
-    Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). Empty
-    where ``desync_share`` is 0.
+    Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). With the
+    order ``large_first`` the largest delays come first. Empty where ``desync_share`` is 0.
     """
     if not settings.desync_share:
         return ()
     num_early = round(NUM_DELAYS * settings.desync_early_share)
     bounds = settings.desync_min_s, settings.desync_max_s
     late, early = np.linspace(*bounds, NUM_DELAYS - num_early), -np.linspace(*bounds, num_early)
-    return tuple(float(delay) for delay in (*late, *early))
+    delays = [float(delay) for delay in (*late, *early)]
+    return tuple(delays if settings.desync_order == "flat" else sorted(delays, key=lambda delay: -abs(delay)))
 
 
 def _write_data(run: Run, job: TrainingJob) -> tuple[str, tuple[ItemCounts, ...]]:
@@ -103,13 +112,15 @@ def _samples(run: Run, pairs: pa.Table) -> list[TrainingSample]:
     text = {prompt.prompt_id: text_id(prompt.text) for prompt in run.prompts}
     candidates = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
     moves = moved_modalities(pairs["dimension"].to_pylist(), run.settings.scoring.modalities)
+    weights = pair_weights(pairs, run.settings.dpo.loss.margin_power)
     columns = (pairs[name].to_pylist() for name in ("pair_id", "chosen", "rejected"))
     samples = []
     for row, (pair_id, chosen, rejected) in enumerate(zip(*columns, strict=True)):
         clip = candidates[chosen]
         moved = (True, True) if moves is None else (bool(moves.video[row]), bool(moves.audio[row]))
         size = clip.num_frames, clip.height_px, clip.width_px
-        samples.append(TrainingSample(pair_id, chosen, rejected, text[clip.prompt_id], *size, *moved))
+        weight = 1.0 if weights is None else float(weights[row])
+        samples.append(TrainingSample(pair_id, chosen, rejected, text[clip.prompt_id], *size, *moved, weight))
     return samples
 
 
@@ -148,6 +159,18 @@ def _without_marks(clips: pa.Table) -> pa.Table:
     return clips.set_column(
         column, clips.schema.field(column), pc.replace_substring_regex(clips["sample_id"], f"{DELAYED}$", "")
     )
+
+
+def pair_weights(pairs: pa.Table, power: float) -> torch.Tensor | None:
+    """Weights of the pairs from the distance of their rewards: (margin / mean margin)^power, scaled to a mean of 1; float32 [N].
+
+    None for ``power`` 0, and where no pair has a positive margin. A margin is the sum over dimensions, as in table ``pairs``.
+    """
+    margins = np.maximum(pairs["margin_total"].to_numpy().astype(np.float64), 0.0)
+    if not power or not margins.any():
+        return None
+    weights = (margins / margins.mean()) ** power
+    return torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
 
 def moved_modalities(dimensions: Sequence[str], other_dimensions: Mapping[str, str]) -> Moves | None:

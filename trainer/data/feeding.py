@@ -1,15 +1,14 @@
-"""Batches of coming steps, assembled in a thread while the network computes; the time that a step waits for them is measured.
+"""Batches of coming steps, assembled in a thread while the network computes.
 
 Batches are a function of their indices, so that the thread changes no value.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 
@@ -32,19 +31,13 @@ class BatchSource(Protocol):
         """The batch of the samples ``indices``, on the CPU."""
 
 
-class StepBatches(NamedTuple):
-    """The batches of one rank and step, one per forward pass, on the CPU; and the seconds that the step waited for them."""
-
-    batches: tuple[FlowBatch, ...]
-    wait_s: float
-
-
 def step_batches(
     source: BatchSource, seed: int, batch_size: int, steps: range, context: Context
-) -> Iterator[StepBatches]:
-    """The batches of ``steps`` for the rank of ``context``, in order. Raises what the source raises, at the step that needs the batch.
+) -> Iterator[tuple[FlowBatch, ...]]:
+    """The batches of each of ``steps`` for the rank of ``context``, one per forward pass, on the CPU.
 
-    Batches for a CUDA device are in pinned memory, so that they are copied while the device computes.
+    Raises what the source raises, at the step that needs the batch.
+    Batches for a CUDA device are in pinned memory.
     """
 
     def assemble(step: int) -> tuple[FlowBatch, ...]:
@@ -57,9 +50,7 @@ def step_batches(
         for step in steps:
             last = min(step + STEPS_AHEAD, steps.stop - 1)
             coming.extend(thread.submit(assemble, later) for later in range(step + len(coming), last + 1))
-            started = time.monotonic()
-            batches = coming.popleft().result()
-            yield StepBatches(batches, time.monotonic() - started)
+            yield coming.popleft().result()
 
 
 def _pinned(batch: FlowBatch) -> FlowBatch:
@@ -67,10 +58,4 @@ def _pinned(batch: FlowBatch) -> FlowBatch:
         return None if tensor is None else tensor.pin_memory()
 
     noisy, target = (Latents(*(pin(tensor) for tensor in latents)) for latents in (batch.noisy, batch.target))
-    return batch._replace(
-        noisy=noisy,
-        target=target,
-        t=batch.t.pin_memory(),
-        text=batch.text.pin_memory(),
-        text_mask=batch.text_mask.pin_memory(),
-    )
+    return batch._replace(noisy=noisy, target=target, text=batch.text.pin_memory())
