@@ -9,7 +9,22 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, RUN_HELP, AsJson, Limit, OfPrompt, Overrides, Run, Runs
+from avpref.cli.options import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DEFAULT_RUNS,
+    RUN_HELP,
+    AsJson,
+    Host,
+    Limit,
+    NoBrowser,
+    OfPrompt,
+    Overrides,
+    Port,
+    Run,
+    RunId,
+    Runs,
+)
 from avpref.cli.output import first, print_json, print_line, print_table
 from avpref.console import say
 from avpref.errors import ConfigError
@@ -77,6 +92,26 @@ def show(
     documents = first(run_rows.sealed_pairs(open_run(runs, run), prompt), limit)
     print_json({"pairs": documents}) if json else _print_pairs(documents)
     return 0
+
+
+@app.command(name="open")
+def open_(
+    run: RunId = "",
+    *,
+    runs: Runs = DEFAULT_RUNS,
+    host: Host = DEFAULT_HOST,
+    port: Port = DEFAULT_PORT,
+    no_browser: NoBrowser = False,
+    json: AsJson = False,
+) -> int:
+    """Open the explorer on the pairs of a run: tables, both clips in step, the reasons of a pair, SQL. Ends with Ctrl-C.
+
+    It reads the runs and writes nothing but votes. Addresses other than this machine's own get a random token.
+    """
+    from avpref.cli.actions import serve_explorer
+
+    folder = open_run(runs, run)
+    return serve_explorer.serve(folder, f"run/{folder.run_id}/table/pairs", (host, port), not no_browser, json)
 
 
 @app.command

@@ -1,0 +1,45 @@
+"""The explorer as an ASGI application over a folder of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from avpref.errors import AvprefError, ConfigError, InputError
+from avpref.explorer.access import Access, Application, Guard
+from avpref.explorer.clip_requests import ClipRequests
+from avpref.explorer.opened_runs import OpenedRuns
+from avpref.explorer.page_templates import STATIC
+from avpref.explorer.run_requests import RunRequests, error_page
+
+
+def application_of(runs: Path, access: Access) -> Application:
+    """The application over ``runs``, behind ``access``."""
+    opened = OpenedRuns(runs)
+    pages, clips = RunRequests(opened), ClipRequests(opened)
+    routes = [
+        Route("/", pages.list_runs),
+        Route("/run/{run}", pages.overview),
+        Route("/run/{run}/table/{grid}", pages.table),
+        Route("/run/{run}/pair/{pair}", pages.pair),
+        Route("/run/{run}/clip/{clip}", pages.clip),
+        Route("/run/{run}/compare", pages.compare),
+        Route("/run/{run}/leaderboard", pages.leaderboard),
+        Route("/run/{run}/sql", pages.sql),
+        Route("/run/{run}/clip/{clip}/media", clips.media),
+        Route("/run/{run}/clip/{clip}/{drawing}", clips.drawing),
+        Route("/favicon.ico", lambda request: RedirectResponse("/static/icon.svg")),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    return Guard(Starlette(routes=routes, exception_handlers={AvprefError: _failed}), access)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AvprefError)
+    status = 404 if isinstance(error, InputError) else 400 if isinstance(error, ConfigError) else 500
+    return error_page(error, status)

@@ -1,0 +1,128 @@
+"""Selections over the scores of a run for its pages: what each strategy chooses for one prompt, and the leaderboard of strategies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avpref.config.pairs_settings import PairSettings
+from avpref.datasets import tables
+from avpref.datasets.metric_tables import metrics_in
+from avpref.datasets.selection.candidate_rewards import strategy_label
+from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
+from avpref.datasets.selection.normalise import from_arrow
+from avpref.datasets.selection.pairing import select_pairs
+from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.selection_source import source_of
+from avpref.domain import METRICS, Metric, Split
+from avpref.explorer.opened_runs import OpenedRun
+from avpref.explorer.run_database import RunDatabase
+
+_ONE_AT_A_TIME = threading.Lock()
+"""A selection sets the memory pool of the process, so one runs at a time."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The pair that a strategy selects for a prompt; without a pair the reason."""
+
+    strategy: str
+    is_of_run: bool
+    chosen: str = ""
+    rejected: str = ""
+    margin: float | None = None
+    reason: str = ""
+
+
+def metrics_of_run(run: OpenedRun) -> tuple[Metric, ...]:
+    """The metrics that the run's pairs were selected by; the paper's before there are pairs."""
+    manifest = run.folder.tables.current(tables.PAIRS.name)
+    if manifest is None:
+        return METRICS
+    store = run.folder.tables.store
+    for name in store.names(manifest):
+        with store.files.open(name) as stream:
+            return metrics_in(pq.read_schema(stream)) or METRICS
+    return METRICS
+
+
+def choices_of(run: OpenedRun, prompt_id: str) -> list[Choice]:
+    """The pair of every strategy for one training prompt, on the run's norm; empty before stage ``pair`` has run."""
+    con = run.database.cursor()
+    parameters = {"prompt": prompt_id}
+    parts = {
+        "prompts": "SELECT * FROM prompts WHERE prompt_id = $prompt",
+        "candidates": "SELECT * FROM candidates WHERE prompt_id = $prompt",
+        "scores": "SELECT scores.* FROM scores SEMI JOIN candidates ON candidates.candidate_id = scores.candidate_id"
+        " AND candidates.prompt_id = $prompt",
+    }
+    rows = {
+        name: tables.conform(tables.TABLE_BY_NAME[name], con.execute(query, parameters).to_arrow_table())
+        for name, query in parts.items()
+    }
+    norms = con.execute("SELECT * FROM norms").to_arrow_table()
+    if not norms.num_rows or not rows["scores"].num_rows:
+        return []
+    norm = from_arrow(tables.conform(tables.NORMS, norms), norms["norm_id"][0].as_py())
+    own = run.folder.settings.pairs
+    choices = []
+    with _ONE_AT_A_TIME:
+        matrix = read_matrix(source_of(rows, threads=1), metrics_of_run(run))
+        for settings in _strategies(own):
+            selection = select_pairs(matrix, settings, norm)
+            choices += _choices(settings, own, selection.pairs, selection.skipped)
+    return choices
+
+
+def leaderboard_rows(run: OpenedRun) -> list[dict[str, Any]]:
+    """The leaderboard of strategies over the run's training prompts; empty before stage ``pair`` has run."""
+    con = run.database.cursor()
+    norms = con.execute("SELECT * FROM norms").to_arrow_table()
+    if not norms.num_rows:
+        return []
+    train = f"SELECT * FROM prompts WHERE split = '{Split.TRAIN}'"
+    queries: Mapping[str, str] = {
+        "prompts": train,
+        "candidates": f"SELECT candidates.* FROM candidates SEMI JOIN ({train}) AS p USING (prompt_id)",
+        "scores": "SELECT * FROM scores",
+    }
+    rows: dict[str, pa.Table] = {
+        name: tables.conform(tables.TABLE_BY_NAME[name], con.execute(query).to_arrow_table())
+        for name, query in queries.items()
+    }
+    norm = from_arrow(tables.conform(tables.NORMS, norms), norms["norm_id"][0].as_py())
+    with _ONE_AT_A_TIME:
+        matrix = read_matrix(source_of(rows, training_only=True), metrics_of_run(run))
+        return leaderboard(matrix, norm).rows.to_pylist()
+
+
+def _strategies(own: PairSettings) -> Sequence[PairSettings]:
+    """The strategies of the leaderboard with the run's other settings; the run's own first."""
+    compared = ("strategy", "average", "normalise", "ground_truth")
+    others = [own.model_copy(update={name: getattr(one, name) for name in compared}) for one in STRATEGIES]
+    return [own, *(settings for settings in others if settings != own)]
+
+
+def _choices(settings: PairSettings, own: PairSettings, pairs: pa.Table, skipped: pa.Table) -> list[Choice]:
+    label = strategy_label(settings)
+    if not pairs.num_rows:
+        reasons = skipped["reason"].to_pylist()
+        return [Choice(label, settings == own, reason=reasons[0] if reasons else "no pair")]
+    return [
+        Choice(label, settings == own, row["chosen"], row["rejected"], row["margin_total"]) for row in pairs.to_pylist()
+    ]
+
+
+def prompt_clips(database: RunDatabase, prompt_id: str) -> list[dict[str, Any]]:
+    """All clips of a prompt, training and reference before the policy's, with scores and rewards."""
+    result = database.cursor().execute(
+        'SELECT * FROM clip_rows WHERE prompt_id = $prompt ORDER BY side = \'policy\', "index", candidate_id',
+        {"prompt": prompt_id},
+    )
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, values, strict=True)) for values in result.fetchall()]

@@ -1,0 +1,43 @@
+"""Serves the explorer until it is interrupted."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from avpref.errors import ConfigError
+from avpref.explorer.access import Access, access_of
+from avpref.explorer.application import application_of
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens on ``host`` and ``port`` (0: a free one). Raises ConfigError for a port in use or a wrong host."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        free = "choose another one (--port 0 takes a free one), or stop the program that uses it"
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} of {host} is in use", "a free port", free) from error
+        found = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        raise ConfigError(found, "an address of this machine and a port that this user may open", free) from error
+    return listening
+
+
+def serve(runs: Path, host: str, port: int, opened: Callable[[Access], None]) -> None:
+    """Serve the runs in ``runs``; ``opened`` is called with the address before the first request is answered.
+
+    Raises ConfigError as :func:`bind`.
+    """
+    with bind(host, port) as listening:
+        access = access_of(host, listening.getsockname()[1])
+        application = application_of(runs, access)
+        config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off", server_header=False)
+        opened(access)
+        uvicorn.Server(config).run(sockets=[listening])
