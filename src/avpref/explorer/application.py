@@ -16,12 +16,14 @@ from avpref.explorer.clip_requests import ClipRequests
 from avpref.explorer.opened_runs import OpenedRuns
 from avpref.explorer.page_templates import STATIC
 from avpref.explorer.run_requests import RunRequests, error_page
+from avpref.explorer.vote_requests import VoteRequests
 
 
 def application_of(runs: Path, access: Access) -> Application:
     """The application over ``runs``, behind ``access``."""
     opened = OpenedRuns(runs)
     pages, clips = RunRequests(opened), ClipRequests(opened)
+    votes = VoteRequests(opened, clips)
     routes = [
         Route("/", pages.list_runs),
         Route("/run/{run}", pages.overview),
@@ -33,6 +35,14 @@ def application_of(runs: Path, access: Access) -> Application:
         Route("/run/{run}/sql", pages.sql),
         Route("/run/{run}/clip/{clip}/media", clips.media),
         Route("/run/{run}/clip/{clip}/{drawing}", clips.drawing),
+        Route("/run/{run}/studies", votes.list_studies),
+        Route("/run/{run}/study/{study}", votes.result),
+        Route("/vote/{run}/{study}", votes.welcome),
+        Route("/vote/{run}/{study}", votes.join, methods=["POST"]),
+        Route("/vote/{run}/{study}/{place:int}", votes.ballot),
+        Route("/vote/{run}/{study}/{place:int}/{position:int}", votes.vote, methods=["POST"]),
+        Route("/vote/{run}/{study}/{place:int}/{position:int}/{side}/media", votes.media),
+        Route("/vote/{run}/{study}/{place:int}/{position:int}/{side}/sound", votes.sound),
         Route("/favicon.ico", lambda request: RedirectResponse("/static/icon.svg")),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]

@@ -74,7 +74,9 @@ class OpenedRuns:
             opened = self._opened.pop(run_id, None)
             if opened is None:
                 if run_id not in self.names():
-                    raise InputError(f"no run {run_id} in {self.runs}", "the id of a run", "avpref runs list --runs DIR")
+                    raise InputError(
+                        f"no run {run_id} in {self.runs}", "the id of a run", "avpref runs list --runs DIR"
+                    )
                 runs = self.runs.resolve()
                 opened = OpenedRun(open_root(runs / run_id), made_files_of(runs, run_id))
             self._opened[run_id] = opened

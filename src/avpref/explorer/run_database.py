@@ -138,7 +138,7 @@ def _copy(con: duckdb.DuckDBPyConnection, name: str, parts: Iterator[pa.Table]) 
     try:
         for part in parts:
             con.register("part", part)
-            con.execute(f'{f"INSERT INTO {name}" if is_made else f"CREATE TABLE {name} AS"} SELECT * FROM part')
+            con.execute(f"{f'INSERT INTO {name}' if is_made else f'CREATE TABLE {name} AS'} SELECT * FROM part")
             con.unregister("part")
             is_made = True
     except AvprefError as error:

@@ -97,7 +97,7 @@ def overview_of(run: OpenedRun) -> Overview:
 
 
 def state_of(folder: RunFolder) -> str:
-    """"in use", "finished" or "not finished"."""
+    """ "in use", "finished" or "not finished"."""
     if is_in_use(folder.root):
         return "in use"
     return "finished" if folder.files.exists(RESULT_FILE) else "not finished"

@@ -121,7 +121,7 @@ def _choices(settings: PairSettings, own: PairSettings, pairs: pa.Table, skipped
 def prompt_clips(database: RunDatabase, prompt_id: str) -> list[dict[str, Any]]:
     """All clips of a prompt, training and reference before the policy's, with scores and rewards."""
     result = database.cursor().execute(
-        'SELECT * FROM clip_rows WHERE prompt_id = $prompt ORDER BY side = \'policy\', "index", candidate_id',
+        "SELECT * FROM clip_rows WHERE prompt_id = $prompt ORDER BY side = 'policy', \"index\", candidate_id",
         {"prompt": prompt_id},
     )
     names = [column[0] for column in result.description or ()]

@@ -13,6 +13,7 @@ from avpref.errors import ConfigError
 from avpref.explorer.access import Access, access_of
 from avpref.explorer.application import application_of
 
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens on ``host`` and ``port`` (0: a free one). Raises ConfigError for a port in use or a wrong host."""
     try:
