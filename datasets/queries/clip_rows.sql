@@ -1,6 +1,6 @@
 -- One row per clip of a run with its prompt, scores and rewards, for pages of the explorer.
--- In: tables candidates, policy_clips, prompts, scores, rewards, evaluations; {rewards} long rows of table rewards,
--- {columns} one aggregate per metric and dimension. Out: table clip_rows.
+-- In: tables candidates, policy_clips, prompts, scores, rewards, evaluations; "rewards" long rows of table rewards,
+-- "columns" one aggregate per metric and dimension. Out: table clip_rows.
 CREATE TABLE clip_rows AS
 WITH numbers AS (
     SELECT candidate_id, metric AS name, value FROM scores WHERE status = 'ok'

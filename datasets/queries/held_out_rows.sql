@@ -1,5 +1,5 @@
 -- One row per held-out prompt that was compared: both clips, and policy - reference in every dimension.
--- In: tables evaluations, prompts; {changes} one aggregate per dimension, {total} their sum. Out: table held_out_rows.
+-- In: tables evaluations, prompts; "changes" one aggregate per dimension, "total" their sum. Out: table held_out_rows.
 CREATE TABLE held_out_rows AS
 SELECT *, {total} AS change_total
 FROM (

@@ -139,7 +139,6 @@ def _balanced(items: Sequence[StudyItem], options: StudyOptions) -> list[list[Sh
     seed = options.seed
     queues: list[list[Showing]] = [[] for _ in range(options.annotators)]
     surplus = [0] * options.annotators
-    total = 0
     for item in sorted(items, key=lambda item: derive_seed("order of items", seed, item.item_id)):
         name = item.item_id
 
@@ -147,8 +146,8 @@ def _balanced(items: Sequence[StudyItem], options: StudyOptions) -> list[list[Sh
             return len(queues[place]), derive_seed("rater", seed, name, place)
 
         places = sorted(range(options.annotators), key=by_length)[: options.raters]
-        num_left = options.raters // 2 + (options.raters % 2 and total <= 0)
-        total += 2 * num_left - options.raters
+        lean = sum(surplus[place] for place in places) or sum(surplus)
+        num_left = options.raters // 2 + (options.raters % 2 and lean <= 0)
         places.sort(key=lambda place, name=name: (surplus[place], derive_seed("side", seed, name, place)))
         for rank, place in enumerate(places):
             is_left = rank < num_left

@@ -98,10 +98,17 @@ def open_database(folder: RunFolder, made: Path) -> RunDatabase:
         _write(folder, path, policy)
         _remove_others(made, key)
     con = duckdb.connect(str(path), read_only=True, config=dict(LOCKED))
-    con.execute("SET enable_external_access = false")
-    con.execute("SET lock_configuration = true")
+    lock(con)
     absent = con.execute(f"SELECT name, reason FROM {ABSENT}").fetchall()
     return RunDatabase(path, tuple(sorted(versions.items())), tuple(Absence(*row) for row in absent), con)
+
+
+def lock(con: duckdb.DuckDBPyConnection) -> None:
+    """Switch files, network and changes of settings off; a database that this process has open already is locked already."""
+    (is_locked,) = con.execute("SELECT current_setting('lock_configuration')").fetchone() or (False,)
+    if not is_locked:
+        con.execute("SET enable_external_access = false")
+        con.execute("SET lock_configuration = true")
 
 
 def _write(folder: RunFolder, path: Path, policy: Sequence[UnitFile]) -> None:
@@ -173,13 +180,16 @@ def _remove_others(made: Path, key: str) -> None:
             path.unlink(missing_ok=True)
 
 
+def arrow_of(con: duckdb.DuckDBPyConnection, query: str, **parameters: str) -> pa.Table:
+    """The rows of ``query`` as an Arrow table."""
+    return con.sql(query, params=parameters or None).to_arrow_table()
+
+
 def candidate_of(database: RunDatabase, candidate_id: str) -> Candidate | None:
     """A training, reference or policy clip by its full id; None where the run has no such clip."""
     for table in (tables.CANDIDATES.name, POLICY_CLIPS):
-        rows = database.cursor().execute(
-            f"SELECT * FROM {table} WHERE candidate_id = $candidate LIMIT 1", {"candidate": candidate_id}
-        )
-        candidates = as_candidates(rows.to_arrow_table())
+        query = f"SELECT * FROM {table} WHERE candidate_id = $candidate LIMIT 1"
+        candidates = as_candidates(arrow_of(database.cursor(), query, candidate=candidate_id))
         if candidates:
             return candidates[0]
     return None

@@ -13,15 +13,17 @@ import pyarrow.parquet as pq
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
 from avpref.datasets.metric_tables import metrics_in
-from avpref.datasets.selection.candidate_rewards import strategy_label
+from avpref.datasets.selection.candidate_rewards import rewards_of, strategy_label
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
-from avpref.datasets.selection.normalise import from_arrow
-from avpref.datasets.selection.pairing import select_pairs
-from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.normalise import Norm, from_arrow
+from avpref.datasets.selection.pair_search import search
+from avpref.datasets.selection.pair_tables import kept_pairs, shapes_of
+from avpref.datasets.selection.score_matrix import ScoreMatrix, read_matrix
 from avpref.datasets.selection.selection_source import source_of
+from avpref.datasets.selection.skipped_prompts import skipped_table
 from avpref.domain import METRICS, Metric, Split
 from avpref.explorer.opened_runs import OpenedRun
-from avpref.explorer.run_database import RunDatabase
+from avpref.explorer.run_database import RunDatabase, arrow_of
 
 _ONE_AT_A_TIME = threading.Lock()
 """A selection sets the memory pool of the process, so one runs at a time."""
@@ -54,7 +56,6 @@ def metrics_of_run(run: OpenedRun) -> tuple[Metric, ...]:
 def choices_of(run: OpenedRun, prompt_id: str) -> list[Choice]:
     """The pair of every strategy for one training prompt, on the run's norm; empty before stage ``pair`` has run."""
     con = run.database.cursor()
-    parameters = {"prompt": prompt_id}
     parts = {
         "prompts": "SELECT * FROM prompts WHERE prompt_id = $prompt",
         "candidates": "SELECT * FROM candidates WHERE prompt_id = $prompt",
@@ -62,10 +63,10 @@ def choices_of(run: OpenedRun, prompt_id: str) -> list[Choice]:
         " AND candidates.prompt_id = $prompt",
     }
     rows = {
-        name: tables.conform(tables.TABLE_BY_NAME[name], con.execute(query, parameters).to_arrow_table())
+        name: tables.conform(tables.TABLE_BY_NAME[name], arrow_of(con, query, prompt=prompt_id))
         for name, query in parts.items()
     }
-    norms = con.execute("SELECT * FROM norms").to_arrow_table()
+    norms = arrow_of(con, "SELECT * FROM norms")
     if not norms.num_rows or not rows["scores"].num_rows:
         return []
     norm = from_arrow(tables.conform(tables.NORMS, norms), norms["norm_id"][0].as_py())
@@ -74,15 +75,14 @@ def choices_of(run: OpenedRun, prompt_id: str) -> list[Choice]:
     with _ONE_AT_A_TIME:
         matrix = read_matrix(source_of(rows, threads=1), metrics_of_run(run))
         for settings in _strategies(own):
-            selection = select_pairs(matrix, settings, norm)
-            choices += _choices(settings, own, selection.pairs, selection.skipped)
+            choices += _choices(matrix, settings, own, norm)
     return choices
 
 
 def leaderboard_rows(run: OpenedRun) -> list[dict[str, Any]]:
     """The leaderboard of strategies over the run's training prompts; empty before stage ``pair`` has run."""
     con = run.database.cursor()
-    norms = con.execute("SELECT * FROM norms").to_arrow_table()
+    norms = arrow_of(con, "SELECT * FROM norms")
     if not norms.num_rows:
         return []
     train = f"SELECT * FROM prompts WHERE split = '{Split.TRAIN}'"
@@ -92,7 +92,7 @@ def leaderboard_rows(run: OpenedRun) -> list[dict[str, Any]]:
         "scores": "SELECT * FROM scores",
     }
     rows: dict[str, pa.Table] = {
-        name: tables.conform(tables.TABLE_BY_NAME[name], con.execute(query).to_arrow_table())
+        name: tables.conform(tables.TABLE_BY_NAME[name], arrow_of(con, query))
         for name, query in queries.items()
     }
     norm = from_arrow(tables.conform(tables.NORMS, norms), norms["norm_id"][0].as_py())
@@ -108,13 +108,20 @@ def _strategies(own: PairSettings) -> Sequence[PairSettings]:
     return [own, *(settings for settings in others if settings != own)]
 
 
-def _choices(settings: PairSettings, own: PairSettings, pairs: pa.Table, skipped: pa.Table) -> list[Choice]:
-    label = strategy_label(settings)
-    if not pairs.num_rows:
-        reasons = skipped["reason"].to_pylist()
-        return [Choice(label, settings == own, reason=reasons[0] if reasons else "no pair")]
+def _choices(matrix: ScoreMatrix, settings: PairSettings, own: PairSettings, norm: Norm) -> list[Choice]:
+    """The pairs of one strategy, or the reason why there is none."""
+    label, is_of_run = strategy_label(settings), settings == own
+    rewards = rewards_of(matrix, settings, norm)
+    search_result = search(matrix, rewards, settings)
+    shapes = shapes_of(matrix, rewards, search_result.pairs)
+    pairs = kept_pairs(search_result, shapes, settings)
+    if not len(pairs.prompt):
+        reasons = skipped_table(matrix, rewards, search_result, shapes, settings)["reason"].to_pylist()
+        return [Choice(label, is_of_run, reason=reasons[0] if reasons else "no pair")]
+    sides = [matrix.index.ids(rewards.ordinals[side]).to_pylist() for side in (pairs.chosen, pairs.rejected)]
     return [
-        Choice(label, settings == own, row["chosen"], row["rejected"], row["margin_total"]) for row in pairs.to_pylist()
+        Choice(label, is_of_run, chosen, rejected, margin)
+        for chosen, rejected, margin in zip(*sides, pairs.margin.tolist(), strict=True)
     ]
 
 

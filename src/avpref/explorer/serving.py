@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -18,10 +19,12 @@ def bind(host: str, port: int) -> socket.socket:
     """A socket that listens on ``host`` and ``port`` (0: a free one). Raises ConfigError for a port in use or a wrong host."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
+        with contextlib.ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(128)
+            opened.pop_all()
     except OSError as error:
         free = "choose another one (--port 0 takes a free one), or stop the program that uses it"
         if error.errno == errno.EADDRINUSE:

@@ -17,7 +17,7 @@ from typing import Any
 import duckdb
 
 from avpref.errors import ConfigError
-from avpref.explorer.run_database import LOCKED
+from avpref.explorer.run_database import LOCKED, lock
 from avpref.explorer.wide_tables import literal
 
 MAX_ROWS, MAX_SECONDS, MAX_CELL = 1000, 10.0, 2000
@@ -69,8 +69,7 @@ def _run(path: Path, statement: str, max_seconds: float) -> Answer:
     with contextlib.closing(duckdb.connect(":memory:", config=dict(LOCKED))) as con:
         con.execute(f"ATTACH {literal(str(path))} AS run (READ_ONLY)")
         con.execute("USE run")
-        con.execute("SET enable_external_access = false")
-        con.execute("SET lock_configuration = true")
+        lock(con)
         is_late = threading.Event()
 
         def stop() -> None:
