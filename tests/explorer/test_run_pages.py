@@ -46,7 +46,7 @@ def test_a_pair_shows_both_sides_and_its_reasons(client: TestClient, shown_run: 
     pair = first_pair(shown_run)
     text = client.get(f"/run/{shown_run.run_id}/pair/{pair['pair_id']}").text
     for side in ("chosen", "rejected"):
-        assert f"/clip/{pair[side]}/media" in text and f'data-sound="/run/{shown_run.run_id}/clip/{pair[side]}' in text
+        assert f"/clip/{pair[side]}/picture" in text and f'data-sound="/run/{shown_run.run_id}/clip/{pair[side]}' in text
     assert "average" in text and "visual_quality" in text and "loudness_db" in text
     assert text.count("<svg") == 10, "seven metrics and three rewards"
     assert text.count('loading="lazy"') == 3, "all candidates of the prompt"
@@ -71,7 +71,7 @@ def test_strategies_choose_as_the_whole_run_does(shown_run: RunFolder, client: T
         wanted = settings.model_copy(update={"strategy": strategy})
         by_prompt = {row["prompt_id"]: row for row in select_pairs(matrix, wanted, norm).pairs.to_pylist()}
         for prompt in ("p000", "p003"):
-            label = f"{strategy}/micro" if strategy != "strict" else strategy
+            label = f"{strategy}-micro"
             choices = [one for one in choices_of(opened, prompt) if one.strategy.startswith(label)]
             row = by_prompt.get(prompt)
             expected = (row["chosen"], row["rejected"]) if row else ("", "")
@@ -84,7 +84,7 @@ def test_held_out_prompts_lead_to_both_clips(client: TestClient, shown_run: RunF
     assert len(links) == 4
     answer = client.get(links[0].replace("&amp;", "&"))
     assert answer.status_code == 200 and "reference" in answer.text and "policy" in answer.text
-    media = re.findall(r'src="([^"]+/media)"', answer.text)
+    media = re.findall(r'src="([^"]+/picture)"', answer.text)
     assert [client.get(path).status_code for path in media] == [200, 200]
 
 

@@ -41,8 +41,7 @@ def application_of(runs: Path, access: Access) -> Application:
         Route("/vote/{run}/{study}", votes.join, methods=["POST"]),
         Route("/vote/{run}/{study}/{place:int}", votes.ballot),
         Route("/vote/{run}/{study}/{place:int}/{position:int}", votes.vote, methods=["POST"]),
-        Route("/vote/{run}/{study}/{place:int}/{position:int}/{side}/media", votes.media),
-        Route("/vote/{run}/{study}/{place:int}/{position:int}/{side}/sound", votes.sound),
+        Route("/vote/{run}/{study}/{place:int}/{position:int}/{side}/{part}", votes.part),
         Route("/favicon.ico", lambda request: RedirectResponse("/static/icon.svg")),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]

@@ -1,4 +1,4 @@
-"""Thumbnails, spectrograms, sounds and curves of clips, made from their files. numpy, Pillow and PyAV only.
+"""Thumbnails, spectrograms, pictures, sounds and curves of clips, made from their files. numpy, Pillow and PyAV only.
 
 All spectrograms have one scale, so clips can be compared by eye: 96 mel bands from 0 to 8000 Hz, a column per 10 ms, from −80 to 0 dB,
 where 0 dB is a sine of full scale. Curves share the time of the clip: the waveform's extremes per 10 ms, the onset strength and onsets of
@@ -13,9 +13,11 @@ import json
 import wave
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
+from avpref.media.containers import opened
 from avpref.media.reading import DecodedClip, MediaSource, read_clip
 from avpref.media.sound.mel_filters import bins_hz, hz_to_mel, mel_to_hz, periodic_hann, triangles
 from avpref.storage.files import Files
@@ -40,6 +42,23 @@ def thumbnail(media: Files, path: str, duration_s: float) -> bytes:
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def picture(media: Files, path: str) -> bytes:
+    """The clip's pictures alone as mp4, copied and not encoded again. Raises MediaError.
+
+    A browser times a video with sound by its sound device, in steps of some 20 ms; one without sound runs by the clock of the
+    page, so that the player can correct it finely.
+    """
+    buffer = io.BytesIO()
+    with opened(_source(media, path)) as source, av.open(buffer, "w", format="mp4") as target:
+        track = source.streams.video[0]
+        copied = target.add_stream_from_template(track)
+        for packet in source.demux(track):
+            if packet.dts is not None:
+                packet.stream = copied
+                target.mux(packet)
     return buffer.getvalue()
 
 

@@ -34,6 +34,7 @@ DRAWINGS = {
         "jpg", "image/jpeg", lambda media, clip: clip_drawings.thumbnail(media, clip.path, clip.duration_s)
     ),
     "spectrogram": Drawing("png", "image/png", lambda media, clip: clip_drawings.spectrogram(media, clip.path)),
+    "picture": Drawing("mp4", "video/mp4", lambda media, clip: clip_drawings.picture(media, clip.path)),
     "sound": Drawing("wav", "audio/wav", lambda media, clip: clip_drawings.sound(media, clip.path)),
     "curves": Drawing("json", "application/json", lambda media, clip: clip_drawings.curves(media, clip.path)),
 }

@@ -10,21 +10,21 @@ from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from avpref.datasets.votes.ballots import HEARD_SHARE, Vote, clips_of, counting, next_position, showing_at
 from avpref.datasets.votes.studies import Study, StudyClip
 from avpref.domain import Candidate, Origin
-from avpref.errors import ConfigError, InputError
+from avpref.errors import ConfigError, InputError, MediaError
 from avpref.explorer.clip_requests import ClipRequests
 from avpref.explorer.opened_runs import OpenedRuns
-from avpref.explorer.range_answers import media_answer
-from avpref.explorer.run_requests import error_page, page
+from avpref.explorer.run_requests import page
 from avpref.explorer.sides import Side
 from avpref.registry.study_files import StudyFiles, VoteConflict
 
 MAX_BODY_BYTES = 64_000
 SIDES = ("left", "right")
+PARTS = ("picture", "sound")
 
 
 @dataclass(frozen=True)
@@ -118,24 +118,15 @@ class VoteRequests:
             return JSONResponse({"found": error.found, "expected": error.expected, "fix": error.fix}, 400)
         return JSONResponse({"next": f"{_base(request)}/{vote.place}"})
 
-    def media(self, request: Request) -> Response:
-        """The left or right clip of a showing, by range."""
-        clip = self._clip(request)
-        answer = media_answer(self.runs.run(clip.run_id).folder.media, clip.path, request)
-        return (
-            Response("the clip is missing; tell the person who planned the study", 404)
-            if answer.status_code == 404
-            else answer
-        )
-
-    def sound(self, request: Request) -> Response:
-        """The sound of the left or right clip of a showing."""
-        clip = self._clip(request)
-        run = self.runs.run(clip.run_id)
+    def part(self, request: Request) -> Response:
+        """The picture or the sound of the left or right clip of a showing."""
+        clip, part = self._clip(request), request.path_params["part"]
+        if part not in PARTS:
+            raise InputError(f"no part {part!r} of a clip", f"one of {', '.join(PARTS)}")
         try:
-            return self.clips.drawing_of(run, _candidate(clip), "sound")
-        except InputError as error:
-            return error_page(error, 404)
+            return self.clips.drawing_of(self.runs.run(clip.run_id), _candidate(clip), part)
+        except MediaError:
+            return PlainTextResponse("the clip is gone; tell the person who planned the study", 404)
 
     def _clip(self, request: Request) -> StudyClip:
         study, _ = self._study(request)
