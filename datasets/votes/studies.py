@@ -140,19 +140,16 @@ def _balanced(items: Sequence[StudyItem], options: StudyOptions) -> list[list[Sh
     queues: list[list[Showing]] = [[] for _ in range(options.annotators)]
     surplus = [0] * options.annotators
     for item in sorted(items, key=lambda item: derive_seed("order of items", seed, item.item_id)):
-        name = item.item_id
-
-        def by_length(place: int, name: str = name) -> tuple[int, int]:
-            return len(queues[place]), derive_seed("rater", seed, name, place)
-
-        places = sorted(range(options.annotators), key=by_length)[: options.raters]
-        lean = sum(surplus[place] for place in places) or sum(surplus)
+        drawn = [derive_seed("rater", seed, item.item_id, place) for place in range(options.annotators)]
+        shortest = sorted((len(queue), drawn[place], place) for place, queue in enumerate(queues))
+        raters = [place for _, _, place in shortest[: options.raters]]
+        lean = sum(surplus[place] for place in raters) or sum(surplus)
         num_left = options.raters // 2 + (options.raters % 2 and lean <= 0)
-        places.sort(key=lambda place, name=name: (surplus[place], derive_seed("side", seed, name, place)))
-        for rank, place in enumerate(places):
+        needing = sorted((surplus[place], derive_seed("side", seed, item.item_id, place), place) for place in raters)
+        for rank, (_, _, place) in enumerate(needing):
             is_left = rank < num_left
             surplus[place] += 1 if is_left else -1
-            queues[place].append(Showing(name, is_left))
+            queues[place].append(Showing(item.item_id, is_left))
     return queues
 
 

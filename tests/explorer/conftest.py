@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from avpref.explorer.access import Access
 from avpref.explorer.application import application_of
+from avpref.explorer.opened_runs import OpenedRuns
 from avpref.storage.run_folder import RunFolder
 
 Ask: TypeAlias = TestClient
@@ -26,7 +27,9 @@ def shown_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture(scope="session")
 def client_of() -> Callable[[Path], TestClient]:
     """A client of an explorer over a folder of runs."""
-    return lambda runs: TestClient(application_of(runs, Access("127.0.0.1", 80)), base_url="http://127.0.0.1")
+    return lambda runs: TestClient(
+        application_of(OpenedRuns(runs), Access("127.0.0.1", 80)), base_url="http://127.0.0.1"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from avpref.errors import ConfigError
 from avpref.explorer.access import Access, access_of, is_loopback
 from avpref.explorer.application import application_of
+from avpref.explorer.opened_runs import OpenedRuns
 from avpref.explorer.serving import bind
 from avpref.storage.run_folder import RunFolder
 
@@ -17,7 +18,7 @@ from avpref.storage.run_folder import RunFolder
 @pytest.fixture
 def guarded(shown_run: RunFolder) -> TestClient:
     access = Access("0.0.0.0", 80, "secret-token")
-    return TestClient(application_of(shown_run.runs, access), base_url="http://machine.example")
+    return TestClient(application_of(OpenedRuns(shown_run.runs), access), base_url="http://machine.example")
 
 
 @pytest.mark.parametrize(
@@ -58,13 +59,17 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(guarded: TestClient) 
 
 @pytest.mark.parametrize("host", ["attacker.example", "attacker.example:80", "127.0.0.1.attacker.example", ""])
 def test_on_loopback_other_names_are_refused(shown_run: RunFolder, host: str) -> None:
-    client = TestClient(application_of(shown_run.runs, Access("127.0.0.1", 80)), base_url="http://127.0.0.1")
+    client = TestClient(
+        application_of(OpenedRuns(shown_run.runs), Access("127.0.0.1", 80)), base_url="http://127.0.0.1"
+    )
     assert client.get("/", headers={"host": host}).status_code == 421
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8640", "localhost:8640", "[::1]:8640", "[::1]"])
 def test_on_loopback_own_names_are_accepted(shown_run: RunFolder, host: str) -> None:
-    client = TestClient(application_of(shown_run.runs, Access("127.0.0.1", 80)), base_url="http://127.0.0.1")
+    client = TestClient(
+        application_of(OpenedRuns(shown_run.runs), Access("127.0.0.1", 80)), base_url="http://127.0.0.1"
+    )
     assert client.get("/", headers={"host": host}).status_code == 200
 
 

@@ -46,7 +46,9 @@ def test_a_pair_shows_both_sides_and_its_reasons(client: TestClient, shown_run: 
     pair = first_pair(shown_run)
     text = client.get(f"/run/{shown_run.run_id}/pair/{pair['pair_id']}").text
     for side in ("chosen", "rejected"):
-        assert f"/clip/{pair[side]}/picture" in text and f'data-sound="/run/{shown_run.run_id}/clip/{pair[side]}' in text
+        assert (
+            f"/clip/{pair[side]}/picture" in text and f'data-sound="/run/{shown_run.run_id}/clip/{pair[side]}' in text
+        )
     assert "average" in text and "visual_quality" in text and "loudness_db" in text
     assert text.count("<svg") == 10, "seven metrics and three rewards"
     assert text.count('loading="lazy"') == 3, "all candidates of the prompt"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -19,9 +17,8 @@ from avpref.explorer.run_requests import RunRequests, error_page
 from avpref.explorer.vote_requests import VoteRequests
 
 
-def application_of(runs: Path, access: Access) -> Application:
-    """The application over ``runs``, behind ``access``."""
-    opened = OpenedRuns(runs)
+def application_of(opened: OpenedRuns, access: Access) -> Application:
+    """The application over the runs of ``opened``, behind ``access``."""
     pages, clips = RunRequests(opened), ClipRequests(opened)
     votes = VoteRequests(opened, clips)
     routes = [

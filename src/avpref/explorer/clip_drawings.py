@@ -169,5 +169,5 @@ def _source(media: Files, path: str) -> MediaSource:
         stream = io.BytesIO(media.read(path))
     except FileNotFoundError as error:
         raise MediaError(f"{path} is missing", "the file that was committed", "avpref runs resume RUN") from error
-    stream.name = path.rpartition("/")[2]  # type: ignore[misc]
+    stream.name = path.rpartition("/")[2]
     return stream

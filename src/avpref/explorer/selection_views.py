@@ -92,8 +92,7 @@ def leaderboard_rows(run: OpenedRun) -> list[dict[str, Any]]:
         "scores": "SELECT * FROM scores",
     }
     rows: dict[str, pa.Table] = {
-        name: tables.conform(tables.TABLE_BY_NAME[name], arrow_of(con, query))
-        for name, query in queries.items()
+        name: tables.conform(tables.TABLE_BY_NAME[name], arrow_of(con, query)) for name, query in queries.items()
     }
     norm = from_arrow(tables.conform(tables.NORMS, norms), norms["norm_id"][0].as_py())
     with _ONE_AT_A_TIME:

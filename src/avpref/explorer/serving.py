@@ -6,13 +6,14 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
 
 from avpref.errors import ConfigError
 from avpref.explorer.access import Access, access_of
 from avpref.explorer.application import application_of
+from avpref.explorer.opened_runs import OpenedRuns
+from avpref.storage.run_folder import RunFolder
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -34,13 +35,16 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(runs: Path, host: str, port: int, opened: Callable[[Access], None]) -> None:
-    """Serve the runs in ``runs``; ``opened`` is called with the address before the first request is answered.
+def serve(run: RunFolder, address: tuple[str, int], opened: Callable[[Access], None]) -> None:
+    """Serve the runs beside ``run`` at ``address`` (host, port); ``opened`` is called before the first request is answered.
 
-    Raises ConfigError as :func:`bind`.
+    The database of ``run`` is made first, so that its first page is quick. Raises ConfigError as :func:`bind`, StorageError where the
+    run's store cannot be reached.
     """
-    with bind(host, port) as listening:
-        access = access_of(host, listening.getsockname()[1])
+    with bind(*address) as listening:
+        access = access_of(address[0], listening.getsockname()[1])
+        runs = OpenedRuns(run.runs)
+        _ = runs.run(run.run_id).database
         application = application_of(runs, access)
         config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off", server_header=False)
         opened(access)

@@ -56,9 +56,10 @@ def plan_models(first: Model, second: Model, options: StudyOptions, num_items: i
     has_one_norm = of_first.norms == of_second.norms
     items = []
     for prompt_id in common:
-        clips = [
-            _study_clip(model.folder, side.clips[prompt_id]) for model, side in ((first, of_first), (second, of_second))
-        ]
+        clips = (
+            _study_clip(first.folder, of_first.clips[prompt_id]),
+            _study_clip(second.folder, of_second.clips[prompt_id]),
+        )
         numbers = of_first.numbers.get(prompt_id, {}), of_second.numbers.get(prompt_id, {})
         differences = {
             name: (numbers[1][name] - numbers[0][name]) * signs.get(name, 1)
@@ -83,7 +84,7 @@ def plan_pairs(folder: RunFolder, options: StudyOptions, num_items: int | None) 
     clips = {clip.candidate_id: clip for clip in read_candidates(folder.tables)}
     items = {}
     for row in rows.to_pylist():
-        sides = [_study_clip(folder, clips[row[side]]) for side in ("rejected", "chosen")]
+        sides = (_study_clip(folder, clips[row["rejected"]]), _study_clip(folder, clips[row["chosen"]]))
         prompt = prompts[row["prompt_id"]]
         name = item_id(*sides)
         items[name] = StudyItem(name, prompt.prompt_id, prompt.text, prompt.taxonomy, *sides, _of_pair(row, metrics))

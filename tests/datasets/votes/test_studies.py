@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planned_studies import draft_of, votes_of
+from planned_studies import Opinion, draft_of, votes_of
 
 from avpref.datasets.votes.ballots import (
     Vote,
@@ -131,10 +131,18 @@ def test_the_last_revision_counts_and_a_withdrawn_one_does_not() -> None:
     assert vote_of(json.loads(json.dumps(votes[1].document()))) == votes[1]
 
 
+def always(value: int) -> Opinion:
+    return lambda item, aspect: value
+
+
+def sometimes(generator: np.random.Generator) -> Opinion:
+    return lambda item, aspect: 1 if generator.random() < 0.6 else -1
+
+
 def test_answers_speak_of_clips_and_not_of_sides() -> None:
     study = plan_study(draft_of(10, StudyOptions(checks=0)))
     for wanted in (-1, 0, 1):
-        votes = counting(votes_of(study, 1, lambda item, aspect, wanted=wanted: wanted))
+        votes = counting(votes_of(study, 1, always(wanted)))
         assert {rating.value for rating in ratings_of(study, votes)} == {wanted}
 
 
@@ -171,7 +179,7 @@ def test_intervals_cover_the_true_share() -> None:
     for seed in range(60):
         study = plan_study(draft_of(80, StudyOptions(1, 1, 0, aspects=("overall",), seed=seed)))
         generator = np.random.default_rng(seed)
-        votes = votes_of(study, 0, lambda item, aspect, g=generator: 1 if g.random() < 0.6 else -1)
+        votes = votes_of(study, 0, sometimes(generator))
         wins = result_of(study, votes, {0: "ada"}).aspects[0].wins
         covered += wins.low <= 0.6 <= wins.high
     assert covered >= 52

@@ -31,7 +31,7 @@ def serve(folder: RunFolder, path: str, address: tuple[str, int], is_shown: bool
             webbrowser.open(url)
 
     try:
-        serving.serve(folder.runs, *address, opened)
+        serving.serve(folder, address, opened)
     except KeyboardInterrupt:
         say("the server has ended")
     return 0

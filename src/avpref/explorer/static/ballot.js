@@ -32,7 +32,7 @@ function mark(index) {
 function choose(value) {
   aspects[marked].querySelector(`input[value=${value}]`).checked = true;
   const next = aspects.findIndex((aspect, index) => index > marked && !answer(aspect));
-  mark(next < 0 ? marked : next);
+  mark(next < 0 ? marked + 1 : next);
 }
 
 async function save() {

@@ -4,8 +4,8 @@
 const AHEAD_S = 0.12; // sounds are scheduled this long before they are heard
 const SEEK_BEYOND_S = 0.25; // a picture that is further off is sought
 const STILL_S = 0.003; // a picture that is nearer is left alone
-const GAIN_PER_S = 4; // share of the error that a second of correction removes
-const MAX_CORRECTION = 0.4;
+const GAIN_PER_S = 8; // change of speed per second of error
+const MAX_CORRECTION = 0.6;
 const FADE_S = 0.004; // time constant of the change between the two sounds
 
 export class Player extends EventTarget {
@@ -25,7 +25,7 @@ export class Player extends EventTarget {
     this.playing = false;
     this.position = 0;
     this.problem = "";
-    this.lead = 0.03; // seconds between a call of play() and the first moving picture, measured at every start
+    this.lead = 0.03; // seconds between a call of play() and the first moving picture; learned from every start
     for (const side of this.sides) {
       side.video.addEventListener("error", () => this.fail(side.video));
       if (side.video.error) this.fail(side.video);
@@ -124,6 +124,7 @@ export class Player extends EventTarget {
       if (this.position < side.duration) side.video.play().catch(() => {});
     }
     this.rolling = true;
+    this.isFirst = true;
   }
 
   pause() {
@@ -164,6 +165,10 @@ export class Player extends EventTarget {
     if (video.seeking || now > side.duration - 0.05) return;
     if (video.paused || video.ended) video.play().catch(() => {});
     const error = video.currentTime - now;
+    if (this.isFirst && video.currentTime > this.startedFrom && now > this.startedFrom) {
+      this.lead = Math.min(Math.max(this.lead - error / 2, 0), 0.12);
+      this.isFirst = false;
+    }
     if (Math.abs(error) > SEEK_BEYOND_S) {
       video.currentTime = Math.min(now + 0.05 * this.rate, side.duration);
       return;
