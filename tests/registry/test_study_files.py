@@ -78,7 +78,8 @@ def test_places_of_many_servers_at_once_are_each_taken_once(tmp_path: Path, stud
         names = ["ada", "bo", "cy"] * 5
         places = list(servers.map(lambda name: StudyFiles(LocalFiles(tmp_path)).join(study, name), names))
     taken = StudyFiles(LocalFiles(tmp_path)).annotators(study.study_id)
-    assert sorted(taken) == [0, 1, 2] and set(places) <= {0, 1, 2}
+    assert sorted(taken.values()) == ["ada", "bo", "cy"]
+    assert all(taken[place] == name for place, name in zip(places, names, strict=True))
 
 
 def test_a_vote_without_a_place_is_refused(tmp_path: Path, study: Study) -> None:

@@ -1,6 +1,7 @@
 """Studies and votes of a run, in the run's store: each file is committed once, and the first commit wins.
 
 studies/<study>/study.json              the plan
+studies/<study>/names/<hash>.json       a name that somebody entered
 studies/<study>/annotators/<place>.json who votes at a place of the study
 studies/<study>/votes/<place>-<position>-<revision>.json
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,12 +22,14 @@ from avpref.datasets.votes.ballots import Vote, check_vote, vote_of
 from avpref.datasets.votes.studies import Study, study_of
 from avpref.datasets.votes.vote_results import StudyResult, result_of
 from avpref.errors import AvprefError, ConfigError, InputError, TableError
+from avpref.identity import digest
 from avpref.storage.files import Files
 
 FOLDER = "studies"
 STUDY_FILE = "study.json"
 STUDY_ID = re.compile(r"s[0-9a-f]{16}$")
 MAX_NAME = 60
+WAITS, WAIT_S = 10, 0.05
 
 
 class VoteConflict(AvprefError):
@@ -79,18 +83,27 @@ class StudyFiles:
         name = " ".join(name.split())
         if not name or len(name) > MAX_NAME:
             raise ConfigError(f"the name {name[:MAX_NAME]!r}", f"1 to {MAX_NAME} characters", "enter a name")
-        for _ in range(len(study.queues)):
-            taken = self.annotators(study.study_id)
-            own = [place for place, other in taken.items() if other.casefold() == name.casefold()]
-            free = [place for place in range(len(study.queues)) if place not in taken]
-            if own or not free:
-                break
-            if self._of(study.study_id).commit_once(_annotator_file(free[0]), _bytes({"name": name})):
-                return free[0]
-        if not own:
-            found = f"all {len(study.queues)} places of study {study.study_id} are taken: {', '.join(taken.values())}"
-            raise InputError(found, "a name that takes part, or a free place", "avpref votes plan --annotators N")
-        return own[0]
+        is_first = self._of(study.study_id).commit_once(f"names/{digest(name.casefold())}.json", _bytes({"name": name}))
+        own = None if is_first else self._place_soon(study.study_id, name)
+        return self._take_place(study, name) if own is None else own
+
+    def _place_soon(self, study_id: str, name: str) -> int | None:
+        """The place under ``name``; waits for another request of the same name that is taking one. None where that one was killed."""
+        for _ in range(WAITS):
+            for place, other in self.annotators(study_id).items():
+                if other.casefold() == name.casefold():
+                    return place
+            time.sleep(WAIT_S)
+        return None
+
+    def _take_place(self, study: Study, name: str) -> int:
+        """Take the first free place. Raises InputError where there is none."""
+        for place in range(len(study.queues)):
+            if self._of(study.study_id).commit_once(_annotator_file(place), _bytes({"name": name})):
+                return place
+        taken = ", ".join(self.annotators(study.study_id).values())
+        found = f"all {len(study.queues)} places of study {study.study_id} are taken: {taken}"
+        raise InputError(found, "a name that takes part, or a free place", "avpref votes plan --annotators N")
 
     def annotators(self, study_id: str) -> dict[int, str]:
         """Place → name, of the places that are taken."""
