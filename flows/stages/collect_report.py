@@ -27,14 +27,14 @@ from avpref.flows.stages.generate import candidates_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import metrics_of
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
-from avpref.storage.run_folder import RESULT_FILE
+from avpref.storage.documents import RESULT_FILE, VERDICT_FILE
 from avpref.storage.table_readers import read_candidates
 from avpref.trainer.metrics import METRICS_FILE
 
 
 def collect(run: Run) -> ReportData:
     """The data of a finished run's report. Raises InputError where a stage is missing, TableError for a damaged table."""
-    verdict = run.documents.read(evaluate.VERDICT_FILE)
+    verdict = run.documents.read(VERDICT_FILE)
     if verdict is None:
         fix = f"avpref runs resume {run.run_id} --runs {run.runs}"
         raise InputError(f"run {run.run_id} has not been evaluated", "a finished run", fix)

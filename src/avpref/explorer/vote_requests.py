@@ -148,7 +148,7 @@ def _base(request: Request) -> str:
 def _side(base: str, position: int, name: str, clip: StudyClip) -> Side:
     letter = {"left": "A", "right": "B"}[name]
     address = f"{base}/{position}/{name}"
-    return Side(letter, name, address, clip.duration_s, clip.fps_hz, clip.width_px, clip.height_px)
+    return Side(letter, "", address, clip.duration_s, clip.fps_hz, clip.width_px, clip.height_px)
 
 
 async def _body(request: Request) -> bytes:
