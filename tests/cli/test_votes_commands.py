@@ -99,6 +99,24 @@ def test_a_plan_that_cannot_be_is_an_error(
     assert answer.code == code and answer.err
 
 
+def test_pairs_are_selected_by_votes(call: Any, folder: RunFolder, tmp_path: Path) -> None:
+    name = plan(call, folder, "--run", folder.run_id, "--of", "pairs", "--items", 4, "--seed", 7)["study_id"]
+    where = ("pairs", "select", "--runs", folder.runs, "--run", folder.run_id, "--from", "votes", "--study", name)
+    early = call(*where)
+    assert early.code == 4 and "nobody has voted" in early.err
+    files = StudyFiles(folder.files)
+    study = files.read(name)
+    for vote in votes_of(study, files.join(study, "ada"), lambda item, aspect: -1):
+        files.commit(study, vote)
+    document = call(*where, "--json", "--out", tmp_path / "pairs.parquet").document
+    assert document["num_pairs"] == 4 and document["votes"]["flipped"] == 4 and name in document["strategy"]
+    assert all(pair["margins"]["total"] < 0 for pair in document["pairs"])
+    assert call(*where, "--keep-others", "--json").document["num_pairs"] == 6
+    assert (tmp_path / "pairs.parquet").exists()
+    for wrong in (("--from", "votes", "--scores", "x.csv"), ("--study", "s1"), ("--keep-others",)):
+        assert call("pairs", "select", "--runs", folder.runs, *wrong).code == 2
+
+
 def test_an_unknown_study_names_the_known_ones(call: Any, folder: RunFolder) -> None:
     answer = call("votes", "result", "sffff", "--runs", folder.runs, "--run", folder.run_id)
     assert answer.code == 4 and "one of:" in answer.err

@@ -21,9 +21,11 @@ from typing import Any
 from avpref.datasets.votes.ballots import Vote, check_vote, vote_of
 from avpref.datasets.votes.studies import Study, study_of
 from avpref.datasets.votes.vote_results import StudyResult, result_of
+from avpref.datasets.votes.voted_pairs import Opinions, opinions_of
 from avpref.errors import AvprefError, ConfigError, InputError, TableError
 from avpref.identity import digest
 from avpref.storage.files import Files
+from avpref.storage.run_folder import RunFolder
 
 FOLDER = "studies"
 STUDY_FILE = "study.json"
@@ -157,6 +159,17 @@ class StudyFiles:
     def _unknown(self, study_id: str) -> InputError:
         known = ", ".join(self.ids()) or "(none yet)"
         return InputError(f"no study {study_id[:40]!r}", f"one of: {known}", "avpref votes list")
+
+
+def opinions_in(folder: RunFolder, study_id: str = "") -> Opinions:
+    """The majority's preferences in a study of a run. Raises InputError where there is no such study, or no vote in it."""
+    files = StudyFiles(folder.files)
+    study = files.find(study_id)
+    opinions = opinions_of(study, files.votes(study.study_id), files.annotators(study.study_id))
+    if not opinions.preferred:
+        fix = f"avpref votes open {study.study_id} --run {folder.run_id} --runs {folder.runs}"
+        raise InputError(f"nobody has voted in study {study.study_id}", "one vote or more", fix)
+    return opinions
 
 
 def _annotator_file(place: int) -> str:

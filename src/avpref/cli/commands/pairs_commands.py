@@ -39,6 +39,14 @@ Strategy = Annotated[
     Literal["modality", "average", "strict", "routed"] | None,
     Parameter(name="--strategy", help="overrides pairs.strategy"),
 ]
+From = Annotated[
+    Literal["scores", "votes"],
+    Parameter(name="--from", help="votes: pairs as the people of a study prefer them (avpref votes plan --of pairs)"),
+]
+Study = Annotated[str, Parameter(name="--study", help="with --from votes: study id", show_default="the only study")]
+KeepOthers = Annotated[
+    bool, Parameter(name="--keep-others", help="with --from votes: keep pairs that nobody voted on", negative="")
+]
 Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table to this .parquet or .csv file")]
 Before = Annotated[str, Parameter(help=RUN_HELP)]
 After = Annotated[str, Parameter(help=RUN_HELP)]
@@ -51,18 +59,24 @@ def select(
     runs: Runs = DEFAULT_RUNS,
     run: Run = "",
     scores: Scores = None,
+    from_: From = "scores",
+    study: Study = "",
+    keep_others: KeepOthers = False,
     strategy: Strategy = None,
     set_: Overrides = None,
     out: Out = None,
     limit: Limit = None,
     json: AsJson = False,
 ) -> int:
-    """Select pairs over a run's scores, or over a file of scores; the run is not changed.
+    """Select pairs over a run's scores, over a file of scores, or by people's votes; the run is not changed.
 
     Exit code 5: candidates were left out because some metric has no number, or rows of the file were refused.
     """
-    if scores is not None and run:
-        raise ConfigError("both --scores and --run", "one of them", "avpref pairs select --scores FILE")
+    if scores is not None and (run or from_ == "votes"):
+        other = "--run" if run else "--from votes"
+        raise ConfigError(f"both --scores and {other}", "one of them", "avpref pairs select --scores FILE")
+    if from_ == "scores" and (study or keep_others):
+        raise ConfigError("--study or --keep-others without --from votes", "--from votes", "--from votes")
     from avpref.cli.views import pair_selection
 
     if out is not None:
@@ -72,6 +86,8 @@ def select(
         document, selection = pair_selection.from_file(scores, overrides)
     else:
         document, selection = pair_selection.from_run(open_run(runs, run), overrides)
+    if from_ == "votes":
+        document, selection = pair_selection.by_votes(open_run(runs, run), study, keep_others, (document, selection))
     if out is not None:
         pair_selection.write_pairs(out, selection.pairs)
         say(f"{out}: {selection.pairs.num_rows} pairs")
