@@ -13,8 +13,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from avpref.datasets import tables
-from avpref.explorer.clip_drawings import NUM_BANDS, extremes, levels_db
-from avpref.explorer.range_answers import _ranged
+from avpref.explorer.clips.clip_drawings import NUM_BANDS, extremes, levels_db
+from avpref.explorer.clips.range_answers import _ranged
 from avpref.media.reading import read_clip
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder

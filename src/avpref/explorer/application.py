@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 
 from avpref.errors import AvprefError, ConfigError, InputError
 from avpref.explorer.access import Access, Application, Guard
-from avpref.explorer.clip_requests import ClipRequests
+from avpref.explorer.clips.clip_requests import ClipRequests
 from avpref.explorer.opened_runs import OpenedRuns
 from avpref.explorer.page_templates import STATIC
 from avpref.explorer.run_requests import RunRequests, error_page

@@ -11,12 +11,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from avpref.errors import AvprefError, ConfigError
 from avpref.explorer import grids, sql_box
+from avpref.explorer.clips.sides import side_of_clip
 from avpref.explorer.comparisons import compare, pair_row
 from avpref.explorer.opened_runs import OpenedRun, OpenedRuns
 from avpref.explorer.page_templates import pages
 from avpref.explorer.run_overview import overview_of, state_of
 from avpref.explorer.selection_views import leaderboard_rows
-from avpref.explorer.sides import side_of_clip
 from avpref.storage.run_folder import RunFolder, open_root
 
 LETTERS = ("A", "B")

@@ -16,10 +16,10 @@ from avpref.datasets.votes.ballots import HEARD_SHARE, Vote, clips_of, counting,
 from avpref.datasets.votes.studies import Study, StudyClip
 from avpref.domain import Candidate, Origin
 from avpref.errors import ConfigError, InputError, MediaError
-from avpref.explorer.clip_requests import ClipRequests
+from avpref.explorer.clips.clip_requests import ClipRequests
+from avpref.explorer.clips.sides import Side
 from avpref.explorer.opened_runs import OpenedRuns
 from avpref.explorer.run_requests import page
-from avpref.explorer.sides import Side
 from avpref.registry.study_files import StudyFiles, VoteConflict
 
 MAX_BODY_BYTES = 64_000

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from avpref.domain import Candidate
-from avpref.explorer import clip_drawings
+from avpref.explorer.clips import clip_drawings
+from avpref.explorer.clips.range_answers import KEPT, media_answer
 from avpref.explorer.opened_runs import OpenedRun, OpenedRuns
-from avpref.explorer.range_answers import KEPT, media_answer
 from avpref.identity import digest
 from avpref.storage.files import Files
 
