@@ -16,6 +16,7 @@ from avpref.datasets.evidence.gate import RuleOutcome
 from avpref.datasets.evidence.judging import metric_comparison
 from avpref.datasets.rows import EvaluationKind
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
+from avpref.datasets.votes.vote_results import StudyResult
 from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
 from avpref.flows.run import Run
@@ -26,6 +27,7 @@ from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import metrics_of
+from avpref.registry.study_files import StudyFiles
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
 from avpref.storage.documents import RESULT_FILE, VERDICT_FILE
 from avpref.storage.table_readers import read_candidates
@@ -73,11 +75,19 @@ def collect(run: Run) -> ReportData:
         curves=Curves(_sft_curve(run), _curve(run.training_job.output)),
         stages=_stages(run),
         origin=_origin(run),
+        studies=_studies(run),
         metric_changes=tuple(metric_comparison(metric) for metric in verdict.get("metrics", ())),
         prompt_blind=checked_prompt_blind(
             metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
         ),
     )
+
+
+def _studies(run: Run) -> tuple[StudyResult, ...]:
+    """The results of the run's studies that have votes, in the order of their ids."""
+    files = StudyFiles(run.files)
+    results = [files.result(files.read(name)) for name in files.ids()]
+    return tuple(result for result in results if result.aspects)
 
 
 def _policy_candidates(run: Run) -> list[Candidate]:

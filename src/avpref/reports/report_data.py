@@ -13,6 +13,7 @@ from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.evidence.judging import HACKING, MetricComparison
 from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.datasets.rows import EvaluationSide
+from avpref.datasets.votes.vote_results import StudyResult
 from avpref.domain import Candidate, Metric, Terms, dimensions_of
 from avpref.storage.files import Files
 
@@ -69,10 +70,9 @@ class Curves:
 class ReportData:
     """Everything that the report shows.
 
-    Frames have the columns of their tables; ``rewards`` adds ``origin``. ``media`` holds the clips under the paths of
-    ``candidates``. ``metric_changes`` compares single metrics, those that selected pairs and those of judges; ``prompt_blind`` says
-    what the rewards do not compare with the prompt.
-    """
+        Frames have the columns of their tables; ``rewards`` adds ``origin``. ``media`` holds the clips under the paths of
+        ``candidates``. ``metric_changes`` compares single metrics, those that selected pairs and those of judges; ``prompt_blind`` says
+    what the rewards do not compare with the prompt. ``studies``: results of people's votes."""
 
     run_id: str
     settings: Settings
@@ -97,6 +97,7 @@ class ReportData:
     origin: tuple[tuple[str, str], ...]
     metric_changes: tuple[MetricComparison, ...] = ()
     prompt_blind: tuple[str, ...] = ()
+    studies: tuple[StudyResult, ...] = ()
 
     @property
     def suspicion(self) -> str:
