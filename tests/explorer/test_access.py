@@ -78,6 +78,13 @@ def test_pages_of_others_may_not_send(client: TestClient, headers: dict[str, str
     assert client.post("/", headers=headers).status_code == 403
 
 
+def test_links_lead_here_and_pages_of_others_embed_nothing(client: TestClient) -> None:
+    elsewhere = {"sec-fetch-site": "cross-site"}
+    assert client.get("/", headers={**elsewhere, "sec-fetch-mode": "navigate"}).status_code == 200
+    for mode in ("no-cors", "cors"):
+        assert client.get("/", headers={**elsewhere, "sec-fetch-mode": mode}).status_code == 403
+
+
 def test_a_port_in_use_is_an_error_with_a_way_out() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -100,7 +100,7 @@ class Guard:
         """The answer to a request that may not pass; None for one that may."""
         if not self.access.is_own_name(request.headers.get("host", "")):
             return PlainTextResponse("this server answers under 127.0.0.1 and localhost", 421)
-        if request.method not in ("GET", "HEAD") and not self._is_same_origin(request):
+        if not self._is_of_own_page(request):
             return PlainTextResponse("a page of another server may not send this", 403)
         return self._without_token(request) if self.access.token else None
 
@@ -113,9 +113,13 @@ class Guard:
         answer.set_cookie(COOKIE, self.access.token, httponly=True, samesite="strict")
         return answer
 
-    def _is_same_origin(self, request: Request) -> bool:
-        origin = request.headers.get("origin", "")
+    def _is_of_own_page(self, request: Request) -> bool:
+        """Whether the request comes from a page of this server, or reads a whole page that a link elsewhere leads to."""
+        reads = request.method in ("GET", "HEAD")
+        if reads and request.headers.get("sec-fetch-mode", "navigate") == "navigate":
+            return True
         site = request.headers.get("sec-fetch-site", "same-origin")
+        origin = request.headers.get("origin", "")
         return site in ("same-origin", "none") and origin in ("", f"http://{request.headers.get('host', '')}")
 
 
