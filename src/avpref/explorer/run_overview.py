@@ -29,6 +29,13 @@ CURVES = {
     "drift": ("drift_video", "drift_audio"),
 }
 """Drawings of a training: title → columns of its metric file."""
+TABLE_OF_STAGE = {
+    **{"prompts": "prompts", "generate": "candidates", "score": "scores"},
+    **{"pair": "pairs", "audit": "audits", "evaluate": "evaluations"},
+}
+"""The table that shows a stage to be finished where its status was lost, as in a copy of a run."""
+NEVER_SEALED = frozenset({"differences", "leaderboard", "strategy_overlaps"})
+"""Tables of commands, which no run has."""
 KILLED = "stopped: its process ended without a word"
 
 
@@ -73,8 +80,9 @@ def overview_of(run: OpenedRun) -> Overview:
     database, folder = run.database, run.folder
     con = database.cursor()
     names = [name for name, _ in database.versions]
-    absent = tuple((one.table, one.reason) for one in database.absent)
-    counted = [name for name in names if name not in dict(absent)]
+    reasons = {one.table: one.reason for one in database.absent}
+    absent = tuple((name, reason) for name, reason in reasons.items() if name not in NEVER_SEALED)
+    counted = [name for name in names if name not in reasons]
     counts = tuple((name, (con.execute(f"SELECT count(*) FROM {name}").fetchone() or (0,))[0]) for name in counted)
     document = folder.documents.read(VERDICT_FILE) or {}
     gate = document.get("gate", {})
@@ -108,7 +116,8 @@ def _stages(folder: RunFolder) -> list[StageRow]:
     for name in STAGES:
         status = read_stage(folder.root, name)
         if status is None:
-            rows.append(StageRow(name, "no record"))
+            is_sealed = name in TABLE_OF_STAGE and folder.tables.current(TABLE_OF_STAGE[name]) is not None
+            rows.append(StageRow(name, "finished" if is_sealed else "not begun"))
         elif status.state == RUNNING and not in_use:
             rows.append(StageRow(name, KILLED, fix=f"avpref runs resume {folder.run_id} --runs {folder.runs}"))
         elif status.error is not None:
