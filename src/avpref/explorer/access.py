@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,9 @@ class Access:
     token: str = ""
 
     def url_of(self, path: str = "") -> str:
-        """Address of the page ``path``, with the token."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """Address of the page ``path``, with the token; where the server listens on all addresses, with this machine's name."""
+        name = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
+        host = f"[{name}]" if ":" in name else name
         query = f"?token={self.token}" if self.token else ""
         return f"http://{host}:{self.port}/{path}{query}"
 
