@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avpref.config.pairs_settings import PairSettings
@@ -19,11 +18,12 @@ from avpref.datasets.selection.normalise import Norm, from_arrow
 from avpref.datasets.selection.pair_search import search
 from avpref.datasets.selection.pair_tables import kept_pairs, shapes_of
 from avpref.datasets.selection.score_matrix import ScoreMatrix, read_matrix
-from avpref.datasets.selection.selection_source import source_of
+from avpref.datasets.selection.selection_source import Part, SelectionSource, source_of
 from avpref.datasets.selection.skipped_prompts import skipped_table
-from avpref.domain import METRICS, Metric, Split
+from avpref.domain import METRICS, Metric
 from avpref.explorer.opened_runs import OpenedRun
 from avpref.explorer.run_database import RunDatabase, arrow_of
+from avpref.storage.local_files import LocalFiles
 
 _ONE_AT_A_TIME = threading.Lock()
 """A selection sets the memory pool of the process, so one runs at a time."""
@@ -85,19 +85,24 @@ def leaderboard_rows(run: OpenedRun) -> list[dict[str, Any]]:
     norms = arrow_of(con, "SELECT * FROM norms")
     if not norms.num_rows:
         return []
-    train = f"SELECT * FROM prompts WHERE split = '{Split.TRAIN}'"
-    queries: Mapping[str, str] = {
-        "prompts": train,
-        "candidates": f"SELECT candidates.* FROM candidates SEMI JOIN ({train}) AS p USING (prompt_id)",
-        "scores": "SELECT * FROM scores",
-    }
-    rows: dict[str, pa.Table] = {
-        name: tables.conform(tables.TABLE_BY_NAME[name], arrow_of(con, query)) for name, query in queries.items()
-    }
     norm = from_arrow(tables.conform(tables.NORMS, norms), norms["norm_id"][0].as_py())
     with _ONE_AT_A_TIME:
-        matrix = read_matrix(source_of(rows, training_only=True), metrics_of_run(run))
+        matrix = read_matrix(_training_source(run), metrics_of_run(run))
         return leaderboard(matrix, norm).rows.to_pylist()
+
+
+def _training_source(run: OpenedRun) -> SelectionSource:
+    """The training split of the run's tables: their files, read in pieces, or tables in memory where they are in a bucket."""
+    sealed = run.folder.tables
+    parts: dict[str, Sequence[Part]] = {}
+    for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
+        manifest = sealed.require(table)
+        match sealed.store.files:
+            case LocalFiles() as local:
+                parts[table.name] = [local.path(name) for name in sealed.store.names(manifest)]
+            case _:
+                parts[table.name] = [sealed.read_version(table, manifest)]
+    return source_of(parts, training_only=True)
 
 
 def _strategies(own: PairSettings) -> Sequence[PairSettings]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from explorer_server import Server, serving
+from planned_studies import votes_of
 from shown_runs import ShownRun, make_shown_run
 
+from avpref.datasets.rows import EvaluationSide
+from avpref.datasets.votes.studies import StudyOptions
+from avpref.registry.study_files import StudyFiles
+from avpref.registry.study_planning import Model, plan_models
 from avpref.storage.run_folder import RunFolder
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -23,7 +28,18 @@ PLAYED = ShownRun(train=3, held_out=2, num_frames=300, fps_hz=25.0)
 
 @pytest.fixture(scope="session")
 def played_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return make_shown_run(tmp_path_factory.mktemp("played"), PLAYED)
+    """A run with a study in which one of two people has voted on everything."""
+    folder = make_shown_run(tmp_path_factory.mktemp("played"), PLAYED)
+    sides = [Model(folder, side) for side in (EvaluationSide.REFERENCE, EvaluationSide.POLICY)]
+    study = plan_models(sides[0], sides[1], StudyOptions(2, 2, 1), None)
+    files = StudyFiles(folder.files)
+    files.plan(study)
+    for name in ("Ada", "Bo"):
+        place = files.join(study, name)
+        votes = votes_of(study, place, lambda item, aspect: 1) if place == 0 else []
+        for vote in votes:
+            files.commit(study, replace(vote, heard_s=(12.0, 12.0)))
+    return folder
 
 
 @pytest.fixture(scope="session")

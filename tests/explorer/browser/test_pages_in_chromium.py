@@ -11,6 +11,7 @@ from explorer_server import serving
 from shown_runs import ShownRun, make_shown_run
 
 from avpref.datasets import tables
+from avpref.registry.study_files import StudyFiles
 
 pytestmark = pytest.mark.browser
 
@@ -50,6 +51,7 @@ def paths_of(server: Any) -> dict[str, str]:
     """Name → path of every kind of page."""
     base = f"/run/{server.folder.run_id}"
     pair = server.folder.tables.read(tables.PAIRS)["pair_id"][0].as_py()
+    (study,) = StudyFiles(server.folder.files).ids()
     grids = ("pairs", "candidates", "held-out", "skipped", "excluded", "quarantine")
     return {
         "runs": "/",
@@ -59,6 +61,10 @@ def paths_of(server: Any) -> dict[str, str]:
         "strategies": f"{base}/leaderboard",
         "votes": f"{base}/studies",
         "sql": f"{base}/sql?query=FROM%20pair_rows",
+        "study": f"{base}/study/{study}",
+        "welcome": f"/vote/{server.folder.run_id}/{study}",
+        "ballot": f"/vote/{server.folder.run_id}/{study}/1",
+        "thanks": f"/vote/{server.folder.run_id}/{study}/0",
         "error": f"{base}/pair/x0",
     }
 
