@@ -42,8 +42,8 @@ class VoteEvidence:
 def evidence_of(result: StudyResult) -> VoteEvidence:
     """The part of a study's result that a decision keeps."""
     aspects = {
-        one.aspect: AspectVotes(one.win_rate.value, one.win_rate.low, one.win_rate.high, one.num_items)
-        for one in result.aspects
+        rated.aspect: AspectVotes(rated.win_rate.value, rated.win_rate.low, rated.win_rate.high, rated.num_items)
+        for rated in result.aspects
     }
     return VoteEvidence(result.study_id, result.votes_hash, aspects)
 

@@ -68,7 +68,7 @@ def common_items(ratings: Ratings, first: int, second: int) -> list[tuple[int, i
 
 def equal_share(pairs: Sequence[tuple[int, int]]) -> float | None:
     """Share of equal values; None without pairs."""
-    return sum(one == other for one, other in pairs) / len(pairs) if pairs else None
+    return sum(value == other for value, other in pairs) / len(pairs) if pairs else None
 
 
 def cohen_kappa(pairs: Sequence[tuple[int, int]]) -> float | None:
@@ -78,7 +78,7 @@ def cohen_kappa(pairs: Sequence[tuple[int, int]]) -> float | None:
     number = len(pairs)
     values = {value for pair in pairs for value in pair}
     chance = sum(
-        sum(one == value for one, _ in pairs) * sum(other == value for _, other in pairs) for value in values
+        sum(first == value for first, _ in pairs) * sum(other == value for _, other in pairs) for value in values
     ) / (number * number)
     observed = equal_share(pairs)
     assert observed is not None

@@ -118,7 +118,7 @@ def result_of(study: Study, votes: Iterable[Vote], names: Mapping[int, str]) -> 
     """The result of ``votes``; ``names``: annotators by place. Annotators who failed their checks are listed and do not count."""
     last = counting(votes)
     annotators = tuple(_annotator(study, last, place, name) for place, name in sorted(names.items()))
-    excluded = {one.place for one in annotators if one.exclusion}
+    excluded = {annotator.place for annotator in annotators if annotator.exclusion}
     kept = {key: vote for key, vote in last.items() if key[0] not in excluded}
     ratings = ratings_of(study, kept)
     seed = derive_seed("votes", study.study_id)
@@ -133,15 +133,19 @@ def result_of(study: Study, votes: Iterable[Vote], names: Mapping[int, str]) -> 
         len(study.items),
         counted,
         digest("votes", [[list(key), dict(sorted(vote.answers.items()))] for key, vote in sorted(kept.items())]),
-        tuple(result for one in aspects if (result := _aspect(one, ratings, seed)) is not None),
+        tuple(result for aspect in aspects if (result := _aspect(aspect, ratings, seed)) is not None),
         tuple(
             (name, result)
             for name in categories
-            for one in aspects
-            if (result := _aspect(one, [rating for rating in ratings if category[rating.item_id] == name], seed))
+            for aspect in aspects
+            if (result := _aspect(aspect, [rating for rating in ratings if category[rating.item_id] == name], seed))
         ),
         annotators,
-        tuple(_agreements(study, ratings, {one.place: one.name for one in annotators if not one.exclusion})),
+        tuple(
+            _agreements(
+                study, ratings, {annotator.place: annotator.name for annotator in annotators if not annotator.exclusion}
+            )
+        ),
         tuple(_rewards(study, ratings, ["", *categories], seed)),
     )
 

@@ -74,7 +74,7 @@ def test_strategies_choose_as_the_whole_run_does(shown_run: RunFolder, client: T
         by_prompt = {row["prompt_id"]: row for row in select_pairs(matrix, wanted, norm).pairs.to_pylist()}
         for prompt in ("p000", "p003"):
             label = f"{strategy}-micro"
-            choices = [one for one in choices_of(opened, prompt) if one.strategy.startswith(label)]
+            choices = [choice for choice in choices_of(opened, prompt) if choice.strategy.startswith(label)]
             row = by_prompt.get(prompt)
             expected = (row["chosen"], row["rejected"]) if row else ("", "")
             assert (choices[0].chosen, choices[0].rejected) == expected

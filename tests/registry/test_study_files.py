@@ -41,7 +41,7 @@ def check_store(files: Files, study: Study) -> None:
     key = {(vote.place, vote.position): vote for vote in votes}
     assert counting(studies.votes(study.study_id)) == key and len(studies.votes(study.study_id, 1)) == 6
     result = studies.result(study)
-    assert result.num_complete == 6 and [one.name for one in result.annotators] == ["ada", "bo", "cy"]
+    assert result.num_complete == 6 and [annotator.name for annotator in result.annotators] == ["ada", "bo", "cy"]
 
 
 def test_a_folder_keeps_studies(tmp_path: Path, study: Study) -> None:

@@ -34,8 +34,8 @@ def vote(folder: RunFolder, study: Study, value: int) -> None:
     files = StudyFiles(folder.files)
     files.plan(study)
     for name in ("ada", "bo"):
-        for one in votes_of(study, files.join(study, name), lambda item, aspect: value):
-            files.commit(study, one)
+        for vote_of_item in votes_of(study, files.join(study, name), lambda item, aspect: value):
+            files.commit(study, vote_of_item)
 
 
 @pytest.fixture

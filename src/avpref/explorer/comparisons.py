@@ -167,4 +167,6 @@ def _facts(run: OpenedRun, candidates: Sequence[str]) -> tuple[tuple[str, tuple[
         row = result.fetchone()
         rows[candidate] = dict(zip(names, row, strict=True)) if row else {}
     columns = [name for row in rows.values() for name in row if name not in ("candidate_id", "reason")]
-    return tuple((name, tuple(rows[one].get(name) for one in candidates)) for name in dict.fromkeys(columns))
+    return tuple(
+        (name, tuple(rows[candidate].get(name) for candidate in candidates)) for name in dict.fromkeys(columns)
+    )

@@ -230,30 +230,30 @@ def _condition(grid: Grid, view: View, types: Mapping[str, str]) -> tuple[str, d
         names = [quoted(name) for name in grid.searched if name in types]
         parts.append("(" + " OR ".join(f"contains(lower({name}), lower($search))" for name in names) + ")")
         parameters["search"] = view.search
-    for number, one in enumerate(view.filters):
-        _require_column(one.column, types)
-        name, value = quoted(one.column), f"value{number}"
-        if one.operator in ("is empty", "is filled"):
-            text = f"coalesce(CAST({name} AS VARCHAR), '') {'=' if one.operator == 'is empty' else '<>'} ''"
+    for number, item in enumerate(view.filters):
+        _require_column(item.column, types)
+        name, value = quoted(item.column), f"value{number}"
+        if item.operator in ("is empty", "is filled"):
+            text = f"coalesce(CAST({name} AS VARCHAR), '') {'=' if item.operator == 'is empty' else '<>'} ''"
             parts.append(text)
-        elif one.operator == "contains":
+        elif item.operator == "contains":
             parts.append(f"contains(lower(CAST({name} AS VARCHAR)), lower(${value}))")
-            parameters[value] = one.value
+            parameters[value] = item.value
         else:
-            parts.append(f"{name} {COMPARISONS[one.operator]} ${value}")
-            parameters[value] = _value(one, types[one.column])
+            parts.append(f"{name} {COMPARISONS[item.operator]} ${value}")
+            parameters[value] = _value(item, types[item.column])
     return " AND ".join(parts) or "true", parameters
 
 
-def _value(one: Filter, kind: str) -> Any:
+def _value(item: Filter, kind: str) -> Any:
     if kind == "BOOLEAN":
-        return one.value.lower() in ("true", "1", "yes")
+        return item.value.lower() in ("true", "1", "yes")
     if not is_number(kind):
-        return one.value
+        return item.value
     try:
-        return float(one.value)
+        return float(item.value)
     except ValueError:
-        raise ConfigError(f"filter {one.label}", f"a number, which column {one.column} holds", "correct it") from None
+        raise ConfigError(f"filter {item.label}", f"a number, which column {item.column} holds", "correct it") from None
 
 
 def _order(grid: Grid, view: View, types: Mapping[str, str]) -> str:

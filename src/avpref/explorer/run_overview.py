@@ -80,7 +80,7 @@ def overview_of(run: OpenedRun) -> Overview:
     database, folder = run.database, run.folder
     con = database.cursor()
     names = [name for name, _ in database.versions]
-    reasons = {one.table: one.reason for one in database.absent}
+    reasons = {absence.table: absence.reason for absence in database.absent}
     absent = tuple((name, reason) for name, reason in reasons.items() if name not in NEVER_SEALED)
     counted = [name for name in names if name not in reasons]
     counts = tuple((name, (con.execute(f"SELECT count(*) FROM {name}").fetchone() or (0,))[0]) for name in counted)
@@ -134,7 +134,9 @@ def _numbers(run: OpenedRun) -> list[Drawing]:
     dimensions = dimensions_of(metrics)
     columns = [Column("clip_rows", metric.name, True) for metric in metrics if metric.name in known]
     columns += [Column("clip_rows", REWARD + name, True) for name in dimensions if REWARD + name in known]
-    columns += [Column("pair_rows", name) for name in (*(f"margin_{one}" for one in dimensions), "margin_total")]
+    columns += [
+        Column("pair_rows", name) for name in (*(f"margin_{dimension}" for dimension in dimensions), "margin_total")
+    ]
     units = {metric.name: metric.unit for metric in metrics}
     drawings = []
     for distribution in distributions_of(database, columns):

@@ -169,7 +169,7 @@ def _grid(name: str) -> grids.Grid:
 
 
 def _without(filters: Sequence[grids.Filter], item: grids.Filter) -> tuple[grids.Filter, ...]:
-    return tuple(one for one in filters if one != item)
+    return tuple(other for other in filters if other != item)
 
 
 def _columns(run: OpenedRun) -> list[tuple[str, list[str]]]:

@@ -108,7 +108,7 @@ def _training_source(run: OpenedRun) -> SelectionSource:
 def _strategies(own: PairSettings) -> Sequence[PairSettings]:
     """The strategies of the leaderboard with the run's other settings; the run's own first."""
     compared = ("strategy", "average", "normalise", "ground_truth")
-    others = [own.model_copy(update={name: getattr(one, name) for name in compared}) for one in STRATEGIES]
+    others = [own.model_copy(update={name: getattr(strategy, name) for name in compared}) for strategy in STRATEGIES]
     return [own, *(settings for settings in others if settings != own)]
 
 

@@ -28,7 +28,7 @@ def evidence_for(folder: RunFolder, policy_clips: Collection[str]) -> VoteEviden
     voted = [result for result in results if result.aspects]
     if not voted:
         return None
-    best = max(voted, key=lambda result: (max(one.num_ratings for one in result.aspects), result.study_id))
+    best = max(voted, key=lambda result: (max(rated.num_ratings for rated in result.aspects), result.study_id))
     return evidence_of(best)
 
 

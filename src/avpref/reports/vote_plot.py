@@ -21,11 +21,13 @@ def vote_panels(result: StudyResult) -> list[Panel]:
     """Panels of the overall shares and of the agreement of rewards; none before there are votes."""
     first, second = result.names
     shares = ", ".join(
-        f"{one.aspect} {one.wins.value:.0%} wins, {one.ties.value:.0%} ties, {one.losses.value:.0%} losses"
-        for one in result.aspects
+        f"{rated.aspect} {rated.wins.value:.0%} wins, {rated.ties.value:.0%} ties, {rated.losses.value:.0%} losses"
+        for rated in result.aspects
     )
-    agreements = [one for one in result.rewards if one.agreement is not None and not one.category]
-    agreed = ", ".join(f"{one.name} ({one.aspect}) {one.agreement.value:.0%}" for one in agreements if one.agreement)
+    agreements = [reward for reward in result.rewards if reward.agreement is not None and not reward.category]
+    agreed = ", ".join(
+        f"{reward.name} ({reward.aspect}) {reward.agreement.value:.0%}" for reward in agreements if reward.agreement
+    )
     panels = []
     if result.aspects:
         panels.append(Panel("Votes", f"{second} with {first}: {shares}", partial(_draw_shares, result)))
@@ -46,7 +48,7 @@ def draw_votes(result: StudyResult, path: Path) -> None:
 
 
 def _draw_shares(result: StudyResult, axes: Axes) -> None:
-    names = [one.aspect for one in reversed(result.aspects)]
+    names = [rated.aspect for rated in reversed(result.aspects)]
     start = [0.0] * len(names)
     first, second = result.names
     parts = (
@@ -55,12 +57,12 @@ def _draw_shares(result: StudyResult, axes: Axes) -> None:
         ("losses", f"{first} better", COLOUR["audio"]),
     )
     for part, label, colour in parts:
-        widths = [getattr(one, part).value for one in reversed(result.aspects)]
+        widths = [getattr(rated, part).value for rated in reversed(result.aspects)]
         axes.barh(names, widths, left=start, color=colour, label=label)
         start = [before + width for before, width in zip(start, widths, strict=True)]
-    for place, one in enumerate(reversed(result.aspects)):
-        axes.plot([one.win_rate.low, one.win_rate.high], [place, place], color=INK)
-        axes.plot([one.win_rate.value], [place], "o", color=INK, markersize=4)
+    for place, rated in enumerate(reversed(result.aspects)):
+        axes.plot([rated.win_rate.low, rated.win_rate.high], [place, place], color=INK)
+        axes.plot([rated.win_rate.value], [place], "o", color=INK, markersize=4)
     axes.axvline(0.5, color=INK, linewidth=0.8)
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of votes; dot and line: win rate with 95 % interval")
@@ -68,12 +70,12 @@ def _draw_shares(result: StudyResult, axes: Axes) -> None:
 
 
 def _draw_agreement(result: StudyResult, axes: Axes) -> None:
-    rows = [one for one in reversed(result.rewards) if one.agreement is not None and not one.category]
-    labels = [f"{one.name.removeprefix(REWARD)} / {one.aspect}" for one in rows]
-    for place, one in enumerate(rows):
-        assert one.agreement is not None
-        axes.plot([one.agreement.low, one.agreement.high], [place, place], color=COLOUR["video"])
-        axes.plot([one.agreement.value], [place], "o", color=COLOUR["video"], markersize=4)
+    rows = [reward for reward in reversed(result.rewards) if reward.agreement is not None and not reward.category]
+    labels = [f"{reward.name.removeprefix(REWARD)} / {reward.aspect}" for reward in rows]
+    for place, reward in enumerate(rows):
+        assert reward.agreement is not None
+        axes.plot([reward.agreement.low, reward.agreement.high], [place, place], color=COLOUR["video"])
+        axes.plot([reward.agreement.value], [place], "o", color=COLOUR["video"], markersize=4)
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.axvline(0.5, color=INK, linewidth=0.8)
     axes.set_xlim(0, 1)

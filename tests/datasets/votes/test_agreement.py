@@ -39,12 +39,12 @@ def alpha_by_definition(ratings: dict[str, dict[int, int]], level: Level) -> flo
     units = [list(by.values()) for by in ratings.values() if len(by) > 1]
     pooled = [value for unit in units for value in unit]
 
-    def difference(one: int, other: int) -> float:
+    def difference(value: int, other: int) -> float:
         if level == "nominal":
-            return float(one != other)
+            return float(value != other)
         if level == "interval":
-            return float((one - other) ** 2)
-        low, high = min(one, other), max(one, other)
+            return float((value - other) ** 2)
+        low, high = min(value, other), max(value, other)
         between = sum(low <= value <= high for value in pooled)
         return (between - (pooled.count(low) + pooled.count(high)) / 2) ** 2 if low != high else 0.0
 

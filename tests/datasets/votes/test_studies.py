@@ -33,21 +33,21 @@ NAMES = {0: "ada", 1: "bo", 2: "cy"}
 @pytest.mark.parametrize("seed", [0, 11])
 def test_items_and_sides_are_balanced(raters: int, annotators: int, items: int, seed: int) -> None:
     study = plan_study(draft_of(items, StudyOptions(raters, annotators, 0, seed=seed)))
-    shown = [(place, one) for place, queue in enumerate(study.queues) for one in queue]
-    assert Counter(one.item_id for _, one in shown) == {item.item_id: raters for item in study.items}
-    assert all(len({one.item_id for one in queue}) == len(queue) for queue in study.queues)
+    shown = [(place, showing) for place, queue in enumerate(study.queues) for showing in queue]
+    assert Counter(showing.item_id for _, showing in shown) == {item.item_id: raters for item in study.items}
+    assert all(len({showing.item_id for showing in queue}) == len(queue) for queue in study.queues)
     lengths = [len(queue) for queue in study.queues]
     assert max(lengths) - min(lengths) <= 1
-    left = Counter(one.item_id for _, one in shown if one.first_is_left)
+    left = Counter(showing.item_id for _, showing in shown if showing.first_is_left)
     assert all(abs(2 * left[item.item_id] - raters) <= 1 for item in study.items)
     assert abs(2 * sum(left.values()) - len(shown)) <= annotators
     for queue in study.queues:
-        assert abs(2 * sum(one.first_is_left for one in queue) - len(queue)) <= 3
+        assert abs(2 * sum(showing.first_is_left for showing in queue) - len(queue)) <= 3
 
 
 def test_queues_have_orders_of_their_own() -> None:
     study = plan_study(draft_of(40, StudyOptions(checks=0)))
-    orders = [[one.item_id for one in queue] for queue in study.queues]
+    orders = [[showing.item_id for showing in queue] for queue in study.queues]
     assert len({tuple(order) for order in orders}) == 3
     places = np.array([[order.index(item.item_id) for item in study.items] for order in orders])
     assert abs(np.corrcoef(places)[np.triu_indices(3, 1)]).max() < 0.5
@@ -56,13 +56,13 @@ def test_queues_have_orders_of_their_own() -> None:
 def test_checks_are_of_both_kinds_and_know_their_answer() -> None:
     study = plan_study(draft_of(20, StudyOptions(checks=4)))
     for place, queue in enumerate(study.queues):
-        kinds = Counter(one.check for one in queue)
+        kinds = Counter(showing.check for showing in queue)
         assert kinds[Check.SAME] == 2 and kinds[Check.REPEAT] == 2
-        for one in queue:
-            left, right = clips_of(study, one)
-            assert (left == right) == (one.check == Check.SAME)
-            if one.check == Check.REPEAT:
-                plain = next(o for o in queue if o.item_id == one.item_id and o.check == Check.NONE)
+        for showing in queue:
+            left, right = clips_of(study, showing)
+            assert (left == right) == (showing.check == Check.SAME)
+            if showing.check == Check.REPEAT:
+                plain = next(o for o in queue if o.item_id == showing.item_id and o.check == Check.NONE)
                 assert clips_of(study, plain) == (right, left)
         attentive = counting(votes_of(study, place, lambda item, aspect: 1))
         assert checks_of(study, attentive, place).passed == 4
@@ -162,14 +162,14 @@ def test_results_count_wins_with_intervals_and_rewards_with_people() -> None:
     assert overall.wins.low < share < overall.wins.high and overall.alpha_ordinal == pytest.approx(1)
     text = result.of_aspect("text")
     assert text is not None and text.ties.value == 1 and text.win_rate.value == 0.5 and text.alpha_ordinal is None
-    agreement = {(one.name, one.aspect): one for one in result.rewards if not one.category}
+    agreement = {(row.name, row.aspect): row for row in result.rewards if not row.category}
     assert agreement["reward video", "overall"].agreement.value == 1  # type: ignore[union-attr]
     assert agreement["reward video", "video quality"].num_items == 60
     chance = agreement["noise", "overall"].agreement
     assert chance is not None and chance.low < 0.5 < chance.high
-    assert {one.category for one in result.rewards} == {"", "animals", "tools"}
+    assert {row.category for row in result.rewards} == {"", "animals", "tools"}
     assert {name for name, _ in result.categories} == {"animals", "tools"}
-    assert all(one.kappa == pytest.approx(1) for one in result.pairs if one.aspect == "overall")
+    assert all(row.kappa == pytest.approx(1) for row in result.pairs if row.aspect == "overall")
     assert result_of(study, reversed(votes), NAMES) == result
 
 
@@ -193,7 +193,7 @@ def test_who_fails_the_checks_is_listed_and_does_not_count() -> None:
         for vote in votes_of(study, 2, lambda item, aspect: 1)
     ]
     result = result_of(study, [*votes, *careless], NAMES)
-    assert [one.exclusion for one in result.annotators] == ["", "", FAILED_CHECKS]
+    assert [row.exclusion for row in result.annotators] == ["", "", FAILED_CHECKS]
     overall = result.of_aspect("overall")
     assert overall is not None and overall.wins.value == 1.0 and result.num_complete == 0
 

@@ -18,8 +18,8 @@ def evidence(ci_low: float, num_items: int = 30, aspect: str = "overall") -> Vot
 
 
 def test_the_lower_bound_decides() -> None:
-    assert [one.passed for one in outcomes(evidence(0.5), RULES)] == [False]
-    assert [one.passed for one in outcomes(evidence(math.nextafter(0.5, 1)), RULES)] == [True]
+    assert [rule.passed for rule in outcomes(evidence(0.5), RULES)] == [False]
+    assert [rule.passed for rule in outcomes(evidence(math.nextafter(0.5, 1)), RULES)] == [True]
 
 
 @pytest.mark.parametrize("votes", [None, evidence(0.9, aspect="text")])
@@ -29,8 +29,8 @@ def test_without_votes_on_the_aspect_the_rule_refuses(votes: VoteEvidence | None
 
 
 def test_few_items_refuse_whatever_the_interval() -> None:
-    assert [one.passed for one in outcomes(evidence(0.9, num_items=5), RULES)] == [True, False]
-    assert [one.passed for one in outcomes(evidence(0.9, num_items=6), RULES)] == [True]
+    assert [rule.passed for rule in outcomes(evidence(0.9, num_items=5), RULES)] == [True, False]
+    assert [rule.passed for rule in outcomes(evidence(0.9, num_items=6), RULES)] == [True]
 
 
 def test_other_rules_ask_for_no_votes() -> None:

@@ -46,36 +46,36 @@ def result_of(folder: RunFolder, study_id: str, plot: Path | None) -> Document:
 
 
 def _table(result: StudyResult) -> list[Document]:
-    rows = [("all", one) for one in result.aspects]
-    return [_row(category, one) for category, one in [*rows, *result.categories]]
+    rows = [("all", rated) for rated in result.aspects]
+    return [_row(category, rated) for category, rated in [*rows, *result.categories]]
 
 
-def _row(category: str, one: AspectResult) -> Document:
+def _row(category: str, rated: AspectResult) -> Document:
     return {
-        "aspect": one.aspect,
+        "aspect": rated.aspect,
         "category": category,
-        "items": one.num_items,
-        "wins": one.wins.value,
-        "ties": one.ties.value,
-        "losses": one.losses.value,
-        "win_rate": one.win_rate.value,
-        "ci_low": one.win_rate.low,
-        "ci_high": one.win_rate.high,
-        "alpha": one.alpha_ordinal,
+        "items": rated.num_items,
+        "wins": rated.wins.value,
+        "ties": rated.ties.value,
+        "losses": rated.losses.value,
+        "win_rate": rated.win_rate.value,
+        "ci_low": rated.win_rate.low,
+        "ci_high": rated.win_rate.high,
+        "alpha": rated.alpha_ordinal,
     }
 
 
 def _agreement(result: StudyResult) -> list[Document]:
     return [
         {
-            "reward": one.name,
-            "aspect": one.aspect,
-            "category": one.category or "all",
-            "items": one.num_items,
-            "agree": one.agreement.value,
-            "ci_low": one.agreement.low,
-            "ci_high": one.agreement.high,
+            "reward": reward.name,
+            "aspect": reward.aspect,
+            "category": reward.category or "all",
+            "items": reward.num_items,
+            "agree": reward.agreement.value,
+            "ci_low": reward.agreement.low,
+            "ci_high": reward.agreement.high,
         }
-        for one in result.rewards
-        if one.agreement is not None
+        for reward in result.rewards
+        if reward.agreement is not None
     ]
