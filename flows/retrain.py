@@ -18,6 +18,7 @@ from avpref.flows.run_result import AliasState, RunResult, collect_result, is_wr
 from avpref.flows.run_stages import STAGES, explain, owned, run_stages, run_timed
 from avpref.flows.stages.adapter_lineage import record_adapter
 from avpref.flows.stages.report import report
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.run_metrics import checked_metrics
 from avpref.registry.promotion import promote_automatically
 from avpref.storage.failpoints import FailPoint, hit
@@ -46,11 +47,12 @@ def retrain(
 def create_run(config_path: str, runs: str, seed: int | None, overrides: list[str] | None) -> RunFolder:
     """The folder of the run that a configuration file with ``overrides`` describes.
 
-    Raises ConfigError, also for a scorer that cannot be used, and StorageError.
+    Raises ConfigError, also for a scorer or base model that cannot be used, and StorageError.
     """
     changes = [*(overrides or []), *([f"run.seed={seed}"] if seed is not None else [])]
     settings = load_config(config_path, changes).settings
     checked_metrics(settings)
+    base_of(settings)
     return create(Path(runs), settings)
 
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 
-from avpref.config.base_settings import BaseSections, BaseSettings
+from avpref.config.base_settings import DEFAULT_BASE, BaseSections, BaseSettings
 from avpref.config.data_settings import ClipSettings, RecordingSettings
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
@@ -57,7 +57,7 @@ class TrainingJob:
     reference_scores: Path | None = None
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    base: BaseSettings = BaseSettings()
+    base: BaseSettings = DEFAULT_BASE
 
     @property
     def base_model(self) -> Base:
@@ -126,7 +126,7 @@ class TrainingJob:
         """Everything that the results depend on: settings by dotted key, seed, and hashes of the inputs."""
         dumped = JOB.dump_python(self, mode="json")
         kept = {name: dumped[name] for name in ("settings", "network", "clip", "adapter", "seed", "dtype")}
-        if (version := self.base_model.version):
+        if version := self.base_model.version:
             kept["base"] = {"version": version}
         flat = {key: value for key, value in _flatten("", kept) if key not in NOT_IN_FINGERPRINT}
         return flat | {
