@@ -49,6 +49,11 @@ class Policy:
         """The adapted linear layers."""
         return tuple(module for module in self.model.modules() if isinstance(module, LoraLayer))
 
+    def named_layers(self) -> dict[str, LoraLayer]:
+        """The adapted linear layers by their names in the network."""
+        network = _tuner(self.model).model
+        return {name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
+
     @cached_property
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """All parameters by name, including frozen ones."""

@@ -41,7 +41,9 @@ class TrainingJob:
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
     names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
-    weights; ``device`` is ``cpu``, ``cuda`` (the device of each process's rank) or ``cuda:N``.
+    weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
+    ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
+    process's rank) or ``cuda:N``.
     """
 
     settings: SftSettings | DpoSettings
@@ -58,6 +60,8 @@ class TrainingJob:
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     base: BaseSettings = DEFAULT_BASE
+    start_adapter: Path | None = None
+    reference: Literal["base", "start"] = "base"
 
     @property
     def base_model(self) -> Base:
@@ -90,6 +94,7 @@ class TrainingJob:
             "sft_adapter": None if folder is None else folder / WEIGHTS_FILE,
             "audio_data": self.audio_data,
             "reference_scores": self.reference_scores,
+            "start_adapter": None if self.start_adapter is None else self.start_adapter / WEIGHTS_FILE,
         }
         return ((name, path) for name, path in named.items() if path is not None)
 
@@ -106,6 +111,10 @@ class TrainingJob:
             case DpoSettings() if self.weights is None:
                 raise ConfigError(
                     "AV-DPO without weights", "the SFT network that the policy starts from", "set weights"
+                )
+            case DpoSettings() if self.start_adapter is not None and self.dpo.adapter.layout != "merged":
+                raise ConfigError(
+                    "start_adapter with layout two_adapters", "layout merged", "set adapter.layout: merged"
                 )
             case DpoSettings() if self.adapter is not None:
                 raise ConfigError("field adapter of an AV-DPO job", "settings.adapter", "set dpo.adapter instead")

@@ -17,6 +17,7 @@ from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
+from avpref.trainer.adapter_joining import join_adapters, start_from
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
 from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
 from avpref.trainer.job import TrainingJob
@@ -36,6 +37,7 @@ from avpref.trainer.reference_cache import (
 NETWORK_FILE = "network.safetensors"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
+NEW_ADAPTER_FOLDER = "new_adapter"
 AUDIO_FOLDER = "audio_stage"
 
 
@@ -109,8 +111,17 @@ def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
     objective = PreferenceObjective(training.policy, job.dpo.loss, training.reference_scores(job, context))
     result = train(objective, training.source, _plan(job, job.output, job.dpo.loop), context)
     if context.is_first:
-        save_adapter(training.policy.model, POLICY, job.output / ADAPTER_FOLDER)
+        _write_policy(job, training.policy)
     return result.summary
+
+
+def _write_policy(job: TrainingJob, policy: Policy) -> None:
+    """Write the adapter; where the reference has one too, the joined adapter is the result and the new one is kept beside it."""
+    if job.start_adapter is None or job.reference == "base":
+        save_adapter(policy.model, POLICY, job.output / ADAPTER_FOLDER)
+        return
+    save_adapter(policy.model, POLICY, job.output / NEW_ADAPTER_FOLDER)
+    join_adapters(job.start_adapter, job.output / NEW_ADAPTER_FOLDER, job.output / ADAPTER_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,10 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
-    policy = make_policy(network, job.dpo.adapter, seed, job.sft_adapter, _dtype(job))
+    folded = job.start_adapter if job.reference == "start" else job.sft_adapter
+    policy = make_policy(network, job.dpo.adapter, seed, folded, _dtype(job))
+    if job.start_adapter is not None and job.reference == "base":
+        start_from(policy, job.start_adapter)
     _prepare(network, job.dpo.loop)
     law = job.timestep_law()
     noise = NoiseConfig(

@@ -18,6 +18,7 @@ from avpref.datasets.rows import EvaluationKind
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
+from avpref.flows.rounds.round_rows import round_rows
 from avpref.flows.run import Run
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
@@ -77,6 +78,7 @@ def collect(run: Run) -> ReportData:
         prompt_blind=checked_prompt_blind(
             metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
         ),
+        rounds=tuple(round_rows(run)) if run.previous else (),
     )
 
 

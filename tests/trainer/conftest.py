@@ -40,6 +40,8 @@ class JobFields(TypedDict, total=False):
     weights: Path
     adapter: AdapterSettings
     sft_adapter: Path
+    start_adapter: Path
+    reference: str
 
 
 @pytest.fixture
