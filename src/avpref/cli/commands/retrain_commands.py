@@ -28,15 +28,7 @@ def retrain(
     rounds: Rounds = None,
     set_: Overrides = None,
     json: AsJson = False,
-    dry_run: Rounds = Annotated[
-    int | None,
-    Parameter(
-        name="--rounds",
-        help="repeat the loop K times, each time from the policy that it has trained; overrides rounds.count",
-        validator=validators.Number(gte=1),
-    ),
-]
-DryRun = False,
+    dry_run: DryRun = False,
     wait: Wait = False,
 ) -> int:
     """Run the whole loop: candidates, scores, pairs, AV-DPO, evaluation, gate, report.
