@@ -11,7 +11,7 @@ The gate of every arm passes, so that all rounds are made. A call that is interr
 
     python benchmarks/rounds.py --runs FOLDER                               prints the result and writes nothing
     python benchmarks/rounds.py --runs FOLDER --seeds 0 --arms rounds       one piece of the work
-    python benchmarks/rounds.py --runs FOLDER --arms --write                computes nothing; writes benchmarks/rounds.md from what is finished
+    python benchmarks/rounds.py --runs FOLDER --arms --write                writes benchmarks/rounds.md from what is finished
     python benchmarks/rounds.py --seeds 0 --rounds 2 --config configs/tiny.yaml   toy size, in a temporary folder
 """
 
@@ -145,10 +145,10 @@ def page(results: Sequence[RoundResult]) -> str:
         f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch"
         f" {version('torch')}; a machine that others used at the same time. Made by `benchmarks/rounds.py`.",
         "",
-        "Arms of a seed have the same SFT network, and in total the same number of candidates and optimiser steps. Gains on held-out",
-        "prompts are against the SFT network, in standard deviations of its rewards, with paired bootstrap 95 % intervals. Drift is the mean",
-        "square of policy minus reference velocity: the reference of `previous` is the policy before. Update norm and diversity",
-        "are those of docs/rounds.md. Every gate passed.",
+        "Arms of a seed have the same SFT network, and in total the same number of candidates and optimiser steps.",
+        "Gains on held-out prompts are against the SFT network, in standard deviations of its rewards, with paired bootstrap 95 %",
+        "intervals. Drift is the mean square of policy minus reference velocity: the reference of `previous` is the policy before.",
+        "Update norm and diversity are those of docs/rounds.md. Every gate passed.",
         "",
         *table(results),
         "",
