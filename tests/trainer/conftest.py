@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ class JobFields(TypedDict, total=False):
     adapter: AdapterSettings
     sft_adapter: Path
     start_adapter: Path
-    reference: str
+    reference: Literal["base", "start"]
 
 
 @pytest.fixture

@@ -34,12 +34,12 @@ def folder(workplace: Path) -> Path:
 
 
 def test_the_whole_loop_runs_on_a_base_model_of_ones_own(folder: Path) -> None:
-    first = retrain("mine.yaml")
+    first = retrain.fn("mine.yaml")
     run = open_root(Path(first["run_dir"]))
     (adapter,) = run.root.glob("models/dpo-*/adapter/adapter_config.json")
     assert sorted(json.loads(adapter.read_text())["target_modules"]) == ["narrow", "wide"]
     assert run.tables.num_rows(tables.PAIRS) >= 1 and run.tables.num_rows(tables.EVALUATIONS) > 0
-    again = retrain("mine.yaml")
+    again = retrain.fn("mine.yaml")
     assert not again["changed"] and again["run_id"] == first["run_id"]
     stages = {stage["name"]: stage for stage in estimate(run.settings).document()["stages"]}
     assert stages["generate"]["items"] == run.tables.num_rows(tables.CANDIDATES)
@@ -55,5 +55,5 @@ def test_another_version_of_the_class_reuses_nothing_of_the_old_one(folder: Path
 
 def test_a_setting_that_the_class_does_not_declare_is_one_error(folder: Path) -> None:
     with pytest.raises(ConfigError, match="depth") as caught:
-        retrain("mine.yaml", overrides=["base.settings.depth=3"])
+        retrain.fn("mine.yaml", overrides=["base.settings.depth=3"])
     assert "width, num_blocks, cell_px" in caught.value.expected and not (folder / "runs").exists()
