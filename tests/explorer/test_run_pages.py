@@ -139,6 +139,14 @@ def test_a_running_run_shows_tables_as_they_are_sealed(
     assert len(list((own_run.runs / ".explorer" / own_run.run_id).glob("tables-*"))) == 1
 
 
+def test_rounds_lead_to_their_runs(own_run: RunFolder, client_of: ClientOf) -> None:
+    numbers = {"update_norm": 0.1, "candidates": 8, "from_sft": 0, "pairs": 2, "earlier_pairs": 0, "pair_yield": 1.0}
+    row = {"round": 2, "run_id": "tiny-s0-r2", "verdict": "promote", "gains": {"sync": 0.25}, "drift": None, **numbers}
+    own_run.documents.write("result.json", {"rounds": [row | {"diversity": None}]})
+    text = client_of(own_run.runs).get(f"/run/{own_run.run_id}").text
+    assert 'href="/run/tiny-s0-r2"' in text and "sync +0.25" in text
+
+
 def test_a_changed_table_is_not_shown_and_named(own_run: RunFolder, client_of: ClientOf) -> None:
     manifest = own_run.tables.current("scores")
     assert manifest is not None

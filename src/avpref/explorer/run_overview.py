@@ -73,6 +73,7 @@ class Overview:
     curves: tuple[Drawing, ...]
     norms: tuple[Mapping[str, Any], ...]
     norm_id: str
+    rounds: tuple[Mapping[str, Any], ...]
 
 
 def overview_of(run: OpenedRun) -> Overview:
@@ -101,6 +102,7 @@ def overview_of(run: OpenedRun) -> Overview:
         tuple(_curves(folder)),
         norm_rows,
         str(norm_rows[0]["norm_id"]) if norm_rows else "",
+        tuple((folder.documents.read(RESULT_FILE) or {}).get("rounds", ())),
     )
 
 
