@@ -156,6 +156,18 @@ def test_a_changed_table_is_not_shown_and_named(own_run: RunFolder, client_of: C
     assert "Table <code>scores</code> cannot be shown" in text and "sha-256" in text
 
 
+def test_a_database_that_cannot_be_written_is_an_error_with_a_way_out(
+    own_run: RunFolder, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(con: object) -> list[str]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("avpref.explorer.run_database.wide_tables", full)
+    answer = client_of(own_run.runs).get(f"/run/{own_run.run_id}")
+    assert answer.status_code == 500 and "No space left" in answer.text and "Fix:" in answer.text
+    assert not list((own_run.runs / ".explorer" / own_run.run_id).iterdir())
+
+
 def test_a_vanished_clip_is_an_error_of_its_own(own_run: RunFolder, client_of: ClientOf) -> None:
     candidate = own_run.tables.read(tables.CANDIDATES).slice(0, 1).to_pylist()[0]
     (own_run.root / candidate["path"]).unlink()

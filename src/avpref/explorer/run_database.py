@@ -18,7 +18,7 @@ import pyarrow as pa
 from avpref.datasets import tables
 from avpref.datasets.metric_tables import Table
 from avpref.domain import Candidate
-from avpref.errors import AvprefError, TableError
+from avpref.errors import AvprefError, StorageError, TableError
 from avpref.explorer.wide_tables import wide_tables
 from avpref.identity import digest
 from avpref.storage.local_files import temporary_of
@@ -125,6 +125,10 @@ def _write(folder: RunFolder, path: Path, policy: Sequence[UnitFile]) -> None:
             for statement in wide_tables(con):
                 con.execute(statement)
         os.replace(temporary, path)
+    except (duckdb.Error, OSError) as error:
+        found = f"cannot write {path}: {str(error).splitlines()[0]}"
+        fix = f"make room for a copy of the run's tables (df -h {path.parent}), or delete {path.parent}"
+        raise StorageError(found, "a disk with space for a database of the run's tables", fix) from error
     finally:
         temporary.unlink(missing_ok=True)
 
