@@ -1,0 +1,30 @@
+"""The work of ``avpref pool build`` and of the commands of single stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avpref.flows.prefect import run_reporting as reporting
+from avpref.pool.pool_build import STAGE_BY_NAME, configured, owned, pool_build, run_stages, summary
+from avpref.pool.pool_folder import create_pool
+
+
+def build(
+    config: Path, sources: Sequence[str] | None, pools: Path, overrides: Sequence[str], wait: bool
+) -> dict[str, Any]:
+    """Run all stages; returns their results, the funnel, and the numbers of failed items."""
+    document: dict[str, Any] = reporting.call(
+        pool_build, str(config), str(pools), list(sources or []), list(overrides), wait
+    )
+    return document
+
+
+def run_stage(
+    name: str, config: Path, sources: Sequence[str] | None, pools: Path, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Run the stage ``name``; returns as :func:`build`. Raises InputError where an earlier stage has not run."""
+    pool = create_pool(pools, configured(str(config), sources, overrides))
+    with owned(pool):
+        return summary(pool, run_stages(pool, [STAGE_BY_NAME[name]]))
