@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from avpref.pool.lost_items import all_lost, read_lost
 from avpref.pool.pool_folder import PoolFolder, sql
-from avpref.pool.pool_tables import LISTED
+from avpref.pool.pool_tables import DECISIONS, LISTED, WRITTEN
 
 MAX_REASONS = 5
 
@@ -50,13 +50,14 @@ def funnel(pool: PoolFolder) -> Funnel:
     num_refused = len([row for row in read_lost(pool, "scan") if not row.item])
     listed = FunnelStep("listed", pool.tables.num_rows(LISTED) + num_refused, 0.0)
     order = [entry.label for entry in pool.config.filter.all_filters]
-    names = [name for name in order if name in effects] + sorted(set(effects) - set(order))
-    filters = tuple(effects[name] for name in names)
+    names = [*order, *sorted(set(effects) - set(order))]
+    has_decided = pool.tables.has(DECISIONS)
+    filters = tuple(effects.get(name, FilterEffect(name, 0, 0.0, 0, 0.0, 0)) for name in names) if has_decided else ()
     steps: list[FunnelStep] = [listed]
-    for _, name, items, hours in counted:
-        if name == "kept":
-            steps += _after_filters(steps[-1], filters) if counted[4][2] or filters else []
-        elif items or name != "written":
+    for name, items, hours in (row[1:] for row in counted):
+        if name == "kept" and has_decided:
+            steps += _after_filters(steps[-1], filters)
+        if name not in ("kept", "written") or (has_decided and (name == "kept" or pool.tables.has(WRITTEN))):
             steps.append(FunnelStep(name, items, hours))
     return Funnel(tuple(steps), filters, _reasons(pool))
 

@@ -14,17 +14,19 @@ fingerprint says what its results depend on.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from avpref import __version__
 from avpref.config.executor_settings import Executor
 from avpref.config.observe_settings import ObserveSettings
 from avpref.config.pool.pool_loading import load_pool, pool_to_yaml
 from avpref.config.pool.pool_settings import PoolConfig
-from avpref.datasets.tables import Table
+from avpref.datasets.tables import Table, to_arrow
 from avpref.datasets.views import Limits, open_connection
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, SchemaVersionError
@@ -86,14 +88,18 @@ class PoolFolder(WorkFolder):
             raise InputError(f"pool {self.root.name} has no table {table.name} yet", f"a finished stage {stage}", fix)
 
 
+def arrow_rows(con: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, object] | None = None) -> pa.Table:
+    """The result of the query ``name`` of this package."""
+    result: pa.Table = con.sql(sql(name), params=dict(parameters) if parameters else None).to_arrow_table()
+    return result
+
+
 def sql(name: str) -> str:
     """The text of ``queries/<name>.sql`` of this package."""
     return (QUERIES / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _view(con: duckdb.DuckDBPyConnection, folder: PoolFolder, table: Table) -> None:
-    from avpref.datasets.tables import to_arrow
-
     store = folder.tables.store
     if not folder.tables.has(table):
         con.register(table.name, to_arrow(table, []))

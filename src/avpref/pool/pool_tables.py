@@ -33,7 +33,7 @@ LISTED = table_of(
     },
 )
 SIMILAR = table_of(
-    "similar",
+    "similarities",
     {
         **{"recording_id": "text", "other_id": "text", "kind": "text", "shift_s": "float"},
         **{"picture_share": "float", "sound_error": "float?"},

@@ -96,7 +96,7 @@ def _ask(
             break
         plan = plan_stage(STAGE, "clips", fingerprint, [[item] for item in remaining], pool.config.run)
         spec = CaptionSpec(files, settings, pool.config.scan.bucket, pool.rules)
-        reuse = Reuse(files, pool.files, pool.siblings, "clip_id")
+        reuse: Reuse[MeasureItem] = Reuse(files, pool.files, pool.siblings, "clip_id")
         finished = run_stage(pool, plan, files, lambda spec=spec: spec, reuse, reporting.observer())  # type: ignore[misc]
         rows, lost = files.read(finished.units)
         tables.append(rows)

@@ -44,7 +44,8 @@ class _Used:
 def cut(pool: PoolFolder) -> StageCounts:
     """Seal the table ``clips``: the clips of every used recording, and the ranges that are none; rows are both."""
     pool.require(RECORDINGS, "scan")
-    settings, counts = pool.config.cut, ()
+    settings = pool.config.cut
+    counts: tuple[ItemCounts, ...] = ()
     if settings.detector == "transnetv2":
         counts = (_judge_transitions(pool),)
     else:
@@ -82,7 +83,7 @@ def _judge_transitions(pool: PoolFolder) -> ItemCounts:
     plan = plan_stage("transitions", "sources", fingerprint, [[source] for source in sources], pool.config.run)
     files = pool.units(CUTS)
     spec = TransitionSpec(files, pool.config.scan.bucket, pool.rules)
-    reuse = Reuse(files, pool.files, pool.siblings, "source_id")
+    reuse: Reuse[PoolSource] = Reuse(files, pool.files, pool.siblings, "source_id")
     finished = run_stage(pool, plan, files, lambda: spec, reuse, reporting.observer())
     lost = pool.tables.seal_units(files, finished.units)
     by_id = {source.item_id: source for source in sources}

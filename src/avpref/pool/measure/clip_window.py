@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type
+from av.sidedata.motionvectors import MotionVectors
 from av.video.stream import VideoStream
 
 from avpref.media.containers import MediaSource, opened
@@ -71,9 +72,7 @@ def decode_clip(source: MediaSource, window: ClipWindow) -> DecodedWindow:
 
 def frame_times(window: ClipWindow, rate_hz: float) -> list[float]:
     """The times in seconds at which pictures of the window are taken: every 1/rate, none at or after its end."""
-    number = max(1, round(window.duration_s * rate_hz))
-    while number > 1 and (number - 1) / rate_hz >= window.duration_s - FRAME_SLACK_S:
-        number -= 1
+    number = max(1, math.ceil((window.duration_s - FRAME_SLACK_S) * rate_hz))
     return [window.start_s + index / rate_hz for index in range(number)]
 
 
@@ -101,10 +100,11 @@ class _MovingPicker(FramePicker):
 
 def frame_motion(frame: av.VideoFrame) -> float | None:
     """Mean length of the motion vectors of ``frame`` over its area, in picture heights; None where the codec gave none."""
-    data = frame.side_data.get(Type.MOTION_VECTORS)
+    parts: Iterable[object] = frame.side_data
+    data = next((part for part in parts if isinstance(part, MotionVectors)), None)
     if data is None:
         return None
-    vectors = data.to_ndarray()  # type: ignore[attr-defined]
+    vectors = data.to_ndarray()
     if not len(vectors):
         return None
     scale = np.maximum(vectors["motion_scale"].astype(np.float64), 1.0)

@@ -1,7 +1,8 @@
 """Optical flow of a clip as JavisDiT's curation samples it, computed by Farnebäck's method instead of a network.
 
 Frames 0, 10, 20 and 30 are resized to 320 × 576 pixels (upright ones are transposed); the number is the mean magnitude of the components
-of the flow between consecutive ones, in pixels of that size. The published tool computes it with UniMatch, whose weights no package
+of the flow between consecutive ones, in pixels of that size. Smaller frames are not enlarged, because the method sees no motion in
+smooth pictures; their flow is scaled instead. The published tool computes it with UniMatch, whose weights no package
 holds; numbers of both methods differ, their order is alike for motion that both follow.
 """
 
@@ -49,14 +50,17 @@ class FlowMeasures:
 
 
 def mean_flow_px(frames: NDArray[np.uint8]) -> float:
-    """Mean magnitude of the flow's components over consecutive RGB frames [T, H, W, 3], T ≥ 2, at 320 × 576 pixels."""
-    small = [_resized(frame) for frame in frames]
+    """Mean magnitude of the flow's components over consecutive RGB frames [T, H, W, 3], T ≥ 2, in pixels of 320 × 576."""
+    grey = [_upright(frame) for frame in frames]
+    height, width = grey[0].shape
+    size = min(width, WIDTH_PX), min(height, HEIGHT_PX)
+    small = [np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8) for frame in grey]
+    scale = np.array([WIDTH_PX / size[0], HEIGHT_PX / size[1]])
     fields = (flow_fields(np.stack(pair)) for pair in pairwise(small))
-    return float(np.mean([np.abs(field).mean(dtype=np.float64) for field in fields]))
+    return float(np.mean([(np.abs(field).mean(axis=(0, 1, 2), dtype=np.float64) * scale).mean() for field in fields]))
 
 
-def _resized(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _upright(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luma [H, W], transposed where the picture is upright."""
     grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-    if grey.shape[0] > grey.shape[1]:
-        grey = np.ascontiguousarray(grey.T)
-    return np.asarray(cv2.resize(grey, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(np.ascontiguousarray(grey.T) if grey.shape[0] > grey.shape[1] else grey, np.uint8)

@@ -23,8 +23,8 @@ STILL_LEVELS = 1.0
 BAR_LUMA, NUM_BAR_FRAMES = 24, 8
 """Luma that no pixel of a bar exceeds in any of eight frames, but one in a hundred of a row or column."""
 BAR_PIXELS = 0.01
-NUM_MARK_FRAMES, MARK_SIDE_PX, MARK_EDGE, MARK_CONSTANCY, MARK_SHARE_MOVING = 12, 270, 24.0, 0.9, 0.3
-MARK_CLOSE_PX, MARK_MIN_AREA = 9, 0.001
+NUM_MARK_FRAMES, MARK_SIDE_PX, MARK_EDGE, MARK_CONSTANCY = 12, 270, 24.0, 0.9
+MARK_CLOSE_PX, MARK_MIN_AREA, MARK_CHANGE, MARK_STILL = 9, 0.001, 5.0, 2.0
 METRICS = tuple(
     Metric(name, unit, is_better, Dimension.VIDEO, PICTURE)
     for name, unit, is_better in (
@@ -84,7 +84,7 @@ class FrameMeasures:
         grey = [
             cv2.cvtColor(np.ascontiguousarray(frame[::EVERY_PX, ::EVERY_PX]), cv2.COLOR_RGB2GRAY) for frame in frames
         ]
-        small = np.stack(grey)
+        small = np.stack(grey).astype(np.uint8, copy=False)
         values |= {"black_share": black_share(small), "static_share": static_share(small)}
         values |= {"brightness": float(small.mean(dtype=np.float64)) / 255.0}
         values |= {"letterbox_share": letterbox_share(spread_frames(frames, NUM_BAR_FRAMES))}
@@ -132,32 +132,46 @@ def letterbox_share(frames: NDArray[np.uint8]) -> float:
 
 
 def watermark_share(frames: NDArray[np.uint8]) -> float | str:
-    """Share of the picture of RGB frames [T, H, W, 3] in which edges stay while the rest moves: logos, channel marks, burnt-in text.
+    """Share of the picture of RGB frames [T, H, W, 3] in which edges stay while their surroundings change: logos, burnt-in text.
 
     An edge stays where the mean over frames of the gradient is at least 24 levels and 0.9 of the mean of its length. Areas of such
-    edges are closed over 9 pixels of a picture 270 pixels high; smaller ones than 0.1 % of the picture are left out. A picture
-    of which less than 30 % of the edges change has no value, because its own edges stay as well.
+    edges are closed over 9 pixels of a picture 270 pixels high. One counts from 0.1 % of the picture on, and where the pixels around it
+    change by 5 levels or more (standard deviation over time): edges of a still background are no marks. A picture that does not
+    change by 2 levels has no value.
     """
-    if len(frames) < 3:
+    small = [_reduced(frame) for frame in frames]
+    change = np.std(small, axis=0)
+    if len(frames) < 3 or float(change.mean()) < MARK_STILL:
         return STILL
-    gradients = [_gradient(frame) for frame in frames]
+    gradients = [_gradient(grey) for grey in small]
     mean = np.mean(gradients, axis=0)
     lengths = np.mean([np.hypot(gradient[0], gradient[1]) for gradient in gradients], axis=0)
-    constancy = np.hypot(mean[0], mean[1]) / np.maximum(lengths, 1e-6)
-    is_edge = lengths >= MARK_EDGE / 2
-    is_mark = (np.hypot(mean[0], mean[1]) >= MARK_EDGE) & (constancy >= MARK_CONSTANCY)
-    if is_edge.any() and np.mean(constancy[is_edge] < MARK_CONSTANCY) < MARK_SHARE_MOVING:
-        return STILL
-    kernel = np.ones((MARK_CLOSE_PX, MARK_CLOSE_PX), np.uint8)
-    closed = cv2.morphologyEx(is_mark.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
-    count, _, areas, _ = cv2.connectedComponentsWithStats(closed)
-    sizes = areas[1:count, cv2.CC_STAT_AREA] / closed.size
-    return float(sizes[sizes >= MARK_MIN_AREA].sum())
+    length_of_mean = np.hypot(mean[0], mean[1])
+    is_mark = (length_of_mean >= MARK_EDGE) & (length_of_mean >= MARK_CONSTANCY * lengths)
+    closed = cv2.morphologyEx(
+        is_mark.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((MARK_CLOSE_PX, MARK_CLOSE_PX), np.uint8)
+    )
+    count, labels, areas, _ = cv2.connectedComponentsWithStats(closed)
+    sizes = areas[:count, cv2.CC_STAT_AREA] / closed.size
+    marks = [label for label in range(1, count) if sizes[label] >= MARK_MIN_AREA]
+    return float(sum(sizes[label] for label in marks if _change_around(labels == label, closed, change) >= MARK_CHANGE))
 
 
-def _gradient(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Gradient [2, h, w] of luma in levels per pixel, of the picture reduced to at most 270 rows."""
+def _change_around(area: NDArray[np.bool_], marks: NDArray[np.uint8], change: NDArray[np.float32]) -> float:
+    """Median change of the pixels around ``area`` that belong to no mark."""
+    grown = cv2.dilate(area.astype(np.uint8), np.ones((2 * MARK_CLOSE_PX + 1, 2 * MARK_CLOSE_PX + 1), np.uint8))
+    around = (grown > 0) & (marks == 0)
+    return float(np.median(change[around])) if around.any() else 0.0
+
+
+def _reduced(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Luma [h, w] of the picture reduced to at most 270 rows."""
     scale = min(1.0, MARK_SIDE_PX / frame.shape[0])
     size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
-    grey = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(grey, np.float32)
+
+
+def _gradient(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gradient [2, h, w] of luma in levels per pixel."""
     return np.stack([cv2.Sobel(grey, cv2.CV_32F, dx, dy, ksize=3, scale=0.25) for dx, dy in ((1, 0), (0, 1))])

@@ -23,7 +23,7 @@ from avpref.pool.lost_items import seal_lost
 from avpref.pool.measure.descriptors import VERSION as DESCRIPTOR_VERSION
 from avpref.pool.measure.measure_worker import DESCRIBED_WITH, MeasureItem, MeasureSpec
 from avpref.pool.measure.measurers import measurers
-from avpref.pool.pool_folder import PoolFolder, sql
+from avpref.pool.pool_folder import PoolFolder, arrow_rows
 from avpref.pool.pool_tables import CLIPS, MEASURES, LostRow
 from avpref.storage.score_files import ScoreFiles, distinct
 from avpref.storage.unit import Unit
@@ -56,7 +56,7 @@ def measure(pool: PoolFolder) -> StageCounts:
 def clip_items(pool: PoolFolder) -> list[MeasureItem]:
     """The clips of the pool with their sources, in the order of the table; of clips with equal ids the first."""
     with pool.connect() as con:
-        rows = con.execute(sql("clip_places")).fetch_arrow_table().to_pylist()
+        rows = arrow_rows(con, "clip_places").to_pylist()
     items: dict[str, MeasureItem] = {}
     for row in rows:
         item = MeasureItem(row["clip_id"], source_of(row), row["start_s"], row["end_s"], row["text"])

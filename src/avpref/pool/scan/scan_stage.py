@@ -40,7 +40,7 @@ def scan(pool: PoolFolder) -> StageCounts:
     plan = plan_stage(STAGE, "sources", fingerprint, [[entry.source] for entry in listed], pool.config.run)
     files = pool.units(SOURCES)
     spec = ScanSpec(files, settings.bucket, pool.rules, settings.require_sound)
-    reuse = Reuse(files, pool.files, pool.siblings, "source_id")
+    reuse: Reuse[PoolSource] = Reuse(files, pool.files, pool.siblings, "source_id")
     finished = run_stage(pool, plan, files, lambda: spec, reuse, reporting.observer())
     quarantined = pool.tables.seal_units(files, finished.units)
     _seal_list(pool, listed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from avpref.config.pool.pool_settings import BucketAccess
 from avpref.errors import MediaError, StorageError
@@ -103,7 +104,7 @@ class ScanWorker:
         elapsed_s = time.perf_counter() - started
         return SourceRow(*place, sha256=sha256, recording_id=recording_id, **values, elapsed_s=elapsed_s)
 
-    def _measured(self, media: MediaSource) -> dict[str, object]:
+    def _measured(self, media: MediaSource) -> dict[str, Any]:
         """Columns of the row. Raises MediaError for a source that cannot be decoded, or lacks a track."""
         info = probe(media, self.spec.rules)
         if info.video is None:
@@ -119,12 +120,12 @@ def _without_picture(media: MediaSource) -> str:
         return COVER_ART if container.streams.video else "no picture"
 
 
-def _properties(media: MediaSource, info: MediaInfo) -> dict[str, object]:
+def _properties(media: MediaSource, info: MediaInfo) -> dict[str, Any]:
     with opened(media) as container:
         container_name = container.format.name
     video, audio = info.video, info.audio
     assert video is not None
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         **{"container": container_name, "num_streams": info.num_streams, "video_codec": video.codec},
         **{"height_px": video.height_px, "width_px": video.width_px, "fps_hz": video.fps_hz},
         **{"rotation_deg": video.rotation_deg, "hdr": video.hdr},
@@ -135,7 +136,7 @@ def _properties(media: MediaSource, info: MediaInfo) -> dict[str, object]:
     return values
 
 
-def _profile_columns(profiled: SourceProfile) -> dict[str, object]:
+def _profile_columns(profiled: SourceProfile) -> dict[str, Any]:
     return {
         **{"duration_s": profiled.end_s, "is_variable_rate": profiled.is_variable_rate},
         **{"num_frames": len(profiled.frame_times_s), "frame_times_s": profiled.frame_times_s},

@@ -80,7 +80,7 @@ class _Profiler(FramePicker):
         super().__init__(stream, (), PictureConverter(stream, _SmallSize(), 1, rules), step_s)
         self.times_s: list[float] = []
         self.changes = FrameChanges()
-        self.pictures = HashedPictures()
+        self.hashed = HashedPictures()
         self._shape: tuple[int, ...] = ()
 
     @property
@@ -98,9 +98,9 @@ class _Profiler(FramePicker):
                 "remove its row",
             )
         self._shape = picture.shape
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
         self.changes.add(picture, grey)
-        self.pictures.add(time_s, grey)
+        self.hashed.add(time_s, grey)
         self.times_s.append(time_s)
         self.num_picked += 1
         self.end_s = time_s + length_s(frame, self.slack_s)
@@ -108,7 +108,7 @@ class _Profiler(FramePicker):
     def finish(self) -> None:
         """End of the stream."""
         self.has_run_out = True
-        self.pictures.finish(self.end_s)
+        self.hashed.finish(self.end_s)
 
 
 def profile(source: MediaSource, rules: ReadingRules) -> SourceProfile:
@@ -138,4 +138,4 @@ def _profile(container: InputContainer, rules: ReadingRules, attempt: Attempt) -
     picture, sound = collectors.picture, collectors.sound
     assert isinstance(picture, _Profiler)
     prints = sound.all_prints if isinstance(sound, SoundPrinter) else np.zeros(0, np.int64)
-    return SourceProfile(np.array(picture.times_s), picture.changes, picture.pictures, prints, picture.end_s)
+    return SourceProfile(np.array(picture.times_s), picture.changes, picture.hashed, prints, picture.end_s)

@@ -16,7 +16,7 @@ from avpref.identity import digest
 from avpref.pool.cut.cut_stage import source_of
 from avpref.pool.funnel import Funnel, FunnelStep, funnel
 from avpref.pool.measure.clip_window import ClipWindow
-from avpref.pool.pool_folder import PoolFolder, sql
+from avpref.pool.pool_folder import PoolFolder, arrow_rows
 from avpref.pool.scan.pool_source import opened_source
 from avpref.pool.write.clip_writing import encode_window, written_size
 from avpref.reports.plots import Panel, png
@@ -96,7 +96,7 @@ def _environment() -> Environment:
 def _rows(pool: PoolFolder, selection: Selection) -> list[dict[str, Any]]:
     with pool.connect() as con:
         parameters = {"kept": not (selection.is_removed or selection.filter), "filter": selection.filter}
-        rows: list[dict[str, Any]] = con.execute(sql("sheet_clips"), parameters).fetch_arrow_table().to_pylist()
+        rows: list[dict[str, Any]] = arrow_rows(con, "sheet_clips", parameters).to_pylist()
     if not rows:
         found = f"pool {pool.root.name} has no clip that was {selection.words}"
         raise InputError(found, "a finished stage filter, and such clips", "avpref pool funnel")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from avpref.pool.lost_items import STAGES, read_lost
-from avpref.pool.pool_folder import PoolFolder, sql
+from avpref.pool.pool_folder import PoolFolder, arrow_rows
 from avpref.pool.pool_tables import POOL_TABLES
 
 
 def pool_state(pool: PoolFolder) -> dict[str, Any]:
     """The document of ``avpref pool show``."""
     with pool.connect() as con:
-        measures = con.execute(sql("measure_summary")).fetch_arrow_table().to_pylist()
-        cost = con.execute(sql("caption_cost")).fetch_arrow_table().to_pylist()
+        measures = arrow_rows(con, "measure_summary").to_pylist()
+        cost = arrow_rows(con, "caption_cost").to_pylist()
     return {
         "pool": pool.root.name,
         "pool_dir": str(pool.root),
@@ -28,14 +28,12 @@ def pool_state(pool: PoolFolder) -> dict[str, Any]:
 def clip_document(pool: PoolFolder, clip: str) -> list[dict[str, Any]]:
     """The measures of the clips whose ids begin with ``clip``, with values, units and reasons."""
     with pool.connect() as con:
-        rows: list[dict[str, Any]] = (
-            con.execute(sql("measures_of_clip"), {"clip": clip}).fetch_arrow_table().to_pylist()
-        )
+        rows: list[dict[str, Any]] = arrow_rows(con, "measures_of_clip", {"clip": clip}).to_pylist()
     return rows
 
 
 def duplicate_rows(pool: PoolFolder) -> list[dict[str, Any]]:
     """The sources that are not used because another shows the same."""
     with pool.connect() as con:
-        rows: list[dict[str, Any]] = con.execute(sql("duplicates")).fetch_arrow_table().to_pylist()
+        rows: list[dict[str, Any]] = arrow_rows(con, "duplicates").to_pylist()
     return rows

@@ -27,7 +27,7 @@ from avpref.pool.lost_items import seal_ledger, seal_lost
 from avpref.pool.measure.clip_window import ClipWindow
 from avpref.pool.measure.measure_stage import clip_items, lost_clips
 from avpref.pool.measure.measure_worker import MeasureItem
-from avpref.pool.pool_folder import PoolFolder, sql
+from avpref.pool.pool_folder import PoolFolder, arrow_rows
 from avpref.pool.pool_tables import DECISIONS, WRITTEN, LostRow, WrittenRow
 from avpref.pool.scan.pool_source import opened_source
 from avpref.pool.write.clip_writing import encode_window, written_size
@@ -97,7 +97,7 @@ def write(pool: PoolFolder) -> StageCounts:
     fingerprint = pool.fingerprint(STAGE, VERSION, shape, pool.rules.audio_track, pool.rules.hdr)
     plan = plan_stage(STAGE, "clips", fingerprint, [[item] for item in items], pool.config.run)
     spec = WriteSpec(files, pool.files, settings, pool.config.scan.bucket, pool.rules)
-    reuse = Reuse(files, pool.files, lambda: (), "clip_id")
+    reuse: Reuse[MeasureItem] = Reuse(files, pool.files, lambda: (), "clip_id")
     finished = run_stage(pool, plan, files, lambda: spec, reuse, reporting.observer())
     quarantined = pool.tables.seal_units(files, finished.units)
     seal_lost(pool, STAGE, lost_clips(STAGE, items, quarantined))
@@ -112,9 +112,9 @@ def _write_lists(pool: PoolFolder) -> list[LostRow]:
     Returns a row per clip that has no text and is therefore not in the CSV.
     """
     with pool.connect() as con:
-        table = con.execute(sql("written_clips")).fetch_arrow_table()
+        table = arrow_rows(con, "written_clips")
         rows = table.to_pylist()
-        values = con.execute(sql("values_of_written")).fetch_arrow_table().to_pylist()
+        values = arrow_rows(con, "values_of_written").to_pylist()
     measures: dict[str, dict[str, float]] = {}
     for value in values:
         measures.setdefault(value["clip_id"], {})[value["measure"]] = value["value"]
