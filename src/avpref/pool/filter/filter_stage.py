@@ -87,7 +87,8 @@ def decide(con: duckdb.DuckDBPyConnection, settings: FilteringSettings) -> tuple
     for clip in clips:
         failure = first.get(clip.clip_id)
         why = ("", "") if failure is None else (failure.filter, failure.reason)
-        decisions.append(DecisionRow(clip.clip_id, failure is None, *why, counts.get(clip.clip_id, 0), clip.category))
+        number, category = counts.get(clip.clip_id, 0), category_of[clip.clip_id]
+        decisions.append(DecisionRow(clip.clip_id, failure is None, *why, number, category))
     return failures, decisions
 
 
