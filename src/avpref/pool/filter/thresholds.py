@@ -13,7 +13,7 @@ from avpref.errors import ConfigError
 from avpref.pool.pool_folder import sql
 
 NEEDS = {
-    "aesthetic_score": "the scorer aesthetics of another package, or your own (docs/pool.md)",
+    "aesthetic_score": "the scorer aesthetics and its two files: {use: aesthetics, settings: {clip: FOLDER, head: FILE}}",
     "speech_share": "the scorer speech: pip install 'avpref[learned]'",
     "text_regions": "the scorer screen_text: pip install 'avpref[learned]'",
     "music_share": "the scorer sound_classes: pip install 'avpref[learned]'",
