@@ -14,7 +14,7 @@ MAX_REASONS = 5
 
 @dataclass(frozen=True)
 class FunnelStep:
-    """What remains after a step. Items are sources until ``distinct`` and clips from ``clips`` on; hours are of media."""
+    """The rest after a step. Items are sources until ``distinct`` and clips from ``clips`` on; hours are of media."""
 
     step: str
     items: int

@@ -25,7 +25,7 @@ def seal_lost(pool: PoolFolder, stage: str, rows: Sequence[LostRow]) -> None:
 
 
 def read_lost(pool: PoolFolder, stage: str) -> list[LostRow]:
-    """What :func:`seal_lost` recorded."""
+    """The rows that :func:`seal_lost` recorded."""
     return [LostRow(**row) for row in pool.documents.read(lost_file(stage)) or []]
 
 

@@ -33,7 +33,7 @@ BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class _Used:
-    """What a used source's clips inherit."""
+    """The properties of a used source that its clips inherit."""
 
     group_id: str
     text: str

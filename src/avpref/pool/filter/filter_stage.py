@@ -98,7 +98,7 @@ def _balance(
     passing: Sequence[str],
     category_of: dict[str, str],
 ) -> list[Removal]:
-    """What quota and diversity remove; clusters replace the categories in ``category_of``."""
+    """The clips that quota and diversity remove; clusters replace the categories in ``category_of``."""
     quota, min_distance = settings.quota, settings.diversity.min_distance
     if not passing or (quota.by == "none" and not min_distance):
         return []

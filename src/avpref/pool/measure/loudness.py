@@ -13,7 +13,12 @@ from scipy.signal import lfilter
 
 Samples = NDArray[np.float64]
 
-SHELF_HZ, SHELF_DB, SHELF_Q, SHELF_SLOPE = 1681.974450955533, 3.999843853973347, 0.7071752369554196, 0.4996667741545416
+HIGH_BOOST_HZ, HIGH_BOOST_DB, HIGH_BOOST_Q, HIGH_BOOST_EXPONENT = (
+    1681.974450955533,
+    3.999843853973347,
+    0.7071752369554196,
+    0.4996667741545416,
+)
 HIGH_PASS_HZ, HIGH_PASS_Q = 38.13547087602444, 0.5003270373238773
 BLOCK_S, STEP_SHARE = 0.4, 0.25
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0
@@ -32,14 +37,16 @@ def k_weighted(channels: NDArray[np.float32], rate_hz: float) -> Samples:
 
 
 def _filters(rate_hz: float) -> tuple[tuple[Samples, Samples], tuple[Samples, Samples]]:
-    k, gain = math.tan(math.pi * SHELF_HZ / rate_hz), 10.0 ** (SHELF_DB / 20.0)
-    middle = gain**SHELF_SLOPE
-    scale = 1.0 + k / SHELF_Q + k * k
-    shelf = np.array([gain + middle * k / SHELF_Q + k * k, 2.0 * (k * k - gain), gain - middle * k / SHELF_Q + k * k])
-    shelf_back = np.array([scale, 2.0 * (k * k - 1.0), 1.0 - k / SHELF_Q + k * k])
+    k, gain = math.tan(math.pi * HIGH_BOOST_HZ / rate_hz), 10.0 ** (HIGH_BOOST_DB / 20.0)
+    middle = gain**HIGH_BOOST_EXPONENT
+    scale = 1.0 + k / HIGH_BOOST_Q + k * k
+    boost = np.array(
+        [gain + middle * k / HIGH_BOOST_Q + k * k, 2.0 * (k * k - gain), gain - middle * k / HIGH_BOOST_Q + k * k]
+    )
+    boost_back = np.array([scale, 2.0 * (k * k - 1.0), 1.0 - k / HIGH_BOOST_Q + k * k])
     k = math.tan(math.pi * HIGH_PASS_HZ / rate_hz)
     back = np.array([1.0 + k / HIGH_PASS_Q + k * k, 2.0 * (k * k - 1.0), 1.0 - k / HIGH_PASS_Q + k * k])
-    return (shelf / scale, shelf_back / scale), (np.array([1.0, -2.0, 1.0]), back / back[0])
+    return (boost / scale, boost_back / scale), (np.array([1.0, -2.0, 1.0]), back / back[0])
 
 
 def integrated_lufs(channels: NDArray[np.float32], rate_hz: int) -> float | None:

@@ -1,4 +1,4 @@
-"""What a pool holds, for ``avpref pool show``: tables, scorers, costs, and the measures with their quantiles."""
+"""The contents of a pool for ``avpref pool show``: tables, scorers, costs, and the measures with their quantiles."""
 
 from __future__ import annotations
 
