@@ -100,13 +100,13 @@ def _sentence(counts: ItemCounts) -> str:
 
 
 def summary(pool: PoolFolder, results: Sequence[StageResult]) -> dict[str, Any]:
-    """The document that commands print: stages, the funnel, and the number of items that each stage could not process."""
-    counted = funnel(pool)
+    """The document that commands print: stages, the funnel, and the number of items that each of the stages could not process."""
+    counted, names = funnel(pool), [result.stage for result in results]
     return {
         "pool": pool.root.name,
         "pool_dir": str(pool.root),
         "stages": [asdict(result) for result in results],
         "funnel": [asdict(step) for step in counted.steps],
         "filters": [asdict(effect) for effect in counted.filters],
-        "failed": {stage.name: number for stage in STAGES if (number := len(read_lost(pool, stage.name)))},
+        "failed": {name: number for name in names if (number := len(read_lost(pool, name)))},
     }

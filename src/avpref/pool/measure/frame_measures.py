@@ -148,9 +148,8 @@ def watermark_share(frames: NDArray[np.uint8]) -> float | str:
     lengths = np.mean([np.hypot(gradient[0], gradient[1]) for gradient in gradients], axis=0)
     length_of_mean = np.hypot(mean[0], mean[1])
     is_mark = (length_of_mean >= MARK_EDGE) & (length_of_mean >= MARK_CONSTANCY * lengths)
-    closed = cv2.morphologyEx(
-        is_mark.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((MARK_CLOSE_PX, MARK_CLOSE_PX), np.uint8)
-    )
+    kernel = np.ones((MARK_CLOSE_PX, MARK_CLOSE_PX), np.uint8)
+    closed = np.asarray(cv2.morphologyEx(is_mark.astype(np.uint8), cv2.MORPH_CLOSE, kernel), np.uint8)
     count, labels, areas, _ = cv2.connectedComponentsWithStats(closed)
     sizes = areas[:count, cv2.CC_STAT_AREA] / closed.size
     marks = [label for label in range(1, count) if sizes[label] >= MARK_MIN_AREA]
