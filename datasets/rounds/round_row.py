@@ -1,4 +1,4 @@
-"""What a round of training changed, as one row."""
+"""The row of a round of training: gain, drift, yield of pairs, diversity of samples."""
 
 from __future__ import annotations
 
