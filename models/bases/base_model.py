@@ -22,7 +22,7 @@ from avpref.domain import Terms
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
 from avpref.models.bases.own_files import copy_adapter, load_own, save_own
-from avpref.models.bases.velocity_network import VelocityNetwork
+from avpref.models.bases.velocity_network import VelocityNetwork, Work
 from avpref.models.codecs.codec import Codec
 from avpref.models.conditioning import Conditioning
 from avpref.models.flow import Latents
@@ -51,14 +51,6 @@ class Precisions:
 
     text: str = ""
     codec: str = ""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Work of one row through the network: tokens of a clip, and floating point operations of one forward pass."""
-
-    num_tokens: int
-    forward_flop: float
 
 
 @dataclass(frozen=True)
@@ -203,10 +195,8 @@ class Base(ABC):
         return EulerSampler(SamplerSettings(settings.steps, settings.guidance, ratio))
 
     def work(self, shape: ClipShape) -> Work:
-        """Work of one row of a clip of ``shape``. The default counts latent cells as tokens, and two operations per value and token."""
-        shapes = self.codec(shape).latent_shapes()
-        cells = sum(torch.Size(part[1:]).numel() for part in shapes if part is not None)
-        return Work(cells, 2.0 * cells * sum(parameter.numel() for parameter in self.outline().parameters()))
+        """Work of one row of a clip of ``shape``."""
+        return self.outline().work(self.codec(shape).latent_shapes())
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """Write the adapter in folder ``adapter`` to ``output`` in one of :attr:`adapter_layouts`. Raises ConfigError for another one."""
