@@ -102,6 +102,8 @@ class Base(ABC):
     precisions: Precisions = Precisions()
     adapter_layouts: tuple[str, ...] = (PEFT_LAYOUT,)
     """Layouts in which adapters can be exported."""
+    network_layouts: tuple[str, ...] = ()
+    """Layouts of other programs in which whole networks can be exported."""
     fingerprint: str = ""
     """A text that changes whenever results change; empty: the version of the class is a hash of the source of its package."""
     not_of_results: frozenset[str] = frozenset()
@@ -203,11 +205,22 @@ class Base(ABC):
         require_layout(layout, self.adapter_layouts)
         copy_adapter(adapter, output)
 
+    def export_network(self, network: VelocityNetwork, output: Path, layout: str) -> None:
+        """Write ``network`` into the folder ``output`` in one of :attr:`network_layouts`. Raises ConfigError for another one.
+
+        The default has none: the file of :meth:`save` is the network's own layout.
+        """
+        require_layout(layout, self.network_layouts)
+        raise NotImplementedError(f"{type(self).__name__} names network layouts and exports none")
+
 
 def require_layout(layout: str, layouts: tuple[str, ...]) -> None:
     """Raises ConfigError for a layout that is not one of ``layouts``."""
-    if layout not in layouts:
-        raise ConfigError(f"layout {layout}", f"one of {', '.join(layouts)}", f"--layout {layouts[0]}")
+    if layout in layouts:
+        return
+    if not layouts:
+        raise ConfigError(f"layout {layout}", "no export: this base model has none", "copy the network's own file")
+    raise ConfigError(f"layout {layout}", f"one of {', '.join(layouts)}", f"--layout {layouts[0]}")
 
 
 def _fixed(shift: float | None, key: str, base: Base) -> float:
