@@ -153,7 +153,7 @@ class Run(RunFolder):
             device=loop.device,
             dtype=settings.dpo.base_dtype,
             start_adapter=self.start.adapter,
-            reference_from="start" if is_later and settings.rounds.reference == "previous" else "base",
+            reference="start" if is_later and settings.rounds.reference == "previous" else "base",
         )
 
     @cached_property

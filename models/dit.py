@@ -16,12 +16,11 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from avpref.config.network_settings import NetworkSettings
-from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork, Work
+from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
 from avpref.models.blocks import Block, FeedForward, Modulation, split_frames
 from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoid, unpatchify
-from avpref.models.flow import Latents, LatentShapes
-from avpref.models.network_flop import forward_flop
+from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
 from avpref.models.recomputation import run_block
 
@@ -170,7 +169,7 @@ class JavisDiT(VelocityNetwork):
         context = self._embed_text(text, text_mask, x.dtype)
         modulation = self._modulation(e, x.dtype, frames)
         rotary = rotary_table(grid, self.config.audio_pe_type, self.config.dim // self.config.num_heads, x.device)
-        mode = "full" if self.activation_checkpointing else self.checkpointing(x.shape[1])
+        mode = self.checkpointing_mode(x.shape[1])
         for block in self.blocks:
             x = run_block(block, mode, x, modulation, context, rotary, grid.num_video)
         return self._read_out(x, e, frames, grid)
@@ -184,16 +183,6 @@ class JavisDiT(VelocityNetwork):
     def repeated_blocks(self) -> Iterable[nn.Module]:
         """The blocks."""
         return self.blocks
-
-    def work(self, shapes: LatentShapes) -> Work:
-        """See :class:`VelocityNetwork` and :func:`avpref.models.network_flop.forward_flop`."""
-        patches = (self.config.patch_size, self.config.audio_patch_size)
-        tokens = sum(
-            math.prod(size // step for size, step in zip(shape[1:], patch, strict=True))
-            for shape, patch in zip(shapes, patches, strict=True)
-            if shape is not None
-        )
-        return Work(tokens, forward_flop(tokens, self.config))
 
     def token_grid(self, latents: Latents, num_video_latents: int | None = None) -> TokenGrid:
         """Number of tokens along each axis of ``latents``. Raises ValueError as :meth:`forward` does for latents."""

@@ -45,8 +45,8 @@ class TrainingJob:
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
     names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
-    weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference_from`` is ``base`` (the network without it)
-    or ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
+    weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
+    ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
     process's rank) or ``cuda:N``. ``previews`` names a file of :mod:`avpref.trainer.monitoring.previews`.
     """
 
@@ -66,7 +66,7 @@ class TrainingJob:
     previews: Path | None = None
     base: BaseSettings = DEFAULT_BASE
     start_adapter: Path | None = None
-    reference_from: Literal["base", "start"] = "base"
+    reference: Literal["base", "start"] = "base"
 
     @property
     def base_model(self) -> Base:
@@ -117,10 +117,6 @@ class TrainingJob:
                 raise ConfigError(
                     "AV-DPO without weights", "the SFT network that the policy starts from", "set weights"
                 )
-            case DpoSettings() if self.start_adapter is not None and self.dpo.adapter.layout != "merged":
-                raise ConfigError(
-                    "start_adapter with layout two_adapters", "layout merged", "set adapter.layout: merged"
-                )
             case DpoSettings(reference="ema") if self.settings.adapter.layout != "merged":
                 found = "dpo.reference ema with dpo.adapter.layout two_adapters"
                 raise ConfigError(
@@ -129,6 +125,10 @@ class TrainingJob:
             case DpoSettings() if self.reference_scores is not None and self.settings.reference in ("ema", "none"):
                 found = f"reference scores for dpo.reference {self.settings.reference}"
                 raise ConfigError(found, "dpo.reference live or cached", "--set dpo.reference=cached")
+            case DpoSettings() if self.start_adapter is not None and self.dpo.adapter.layout != "merged":
+                raise ConfigError(
+                    "start_adapter with layout two_adapters", "layout merged", "set adapter.layout: merged"
+                )
             case DpoSettings() if self.adapter is not None:
                 raise ConfigError("field adapter of an AV-DPO job", "settings.adapter", "set dpo.adapter instead")
             case SftSettings() if self.dtype != "float32" and self.adapter is None:
@@ -151,7 +151,7 @@ class TrainingJob:
         if version := self.base_model.version:
             kept["base"] = {"version": version}
         if self.start_adapter is not None:
-            kept["reference_from"] = self.reference_from
+            kept["reference"] = self.reference
         flat = {key: value for key, value in _flatten("", kept) if not is_execution_key(key)}
         if self.settings.optimiser.schedule != "constant" or self._has_curriculum:
             flat["steps"] = repr(self.settings.loop.steps)

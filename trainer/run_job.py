@@ -79,7 +79,7 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     source = ClipSource(clips, _sft_noise(job, "joint"))
     shard(job, module, network, context)
     objective = FlowObjective(module, weights=(job.sft.weight_video, job.sft.weight_audio))
-    speed = SpeedMeter(job.base_model.outline(), ALL_WEIGHTS if job.adapter is None else ADAPTER_ALONE)
+    speed = SpeedMeter(job.base_model.latent_work, ALL_WEIGHTS if job.adapter is None else ADAPTER_ALONE)
     plan, observers = _plan(job, job.output, job.sft.loop), observers_of(job, module, context)
     result = whole_result(train(objective, source, plan, context, observers, speed), module)
     if context.is_first:
@@ -123,7 +123,7 @@ def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
     objective = PreferenceObjective(training.policy, job.dpo.loss, scores, job.dpo.two_pass)
     model = training.policy.model
     cost = ADAPTER_AND_REFERENCE if job.dpo.reference in ("live", "ema") else ADAPTER_ALONE
-    speed = SpeedMeter(job.base_model.outline(), cost)
+    speed = SpeedMeter(job.base_model.latent_work, cost)
     plan, observers = _plan(job, job.output, job.dpo.loop), observers_of(job, model, context)
     result = whole_result(train(objective, training.source, plan, context, observers, speed), model)
     if context.is_first:
@@ -136,7 +136,7 @@ def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
 
 def _write_policy(job: TrainingJob, policy: Policy) -> None:
     """Write the adapter; where the reference has one too, the joined adapter is the result and the new one is kept beside it."""
-    if job.start_adapter is None or job.reference_from == "base":
+    if job.start_adapter is None or job.reference == "base":
         save_adapter(policy.model, POLICY, job.output / ADAPTER_FOLDER)
         return
     save_adapter(policy.model, POLICY, job.output / NEW_ADAPTER_FOLDER)
@@ -197,9 +197,9 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
-    folded = job.start_adapter if job.reference_from == "start" else job.sft_adapter
+    folded = job.start_adapter if job.reference == "start" else job.sft_adapter
     policy = make_policy(network, job.dpo.adapter, seed, folded, job.dtype)
-    if job.start_adapter is not None and job.reference_from == "base":
+    if job.start_adapter is not None and job.reference == "base":
         start_from(policy, job.start_adapter)
     if job.dpo.reference == "ema":
         policy = add_moving_reference(policy)
@@ -213,7 +213,7 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
 
 def reference_key(job: TrainingJob, num_pairs: int) -> str:
     """Hash of all that the reference's errors depend on, to the last bit: weights, dtype, data, noise, division into batches."""
-    relevant = ("sha256.", "network.", "dtype", "settings.adapter.layout")
+    relevant = ("sha256.", "network.", "base.", "reference", "dtype", "settings.adapter.layout")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
     loop = job.dpo.loop
     computed: list[object] = [
@@ -279,7 +279,7 @@ def _prepare(network: VelocityNetwork, loop: LoopSettings) -> None:
 
 def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
     """Noise of one part of SFT: ``audio`` (stage 1) or ``joint`` (stage 2)."""
-    timesteps, law = job.sft.timesteps, job.timestep_law()
+    law, timesteps = job.timestep_law(), job.sft.timesteps
     seed = derive_seed("sft", part, job.seed)
     return NoiseConfig(
         seed,

@@ -1,4 +1,4 @@
-"""The row of a round of training: gain, drift, yield of pairs, diversity of samples."""
+"""A row per round of training: its gains, drift and yield."""
 
 from __future__ import annotations
 

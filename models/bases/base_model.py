@@ -22,10 +22,10 @@ from avpref.domain import Terms
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
 from avpref.models.bases.own_files import copy_adapter, load_own, save_own
-from avpref.models.bases.velocity_network import VelocityNetwork, Work
+from avpref.models.bases.velocity_network import VelocityNetwork
 from avpref.models.codecs.codec import Codec
 from avpref.models.conditioning import Conditioning
-from avpref.models.flow import Latents
+from avpref.models.flow import Latents, LatentShapes
 from avpref.models.sampling import EulerSampler, SamplerSettings
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.storage.file_hashes import sha256_of
@@ -51,6 +51,14 @@ class Precisions:
 
     text: str = ""
     codec: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work of one row through the network: tokens of a clip, and floating point operations of one forward pass."""
+
+    num_tokens: int
+    forward_flop: float
 
 
 @dataclass(frozen=True)
@@ -197,8 +205,13 @@ class Base(ABC):
         return EulerSampler(SamplerSettings(settings.steps, settings.guidance, ratio))
 
     def work(self, shape: ClipShape) -> Work:
-        """Work of one row of a clip of ``shape``."""
-        return self.outline().work(self.codec(shape).latent_shapes())
+        """Work of one row of a clip of ``shape``: that of its latents."""
+        return self.latent_work(self.codec(shape).latent_shapes())
+
+    def latent_work(self, shapes: LatentShapes) -> Work:
+        """Work of one row of latents. The default counts latent cells as tokens, and two operations per value and token."""
+        cells = sum(torch.Size(part[1:]).numel() for part in shapes if part is not None)
+        return Work(cells, 2.0 * cells * sum(parameter.numel() for parameter in self.outline().parameters()))
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """Write the adapter in folder ``adapter`` to ``output`` in one of :attr:`adapter_layouts`. Raises ConfigError for another one."""
@@ -208,7 +221,7 @@ class Base(ABC):
     def export_network(self, network: VelocityNetwork, output: Path, layout: str) -> None:
         """Write ``network`` into the folder ``output`` in one of :attr:`network_layouts`. Raises ConfigError for another one.
 
-        The default has none: the file of :meth:`save` is the network's own layout.
+        The default has no layout: the file of :meth:`save` is the network's own.
         """
         require_layout(layout, self.network_layouts)
         raise NotImplementedError(f"{type(self).__name__} names network layouts and exports none")

@@ -31,6 +31,7 @@ from avpref.models.bases.base_model import (
     Precisions,
     Sampler,
     TimestepLaw,
+    Work,
     require_layout,
 )
 from avpref.models.bases.velocity_network import VelocityNetwork
@@ -43,10 +44,10 @@ from avpref.models.checkpoints.exporting import (
 from avpref.models.checkpoints.lora_files import read_lora
 from avpref.models.checkpoints.network_loading import load_generator, load_network, save_network
 from avpref.models.checkpoints.shipped_networks import locate_network, network_hash
-from avpref.models.codecs.codec import Codec
-from avpref.models.codecs.codec_choice import codec_of
+from avpref.models.codecs.codec import Codec, IdentityCodec
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
-from avpref.models.flow import shift_ratio
+from avpref.models.dit_work import forward_flop, num_tokens
+from avpref.models.flow import LatentShapes, shift_ratio
 from avpref.models.initialisation import create_network
 from avpref.models.sampling import EulerSampler, SamplerSettings
 from avpref.models.text import TextEncoder, WordText
@@ -116,7 +117,13 @@ class JavisBase(Base):
 
     def codec(self, shape: ClipShape, device: str = "cpu") -> Codec:
         """See :class:`Base`."""
-        return codec_of(self._codec, shape, device)
+        match self._codec:
+            case IdentityCodecSettings() as config:
+                return IdentityCodec(config, shape)
+            case JavisCodecSettings() as config:
+                from avpref.models.codecs.javis_codec import JavisCodec
+
+                return JavisCodec(config, shape, device)
 
     def codec_fingerprint(self, shape: ClipShape) -> str:
         """See :class:`Base`; that of the identity codec does not cover the shape."""
@@ -152,6 +159,11 @@ class JavisBase(Base):
             nominal = nominal_size(*size) if isinstance(self._codec, JavisCodecSettings) else size
             ratio = _ratio(nominal, shape.num_frames, settings.shift_scale, "--set sampling.shift=3.0")
         return EulerSampler(SamplerSettings(settings.steps, settings.guidance, ratio))
+
+    def latent_work(self, shapes: LatentShapes) -> Work:
+        """See :class:`Base`."""
+        tokens = num_tokens(shapes, self._network)
+        return Work(tokens, forward_flop(tokens, self._network))
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """See :class:`Base`: a folder in PEFT's format, or one file under the names that ComfyUI reads."""

@@ -41,7 +41,7 @@ class JobFields(TypedDict, total=False):
     adapter: AdapterSettings
     sft_adapter: Path
     start_adapter: Path
-    reference_from: Literal["base", "start"]
+    reference: Literal["base", "start"]
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_training_from_an_adapter_compares_with_the_configured_reference(
     dpo_job: Callable[..., TrainingJob], make_network: MakeNetwork, tmp_path: Path, reference: str
 ) -> None:
     start = saved(make_network(), tmp_path / "start", 5)
-    job = dpo_job(reference, job={"start_adapter": start, "reference_from": reference}, steps=1)
+    job = dpo_job(reference, job={"start_adapter": start, "reference": reference}, steps=1)
     launch(job)
     row = (job.output / "metrics.jsonl").read_text()
     assert ('"margin_audio": 0.0' in row) == (reference == "start")

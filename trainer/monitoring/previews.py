@@ -39,7 +39,7 @@ METADATA_KEY = "avpref"
 
 @dataclass(frozen=True, eq=False)
 class PreviewTexts:
-    """Inputs of the samples: texts [K, L, D] with a negative one, a seed for each, sampling and base model."""
+    """Inputs of the samples: texts [K, L, D] with a negative one, seeds, settings of sampling, and the base model."""
 
     names: tuple[str, ...]
     text: TextBatch
@@ -106,6 +106,8 @@ class Previews:
 
     def __init__(self, network: nn.Module, texts: PreviewTexts, plan: PreviewPlan, context: Context) -> None:
         self._network, self._texts, self._plan, self._context = network, texts, plan, context
+        self._base = open_base(texts.base)
+        self._sampler = self._base.sampler(texts.sampling, plan.shape)
         self._codec: Codec | None = None
 
     def after_step(self, step: int) -> None:
@@ -118,14 +120,13 @@ class Previews:
         text, negative = (
             TextBatch(*(tensor.to(self._context.device) for tensor in batch)) for batch in (texts.text, texts.negative)
         )
-        sampler = open_base(texts.base).sampler(texts.sampling, self._plan.shape)
-        latents = sampler.sample(self._network, noise, text, negative)
+        latents = self._sampler.sample(self._network, noise, text, negative)
         if self._context.is_first:
             self._write(step, codec.decode(latents))
 
     def _open(self) -> Codec:
         if self._codec is None:
-            self._codec = open_base(self._texts.base).codec(self._plan.shape, str(self._context.device))
+            self._codec = self._base.codec(self._plan.shape, str(self._context.device))
         return self._codec
 
     def _on_device(self, latents: Latents) -> Latents:

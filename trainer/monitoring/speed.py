@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from avpref.models.bases.velocity_network import VelocityNetwork
-from avpref.trainer.noise import FlowBatch, latent_shapes_of
+from avpref.models.bases.base_model import Work
+from avpref.models.flow import LatentShapes
+from avpref.trainer.noise import FlowBatch
 from avpref.trainer.parallel import Context
 
 PEAK_TFLOPS = {
@@ -56,10 +57,13 @@ def peak_tflops(device: torch.device) -> float | None:
 
 
 class SpeedMeter:
-    """Counts tokens, operations and waiting of this rank between two calls of :meth:`values`; ``network`` may be on the meta device."""
+    """Counts tokens, operations and waiting of this rank between two calls of :meth:`values`.
 
-    def __init__(self, network: VelocityNetwork | None, cost: PassCost = ADAPTER_AND_REFERENCE) -> None:
-        self._network, self._cost = network, cost
+    ``work_of`` is the work of one row of latents of some shapes; None for a meter that measures nothing.
+    """
+
+    def __init__(self, work_of: Callable[[LatentShapes], Work] | None, cost: PassCost = ADAPTER_AND_REFERENCE) -> None:
+        self._work_of, self._cost = work_of, cost
         self._tokens, self._flop, self._waited_s = 0, 0.0, 0.0
 
     @contextmanager
@@ -71,9 +75,9 @@ class SpeedMeter:
 
     def add(self, batch: FlowBatch) -> None:
         """Count the rows of a batch."""
-        if self._network is None:
+        if self._work_of is None:
             return
-        work = self._network.work(latent_shapes_of(*batch.noisy))
+        work = self._work_of(shapes_of_row(batch))
         self._tokens += work.num_tokens * len(batch.t)
         self._flop += len(batch.t) * self._cost.total * work.forward_flop
 
@@ -82,7 +86,7 @@ class SpeedMeter:
 
         Every rank must call this: tokens are summed over ranks.
         """
-        if self._network is None:
+        if self._work_of is None:
             return {}
         tokens = float(context.all_reduce_sum(torch.tensor(float(self._tokens), device=context.device)))
         seconds = max(seconds, 1e-9)
@@ -102,3 +106,12 @@ class SpeedMeter:
 
 
 NO_SPEED = SpeedMeter(None)
+
+
+def shapes_of_row(batch: FlowBatch) -> LatentShapes:
+    """Shapes of the latents of one row of ``batch``."""
+    video, audio = batch.noisy
+    return LatentShapes(
+        None if video is None else (video.shape[1], video.shape[2], video.shape[3], video.shape[4]),
+        None if audio is None else (audio.shape[1], audio.shape[2], audio.shape[3]),
+    )

@@ -1,4 +1,4 @@
-"""The texts and seeds of a training's previews: the first held-out prompts, with the sampling and the base model of the run."""
+"""The texts and seeds of a training's previews: the first held-out prompts, with the sampling settings and the base model of the run."""
 
 from __future__ import annotations
 
