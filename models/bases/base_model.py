@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -211,7 +212,11 @@ class Base(ABC):
     def latent_work(self, shapes: LatentShapes) -> Work:
         """Work of one row of latents. The default counts latent cells as tokens, and two operations per value and token."""
         cells = sum(torch.Size(part[1:]).numel() for part in shapes if part is not None)
-        return Work(cells, 2.0 * cells * sum(parameter.numel() for parameter in self.outline().parameters()))
+        return Work(cells, 2.0 * cells * self._num_values)
+
+    @cached_property
+    def _num_values(self) -> int:
+        return sum(parameter.numel() for parameter in self.outline().parameters())
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """Write the adapter in folder ``adapter`` to ``output`` in one of :attr:`adapter_layouts`. Raises ConfigError for another one."""
