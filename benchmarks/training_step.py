@@ -136,20 +136,27 @@ def zero_scores() -> ReferenceScores:
 
 
 def released_step(released: ModuleType, sizes: argparse.Namespace) -> Step:
-    """The released step: policy and a copy of it as reference, adapters in both, every block checkpointed."""
     network = released.make_network(released.config_of(next(iter(released.SHAPES)), sizes.layers))
-    policy, batch = make_trained_policy(network), make_batch(released, sizes.frames, sizes.layers)
+    return transcribed_step(
+        released, make_trained_policy(network), make_batch(released, sizes.frames, sizes.layers), lr=0.0
+    )
+
+
+def transcribed_step(released: ModuleType, policy: Policy, batch: FlowBatch, lr: float = 1e-5) -> Step:
+    """The released step: policy and a copy of it as reference, adapters in both, every block checkpointed.
+
+    ``released`` is changed: it becomes the forward of adapted and checkpointed blocks.
+    """
     weights = plain_weights(policy)
     frozen = copy.deepcopy({name: tensor.detach() for name, tensor in weights.items()})
     for name, tensor in frozen.items():
         if "lora_B" in name:
             tensor.zero_()
     released.linear = adapted_linear
-    plain_block = released.transcribed_block
-    released.transcribed_block = partial(checkpointed_block, plain_block)
+    released.transcribed_block = partial(checkpointed_block, released.transcribed_block)
     inputs = released.Inputs(batch.noisy.video, batch.noisy.audio, batch.t, batch.text, batch.text_mask)
     parameters = [tensor for name, tensor in weights.items() if "lora_" in name]
-    optimiser = torch.optim.AdamW(parameters, lr=0.0, eps=1e-15, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, lr=lr, eps=1e-15, weight_decay=0.0)
 
     def step() -> Tensor:
         optimiser.zero_grad(set_to_none=True)
@@ -191,14 +198,14 @@ def checkpointed_block(block: Callable[..., Tensor], *arguments: object) -> Tens
 
 def released_loss(velocity: Latents, reference: Latents, target: Latents) -> Tensor:
     """Per modality -log sigmoid(-beta / 2 (D_policy - D_reference)) + 0.1 l_w, summed."""
-    total = torch.zeros(())
+    total = target[0].new_zeros(()) if target[0] is not None else torch.zeros(())
     for predicted, frozen, wanted, beta in zip(
         velocity, reference, target, (LOSS.beta_video, LOSS.beta_audio), strict=True
     ):
         assert predicted is not None and frozen is not None and wanted is not None
         policy, ref = ((v.float() - wanted).square().mean(tuple(range(1, v.ndim))) for v in (predicted, frozen))
         logits = -0.5 * beta * ((policy[0] - policy[1]) - (ref[0] - ref[1]))
-        total = total - F.logsigmoid(logits) + 0.1 * policy[0]
+        total = total - F.logsigmoid(logits) + LOSS.flow_weight * policy[0]
     return total
 
 
