@@ -318,8 +318,8 @@ def report(sizes: argparse.Namespace) -> str:
 
 {datetime.date.today()} · {name} · Python {platform.python_version()}, torch {torch.__version__}
 
-Script: `benchmarks/gpu.py`, size {sizes.size}, LoRA of rank {sizes.rank}, medians of {sizes.repeats} steps after {WARM_UP}. MFU counts the operations
-of the model without recomputation; static memory is that of weights, adapter and inputs before the first step.
+Script: `benchmarks/gpu.py`, size {sizes.size}, LoRA of rank {sizes.rank}, medians of {sizes.repeats} steps after {WARM_UP}.
+MFU counts the operations of the model without recomputation; static memory is that of weights, adapter and inputs before the first step.
 
 {chr(10).join(sections)}
 
