@@ -33,8 +33,8 @@ from avpref.errors import AvprefError
 from avpref.flows.workers.reward_models import reward_model
 from avpref.media.reading import DecodedClip
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
+from avpref.models.dit_work import forward_flop
 from avpref.models.flow import Latents, interpolate, velocity_target
-from avpref.models.network_flop import forward_flop
 from avpref.rewards.protocol import ScorableClip
 from avpref.trainer.adapters import Policy, make_policy
 from avpref.trainer.monitoring.speed import ADAPTER_ALONE, ADAPTER_AND_REFERENCE, peak_tflops
