@@ -28,7 +28,7 @@ _AUDIO_OPTIONS = {"aac_coder": "fast", "aac_tns": "0", "aac_pns": "0", "aac_is":
 
 
 def encode_clip(frames: np.ndarray, fps_hz: float, audio: np.ndarray, sample_rate_hz: int) -> bytes:
-    """Bytes of an mp4 with ``frames`` uint8 [T, H, W, 3] RGB and ``audio`` float32 [S] mono on both channels.
+    """Bytes of an mp4 with ``frames`` uint8 [T, H, W, 3] RGB and ``audio`` float32: stereo [2, S], or mono [S] on both channels.
 
     Pictures have the matrix of BT.601, which is not named; those that players take for BT.709 by their size have its matrix, named.
     Full scale is [-1, 1]; louder samples are accepted, because resampled recordings overshoot and the codec can represent it.
@@ -37,7 +37,7 @@ def encode_clip(frames: np.ndarray, fps_hz: float, audio: np.ndarray, sample_rat
     """
     _require_clip(frames, audio)
     buffer = io.BytesIO()
-    index_bytes = 4096 + 64 * len(frames) + 48 * (len(audio) // AAC_FRAME + 2)
+    index_bytes = 4096 + 64 * len(frames) + 48 * (audio.shape[-1] // AAC_FRAME + 2)
     options = {"moov_size": str(index_bytes), "fflags": "+bitexact"}
     with av.open(buffer, "w", format="mp4", options=options) as container:
         picture = _add_picture(container, frames.shape[2], frames.shape[1], fps_hz)
@@ -52,8 +52,9 @@ def _require_clip(frames: np.ndarray, audio: np.ndarray) -> None:
         raise ValueError(f"frames must be uint8 [T, H, W, 3], found {frames.dtype} {list(frames.shape)}")
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"height and width must be even, found {frames.shape[1]} x {frames.shape[2]}")
-    if audio.ndim != 1 or audio.dtype != np.float32 or not len(audio):
-        raise ValueError(f"audio must be float32 [S], found {audio.dtype} {list(audio.shape)}")
+    is_sound = audio.ndim == 1 or (audio.ndim == 2 and len(audio) == 2)
+    if not is_sound or audio.dtype != np.float32 or not audio.size:
+        raise ValueError(f"audio must be float32 [S] or [2, S], found {audio.dtype} {list(audio.shape)}")
     if not np.isfinite(audio).all():
         raise ValueError("audio must be finite, found NaN or infinity")
 
@@ -89,7 +90,8 @@ def _mux_picture(container: OutputContainer, stream: VideoStream, frames: np.nda
 
 
 def _mux_sound(container: OutputContainer, stream: AudioStream, audio: np.ndarray, sample_rate_hz: int) -> None:
-    frame = av.AudioFrame.from_ndarray(np.stack([audio, audio]), format="fltp", layout="stereo")
+    channels = np.ascontiguousarray(audio if audio.ndim == 2 else np.stack([audio, audio]))
+    frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout="stereo")
     frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
     container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
