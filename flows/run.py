@@ -11,18 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.datasets.selection.normalise import Norm
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError
 from avpref.flows.placement import placed_loop
-from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
+from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
 from avpref.identity import digest
+from avpref.models.bases.base_model import Base
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
-from avpref.models.checkpoints.shipped_networks import network_hash
 from avpref.storage.file_hashes import sha256_of
 from avpref.storage.run_folder import RunFolder
 from avpref.storage.table_readers import pairs_hash, read_norm, read_prompts
@@ -65,7 +64,7 @@ class Run(RunFolder):
         """Folder of the SFT network: in the run where it is trained, beside the runs where it is made of given weights."""
         match self.settings.sft:
             case SftWeights() as weights:
-                return self.runs / NETWORKS / _weights_hash(weights, self.settings.network)
+                return self.runs / NETWORKS / _weights_hash(weights, base_of(self.settings))
             case SftSettings():
                 return self.model_folder("sft", self._sft_fingerprint())
 
@@ -107,10 +106,12 @@ class Run(RunFolder):
             settings.dpo.model_dump(mode="json"),
             settings.run.seed,
         ]
-        depends_on += [routing] if routing else []
+        version = base_of(settings).version
+        depends_on += [*([routing] if routing else []), *([version] if version else [])]
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),
+            base=settings.base,
             network=settings.network,
             clip=settings.clip,
             data=output / PAIR_DATA_FILE,
@@ -138,7 +139,8 @@ class Run(RunFolder):
     def _sft_fingerprint(self) -> str:
         """Hash of everything that SFT training depends on: of the prompts the SFT set alone."""
         settings = self.settings
-        parts = {name: getattr(settings, name).model_dump(mode="json") for name in ("clip", "network", "sft")}
+        parts: dict[str, object] = {name: getattr(settings, name).model_dump(mode="json") for name in ("clip", "sft")}
+        parts["network"] = dict(base_of(settings).identity)
         parts["set"] = digest("sft set", settings.prompts.kind, [item.item_id for item in self.sft_items])
         parts["codec"], parts["text"] = codec_identity(settings), text_identity(settings)
         parts["negative"] = settings.sampling.negative_prompt
@@ -155,7 +157,7 @@ def trained_hash(folder: RunFolder, path: Path) -> str:
     return sha256_of(path)
 
 
-def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:
+def _weights_hash(weights: SftWeights, base: Base) -> str:
     if not weights.network:
         raise ConfigError(
             "sft.network is empty",
@@ -163,5 +165,4 @@ def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:
             "--set sft.network=checkpoints/JavisDiT-v1.0",
         )
     lora = checkpoint_hash(Path(weights.lora)) if weights.lora else ""
-    identity = network.model_dump(mode="json")
-    return digest("network", network_hash(weights.network), lora, weights.dtype, identity)
+    return digest("network", base.given_hash(weights.network), lora, weights.dtype, dict(base.identity))

@@ -13,10 +13,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 
-from avpref.config.data_settings import ClipSettings
+from avpref.config.base_settings import BaseSections, BaseSettings
+from avpref.config.data_settings import ClipSettings, RecordingSettings
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
+from avpref.media.geometry import ClipShape
+from avpref.models.bases.base_model import Base, TimestepLaw
+from avpref.models.bases.base_opening import open_base
 from avpref.storage.local_files import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 
@@ -41,7 +45,7 @@ class TrainingJob:
     """
 
     settings: SftSettings | DpoSettings
-    network: NetworkSettings
+    network: NetworkSettings | None
     clip: ClipSettings
     data: Path
     output: Path
@@ -53,6 +57,17 @@ class TrainingJob:
     reference_scores: Path | None = None
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    base: BaseSettings = BaseSettings()
+
+    @property
+    def base_model(self) -> Base:
+        """The base model whose network is trained. Raises ConfigError where it cannot be used."""
+        return open_base(BaseSections(base=self.base, network=self.network))
+
+    def timestep_law(self) -> TimestepLaw:
+        """The distribution of timesteps. Raises ConfigError where no shift can be derived from the clip's length."""
+        shape = ClipShape(**self.clip.model_dump(exclude=set(RecordingSettings.model_fields)))
+        return self.base_model.timestep_law(self.settings.timesteps, shape)
 
     @property
     def sft(self) -> SftSettings:
@@ -111,6 +126,8 @@ class TrainingJob:
         """Everything that the results depend on: settings by dotted key, seed, and hashes of the inputs."""
         dumped = JOB.dump_python(self, mode="json")
         kept = {name: dumped[name] for name in ("settings", "network", "clip", "adapter", "seed", "dtype")}
+        if (version := self.base_model.version):
+            kept["base"] = {"version": version}
         flat = {key: value for key, value in _flatten("", kept) if key not in NOT_IN_FINGERPRINT}
         return flat | {
             f"sha256.{name}": tensors_hash(path) for name, path in self.inputs() if name != "reference_scores"

@@ -14,8 +14,6 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from avpref.config.data_settings import ClipSettings
-from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.flow import (
@@ -23,7 +21,6 @@ from avpref.models.flow import (
     LatentShapes,
     interpolate,
     logit_normal,
-    shift_ratio,
     shift_timesteps,
     velocity_target,
 )
@@ -89,16 +86,6 @@ class FlowBatch(NamedTuple):
         return FlowBatch(
             noisy, target, self.t.to(device), self.text.to(device), self.text_mask.to(device), self.indices, moves
         )
-
-
-def resolve_shift(timesteps: TimestepSettings, clip: ClipSettings) -> float:
-    """The fixed shift of ``timesteps``, or the ratio from the clip's size and length. Raises ConfigError for clips of 2 to 16 frames."""
-    if timesteps.shift is not None:
-        return timesteps.shift
-    try:
-        return shift_ratio(clip.height_px, clip.width_px, clip.num_frames, timesteps.scale)
-    except ValueError as error:
-        raise ConfigError(str(error), "a shift ratio above 0", "set timesteps.shift, for example 3.0") from error
 
 
 @lru_cache(maxsize=4)

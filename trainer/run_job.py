@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.identity import derive_seed, digest
-from avpref.models.checkpoints.network_loading import load_network, save_network
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
-from avpref.models.initialisation import create_network
+from avpref.models.bases.velocity_network import VelocityNetwork, compile_blocks
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
@@ -24,7 +22,7 @@ from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.loop import LoopPlan, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
-from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, resolve_shift
+from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource
 from avpref.trainer.objectives import FlowObjective, LiveReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
 from avpref.trainer.reference_cache import (
@@ -76,22 +74,22 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     return result.summary
 
 
-def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, result: TrainingResult) -> None:
+def _write_sft(job: TrainingJob, network: VelocityNetwork, module: nn.Module, result: TrainingResult) -> None:
     """Write the adapter or the network. With a moving average, that is the result and the raw network is written too."""
     if result.average and job.adapter is None:
-        save_network(job.output / RAW_NETWORK_FILE, network)
+        job.base_model.save(job.output / RAW_NETWORK_FILE, network)
     _load_parameters(module, result.average)
     if job.adapter is None:
-        save_network(job.output / NETWORK_FILE, network)
+        job.base_model.save(job.output / NETWORK_FILE, network)
     else:
         assert isinstance(module, PeftModel), "a job with an adapter trains an adapted network"
         save_adapter(module, POLICY, job.output / ADAPTER_FOLDER)
 
 
-def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -> None:
+def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Context) -> None:
     """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
     clips = load_clip_set(job.audio_data or job.data)
-    audio_network = audio_only_network(network)
+    audio_network = job.base_model.audio_branch(network)
     _prepare(audio_network, job.sft.loop)
     source = ClipSource(replace(clips, video=None), _sft_noise(job, "audio"))
     loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps})
@@ -99,26 +97,6 @@ def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -
     result = train(objective, source, _plan(job, job.output / AUDIO_FOLDER, loop), context)
     _load_parameters(audio_network, result.average)
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
-
-
-def audio_only_network(network: JavisDiT) -> JavisDiT:
-    """An audio-only network with the values of ``network``, in which only the audio tensors require gradients.
-
-    These are patch embedding, head, time projection, and every block's audio feed-forward and its modulation.
-    """
-    with torch.device("meta"):
-        audio_network = JavisDiT(network.config, ModelType.T2A)
-    values = network.state_dict()
-    copies = {name: values[name].detach().clone() for name in audio_network.state_dict()}
-    audio_network.load_state_dict(copies, assign=True)
-    for name, parameter in audio_network.named_parameters():
-        parameter.requires_grad_(is_audio_tensor(name))
-    return audio_network
-
-
-def is_audio_tensor(name: str) -> bool:
-    """Whether a tensor belongs to the audio branch: some part of its dotted name starts with ``audio_``."""
-    return any(part.startswith("audio_") for part in name.split("."))
 
 
 def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
@@ -157,11 +135,12 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     seed = derive_seed("policy adapter", job.seed)
     policy = make_policy(network, job.dpo.adapter, seed, job.sft_adapter, _dtype(job))
     _prepare(network, job.dpo.loop)
+    law = job.timestep_law()
     noise = NoiseConfig(
         derive_seed("dpo", job.seed),
-        resolve_shift(job.dpo.timesteps, job.clip),
-        job.dpo.timesteps.loc,
-        job.dpo.timesteps.spread,
+        law.shift,
+        law.loc,
+        law.spread,
         job.dpo.caption_dropout,
         job.dpo.desync_share,
     )
@@ -189,15 +168,13 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
     return table
 
 
-def _start_network(job: TrainingJob, context: Context) -> JavisDiT:
-    config = NetworkConfig.from_settings(job.network)
+def _start_network(job: TrainingJob, context: Context) -> VelocityNetwork:
     if job.weights is not None:
-        return load_network(job.weights, config, ModelType.T2AV, device=context.device)
-    generator = torch.Generator().manual_seed(derive_seed("network", job.seed))
-    return create_network(config, ModelType.T2AV, generator).to(context.device)
+        return job.base_model.load(job.weights, context.device)
+    return job.base_model.create(derive_seed("network", job.seed)).to(context.device)
 
 
-def _prepare(network: JavisDiT, loop: LoopSettings) -> None:
+def _prepare(network: VelocityNetwork, loop: LoopSettings) -> None:
     network.activation_checkpointing = loop.activation_checkpointing
     if loop.compile_blocks:
         compile_blocks(network)
@@ -205,10 +182,9 @@ def _prepare(network: JavisDiT, loop: LoopSettings) -> None:
 
 def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
     """Noise of one part of SFT: ``audio`` (stage 1) or ``joint`` (stage 2)."""
-    timesteps = job.sft.timesteps
-    shift = resolve_shift(timesteps, job.clip)
+    law = job.timestep_law()
     seed = derive_seed("sft", part, job.seed)
-    return NoiseConfig(seed, shift, timesteps.loc, timesteps.spread, job.sft.caption_dropout)
+    return NoiseConfig(seed, law.shift, law.loc, law.spread, job.sft.caption_dropout)
 
 
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:

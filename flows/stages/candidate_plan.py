@@ -9,7 +9,7 @@ from typing import Any
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.execution.plan import StagePlan, grouped, plan_stage
-from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
+from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import has_ground_truth
 from avpref.identity import digest
 from avpref.storage.run_folder import RunFolder
@@ -38,10 +38,14 @@ def sampler_hash(settings: Settings) -> str:
 
 
 def sampler_parts(settings: Settings) -> dict[str, Any]:
-    """The values that :func:`sampler_hash` covers: sections sampling and clip, and the identities of codec and text encoder."""
+    """The values that :func:`sampler_hash` covers: sections sampling and clip, the identities of codec and text encoder, and
+    the version of a base model that has one.
+    """
     sampling = settings.sampling.model_dump(mode="json", exclude=set(NOT_OF_A_CLIP))
     codec, text = codec_identity(settings), text_identity(settings)
-    return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text}
+    version = base_of(settings).version
+    own = {"base": version} if version else {}
+    return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text, **own}
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 
 def _require_implemented(settings: Settings, path: Path) -> None:
     """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
+    settings.base_sections.check()
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
@@ -138,11 +139,17 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
 
 NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
 """Sections that affect where a run executes and how it is observed, but not its results."""
+WITHOUT_DEFAULT = ("base",)
+"""Sections that came later than others: runs that leave them at their defaults keep their ids."""
 
 
 def identity_hash(settings: Settings) -> str:
-    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`."""
-    return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`.
+
+    Sections of :data:`WITHOUT_DEFAULT` enter only where they differ from their defaults.
+    """
+    default = [name for name in WITHOUT_DEFAULT if getattr(settings, name) == Settings.model_fields[name].default]
+    return digest("settings", settings.model_dump(mode="json", exclude={*NOT_OF_IDENTITY, *default}), size=8)
 
 
 def config_to_yaml(settings: Settings) -> str:

@@ -6,6 +6,7 @@ selects the class, and one ``match`` in the flows turns each class into its impl
 
 from __future__ import annotations
 
+from avpref.config.base_settings import BaseSections, BaseSettings
 from avpref.config.codec_settings import CodecSettings, IdentityCodecSettings, TextSettings, WordTextSettings
 from avpref.config.data_settings import ClipSettings, PromptSettings, RecordingSettings
 from avpref.config.executor_settings import Executor, InProcessExecutor
@@ -29,9 +30,10 @@ class Settings(Section):
     observe: ObserveSettings = ObserveSettings()
     clip: ClipSettings
     prompts: PromptSettings
+    base: BaseSettings = BaseSettings()
     codec: CodecSettings = IdentityCodecSettings()
     text: TextSettings = WordTextSettings()
-    network: NetworkSettings
+    network: NetworkSettings | None = None
     sft: Sft
     sampling: SamplingSettings = SamplingSettings()
     scoring: ScoringSettings = ScoringSettings()
@@ -42,6 +44,11 @@ class Settings(Section):
     retention: RetentionSettings = RetentionSettings()
     promotion: PromotionSettings = PromotionSettings()
     reporting: ReportingSettings = ReportingSettings()
+
+    @property
+    def base_sections(self) -> BaseSections:
+        """The sections that describe the base model."""
+        return BaseSections(base=self.base, network=self.network, codec=self.codec, text=self.text)
 
 
 class ScoreJob(Section):
