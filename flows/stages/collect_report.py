@@ -24,6 +24,7 @@ from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import metrics_of
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
@@ -54,6 +55,7 @@ def collect(run: Run) -> ReportData:
         reward_models=tuple(
             RewardModel(source.name, source.terms) for source in all_scorers(run.settings) if source.is_network
         ),
+        base_terms=base_of(run.settings).terms,
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
         comparisons={
@@ -121,10 +123,12 @@ def _origin(run: Run) -> tuple[tuple[str, str], ...]:
     """(name, value) of every id and hash that the adapter depends on."""
     document: dict[str, Any] = lineage(run)
     sealed: dict[str, str] = document.pop("tables")
+    base: dict[str, object] = document.pop("base", {})
     scorers = run.tables.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
     judges = [(judge.name, judge.source.fingerprint) for judge in judges_of(run.settings)]
     return (
         *((name.replace("_", " "), str(value)) for name, value in document.items()),
+        *((f"base {name.replace('_', ' ')}", str(value)) for name, value in base.items()),
         *((f"scorer {name}", fingerprint) for name, fingerprint in scorers),
         *((f"judge {name}", fingerprint) for name, fingerprint in judges),
         *((f"table {name}", version) for name, version in sealed.items()),

@@ -24,7 +24,7 @@ from avpref.media.reading import DecodedClip
 from avpref.media.spectra import RATE_HZ, log_mel, resample
 from avpref.models.flow import Latents, LatentShapes
 from avpref.models.ltx2.ltx_components import load_audio_vae, load_video_vae, load_vocoder
-from avpref.models.ltx2.ltx_folder import LtxFolder
+from avpref.models.ltx2.ltx_folder import LtxFolder, LtxSource
 from avpref.models.ltx2.ltx_grid import latent_shapes, pack_audio, require_grid, unpack_audio
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ STEREO = 2
 class LtxCodecFiles:
     """Networks of the codec that are not loaded yet. ``tiles`` decodes video in overlapping tiles."""
 
-    folder: LtxFolder
+    source: LtxSource
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     tiles: bool = False
@@ -52,7 +52,7 @@ class LtxCodec:
     """
 
     def __init__(self, files: LtxCodecFiles, shape: ClipShape) -> None:
-        require_grid(shape, files.folder.version.traits.sample_rate_hz)
+        require_grid(shape, files.source.version.traits.sample_rate_hz)
         self.files, self.shape = files, shape
 
     @cached_property
@@ -60,7 +60,7 @@ class LtxCodec:
         """Hash of version, clip shape, dtype, tiling and weights."""
         files = self.files
         return digest(
-            "ltx codec", VERSION, asdict(self.shape), str(files.dtype), files.tiles, files.folder.codec_hash
+            "ltx codec", VERSION, asdict(self.shape), str(files.dtype), files.tiles, files.source.folder.codec_hash
         )
 
     def latent_shapes(self) -> LatentShapes:
@@ -93,20 +93,24 @@ class LtxCodec:
         for name in ("_video_vae", "_audio_vae", "_vocoder"):
             self.__dict__.pop(name, None)
 
+    @property
+    def _folder(self) -> LtxFolder:
+        return self.files.source.folder
+
     @cached_property
     def _video_vae(self) -> AutoencoderKLLTX2Video:
-        vae = load_video_vae(self.files.folder, self.files.dtype, self.files.device)
+        vae = load_video_vae(self._folder, self.files.dtype, self.files.device)
         if self.files.tiles:
             vae.enable_tiling()
         return vae
 
     @cached_property
     def _audio_vae(self) -> AutoencoderKLLTX2Audio:
-        return load_audio_vae(self.files.folder, torch.float32, self.files.device)
+        return load_audio_vae(self._folder, torch.float32, self.files.device)
 
     @cached_property
     def _vocoder(self) -> LTX2Vocoder | LTX2VocoderWithBWE:
-        return load_vocoder(self.files.folder, torch.float32, self.files.device)
+        return load_vocoder(self._folder, torch.float32, self.files.device)
 
     def _encode_video(self, frames: NDArray[np.uint8]) -> Tensor:
         vae = self._video_vae

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,26 +26,24 @@ TEXT_ENCODERS = (
 
 
 def load_network(
-    folder: LtxFolder, convention: LtxConvention, dtype: torch.dtype, device: torch.device | str = "cpu"
+    path: Path, convention: LtxConvention, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> LtxNetwork:
-    """The full transformer in ``dtype``. Raises InputError for missing, unexpected or misshapen weights."""
+    """The transformer in folder ``path``, in ``dtype``. Raises InputError for missing, unexpected or misshapen weights."""
     from diffusers import LTX2VideoTransformer3DModel
 
-    transformer = _load(LTX2VideoTransformer3DModel, folder.transformer, dtype, device)
+    transformer = _load(LTX2VideoTransformer3DModel, path, dtype, device)
     return LtxNetwork(transformer, video_text_dim(transformer.config), convention)
 
 
-def network_on_meta(folder: LtxFolder, convention: LtxConvention) -> LtxNetwork:
-    """The full transformer without memory: names and shapes. Raises InputError for an unreadable configuration."""
+def new_network(config: Mapping[str, object], convention: LtxConvention) -> LtxNetwork:
+    """A transformer of constructor values ``config`` on the current default device, with torch's initial values.
+
+    Keys that begin with an underscore, which diffusers adds to files, are ignored.
+    """
     from diffusers import LTX2VideoTransformer3DModel
 
-    values = {
-        name: value
-        for name, value in folder.config(folder.version.traits.transformer).items()
-        if not name.startswith("_")
-    }
-    with torch.device("meta"):
-        transformer = LTX2VideoTransformer3DModel(**values)
+    values: dict[str, Any] = {name: value for name, value in config.items() if not name.startswith("_")}
+    transformer = LTX2VideoTransformer3DModel(**values)
     return LtxNetwork(transformer, video_text_dim(transformer.config), convention)
 
 
@@ -67,16 +66,16 @@ def load_audio_vae(folder: LtxFolder, dtype: torch.dtype, device: torch.device |
     return _load(AutoencoderKLLTX2Audio, folder.component("audio_vae"), dtype, device)
 
 
-def load_vocoder(
-    folder: LtxFolder, dtype: torch.dtype, device: torch.device | str
-) -> LTX2Vocoder | LTX2VocoderWithBWE:
+def load_vocoder(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> LTX2Vocoder | LTX2VocoderWithBWE:
     """The vocoder. Raises as :func:`load_network`, and InputError for that of another version."""
     from diffusers.pipelines import ltx2
 
     traits = folder.version.traits
     if folder.class_name("vocoder") != traits.vocoder:
         raise InputError(
-            f"{folder.path} has a {folder.class_name('vocoder')}", f"{traits.vocoder} of LTX-{folder.version}", folder.download
+            f"{folder.path} has a {folder.class_name('vocoder')}",
+            f"{traits.vocoder} of LTX-{folder.version}",
+            folder.download,
         )
     vocoder = _load(getattr(ltx2, traits.vocoder), folder.component("vocoder"), dtype, device)
     if vocoder.config.output_sampling_rate != traits.sample_rate_hz:
@@ -121,7 +120,9 @@ def load_tokenizer(folder: LtxFolder) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read: {_first_line(error)}", "Gemma's tokenizer", folder.download) from error
+        raise InputError(
+            f"{path} cannot be read: {_first_line(error)}", "Gemma's tokenizer", folder.download
+        ) from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -135,14 +136,16 @@ def _load(kind: Any, path: Path, dtype: torch.dtype, device: torch.device | str)
             path, torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
-        fix = "fetch the folder again, or name another with base.folder"
+        fix = "fetch the folder again, or name another with base.settings.folder"
         raise InputError(f"{path} cannot be read: {_first_line(error)}", f"weights of {kind.__name__}", fix) from error
     _require_complete(path, report)
     return network.eval().requires_grad_(False).to(device)
 
 
 def _require_complete(path: Path, report: dict[str, Any]) -> None:
-    differences = {name: sorted(map(str, report.get(f"{name}_keys") or ())) for name in ("missing", "unexpected", "mismatched")}
+    differences = {
+        name: sorted(map(str, report.get(f"{name}_keys") or ())) for name in ("missing", "unexpected", "mismatched")
+    }
     if any(differences.values()):
         shown = "; ".join(
             f"{len(keys)} {name} ({', '.join(keys[:SHOWN])})" for name, keys in differences.items() if keys

@@ -13,7 +13,7 @@ from pathlib import Path
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.models.checkpoints.weight_folders import CONFIG, Json, read_json, weights_hash
-from avpref.models.ltx2.ltx_versions import FULL_SCHEDULE, LtxVersion, require_version
+from avpref.models.ltx2.ltx_versions import LtxVersion, require_version
 from avpref.storage.file_hashes import sha256_of
 
 INDEX = "model_index.json"
@@ -22,6 +22,19 @@ DISTILLED_25 = "transformer"
 CODEC_COMPONENTS = ("vae", "audio_vae", "vocoder")
 TEXT_COMPONENTS = ("text_encoder", "connectors")
 TOKENIZER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class LtxSource:
+    """A version and the folder that a configuration names (empty: the Hugging Face cache), which is opened at first use."""
+
+    version: LtxVersion
+    configured: str = ""
+
+    @cached_property
+    def folder(self) -> LtxFolder:
+        """The folder. Raises as :func:`open_folder`."""
+        return open_folder(self.version, self.configured)
 
 
 @dataclass(frozen=True)
@@ -40,13 +53,6 @@ class LtxFolder:
     def transformer(self) -> Path:
         """Folder of the full transformer."""
         return self.component(self.version.traits.transformer)
-
-    @property
-    def schedule(self) -> Mapping[str, object]:
-        """Values of the scheduler of the full transformer."""
-        if self.version is LtxVersion.V2_5:
-            return FULL_SCHEDULE
-        return dict(read_json(self.component("scheduler", SCHEDULER_CONFIG) / SCHEDULER_CONFIG))
 
     def component(self, name: str, landmark: str = CONFIG) -> Path:
         """Folder of a component. Raises InputError if it is absent."""
@@ -92,7 +98,9 @@ class LtxFolder:
         files = sorted(file for file in tokenizer.iterdir() if file.is_file()) if tokenizer.is_dir() else []
         if not files:
             raise InputError(
-                f"{tokenizer} is absent", "the tokenizer of the text encoder", f"{self.download} --include 'tokenizer/*'"
+                f"{tokenizer} is absent",
+                "the tokenizer of the text encoder",
+                f"{self.download} --include 'tokenizer/*'",
             )
         hashes = [(file.name, sha256_of(file)) for file in files if not file.name.startswith(".")]
         return digest("ltx text", [weights_hash(self.component(name)) for name in TEXT_COMPONENTS], hashes, size=64)
@@ -107,7 +115,9 @@ def locate_folder(version: LtxVersion, configured: str) -> Path:
         path = Path(configured).expanduser()
         if not (path / INDEX).is_file():
             raise InputError(
-                f"{path} has no {INDEX}", f"a folder of LTX-{version} as diffusers saves it", "--set base.folder=PATH"
+                f"{path} has no {INDEX}",
+                f"a folder of LTX-{version} as diffusers saves it",
+                "--set base.settings.folder=PATH",
             )
         return path
     from huggingface_hub import try_to_load_from_cache
@@ -116,7 +126,9 @@ def locate_folder(version: LtxVersion, configured: str) -> Path:
     cached = try_to_load_from_cache(repo, INDEX)
     if not isinstance(cached, str):
         raise InputError(
-            f"{repo} is not in the Hugging Face cache", "that repository, or base.folder with a path", f"hf download {repo}"
+            f"{repo} is not in the Hugging Face cache",
+            "that repository, or base.settings.folder with a path",
+            f"hf download {repo}",
         )
     return Path(cached).parent
 
@@ -136,6 +148,19 @@ def open_folder(version: LtxVersion, configured: str = "") -> LtxFolder:
     return folder
 
 
+def transformer_folder(version: LtxVersion, path: Path) -> Path:
+    """The folder of a transformer at ``path``: itself, or the full transformer in a folder as diffusers saves it.
+
+    Raises InputError for no transformer, or one of another version.
+    """
+    if (path / INDEX).is_file():
+        return open_folder(version, str(path)).transformer
+    if not (path / CONFIG).is_file():
+        raise InputError(f"{path} has no {CONFIG}", f"a transformer of LTX-{version}", "--set sft.network=published")
+    require_version(str(path), read_json(path / CONFIG), version)
+    return path
+
+
 def _require_full(folder: LtxFolder) -> None:
     """Raises InputError where the folder has only a distilled transformer. It takes no guidance and is not trained further."""
     traits, repo = folder.version.traits, folder.version.traits.repo
@@ -147,7 +172,10 @@ def _require_full(folder: LtxFolder) -> None:
             f"{traits.transformer}/, which guidance and training need",
             f"hf download {repo} --include '{traits.transformer}/*'",
         )
-    if folder.version is not LtxVersion.V2_5 and not folder.schedule.get("use_dynamic_shifting", False):
+    if folder.version is LtxVersion.V2_5:
+        return
+    scheduler = read_json(folder.component("scheduler", SCHEDULER_CONFIG) / SCHEDULER_CONFIG)
+    if not scheduler.get("use_dynamic_shifting", False):
         raise InputError(
             f"{folder.path} has the scheduler of a distilled transformer (use_dynamic_shifting is false)",
             "the full transformer, which guidance and training need",

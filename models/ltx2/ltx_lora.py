@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from avpref.errors import InputError
 from avpref.models.checkpoints.checkpoint_files import write_tensors
@@ -36,13 +37,14 @@ SHOWN = 3
 class LoraLayout(StrEnum):
     """Kinds of adapter files; the value is the name in commands."""
 
-    LIGHTRICKS = "lightricks"
+    COMFYUI = "comfyui"
+    """Lightricks' own, which ComfyUI reads."""
     DIFFUSERS = "diffusers"
 
     @property
     def prefix(self) -> str:
         """Prefix of the tensor names."""
-        return "diffusion_model." if self is LoraLayout.LIGHTRICKS else WRAPPED
+        return "diffusion_model." if self is LoraLayout.COMFYUI else WRAPPED
 
 
 def read_ltx_lora(path: Path) -> Lora:
@@ -66,6 +68,20 @@ def is_target(name: str) -> bool:
     """Whether ``name`` is a layer of :data:`TARGETS` in some block: ``transformer_blocks.3.attn1.to_q``."""
     head, _, rest = name.removeprefix(BLOCKS).partition(".")
     return name.startswith(BLOCKS) and head.isdigit() and rest in TARGETS
+
+
+@torch.no_grad()
+def fold_ltx_lora(transformer: nn.Module, lora: Lora) -> None:
+    """Add ``lora`` to the weights of ``transformer``, in place: in float32, then in the weight's dtype.
+
+    Raises InputError, naming the differences, for an adapter that does not fit; nothing is changed then.
+    """
+    lora.require_fit(transformer)
+    linears = dict(transformer.named_modules())
+    for name, factors in lora.factors.items():
+        layer = linears[name]
+        assert isinstance(layer, nn.Linear)
+        layer.weight.copy_(factors.merged(layer.weight))
 
 
 def save_ltx_lora(lora: Lora, path: Path, layout: LoraLayout) -> None:

@@ -6,15 +6,18 @@ noise level in attention between modalities and about the mark of the first late
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
 from avpref.models.conditioning import LatentTimes
 from avpref.models.flow import Latents
 from avpref.models.ltx2.ltx_grid import FPS_HZ, pack_audio, pack_video, unpack_audio, unpack_video
+from avpref.models.ltx2.ltx_lora import TARGETS
 from avpref.models.ltx2.ltx_versions import LtxVersion
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ class LtxConvention:
         return cls(traits.uses_cross_timestep, traits.marks_keyframes and name == "lightricks")
 
 
-class LtxNetwork(nn.Module):
+class LtxNetwork(VelocityNetwork):
     """Calls ``transformer`` with latents, times and text states of the product.
 
     Text states are those of the video stream and of the audio stream side by side, [B, L, ``video_text_dim`` + rest]. Invariant:
@@ -66,7 +69,6 @@ class LtxNetwork(nn.Module):
         text: Tensor,
         text_mask: Tensor,
         *,
-        num_video_latents: int | None = None,
         perturbed_blocks: tuple[int, ...] = (),
         isolates_modalities: bool = False,
     ) -> Latents:
@@ -78,7 +80,6 @@ class LtxNetwork(nn.Module):
                 of its times: 0 for a modality that is known entirely.
             text: [B, L, D] states of both streams.
             text_mask: [B, L], zero for padding.
-            num_video_latents: as in other networks; unused, because both modalities are always present.
             perturbed_blocks: blocks whose self-attention is replaced by its values (spatio-temporal guidance).
             isolates_modalities: without attention between the modalities (modality guidance).
 
@@ -86,6 +87,7 @@ class LtxNetwork(nn.Module):
         """
         if latents.video is None or latents.audio is None:
             raise ValueError("LTX-2 needs latents of both modalities")
+        self._set_checkpointing()
         video, audio = latents.video, latents.audio
         dtype, size = self.transformer.dtype, (video.shape[2], video.shape[3], video.shape[4])
         video_times, audio_times = _per_modality(t, video, audio)
@@ -114,22 +116,27 @@ class LtxNetwork(nn.Module):
         )
         return Latents(unpack_video(output.float(), size), unpack_audio(audio_output.float(), audio.shape[3]))
 
-    @property
-    def activation_checkpointing(self) -> bool:
-        """Whether the backward pass recomputes each block instead of keeping its activations."""
-        return bool(self.transformer.gradient_checkpointing)
+    def adapter_targets(self) -> AdapterTargets:
+        """See :class:`VelocityNetwork`: :data:`avpref.models.ltx2.ltx_lora.TARGETS` in every block."""
+        return AdapterTargets(TARGETS, len(self.blocks) * len(TARGETS))
 
-    @activation_checkpointing.setter
-    def activation_checkpointing(self, is_on: bool) -> None:
-        if is_on:
-            self.transformer.enable_gradient_checkpointing()
-        else:
-            self.transformer.disable_gradient_checkpointing()
+    def repeated_blocks(self) -> Iterable[nn.Module]:
+        """The blocks."""
+        return self.blocks
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer's blocks."""
         return self.transformer.transformer_blocks
+
+    def _set_checkpointing(self) -> None:
+        """Give diffusers' class the current choice."""
+        if self.activation_checkpointing == self.transformer.gradient_checkpointing:
+            return
+        if self.activation_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        else:
+            self.transformer.disable_gradient_checkpointing()
 
     def _keyframes(self, video: Tensor) -> Tensor | None:
         """Mask [B, N, 1] of the tokens of the first latent frame, or None."""

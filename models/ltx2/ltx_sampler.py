@@ -6,7 +6,8 @@ time 0 and come out unchanged; with a known first frame the result is that of ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,25 +18,52 @@ from torch import Tensor
 from avpref.models.conditioning import Conditioning, LatentTimes
 from avpref.models.flow import Latents
 from avpref.models.ltx2.ltx_guidance import GuidanceScales, LtxGuidance, guided
-from avpref.models.ltx2.ltx_network import LtxNetwork
+from avpref.models.ltx2.ltx_times import token_shift
 from avpref.models.ltx2.ltx_versions import FULL_SCHEDULE
 from avpref.models.text import TextBatch
 
 
-def noise_levels(steps: int, num_video_tokens: int, schedule: Mapping[str, object] = FULL_SCHEDULE) -> Tensor:
-    """The ``steps`` + 1 noise levels from 1 to 0, float32; ``schedule`` are constructor values of the Euler scheduler.
+def noise_levels(steps: int, num_video_tokens: int, shift: float | None = None, scale: float = 1.0) -> Tensor:
+    """The ``steps`` + 1 noise levels from 1 to 0, float32, of the full transformers' scheduler; both modalities share them.
 
-    Levels 1 - i / steps are shifted by exp(mu), mu linear in the number of video tokens, and stretched so that the last one before 0 is
-    ``shift_terminal``. Both modalities share them.
+    Levels 1 - i / steps are shifted by the ratio ``scale`` exp(mu), mu linear in the number of video tokens
+    (:func:`avpref.models.ltx2.ltx_times.token_shift`), or by ``shift``; then they are stretched so that the last one before 0 is 0.1.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(schedule))
-    config = scheduler.config
-    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    mu = num_video_tokens * slope + config.base_shift - slope * config.base_image_seq_len
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(FULL_SCHEDULE))
+    mu = math.log(shift) if shift is not None else token_shift(num_video_tokens) + math.log(scale)
     scheduler.set_timesteps(steps, sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
-    return scheduler.sigmas
+    levels: Tensor = scheduler.sigmas
+    return levels
+
+
+@dataclass(frozen=True)
+class LtxSampler:
+    """See :class:`avpref.models.bases.base_model.Sampler`."""
+
+    guidance: LtxGuidance
+    levels: Tensor
+
+    @property
+    def num_passes(self) -> int:
+        """Rows that the network computes per clip: steps times the passes of the guidance."""
+        return (len(self.levels) - 1) * self.guidance.num_passes
+
+    def sample(
+        self,
+        network: Callable[..., Latents],
+        noise: Latents,
+        text: TextBatch,
+        negative: TextBatch,
+        *,
+        conditioning: Conditioning | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Latents:
+        """See :func:`sample_ltx`."""
+        return sample_ltx(
+            network, noise, text, negative, self.guidance, self.levels, progress, conditioning=conditioning
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +77,7 @@ class _Step:
 
 @torch.no_grad()
 def sample_ltx(
-    network: LtxNetwork,
+    network: Callable[..., Latents],
     noise: Latents,
     text: TextBatch,
     negative: TextBatch | None,
@@ -62,7 +90,7 @@ def sample_ltx(
     """Integrate from noise to data; returns latents, float32, in the shapes of ``noise``.
 
     Args:
-        network: the transformer in evaluation mode.
+        network: an :class:`avpref.models.ltx2.ltx_network.LtxNetwork` in evaluation mode.
         noise: starting point, B rows of both modalities, on the network's device; not modified.
         text: B rows of text states and masks.
         negative: negative text, B rows or one for all; needed where the guidance uses it.
@@ -89,7 +117,7 @@ def sample_ltx(
 
 
 def _predict(
-    network: LtxNetwork, step: _Step, text: TextBatch, negative: TextBatch | None, guidance: LtxGuidance
+    network: Callable[..., Latents], step: _Step, text: TextBatch, negative: TextBatch | None, guidance: LtxGuidance
 ) -> Latents:
     """The guided prediction of clean latents."""
     below: Latents | None = None

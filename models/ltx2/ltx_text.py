@@ -17,7 +17,7 @@ import torch
 from avpref.errors import InputError
 from avpref.identity import digest
 from avpref.models.ltx2.ltx_components import load_connectors, load_text_encoder, load_tokenizer
-from avpref.models.ltx2.ltx_folder import LtxFolder
+from avpref.models.ltx2.ltx_folder import LtxSource
 from avpref.models.text import TextBatch
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SHOWN_CHARACTERS = 60
 class LtxTextFiles:
     """Text encoder, connectors and tokenizer that are not loaded yet."""
 
-    folder: LtxFolder
+    source: LtxSource
     dtype: torch.dtype = torch.bfloat16
     device: str = "cpu"
     length: int = LENGTH
@@ -42,13 +42,14 @@ class LtxTextFiles:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that the states depend on: weights, tokenizer, dtype and length."""
-        return digest("ltx text", VERSION, self.folder.text_hash, str(self.dtype), self.length)
+        return digest("ltx text", VERSION, self.source.folder.text_hash, str(self.dtype), self.length)
 
     def load(self) -> LtxText:
         """Load all of it. Raises InputError for unreadable or unsuitable files."""
-        encoder = load_text_encoder(self.folder, self.dtype, self.device)
-        connectors = load_connectors(self.folder, self.dtype, self.device)
-        return LtxText(encoder, connectors, load_tokenizer(self.folder), self)
+        folder = self.source.folder
+        encoder = load_text_encoder(folder, self.dtype, self.device)
+        connectors = load_connectors(folder, self.dtype, self.device)
+        return LtxText(encoder, connectors, load_tokenizer(folder), self)
 
 
 class LtxText:
@@ -97,5 +98,7 @@ def require_length(tokenizer: PreTrainedTokenizerBase, text: str, length: int = 
     if count > length:
         shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
         raise InputError(
-            f"a text of {count} tokens: {shown!r}", f"at most {length} tokens", "shorten the prompt in the list of prompts"
+            f"a text of {count} tokens: {shown!r}",
+            f"at most {length} tokens",
+            "shorten the prompt in the list of prompts",
         )

@@ -25,7 +25,9 @@ def token_shift(num_tokens: int) -> float:
     return LOW_SHIFT + slope * (num_tokens - FEW_TOKENS)
 
 
-def token_shifted_times(normal: Tensor, uniform: Tensor, choice: Tensor, num_tokens: int, spread: float = 1.0) -> Tensor:
+def token_shifted_times(
+    normal: Tensor, uniform: Tensor, choice: Tensor, num_tokens: int, spread: float = 1.0
+) -> Tensor:
     """Timesteps in [0, 1] from independent draws of equal shape: N(0, 1), and twice U(0, 1).
 
     ``choice`` decides between the stretched law and ``uniform`` on [eps, 1]. Invariant: every value is in [0, 1].

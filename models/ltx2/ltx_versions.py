@@ -57,8 +57,15 @@ class VersionTraits:
     marks_keyframes: bool
     config: Mapping[str, bool]
 
+    @property
+    def structure(self) -> Mapping[str, object]:
+        """Constructor values of the published transformer; values that are absent are the class's defaults."""
+        return {**self.config, "rope_type": "split", "perturbed_attn": self.config["gated_attn"]}
 
-def _traits(repo: str, transformer: str, rate_hz: int, *, is_gated: bool, has_ff_bias: bool, marks: bool) -> VersionTraits:
+
+def _traits(
+    repo: str, transformer: str, rate_hz: int, *, is_gated: bool, has_ff_bias: bool, marks: bool
+) -> VersionTraits:
     config = {
         "gated_attn": is_gated,
         "audio_gated_attn": is_gated,
@@ -114,8 +121,8 @@ def require_version(source: str, config: Mapping[str, object], expected: LtxVers
     if version is not None:
         raise InputError(
             f"{source} holds LTX-{version}",
-            f"LTX-{expected}, as base.version says",
-            f"--set base.version={version}, or name a folder of {expected.traits.repo}",
+            f"LTX-{expected}, as base.settings.version says",
+            f"--set base.settings.version={version}, or name a folder of {expected.traits.repo}",
         )
     wanted = expected.traits.config
     values = {name: config.get(name, DEFAULTS[name]) for name in wanted}

@@ -34,9 +34,7 @@ class Inputs(NamedTuple):
 def inputs(version: LtxVersion) -> Inputs:
     generator = torch.Generator().manual_seed(4)
     width = 2 * HIDDEN if version is LtxVersion.V2_0 else VIDEO + AUDIO
-    latents = Latents(
-        torch.randn(2, 128, 2, 2, 2, generator=generator), torch.randn(2, 8, 7, 16, generator=generator)
-    )
+    latents = Latents(torch.randn(2, 128, 2, 2, 2, generator=generator), torch.randn(2, 8, 7, 16, generator=generator))
     text = torch.randn(2, 16, width, generator=generator)
     return Inputs(latents, torch.tensor([0.3, 0.9]), text, torch.ones(2, 16))
 
@@ -76,8 +74,9 @@ def test_an_exported_adapter_loads_in_the_pipeline(version: LtxVersion, layout: 
     save_ltx_lora(lora, file, layout)
     assert all(name.startswith(f"{layout.prefix}transformer_blocks.") for name in load_file(file))
     pipeline = LTX2Pipeline(
-        transformer=tiny_transformer(version), **dict.fromkeys(("scheduler", "vae", "audio_vae", "vocoder", "connectors"))
-        | dict.fromkeys(("text_encoder", "tokenizer"))
+        transformer=tiny_transformer(version),
+        **dict.fromkeys(("scheduler", "vae", "audio_vae", "vocoder", "connectors"))
+        | dict.fromkeys(("text_encoder", "tokenizer")),
     )
     before = outputs(wrapped(pipeline.transformer, version), version)
     pipeline.load_lora_weights(file)
@@ -115,15 +114,21 @@ def test_the_targets_of_the_published_network() -> None:
     assert len(TARGETS) == 28
     config = LtxVersion.V2_3.traits.config
     with torch.device("meta"):
-        network = wrapped(LTX2VideoTransformer3DModel(rope_type="split", perturbed_attn=True, **config), LtxVersion.V2_3)
+        network = wrapped(
+            LTX2VideoTransformer3DModel(rope_type="split", perturbed_attn=True, **config), LtxVersion.V2_3
+        )
     assert adapter_count(network, 32) == 9_633_792 * 32
     assert len(network.blocks) * len(TARGETS) == 1344
     assert 18e9 < parameter_count(network) < 23e9
     tokens = TokenCounts(6144, 126, 1024)
-    rough = 2 * 6144 * sum(
-        layer.weight.numel()
-        for name, layer in network.blocks[0].named_modules()
-        if isinstance(layer, torch.nn.Linear) and name.startswith(("attn1", "ff"))
+    rough = (
+        2
+        * 6144
+        * sum(
+            layer.weight.numel()
+            for name, layer in network.blocks[0].named_modules()
+            if isinstance(layer, torch.nn.Linear) and name.startswith(("attn1", "ff"))
+        )
     )
     assert 1 < forward_operations(network, tokens) / (48 * rough) < 2
 
@@ -138,7 +143,10 @@ def test_the_first_latent_frame_is_marked_by_one_convention(version: LtxVersion)
     if differs:
         with torch.no_grad():
             transformer.keyframes_abs_pos_embedding.zero_()
-        assert torch.equal(outputs(wrapped(transformer, version, "lightricks"), version)[0], outputs(wrapped(transformer, version), version)[0])
+        assert torch.equal(
+            outputs(wrapped(transformer, version, "lightricks"), version)[0],
+            outputs(wrapped(transformer, version), version)[0],
+        )
 
 
 def test_gradients_reach_every_factor() -> None:

@@ -16,7 +16,7 @@ from avpref.media.spectra import RATE_HZ, log_mel, resample
 from avpref.models.flow import Latents
 from avpref.models.ltx2.ltx_codec import LtxCodec, LtxCodecFiles
 from avpref.models.ltx2.ltx_components import load_audio_vae, load_tokenizer
-from avpref.models.ltx2.ltx_folder import open_folder
+from avpref.models.ltx2.ltx_folder import LtxSource, open_folder
 from avpref.models.ltx2.ltx_grid import pack_audio, unpack_audio
 from avpref.models.ltx2.ltx_text import LtxTextFiles, require_length
 from avpref.models.ltx2.ltx_versions import LtxVersion
@@ -35,7 +35,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def codec(path: tuple[LtxVersion, Path]) -> LtxCodec:
     version, folder = path
     shape = ClipShape(9, 64, 32, 24.0, version.traits.sample_rate_hz)
-    return LtxCodec(LtxCodecFiles(open_folder(version, str(folder))), shape)
+    return LtxCodec(LtxCodecFiles(LtxSource(version, str(folder))), shape)
 
 
 def clips(shape: ClipShape, count: int) -> list[DecodedClip]:
@@ -69,7 +69,7 @@ def test_latents_have_the_shapes_of_generated_ones(codec: LtxCodec) -> None:
 
 def test_audio_latents_are_normalised_after_packing(codec: LtxCodec) -> None:
     (clip,) = clips(codec.shape, 1)
-    vae = load_audio_vae(codec.files.folder, torch.float32, "cpu")
+    vae = load_audio_vae(codec.files.source.folder, torch.float32, "cpu")
     assert clip.channels is not None
     spectrum = log_mel(resample(torch.from_numpy(clip.channels), codec.shape.sample_rate_hz, RATE_HZ))
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_text_states_equal_the_pipeline(path: tuple[LtxVersion, Path], tmp_path:
     from diffusers import LTX2Pipeline
 
     version, folder = path
-    files = LtxTextFiles(open_folder(version, str(folder)), torch.float32, length=32)
+    files = LtxTextFiles(LtxSource(version, str(folder)), torch.float32, length=32)
     encoder = files.load()
     pipeline = LTX2Pipeline(
         **dict.fromkeys(("scheduler", "vae", "audio_vae", "vocoder", "transformer")),
@@ -134,7 +134,9 @@ def test_text_states_equal_the_pipeline(path: tuple[LtxVersion, Path], tmp_path:
         tokenizer=encoder._tokenizer,
         connectors=encoder._connectors,
     )
-    hidden, mask, _, _ = pipeline.encode_prompt(list(TEXTS), do_classifier_free_guidance=False, max_sequence_length=32, device="cpu")
+    hidden, mask, _, _ = pipeline.encode_prompt(
+        list(TEXTS), do_classifier_free_guidance=False, max_sequence_length=32, device="cpu"
+    )
     with torch.no_grad():
         video, audio, joint = pipeline.connectors(hidden, mask, padding_side="left")
     cached = CachedText(files, tmp_path)

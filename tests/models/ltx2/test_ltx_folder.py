@@ -13,7 +13,7 @@ from tiny_ltx import save_tiny_ltx, tiny_transformer
 
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
-from avpref.models.ltx2.ltx_components import load_network, load_vocoder, network_on_meta
+from avpref.models.ltx2.ltx_components import load_network, load_vocoder, new_network
 from avpref.models.ltx2.ltx_folder import open_folder
 from avpref.models.ltx2.ltx_grid import latent_shapes, require_grid, token_counts
 from avpref.models.ltx2.ltx_network import LtxConvention
@@ -38,13 +38,15 @@ def copy_of(folders: dict[LtxVersion, Path], tmp_path: Path) -> dict[LtxVersion,
 @pytest.mark.parametrize("version", list(LtxVersion))
 def test_a_folder_loads_with_the_weights_in_it(folders: dict[LtxVersion, Path], version: LtxVersion) -> None:
     folder = open_folder(version, str(folders[version]))
-    network = load_network(folder, CONVENTION, torch.bfloat16)
+    network = load_network(folder.transformer, CONVENTION, torch.bfloat16)
     saved = tiny_transformer(version).state_dict()
     assert network.transformer.dtype is torch.bfloat16
     assert version_of(network.transformer.config) is version
     for name, tensor in network.transformer.state_dict().items():
         assert torch.equal(tensor, saved[name].to(torch.bfloat16)), name
-    shapes = {name: tensor.shape for name, tensor in network_on_meta(folder, CONVENTION).state_dict().items()}
+    with torch.device("meta"):
+        outline = new_network(folder.config(version.traits.transformer), CONVENTION)
+    shapes = {name: tensor.shape for name, tensor in outline.state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert load_vocoder(folder, torch.float32, "cpu").config.output_sampling_rate == version.traits.sample_rate_hz
 
@@ -59,7 +61,7 @@ def test_a_folder_of_another_version_is_refused(
         open_folder(configured, str(folders[holds]))
     assert f"holds LTX-{holds}" in error.value.found
     assert f"LTX-{configured}" in error.value.expected
-    assert f"--set base.version={holds}" in error.value.fix
+    assert f"--set base.settings.version={holds}" in error.value.fix
 
 
 def test_a_folder_of_2_3_is_refused_for_2_5_and_back(folders: dict[LtxVersion, Path]) -> None:
@@ -93,7 +95,7 @@ def test_absent_weights_are_not_replaced_by_random_ones(copy_of: dict[LtxVersion
     del tensors["transformer_blocks.0.attn1.to_q.weight"]
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(InputError, match=r"1 missing \(transformer_blocks.0.attn1.to_q.weight\)"):
-        load_network(open_folder(LtxVersion.V2_3, str(path)), CONVENTION, torch.float32)
+        load_network(open_folder(LtxVersion.V2_3, str(path)).transformer, CONVENTION, torch.float32)
 
 
 def test_an_absent_component_names_its_download(copy_of: dict[LtxVersion, Path]) -> None:

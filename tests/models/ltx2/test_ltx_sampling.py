@@ -162,9 +162,7 @@ def test_a_known_first_frame_equals_the_image_pipeline(pair: Pair) -> None:
     conditioning = image_to_av(image, SHAPES)
     noise = Latents(start, pipeline_audio_noise())
     levels = noise_levels(STEPS, 18)
-    sampled = sample_ltx(
-        pair.network, noise, pair.text, pair.negative, guidance, levels, conditioning=conditioning
-    )
+    sampled = sample_ltx(pair.network, noise, pair.text, pair.negative, guidance, levels, conditioning=conditioning)
     ours = denormalised(pair, sampled)
     torch.testing.assert_close(ours[0], video, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(ours[1], audio, rtol=0, atol=TOLERANCE)
