@@ -42,7 +42,8 @@ def record_trained(run: Run) -> Path:
 def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[str, Any]:
     """The keys that every document about an adapter begins with: versions, run, settings, networks, norm and tables.
 
-    ``base`` is there for base models that have a version. ``tables`` maps the name of each of ``recorded_tables`` that is sealed to its version.
+    ``base`` is there for base models that have a version; ``tables`` maps the name of each of ``recorded_tables`` that is sealed to
+    its version.
     """
     policy, reference = run.policy, run.sft
     assert policy.adapter is not None

@@ -154,6 +154,7 @@ class Base(ABC):
 
     def check_texts(self, texts: Sequence[str]) -> None:
         """Raises InputError for a text that is too long for the text encoder. The default accepts all: its encoder cuts them."""
+        return
 
     def outline(self) -> VelocityNetwork:
         """The network on the meta device: names and shapes without memory."""

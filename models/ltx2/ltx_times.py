@@ -25,25 +25,22 @@ def token_shift(num_tokens: int) -> float:
     return LOW_SHIFT + slope * (num_tokens - FEW_TOKENS)
 
 
-def token_shifted_times(
-    normal: Tensor, uniform: Tensor, choice: Tensor, num_tokens: int, spread: float = 1.0
-) -> Tensor:
+def stretched_times(normal: Tensor, uniform: Tensor, choice: Tensor, mu: float, spread: float = 1.0) -> Tensor:
     """Timesteps in [0, 1] from independent draws of equal shape: N(0, 1), and twice U(0, 1).
 
     ``choice`` decides between the stretched law and ``uniform`` on [eps, 1]. Invariant: every value is in [0, 1].
     """
-    mu = token_shift(num_tokens)
     low, high = (_sigmoid(mu + percentile * spread) for percentile in (LOW_PERCENTILE, HIGH_PERCENTILE))
     stretched = (torch.sigmoid(normal * spread + mu) - low) / (high - low)
     mirrored = torch.where(stretched >= SMALLEST, stretched, 2 * SMALLEST - stretched).clamp(0, 1)
     return torch.where(choice > UNIFORM_SHARE, mirrored, (1 - SMALLEST) * uniform + SMALLEST)
 
 
-def draw_token_time(generator: torch.Generator, num_tokens: int, spread: float = 1.0) -> Tensor:
-    """One timestep [] of the law for a modality of ``num_tokens``: three draws of ``generator``."""
+def draw_stretched_time(generator: torch.Generator, mu: float, spread: float = 1.0) -> Tensor:
+    """One timestep [] of the law with mean ``mu``: three draws of ``generator``."""
     normal = torch.randn((), generator=generator)
     uniform, choice = torch.rand(2, generator=generator)
-    return token_shifted_times(normal, uniform, choice, num_tokens, spread)
+    return stretched_times(normal, uniform, choice, mu, spread)
 
 
 def _sigmoid(value: float) -> float:

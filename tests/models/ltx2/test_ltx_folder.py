@@ -65,7 +65,7 @@ def test_a_folder_of_another_version_is_refused(
 
 
 def test_a_folder_of_2_3_is_refused_for_2_5_and_back(folders: dict[LtxVersion, Path]) -> None:
-    with pytest.raises(InputError, match="holds LTX-2.3"):
+    with pytest.raises(InputError, match=r"holds LTX-2\.3"):
         open_folder(LtxVersion.V2_5, str(folders[LtxVersion.V2_3]))
     with pytest.raises(InputError, match="transformer"):
         open_folder(LtxVersion.V2_3, str(folders[LtxVersion.V2_5]))
@@ -108,7 +108,7 @@ def test_an_absent_component_names_its_download(copy_of: dict[LtxVersion, Path])
 
 def test_without_a_folder_the_cache_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match="diffusers/LTX-2.3-Diffusers is not in the Hugging Face cache"):
+    with pytest.raises(InputError, match=r"diffusers/LTX-2\.3-Diffusers is not in the Hugging Face cache"):
         open_folder(LtxVersion.V2_3)
 
 
