@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from avpref.models.ltx2.ltx_grid import pack_audio, pack_video
+
+VIDEO_AXES = 5
+"""Axes of video latents; those of audio are 4."""
+
 
 @dataclass(frozen=True)
 class GuidanceScales:
@@ -67,7 +72,12 @@ def guided(
     if isolated is not None:
         result = result + (scales.modality - 1) * (clean - isolated)
     if scales.rescale > 0:
-        axes = tuple(range(1, clean.ndim))
-        ratio = clean.std(dim=axes, keepdim=True) / result.std(dim=axes, keepdim=True)
+        ratio = (_spread(clean) / _spread(result)).view(-1, *[1] * (clean.ndim - 1))
         result = scales.rescale * (result * ratio) + (1 - scales.rescale) * result
     return result
+
+
+def _spread(latents: Tensor) -> Tensor:
+    """Standard deviation of each row, [B]. Values are summed in the order of tokens, as in the pipelines: guidance amplifies rounding."""
+    tokens = pack_video(latents) if latents.ndim == VIDEO_AXES else pack_audio(latents)
+    return tokens.contiguous().std(dim=(1, 2))

@@ -20,6 +20,7 @@ from avpref.flows.dry_run import estimate
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
 from avpref.flows.workers.generator import base_of
+from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.models.ltx2.ltx_versions import LtxVersion
 from avpref.storage.run_folder import RESULT_FILE, RunFolder, create
 from avpref.storage.table_readers import read_candidates
@@ -141,21 +142,16 @@ def test_bad_input_is_one_error_that_says_what_was_expected(
         run_loop(create(tmp_path, changed(run, override)))
 
 
+@pytest.mark.slow
 def test_the_published_configuration_is_estimated_without_weights(tmp_path: Path) -> None:
     listed = tmp_path / "prompts.csv"
     listed.write_text("text\na dog barks\na bell rings\n", encoding="utf-8")
     settings = load_config(CONFIG, [f"prompts.prompts={listed}", "executor={kind: in_process}"], {}).settings
     rows = {row.name: row for row in estimate(settings).stages}
     assert rows["sft"].num_bytes is not None and 36e9 < rows["sft"].num_bytes < 50e9
-    work = base_of(settings).work(Run.shape_of(settings) if hasattr(Run, "shape_of") else _shape(settings))
+    work = base_of(settings).work(clip_shape(settings))
     assert work.num_tokens == 6144 + 126
     assert 1e14 < work.forward_flop < 1e15
-
-
-def _shape(settings: Any) -> Any:
-    from avpref.flows.workers.prompt_sources import clip_shape
-
-    return clip_shape(settings)
 
 
 def test_sft_starts_on_the_same_base(run: RunFolder) -> None:
