@@ -38,7 +38,9 @@ from avpref.models.ltx2.ltx_text import LENGTH, LtxTextFiles, require_length
 from avpref.models.ltx2.ltx_times import token_shift
 from avpref.models.ltx2.ltx_versions import LtxVersion
 from avpref.models.text import TextEncoder
+from avpref.storage.weight_files import on_meta
 
+NUM_BLOCKS = 48
 PUBLISHED = "published"
 """Value of ``sft.network`` for the transformer in the base model's own folder."""
 LICENCE = Terms(
@@ -70,10 +72,7 @@ class LtxBase(Base):
 
     def build_network(self) -> LtxNetwork:
         """See :class:`Base`: as the folder's configuration says, or, where no folder is named, as published."""
-        version = self.source.version
-        if self.settings.folder:
-            return new_network(self.source.folder.config(version.traits.transformer), self.convention)
-        return new_network(version.traits.structure, self.convention)
+        return new_network(self._structure, self.convention)
 
     def convert(self, weights: GivenWeights) -> LtxNetwork:
         """See :class:`Base`: the transformer of the folder (``published``), or of another one of the same version."""
@@ -129,13 +128,15 @@ class LtxBase(Base):
         """See :class:`Base`."""
         self._require_grid(shape)
         video, audio = token_counts(latent_shapes(shape))
-        return Work(video + audio, forward_operations(self.outline(), TokenCounts(video, audio, LENGTH)))
+        one_block = on_meta(lambda: new_network({**self._structure, "num_layers": 1}, self.convention))
+        num_blocks = int(str(self._structure.get("num_layers", NUM_BLOCKS)))
+        return Work(video + audio, num_blocks * forward_operations(one_block, TokenCounts(video, audio, LENGTH)))
 
-    def outline(self) -> LtxNetwork:
-        """See :class:`Base`."""
-        network = super().outline()
-        assert isinstance(network, LtxNetwork)
-        return network
+    @property
+    def _structure(self) -> Mapping[str, object]:
+        """Constructor values of the transformer: of the folder, or, where none is named, of the published one."""
+        traits = self.source.version.traits
+        return self.source.folder.config(traits.transformer) if self.settings.folder else traits.structure
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """See :class:`Base`: PEFT's folder, or one file for ComfyUI or diffusers."""
