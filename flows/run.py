@@ -6,7 +6,7 @@ asked for and kept: read ``prompts`` only after stage ``prompts``, ``norm`` and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
 from avpref.identity import digest
 from avpref.models.bases.base_model import Base
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
+from avpref.storage.documents import RUN_FILE
 from avpref.storage.file_hashes import sha256_of
-from avpref.storage.run_folder import RunFolder
+from avpref.storage.run_folder import RunFolder, open_root
 from avpref.storage.table_readers import pairs_hash, read_norm, read_prompts
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 from avpref.trainer.job import TrainingJob
@@ -75,6 +76,35 @@ class Run(RunFolder):
         return NetworkFiles(path, trained_hash(self, path))
 
     @cached_property
+    def previous(self) -> Run | None:
+        """The run of the round before; None in the first round. Raises InputError where it is gone."""
+        name = self.settings.rounds.previous
+        if not name:
+            return None
+        if not (self.runs / name / RUN_FILE).exists():
+            found = f"round {self.settings.rounds.round} builds on run {name}, which is not in {self.runs}"
+            raise InputError(found, "the runs of the earlier rounds", f"restore {name}, or run all rounds again")
+        return Run.of(open_root(self.runs / name))
+
+    @cached_property
+    def start(self) -> NetworkFiles:
+        """The network that a round begins with: the policy of the round before, its adapter in this run; in the first round SFT's.
+
+        Raises InputError where the round before has no adapter.
+        """
+        if self.previous is None:
+            return self.sft
+        policy = self.previous.policy
+        folder = self.root / "models" / f"start-{policy.hash[:16]}" / ADAPTER_FOLDER
+        return replace(policy, checkpoint=self.sft.checkpoint, adapter=folder)
+
+    @cached_property
+    def networks(self) -> dict[str, NetworkFiles]:
+        """The networks that candidates of this and earlier rounds may come from, by hash."""
+        earlier = {} if self.previous is None else self.previous.networks
+        return {**earlier, self.sft.hash: self.sft, self.start.hash: self.start}
+
+    @cached_property
     def scorers(self) -> list[dict[str, Any]]:
         """The scorers in the score table, sorted by name: scorer, fingerprint, licence, commercial_use, is_meaningful.
 
@@ -108,6 +138,8 @@ class Run(RunFolder):
         ]
         version = base_of(settings).version
         depends_on += [*([routing] if routing else []), *([version] if version else [])]
+        is_later = self.previous is not None
+        depends_on += [["start", self.start.adapter_hash, settings.rounds.reference]] if is_later else []
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),
@@ -120,6 +152,8 @@ class Run(RunFolder):
             weights=self.sft.checkpoint,
             device=loop.device,
             dtype=settings.dpo.base_dtype,
+            start_adapter=self.start.adapter,
+            reference="start" if is_later and settings.rounds.reference == "previous" else "base",
         )
 
     @cached_property

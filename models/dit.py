@@ -14,7 +14,6 @@ from enum import StrEnum
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from avpref.config.network_settings import NetworkSettings
 from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
@@ -23,6 +22,7 @@ from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoid, unpatchify
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
+from avpref.models.recomputation import run_block
 
 
 class ModelType(StrEnum):
@@ -169,11 +169,9 @@ class JavisDiT(VelocityNetwork):
         context = self._embed_text(text, text_mask, x.dtype)
         modulation = self._modulation(e, x.dtype, frames)
         rotary = rotary_table(grid, self.config.audio_pe_type, self.config.dim // self.config.num_heads, x.device)
+        mode = self.checkpointing_mode(x.shape[1])
         for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, context, rotary, grid.num_video, use_reentrant=False)
-            else:
-                x = block(x, modulation, context, rotary, grid.num_video)
+            x = run_block(block, mode, x, modulation, context, rotary, grid.num_video)
         return self._read_out(x, e, frames, grid)
 
     def adapter_targets(self) -> AdapterTargets:

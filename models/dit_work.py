@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from avpref.config.network_settings import NetworkSettings
 from avpref.models.flow import LatentShapes
 
 
 def num_tokens(shapes: LatentShapes, network: NetworkSettings) -> int:
-    """Video and audio tokens of one clip."""
-    assert shapes.video is not None and shapes.audio is not None
-    (_, frames, height, width), (_, steps, rows) = shapes.video, shapes.audio
-    (patch_frames, patch_height, patch_width), (patch_steps, patch_rows) = network.patch_size, network.audio_patch_size
-    num_video = (frames // patch_frames) * (height // patch_height) * (width // patch_width)
-    return num_video + (steps // patch_steps) * (rows // patch_rows)
+    """Video and audio tokens of one clip, of the modalities that it has."""
+    parts = (shapes.video, network.patch_size), (shapes.audio, network.audio_patch_size)
+    return sum(
+        math.prod(size // step for size, step in zip(shape[1:], patch, strict=True))
+        for shape, patch in parts
+        if shape is not None
+    )
 
 
 def forward_flop(num_tokens: int, network: NetworkSettings) -> float:

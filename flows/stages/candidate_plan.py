@@ -32,6 +32,15 @@ GROUND_TRUTH_INDEX = 0
 FIRST_GENERATED_INDEX = 1
 
 
+ROUND_SPACE = 2
+"""Indices that a round reserves per candidate that a prompt has on average: some prompts may get more than others."""
+
+
+def first_index(settings: Settings) -> int:
+    """The index of the first candidate that the round samples of a training prompt; no other round uses the same indices."""
+    return FIRST_GENERATED_INDEX + ROUND_SPACE * settings.sampling.num_candidates * (settings.rounds.round - 1)
+
+
 def sampler_hash(settings: Settings) -> str:
     """Hash of everything that a generated clip depends on, except checkpoint, prompt and seed."""
     return digest("sampler", sampler_parts(settings))
@@ -95,8 +104,14 @@ def plan_candidates(
     folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles
 ) -> StagePlan[CandidateRequest]:
     """The plan of the candidate requests for ``prompts`` and ``network``."""
-    fingerprint = stage_fingerprint(folder, stage, network.hash)
-    requests = list(candidate_requests(prompts, folder.settings, network.hash))
+    return plan_requests(folder, stage, list(candidate_requests(prompts, folder.settings, network.hash)), network.hash)
+
+
+def plan_requests(
+    folder: RunFolder, stage: str, requests: Sequence[CandidateRequest], network_hash: str
+) -> StagePlan[CandidateRequest]:
+    """The plan of ``requests`` to one network."""
+    fingerprint = stage_fingerprint(folder, stage, network_hash)
     groups = grouped(requests, [request.prompt.prompt_id for request in requests])
     return plan_stage(stage, "candidates", fingerprint, groups, folder.settings.run)
 

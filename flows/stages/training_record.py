@@ -48,6 +48,7 @@ def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[st
     policy, reference = run.policy, run.sft
     assert policy.adapter is not None
     sealed = {table.name: run.tables.current(table.name) for table in recorded_tables}
+    base = base_of(run.settings)
     return {
         "schema_version": SCHEMA_VERSION,
         "product_version": __version__,
@@ -58,6 +59,10 @@ def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[st
         "checkpoint_sha256": reference.hash,
         "checkpoint": _relative(run, reference.checkpoint),
         "adapter": _relative(run, policy.adapter),
+        "base_model": run.settings.base.model,
+        "base_licence": base.terms.licence,
+        "base_commercial_use": base.terms.commercial_use,
+        **_round(run),
         "norm_id": run.norm.norm_id,
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
         **_base_model(run),
@@ -71,6 +76,18 @@ def _base_model(run: Run) -> dict[str, Any]:
         return {}
     terms = {"licence": base.terms.licence, "commercial_use": base.terms.commercial_use}
     return {"base": {"model": run.settings.base.model, "version": base.version, **terms}}
+
+
+def _round(run: Run) -> dict[str, Any]:
+    """The round, the run of the round before and the policy that the training started from; nothing in the first round."""
+    if run.previous is None:
+        return {}
+    return {
+        "round": run.settings.rounds.round,
+        "previous_run": run.previous.run_id,
+        "start_policy_hash": run.start.hash,
+        "start_adapter_sha256": run.start.adapter_hash,
+    }
 
 
 def _relative(run: Run, path: Path) -> str:

@@ -25,7 +25,7 @@ from avpref.models.bases.own_files import copy_adapter, load_own, save_own
 from avpref.models.bases.velocity_network import VelocityNetwork
 from avpref.models.codecs.codec import Codec
 from avpref.models.conditioning import Conditioning
-from avpref.models.flow import Latents
+from avpref.models.flow import Latents, LatentShapes
 from avpref.models.sampling import EulerSampler, SamplerSettings
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.storage.file_hashes import sha256_of
@@ -209,8 +209,11 @@ class Base(ABC):
         return EulerSampler(SamplerSettings(settings.steps, settings.guidance, ratio))
 
     def work(self, shape: ClipShape) -> Work:
-        """Work of one row of a clip of ``shape``. The default counts latent cells as tokens, and two operations per value and token."""
-        shapes = self.codec(shape).latent_shapes()
+        """Work of one row of a clip of ``shape``: that of its latents."""
+        return self.latent_work(self.codec(shape).latent_shapes())
+
+    def latent_work(self, shapes: LatentShapes) -> Work:
+        """Work of one row of latents. The default counts latent cells as tokens, and two operations per value and token."""
         cells = sum(torch.Size(part[1:]).numel() for part in shapes if part is not None)
         return Work(cells, 2.0 * cells * sum(parameter.numel() for parameter in self.outline().parameters()))
 

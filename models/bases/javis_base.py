@@ -42,7 +42,7 @@ from avpref.models.checkpoints.shipped_networks import locate_network, network_h
 from avpref.models.codecs.codec import Codec, IdentityCodec
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.dit_work import forward_flop, num_tokens
-from avpref.models.flow import shift_ratio
+from avpref.models.flow import LatentShapes, shift_ratio
 from avpref.models.initialisation import create_network
 from avpref.models.sampling import EulerSampler, SamplerSettings
 from avpref.models.text import TextEncoder, WordText
@@ -153,9 +153,9 @@ class JavisBase(Base):
             ratio = _ratio(nominal, shape.num_frames, settings.shift_scale, "--set sampling.shift=3.0")
         return EulerSampler(SamplerSettings(settings.steps, settings.guidance, ratio))
 
-    def work(self, shape: ClipShape) -> Work:
+    def latent_work(self, shapes: LatentShapes) -> Work:
         """See :class:`Base`."""
-        tokens = num_tokens(self.codec(shape).latent_shapes(), self._network)
+        tokens = num_tokens(shapes, self._network)
         return Work(tokens, forward_flop(tokens, self._network))
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:

@@ -44,7 +44,9 @@ def load_own(
     """
     recorded = _metadata(path)
     if recorded.get("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
-        raise SchemaVersionError(f"{path} has schema {recorded['schema']}", f"schema {SCHEMA_VERSION}", "train it again")
+        raise SchemaVersionError(
+            f"{path} has schema {recorded['schema']}", f"schema {SCHEMA_VERSION}", "train it again"
+        )
     saved = recorded.get("identity", dict(identity))
     if saved != dict(identity):
         raise InputError(

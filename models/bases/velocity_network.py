@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from avpref.config.training_settings import CheckpointingMode
 from avpref.models.conditioning import LatentTimes
 from avpref.models.flow import Latents
+from avpref.models.recomputation import keep_all
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,20 @@ class AdapterTargets:
 class VelocityNetwork(nn.Module):
     """A network that predicts the velocity x1 - x0 (noise minus data) of noisy latents x_t = (1 - t) x0 + t x1.
 
-    A base model whose weights follow another convention converts inside its network. ``activation_checkpointing`` recomputes each
-    of :meth:`repeated_blocks` in the backward pass instead of keeping its activations; a network that cannot ignores it.
+    A base model whose weights follow another convention converts inside its network. ``checkpointing`` says for a number of tokens
+    which activations of each of :meth:`repeated_blocks` are kept for the backward pass (:mod:`avpref.models.recomputation`), and
+    ``activation_checkpointing`` recomputes all of them; a network that cannot ignores both.
     """
 
     activation_checkpointing: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checkpointing: Callable[[int], CheckpointingMode] = keep_all
+
+    def checkpointing_mode(self, num_tokens: int) -> CheckpointingMode:
+        """How a block is checkpointed for clips of ``num_tokens``."""
+        return "full" if self.activation_checkpointing else self.checkpointing(num_tokens)
 
     @abstractmethod
     def forward(self, latents: Latents, t: Tensor | LatentTimes, text: Tensor, text_mask: Tensor) -> Latents:

@@ -68,7 +68,9 @@ def test_the_version_of_a_class_is_that_of_all_sources_of_its_package(workplace:
         write_module(folder / f"wd_{name}", "scorer", "class A: pass\n")
         write_module(folder / f"wd_{name}", "constants", f"VALUE = {len(name)}\n")
         sys.path.append(str(folder))
-    first, second = (source_version(SCORER, "mine", load_class(SCORER, "mine", f"wd_{name}.scorer:A")) for name in ("one", "two"))
+    first, second = (
+        source_version(SCORER, "mine", load_class(SCORER, "mine", f"wd_{name}.scorer:A")) for name in ("one", "two")
+    )
     assert first != second
     write_module(workplace, "wd_single", "class A: pass\n")
     write_module(workplace, "wd_neighbour", "pass\n")

@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from present import present
 
-from avpref.config.data_settings import ClipSettings
-from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.models.flow import LatentShapes, interpolate, velocity_target
 from avpref.trainer.batches import ClipSet, PairSet

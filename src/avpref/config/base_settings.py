@@ -28,10 +28,13 @@ class BaseSettings(Section):
         return hash(self.model_dump_json())
 
 
+DEFAULT_BASE = BaseSettings()
+
+
 class BaseSections(Section):
     """The sections of a configuration that describe its base model."""
 
-    base: BaseSettings = BaseSettings()
+    base: BaseSettings = DEFAULT_BASE
     network: NetworkSettings | None = None
     codec: CodecSettings = IdentityCodecSettings()
     text: TextSettings = WordTextSettings()

@@ -16,9 +16,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from avpref.config.optional_scorers import with_installed
-from avpref.config.schema import Settings
+from avpref.config.pool_names import require_pools_of_scorers
+from avpref.config.schema import ScoreJob, Settings
 from avpref.config.scorer_use import FORMS, entry_for_override
-from avpref.config.section import Section
+from avpref.config.section import EVERY_KEY, Section
 from avpref.errors import ConfigError
 from avpref.identity import digest
 
@@ -46,7 +47,7 @@ class Resolved:
 
     def rows(self) -> Iterator[tuple[str, object, str]]:
         """(dotted key, value, origin) for every leaf, in file order."""
-        for key, value in flatten(self.settings.model_dump(mode="json")):
+        for key, value in flatten(self.settings.model_dump(mode="json", context={EVERY_KEY: True})):
             yield key, value, self.origins.get(key, "default")
 
 
@@ -70,6 +71,7 @@ def load_config(
             f"{path}: {_explain_all(error, origins)}", GUIDE, "avpref config show --config FILE"
         ) from None
     _require_implemented(settings, path)
+    require_pools_of_scorers(settings.executor, settings.scoring, settings.evaluation.judge_uses, str(path))
     settings, note = with_installed(settings)
     if note:
         origins["scoring.scorers"] = f"{origins.get('scoring.scorers', 'default')}; {note}"
@@ -97,10 +99,13 @@ def load_sections(
     """Several sections (the fields of ``schema``) without a file; otherwise as :func:`load_section`."""
     tree, origins = _without_file(overrides, environment)
     try:
-        return schema.model_validate(tree)
+        sections = schema.model_validate(tree)
     except ValidationError as error:
         expected = f"sections {', '.join(schema.model_fields)} of docs/configuration.md"
         raise ConfigError(_explain_all(error, origins), expected, "--set section.KEY=VALUE") from None
+    if isinstance(sections, ScoreJob):
+        require_pools_of_scorers(sections.executor, sections.scoring, (), "sections executor and scoring")
+    return sections
 
 
 def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | None) -> tuple[Tree, dict[str, str]]:
@@ -114,6 +119,7 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 def _require_implemented(settings: Settings, path: Path) -> None:
     """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
     settings.base_sections.check()
+    settings.rounds.check()
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
@@ -146,10 +152,15 @@ WITHOUT_DEFAULT = ("base",)
 def identity_hash(settings: Settings) -> str:
     """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`.
 
-    Sections of :data:`WITHOUT_DEFAULT` enter only where they differ from their defaults.
+    Sections of :data:`WITHOUT_DEFAULT` enter only where they differ from their defaults, and section ``rounds`` from the second
+    round on, without the number of rounds: the first of several rounds is the run of one.
     """
-    default = [name for name in WITHOUT_DEFAULT if getattr(settings, name) == Settings.model_fields[name].default]
-    return digest("settings", settings.model_dump(mode="json", exclude={*NOT_OF_IDENTITY, *default}), size=8)
+    left_out = [name for name in WITHOUT_DEFAULT if getattr(settings, name) == Settings.model_fields[name].default]
+    left_out += ["rounds"] if settings.rounds.round == 1 else []
+    tree = settings.model_dump(mode="json", exclude={*NOT_OF_IDENTITY, *left_out})
+    if "rounds" in tree:
+        del tree["rounds"]["count"]
+    return digest("settings", tree, size=8)
 
 
 def config_to_yaml(settings: Settings) -> str:

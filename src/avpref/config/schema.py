@@ -14,6 +14,7 @@ from avpref.config.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.config.network_settings import NetworkSettings, SamplingSettings
 from avpref.config.observe_settings import ObserveSettings, ReportingSettings
 from avpref.config.pairs_settings import AuditSettings, PairSettings
+from avpref.config.round_settings import RoundSettings
 from avpref.config.run_settings import RunSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.config.section import Section
@@ -40,6 +41,7 @@ class Settings(Section):
     pairs: PairSettings = PairSettings()
     audit: AuditSettings = AuditSettings()
     dpo: DpoSettings
+    rounds: RoundSettings = RoundSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     retention: RetentionSettings = RetentionSettings()
     promotion: PromotionSettings = PromotionSettings()

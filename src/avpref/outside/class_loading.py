@@ -76,9 +76,7 @@ def offer_of(kind: Kind, name: str, fix: str) -> Offer | None:
     if len({offer.reference for offer in matching}) > 1:
         classes = " and ".join(f"{offer.reference} of {offer.distribution}" for offer in matching)
         found = f"two packages offer a {kind.noun} {name}: {classes}"
-        raise ConfigError(
-            found, "package.module:Class, which names one", fix.replace(REFERENCE, matching[0].reference)
-        )
+        raise ConfigError(found, "package.module:Class, which names one", fix.replace(REFERENCE, matching[0].reference))
     return matching[0] if matching else None
 
 

@@ -78,10 +78,14 @@ def _known_keys(kind: Kind, name: str, declared: Any) -> Collection[str] | None:
         )
     if hasattr(declared, "__fields__"):
         return list(declared.__fields__)
-    raise ConfigError(f"{kind.noun} {name}: Settings = {declared!r}", "a pydantic model or a dataclass", f"see {kind.guide}")
+    raise ConfigError(
+        f"{kind.noun} {name}: Settings = {declared!r}", "a pydantic model or a dataclass", f"see {kind.guide}"
+    )
 
 
-def _refuse_unknown(kind: Kind, name: str, owner: type, values: Mapping[str, Any], known: Collection[str] | None) -> None:
+def _refuse_unknown(
+    kind: Kind, name: str, owner: type, values: Mapping[str, Any], known: Collection[str] | None
+) -> None:
     unknown = [key for key in values if known is not None and key not in known]
     if unknown:
         expected = (

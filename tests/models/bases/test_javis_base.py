@@ -67,7 +67,7 @@ def test_networks_of_one_seed_are_equal_and_files_read_back(tmp_path: Path) -> N
 @pytest.mark.parametrize("layout", ["peft", "comfyui"])
 def test_adapters_are_exported_and_read_back(tmp_path: Path, layout: str) -> None:
     base = open_base(TOY)
-    model = add_adapter(base.create(1), AdapterSettings(rank=2, alpha=4), 5)  # type: ignore[arg-type]
+    model = add_adapter(base.create(1), AdapterSettings(rank=2, alpha=4), 5)
     save_adapter(model, POLICY, tmp_path / "adapter")
     output = tmp_path / ("out.safetensors" if layout == "comfyui" else "out")
     base.export_adapter(tmp_path / "adapter", output, layout)
@@ -78,7 +78,7 @@ def test_adapters_are_exported_and_read_back(tmp_path: Path, layout: str) -> Non
 
 
 def test_an_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="peft, comfyui|layout"):
+    with pytest.raises(ConfigError, match="layout kohya"):
         open_base(TOY).export_adapter(tmp_path, tmp_path / "out", "kohya")
 
 
