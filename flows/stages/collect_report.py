@@ -126,12 +126,10 @@ def _origin(run: Run) -> tuple[tuple[str, str], ...]:
     """(name, value) of every id and hash that the adapter depends on."""
     document: dict[str, Any] = lineage(run)
     sealed: dict[str, str] = document.pop("tables")
-    base: dict[str, object] = document.pop("base", {})
     scorers = run.tables.connect().sql("SELECT DISTINCT scorer, fingerprint FROM scores ORDER BY ALL").fetchall()
     judges = [(judge.name, judge.source.fingerprint) for judge in judges_of(run.settings)]
     return (
         *((name.replace("_", " "), str(value)) for name, value in document.items()),
-        *((f"base {name.replace('_', ' ')}", str(value)) for name, value in base.items()),
         *((f"scorer {name}", fingerprint) for name, fingerprint in scorers),
         *((f"judge {name}", fingerprint) for name, fingerprint in judges),
         *((f"table {name}", version) for name, version in sealed.items()),

@@ -42,8 +42,7 @@ def record_trained(run: Run) -> Path:
 def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[str, Any]:
     """The keys that every document about an adapter begins with: versions, run, settings, networks, norm and tables.
 
-    ``base`` is there for base models that have a version; ``tables`` maps the name of each of ``recorded_tables`` that is sealed to
-    its version.
+    ``tables`` maps the name of each of ``recorded_tables`` that is sealed to its version.
     """
     policy, reference = run.policy, run.sft
     assert policy.adapter is not None
@@ -65,17 +64,7 @@ def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[st
         **_round(run),
         "norm_id": run.norm.norm_id,
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
-        **_base_model(run),
     }
-
-
-def _base_model(run: Run) -> dict[str, Any]:
-    """The base model and the terms of its weights, of which adapters are derivatives; nothing for the product's own network."""
-    base = base_of(run.settings)
-    if not base.version:
-        return {}
-    terms = {"licence": base.terms.licence, "commercial_use": base.terms.commercial_use}
-    return {"base": {"model": run.settings.base.model, "version": base.version, **terms}}
 
 
 def _round(run: Run) -> dict[str, Any]:

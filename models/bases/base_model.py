@@ -38,11 +38,17 @@ PEFT_LAYOUT = "peft"
 
 @dataclass(frozen=True)
 class TimestepLaw:
-    """Distribution of training timesteps: t = r s / (1 + (r - 1) s) with s = sigmoid(``loc`` + ``spread`` · N(0, 1)), r = ``shift``."""
+    """Distribution of training timesteps: t = r s / (1 + (r - 1) s) with s = sigmoid(``loc`` + ``spread`` · N(0, 1)), r = ``shift``.
+
+    ``audio_shift`` is r of audio with timesteps of its own; None: the same. ``stretched``: the law of
+    :mod:`avpref.models.stretched_times` with mu = ``loc`` + ln r.
+    """
 
     shift: float
     loc: float = 0.0
     spread: float = 1.0
+    audio_shift: float | None = None
+    stretched: bool = False
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,11 @@ class LtxBase(Base):
             require_length(tokenizer, text)
 
     def timestep_law(self, timesteps: TimestepSettings, shape: ClipShape) -> TimestepLaw:
-        """See :class:`Base`: the fixed shift, or ``scale`` times exp(mu) with mu from the number of video tokens."""
+        """See :class:`Base`: the fixed shift, or ``scale`` times exp(mu), mu from the tokens of the video or of the audio alone."""
         self._require_grid(shape)
-        ratio = timesteps.shift
-        if ratio is None:
-            ratio = timesteps.scale * math.exp(token_shift(token_counts(latent_shapes(shape))[0]))
-        return TimestepLaw(ratio, timesteps.loc, timesteps.spread)
+        ratios = [timesteps.scale * math.exp(token_shift(tokens)) for tokens in token_counts(latent_shapes(shape))]
+        shift, audio_shift = ratios if timesteps.shift is None else (timesteps.shift, None)
+        return TimestepLaw(shift, timesteps.loc, timesteps.spread, audio_shift, stretched=True)
 
     def sampler(self, settings: SamplingSettings, shape: ClipShape) -> LtxSampler:
         """See :class:`Base`."""

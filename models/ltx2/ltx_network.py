@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from avpref.config.training_settings import CheckpointingMode
 from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
 from avpref.models.conditioning import LatentTimes
 from avpref.models.flow import Latents
 from avpref.models.ltx2.ltx_grid import FPS_HZ, pack_audio, pack_video, unpack_audio, unpack_video
 from avpref.models.ltx2.ltx_lora import TARGETS
 from avpref.models.ltx2.ltx_versions import LtxVersion
+from avpref.models.recomputation import run_block
 
 if TYPE_CHECKING:
     from diffusers import LTX2VideoTransformer3DModel
@@ -60,6 +62,7 @@ class LtxNetwork(VelocityNetwork):
     ) -> None:
         super().__init__()
         self.transformer = transformer
+        self._mode: CheckpointingMode = "none"
         self.video_text_dim, self.convention, self.fps_hz = video_text_dim, convention, fps_hz
 
     def forward(
@@ -87,8 +90,8 @@ class LtxNetwork(VelocityNetwork):
         """
         if latents.video is None or latents.audio is None:
             raise ValueError("LTX-2 needs latents of both modalities")
-        self._set_checkpointing()
         video, audio = latents.video, latents.audio
+        self._set_checkpointing(video[0, 0].numel() + audio.shape[2])
         dtype, size = self.transformer.dtype, (video.shape[2], video.shape[3], video.shape[4])
         video_times, audio_times = _per_modality(t, video, audio)
         mask = text_mask.to(torch.int64)
@@ -129,14 +132,16 @@ class LtxNetwork(VelocityNetwork):
         """The transformer's blocks."""
         return self.transformer.transformer_blocks
 
-    def _set_checkpointing(self) -> None:
-        """Give diffusers' class the current choice."""
-        if self.activation_checkpointing == self.transformer.gradient_checkpointing:
+    def _set_checkpointing(self, num_tokens: int) -> None:
+        """Tell diffusers' class how blocks are checkpointed for clips of ``num_tokens``."""
+        mode = self.checkpointing_mode(num_tokens)
+        if mode == self._mode:
             return
-        if self.activation_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
-        else:
+        self._mode = mode
+        if mode == "none":
             self.transformer.disable_gradient_checkpointing()
+        else:
+            self.transformer.enable_gradient_checkpointing(lambda block, *inputs: run_block(block, mode, *inputs))
 
     def _keyframes(self, video: Tensor) -> Tensor | None:
         """Mask [B, N, 1] of the tokens of the first latent frame, or None."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from avpref.models.flow import LatentShapes
 from avpref.models.ltx2.ltx_sampler import noise_levels
-from avpref.models.ltx2.ltx_times import draw_stretched_time, stretched_times, token_shift
+from avpref.models.ltx2.ltx_times import token_shift
+from avpref.models.stretched_times import draw_stretched_time, stretched_times
+from avpref.trainer.noise import NoiseConfig, draw_sample_noise
 
 
 def test_the_shift_is_linear_in_tokens_and_extrapolated() -> None:
@@ -47,3 +52,16 @@ def test_noise_levels_fall_from_one_to_zero_with_the_published_last_step() -> No
     torch.testing.assert_close(
         noise_levels(10, 6144, scale=2.0), noise_levels(10, 1, shift=2.0 * np.exp(token_shift(6144)))
     )
+
+
+def test_training_draws_follow_the_law_and_leave_noise_and_caption_as_they_are() -> None:
+    shapes = LatentShapes((2, 1, 1, 1), (1, 2, 1))
+    plain = NoiseConfig(seed=1, shift=3.0, caption_dropout=0.5, independent=True)
+    stretched = replace(plain, audio_shift=0.5, stretched=True)
+    ours, theirs = ([draw_sample_noise(c, f"s{i}", 0, shapes) for i in range(400)] for c in (stretched, plain))
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.drops_caption == other.drops_caption
+        assert torch.equal(own.noise.video, other.noise.video)  # type: ignore[arg-type]
+    video, audio = (torch.stack([getattr(own, name) for own in ours]) for name in ("t", "t_audio"))
+    assert abs(torch.corrcoef(torch.stack([video, audio]))[0, 1]) < 0.2
+    assert video.median() > 0.65 > 0.5 > audio.median()
