@@ -1,7 +1,7 @@
 """A law of training timesteps: logit-normal, stretched between percentiles so that it covers [0, 1], with a share of uniform ones.
 
-Source: ltx-trainer's shifted logit-normal sampler (eps 1e-3, a tenth uniform). The sigmoid of N(mu, spread) is stretched between its 0.5th and
-99.9th percentile; values below eps are mirrored at eps.
+Source: ltx-trainer's shifted logit-normal sampler (eps 1e-3, a tenth uniform). The sigmoid of N(mu, spread) is stretched between its
+0.5th and 99.9th percentile; values below eps are mirrored at eps.
 """
 
 from __future__ import annotations
