@@ -14,6 +14,7 @@ from avpref.datasets import tables
 from avpref.datasets.selection import normalise, pairing
 from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.selection_source import SelectionSource, source_of
+from avpref.datasets.votes.voted_pairs import apply_votes
 from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
@@ -22,8 +23,9 @@ from avpref.flows.rounds.earlier_pairs import earlier_pairs, previous_folder, wi
 from avpref.flows.run import Run
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import digest
+from avpref.registry.study_files import opinions_in
 from avpref.storage.local_files import LocalFiles
-from avpref.storage.run_folder import RunFolder, list_runs, open_root
+from avpref.storage.run_folder import RunFolder, list_runs, open_root, open_run
 from avpref.storage.table_readers import read_norm
 
 SEALED = (tables.NORMS, tables.REWARDS, tables.SKIPPED, tables.EXCLUDED, tables.PAIRS)
@@ -59,8 +61,27 @@ def select(run: RunFolder) -> pairing.Selection:
     selection = pairing.select_pairs(matrix, settings, norm or normalise.measure(matrix, run.run_id))
     for warning in selection.warnings:
         say(f"pair: {warning}")
+    selection = voted(run, selection) if settings.votes else selection
     earlier = earlier_pairs(run)
     return selection if earlier is None else replace(selection, pairs=pa.concat_tables([selection.pairs, earlier]))
+
+
+def voted(run: RunFolder, selection: pairing.Selection) -> pairing.Selection:
+    """The selection with the votes of ``pairs.votes``: pairs turned or dropped by people, the others as they are.
+
+    Raises InputError where the study has other votes now: a run's pairs follow from its configuration alone.
+    """
+    name, _, study_and_votes = run.settings.pairs.votes.partition("/")
+    study_id, _, votes_hash = study_and_votes.partition("@")
+    opinions = opinions_in(open_run(run.runs, name), study_id)
+    if opinions.votes_hash != votes_hash:
+        found = f"the votes of study {study_id} have the hash {opinions.votes_hash}"
+        fix = f"--set pairs.votes={name}/{study_id}@{opinions.votes_hash} uses the present votes, in another run"
+        raise InputError(found, f"{votes_hash}, as in pairs.votes", fix)
+    result = apply_votes(selection.pairs, opinions, keep_others=True)
+    say(f"pair: votes of study {study_id}: {result.num_flipped} turned, {result.num_undecided} dropped")
+    skipped = tables.joined([selection.skipped, result.skipped], tables.SKIPPED)
+    return replace(selection, pairs=result.pairs, skipped=skipped)
 
 
 def training_source(run: RunFolder) -> SelectionSource:
