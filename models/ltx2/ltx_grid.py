@@ -1,6 +1,6 @@
 """Sizes of LTX-2 clips and their latents, and the packing of latents as tokens.
 
-Video: sides in multiples of 32 pixels, 8k + 1 frames at 24 frames per second; latents (128, k + 1, H / 32, W / 32), one token per
+Video: sides in multiples of 32 pixels from 64, 8k + 1 frames at 24 frames per second; latents (128, k + 1, H / 32, W / 32), one token per
 cell. Audio: 25 latent frames per second of 8 channels x 16 mel rows; one token of 128 values per latent frame.
 """
 
@@ -13,6 +13,8 @@ from avpref.media.geometry import ClipShape
 from avpref.models.flow import LatentShapes
 
 CELL_PX = 32
+MIN_CELLS = 2
+"""Cells of a side at least: the decoder mirrors latents at their edges."""
 FRAME_GROUP = 8
 FPS_HZ = 24.0
 VIDEO_CHANNELS = 128
@@ -26,10 +28,10 @@ def require_grid(shape: ClipShape, sample_rate_hz: int) -> None:
     """Raises ConfigError for a clip that the base cannot make: sides, frames, frame rate or sample rate off its grid."""
     sides = {"height_px": shape.height_px, "width_px": shape.width_px}
     for name, side in sides.items():
-        if side % CELL_PX:
-            near = _nearest(side, CELL_PX, 0)
+        if side % CELL_PX or side < MIN_CELLS * CELL_PX:
+            near = [near for near in _nearest(side, CELL_PX, 0) if near >= MIN_CELLS * CELL_PX] or [MIN_CELLS * CELL_PX]
             raise ConfigError(
-                f"clip.{name} {side}, which is not a multiple of {CELL_PX}",
+                f"clip.{name} {side}, which is not a multiple of {CELL_PX} from {MIN_CELLS * CELL_PX}",
                 f"{name} " + " or ".join(map(str, near)),
                 f"--set clip.{name}={near[-1]}",
             )

@@ -34,7 +34,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def codec(path: tuple[LtxVersion, Path]) -> LtxCodec:
     version, folder = path
-    shape = ClipShape(9, 64, 32, 24.0, version.traits.sample_rate_hz)
+    shape = ClipShape(9, 64, 64, 24.0, version.traits.sample_rate_hz)
     return LtxCodec(LtxCodecFiles(LtxSource(version, str(folder))), shape)
 
 
@@ -59,7 +59,7 @@ def test_latents_have_the_shapes_of_generated_ones(codec: LtxCodec) -> None:
     two = clips(codec.shape, 2)
     latents = codec.encode(two)
     assert latents.video is not None and latents.audio is not None
-    assert latents.video.shape == (2, 128, 2, 2, 1)
+    assert latents.video.shape == (2, 128, 2, 2, 2)
     assert latents.audio.shape == (2, 8, 9, 16)
     for row, clip in enumerate(two):
         alone = codec.encode([clip])
@@ -92,7 +92,7 @@ def test_decoded_clips_equal_the_pipeline(codec: LtxCodec) -> None:
         pipeline = LTX2Pipeline()
     assert absent
     generator = torch.Generator().manual_seed(3)
-    video, audio = torch.randn(1, 128, 2, 2, 1, generator=generator), torch.randn(1, 8, 9, 16, generator=generator)
+    video, audio = torch.randn(1, 128, 2, 2, 2, generator=generator), torch.randn(1, 8, 9, 16, generator=generator)
     ((frames, sound),) = codec.decode(Latents(video, audio))
     with torch.no_grad():
         data = pipeline._denormalize_latents(video, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
@@ -103,7 +103,7 @@ def test_decoded_clips_equal_the_pipeline(codec: LtxCodec) -> None:
         unpacked = pipeline._unpack_audio_latents(packed, 9, num_mel_bins=16)
         wave = vocoder(audio_vae.decode(unpacked, return_dict=False)[0])[0]
     expected = ((pixels / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0) * 255).round().to(torch.uint8).numpy()
-    assert frames.shape == (9, 64, 32, 3) and np.array_equal(frames, expected)
+    assert frames.shape == (9, 64, 64, 3) and np.array_equal(frames, expected)
     assert sound.shape == (2, codec.shape.num_samples) and sound.dtype == np.float32
     num_made = min(wave.shape[1], sound.shape[1])
     assert sound.shape[1] - num_made < 0.04 * codec.shape.sample_rate_hz

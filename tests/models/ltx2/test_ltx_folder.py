@@ -133,7 +133,7 @@ def test_tokens_of_the_published_size() -> None:
     [
         ({"num_frames": 120}, "clip.num_frames 120, which is not 8k + 1", "--set clip.num_frames=121"),
         ({"height_px": 500}, "clip.height_px 500", "--set clip.height_px=512"),
-        ({"width_px": 16}, "clip.width_px 16", "--set clip.width_px=32"),
+        ({"width_px": 32}, "clip.width_px 32", "--set clip.width_px=64"),
         ({"fps_hz": 16.0}, "clip.fps_hz 16.0", "--set clip.fps_hz=24.0"),
         ({"sample_rate_hz": 16000}, "clip.sample_rate_hz 16000", "--set clip.sample_rate_hz=48000"),
     ],
