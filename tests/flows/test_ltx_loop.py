@@ -17,6 +17,7 @@ from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.errors import ConfigError, InputError
 from avpref.flows.dry_run import estimate
+from avpref.flows.flops import estimate_sampling
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
 from avpref.flows.workers.generator import base_of
@@ -152,6 +153,11 @@ def test_the_published_configuration_is_estimated_without_weights(tmp_path: Path
     work = base_of(settings).work(clip_shape(settings))
     assert work.num_tokens == 6144 + 126
     assert 1e14 < work.forward_flop < 1e15
+    sampling = estimate_sampling(settings, tflops=400.0)
+    assert sampling.flop_per_candidate == 30 * 4 * work.forward_flop
+    assert sampling.gpu_hours == pytest.approx(
+        sampling.candidates * sampling.flop_per_candidate / 400e12 / 3600, rel=1e-9
+    )
 
 
 def test_sft_starts_on_the_same_base(run: RunFolder) -> None:
