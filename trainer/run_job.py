@@ -246,6 +246,8 @@ def _dpo_noise(job: TrainingJob, num_pairs: int) -> NoiseConfig:
         dpo.timesteps.independent,
         dpo.timesteps.rounded,
         math.ceil(loop.steps * loop.batch_size / num_pairs) if is_growing else 0,
+        law.audio_shift,
+        law.stretched,
     )
 
 
@@ -289,6 +291,8 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
         job.sft.caption_dropout,
         independent=timesteps.independent and part == "joint",
         rounded=timesteps.rounded,
+        audio_shift=law.audio_shift,
+        stretched=law.stretched,
     )
 
 

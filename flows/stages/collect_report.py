@@ -27,6 +27,7 @@ from avpref.flows.stages.alignment.collected_previews import collect_previews
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import metrics_of
 from avpref.registry.study_files import StudyFiles
@@ -59,6 +60,7 @@ def collect(run: Run) -> ReportData:
         reward_models=tuple(
             RewardModel(source.name, source.terms) for source in all_scorers(run.settings) if source.is_network
         ),
+        base_terms=base_of(run.settings).terms,
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
         comparisons={

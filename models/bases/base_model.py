@@ -8,7 +8,7 @@ safetensors file with the names of its own state dict.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,11 +39,17 @@ PEFT_LAYOUT = "peft"
 
 @dataclass(frozen=True)
 class TimestepLaw:
-    """Distribution of training timesteps: t = r s / (1 + (r - 1) s) with s = sigmoid(``loc`` + ``spread`` · N(0, 1)), r = ``shift``."""
+    """Distribution of training timesteps: t = r s / (1 + (r - 1) s) with s = sigmoid(``loc`` + ``spread`` · N(0, 1)), r = ``shift``.
+
+    ``audio_shift`` is r of audio with timesteps of its own; None: the same. ``stretched``: the law of
+    :mod:`avpref.models.stretched_times` with mu = ``loc`` + ln r.
+    """
 
     shift: float
     loc: float = 0.0
     spread: float = 1.0
+    audio_shift: float | None = None
+    stretched: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,8 @@ class Base(ABC):
     """A text that changes whenever results change; empty: the version of the class is a hash of the source of its package."""
     not_of_results: frozenset[str] = frozenset()
     """Names of settings that no result depends on, such as paths of weights, whose bytes enter fingerprints anyway."""
+    is_stereo: bool = False
+    """Whether clips have two channels of sound; otherwise recordings are mixed to mono before they are encoded."""
     version: str = ""
     """Hash of the class's source and settings, set when the base model is opened; empty for :class:`JavisBase`, which the product's
     own version and the configuration's sections cover."""
@@ -152,6 +160,10 @@ class Base(ABC):
     def text_fingerprint(self) -> str:
         """Hash of everything that text states depend on, weights included."""
         return self.text_encoder(Path()).fingerprint
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raises InputError for a text that is too long for the text encoder. The default accepts all: its encoder cuts them."""
+        return
 
     def outline(self) -> VelocityNetwork:
         """The network on the meta device: names and shapes without memory."""

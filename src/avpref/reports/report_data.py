@@ -93,6 +93,7 @@ class ReportData:
     media: Files
     metrics: tuple[Metric, ...]
     reward_models: tuple[RewardModel, ...]
+    base_terms: Terms
     verdict: str
     rules: tuple[RuleOutcome, ...]
     comparisons: Mapping[str, DimensionComparison]
