@@ -24,6 +24,7 @@ LAYERS = (
     ("models", "observability"),
     ("execution", "registry", "reports", "trainer", "rewards"),
     ("explorer", "flows", "validation"),
+    ("pool",),
     ("cli",),
 )
 """From the bottom up. A package imports packages of lower layers and its own; those of one layer do not import each other."""
@@ -34,7 +35,7 @@ NEVER = {("trainer", "rewards")}
 OUTSIDERS = {
     "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution"},
     "prefect": {"flows"},
-    "duckdb": {"datasets", "storage", "registry", "explorer", "flows", "cli"},
+    "duckdb": {"datasets", "storage", "registry", "explorer", "flows", "pool", "cli"},
     "ray": {"execution", "trainer"},
     "peft": {"trainer"},
     "starlette": {"explorer"},

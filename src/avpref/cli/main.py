@@ -39,6 +39,7 @@ NOUNS = {
     "gate": "Decide whether a run's adapter may be promoted, and move the alias that serves.",
     "lineage": "Trace adapters, pairs and clips to their sources and to their uses.",
     "pairs": "Select, show and open preference pairs; compare runs and strategies.",
+    "pool": "Turn a pile of videos into filtered clips with texts.",
     "prompts": "Import recordings as prompts; list the prompts of a run.",
     "rewards": "Validate reward models.",
     "runs": "List, inspect, open, resume and clean up runs.",
