@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from avpref.config.data_settings import PairPrompts
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.execution.plan import StagePlan, grouped, plan_stage
@@ -54,8 +55,14 @@ class PlannedCandidate:
 
 
 def planned_candidates(prompts: Sequence[Prompt], settings: Settings) -> Iterator[PlannedCandidate]:
-    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts."""
+    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts.
+
+    Training prompts of imported pairs have no candidates here: theirs are imported (:mod:`avpref.flows.stages.import_pairs`).
+    """
+    is_imported = isinstance(settings.prompts, PairPrompts)
     for prompt in prompts:
+        if is_imported and prompt.split == Split.TRAIN:
+            continue
         is_train = prompt.split == Split.TRAIN
         if is_train and settings.sampling.ground_truth and has_ground_truth(prompt, settings):
             yield PlannedCandidate(prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
+from avpref.config.data_settings import PairPrompts
 from avpref.datasets import tables
 from avpref.domain import Candidate, Prompt
 from avpref.execution.item_counts import StageCounts
@@ -15,6 +17,7 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates, sampler_hash, stage_fingerprint
 from avpref.flows.stages.encode_texts import encode_texts
+from avpref.flows.stages.import_pairs import imported_units
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.storage.documents import quarantine_file
@@ -27,12 +30,15 @@ STAGE = "generate"
 
 @reporting.stage("generate")
 def generate(run: Run) -> StageCounts:
-    """Make the candidates of the run and seal their table; the rows are candidates."""
+    """Make the candidates of the run, or import them, and seal their table; the rows are candidates."""
     texts = encode_texts(run, [prompt.text for prompt in run.prompts])
     units, counts = make_candidates(run, STAGE, run.prompts, run.sft)
-    quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), units)
+    imported = [imported_units(run)] if isinstance(run.settings.prompts, PairPrompts) else []
+    all_units: list[Unit[Any]] = [unit for stage in imported for unit in stage.units]
+    quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), [*all_units, *units])
     run.documents.write_quarantine(quarantine_file(STAGE), quarantined)
-    return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, counts))
+    import_counts = (stage.counts for stage in imported)
+    return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, *import_counts, counts))
 
 
 def make_candidates(

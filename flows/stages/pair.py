@@ -8,16 +8,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from avpref.config.data_settings import PairPrompts
 from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise, pairing
-from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.listed_pairs_table import keep_listed
+from avpref.datasets.selection.score_matrix import ScoreMatrix, read_matrix
 from avpref.datasets.selection.selection_source import SelectionSource, source_of
 from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.stages.import_pairs import listed_pairs
 from avpref.flows.workers.scorers import metrics_of
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder, list_runs, open_root
@@ -32,7 +35,7 @@ def pair(run: Run) -> StageCounts:
     fingerprint = _fingerprint(run)
     is_new = not all(run.tables.is_sealed(table, fingerprint) for table in SEALED)
     if is_new:
-        _seal(run, fingerprint, select(run))
+        _seal(run, fingerprint, keep_imported(run) if _is_imported(run) else select(run))
     _require_pairs(run)
     num_pairs = run.tables.num_rows(tables.PAIRS)
     made, present = (num_pairs, 0) if is_new else (0, num_pairs)
@@ -47,10 +50,29 @@ def select(run: RunFolder) -> pairing.Selection:
 
     Raises InputError where ``pairs.norm`` names a norm that no run has, TableError for a damaged table.
     """
+    matrix, norm = _scored(run)
+    return _warned(pairing.select_pairs(matrix, run.settings.pairs, norm))
+
+
+def keep_imported(run: Run) -> pairing.Selection:
+    """The imported pairs of the run, measured by its scores. Raises as :func:`select`."""
+    matrix, norm = _scored(run)
+    return _warned(keep_listed(matrix, run.settings.pairs, norm, listed_pairs(run)))
+
+
+def _is_imported(run: RunFolder) -> bool:
+    return isinstance(run.settings.prompts, PairPrompts)
+
+
+def _scored(run: RunFolder) -> tuple[ScoreMatrix, normalise.Norm]:
+    """The scores of the training candidates, and the norm that the settings name or that is measured on them."""
     settings = run.settings.pairs
     norm = saved_norm(run, settings.norm) if settings.norm else None
     matrix = read_matrix(training_source(run), metrics_of(run.settings.scoring, run.settings.executor))
-    selection = pairing.select_pairs(matrix, settings, norm or normalise.measure(matrix, run.run_id))
+    return matrix, norm or normalise.measure(matrix, run.run_id)
+
+
+def _warned(selection: pairing.Selection) -> pairing.Selection:
     for warning in selection.warnings:
         say(f"pair: {warning}")
     return selection
@@ -102,7 +124,9 @@ def _fingerprint(run: Run) -> str:
     metrics = metrics_of(run.settings.scoring, run.settings.executor)
     names = [metric.name for metric in metrics]
     weights = [metric.weight for metric in metrics]
-    return run.fingerprint("pair", sealed, names, weights, run.settings.pairs.model_dump(mode="json"))
+    imported = run.tables.current(tables.IMPORTED.name) if _is_imported(run) else None
+    listed = [] if imported is None else [imported.version]
+    return run.fingerprint("pair", sealed, names, weights, run.settings.pairs.model_dump(mode="json"), *listed)
 
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:
@@ -119,6 +143,8 @@ def _require_pairs(run: Run) -> None:
         return
     reasons = ", ".join(f"{row['reason']}: {row['prompts']}" for row in _reasons(run))
     fix = "sample more candidates (--set sampling.num_candidates=5), or relax pairs.strategy or pairs.min_margin"
+    if _is_imported(run):
+        fix = "look at the clips that were not imported or not scored: avpref runs show RUN"
     raise InputError(f"no prompt gave a pair ({reasons})", "at least one pair", fix)
 
 

@@ -23,7 +23,7 @@ LAYERS = (
     ("storage",),
     ("models", "observability"),
     ("execution", "registry", "reports", "trainer", "rewards"),
-    ("flows", "validation"),
+    ("flows", "validation", "exchange"),
     ("cli",),
 )
 """From the bottom up. A package imports packages of lower layers and its own; those of one layer do not import each other."""
