@@ -124,9 +124,7 @@ class DualStreamNetwork(nn.Module):
         null_text, null_spatial, null_temporal = (states.expand(rows, -1, -1) for states in (text, spatial, temporal))
         return null_text, null_spatial, null_temporal
 
-    def _both(
-        self, video: Tensor, audio: Tensor, times: _Times, inputs: DualStreamInputs
-    ) -> tuple[Tensor, Tensor]:
+    def _both(self, video: Tensor, audio: Tensor, times: _Times, inputs: DualStreamInputs) -> tuple[Tensor, Tensor]:
         text, audio_text, mask = self._texts(inputs)
         spatial, temporal = self._priors(inputs)
         assert times.video_prior_rows is not None and times.audio_prior_rows is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def sample_dual(
     assert noise.video is not None and noise.audio is not None
     schedule = timetable(settings.steps, settings.shift_ratio).tolist()
     x = Latents(noise.video.float(), noise.audio.float())
-    for index, (now, after) in enumerate(zip(schedule, schedule[1:], strict=False), start=1):
+    for index, (now, after) in enumerate(pairwise(schedule), start=1):
         t = torch.full((len(noise.video),), now, dtype=torch.float32, device=noise.video.device)
         v = _guided(network, x, t, inputs, settings)
         x = Latents(*(_stepped(track, change, after - now) for track, change in zip(x, v, strict=True)))
@@ -107,5 +108,3 @@ def _mix(conditional: Tensor | None, null: Tensor | None, guidance: float) -> Te
 
 def _stepped(x: Tensor | None, v: Tensor | None, dt: float) -> Tensor | None:
     return None if x is None or v is None else x + dt * v
-
-

@@ -40,7 +40,9 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens with their grid, channels last: [B, T, H, W, d] or [B, R, M, d]."""
         sizes = x.shape[2:]
-        padding = [amount for size, step in zip(sizes[::-1], self.patch[::-1], strict=True) for amount in (0, -size % step)]
+        padding = [
+            amount for size, step in zip(sizes[::-1], self.patch[::-1], strict=True) for amount in (0, -size % step)
+        ]
         return self.proj(F.pad(x, padding)).movedim(1, -1)
 
 

@@ -68,7 +68,9 @@ def test_files_hold_every_pair_and_each_clip_once(tiny_run: RunFolder, pairs: li
         for side in SIDES:
             data = (folder / row[f"{side}_file_name"]).read_bytes()
             assert bytes_sha256(data) == row[f"{side}_clip"]["sha256"]
-    distinct = {row["sha256"] for name, row in clips_of(tiny_run).items() if any(name in pair.values() for pair in pairs)}
+    distinct = {
+        row["sha256"] for name, row in clips_of(tiny_run).items() if any(name in pair.values() for pair in pairs)
+    }
     assert len(list(folder.rglob("*.mp4"))) == len(distinct)
 
 
@@ -124,7 +126,9 @@ def test_an_existing_folder_is_not_written_to(tiny_run: RunFolder, tmp_path: Pat
 
 
 @pytest.mark.parametrize("layout", ["shards", "files"])
-def test_a_clip_that_is_gone_or_changed_leaves_nothing(tiny_run: RunFolder, pairs: list, tmp_path: Path, layout: str) -> None:
+def test_a_clip_that_is_gone_or_changed_leaves_nothing(
+    tiny_run: RunFolder, pairs: list, tmp_path: Path, layout: str
+) -> None:
     root = tmp_path / "runs" / tiny_run.run_id
     shutil.copytree(tiny_run.root, root)
     run = open_root(root)

@@ -175,7 +175,9 @@ def write_parquet(folder: Path, names: list[tuple[str, str]], file: str = "train
     media = [
         pa.array([{"bytes": f"clip {pair[side]}".encode(), "path": None} for pair in names], MEDIA) for side in (0, 1)
     ]
-    table = pa.table({"prompt": [f"text {number}" for number in range(len(names))], "chosen": media[0], "rejected": media[1]})
+    table = pa.table(
+        {"prompt": [f"text {number}" for number in range(len(names))], "chosen": media[0], "rejected": media[1]}
+    )
     pq.write_table(table, folder / file, row_group_size=2)
     return folder
 
@@ -188,7 +190,11 @@ def test_clips_in_parquet_files_are_read_in_any_order(tmp_path: Path) -> None:
     reader = ClipReader(folder)
     for row in (0, 1, 49, 3, 2, 20, 21, 0):
         assert reader.read(ClipPlace("train-0.parquet", row, "rejected")) == f"clip r{row}".encode()
-    for place in (ClipPlace("train-0.parquet", 50, "chosen"), ClipPlace("gone.parquet", 0, "chosen"), ClipPlace("x.mp4")):
+    for place in (
+        ClipPlace("train-0.parquet", 50, "chosen"),
+        ClipPlace("gone.parquet", 0, "chosen"),
+        ClipPlace("x.mp4"),
+    ):
         with pytest.raises(MediaError):
             reader.read(place)
 

@@ -24,6 +24,7 @@ from avpref.flows.stages.import_pairs import import_clips, import_plan, listed_p
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.prompts import prompts
 from avpref.flows.stages.score import score
+from avpref.flows.stages.sft import sft
 from avpref.identity import bytes_sha256
 from avpref.media.reading import read_clip
 from avpref.media.writing import encode_clip
@@ -42,8 +43,8 @@ def exported(tiny_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> P
 def importing(runs: Path, source: Path, tiny: RunFolder, *overrides: str) -> Run:
     """The run that imports ``source`` with the network of the finished run."""
     section = {"kind": "pairs", "pairs": str(source), "held_out_share": 0.2}
-    sft = {"kind": "weights", "network": str(Run.of(tiny).sft.checkpoint), "dtype": "float32"}
-    values = [f"prompts={json.dumps(section)}", f"sft={json.dumps(sft)}", *overrides]
+    weights = {"kind": "weights", "network": str(Run.of(tiny).sft.checkpoint), "dtype": "float32"}
+    values = [f"prompts={json.dumps(section)}", f"sft={json.dumps(weights)}", *overrides]
     return Run.of(create(runs, load_config(TINY, values, environment={}).settings))
 
 
@@ -65,7 +66,9 @@ def test_a_run_trains_on_the_pairs_of_another(tiny_run: RunFolder, exported: Pat
     assert {row["chosen_origin"] for row in pairs} == {str(Origin.IMPORTED)}
     clips = {row["candidate_id"]: row for row in run.tables.read(tables.CANDIDATES).to_pylist()}
     kept = {(clips[row["chosen"]]["sha256"], clips[row["rejected"]]["sha256"]) for row in pairs}
-    assert kept == {(row["chosen_sha256"], row["rejected_sha256"]) for row in trained}, "clips of the shape keep their bytes"
+    assert kept == {(row["chosen_sha256"], row["rejected_sha256"]) for row in trained}, (
+        "clips of the shape keep their bytes"
+    )
     assert (run.training_job.output / "adapter" / "adapter_model.safetensors").exists()
     again = run_loop(Run.of(run))
     assert not again.is_changed and (run.root / RESULT_FILE).exists()
@@ -80,7 +83,7 @@ def test_the_order_of_the_list_changes_nothing(tiny_run: RunFolder, tmp_path: Pa
         path = tmp_path / "csv" / f"{name}.csv"
         with path.open("w", newline="") as stream:
             csv.writer(stream).writerows([header, *ordered])
-        run = up_to(importing(tmp_path / name, path, tiny_run), prompts, generate, score, pair)
+        run = up_to(importing(tmp_path / name, path, tiny_run), prompts, sft, generate, score, pair)
         sealed.append([run.tables.read(table).to_pylist() for table in (tables.PAIRS, tables.SKIPPED, tables.NORMS)])
         assert len(run.tables.read(tables.PAIRS)) == len(listed_pairs(run).chosen) > 0
     assert sealed[0][0] == sealed[1][0] and sealed[0][1] == sealed[1][1]
@@ -99,10 +102,18 @@ def test_clips_of_another_shape_are_encoded_again_and_bad_ones_quarantined(tiny_
     for name, seconds in (("a", 2.5), ("bb", 2.1), ("ccc", 3.0), ("short", 0.5)):
         write_clip(folder / f"{name}.mp4", seconds)
     (folder / "broken.mp4").write_bytes((folder / "a.mp4").read_bytes()[:3000])
-    lines = ["a.mp4,bb.mp4,one", "ccc.mp4,a.mp4,one", "a.mp4,short.mp4,two", "ccc.mp4,broken.mp4,two", "bb.mp4,ccc.mp4,three"]
+    lines = [
+        "a.mp4,bb.mp4,one",
+        "ccc.mp4,a.mp4,one",
+        "a.mp4,short.mp4,two",
+        "ccc.mp4,broken.mp4,two",
+        "bb.mp4,ccc.mp4,three",
+    ]
     (folder / "pairs.csv").write_text("\n".join(["chosen,rejected,text", *lines]))
-    run = importing(tmp_path / "runs", folder / "pairs.csv", tiny_run, "prompts.held_out_share=0", "run.max_quarantined_share=0.5")
-    up_to(run, prompts, generate, score, pair)
+    run = importing(
+        tmp_path / "runs", folder / "pairs.csv", tiny_run, "prompts.held_out_share=0", "run.max_quarantined_share=0.5"
+    )
+    up_to(run, prompts, sft, generate, score, pair)
     shape = run.settings.clip
     clips = run.tables.read(tables.CANDIDATES).to_pylist()
     assert {row["origin"] for row in clips} == {"imported"}
@@ -126,7 +137,9 @@ def test_a_clip_that_changes_after_it_was_listed_is_not_used(tiny_run: RunFolder
     for name in ("a", "bb", "ccc"):
         write_clip(folder / f"{name}.mp4", 2.5)
     (folder / "pairs.csv").write_text("chosen,rejected,text\na.mp4,bb.mp4,one\nbb.mp4,ccc.mp4,one")
-    run = importing(tmp_path / "runs", folder / "pairs.csv", tiny_run, "prompts.held_out_share=0", "run.max_quarantined_share=0.9")
+    run = importing(
+        tmp_path / "runs", folder / "pairs.csv", tiny_run, "prompts.held_out_share=0", "run.max_quarantined_share=0.9"
+    )
     up_to(run, prompts)
     write_clip(folder / "ccc.mp4", 2.75)
     up_to(run, import_clips)
@@ -140,12 +153,12 @@ def test_a_dimension_that_no_metric_measures_drops_the_pair(tiny_run: RunFolder,
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], *(line.replace(",all,", ",smell,") for line in lines[1:3]), *lines[3:]]))
     run = importing(tmp_path / "runs", path, tiny_run, "prompts.held_out_share=0")
-    up_to(run, prompts, generate, score, pair)
+    up_to(run, prompts, sft, generate, score, pair)
     assert run.tables.num_rows(tables.PAIRS) == run.tables.num_rows(tables.IMPORTED) - 2
     path.write_text("\n".join([lines[0], *(line.replace(",all,", ",smell,") for line in lines[1:])]))
     run = importing(tmp_path / "others", path, tiny_run, "prompts.held_out_share=0")
     with pytest.raises(InputError, match="no prompt gave a pair"):
-        up_to(run, prompts, generate, score, pair)
+        up_to(run, prompts, sft, generate, score, pair)
 
 
 def test_pairs_need_a_trained_network(tiny_run: RunFolder, exported: Path, tmp_path: Path) -> None:
@@ -153,7 +166,7 @@ def test_pairs_need_a_trained_network(tiny_run: RunFolder, exported: Path, tmp_p
     run = Run.of(create(tmp_path, load_config(TINY, [f"prompts={section}"], environment={}).settings))
     up_to(run, prompts)
     with pytest.raises(ConfigError, match=r"prompts\.kind pairs with sft\.kind train"):
-        run.sft_items
+        sft.fn(run)
 
 
 def test_clips_of_a_sibling_run_are_reused(tiny_run: RunFolder, exported: Path, tmp_path: Path) -> None:
