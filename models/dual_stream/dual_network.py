@@ -32,7 +32,7 @@ Rows = Tensor
 
 @dataclass(frozen=True, eq=False)
 class DualStreamInputs:
-    """What a network call depends on besides latents and times.
+    """Inputs of a network call besides latents and times.
 
     ``text`` [B, N, C] and ``text_mask`` [B or fewer, N] (1 for real tokens; fewer rows are repeated, so the null text is cut to the
     prompt's length as released); ``spatial_prior`` and ``temporal_prior`` [B, K, c]; ``fps`` [B or fewer]; ``size_px``: height and

@@ -32,7 +32,7 @@ BESIDE = {"domain": {"identity"}, "errors": set(), "console": set(), "identity":
 NEVER = {("trainer", "rewards")}
 
 OUTSIDERS = {
-    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution"},
+    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution", "exchange"},
     "prefect": {"flows"},
     "duckdb": {"datasets", "storage", "registry", "flows", "cli"},
     "ray": {"execution", "trainer"},

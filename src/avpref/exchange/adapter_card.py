@@ -22,7 +22,7 @@ LIBRARIES = {"peft": "peft", "diffusers": "diffusers", "comfyui": "comfyui"}
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """What a card is made from: the adapter, the exported factors and their layout, the base on a hub (may be empty), and clips."""
+    """The parts of a card: the adapter, the exported factors and their layout, the base on a hub (may be empty), and clips."""
 
     source: AdapterSource
     lora: Lora

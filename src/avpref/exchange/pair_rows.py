@@ -107,7 +107,7 @@ def _struct(columns: dict[str, pa.ChunkedArray]) -> pa.StructArray:
 
 
 def _facts(folder: RunFolder, pairs: pa.Table, metrics: Sequence[Metric]) -> dict[str, Any]:
-    """What an export says about all of its pairs, in the order of the manifest."""
+    """Facts about all pairs of an export, in the order of the manifest."""
     scores = folder.tables.read(tables.SCORES)
     columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
     scorers = scores.group_by(columns).aggregate([]).sort_by([("scorer", "ascending"), ("fingerprint", "ascending")])

@@ -77,16 +77,17 @@ def test_a_run_trains_on_the_pairs_of_another(tiny_run: RunFolder, exported: Pat
 def test_the_order_of_the_list_changes_nothing(tiny_run: RunFolder, tmp_path: Path) -> None:
     export_pairs(tiny_run, PairExport(tmp_path / "csv", format="csv"))
     with (tmp_path / "csv" / "pairs.csv").open(newline="") as stream:
-        header, *rows = list(csv.reader(stream))
+        header, *lines = list(csv.reader(stream))
     sealed = []
-    for name, ordered in (("one", rows), ("two", rows[::-1])):
+    for name, ordered in (("one", lines), ("two", lines[::-1])):
         path = tmp_path / "csv" / f"{name}.csv"
         with path.open("w", newline="") as stream:
             csv.writer(stream).writerows([header, *ordered])
         run = up_to(importing(tmp_path / name, path, tiny_run), prompts, sft, generate, score, pair)
-        sealed.append([run.tables.read(table).to_pylist() for table in (tables.PAIRS, tables.SKIPPED, tables.NORMS)])
+        rows = run.tables.read(tables.PAIRS).drop_columns("norm_id")  # a norm is named after its run
+        sealed.append((rows.to_pylist(), run.tables.read(tables.SKIPPED).to_pylist()))
         assert len(run.tables.read(tables.PAIRS)) == len(listed_pairs(run).chosen) > 0
-    assert sealed[0][0] == sealed[1][0] and sealed[0][1] == sealed[1][1]
+    assert sealed[0] == sealed[1]
 
 
 def write_clip(path: Path, seconds: float, fps_hz: float = 12.0, size: tuple[int, int] = (64, 80)) -> None:
