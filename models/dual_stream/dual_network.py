@@ -114,7 +114,9 @@ class DualStreamNetwork(nn.Module):
         times = self._times(t.to(dtype), inputs, audio.shape[:2], video.shape[:2])
         video, audio = self._both(video, audio, times, inputs)
         of_video = self.final_layer(video, times.now, times.zero, inputs.video_mask)
-        frames = unpatched(of_video, self.config.patch_size, x.video.shape[2:]).float()
+        across = -(-x.video.shape[4] // self.config.patch_size[2])
+        cells = of_video.unflatten(2, (-1, across))
+        frames = unpatched(cells, self.config.patch_size, x.video.shape[2:]).float()
         return Latents(frames, self._finished_audio(audio, times, inputs, x.audio))
 
     def null_inputs(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,8 +189,8 @@ class DualStreamNetwork(nn.Module):
         lengths = [inputs.spatial_prior.shape[1], inputs.temporal_prior.shape[1]]
         both = torch.cat([inputs.spatial_prior, inputs.temporal_prior], dim=1).to(dtype)
         spatial, temporal = self.st_prior_embedder(both).split(lengths, dim=1)
-        is_joint = self.config.prior_context is PriorContext.BATCH
-        if is_joint and self.config.injection is PriorInjection.CROSS_ATTN:
+        is_joint = self.config.prior_context == PriorContext.BATCH
+        if is_joint and self.config.injection == PriorInjection.CROSS_ATTN:
             return spatial.flatten(0, 1)[None], temporal.flatten(0, 1)[None]
         return spatial, temporal
 

@@ -100,7 +100,7 @@ class PriorBlock(nn.Module):
 
     def _inject(self, layer: nn.Module, x: Tensor, priors: Tensor) -> Tensor:
         """The same context for all tokens of a row in cross-attention; otherwise stretched along the second token axis."""
-        if self.injection is PriorInjection.CROSS_ATTN:
+        if self.injection == PriorInjection.CROSS_ATTN:
             return layer(x.flatten(1, 2), priors).view_as(x)
         out: Tensor = layer(x, priors)
         return out
@@ -111,7 +111,7 @@ def _injection_layer(config: DualStreamConfig) -> nn.Module:
         case PriorInjection.CROSS_ATTN:
             return ContextAttention(config.hidden_size, config.num_heads)
         case PriorInjection.MODULATE | PriorInjection.ADDITION as kind:
-            return StretchedPriors(config.hidden_size, kind is PriorInjection.MODULATE)
+            return StretchedPriors(config.hidden_size, kind == PriorInjection.MODULATE)
 
 
 class BridgeBlock(nn.Module):
