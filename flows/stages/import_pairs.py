@@ -32,6 +32,8 @@ from avpref.identity import digest
 
 STAGE = "import"
 FIRST_INDEX = 1
+SHARD_CLIPS, UNIT_CLIPS = 2048, 128
+"""Clips of a shard and of a unit. Units are larger than those of generated clips, because little is lost with one."""
 
 
 @reporting.stage(STAGE)
@@ -55,9 +57,9 @@ def import_plan(run: Run) -> StagePlan[ImportItem]:
     """All units of the import, in the order of the list. Raises InputError before stage ``prompts`` has run."""
     items = [item for _, item in _items(run)]
     fingerprint = run.fingerprint(STAGE, sampler_hash(run.settings), run.settings.clip.model_dump(mode="json"))
-    size = run.settings.run.shard_prompts
-    groups = [items[start : start + size] for start in range(0, len(items), size)]
-    return plan_stage(STAGE, "clips", fingerprint, groups, run.settings.run.model_copy(update={"shard_prompts": 1}))
+    groups = [items[start : start + SHARD_CLIPS] for start in range(0, len(items), SHARD_CLIPS)]
+    sizes = run.settings.run.model_copy(update={"shard_prompts": 1, "unit_candidates": UNIT_CLIPS})
+    return plan_stage(STAGE, "clips", fingerprint, groups, sizes)
 
 
 def listed_pairs(run: Run) -> ListedPairs:

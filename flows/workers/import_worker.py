@@ -23,10 +23,14 @@ from avpref.media.conformity import conforms
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import read_clip
 from avpref.media.writing import encode_clip
+from avpref.storage.commits.batch_commit import commit_all
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.files import Files
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
+
+MAX_WAITING_BYTES = 64 << 20
+"""Bytes of clips that wait to be committed together."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +84,25 @@ class ImportWorker:
     def run(self, unit: Unit[ImportItem]) -> Receipt:
         """Commit the candidates of ``unit``'s items: media first, then the rows that refer to them."""
         started, rows, quarantined = time.perf_counter(), [], []
+        waiting: list[tuple[str, bytes]] = []
         for item in unit.items:
             try:
-                rows.append(self._row(item))
+                row, data = self._imported(item)
             except MediaError as error:
                 quarantined.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
+                continue
+            rows.append(row)
+            waiting.append((row.path, data))
+            if sum(len(data) for _, data in waiting) >= MAX_WAITING_BYTES:
+                commit_all(self.spec.store, waiting)
+                waiting = []
+        commit_all(self.spec.store, waiting)
+        hit(FailPoint.MEDIA_COMMITTED)
         self.spec.files.commit(unit, rows, quarantined)
         return Receipt(len(rows), len(quarantined), time.perf_counter() - started)
 
-    def _row(self, item: ImportItem) -> Candidate:
+    def _imported(self, item: ImportItem) -> tuple[Candidate, bytes]:
+        """The candidate and the bytes of its file."""
         started = time.perf_counter()
         source = self.reader.read(item.place)
         if bytes_sha256(source) != item.sha256:
@@ -97,10 +111,8 @@ class ImportWorker:
         data = self._conforming(source, item.is_verified)
         sha256 = bytes_sha256(data)
         path = f"clips/{item.item_id[:3]}/{item.item_id}-{sha256[:8]}.mp4"
-        self.spec.store.commit_once(path, data)
-        hit(FailPoint.MEDIA_COMMITTED)
         hashed, parts = self.sampler
-        return Candidate(
+        candidate = Candidate(
             candidate_id=item.item_id,
             prompt_id=item.prompt_id,
             index=item.index,
@@ -119,6 +131,7 @@ class ImportWorker:
             sample_rate_hz=self.shape.sample_rate_hz,
             duration_s=self.shape.duration_s,
         )
+        return candidate, data
 
     def _conforming(self, source: bytes, is_verified: bool) -> bytes:
         """The clip in the run's shape: the same bytes where they have it already, otherwise read and encoded again.
@@ -126,7 +139,7 @@ class ImportWorker:
         Bytes whose hash the list gave are not decoded; all others are. Raises MediaError for a clip that cannot be read, is shorter
         than the run's clips, or lacks a track.
         """
-        has_shape = conforms(io.BytesIO(source), self.shape)
+        has_shape = conforms(source, self.shape)
         if has_shape and is_verified:
             return source
         clip = read_clip(io.BytesIO(source), self.shape, rules=reading_rules(self.spec.settings.clip))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avpref.models.dual_stream.clip_embeddings import Discriminator, MergeBlock, clip_tokens
+from avpref.models.dual_stream.stream_embeddings import PatchEmbedding
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
 
@@ -94,9 +95,7 @@ class SynchronyPrior(nn.Module):
         self.prior_extractor = _Extractor(config)
         self.out_proj = nn.Linear(dim, 2 * out if config.apply_sampling else out)
         if config.encode_va:
-            self.video_embedder = nn.Sequential()
-            patch = config.video_patch_size
-            self.video_embedder.add_module("proj", nn.Conv3d(config.video_in_channel, out, patch, patch))
+            self.video_embedder = PatchEmbedding(config.video_in_channel, out, config.video_patch_size)
             self.audio_embedder = nn.Conv2d(
                 config.audio_in_channel, out, config.audio_patch_size, config.audio_patch_size
             )
@@ -126,7 +125,7 @@ class SynchronyPrior(nn.Module):
 
     def embed_video(self, latents: Tensor, size_px: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """Video latents [B, C, T, h, w] as tokens for the spatial merge [B, T, K, c] and for the temporal one [B, K, S, c]."""
-        patches = self.video_embedder(latents).movedim(1, -1)
+        patches = self.video_embedder(latents)
         config = self.config
         return clip_tokens(
             patches, config.spatial_token_num, config.temporal_token_num, size_px, config.video_input_sq_size
