@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -104,19 +105,18 @@ def _items(run: Run) -> Iterator[tuple[tuple[str, str], ImportItem]]:
         yield (prompt, sha256), ImportItem(identity, prompt, number, clip.place, sha256, clip.is_verified)
 
 
-def _clips(rows: Mapping[str, list[object]]) -> dict[tuple[str, str], _Clip]:
+def _clips(rows: Mapping[str, list[Any]]) -> dict[tuple[str, str], _Clip]:
     """The distinct clips of pairs, in the order of the list."""
     clips: dict[tuple[str, str], _Clip] = {}
     columns = ("file", "row", "sha256")
     for number, (prompt, is_verified) in enumerate(zip(rows["prompt_id"], rows["is_verified"], strict=True)):
         for side in SIDES:
             file, row, sha256 = (rows[f"{side}_{name}"][number] for name in columns)
-            assert isinstance(row, int)
             place = ClipPlace(str(file), row, side)
             clips.setdefault((str(prompt), str(sha256)), _Clip(place, bool(is_verified)))
     return clips
 
 
-def _training_rows(run: Run) -> dict[str, list[object]]:
+def _training_rows(run: Run) -> dict[str, list[Any]]:
     rows: pa.Table = run.tables.read(tables.IMPORTED)
     return rows.filter(pc.equal(rows["split"], str(Split.TRAIN))).to_pydict()

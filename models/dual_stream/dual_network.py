@@ -104,7 +104,7 @@ class DualStreamNetwork(nn.Module):
         """The raw output for times 0 to 1000, float32: video [B, 2C, T, h, w] and audio [B, 2C, L, M]; see the module."""
         if x.audio is None or (x.video is None and self.config.has_video):
             raise ValueError("a dual-stream network needs latents of audio, and of video unless it has no video stream")
-        dtype = self.t_block[1].weight.dtype
+        dtype = self._dtype
         audio = self._audio_tokens(x.audio.to(dtype))
         if not self.config.has_video:
             times = self._times(t.to(dtype), inputs, audio.shape[:2], None)
@@ -118,6 +118,11 @@ class DualStreamNetwork(nn.Module):
         cells = of_video.unflatten(2, (-1, across))
         frames = unpatched(cells, self.config.patch_size, x.video.shape[2:]).float()
         return Latents(frames, self._finished_audio(audio, times, inputs, x.audio))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The dtype of the weights, in which inputs are processed."""
+        return self.x_embedder.proj.weight.dtype
 
     def null_inputs(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """The states that stand for no text [rows, N, C], no spatial and no temporal prior [rows, K, c]."""
@@ -179,13 +184,13 @@ class DualStreamNetwork(nn.Module):
 
     def _texts(self, inputs: DualStreamInputs) -> tuple[Tensor, Tensor, Tensor]:
         """Embedded text of the video stream and of the audio stream, and the tokens that are real [B, N]."""
-        states = inputs.text.to(self.t_block[1].weight.dtype)
+        states = inputs.text.to(self._dtype)
         mask = _tiled(inputs.text_mask.bool(), len(states))
         return self.y_embedder(states), self.audio_y_embedder(states), mask
 
     def _priors(self, inputs: DualStreamInputs) -> tuple[Tensor, Tensor]:
         """Embedded spatial and temporal priors: of each row, or of all rows as one context (see :class:`PriorContext`)."""
-        dtype = self.t_block[1].weight.dtype
+        dtype = self._dtype
         lengths = [inputs.spatial_prior.shape[1], inputs.temporal_prior.shape[1]]
         both = torch.cat([inputs.spatial_prior, inputs.temporal_prior], dim=1).to(dtype)
         spatial, temporal = self.st_prior_embedder(both).split(lengths, dim=1)

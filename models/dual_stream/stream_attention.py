@@ -13,9 +13,9 @@ EPS = 1e-6
 
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, mask: Tensor | None = None) -> Tensor:
     """Attention of queries [B, N, d] over keys and values [B, K, d], merged heads [B, N, d]; ``mask`` [B, K]: True where allowed."""
-    heads = [x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v)]
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
     allowed = None if mask is None else mask[:, None, None]
-    return F.scaled_dot_product_attention(*heads, attn_mask=allowed).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2).flatten(2)
 
 
 class HeadNorm(nn.Module):

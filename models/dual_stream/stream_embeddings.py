@@ -34,8 +34,14 @@ class PatchEmbedding(nn.Module):
     def __init__(self, channels: int, dim: int, patch: Sequence[int]) -> None:
         super().__init__()
         self.patch = tuple(patch)
-        conv = nn.Conv3d if len(self.patch) == 3 else nn.Conv2d
-        self.proj = conv(channels, dim, self.patch, self.patch)
+        self.proj: nn.Conv2d | nn.Conv3d
+        match self.patch:
+            case (frames, height, width):
+                self.proj = nn.Conv3d(channels, dim, (frames, height, width), (frames, height, width))
+            case (steps, bands):
+                self.proj = nn.Conv2d(channels, dim, (steps, bands), (steps, bands))
+            case _:
+                raise ValueError(f"patches of 2 or 3 sizes, found {self.patch}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens with their grid, channels last: [B, T, H, W, d] or [B, R, M, d]."""
@@ -95,7 +101,7 @@ class ScalarEmbedding(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """[B] → [B, d]."""
         waves = sinusoid(values, TIME_CHANNELS // 2, 2.0 / TIME_CHANNELS).roll(TIME_CHANNELS // 2, dims=-1)
-        out: Tensor = self.mlp(waves.to(self.mlp[0].weight.dtype))
+        out: Tensor = self.mlp(waves.to(next(self.mlp.parameters()).dtype))
         return out
 
 

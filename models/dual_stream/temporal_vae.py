@@ -74,9 +74,9 @@ class ResidualBlock(nn.Module):
         return inner + (self.conv3(x) if hasattr(self, "conv3") else x)
 
 
-def _blocks(widths: Sequence[int], num_groups: int) -> nn.ModuleList:
+def _blocks(widths: Sequence[int], num_groups: int) -> nn.Sequential:
     """Residual blocks from each width to the next."""
-    return nn.ModuleList(ResidualBlock(inputs, outputs, num_groups) for inputs, outputs in pairwise(widths))
+    return nn.Sequential(*(ResidualBlock(inputs, outputs, num_groups) for inputs, outputs in pairwise(widths)))
 
 
 class TemporalEncoder(nn.Module):
@@ -102,12 +102,10 @@ class TemporalEncoder(nn.Module):
         """[B, C, T, h, w] → [B, 2 · latent channels, T / 4, h, w]."""
         x = self.conv_in(x)
         for level, blocks in enumerate(self.block_res_blocks):
-            for block in blocks:
-                x = block(x)
+            x = blocks(x)
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
-        for block in self.res_blocks:
-            x = block(x)
+        x = self.res_blocks(x)
         out: Tensor = self.conv2(F.silu(self.norm1(x)))
         return out
 
@@ -133,12 +131,9 @@ class TemporalDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, latent channels, T, h, w] → [B, C, 4 T, h, w]."""
-        x = self.conv1(x)
-        for block in self.res_blocks:
-            x = block(x)
+        x = self.res_blocks(self.conv1(x))
         for level in reversed(range(len(self.block_res_blocks))):
-            for block in self.block_res_blocks[level]:
-                x = block(x)
+            x = self.block_res_blocks[level](x)
             if level > 0:
                 x = _unfolded(self.conv_blocks[level - 1], x)
         out: Tensor = self.conv_out(F.silu(self.norm1(x)))
