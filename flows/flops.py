@@ -11,6 +11,7 @@ from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.models.flow import LatentShapes
+from avpref.models.network_flop import forward_flop
 from avpref.observability.meters import S_PER_H
 
 TERA = 1e12
@@ -62,14 +63,3 @@ def tokens(shapes: LatentShapes, network: NetworkSettings) -> int:
     (patch_frames, patch_height, patch_width), (patch_steps, patch_rows) = network.patch_size, network.audio_patch_size
     num_video = (frames // patch_frames) * (height // patch_height) * (width // patch_width)
     return num_video + (steps // patch_steps) * (rows // patch_rows)
-
-
-def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
-    """Floating point operations of one forward pass of one row: matrix products of the blocks, two operations per multiplication.
-
-    Per block and token: four square matrices of self-attention, two of cross-attention, the feed-forward layers, and the products of
-    both attentions. Per block: keys and values of the text.
-    """
-    dim, text = network.dim, network.text_len
-    per_token = 6 * dim**2 + 2 * dim * network.ffn_dim + 2 * dim * (num_tokens + text)
-    return 2.0 * network.num_layers * (num_tokens * per_token + 2 * text * dim**2)

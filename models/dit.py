@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import CheckpointingMode
 from avpref.models.blocks import Block, FeedForward, Modulation, split_frames
 from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoid, unpatchify
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
+from avpref.models.recomputation import keep_all, run_block
 
 
 class ModelType(StrEnum):
@@ -101,13 +102,15 @@ class NetworkConfig:
 class JavisDiT(nn.Module):
     """The network. A new instance holds torch's default values: call ``initialise``, or use ``load_network``.
 
-    ``activation_checkpointing`` recomputes each block in the backward pass instead of keeping its activations.
+    ``checkpointing`` says for a number of tokens which activations of a block are kept for the backward pass
+    (:mod:`avpref.models.recomputation`); ``activation_checkpointing`` recomputes all of them, whatever the number.
     """
 
     def __init__(self, config: NetworkConfig, model_type: ModelType = ModelType.T2AV) -> None:
         super().__init__()
         self.config, self.model_type = config, model_type
         self.activation_checkpointing = False
+        self.checkpointing: Callable[[int], CheckpointingMode] = keep_all
         dim, patch, audio_patch = config.dim, config.patch_size, config.audio_patch_size
         self.has_audio_ffn = model_type.has_audio and config.dual_ffn
         if model_type.has_video:
@@ -165,11 +168,9 @@ class JavisDiT(nn.Module):
         context = self._embed_text(text, text_mask, x.dtype)
         modulation = self._modulation(e, x.dtype, frames)
         rotary = rotary_table(grid, self.config.audio_pe_type, self.config.dim // self.config.num_heads, x.device)
+        mode = "full" if self.activation_checkpointing else self.checkpointing(x.shape[1])
         for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, context, rotary, grid.num_video, use_reentrant=False)
-            else:
-                x = block(x, modulation, context, rotary, grid.num_video)
+            x = run_block(block, mode, x, modulation, context, rotary, grid.num_video)
         return self._read_out(x, e, frames, grid)
 
     def token_grid(self, latents: Latents, num_video_latents: int | None = None) -> TokenGrid:

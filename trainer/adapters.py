@@ -2,13 +2,14 @@
 
 ``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero, and the reference is
 the network with the adapter off. ``two_adapters`` (the released layout): the SFT adapter is the trainable "policy", and a copy of it
-the frozen "reference". In both, policy and reference are bitwise equal before the first step.
+the frozen "reference". In both, policy and reference are bitwise equal before the first step. :func:`add_moving_reference` replaces
+the frozen reference by a moving average of the policy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.dit import JavisDiT
 from avpref.trainer.adapter_files import fold_adapter, read_adapter_config
+from avpref.trainer.scaling.base_dtype import BaseDtype, with_base_dtype
 
 POLICY = "policy"
 REFERENCE = "reference"
@@ -119,7 +121,7 @@ def make_policy(
     settings: AdapterSettings,
     seed: int,
     sft_adapter: Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: BaseDtype | torch.dtype = "float32",
 ) -> Policy:
     """Adapt ``network`` in place according to ``settings``; ``sft_adapter`` is the folder of the adapter that SFT trained, if any.
 
@@ -132,10 +134,33 @@ def make_policy(
         if sft_adapter is None:
             found = "adapter.layout two_adapters without an SFT adapter"
             raise ConfigError(found, "an adapter trained by SFT", "set adapter.layout: merged")
-        return _two_adapters(network.to(dtype), settings, sft_adapter)
+        return _two_adapters(with_base_dtype(network, dtype), settings, sft_adapter)
     if sft_adapter is not None:
         fold_adapter(network, sft_adapter)
-    return Policy(add_adapter(network.to(dtype), settings, seed), None)
+    return Policy(add_adapter(with_base_dtype(network, dtype), settings, seed), None)
+
+
+def add_moving_reference(policy: Policy) -> Policy:
+    """A policy whose reference is a second adapter that starts as a copy of the policy's; the loop moves it after every step.
+
+    Requires a policy whose reference is the adapter switched off (layout ``merged``).
+    """
+    assert policy.reference_adapter is None, "the policy has a reference adapter already"
+    with _preserved_global_rng():
+        policy.model.add_adapter(REFERENCE, policy.model.peft_config[POLICY])
+    for layer in policy.layers:
+        for mine, other in zip(factors(layer, REFERENCE), factors(layer, POLICY), strict=True):
+            with torch.no_grad():
+                mine.copy_(other)
+            mine.requires_grad_(False)
+    _tuner(policy.model).set_adapter(POLICY)
+    return Policy(policy.model, REFERENCE)
+
+
+def reference_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of the reference's adapter, by the ``names`` of the policy's parameters that they correspond to."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name.replace(f".{POLICY}.", f".{REFERENCE}.")] for name in names}
 
 
 def _refuse_dropout(settings: AdapterSettings) -> None:

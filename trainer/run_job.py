@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
+from avpref.errors import ConfigError
 from avpref.identity import derive_seed, digest
 from avpref.models.checkpoints.network_loading import load_network, save_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
@@ -19,13 +21,15 @@ from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
-from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
+from avpref.trainer.adapters import POLICY, Policy, add_adapter, add_moving_reference, make_policy
 from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.loop import LoopPlan, TrainingResult, train
+from avpref.trainer.loop import LoopPlan, Observer, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
+from avpref.trainer.monitoring.previews import PreviewPlan, Previews, load_previews
+from avpref.trainer.monitoring.speed import ADAPTER_ALONE, ADAPTER_AND_REFERENCE, ALL_WEIGHTS, SpeedMeter
 from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, resolve_shift
-from avpref.trainer.objectives import FlowObjective, LiveReference, PreferenceObjective, Reference
+from avpref.trainer.objectives import FlowObjective, LiveReference, NoReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
 from avpref.trainer.reference_cache import (
     CachedReference,
@@ -34,8 +38,11 @@ from avpref.trainer.reference_cache import (
     save_reference_scores,
     score_reference,
 )
+from avpref.trainer.scaling.base_dtype import QUANTISED, with_base_dtype
+from avpref.trainer.scaling.sharding import shard_over_ranks, unshard, whole
 
 NETWORK_FILE = "network.safetensors"
+RAW_ADAPTER_FOLDER = "adapter_raw"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
 AUDIO_FOLDER = "audio_stage"
@@ -67,10 +74,14 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     clips = load_clip_set(job.data)
     module: nn.Module = network
     if job.adapter is not None:
-        module = add_adapter(network.to(_dtype(job)), job.adapter, derive_seed("sft adapter", job.seed))
+        module = add_adapter(with_base_dtype(network, job.dtype), job.adapter, derive_seed("sft adapter", job.seed))
     _prepare(network, job.sft.loop)
     source = ClipSource(clips, _sft_noise(job, "joint"))
-    result = train(FlowObjective(module), source, _plan(job, job.output, job.sft.loop), context)
+    shard(job, module, network, context)
+    objective = FlowObjective(module, weights=(job.sft.weight_video, job.sft.weight_audio))
+    speed = SpeedMeter(network.config, ALL_WEIGHTS if job.adapter is None else ADAPTER_ALONE)
+    plan, observers = _plan(job, job.output, job.sft.loop), observers_of(job, module, context)
+    result = whole_result(train(objective, source, plan, context, observers, speed), module)
     if context.is_first:
         _write_sft(job, network, module, result)
     return result.summary
@@ -128,11 +139,45 @@ def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
 
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
     training = prepare_preference_training(job, context)
-    objective = PreferenceObjective(training.policy, job.dpo.loss, training.reference_scores(job, context))
-    result = train(objective, training.source, _plan(job, job.output, job.dpo.loop), context)
+    scores = training.reference_scores(job, context)
+    objective = PreferenceObjective(training.policy, job.dpo.loss, scores, job.dpo.two_pass)
+    model = training.policy.model
+    cost = ADAPTER_AND_REFERENCE if job.dpo.reference in ("live", "ema") else ADAPTER_ALONE
+    speed = SpeedMeter(NetworkConfig.from_settings(job.network), cost)
+    plan, observers = _plan(job, job.output, job.dpo.loop), observers_of(job, model, context)
+    result = whole_result(train(objective, training.source, plan, context, observers, speed), model)
     if context.is_first:
-        save_adapter(training.policy.model, POLICY, job.output / ADAPTER_FOLDER)
+        if result.average:
+            save_adapter(model, POLICY, job.output / RAW_ADAPTER_FOLDER)
+            _load_parameters(model, result.average)
+        save_adapter(model, POLICY, job.output / ADAPTER_FOLDER)
     return result.summary
+
+
+def whole_result(result: TrainingResult, module: nn.Module) -> TrainingResult:
+    """The result with whole averages, and ``module`` with whole parameters, where ranks hold parts; all ranks must call this."""
+    unshard(module)
+    return result._replace(average={name: whole(value) for name, value in result.average.items()})
+
+
+def shard(job: TrainingJob, module: nn.Module, network: JavisDiT, context: Context) -> None:
+    """Shard ``module`` over the ranks if the job says so. Raises ConfigError where its other settings do not allow it."""
+    settings = job.settings
+    if settings.loop.sharding != "fsdp2":
+        return
+    if settings.optimiser.state_bits != 32 or job.dtype in QUANTISED:
+        found = f"loop.sharding fsdp2 with optimiser.state_bits {settings.optimiser.state_bits} and dtype {job.dtype}"
+        raise ConfigError(found, "float moments and a float base", "--set dpo.loop.sharding=sums")
+    shard_over_ranks(module, network, context)
+
+
+def observers_of(job: TrainingJob, module: nn.Module, context: Context) -> tuple[Observer, ...]:
+    """The previews of the job, if it has any."""
+    loop = job.settings.loop
+    if job.previews is None or not loop.previews.every:
+        return ()
+    plan = PreviewPlan(job.clip, job.output, loop.previews.every, loop.steps)
+    return (Previews(module, load_previews(job.previews), plan, context),)
 
 
 @dataclass(frozen=True)
@@ -145,8 +190,16 @@ class PreferenceTraining:
     cache_key: str
 
     def reference_scores(self, job: TrainingJob, context: Context) -> Reference:
-        """The score table that the job names, or the live reference. Raises InputError for a stale table."""
+        """The reference of the loss: none, the score table that the job names, or a forward pass. Raises InputError for a stale table."""
+        if job.dpo.reference == "none":
+            return NoReference()
         if job.reference_scores is None:
+            if job.dpo.reference == "cached":
+                found, fix = (
+                    "dpo.reference cached without a table of scores",
+                    "set reference_scores (cache_reference writes it)",
+                )
+                raise ConfigError(found, "a table", fix)
             return self.live
         return CachedReference(load_reference_scores(job.reference_scores, self.cache_key), context.device)
 
@@ -155,21 +208,53 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
-    policy = make_policy(network, job.dpo.adapter, seed, job.sft_adapter, _dtype(job))
+    policy = make_policy(network, job.dpo.adapter, seed, job.sft_adapter, job.dtype)
+    if job.dpo.reference == "ema":
+        policy = add_moving_reference(policy)
     _prepare(network, job.dpo.loop)
-    noise = NoiseConfig(
-        derive_seed("dpo", job.seed),
-        resolve_shift(job.dpo.timesteps, job.clip),
-        job.dpo.timesteps.loc,
-        job.dpo.timesteps.spread,
-        job.dpo.caption_dropout,
-        job.dpo.desync_share,
-    )
-    live = LiveReference(policy, job.dpo.loss.reduction)
+    pairs = load_pair_set(job.data)
+    noise = _dpo_noise(job, len(pairs.ids))
+    live = LiveReference(policy, job.dpo.loss.reduction, job.dpo.two_pass)
+    shard(job, policy.model, network, context)
+    return PreferenceTraining(policy, PairSource(pairs, noise), live, reference_key(job, len(pairs.ids)))
+
+
+def reference_key(job: TrainingJob, num_pairs: int) -> str:
+    """Hash of all that the reference's errors depend on, to the last bit: weights, dtype, data, noise, division into batches."""
     relevant = ("sha256.", "network.", "dtype", "settings.adapter.layout")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
-    cache_key = digest("reference scores", inputs, asdict(noise), job.dpo.loss.reduction, size=64)
-    return PreferenceTraining(policy, PairSource(load_pair_set(job.data), noise), live, cache_key)
+    loop = job.dpo.loop
+    computed: list[object] = [
+        job.dpo.loss.reduction,
+        job.dpo.two_pass,
+        loop.batch_size,
+        loop.num_processes,
+        loop.num_threads,
+    ]
+    computed += [loop.compile_blocks, loop.sharding, job.device.partition(":")[0], str(torch.__version__)]
+    noise = asdict(_dpo_noise(job, num_pairs))
+    return digest("reference scores", inputs, noise, order_seed(job), *computed, size=64)
+
+
+def order_seed(job: TrainingJob) -> int:
+    """Seed of the order of the samples."""
+    return derive_seed("order", job.seed)
+
+
+def _dpo_noise(job: TrainingJob, num_pairs: int) -> NoiseConfig:
+    dpo, loop = job.dpo, job.dpo.loop
+    is_growing = dpo.desync_order == "large_first"
+    return NoiseConfig(
+        derive_seed("dpo", job.seed),
+        resolve_shift(dpo.timesteps, job.clip),
+        dpo.timesteps.loc,
+        dpo.timesteps.spread,
+        dpo.caption_dropout,
+        dpo.desync_share,
+        dpo.timesteps.independent,
+        dpo.timesteps.rounded,
+        math.ceil(loop.steps * loop.batch_size / num_pairs) if is_growing else 0,
+    )
 
 
 def cache_reference(job: TrainingJob, path: Path, context: Context) -> ReferenceScoreTable:
@@ -180,10 +265,9 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
     job.check()
     loop = job.dpo.loop
     training = prepare_preference_training(job, context)
-    order_seed = _plan(job, job.output, loop).seed
     with torch_threads(loop.num_threads):
         table = score_reference(
-            training.live, training.source, order_seed, loop.steps, loop.batch_size, training.cache_key, context.device
+            training.live, training.source, loop, order_seed(job), training.cache_key, context.device
         )
     save_reference_scores(path, table)
     return table
@@ -198,7 +282,7 @@ def _start_network(job: TrainingJob, context: Context) -> JavisDiT:
 
 
 def _prepare(network: JavisDiT, loop: LoopSettings) -> None:
-    network.activation_checkpointing = loop.activation_checkpointing
+    network.checkpointing = loop.checkpointing
     if loop.compile_blocks:
         compile_blocks(network)
 
@@ -208,21 +292,27 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
     timesteps = job.sft.timesteps
     shift = resolve_shift(timesteps, job.clip)
     seed = derive_seed("sft", part, job.seed)
-    return NoiseConfig(seed, shift, timesteps.loc, timesteps.spread, job.sft.caption_dropout)
+    return NoiseConfig(
+        seed,
+        shift,
+        timesteps.loc,
+        timesteps.spread,
+        job.sft.caption_dropout,
+        independent=timesteps.independent and part == "joint",
+        rounded=timesteps.rounded,
+    )
 
 
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:
     settings = job.settings
-    plan = LoopPlan(loop, settings.optimiser, derive_seed("order", job.seed), output, job.fingerprint())
+    plan = LoopPlan(loop, settings.optimiser, order_seed(job), output, job.fingerprint())
     match settings:
         case SftSettings():
             return replace(plan, ema_decay=settings.ema_decay)
         case DpoSettings():
-            return replace(plan, displacement_alarm=settings.displacement_alarm)
-
-
-def _dtype(job: TrainingJob) -> torch.dtype:
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[job.dtype]
+            decay = settings.reference_decay if settings.reference == "ema" else None
+            alarm = settings.displacement_alarm
+            return replace(plan, ema_decay=settings.ema_decay, displacement_alarm=alarm, reference_decay=decay)
 
 
 @torch.no_grad()

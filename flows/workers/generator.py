@@ -25,7 +25,8 @@ from avpref.flows.workers.prompt_sources import clip_shape, shape_of
 from avpref.identity import digest
 from avpref.media.resolutions import nominal_size
 from avpref.models.checkpoints.network_loading import load_network
-from avpref.models.codecs.codec import Codec, IdentityCodec
+from avpref.models.codecs.codec import Codec
+from avpref.models.codecs.codec_choice import codec_of
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import shift_ratio
 from avpref.models.sampling import SamplerSettings
@@ -43,14 +44,7 @@ def open_codec(settings: Settings, device: str = "cpu") -> Codec:
 
     Raises ConfigError where it cannot make clips of their shape, InputError where weights are absent.
     """
-    shape = clip_shape(settings)
-    match settings.codec:
-        case IdentityCodecSettings() as config:
-            return IdentityCodec(config, shape)
-        case JavisCodecSettings() as config:
-            from avpref.models.codecs.javis_codec import JavisCodec
-
-            return JavisCodec(config, shape, device)
+    return codec_of(settings.codec, clip_shape(settings), device)
 
 
 def open_text_encoder(settings: Settings, runs: Path, device: str = "cpu") -> TextEncoder:

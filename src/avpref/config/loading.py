@@ -19,7 +19,7 @@ from avpref.config.optional_scorers import with_installed
 from avpref.config.pool_names import require_pools_of_scorers
 from avpref.config.schema import ScoreJob, Settings
 from avpref.config.scorer_use import FORMS, entry_for_override
-from avpref.config.section import Section
+from avpref.config.section import EVERY_KEY, Section
 from avpref.errors import ConfigError
 from avpref.identity import digest
 
@@ -47,7 +47,7 @@ class Resolved:
 
     def rows(self) -> Iterator[tuple[str, object, str]]:
         """(dotted key, value, origin) for every leaf, in file order."""
-        for key, value in flatten(self.settings.model_dump(mode="json")):
+        for key, value in flatten(self.settings.model_dump(mode="json", context={EVERY_KEY: True})):
             yield key, value, self.origins.get(key, "default")
 
 
