@@ -70,7 +70,8 @@ def test_a_full_disk_is_named_and_leaves_nothing_temporary(tmp_path: Path, monke
         written.append(path)
         if len(written) == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return path.open("wb").write(data)
+        with path.open("wb") as stream:
+            return stream.write(data)
 
     monkeypatch.setattr(Path, "write_bytes", write_bytes)
     with pytest.raises(StorageError, match="no space left"):
