@@ -3,9 +3,8 @@
     python benchmarks/exchange.py                     writes benchmarks/exchange.md (25,000 pairs, some minutes)
     python benchmarks/exchange.py --pairs 40          the same at toy size: prints the lines and writes nothing
 
-The run is synthetic: two candidates per prompt with random scores, each a clip of its own of the toy world's shape. All clips show
-the same noise and differ in a box that players skip, so that no two files are equal and none has to be encoded. Every command runs in
-a process of its own. Loading needs the package datasets, which is no dependency; without it that line is left out.
+The run is synthetic: two candidates per prompt with random scores. All clips show one scene of the toy world and differ in a box that
+players skip, so that no two files are equal and none has to be encoded. Every command runs in a process of its own. Loading needs the package datasets, which is no dependency; without it that line is left out.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from avpref.datasets import tables
 from avpref.domain import METRICS, Origin, Split, prompt_id
 from avpref.flows.run import Run
 from avpref.flows.stages.pair import pair
+from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.identity import bytes_sha256
 from avpref.media.writing import encode_clip
 from avpref.storage.run_folder import create
@@ -97,12 +97,9 @@ def measured(name: str, arguments: list[str], cwd: Path) -> Measure:
 def synthetic_run(runs: Path, num_pairs: int) -> Run:
     """A run up to its pairs, without a network: two clips per prompt, of which the scores prefer one."""
     run = Run.of(create(runs, load_config(CONFIG, OVERRIDES, environment={}).settings))
-    clip = run.settings.clip
-    generator = np.random.default_rng(0)
-    frames = generator.integers(0, 256, (clip.num_frames, clip.height_px, clip.width_px, 3), dtype=np.uint8)
-    frames = (frames // 8 + 100).astype(np.uint8)  # weak noise, for files as large as those of the toy world
-    sound = generator.uniform(-0.1, 0.1, round(clip.num_frames / clip.fps_hz * clip.sample_rate_hz)).astype(np.float32)
-    data = encode_clip(frames, clip.fps_hz, sound, clip.sample_rate_hz)
+    generator, source = np.random.default_rng(0), open_prompt_source(run.settings)
+    shown = source.ground_truth(source.prompts().prompts[0])
+    data = encode_clip(shown.frames, run.settings.clip.fps_hz, shown.audio, run.settings.clip.sample_rate_hz)
     texts = [f"prompt number {number} of a synthetic run" for number in range(num_pairs)]
     prompts = [prompt_id(text) for text in texts]
     rows = [commit(run, data, prompts[number // PER_PROMPT], number) for number in range(PER_PROMPT * num_pairs)]

@@ -187,9 +187,9 @@ def import_(
     The configuration's clip shape, scorers and network apply; its prompts are replaced. The printed command then trains on the
     pairs. Exit code 5: some rows or clips were refused; 4: none is usable.
     """
-    from avpref.cli.actions import export_pairs
+    from avpref.cli.actions import import_pair_list
 
-    document = export_pairs.import_list(source, config, runs, overrides(set_, seed))
+    document = import_pair_list.import_list(source, config, runs, overrides(set_, seed))
     print_json(document) if json else _print_import(document)
     return PartialResult.exit_code if document["refused"] or document["quarantined"] else 0
 
