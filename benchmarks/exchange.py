@@ -4,7 +4,8 @@
     python benchmarks/exchange.py --pairs 40          the same at toy size: prints the lines and writes nothing
 
 The run is synthetic: two candidates per prompt with random scores. All clips show one scene of the toy world and differ in a box that
-players skip, so that no two files are equal and none has to be encoded. Every command runs in a process of its own. Loading needs the package datasets, which is no dependency; without it that line is left out.
+players skip, so that no two files are equal and none has to be encoded. Every command runs in a process of its own. Loading needs
+the package datasets, which is no dependency; without it that line is left out.
 """
 
 from __future__ import annotations
