@@ -57,6 +57,11 @@ class OpenSoraVae(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).view(1, -1, 1, 1, 1))
         self.register_buffer("shift", torch.tensor(SHIFT).view(1, -1, 1, 1, 1))
 
+    @property
+    def _spatial(self) -> Any:
+        """diffusers' network."""
+        return self.spatial_vae["module"]
+
     def encode(self, video: Tensor, normal: Normal) -> Tensor:
         """Latents [B, 4, T', H / 8, W / 8] of ``video`` [B, 3, T, H, W] in [-1, 1]."""
         frames = video.transpose(1, 2).flatten(0, 1)
@@ -68,11 +73,11 @@ class OpenSoraVae(nn.Module):
         """Video [B, 3, ``num_frames``, 8h, 8w] of ``latents``; values are not clipped. Raises as :func:`decode_windows`."""
         planes = decode_windows(self.temporal_vae, latents, num_frames)
         frames = (planes / SPATIAL_SCALE).transpose(1, 2).flatten(0, 1)
-        decoded = torch.cat([self.spatial_vae["module"].decode(part).sample for part in frames.split(FRAMES_AT_ONCE)])
+        decoded = torch.cat([self._spatial.decode(part).sample for part in frames.split(FRAMES_AT_ONCE)])
         return decoded.unflatten(0, (len(latents), -1)).transpose(1, 2)
 
     def _encoded(self, frames: Tensor, normal: Normal) -> Tensor:
-        posterior = self.spatial_vae["module"].encode(frames).latent_dist
+        posterior = self._spatial.encode(frames).latent_dist
         return SPATIAL_SCALE * (posterior.mean + posterior.std * normal(posterior.mean.shape))
 
 
