@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def seal_scores(run: Run, names: list[object], generator: np.random.Generator) -
     seal(run, tables.SCORES, columns, num)
 
 
-def seal(run: Run, table: tables.Table, columns: dict[str, object], num_rows: int) -> None:
+def seal(run: Run, table: tables.Table, columns: Mapping[str, object], num_rows: int) -> None:
     """Seal rows; columns that are not named are empty or zero."""
     blank = {"string": "", "int64": 0, "double": 0.0, "bool": True}
     arrays = [

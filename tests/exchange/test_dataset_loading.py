@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from avpref.datasets import tables
-from avpref.exchange.pair_export import PairExport, export_pairs
+from avpref.exchange.pair_export import ExportLayout, PairExport, export_pairs
 from avpref.storage.run_folder import RunFolder
 
 LOADING = """
@@ -48,7 +48,7 @@ def load(folder: Path, cache: Path) -> dict:
 
 
 @pytest.mark.parametrize("layout", ["shards", "files"])
-def test_datasets_loads_pairs_with_their_clips(tiny_run: RunFolder, tmp_path: Path, layout: str) -> None:
+def test_datasets_loads_pairs_with_their_clips(tiny_run: RunFolder, tmp_path: Path, layout: ExportLayout) -> None:
     export_pairs(tiny_run, PairExport(tmp_path / "out", layout=layout))
     (tmp_path / "cache").mkdir()
     loaded = load(tmp_path / "out", tmp_path / "cache")

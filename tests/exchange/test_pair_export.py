@@ -15,7 +15,7 @@ import yaml
 from avpref.datasets import tables
 from avpref.datasets.metric_tables import SIDES
 from avpref.errors import ConfigError, InputError, TableError
-from avpref.exchange.pair_export import DPO_COLUMNS, PairExport, export_pairs
+from avpref.exchange.pair_export import DPO_COLUMNS, ExportLayout, PairExport, export_pairs
 from avpref.exchange.shard_writer import ShardLimits
 from avpref.identity import bytes_sha256, file_sha256
 from avpref.storage.run_folder import RunFolder, open_root
@@ -99,7 +99,8 @@ def test_a_csv_names_both_clips(tiny_run: RunFolder, pairs: list, tmp_path: Path
 def test_equal_runs_give_equal_files_wherever_they_are(tiny_run: RunFolder, tmp_path: Path) -> None:
     root = tmp_path / "elsewhere" / tiny_run.run_id
     shutil.copytree(tiny_run.root, root)
-    for layout in ("shards", "files"):
+    layouts: tuple[ExportLayout, ...] = ("shards", "files")
+    for layout in layouts:
         export_pairs(tiny_run, PairExport(tmp_path / f"one-{layout}", layout=layout))
         export_pairs(open_root(root), PairExport(tmp_path / f"two-{layout}", layout=layout))
         assert files_of(tmp_path / f"one-{layout}") == files_of(tmp_path / f"two-{layout}")
@@ -127,7 +128,7 @@ def test_an_existing_folder_is_not_written_to(tiny_run: RunFolder, tmp_path: Pat
 
 @pytest.mark.parametrize("layout", ["shards", "files"])
 def test_a_clip_that_is_gone_or_changed_leaves_nothing(
-    tiny_run: RunFolder, pairs: list, tmp_path: Path, layout: str
+    tiny_run: RunFolder, pairs: list, tmp_path: Path, layout: ExportLayout
 ) -> None:
     root = tmp_path / "runs" / tiny_run.run_id
     shutil.copytree(tiny_run.root, root)

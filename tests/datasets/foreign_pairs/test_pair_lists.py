@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ def sha(name: str) -> str:
     return bytes_sha256(f"clip {name}".encode())
 
 
-def read(path: Path, **settings: float) -> PairList:
+def read(path: Path, **settings: Any) -> PairList:
     return read_pairs(PairPrompts(pairs=str(path), **{"held_out_share": 0.0, **settings}), seed=0)
 
 
@@ -126,7 +127,7 @@ def write_jsonl(folder: Path, *rows: dict[str, object]) -> Path:
     return folder
 
 
-def listed_row(chosen: str = "a", rejected: str = "b", **more: object) -> dict[str, object]:
+def listed_row(chosen: str = "a", rejected: str = "b", **more: Any) -> dict[str, object]:
     return {
         "prompt": "a dog",
         "chosen_file_name": f"{chosen}.mp4",
@@ -136,8 +137,8 @@ def listed_row(chosen: str = "a", rejected: str = "b", **more: object) -> dict[s
 
 
 def test_a_list_of_files_is_read_and_its_hashes_are_compared(tmp_path: Path) -> None:
-    clips = {"chosen_clip": {"sha256": sha("a")}, "rejected_clip": {"sha256": sha("b")}}
-    wrong = {"chosen_clip": {"sha256": sha("b")}, "rejected_clip": {"sha256": sha("d")}}
+    clips: dict[str, Any] = {"chosen_clip": {"sha256": sha("a")}, "rejected_clip": {"sha256": sha("b")}}
+    wrong: dict[str, Any] = {"chosen_clip": {"sha256": sha("b")}, "rejected_clip": {"sha256": sha("d")}}
     listed = read(write_jsonl(tmp_path, listed_row(**clips, pair_id="x"), listed_row("c", "d", **wrong)))
     (pair,) = listed.pairs
     assert pair.is_verified and pair.foreign_id == "x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,11 @@ from avpref.models.flow import Latents, interpolate
 
 pytestmark = pytest.mark.golden
 TOLERANCE = 3e-4
+
+
+def tracks(latents: Latents) -> tuple[Tensor, Tensor]:
+    assert latents.video is not None and latents.audio is not None
+    return latents.video, latents.audio
 
 
 def close(actual: Tensor | None, wanted: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -73,7 +79,8 @@ def test_the_network_of_audio_alone(v01: V01) -> None:
 
 @torch.no_grad()
 def test_every_part_of_the_first_depth(v01: V01) -> None:
-    network, parts = v01.network(), {}
+    network = v01.network()
+    parts: dict[str, Any] = {}
 
     def keep(name: str, module: nn.Module) -> None:
         module.register_forward_hook(lambda _module, _inputs, out: parts.__setitem__(name, out))
@@ -103,12 +110,12 @@ def test_the_loss(v01: V01, masked: bool) -> None:
     name = "masked" if masked else "plain"
     t, data = v01.io["in.t"] / 1000, v01.latents()
     noise = Latents(v01.io["flow.noise.video"], v01.io["flow.noise.audio"])
-    x = Latents(*(interpolate(x0, x1, t) for x0, x1 in zip(data, noise, strict=True)))
+    x = Latents(*(interpolate(x0, x1, t) for x0, x1 in zip(tracks(data), tracks(noise), strict=True)))
     masks = v01.masks() if masked else {}
     inputs = v01.inputs(**masks)
     if masked:
-        given = zip(x, data, masks.values(), strict=True)
-        x = Latents(*(torch.where(_wide(mask, now), now, known) for now, known, mask in given))
+        mixed = zip(tracks(x), tracks(data), masks.values(), strict=True)
+        x = Latents(*(torch.where(_wide(mask, now), now, known) for now, known, mask in mixed))
     errors = flow_errors(v01.network()(x, t, inputs), data, noise, **masks)
     close(errors.total, v01.io[f"flow.{name}.loss"], 1e-4)
     close(errors.video.mean(), v01.io[f"flow.{name}.loss_video"].reshape(()), 1e-4)

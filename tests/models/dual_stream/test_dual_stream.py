@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,8 +93,9 @@ def test_what_each_stage_of_the_release_trains() -> None:
 def test_a_row_does_not_depend_on_the_others_unless_priors_are_mixed(network: DualStreamNetwork) -> None:
     x, t, inputs = latents_of(3), torch.tensor([0.9, 0.5, 0.1]), inputs_of(3)
     together = network(x, t, inputs)
+    parts: dict[str, Any] = vars(inputs)
     last = DualStreamInputs(
-        **{name: value[2:] if isinstance(value, Tensor) else value for name, value in vars(inputs).items()}
+        **{name: value[2:] if isinstance(value, Tensor) else value for name, value in parts.items()}
     )
     alone = network(Latents(*(track[2:] for track in x if track is not None)), t[2:], last)
     for one, other in zip(together, alone, strict=True):
@@ -153,12 +155,14 @@ def test_loading_is_strict(network: DualStreamNetwork, tmp_path: Path) -> None:
 def test_without_guidance_the_sampler_takes_the_prompts_alone(network: DualStreamNetwork) -> None:
     noise, inputs, seen = latents_of(2), inputs_of(2), []
     end = sample_dual(network, noise, inputs, DualSampling(steps=3, guidance=1.0), lambda step, _: seen.append(step))
-    assert seen == [1, 2, 3] and end.video is not None and end.video.shape == noise.video.shape
+    assert seen == [1, 2, 3] and end.video is not None and noise.video is not None
+    assert end.video.shape == noise.video.shape
     separate = DualSampling(steps=3, guidance=4.0, is_joint=False)
     guided = sample_dual(network, noise, inputs, separate)
     joint = sample_dual(network, noise, inputs, replace(separate, is_joint=True))
     for one, other in zip(guided, joint, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert guided.audio is not None and end.audio is not None
     assert not torch.allclose(guided.audio, end.audio, atol=1e-2)
 
 
