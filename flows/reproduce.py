@@ -28,7 +28,7 @@ from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
 from avpref.flows.stages.generate import candidates_of
-from avpref.flows.stages.pair import select
+from avpref.flows.stages.pair import pairs_of
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
@@ -153,9 +153,10 @@ def _changed_tables(run: Run) -> Iterator[str]:
 
 
 def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_StageCandidates]:
-    """The candidates of stage ``generate``, and those of stage ``evaluate`` where it has finished."""
+    """The candidates that stage ``generate`` made, and those of stage ``evaluate`` where it has finished."""
     reference = run.sft
-    recorded = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
+    made = (candidate for candidate in read_candidates(run.tables) if candidate.origin != Origin.IMPORTED)
+    recorded = {candidate.candidate_id: candidate for candidate in made}
     yield _StageCandidates(GENERATE, reference, recorded, plan_candidates(run, GENERATE, prompts, reference))
     if run.tables.has(tables.EVALUATIONS):
         held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], run.policy
@@ -258,7 +259,7 @@ def _selection(run: Run) -> tuple[RecordedAndNow | None, RecordedAndNow | None]:
     if not run.tables.has(tables.PAIRS):
         return None, None
     try:
-        selection = select(run)
+        selection = pairs_of(run)
     except InputError as error:
         return RecordedAndNow(run.norm.norm_id, error.found), RecordedAndNow(run.pairs_hash, error.found)
     norm = RecordedAndNow(run.norm.norm_id, selection.norm.norm_id)

@@ -35,7 +35,7 @@ def pair(run: Run) -> StageCounts:
     fingerprint = _fingerprint(run)
     is_new = not all(run.tables.is_sealed(table, fingerprint) for table in SEALED)
     if is_new:
-        _seal(run, fingerprint, keep_imported(run) if _is_imported(run) else select(run))
+        _seal(run, fingerprint, pairs_of(run))
     _require_pairs(run)
     num_pairs = run.tables.num_rows(tables.PAIRS)
     made, present = (num_pairs, 0) if is_new else (0, num_pairs)
@@ -52,6 +52,11 @@ def select(run: RunFolder) -> pairing.Selection:
     """
     matrix, norm = _scored(run)
     return _warned(pairing.select_pairs(matrix, run.settings.pairs, norm))
+
+
+def pairs_of(run: Run) -> pairing.Selection:
+    """The selection of the run: the imported pairs where it has some, otherwise those of its strategy. Raises as :func:`select`."""
+    return keep_imported(run) if _is_imported(run) else select(run)
 
 
 def keep_imported(run: Run) -> pairing.Selection:

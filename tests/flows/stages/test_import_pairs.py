@@ -17,6 +17,7 @@ from avpref.datasets import tables
 from avpref.domain import Origin, Split
 from avpref.errors import ConfigError, InputError
 from avpref.exchange.pair_export import PairExport, export_pairs
+from avpref.flows.reproduce import reproduce
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
@@ -70,6 +71,8 @@ def test_a_run_trains_on_the_pairs_of_another(tiny_run: RunFolder, exported: Pat
         "clips of the shape keep their bytes"
     )
     assert (run.training_job.output / "adapter" / "adapter_model.safetensors").exists()
+    repeated = reproduce(run, 1.0, None, seed=0)
+    assert repeated.is_same and repeated.clips > 0, "imported clips were not made, so they are not made again"
     again = run_loop(Run.of(run))
     assert not again.is_changed and (run.root / RESULT_FILE).exists()
 
