@@ -35,9 +35,9 @@ from avpref.flows.prefect.delivery_queue import DeliveryQueue, Undelivered
 from avpref.flows.prefect.prefect_client import PrefectReporter
 from avpref.observability.meters import StageMeasure, duration
 from avpref.observability.progress import Listener
-from avpref.storage.run_folder import RunFolder
+from avpref.storage.work_folder import WorkFolder
 
-RunT = TypeVar("RunT", bound=RunFolder)
+RunT = TypeVar("RunT", bound=WorkFolder)
 
 ARTIFACT_EVERY_S = 10.0
 TABLE_ROWS = 100

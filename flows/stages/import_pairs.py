@@ -29,6 +29,7 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import sampler_hash
 from avpref.flows.workers.import_worker import ImportItem, ImportSpec
+from avpref.flows.workers.prompt_sources import imports_pairs
 from avpref.identity import digest
 
 STAGE = "import"
@@ -86,7 +87,7 @@ def _items(run: Run) -> Iterator[tuple[tuple[str, str], ImportItem]]:
 
     The clips of a prompt are numbered in the order of their hashes, so an id does not depend on the order of the list.
     """
-    if not isinstance(run.settings.prompts, PairPrompts):
+    if not imports_pairs(run.settings):
         return
     clips = _clips(_training_rows(run))
     hashes: dict[str, list[str]] = {}

@@ -187,6 +187,11 @@ class ForeignPairSource:
         raise AssertionError("foreign pairs have no ground truth")
 
 
+def imports_pairs(settings: Settings) -> bool:
+    """Whether the run trains on imported pairs: with such a list, in the first round; later ones generate candidates for its texts."""
+    return isinstance(settings.prompts, PairPrompts) and settings.rounds.round == 1
+
+
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
     """Whether ``prompt`` has a ground-truth clip: with toy world and recordings always, with other sources where it names a file."""
     return isinstance(settings.prompts, ToyWorldPrompts | ClipPrompts) or bool(prompt.ground_truth_path)

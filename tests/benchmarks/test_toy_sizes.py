@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
     "exchange": "--pairs 12",
+    "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
@@ -33,6 +34,7 @@ LONG = {
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
+    "rounds": "--seeds 0 --rounds 2 --arms one informative --config configs/tiny.yaml",
     "routed": "--seeds 0 --config configs/tiny.yaml",
     "toyworld": "0 --config configs/tiny.yaml --control configs/tiny.yaml",
     "video_decoding": "--divisor 8 --width 8",

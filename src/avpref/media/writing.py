@@ -7,6 +7,7 @@ space, as ``faststart`` would do in a second pass.
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -36,15 +37,56 @@ def encode_clip(frames: np.ndarray, fps_hz: float, audio: np.ndarray, sample_rat
     (yuv420p halves both).
     """
     _require_clip(frames, audio)
-    buffer = io.BytesIO()
-    index_bytes = 4096 + 64 * len(frames) + 48 * (len(audio) // AAC_FRAME + 2)
-    options = {"moov_size": str(index_bytes), "fflags": "+bitexact"}
-    with av.open(buffer, "w", format="mp4", options=options) as container:
-        picture = _add_picture(container, frames.shape[2], frames.shape[1], fps_hz)
-        sound = _add_sound(container, sample_rate_hz)
-        _mux_picture(container, picture, frames)
-        _mux_sound(container, sound, audio, sample_rate_hz)
-    return buffer.getvalue()
+    layout = EncodedLayout(len(frames), frames.shape[1], frames.shape[2], fps_hz, len(audio), sample_rate_hz)
+    encoder = ClipEncoder(layout)
+    for pixels in frames:
+        encoder.add(pixels)
+    return encoder.finish(audio)
+
+
+@dataclass(frozen=True)
+class EncodedLayout:
+    """Numbers of frames and samples, size and rates of a clip that is encoded frame by frame."""
+
+    num_frames: int
+    height_px: int
+    width_px: int
+    fps_hz: float
+    num_samples: int
+    sample_rate_hz: int
+
+
+class ClipEncoder:
+    """Encodes a clip as :func:`encode_clip` does, frame by frame, so that its pictures need not be in memory together."""
+
+    def __init__(self, layout: EncodedLayout) -> None:
+        self._layout, self._buffer, self._num_added = layout, io.BytesIO(), 0
+        index_bytes = 4096 + 64 * layout.num_frames + 48 * (layout.num_samples // AAC_FRAME + 2)
+        options = {"moov_size": str(index_bytes), "fflags": "+bitexact"}
+        self._container = av.open(self._buffer, "w", format="mp4", options=options)
+        self._picture = _add_picture(self._container, layout.width_px, layout.height_px, layout.fps_hz)
+        self._sound = _add_sound(self._container, layout.sample_rate_hz)
+        self._reformatter = VideoReformatter()
+        self._matrix = Colorspace.ITU709 if is_hd(layout.height_px, layout.width_px) else None
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Encode the next frame uint8 [H, W, 3] RGB."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = self._reformatter.reformat(frame, format="yuv420p", dst_colorspace=self._matrix, threads=1)
+        frame.pts, frame.time_base = self._num_added, self._picture.codec_context.time_base
+        self._num_added += 1
+        self._container.mux(self._picture.encode(frame))
+
+    def finish(self, audio: np.ndarray) -> bytes:
+        """Encode the sound float32 [S], finite; returns the file. Raises ValueError where frames or samples are missing."""
+        layout = self._layout
+        if self._num_added != layout.num_frames or len(audio) != layout.num_samples:
+            self._container.close()
+            raise ValueError(f"{self._num_added} frames and {len(audio)} samples, expected {layout}")
+        self._container.mux(self._picture.encode(None))
+        _mux_sound(self._container, self._sound, audio, layout.sample_rate_hz)
+        self._container.close()
+        return self._buffer.getvalue()
 
 
 def _require_clip(frames: np.ndarray, audio: np.ndarray) -> None:
@@ -75,17 +117,6 @@ def _add_sound(container: OutputContainer, sample_rate_hz: int) -> AudioStream:
     stream = container.add_stream("aac", rate=sample_rate_hz, layout="stereo", options=dict(_AUDIO_OPTIONS))
     stream.bit_rate = min(4 * sample_rate_hz, 192_000)
     return stream
-
-
-def _mux_picture(container: OutputContainer, stream: VideoStream, frames: np.ndarray) -> None:
-    reformatter = VideoReformatter()
-    matrix = Colorspace.ITU709 if is_hd(frames.shape[1], frames.shape[2]) else None
-    for index, pixels in enumerate(frames):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame = reformatter.reformat(frame, format="yuv420p", dst_colorspace=matrix, threads=1)
-        frame.pts, frame.time_base = index, stream.codec_context.time_base
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
 
 
 def _mux_sound(container: OutputContainer, stream: AudioStream, audio: np.ndarray, sample_rate_hz: int) -> None:
