@@ -160,7 +160,7 @@ def seal(run: Run, table: tables.Table, columns: Mapping[str, object], num_rows:
 
 
 def benchmark(folder: Path, num_pairs: int) -> list[str]:
-    began = time.perf_counter()
+    began, load = time.perf_counter(), os.getloadavg()[0]
     run = synthetic_run(folder / "runs", num_pairs)
     size = sum(path.stat().st_size for path in (run.root / "clips").rglob("*.mp4")) / 1e6
     made_s = time.perf_counter() - began
@@ -184,7 +184,7 @@ def benchmark(folder: Path, num_pairs: int) -> list[str]:
         "# Export and import of pairs",
         "",
         f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, "
-        f"Python {platform.python_version()}, pyarrow {pa.__version__}. Made with `python benchmarks/exchange.py`.",
+        f"Python {platform.python_version()}, pyarrow {pa.__version__}. Made with `python benchmarks/exchange.py`. Load of the machine at the start: {load:.1f}.",
         "",
         f"{again.tables.num_rows(tables.PAIRS):,} pairs of {num_pairs:,} prompts; {PER_PROMPT * num_pairs:,} clips, "
         f"{size:,.0f} MB (made in {made_s:.0f} s). The import wrote {imported:,} clips.",

@@ -12,8 +12,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from avpref.errors import GateRefused, InputError, TableError
-from avpref.exchange.adapter_export import AdapterExport, AdapterLayout, Part, export_adapter
+from avpref.errors import ConfigError, GateRefused, InputError, TableError
+from avpref.exchange.adapter_export import AdapterExport, Part, export_adapter
 from avpref.exchange.adapter_source import AdapterSource, adapter_sources, find_adapter
 from avpref.exchange.load_snippets import SNIPPETS
 from avpref.flows.run import Run
@@ -41,8 +41,14 @@ def source(runs: Path) -> AdapterSource:
     return find_adapter(runs)
 
 
+def config_of(source: AdapterSource) -> NetworkConfig:
+    settings = source.run.settings.network
+    assert settings is not None
+    return NetworkConfig.from_settings(settings)
+
+
 def network_with(source: AdapterSource, lora: Path | None) -> JavisDiT:
-    config = NetworkConfig.from_settings(source.run.settings.network)
+    config = config_of(source)
     return load_generator(source.checkpoint, config, ModelType.T2AV, lora=lora)
 
 
@@ -53,7 +59,7 @@ def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("layout", ["peft", "comfyui", "diffusers"])
 @pytest.mark.parametrize("part", ["all", "video"])
 def test_every_layout_gives_the_same_factors_back(
-    source: AdapterSource, tmp_path: Path, layout: AdapterLayout, part: Part
+    source: AdapterSource, tmp_path: Path, layout: str, part: Part
 ) -> None:
     export_adapter(source, AdapterExport(tmp_path / "out", layout, part))
     trained = read_lora(source.folder)
@@ -68,7 +74,7 @@ def test_every_layout_gives_the_same_factors_back(
 
 
 @pytest.mark.parametrize("layout", ["peft", "comfyui"])
-def test_the_code_of_the_card_loads_the_adapter(source: AdapterSource, tmp_path: Path, layout: AdapterLayout) -> None:
+def test_the_code_of_the_card_loads_the_adapter(source: AdapterSource, tmp_path: Path, layout: str) -> None:
     export_adapter(source, AdapterExport(tmp_path / "out", layout))
     card = (tmp_path / "out" / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
@@ -86,7 +92,7 @@ def test_diffusers_loads_the_video_part(source: AdapterSource, tmp_path: Path) -
     """The code of the card, on diffusers' own class; its layers then are those of our network with the adapter."""
     export_adapter(source, AdapterExport(tmp_path / "out", "diffusers"))
     assert {path.name for path in (tmp_path / "out").glob("*.safetensors")} == {VIDEO_FILE, AUDIO_FILE}
-    config = NetworkConfig.from_settings(source.run.settings.network)
+    config = config_of(source)
     save_diffusers(load_network(source.checkpoint, config, ModelType.T2AV), tmp_path / "base")
     card = (tmp_path / "out" / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
@@ -159,6 +165,12 @@ def test_a_refused_adapter_leaves_only_when_asked(tiny_run: RunFolder, tmp_path:
     with pytest.raises(GateRefused, match="the gate refused"):
         find_adapter(tmp_path, tiny_run.run_id)
     assert find_adapter(tmp_path, tiny_run.run_id, allows_refused=True).record == record
+
+
+def test_a_layout_that_the_base_model_does_not_have_names_the_others(source: AdapterSource, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="layout kohya"):
+        export_adapter(source, AdapterExport(tmp_path / "out", "kohya"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_changed_files_do_not_leave(runs: Path, tiny_run: RunFolder, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from avpref.config.training_settings import SftWeights
+from avpref.domain import Terms
 from avpref.exchange.adapter_source import AdapterSource
 from avpref.exchange.evaluation_clips import ClipPair
 from avpref.exchange.load_snippets import SNIPPETS
@@ -17,15 +18,16 @@ from avpref.models.checkpoints.lora_files import Lora
 from avpref.storage.documents import RESULT_FILE
 
 S_PER_H = 3600.0
-LIBRARIES = {"peft": "peft", "diffusers": "diffusers", "comfyui": "comfyui"}
 
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """The parts of a card: the adapter, the exported factors and their layout, the base on a hub (may be empty), and clips."""
+    """The parts of a card: the adapter, the terms of its base, the exported factors (None for another base model than the built-in
+    one) and their layout, the base on a hub (may be empty), and clips."""
 
     source: AdapterSource
-    lora: Lora
+    base_terms: Terms
+    lora: Lora | None
     layout: str
     base_model: str
     revision: str
@@ -44,7 +46,7 @@ def adapter_card(card: AdapterCard) -> str:
         f"## Evaluation\n\n{_evaluation(card.source)}",
         f"## Clips before and after\n\n{_clips(card)}",
         f"## Load\n\n{_load(card)}",
-        f"## Terms\n\n{_terms(card.source)}",
+        f"## Terms\n\n{_terms(card)}",
     ]
     return f"---\n{front}---\n" + "\n\n".join(sections) + "\n"
 
@@ -53,7 +55,7 @@ def _front_matter(card: AdapterCard) -> dict[str, Any]:
     named = {"base_model": card.base_model, "base_model_relation": "adapter"} if card.base_model else {}
     return {
         **named,
-        "library_name": LIBRARIES[card.layout],
+        "library_name": card.layout,
         "license": "other",
         "pipeline_tag": "text-to-video",
         "tags": ["lora", "dpo", "audio", "video", "avpref"],
@@ -64,9 +66,11 @@ def _base(card: AdapterCard) -> str:
     source = card.source
     record, sft = source.record, source.run.settings.sft
     trained = sft.network if isinstance(sft, SftWeights) else f"trained by run {source.run_id}"
-    ranks = sorted({pair.rank for pair in card.lora.factors.values()})
-    alphas = sorted({pair.alpha for pair in card.lora.factors.values()})
-    num_values = sum(pair.down.numel() + pair.up.numel() for pair in card.lora.factors.values())
+    config = source.lora_config
+    sizes = [("rank, alpha", f"{config.get('r')}, {config.get('lora_alpha'):g}")] if config else []
+    if card.lora is not None:
+        num_values = sum(pair.down.numel() + pair.up.numel() for pair in card.lora.factors.values())
+        sizes.append(("layers, values", f"{len(card.lora.factors)}, {num_values}"))
     return markdown_table(
         ("fact", "value"),
         [
@@ -76,8 +80,7 @@ def _base(card: AdapterCard) -> str:
             ("SHA-256 of the trained adapter", f"`{record.adapter_hash}`"),
             ("hash of base and adapter", f"`{record.policy_hash}`"),
             ("layout of this export", card.layout),
-            ("rank, alpha", f"{_joined(ranks)}, {_joined(alphas)}"),
-            ("layers, values", f"{len(card.lora.factors)}, {num_values}"),
+            *sizes,
         ],
     )
 
@@ -163,6 +166,8 @@ def _clips(card: AdapterCard) -> str:
 
 
 def _load(card: AdapterCard) -> str:
+    if card.lora is None:
+        return f"The files are in the layout `{card.layout}` of base model `{card.source.run.settings.base.model}`."
     base = card.base_model if card.layout == "diffusers" and card.base_model else "BASE"
     snippet = SNIPPETS[card.layout].replace("BASE", base)
     note = {
@@ -174,7 +179,8 @@ def _load(card: AdapterCard) -> str:
     return f"{note}\n\n```python\n{snippet}```"
 
 
-def _terms(source: AdapterSource) -> str:
+def _terms(card: AdapterCard) -> str:
+    source, terms = card.source, card.base_terms
     rows = [
         (
             row["scorer"],
@@ -185,9 +191,11 @@ def _terms(source: AdapterSource) -> str:
         for row in source.record.lineage.get("scorers", ())
     ]
     table = markdown_table(("scorer", "licence of its weights", "commercial use", "meaningful numbers"), rows)
+    use = "commercial use is allowed" if terms.commercial_use else "no commercial use"
     return (
+        f"Base model: {terms.licence}; {use}.\n\n"
         f"The pairs were selected with these scorers, whose terms apply to what is made of their numbers:\n\n{table}\n\n"
-        "The terms of the base network and of the training prompts apply as well. Whoever publishes this adapter states its licence "
+        "The terms of the training prompts apply as well. Whoever publishes this adapter states its licence "
         "in place of `other`."
     )
 

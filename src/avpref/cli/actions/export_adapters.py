@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from avpref.exchange.adapter_card import AdapterCard, adapter_card
-from avpref.exchange.adapter_export import AdapterExport, AdapterLayout, export_adapter
+from avpref.exchange.adapter_export import AdapterExport, export_adapter
 from avpref.exchange.adapter_source import adapter_sources, find_adapter
 from avpref.exchange.hub_upload import HubTarget, upload
+from avpref.models.bases.base_model import require_layout
+from avpref.models.bases.base_opening import open_base
+from avpref.models.bases.javis_base import JavisBase
 from avpref.models.checkpoints.lora_files import read_lora
 
 __all__ = ["AdapterExport", "card_of", "export_one", "rows"]
@@ -38,9 +41,10 @@ def export_one(
     return document
 
 
-def card_of(
-    runs: Path, adapter: str, layout: AdapterLayout, base_model: str, revision: str, allows_refused: bool
-) -> str:
+def card_of(runs: Path, adapter: str, layout: str, base_model: str, revision: str, allows_refused: bool) -> str:
     """The card of an adapter without clips; raises as :func:`find_adapter`."""
     source = find_adapter(runs, adapter, allows_refused)
-    return adapter_card(AdapterCard(source, read_lora(source.folder), layout, base_model, revision, ()))
+    base = open_base(source.run.settings.base_sections)
+    require_layout(layout, base.adapter_layouts)
+    lora = read_lora(source.folder) if isinstance(base, JavisBase) else None
+    return adapter_card(AdapterCard(source, base.terms, lora, layout, base_model, revision, ()))

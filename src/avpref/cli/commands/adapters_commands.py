@@ -20,10 +20,10 @@ Adapter = Annotated[
 ]
 Out = Annotated[Path, Parameter(name="--out", help="new or empty folder")]
 Layout = Annotated[
-    Literal["peft", "diffusers", "comfyui"],
+    str,
     Parameter(
         name="--layout",
-        help="peft: a folder for PEFT and avpref; diffusers: for WanTransformer3DModel; comfyui: one file",
+        help="peft: a folder for PEFT and avpref; diffusers: for diffusers' network; comfyui: one file; or another of the base model",
     ),
 ]
 Part = Annotated[
