@@ -184,7 +184,8 @@ def benchmark(folder: Path, num_pairs: int) -> list[str]:
         "# Export and import of pairs",
         "",
         f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, "
-        f"Python {platform.python_version()}, pyarrow {pa.__version__}. Made with `python benchmarks/exchange.py`. Load of the machine at the start: {load:.1f}.",
+        f"Python {platform.python_version()}, pyarrow {pa.__version__}. Made with `python benchmarks/exchange.py`. "
+        f"Load of the machine at the start: {load:.1f}.",
         "",
         f"{again.tables.num_rows(tables.PAIRS):,} pairs of {num_pairs:,} prompts; {PER_PROMPT * num_pairs:,} clips, "
         f"{size:,.0f} MB (made in {made_s:.0f} s). The import wrote {imported:,} clips.",

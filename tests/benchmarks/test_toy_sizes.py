@@ -27,6 +27,7 @@ QUICK = {
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
     "pairing": "--prompts 50 --large 500",
     "reuse": "--units 3",
+    "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
     "synchformer_trunk": "--depth 1 --dim 24 --repeats 1",
 }
 LONG = {
