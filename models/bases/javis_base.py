@@ -35,6 +35,7 @@ from avpref.models.bases.base_model import (
     require_layout,
 )
 from avpref.models.bases.velocity_network import VelocityNetwork
+from avpref.models.checkpoints.diffusers_lora import save_diffusers_adapter
 from avpref.models.checkpoints.exporting import (
     save_comfyui_adapter,
     save_diffusers,
@@ -65,7 +66,7 @@ RELEASED_TERMS = Terms(
 class JavisBase(Base):
     """The base model of the sections ``network``, ``codec`` and ``text``. Raises ConfigError without section ``network``."""
 
-    adapter_layouts = (PEFT_LAYOUT, COMFYUI_LAYOUT)
+    adapter_layouts = (PEFT_LAYOUT, DIFFUSERS_LAYOUT, COMFYUI_LAYOUT)
     network_layouts = (ORIGINAL_LAYOUT, DIFFUSERS_LAYOUT)
 
     def __init__(self, sections: BaseSections) -> None:
@@ -166,10 +167,12 @@ class JavisBase(Base):
         return Work(tokens, forward_flop(tokens, self._network))
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
-        """See :class:`Base`: a folder in PEFT's format, or one file under the names that ComfyUI reads."""
+        """See :class:`Base`: a folder in PEFT's format or for diffusers, or one file under the names that ComfyUI reads."""
         require_layout(layout, self.adapter_layouts)
         if layout == COMFYUI_LAYOUT:
             save_comfyui_adapter(read_lora(adapter), output)
+        elif layout == DIFFUSERS_LAYOUT:
+            save_diffusers_adapter(read_lora(adapter), output)
         else:
             save_peft_adapter(read_lora(adapter), output)
 

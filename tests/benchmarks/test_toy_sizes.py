@@ -20,6 +20,7 @@ from avpref.storage.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
+    "exchange": "--pairs 12",
     "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
@@ -27,6 +28,7 @@ QUICK = {
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
     "pairing": "--prompts 50 --large 500",
     "reuse": "--units 3",
+    "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
     "synchformer_trunk": "--depth 1 --dim 24 --repeats 1",
 }
 LONG = {

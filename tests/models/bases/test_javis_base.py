@@ -65,14 +65,16 @@ def test_networks_of_one_seed_are_equal_and_files_read_back(tmp_path: Path) -> N
     }
 
 
-@pytest.mark.parametrize("layout", ["peft", "comfyui"])
+@pytest.mark.parametrize("layout", ["peft", "comfyui", "diffusers"])
 def test_adapters_are_exported_and_read_back(tmp_path: Path, layout: str) -> None:
     base = open_base(TOY)
     model = add_adapter(base.create(1), AdapterSettings(rank=2, alpha=4), 5)
     save_adapter(model, POLICY, tmp_path / "adapter")
     output = tmp_path / ("out.safetensors" if layout == "comfyui" else "out")
     base.export_adapter(tmp_path / "adapter", output, layout)
-    before, after = read_lora(tmp_path / "adapter").factors, read_lora(output).factors
+    before = read_lora(tmp_path / "adapter").factors
+    files = sorted(output.glob("*.safetensors")) if layout == "diffusers" else [output]
+    after = {name: pair for file in files for name, pair in read_lora(file).factors.items()}
     assert before.keys() == after.keys()
     for name, factors in before.items():
         assert torch.equal(factors.down, after[name].down) and factors.alpha == after[name].alpha
