@@ -67,6 +67,22 @@ PROMPT_SHAPES = _table(
     "prompt_shapes", prompt_id="text", num_frames="int", height_px="int", width_px="int", origin="text"
 )
 TEXTS = _table("texts", item_id="text", text="text")
+IMPORTED = _table(
+    "imported",
+    line="int",
+    foreign_id="text",
+    prompt_id="text",
+    split="text",
+    dimension="text",
+    chosen_file="text",
+    chosen_row="int",
+    chosen_sha256="text",
+    rejected_file="text",
+    rejected_row="int",
+    rejected_sha256="text",
+    is_verified="bool",
+    scores="text",
+)
 CANDIDATES = _table(
     "candidates",
     candidate_id="text",
@@ -194,7 +210,7 @@ OVERLAPS = _table("strategy_overlaps", strategy="text", other="text", common="in
 
 TABLES: tuple[Table, ...] = (
     *(PROMPTS, CANDIDATES, SCORES, NORMS, REWARDS, PAIRS, SKIPPED, EXCLUDED, QUARANTINE, PROMPT_SHAPES),
-    *(CLIP_FACTS, AUDITS, EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS),
+    *(CLIP_FACTS, AUDITS, EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS, IMPORTED),
 )
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 

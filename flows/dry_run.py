@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from avpref.config.codec_settings import JavisCodecSettings
+from avpref.config.data_settings import PairPrompts
 from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
+from avpref.datasets.foreign_pairs.pair_list import num_rows
 from avpref.datasets.latents import STORED
 from avpref.domain import Prompt, Split
 from avpref.flows.before_first_stage import check_before_first_stage
@@ -27,12 +29,11 @@ from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
 from avpref.flows.training_plan import SmallerTraining, TrainingPlan, smaller_trainings, training_plans
 from avpref.flows.workers.encode_worker import mp4_bytes
-from avpref.flows.workers.generator import open_codec
+from avpref.flows.workers.generator import base_of, open_codec
 from avpref.flows.workers.judges import judges_of
 from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source, shapes_of
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
-from avpref.models.dit import JavisDiT, NetworkConfig
 from avpref.trainer.adapters import add_adapter
 
 FLOAT_BYTES = 4
@@ -138,7 +139,7 @@ def _samples_audio(settings: Settings) -> bool:
 def network_values(settings: Settings) -> tuple[int, int]:
     """Numbers of values of the network and of its adapter. No memory is allocated for them."""
     with torch.device("meta"):
-        network = JavisDiT(NetworkConfig.from_settings(settings.network))
+        network = base_of(settings).build_network()
         whole = sum(parameter.numel() for parameter in network.parameters())
         adapted = add_adapter(network, settings.dpo.adapter, settings.run.seed)
     return whole, sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
@@ -166,9 +167,12 @@ def _training_stages(settings: Settings, sft: SftSettings, clips: int, values: i
 
 
 def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int) -> list[DryRunRow]:
-    candidates = sum(1 for _ in planned_candidates(prompts, settings))
+    planned = sum(1 for _ in planned_candidates(prompts, settings))
+    imported = 2 * num_rows(settings.prompts) if isinstance(settings.prompts, PairPrompts) else 0
+    candidates = planned + imported
     return [
-        DryRunRow("generate", candidates, "candidates", candidates * clip_bytes),
+        *([DryRunRow("import", imported, "clips at most", None)] if imported else []),
+        DryRunRow("generate", planned, "candidates", planned * clip_bytes),
         DryRunRow("score", candidates * len(metrics_of(settings.scoring, settings.executor)), "scores", None),
     ]
 
@@ -182,6 +186,8 @@ def _judge_stages(settings: Settings, held_out: int) -> list[DryRunRow]:
 def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[DryRunRow]:
     train = len(_of(prompts, Split.TRAIN))
     pairs = train * settings.pairs.max_pairs_per_prompt
+    if isinstance(settings.prompts, PairPrompts):
+        pairs = num_rows(settings.prompts)
     latents = pairs * (latent_bytes(settings) + latent_bytes(settings, len(delays_s(settings.dpo))))
     _, values = network_values(settings)
     kept = _checkpoints(settings.dpo.loop) * ADAM_COPIES + 1

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from avpref.config.schema import Settings
 from avpref.domain import Origin
 from avpref.flows.stages.candidate_plan import planned_candidates
-from avpref.flows.workers.generator import open_codec
-from avpref.flows.workers.prompt_sources import open_prompt_source
-from avpref.models.network_flop import forward_flop
+from avpref.flows.workers.generator import base_of, open_sampler
+from avpref.flows.workers.prompt_sources import clip_shape, open_prompt_source
 from avpref.observability.meters import S_PER_H
-from avpref.trainer.data.buckets import num_tokens
 
 TERA = 1e12
 
@@ -40,15 +38,14 @@ def estimate_sampling(settings: Settings, tflops: float) -> SamplingEstimate:
     prompt_list = open_prompt_source(settings).prompts()
     planned = list(planned_candidates(prompt_list.prompts, settings))
     num_generated = sum(candidate.origin == Origin.GENERATED for candidate in planned)
-    tokens = num_tokens(open_codec(settings).latent_shapes(), settings.network)
-    rows = 1 if settings.sampling.guidance == 1 else 2
-    flop_per_candidate = rows * settings.sampling.steps * forward_flop(tokens, settings.network)
+    work = base_of(settings).work(clip_shape(settings))
+    flop_per_candidate = open_sampler(settings).num_passes * work.forward_flop
     return SamplingEstimate(
         prompts=len(prompt_list.prompts),
         refused=len(prompt_list.refused),
         candidates=num_generated,
         ground_truth=len(planned) - num_generated,
-        tokens=tokens,
+        tokens=work.num_tokens,
         flop_per_candidate=flop_per_candidate,
         tflops=tflops,
         gpu_hours=num_generated * flop_per_candidate / (tflops * TERA) / S_PER_H,

@@ -23,12 +23,13 @@ from avpref.execution.plan import Shard, StagePlan
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rescore import Sandboxes, ScoreDifference, rescore
+from avpref.flows.rounds.round_candidates import generation_plans
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
 from avpref.flows.stages.generate import candidates_of
-from avpref.flows.stages.pair import select
+from avpref.flows.stages.pair import pairs_of
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
@@ -153,10 +154,17 @@ def _changed_tables(run: Run) -> Iterator[str]:
 
 
 def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_StageCandidates]:
-    """The candidates of stage ``generate``, and those of stage ``evaluate`` where it has finished."""
-    reference = run.sft
-    recorded = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
-    yield _StageCandidates(GENERATE, reference, recorded, plan_candidates(run, GENERATE, prompts, reference))
+    """The candidates that stage ``generate`` made, and those of stage ``evaluate`` where it has finished."""
+    if len(run.settings.clip.shapes) > 1:
+        found = f"run {run.run_id} has clips of {len(run.settings.clip.shapes)} shapes"
+        raise InputError(found, "a run of one shape", "reproduce a run without clip.shapes")
+    made = (candidate for candidate in read_candidates(run.tables) if candidate.origin != Origin.IMPORTED)
+    candidates = {candidate.candidate_id: candidate for candidate in made}
+    for planned in generation_plans(run, GENERATE):
+        ids = {item.item_id for unit in planned.plan.units for item in unit.items}
+        is_only = run.previous is None
+        recorded = candidates if is_only else {name: clip for name, clip in candidates.items() if name in ids}
+        yield _StageCandidates(GENERATE, planned.network, recorded, planned.plan)
     if run.tables.has(tables.EVALUATIONS):
         held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], run.policy
         plan = plan_candidates(run, EVALUATE, held_out, policy)
@@ -258,7 +266,7 @@ def _selection(run: Run) -> tuple[RecordedAndNow | None, RecordedAndNow | None]:
     if not run.tables.has(tables.PAIRS):
         return None, None
     try:
-        selection = select(run)
+        selection = pairs_of(run)
     except InputError as error:
         return RecordedAndNow(run.norm.norm_id, error.found), RecordedAndNow(run.pairs_hash, error.found)
     norm = RecordedAndNow(run.norm.norm_id, selection.norm.norm_id)

@@ -1,6 +1,6 @@
 """Plan of a run's trainings without running them: tokens, forward passes, steps, memory per device and GPU-hours of every bucket.
 
-Operations are those of :func:`avpref.models.network_flop.forward_flop`. With F operations of one forward pass of a row, of which
+Operations are those of :func:`avpref.models.dit_work.forward_flop`. With F operations of one forward pass of a row, of which
 A are attention and L = F - A the rest: training all weights takes F forward, 2 L + 2.5 A backward; training an adapter of a frozen network
 F forward, L + 2.5 A backward (fused attention recomputes its products); activation checkpointing adds F, a live reference F per row.
 GPU-hours are these operations at a sustained speed that the caller names; nothing else is counted in them.
@@ -20,10 +20,9 @@ from avpref.flows.shapes import settings_of, shape_name
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prompt_sources import shapes_of
 from avpref.media.geometry import ClipShape
+from avpref.models.dit_work import attention_flop, forward_flop, num_tokens
 from avpref.models.flow import LatentShapes
-from avpref.models.network_flop import attention_flop, forward_flop
 from avpref.observability.meters import S_PER_H
-from avpref.trainer.data.buckets import num_tokens
 from avpref.trainer.memory_plan import MemoryParts, MemoryRequest, plan_memory
 
 CARDS_GB = (24, 48, 80, 141)
@@ -76,7 +75,12 @@ class SmallerTraining:
 
 
 def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
-    """The plan of every training and bucket, at ``tflops`` sustained. Raises what opening the codec raises for a shape it cannot make."""
+    """The plan of every training and bucket, at ``tflops`` sustained; none for other base models than JavisDiT++.
+
+    Raises what opening the codec raises for a shape that it cannot make.
+    """
+    if settings.network is None:
+        return
     trainings: list[tuple[str, SftSettings | DpoSettings]] = [("train", settings.dpo)]
     if isinstance(settings.sft, SftSettings):
         trainings.insert(0, ("sft", settings.sft))
@@ -88,20 +92,23 @@ def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
 
 def smaller_trainings(settings: Settings) -> Iterator[SmallerTraining]:
     """AV-DPO of one pair of the smallest bucket per forward pass, under settings that lower its memory, largest memory first."""
+    network = settings.network
+    if network is None:
+        return
     shapes = {shape: open_codec(settings_of(settings, shape)).encoded_shapes() for shape in shapes_of(settings)}
-    shape = min(shapes, key=lambda shape: num_tokens(shapes[shape], settings.network))
+    shape = min(shapes, key=lambda shape: num_tokens(shapes[shape], network))
     latents = shapes[shape]
     rows = []
     dtypes: tuple[tuple[str, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True), ("int8", True))
     for dtype, is_two_pass in dtypes:
         for mode, value in MODES:
             rows_of_pass = 1 if is_two_pass else 2
-            request = MemoryRequest(settings.network, settings.dpo.adapter, dtype, latents, rows_of_pass, mode)
+            request = MemoryRequest(network, settings.dpo.adapter, dtype, latents, rows_of_pass, mode)
             changes = {
                 "base_dtype": dtype,
                 "loop.activation_checkpointing": value,
                 "two_pass": str(is_two_pass).lower(),
-                "loop.max_tokens": str(2 * num_tokens(latents, settings.network)),
+                "loop.max_tokens": str(2 * num_tokens(latents, network)),
             }
             memory = plan_memory(request)
             overrides = " ".join(f"--set dpo.{key}={value}" for key, value in changes.items())
@@ -122,14 +129,16 @@ def _plan(
     tflops: float,
 ) -> TrainingPlan:
     shape, share = shape_and_share
+    network = settings.network
+    assert network is not None, "only JavisDiT++ is planned"
     loop = placed_loop(settings.executor, training.loop)
     latents = open_codec(settings_of(settings, shape)).encoded_shapes()
     rows = 2 if isinstance(training, DpoSettings) else 1
-    tokens = rows * num_tokens(latents, settings.network)
+    tokens = rows * num_tokens(latents, network)
     per_pass = samples_per_pass(loop, tokens)
-    memory = plan_memory(_request(settings, training, latents, rows * per_pass))
+    memory = plan_memory(_request(network, training, latents, rows * per_pass))
     samples = loop.steps * loop.batch_size * share
-    flop = samples * rows * training_flop(tokens // rows, settings.network, training)
+    flop = samples * rows * training_flop(tokens // rows, network, training)
     return TrainingPlan(
         stage=stage,
         bucket=shape_name(shape),
@@ -165,15 +174,15 @@ def training_flop(tokens: int, network: NetworkSettings, training: SftSettings |
 
 
 def _request(
-    settings: Settings, training: SftSettings | DpoSettings, latents: LatentShapes, rows: int
+    network: NetworkSettings, training: SftSettings | DpoSettings, latents: LatentShapes, rows: int
 ) -> MemoryRequest:
-    mode, bits = training.loop.checkpointing(num_tokens(latents, settings.network)), training.optimiser.state_bits
+    mode, bits = training.loop.checkpointing(num_tokens(latents, network)), training.optimiser.state_bits
     match training:
         case DpoSettings():
-            network, adapter, has_average = settings.network, training.adapter, bool(training.ema_decay)
+            has_average = bool(training.ema_decay)
             own = max(rows, 2) // (2 if training.two_pass else 1)
-            return MemoryRequest(network, adapter, training.base_dtype, latents, own, mode, has_average, bits)
+            return MemoryRequest(network, training.adapter, training.base_dtype, latents, own, mode, has_average, bits)
         case SftSettings():
             adapter, dtype = training.adapter, training.base_dtype if training.adapter else "float32"
             has_average = bool(training.ema_decay)
-            return MemoryRequest(settings.network, adapter, dtype, latents, max(rows, 1), mode, has_average, bits)
+            return MemoryRequest(network, adapter, dtype, latents, max(rows, 1), mode, has_average, bits)

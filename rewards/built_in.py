@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 BUILT_IN_CLASSES: Mapping[str, str] = {
+    "aesthetics": "avpref.rewards.aesthetics.aesthetics:Aesthetics",
     "reward_service": "avpref.rewards.service.reward_service:RewardService",
     "vlm_judge": "avpref.rewards.service.vlm_judge:VlmJudge",
 }

@@ -6,15 +6,14 @@ world size, and a resumed run needs no random state. Chosen and rejected clips o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from avpref.config.data_settings import ClipSettings
-from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.conditioning import LatentTimes
@@ -24,11 +23,10 @@ from avpref.models.flow import (
     LatentShapes,
     interpolate,
     logit_normal,
-    shift_ratio,
     shift_timesteps,
     velocity_target,
 )
-from avpref.storage.latents.latent_reader import ClipSize
+from avpref.models.stretched_times import draw_stretched_time
 from avpref.trainer.data.buckets import Buckets, SampleIndex, Schedule
 from avpref.trainer.data.sample_data import ClipRows, PairRows, Samples
 from avpref.trainer.losses import Moves
@@ -42,6 +40,7 @@ class NoiseConfig:
     with shifted audio replaces the rejected clip. With ``independent`` audio has a timestep of its own. With ``rounded`` the network
     sees timesteps as the released trainer passes them: bfloat16 on the scale of 0 to 1000, while x_t has the exact t.
     ``desync_epochs`` E > 0 is a curriculum: in epoch e only the first ceil(K (e + 1) / E) of K shifted versions are drawn.
+    ``audio_shift`` and ``stretched`` are those of :class:`avpref.models.bases.base_model.TimestepLaw`.
     """
 
     seed: int
@@ -53,6 +52,8 @@ class NoiseConfig:
     independent: bool = False
     rounded: bool = False
     desync_epochs: int = 0
+    audio_shift: float | None = None
+    stretched: bool = False
 
     def num_drawn(self, num_versions: int, epoch: int) -> int:
         """How many of ``num_versions`` shifted versions are drawn from in ``epoch``."""
@@ -143,16 +144,6 @@ def _as_released(t: Tensor) -> Tensor:
     return (t * TIMESTEP_SCALE).bfloat16().float() / TIMESTEP_SCALE
 
 
-def resolve_shift(timesteps: TimestepSettings, clip: ClipSettings | ClipSize) -> float:
-    """The fixed shift of ``timesteps``, or the ratio from the clip's size and length. Raises ConfigError for clips of 2 to 16 frames."""
-    if timesteps.shift is not None:
-        return timesteps.shift
-    try:
-        return shift_ratio(clip.height_px, clip.width_px, clip.num_frames, timesteps.scale)
-    except ValueError as error:
-        raise ConfigError(str(error), "a shift ratio above 0", "set timesteps.shift, for example 3.0") from error
-
-
 def shard_for_rank(indices: Sequence[SampleIndex], rank: int, world: int) -> list[SampleIndex]:
     """The contiguous part of a global batch for ``rank`` of ``world``; the sizes of the parts differ by one at most."""
     return list(indices[rank * len(indices) // world : (rank + 1) * len(indices) // world])
@@ -167,6 +158,8 @@ def draw_sample_noise(
     """
     generator = torch.Generator().manual_seed(derive_seed("draw", config.seed, sample_id, epoch))
     t = shift_timesteps(logit_normal((), generator, config.loc, config.spread), config.shift)
+    if config.stretched:
+        t = _stretched_timestep(config, config.shift, derive_seed("timestep", config.seed, sample_id, epoch))
     caption, desync, delay = torch.rand(3, generator=generator).tolist()
     num_drawn = config.num_drawn(num_delays, epoch)
     delay_index = int(delay * num_drawn) if num_delays and desync < config.desync_share else None
@@ -177,8 +170,18 @@ def draw_sample_noise(
 
 def _audio_timestep(config: NoiseConfig, sample_id: str, epoch: int) -> Tensor:
     """The audio's own timestep []; a generator of its own leaves all other draws as they are."""
-    generator = torch.Generator().manual_seed(derive_seed("audio timestep", config.seed, sample_id, epoch))
-    return shift_timesteps(logit_normal((), generator, config.loc, config.spread), config.shift)
+    seed = derive_seed("audio timestep", config.seed, sample_id, epoch)
+    shift = config.shift if config.audio_shift is None else config.audio_shift
+    if config.stretched:
+        return _stretched_timestep(config, shift, seed)
+    generator = torch.Generator().manual_seed(seed)
+    return shift_timesteps(logit_normal((), generator, config.loc, config.spread), shift)
+
+
+def _stretched_timestep(config: NoiseConfig, shift: float, seed: int) -> Tensor:
+    """A timestep [] of the stretched law, from a generator of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return draw_stretched_time(generator, config.loc + math.log(shift), config.spread)
 
 
 def _stack_times(noises: list[SampleNoise]) -> tuple[Tensor, Tensor | None]:
@@ -216,11 +219,11 @@ def _require_negative_text(config: NoiseConfig, data: Samples) -> None:
 
 
 class _BucketNoise:
-    """The noise of each sample: of equal shapes in a bucket, and with the bucket's shift."""
+    """The noise of each sample: of equal shapes in a bucket, and with the bucket's distribution."""
 
-    def __init__(self, buckets: Buckets, config: NoiseConfig, shifts: Sequence[float]) -> None:
+    def __init__(self, buckets: Buckets, configs: Sequence[NoiseConfig]) -> None:
         self._of_row, self._shapes = buckets.of_row, [bucket.shapes for bucket in buckets.kinds]
-        self._configs = [replace(config, shift=shift) for shift in shifts] or [config] * len(buckets.kinds)
+        self._configs = configs
 
     def draw(self, ids: Sequence[str], indices: Sequence[SampleIndex], num_delays: int = 0) -> list[SampleNoise]:
         """Random values of samples of one bucket."""
@@ -233,16 +236,20 @@ class _BucketNoise:
 class ClipSource:
     """Batches of training clips. Raises ConfigError for caption dropout without a negative text in the data.
 
-    ``shifts`` has the timestep shift of each bucket; none: that of ``config`` for all.
+    ``of_buckets`` has the noise of each bucket, which differs in its timesteps alone; none: ``config`` for all.
     """
 
     def __init__(
-        self, clips: ClipRows, config: NoiseConfig, schedule: Schedule | None = None, shifts: Sequence[float] = ()
+        self,
+        clips: ClipRows,
+        config: NoiseConfig,
+        schedule: Schedule | None = None,
+        of_buckets: Sequence[NoiseConfig] = (),
     ) -> None:
         _require_negative_text(config, clips)
         self.clips, self.config = clips, config
         self.ids, self.schedule = clips.ids, schedule or Schedule(clips.buckets())
-        self._noise = _BucketNoise(self.schedule.buckets, config, shifts)
+        self._noise = _BucketNoise(self.schedule.buckets, of_buckets or [config] * len(self.schedule.buckets.kinds))
 
     def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
         """Noisy rows and targets of ``indices``, of one bucket; row i depends on indices[i] alone."""
@@ -260,7 +267,11 @@ class PairSource:
     """Batches of preference pairs. Raises ConfigError as :class:`ClipSource`, and for ``desync_share`` without shifted audio."""
 
     def __init__(
-        self, pairs: PairRows, config: NoiseConfig, schedule: Schedule | None = None, shifts: Sequence[float] = ()
+        self,
+        pairs: PairRows,
+        config: NoiseConfig,
+        schedule: Schedule | None = None,
+        of_buckets: Sequence[NoiseConfig] = (),
     ) -> None:
         _require_negative_text(config, pairs)
         if config.desync_share and not pairs.num_delays:
@@ -270,7 +281,7 @@ class PairSource:
             )
         self.pairs, self.config = pairs, config
         self.ids, self.schedule = pairs.ids, schedule or Schedule(pairs.buckets())
-        self._noise = _BucketNoise(self.schedule.buckets, config, shifts)
+        self._noise = _BucketNoise(self.schedule.buckets, of_buckets or [config] * len(self.schedule.buckets.kinds))
 
     def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
         """Noisy rows and targets of ``indices``, of one bucket, chosen then rejected; rows i and n + i depend on indices[i] alone."""

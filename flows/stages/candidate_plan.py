@@ -9,8 +9,8 @@ from typing import Any
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.execution.plan import StagePlan, grouped, plan_stage
-from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
-from avpref.flows.workers.prompt_sources import has_ground_truth
+from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
+from avpref.flows.workers.prompt_sources import has_ground_truth, imports_pairs
 from avpref.identity import digest
 from avpref.storage.run_folder import RunFolder
 
@@ -32,16 +32,29 @@ GROUND_TRUTH_INDEX = 0
 FIRST_GENERATED_INDEX = 1
 
 
+ROUND_SPACE = 2
+"""Indices that a round reserves per candidate that a prompt has on average: some prompts may get more than others."""
+
+
+def first_index(settings: Settings) -> int:
+    """The index of the first candidate that the round samples of a training prompt; no other round uses the same indices."""
+    return FIRST_GENERATED_INDEX + ROUND_SPACE * settings.sampling.num_candidates * (settings.rounds.round - 1)
+
+
 def sampler_hash(settings: Settings) -> str:
     """Hash of everything that a generated clip depends on, except checkpoint, prompt and seed."""
     return digest("sampler", sampler_parts(settings))
 
 
 def sampler_parts(settings: Settings) -> dict[str, Any]:
-    """The values that :func:`sampler_hash` covers: sections sampling and clip, and the identities of codec and text encoder."""
+    """The values that :func:`sampler_hash` covers: sections sampling and clip, the identities of codec and text encoder, and
+    version and licence of a base model that has a version.
+    """
     sampling = settings.sampling.model_dump(mode="json", exclude=set(NOT_OF_A_CLIP))
     codec, text = codec_identity(settings), text_identity(settings)
-    return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text}
+    base = base_of(settings)
+    own = {"base": base.version, "licence": base.terms.licence} if base.version else {}
+    return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text, **own}
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,15 @@ class PlannedCandidate:
 
 
 def planned_candidates(prompts: Sequence[Prompt], settings: Settings) -> Iterator[PlannedCandidate]:
-    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts."""
+    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts.
+
+    Training prompts of imported pairs have no candidates here: theirs are imported (:mod:`avpref.flows.stages.import_pairs`), except
+    in a later round.
+    """
+    is_imported = imports_pairs(settings)
     for prompt in prompts:
+        if is_imported and prompt.split == Split.TRAIN:
+            continue
         is_train = prompt.split == Split.TRAIN
         if is_train and settings.sampling.ground_truth and has_ground_truth(prompt, settings):
             yield PlannedCandidate(prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH)
@@ -92,8 +112,19 @@ def plan_candidates(
 ) -> StagePlan[CandidateRequest]:
     """The plan of the candidate requests for ``prompts`` and ``network``, under ``settings`` (the run's without)."""
     settings = settings or folder.settings
-    fingerprint = stage_fingerprint(folder, stage, settings, network.hash)
     requests = list(candidate_requests(prompts, settings, network.hash))
+    return plan_requests(folder, stage, requests, network.hash, settings)
+
+
+def plan_requests(
+    folder: RunFolder,
+    stage: str,
+    requests: Sequence[CandidateRequest],
+    network_hash: str,
+    settings: Settings | None = None,
+) -> StagePlan[CandidateRequest]:
+    """The plan of ``requests`` to one network, under ``settings`` (the run's without)."""
+    fingerprint = stage_fingerprint(folder, stage, settings or folder.settings, network_hash)
     groups = grouped(requests, [request.prompt.prompt_id for request in requests])
     return plan_stage(stage, "candidates", fingerprint, groups, folder.settings.run)
 

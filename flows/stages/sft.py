@@ -15,15 +15,9 @@ from avpref.flows.run import NETWORKS, Run, start_hash
 from avpref.flows.stages.sft_data import write_clips, write_sound
 from avpref.flows.stages.trained_models import reuse_trained_model
 from avpref.flows.stages.training_data import launch_training
+from avpref.flows.workers.generator import base_of
 from avpref.identity import derive_seed, digest
-from avpref.models.checkpoints.network_loading import (
-    is_video_only,
-    load_generator,
-    save_network,
-    with_audio_from_video,
-)
-from avpref.models.checkpoints.shipped_networks import locate_network
-from avpref.models.dit import ModelType, NetworkConfig
+from avpref.models.bases.base_model import GivenWeights
 from avpref.storage.documents import quarantine_file
 from avpref.storage.local_files import storage_errors
 from avpref.trainer.job import TrainingJob
@@ -53,15 +47,10 @@ def _convert(run: Run, weights: SftWeights) -> ItemCounts:
         return ItemCounts("sft", NETWORKS, present=1, because=GIVEN_WEIGHTS)
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    network = load_generator(
-        locate_network(weights.network),
-        NetworkConfig.from_settings(run.settings.network),
-        ModelType.T2AV,
-        lora=Path(weights.lora) if weights.lora else None,
-        dtype=getattr(torch, weights.dtype),
-    )
+    base, lora = base_of(run.settings), Path(weights.lora) if weights.lora else None
+    network = base.convert(GivenWeights(weights.network, lora, getattr(torch, weights.dtype)))
     with storage_errors(output):
-        save_network(output / NETWORK_FILE, network, {"source": Path(weights.network).name})
+        base.save(output / NETWORK_FILE, network, {"source": Path(weights.network).name})
     return ItemCounts("sft", NETWORKS, made=1, because=GIVEN_WEIGHTS)
 
 
@@ -100,17 +89,15 @@ def _start(run: Run, settings: SftSettings) -> Path | None:
     """
     if not settings.network:
         return None
-    path = run.runs / NETWORKS / digest("sft start", start_hash(settings), run.settings.run.seed) / NETWORK_FILE
+    base, seed = base_of(run.settings), derive_seed("audio branch", run.settings.run.seed)
+    path = (
+        run.runs / NETWORKS / digest("sft start", start_hash(settings, base), seed, dict(base.identity)) / NETWORK_FILE
+    )
     if not path.exists():
-        config, given = NetworkConfig.from_settings(run.settings.network), locate_network(settings.network)
-        if is_video_only(given):
-            generator = torch.Generator().manual_seed(derive_seed("audio branch", run.settings.run.seed))
-            network = with_audio_from_video(given, config, ModelType.T2AV, generator, dtype=torch.float32)
-        else:
-            network = load_generator(given, config, ModelType.T2AV, dtype=torch.float32)
+        network = base.start(GivenWeights(settings.network, None, torch.float32), seed)
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_network(path, network, {"source": Path(settings.network).name})
+            base.save(path, network, {"source": Path(settings.network).name})
     return path
 
 
@@ -118,6 +105,7 @@ def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
     settings, loop = run.settings, placed_loop(run.settings.executor, sft_settings.loop)
     return TrainingJob(
         settings=sft_settings.model_copy(update={"loop": loop}),
+        base=settings.base,
         network=settings.network,
         clip=settings.clip,
         data=output / DATA_FILE,

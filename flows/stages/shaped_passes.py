@@ -12,7 +12,7 @@ from avpref.execution.contract import WorkerSpec
 from avpref.execution.item_counts import ItemCounts
 from avpref.execution.plan import StagePlan
 from avpref.execution.reuse import Reuse
-from avpref.execution.run_units import run_stage
+from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.shapes import settings_of, shape_name
@@ -58,10 +58,16 @@ def run_by_shape(
     for settings, own in members_by_shape(run, members, shape_of):
         one = pass_of(settings, own)
         plan = replace(one.plan, name=one.plan.name + pass_suffix(run.settings, settings))
-        finished = run_stage(run, plan, one.files, partial(_itself, one.spec), one.reuse, reporting.observer())
+        finished = finish(run, replace(one, plan=plan))
         units += finished.units
         counts.append(finished.counts)
     return FinishedPasses(units, tuple(counts))
+
+
+def finish(run: Run, stage_pass: StagePass[ItemT]) -> FinishedUnits[ItemT]:
+    """Run one pass. Raises as :func:`avpref.execution.run_units.run_stage`."""
+    spec = partial(_itself, stage_pass.spec)
+    return run_stage(run, stage_pass.plan, stage_pass.files, spec, stage_pass.reuse, reporting.observer())
 
 
 def members_by_shape(

@@ -10,9 +10,8 @@ from avpref.datasets.latents import TrainingSample
 from avpref.datasets.rows import QuarantineRow
 from avpref.flows.run import Run
 from avpref.flows.shapes import settings_of, shape_name
-from avpref.flows.workers.generator import open_codec
+from avpref.flows.workers.generator import base_of, open_codec
 from avpref.media.geometry import ClipShape
-from avpref.trainer.data.buckets import num_tokens
 
 NO_BUCKET = "NoBucket"
 
@@ -21,12 +20,12 @@ def within_budget(
     run: Run, samples: Iterable[TrainingSample], loop: LoopSettings, stage: str
 ) -> tuple[list[TrainingSample], list[QuarantineRow]]:
     """The samples that fit ``loop.max_tokens``, and a row with the reason for each other one."""
-    clip = run.settings.clip
+    clip, base = run.settings.clip, base_of(run.settings)
 
     @lru_cache
     def tokens_of(num_frames: int, height_px: int, width_px: int) -> int:
         shape = ClipShape(num_frames, height_px, width_px, clip.fps_hz, clip.sample_rate_hz)
-        return num_tokens(open_codec(settings_of(run.settings, shape)).encoded_shapes(), run.settings.network)
+        return base.latent_work(open_codec(settings_of(run.settings, shape)).encoded_shapes()).num_tokens
 
     fitting: list[TrainingSample] = []
     refused: list[QuarantineRow] = []

@@ -22,7 +22,7 @@ from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.placement import join_for_training
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.workers.generator import text_identity
+from avpref.flows.workers.generator import negative_text, open_text_encoder, text_identity
 from avpref.flows.workers.text_state_worker import TextStateItem, TextStateSpec
 from avpref.identity import digest
 from avpref.observability.meters import StageMeter, Workers
@@ -64,10 +64,18 @@ def write_training_set(run: Run, path: Path, source: TrainingSource) -> tuple[st
     index = _rows_of(pa.concat_tables([source.clips, states]), used)
     fingerprint = digest("latents", sorted(set(index["fingerprint"].to_pylist())))
     _bring_shards(run, index)
-    network = run.settings.network
-    header = SetHeader(source.kind, fingerprint, network.text_len, network.text_dim, negative, source.num_delays)
+    header = SetHeader(source.kind, fingerprint, *_text_size(run), negative, source.num_delays)
     seal_training_set(path, header, tables.to_arrow(TRAINING_SAMPLES, source.samples), index, run.root)
     return fingerprint, (texts.counts,)
+
+
+def _text_size(run: Run) -> tuple[int, int]:
+    """Number and width of the hidden states of a text."""
+    settings = run.settings
+    if settings.network is not None:
+        return settings.network.text_len, settings.network.text_dim
+    _, length, width = negative_text(open_text_encoder(settings, run.runs), settings).states.shape
+    return length, width
 
 
 def _encode_texts(run: Run, ids: set[str], clips: pa.Table) -> FinishedUnits[TextStateItem]:

@@ -16,12 +16,13 @@ from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.flows.run import Run
+from avpref.flows.workers.generator import base_of
 from avpref.identity import digest
 from avpref.registry.adapter_records import TRAINED
 
 TRAINED_ON = (
     *(tables.PROMPTS, tables.CANDIDATES, tables.SCORES, tables.NORMS, tables.REWARDS),
-    *(tables.SKIPPED, tables.EXCLUDED, tables.PAIRS),
+    *(tables.SKIPPED, tables.EXCLUDED, tables.PAIRS, tables.IMPORTED),
 )
 """The tables that an adapter's training depends on, directly or through the pairs."""
 
@@ -46,6 +47,7 @@ def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[st
     policy, reference = run.policy, run.sft
     assert policy.adapter is not None
     sealed = {table.name: run.tables.current(table.name) for table in recorded_tables}
+    base = base_of(run.settings)
     return {
         "schema_version": SCHEMA_VERSION,
         "product_version": __version__,
@@ -56,8 +58,24 @@ def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[st
         "checkpoint_sha256": reference.hash,
         "checkpoint": _relative(run, reference.checkpoint),
         "adapter": _relative(run, policy.adapter),
+        "base_model": run.settings.base.model,
+        "base_licence": base.terms.licence,
+        "base_commercial_use": base.terms.commercial_use,
+        **_round(run),
         "norm_id": run.norm.norm_id,
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
+    }
+
+
+def _round(run: Run) -> dict[str, Any]:
+    """The round, the run of the round before and the policy that the training started from; nothing in the first round."""
+    if run.previous is None:
+        return {}
+    return {
+        "round": run.settings.rounds.round,
+        "previous_run": run.previous.run_id,
+        "start_policy_hash": run.start.hash,
+        "start_adapter_sha256": run.start.adapter_hash,
     }
 
 

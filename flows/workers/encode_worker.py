@@ -33,7 +33,7 @@ from avpref.media.delay import delay_audio
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.writing import encode_clip
-from avpref.models.codecs.codec import Codec, LatentMoments
+from avpref.models.codecs.codec import Codec, LatentMoments, moments_of
 from avpref.storage.files import Files
 from avpref.storage.latents.latent_units import commit_samples
 from avpref.storage.unit import Unit
@@ -85,7 +85,7 @@ class SftEncodeWorker:
     def _sample(self, item: SftItem) -> EncodedSample:
         unencoded = self.prompt_source.sft_clip(item)
         clip = read_clip(io.BytesIO(mp4_bytes(unencoded, self.shape)), self.shape)
-        return _encoded(item.item_id, unencoded.text, self.codec.moments([clip]), self.shape)
+        return _encoded(item.item_id, unencoded.text, moments_of(self.codec, [clip]), self.shape)
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ class CandidateEncodeWorker:
             raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
         delayed = [with_delayed_audio(clip, delay_s) for delay_s in item.delays_s]
-        versions = self.codec.moments(delayed) if delayed else None
-        return _encoded(item.item_id, item.text, self.codec.moments([clip]), self.shape, versions)
+        versions = moments_of(self.codec, delayed) if delayed else None
+        return _encoded(item.item_id, item.text, moments_of(self.codec, [clip]), self.shape, versions)
 
 
 def _encoded(
@@ -166,6 +166,8 @@ def mp4_bytes(clip: UnencodedClip, shape: ClipShape) -> bytes:
 
 
 def with_delayed_audio(clip: DecodedClip, delay_s: float) -> DecodedClip:
-    """The clip with its audio ``delay_s`` seconds later, or earlier where that is negative."""
+    """The clip with its audio, mix and channels, ``delay_s`` seconds later, or earlier where that is negative."""
     assert clip.audio is not None
-    return replace(clip, audio=delay_audio(clip.audio, delay_s, clip.sample_rate_hz))
+    audio = delay_audio(clip.audio, delay_s, clip.sample_rate_hz)
+    channels = None if clip.channels is None else delay_audio(clip.channels, delay_s, clip.sample_rate_hz)
+    return replace(clip, audio=audio, channels=channels)

@@ -11,13 +11,13 @@ from avpref.config.schema import Settings
 from avpref.datasets.latents import AUDIO, LOG_VARIANCE, EncodedSample, half_precision
 from avpref.datasets.lists.sound_clips import SoundItem
 from avpref.datasets.rows import QuarantineRow
-from avpref.errors import MediaError
+from avpref.errors import ConfigError, MediaError
 from avpref.execution.contract import Receipt
 from avpref.flows.workers.generator import device_of, open_codec
 from avpref.flows.workers.prompt_sources import reading_rules
 from avpref.media.reading import read_clip
 from avpref.media.reading_rules import ReadingRules
-from avpref.models.codecs.codec import Codec
+from avpref.models.codecs.codec import Codec, PosteriorCodec
 from avpref.storage.files import Files
 from avpref.storage.latents.latent_units import commit_samples
 from avpref.storage.unit import Unit
@@ -63,6 +63,9 @@ class SoundEncodeWorker:
         clip = read_clip(item.path, item.shape, start_s=item.start_s, rules=self.rules)
         if clip.audio is None:
             raise MediaError(f"{item.path} has no sound", "a recording with sound", "remove its row")
+        if not isinstance(self.codec, PosteriorCodec):
+            found = f"sft.audio_clips with {type(self.codec).__name__}, which encodes no sound alone"
+            raise ConfigError(found, "sound of the SFT clips", "--set sft.audio_clips=")
         mean, log_variance = self.codec.sound_moments(clip.audio)
         parts = {AUDIO: half_precision(mean.numpy())}
         if log_variance is not None:

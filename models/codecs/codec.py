@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -71,17 +71,31 @@ class Codec(Protocol):
         """
         ...
 
+    def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """One pair (frames uint8 [T, H, W, 3], audio float32 [S]) per row of ``latents``."""
+        ...
+
+
+@runtime_checkable
+class PosteriorCodec(Protocol):
+    """A codec that gives moments before the audio posterior is sampled, and encodes sound without a picture."""
+
     def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
-        """As :meth:`encode`, with the audio posterior not sampled, so that training can sample it anew."""
+        """As :meth:`Codec.encode`, with nothing sampled."""
         ...
 
     def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
         """Mean and log-variance [C, L, M] of the sound of one clip, float32 [S] at the clip's rate; see :class:`LatentMoments`."""
         ...
 
-    def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """One pair (frames uint8 [T, H, W, 3], audio float32 [S]) per row of ``latents``."""
-        ...
+
+def moments_of(codec: Codec, clips: Sequence[DecodedClip]) -> LatentMoments:
+    """Moments of ``clips``; the latents of a codec that is no :class:`PosteriorCodec` are taken as they are. Raises as ``encode``."""
+    if isinstance(codec, PosteriorCodec):
+        return codec.moments(clips)
+    video, audio = codec.encode(clips)
+    assert video is not None and audio is not None
+    return LatentMoments(video, audio, None)
 
 
 class IdentityCodec:
@@ -123,13 +137,13 @@ class IdentityCodec:
         return Latents(torch.from_numpy(video), torch.from_numpy(audio))
 
     def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
-        """See :class:`Codec`. Nothing is sampled."""
+        """See :class:`PosteriorCodec`. Nothing is sampled."""
         video, audio = self.encode(clips)
         assert video is not None and audio is not None
         return LatentMoments(video, audio, None)
 
     def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Codec`. Nothing is sampled."""
+        """See :class:`PosteriorCodec`. Nothing is sampled."""
         return torch.from_numpy(self._levels(audio[None]))[0], None
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:

@@ -85,7 +85,7 @@ class JavisCodec:
         return Latents(video, torch.stack([self._sound.encode(audio) for _, audio in tracks]))
 
     def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
-        """See :class:`avpref.models.codecs.codec.Codec`. Raises as :meth:`encode`."""
+        """See :class:`avpref.models.codecs.codec.PosteriorCodec`. Raises as :meth:`encode`."""
         tracks = [self._tracks(clip) for clip in clips]
         video = torch.stack([self._video.encode(frames) for frames, _ in tracks])
         posteriors = [self._sound.moments(audio) for _, audio in tracks]

@@ -20,6 +20,7 @@ from cyclopts import App
 from pydantic import BaseModel, JsonValue
 
 from avpref.cli.main import app
+from avpref.config.pool.pool_settings import PoolConfig
 from avpref.config.schema import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ TOP_FOLDERS = (
     "deploy",
 )
 FILE_KINDS = ("py", "sql", "md", "yaml", "json", "css", "toml", "lock", "png", "ipynb")
-FILES_OF_OTHERS = {"prompt_template.py", "sharpness.py"}
+FILES_OF_OTHERS = {"cells.py", "prompt_template.py", "sharpness.py"}
 """Source files that pages name and that belong to other projects or to users."""
 ALWAYS_ACCEPTED = {"--help", "--version", "--debug"}
 
@@ -76,7 +77,7 @@ def mistakes_of(text: str, page: str) -> list[Mistake]:
         "path": [path for path in named_paths(text) if not path_exists(path)],
         "module": [name for name in module_names(text, code) if not name_exists(name)],
         "command": wrong_commands(text),
-        "setting": [key for key in SETTING.findall(code) if not setting_exists(Settings, key.split("."))],
+        "setting": [key for key in SETTING.findall(code) if not setting_exists(Settings | PoolConfig, key.split("."))],
         "make target": [target for target in MAKE_TARGET.findall(code) if target not in make_targets()],
     }
     return [Mistake(page, kind, name) for kind, names in checks.items() for name in names]

@@ -17,16 +17,19 @@ from latent_stores import FINGERPRINT, clip, seal, store_of_pairs, text, write_s
 from avpref.config.network_settings import NetworkSettings
 from avpref.datasets.latents import TrainingSample
 from avpref.errors import ConfigError, InputError
+from avpref.models.dit_work import num_tokens
 from avpref.models.flow import LatentShapes
 from avpref.storage.latents.latent_reader import ClipSize
 from avpref.storage.latents.training_set import training_set_hash
 from avpref.trainer.batches import PairSet
-from avpref.trainer.data.buckets import Bucket, Buckets, SampleIndex, Schedule, epoch_order, num_tokens
-from avpref.trainer.data.job_data import bucket_shifts
+from avpref.trainer.data.buckets import Bucket, Buckets, SampleIndex, Schedule, epoch_order
+from avpref.trainer.data.job_data import noise_of_buckets, open_pairs, schedule_of
+from avpref.trainer.data.memory_check import require_memory
 from avpref.trainer.data.stored_data import StoredPairs, open_training_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.loop import trainable_parameters
-from avpref.trainer.noise import FlowBatch, NoiseConfig, PairSource, resolve_shift, shard_for_rank
+from avpref.trainer.memory_plan import MemoryRequest, plan_memory
+from avpref.trainer.noise import FlowBatch, NoiseConfig, PairSource, shard_for_rank
 from avpref.trainer.objectives import LossAndMetrics, PreferenceObjective, joined
 from avpref.trainer.parallel import Context
 from avpref.trainer.run_job import prepare_preference_training, run_job
@@ -124,6 +127,10 @@ NETWORK = NetworkSettings(
 )
 
 
+def tokens_of(shapes: LatentShapes) -> int:
+    return num_tokens(shapes, NETWORK)
+
+
 def mixed(of_row: list[int]) -> Buckets:
     kinds = tuple(
         Bucket(LatentShapes((2, size.num_frames, size.height_px, size.width_px), (1, 2 * size.num_frames, 4)), size)
@@ -138,12 +145,12 @@ def test_passes_hold_one_bucket_and_no_more_than_the_budget(
     of_row: list[int], batch_size: int, max_tokens: int, seed: int
 ) -> None:
     buckets = mixed(of_row)
-    tokens = buckets.tokens(NETWORK)
+    tokens = buckets.tokens(tokens_of)
     if max(tokens) > max_tokens:
         with pytest.raises(ConfigError, match=r"3x4x8|5x4x4"):
-            Schedule(buckets, NETWORK, max_tokens)
+            Schedule(buckets, tokens_of, max_tokens)
         return
-    schedule = Schedule(buckets, NETWORK, max_tokens)
+    schedule = Schedule(buckets, tokens_of, max_tokens)
     steps = -(-3 * len(of_row) // batch_size)
     used: list[SampleIndex] = []
     for step in range(steps):
@@ -163,7 +170,7 @@ def test_passes_hold_one_bucket_and_no_more_than_the_budget(
 @settings(max_examples=30, deadline=None)
 def test_one_bucket_keeps_the_plain_order(count: int, seed: int, epoch: int) -> None:
     buckets = Buckets((0,) * count, mixed([0]).kinds[:1], 2)
-    assert Schedule(buckets, NETWORK, 100).order(seed, epoch) == epoch_order(seed, epoch, count)
+    assert Schedule(buckets, tokens_of, 100).order(seed, epoch) == epoch_order(seed, epoch, count)
 
 
 def test_tokens_of_the_published_shapes() -> None:
@@ -219,10 +226,9 @@ def test_passes_and_ranks_add_up_to_the_gradient_of_single_pairs(
 
 def test_shapes_have_their_own_timestep_shift(two_shapes: Path, dpo_job: Callable[..., TrainingJob]) -> None:
     job = replace(dpo_job("shift", dpo={"timesteps": {"shift": None}, "desync_share": 0.0}), data=two_shapes)
-    sizes = [ClipSize(17, 32, 32), ClipSize(34, 64, 32)]
-    kinds = tuple(Bucket(LatentShapes(None, (1, 2, 4)), size) for size in sizes)
-    shifts = bucket_shifts(job, Buckets((0, 1), kinds, 2))
-    assert shifts == [resolve_shift(job.dpo.timesteps, size) for size in sizes] and shifts[1] > shifts[0]
+    kinds = tuple(Bucket(LatentShapes(None, (1, 2, 4)), size) for size in (ClipSize(17, 32, 32), ClipSize(34, 64, 32)))
+    small, large = noise_of_buckets(job, NOISE, Buckets((0, 1), kinds, 2))
+    assert large.shift == pytest.approx(small.shift * 2) and replace(large, shift=small.shift) == small
 
 
 def test_a_bucket_beyond_the_budget_is_named_before_the_first_step(
@@ -232,3 +238,17 @@ def test_a_bucket_beyond_the_budget_is_named_before_the_first_step(
     with pytest.raises(ConfigError, match="bucket 5x4x4"):
         run_job(job, Context())
     assert not (job.output / "metrics.jsonl").exists()
+
+
+def test_a_bucket_larger_than_memory_is_named(two_shapes: Path, dpo_job: Callable[..., TrainingJob]) -> None:
+    job = replace(dpo_job("room", dpo={"desync_share": 0.0}), data=two_shapes)
+    schedule = schedule_of(job, open_pairs(job))
+    require_memory(job, schedule, 2**30)
+    shapes = [bucket.shapes for bucket in schedule.buckets.kinds]
+    assert job.network is not None
+    needed = [
+        plan_memory(MemoryRequest(job.network, job.dpo.adapter, "float32", own, 8, "none")).total for own in shapes
+    ]
+    assert needed[0] < needed[1]
+    with pytest.raises(ConfigError, match="bucket 5x4x4: 4 sample"):
+        require_memory(job, schedule, needed[1] - 1)

@@ -7,7 +7,7 @@ a step, never the order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 import torch
 
-from avpref.config.network_settings import NetworkSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.flow import LatentShapes
 from avpref.storage.latents.latent_reader import ClipSize
+
+TokenCount = Callable[[LatentShapes], int]
+"""Tokens of one row of latents."""
 
 
 class SampleIndex(NamedTuple):
@@ -59,22 +61,9 @@ class Buckets:
     kinds: tuple[Bucket, ...]
     rows_per_sample: int
 
-    def tokens(self, network: NetworkSettings) -> tuple[int, ...]:
+    def tokens(self, tokens_of: TokenCount) -> tuple[int, ...]:
         """Tokens of one sample of each bucket, all rows together."""
-        return tuple(self.rows_per_sample * num_tokens(bucket.shapes, network) for bucket in self.kinds)
-
-
-def num_tokens(shapes: LatentShapes, network: NetworkSettings) -> int:
-    """Video and audio tokens of one clip; an absent modality has none."""
-    (patch_frames, patch_height, patch_width), (patch_steps, patch_rows) = network.patch_size, network.audio_patch_size
-    total = 0
-    if shapes.video is not None:
-        _, frames, height, width = shapes.video
-        total += (frames // patch_frames) * (height // patch_height) * (width // patch_width)
-    if shapes.audio is not None:
-        _, steps, rows = shapes.audio
-        total += (steps // patch_steps) * (rows // patch_rows)
-    return total
+        return tuple(self.rows_per_sample * tokens_of(bucket.shapes) for bucket in self.kinds)
 
 
 @lru_cache(maxsize=4)
@@ -91,12 +80,12 @@ class Schedule:
     exceeds ``max_tokens``.
     """
 
-    def __init__(self, buckets: Buckets, network: NetworkSettings | None = None, max_tokens: int | None = None) -> None:
+    def __init__(self, buckets: Buckets, tokens_of: TokenCount | None = None, max_tokens: int | None = None) -> None:
         self.buckets, self.num_samples = buckets, len(buckets.of_row)
         self.capacity: tuple[int, ...] | None = None
         if max_tokens is not None:
-            assert network is not None, "a budget of tokens needs the network's patches"
-            self.capacity = _capacity(buckets, network, max_tokens)
+            assert tokens_of is not None, "a budget of tokens needs the network's tokens"
+            self.capacity = _capacity(buckets, tokens_of, max_tokens)
         self._orders: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def order(self, seed: int, epoch: int) -> tuple[int, ...]:
@@ -140,9 +129,9 @@ class Schedule:
         return tuple(row for block in sorted(blocks, key=lambda block: place[block[0]]) for row in block)
 
 
-def _capacity(buckets: Buckets, network: NetworkSettings, max_tokens: int) -> tuple[int, ...]:
+def _capacity(buckets: Buckets, tokens_of: TokenCount, max_tokens: int) -> tuple[int, ...]:
     capacity = []
-    for bucket, tokens in zip(buckets.kinds, buckets.tokens(network), strict=True):
+    for bucket, tokens in zip(buckets.kinds, buckets.tokens(tokens_of), strict=True):
         if tokens > max_tokens:
             noun = "pair" if buckets.rows_per_sample == 2 else "clip"
             found = f"one {noun} of bucket {bucket.name} has {tokens} tokens, loop.max_tokens is {max_tokens}"

@@ -12,7 +12,7 @@ from avpref.trainer.data.buckets import Buckets, Schedule
 from avpref.trainer.data.sample_data import ClipRows, PairRows, Samples
 from avpref.trainer.data.stored_data import StoredClips, StoredPairs, open_training_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.noise import resolve_shift
+from avpref.trainer.noise import NoiseConfig
 
 
 def open_clips(job: TrainingJob, path: Path, *, has_video: bool = True) -> ClipRows:
@@ -33,12 +33,17 @@ def open_pairs(job: TrainingJob) -> PairRows:
 
 def schedule_of(job: TrainingJob, data: Samples) -> Schedule:
     """Order and forward passes of ``data``. Raises ConfigError for a bucket whose single sample exceeds ``loop.max_tokens``."""
-    return Schedule(data.buckets(), job.network, job.settings.loop.max_tokens)
+    base = job.base_model
+    return Schedule(data.buckets(), lambda shapes: base.latent_work(shapes).num_tokens, job.settings.loop.max_tokens)
 
 
-def bucket_shifts(job: TrainingJob, buckets: Buckets) -> list[float]:
-    """The timestep shift of every bucket, from the size and length of its clips. Raises ConfigError for clips of 2 to 16 frames."""
-    return [resolve_shift(job.settings.timesteps, bucket.size or job.clip) for bucket in buckets.kinds]
+def noise_of_buckets(job: TrainingJob, noise: NoiseConfig, buckets: Buckets) -> list[NoiseConfig]:
+    """``noise`` with the timesteps of every bucket, which follow the size and length of its clips.
+
+    Raises ConfigError where no shift can be derived from a length.
+    """
+    laws = [job.timestep_law(bucket.size) for bucket in buckets.kinds]
+    return [replace(noise, shift=law.shift, audio_shift=law.audio_shift, stretched=law.stretched) for law in laws]
 
 
 def video_spans(clips: ClipRows, job: TrainingJob) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""The texts and seeds of a training's previews: the first held-out prompts, with the sampler and the codec of the run."""
+"""The texts and seeds of a training's previews: the first held-out prompts, with the sampling settings and the base model of the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from avpref.config.executor_settings import InProcessExecutor
 from avpref.domain import Split
 from avpref.flows.run import Run
-from avpref.flows.workers.generator import device_of, negative_text, open_text_encoder, sampler_settings
+from avpref.flows.workers.generator import device_of, negative_text, open_text_encoder
 from avpref.identity import derive_seed
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.monitoring.previews import PreviewTexts, save_previews
@@ -32,6 +32,6 @@ def _texts(run: Run, count: int) -> PreviewTexts:
         encoder.encode([prompt.text for prompt in prompts]),
         negative_text(encoder, run.settings),
         tuple(derive_seed("preview", run.settings.run.seed, prompt.prompt_id) for prompt in prompts),
-        sampler_settings(run.settings),
-        run.settings.codec,
+        run.settings.sampling,
+        run.settings.base_sections,
     )

@@ -31,7 +31,7 @@ GUIDE = "keys and values of docs/configuration.md"
 UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
 """Sections with several forms, selected by their key ``kind``."""
 
-SCORER_LISTS = frozenset({"scoring.scorers", "evaluation.judges"})
+SCORER_LISTS = frozenset({"scoring.scorers", "evaluation.judges", "measure.scorers", "caption.checks"})
 """Lists of scorers, whose entries an override addresses by name: ``scoring.scorers.NAME.settings.KEY=VALUE``."""
 
 Tree = dict[str, Any]
@@ -108,6 +108,24 @@ def load_sections(
     return sections
 
 
+def load_document(
+    schema: type[SectionT],
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> SectionT:
+    """A complete file of another schema than a run's (a pool), with environment and overrides. Raises as :func:`load_config`."""
+    path = Path(path)
+    tree = _read_yaml(path)
+    origins = {key: str(path) for key, _ in flatten(tree)}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        reasons = _explain_all(error, origins, schema=schema)
+        raise ConfigError(f"{path}: {reasons}", GUIDE, f"correct {path}, or: --set section.KEY=VALUE") from None
+
+
 def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | None) -> tuple[Tree, dict[str, str]]:
     """Values of environment and overrides alone, and the origin of each."""
     tree: Tree = {}
@@ -118,9 +136,14 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 
 def _require_implemented(settings: Settings, path: Path) -> None:
     """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
+    settings.base_sections.check()
+    settings.rounds.check()
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    if settings.rounds.count > 1 and len(settings.clip.shapes) > 1:
+        found = f"{path}: rounds.count {settings.rounds.count} with {len(settings.clip.shapes)} clip.shapes"
+        raise ConfigError(found, "one shape in a run of several rounds", "--set clip.shapes=[]")
     scorers = {name for use in settings.scoring.uses for name in (use.use, use.slug)}
     both = [use.slug for use in settings.evaluation.judge_uses if {use.use, use.slug} & scorers]
     if both:
@@ -143,11 +166,22 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
 
 NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
 """Sections that affect where a run executes and how it is observed, but not its results."""
+WITHOUT_DEFAULT = ("base",)
+"""Sections that came later than others: runs that leave them at their defaults keep their ids."""
 
 
 def identity_hash(settings: Settings) -> str:
-    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`."""
-    return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`.
+
+    Sections of :data:`WITHOUT_DEFAULT` enter only where they differ from their defaults, and section ``rounds`` from the second
+    round on, without the number of rounds: the first of several rounds is the run of one.
+    """
+    left_out = [name for name in WITHOUT_DEFAULT if getattr(settings, name) == Settings.model_fields[name].default]
+    left_out += ["rounds"] if settings.rounds.round == 1 else []
+    tree = settings.model_dump(mode="json", exclude={*NOT_OF_IDENTITY, *left_out})
+    if "rounds" in tree:
+        del tree["rounds"]["count"]
+    return digest("settings", tree, size=8)
 
 
 def config_to_yaml(settings: Settings) -> str:
@@ -230,12 +264,17 @@ def _descend(node: Tree, sections: Sequence[str], path: str, origin: str) -> Tre
     return _descend(child, rest, path, origin)
 
 
-def _explain_all(error: ValidationError, origins: Mapping[str, str], prefix: tuple[str, ...] = ()) -> str:
-    """One phrase per wrong key; ``prefix`` is the section that the validated model is."""
-    return "; ".join(_explain({**item, "loc": (*prefix, *item["loc"])}, origins) for item in error.errors())
+def _explain_all(
+    error: ValidationError,
+    origins: Mapping[str, str],
+    prefix: tuple[str, ...] = (),
+    schema: type[Section] = Settings,
+) -> str:
+    """One phrase per wrong key; ``prefix`` is the section that the validated model is, ``schema`` has the known keys."""
+    return "; ".join(_explain({**item, "loc": (*prefix, *item["loc"])}, origins, schema) for item in error.errors())
 
 
-def _explain(item: Any, origins: Mapping[str, str]) -> str:
+def _explain(item: Any, origins: Mapping[str, str], schema: type[Section]) -> str:
     parts = [str(part) for part in item["loc"]]
     location = [
         part for part, before in zip(parts, ["", *parts], strict=False) if part not in FORMS or not before.isdigit()
@@ -245,7 +284,7 @@ def _explain(item: Any, origins: Mapping[str, str]) -> str:
         kind = location.pop(1)  # the tag of the union, which is not a key of the file
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        names = _names_in_section(location[:-1]) or _known_names(Settings)
+        names = _names_in_section(schema, location[:-1]) or _known_names(schema)
         if kind and location[-1] in names:
             hint = f"--set '{location[0]}={{kind: {kind}}}' replaces the whole section"
             return f"{key} is no key of {location[0]}.kind {kind} ({hint}){_origin_note(key, origins)}"
@@ -263,8 +302,8 @@ def _origin_note(key: str, origins: Mapping[str, str]) -> str:
     return f", given by {origin}" if origin.startswith(("environment ", "--set ")) else ""
 
 
-def _names_in_section(sections: Sequence[str]) -> set[str]:
-    models: list[type[BaseModel]] = [Settings]
+def _names_in_section(schema: type[Section], sections: Sequence[str]) -> set[str]:
+    models: list[type[BaseModel]] = [schema]
     for section in (name for name in sections if not name.isdigit()):
         fields = [model.model_fields[section] for model in models if section in model.model_fields]
         models = [inner for field in fields for inner in _models_in(field.annotation)]

@@ -28,8 +28,11 @@ def print_estimate(settings: Settings, as_json: bool, tflops: float) -> int:
         print_table([_training_row(plan) for plan in document["trainings"]], TRAINING_COLUMNS)
         print_table([_training_row(plan) for plan in document["trainings"]], ["stage", "bucket", *PARTS])
         print_table([_training_row(row) for row in document["smaller"]], ["bucket", "memory", "card", "overrides"])
+        speed = f"GPU-hours: at {tflops:g} TFLOP/s sustained, steps alone"
+        say(f"memory: of one device, without workspaces and context; {speed}")
+    if settings.rounds.count > 1:
         say(
-            f"memory: of one device, without workspaces and context; GPU-hours: at {tflops:g} TFLOP/s sustained, steps alone"
+            f"of each of {settings.rounds.count} rounds; later ones reuse prompts, SFT network and the reference's clips"
         )
     say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
     return 0
