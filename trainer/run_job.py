@@ -168,6 +168,9 @@ def shard(job: TrainingJob, module: nn.Module, network: VelocityNetwork, context
     if settings.optimiser.state_bits != 32 or job.dtype in QUANTISED:
         found = f"loop.sharding fsdp2 with optimiser.state_bits {settings.optimiser.state_bits} and dtype {job.dtype}"
         raise ConfigError(found, "float moments and a float base", "--set dpo.loop.sharding=sums")
+    if settings.loop.max_tokens is not None or len(job.clip.shapes) > 1:
+        found = "loop.sharding fsdp2 with loop.max_tokens or several clip.shapes: ranks make unequal numbers of passes"
+        raise ConfigError(found, "one pass per step and rank", "--set dpo.loop.sharding=sums")
     shard_over_ranks(module, network, context)
 
 
