@@ -78,7 +78,7 @@ class CutSettings(Section):
 class MeasureSettings(Section):
     """The measures of a clip: built-in ones, and any scorer. All of them share one decoding of the clip."""
 
-    scorers: tuple[ScorerEntry, ...] = ("frame_measures", "sound_measures", "flow_measures", "signal")
+    scorers: tuple[ScorerEntry, ...] = ("frame_measures", "sound_measures", "flow_measures", "sync_measures")
     optional: tuple[LearnedName, ...] = Field(
         default=("speech", "sound_classes", "screen_text"),
         description="learned scorers that are added to scorers where their packages are installed",
