@@ -194,6 +194,19 @@ def events(pools: Path) -> Iterator[dict[str, Any]]:
         yield from (event for event, _ in read_events(log))
 
 
+def start_waits(pools: Path) -> dict[str, float]:
+    """Seconds of each stage until its first unit was begun by a worker that had started."""
+    waits: dict[str, float] = {}
+    begun: dict[str, float] = {}
+    for event in events(pools):
+        stage = event.get("stage", "")
+        if event["event"] == "stage_started":
+            begun[stage] = event["time_s"]
+        elif event["event"] == "unit_done" and stage not in waits:
+            waits[stage] = max(0.0, event["time_s"] - event["seconds"] - begun[stage])
+    return waits
+
+
 def kill_and_resume(folder: Path, pools: Path, actors: int, num_units: int) -> tuple[int, int]:
     """Kill a build in stage measure, build again; returns the units that were finished before, and those that were repeated."""
     process = subprocess.Popen(
@@ -241,8 +254,11 @@ def report(root: Path, arguments: argparse.Namespace) -> None:
     print(f"made {arguments.clips} clips of {arguments.seconds} s in {time.perf_counter() - started:.1f} s")
     document, largest = run_pool(folder, root / "pools", arguments.actors)
     seconds = {stage["stage"]: stage["seconds"] for stage in document["stages"]}
+    waits = start_waits(root / "pools")
     for stage, took in seconds.items():
-        print(f"{stage}: {took:.1f} s, {arguments.clips / max(took, 1e-9):.1f} clips/s")
+        seconds[stage] = took - waits.get(stage, 0.0)
+        rate = arguments.clips / max(seconds[stage], 1e-9)
+        print(f"{stage}: {seconds[stage]:.1f} s, {rate:.1f} clips/s (start of workers: {waits.get(stage, 0.0):.1f} s)")
     print(f"largest worker: {largest / 2**30:.2f} GiB")
     script = run_script(folder, root / "script.parquet", max(1, arguments.actors))
     pool_s = seconds["scan"] + seconds["cut"] + seconds["measure"]
