@@ -14,8 +14,6 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from avpref.config.data_settings import ClipSettings
-from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.conditioning import LatentTimes
@@ -25,7 +23,6 @@ from avpref.models.flow import (
     LatentShapes,
     interpolate,
     logit_normal,
-    shift_ratio,
     shift_timesteps,
     velocity_target,
 )
@@ -147,16 +144,6 @@ class FlowBatch(NamedTuple):
 def _as_released(t: Tensor) -> Tensor:
     """Timesteps [B] rounded to bfloat16 on the scale of 0 to 1000."""
     return (t * TIMESTEP_SCALE).bfloat16().float() / TIMESTEP_SCALE
-
-
-def resolve_shift(timesteps: TimestepSettings, clip: ClipSettings) -> float:
-    """The fixed shift of ``timesteps``, or the ratio from the clip's size and length. Raises ConfigError for clips of 2 to 16 frames."""
-    if timesteps.shift is not None:
-        return timesteps.shift
-    try:
-        return shift_ratio(clip.height_px, clip.width_px, clip.num_frames, timesteps.scale)
-    except ValueError as error:
-        raise ConfigError(str(error), "a shift ratio above 0", "set timesteps.shift, for example 3.0") from error
 
 
 @lru_cache(maxsize=4)

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed, digest
-from avpref.models.checkpoints.network_loading import load_network, save_network
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
-from avpref.models.initialisation import create_network
+from avpref.models.bases.velocity_network import VelocityNetwork, compile_blocks
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
+from avpref.trainer.adapter_joining import join_adapters, start_from
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, add_moving_reference, make_policy
 from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
 from avpref.trainer.job import TrainingJob
@@ -28,7 +27,7 @@ from avpref.trainer.loop import LoopPlan, Observer, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
 from avpref.trainer.monitoring.previews import PreviewPlan, Previews, load_previews
 from avpref.trainer.monitoring.speed import ADAPTER_ALONE, ADAPTER_AND_REFERENCE, ALL_WEIGHTS, SpeedMeter
-from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, resolve_shift
+from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource
 from avpref.trainer.objectives import FlowObjective, LiveReference, NoReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
 from avpref.trainer.reference_cache import (
@@ -45,6 +44,7 @@ NETWORK_FILE = "network.safetensors"
 RAW_ADAPTER_FOLDER = "adapter_raw"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
+NEW_ADAPTER_FOLDER = "new_adapter"
 AUDIO_FOLDER = "audio_stage"
 
 
@@ -79,7 +79,7 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     source = ClipSource(clips, _sft_noise(job, "joint"))
     shard(job, module, network, context)
     objective = FlowObjective(module, weights=(job.sft.weight_video, job.sft.weight_audio))
-    speed = SpeedMeter(network.config, ALL_WEIGHTS if job.adapter is None else ADAPTER_ALONE)
+    speed = SpeedMeter(job.base_model.latent_work, ALL_WEIGHTS if job.adapter is None else ADAPTER_ALONE)
     plan, observers = _plan(job, job.output, job.sft.loop), observers_of(job, module, context)
     result = whole_result(train(objective, source, plan, context, observers, speed), module)
     if context.is_first:
@@ -87,22 +87,22 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     return result.summary
 
 
-def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, result: TrainingResult) -> None:
+def _write_sft(job: TrainingJob, network: VelocityNetwork, module: nn.Module, result: TrainingResult) -> None:
     """Write the adapter or the network. With a moving average, that is the result and the raw network is written too."""
     if result.average and job.adapter is None:
-        save_network(job.output / RAW_NETWORK_FILE, network)
+        job.base_model.save(job.output / RAW_NETWORK_FILE, network)
     _load_parameters(module, result.average)
     if job.adapter is None:
-        save_network(job.output / NETWORK_FILE, network)
+        job.base_model.save(job.output / NETWORK_FILE, network)
     else:
         assert isinstance(module, PeftModel), "a job with an adapter trains an adapted network"
         save_adapter(module, POLICY, job.output / ADAPTER_FOLDER)
 
 
-def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -> None:
+def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Context) -> None:
     """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
     clips = load_clip_set(job.audio_data or job.data)
-    audio_network = audio_only_network(network)
+    audio_network = job.base_model.audio_branch(network)
     _prepare(audio_network, job.sft.loop)
     source = ClipSource(replace(clips, video=None), _sft_noise(job, "audio"))
     loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps})
@@ -110,26 +110,6 @@ def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -
     result = train(objective, source, _plan(job, job.output / AUDIO_FOLDER, loop), context)
     _load_parameters(audio_network, result.average)
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
-
-
-def audio_only_network(network: JavisDiT) -> JavisDiT:
-    """An audio-only network with the values of ``network``, in which only the audio tensors require gradients.
-
-    These are patch embedding, head, time projection, and every block's audio feed-forward and its modulation.
-    """
-    with torch.device("meta"):
-        audio_network = JavisDiT(network.config, ModelType.T2A)
-    values = network.state_dict()
-    copies = {name: values[name].detach().clone() for name in audio_network.state_dict()}
-    audio_network.load_state_dict(copies, assign=True)
-    for name, parameter in audio_network.named_parameters():
-        parameter.requires_grad_(is_audio_tensor(name))
-    return audio_network
-
-
-def is_audio_tensor(name: str) -> bool:
-    """Whether a tensor belongs to the audio branch: some part of its dotted name starts with ``audio_``."""
-    return any(part.startswith("audio_") for part in name.split("."))
 
 
 def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
@@ -143,15 +123,24 @@ def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
     objective = PreferenceObjective(training.policy, job.dpo.loss, scores, job.dpo.two_pass)
     model = training.policy.model
     cost = ADAPTER_AND_REFERENCE if job.dpo.reference in ("live", "ema") else ADAPTER_ALONE
-    speed = SpeedMeter(NetworkConfig.from_settings(job.network), cost)
+    speed = SpeedMeter(job.base_model.latent_work, cost)
     plan, observers = _plan(job, job.output, job.dpo.loop), observers_of(job, model, context)
     result = whole_result(train(objective, training.source, plan, context, observers, speed), model)
     if context.is_first:
         if result.average:
             save_adapter(model, POLICY, job.output / RAW_ADAPTER_FOLDER)
             _load_parameters(model, result.average)
-        save_adapter(model, POLICY, job.output / ADAPTER_FOLDER)
+        _write_policy(job, training.policy)
     return result.summary
+
+
+def _write_policy(job: TrainingJob, policy: Policy) -> None:
+    """Write the adapter; where the reference has one too, the joined adapter is the result and the new one is kept beside it."""
+    if job.start_adapter is None or job.reference == "base":
+        save_adapter(policy.model, POLICY, job.output / ADAPTER_FOLDER)
+        return
+    save_adapter(policy.model, POLICY, job.output / NEW_ADAPTER_FOLDER)
+    join_adapters(job.start_adapter, job.output / NEW_ADAPTER_FOLDER, job.output / ADAPTER_FOLDER)
 
 
 def whole_result(result: TrainingResult, module: nn.Module) -> TrainingResult:
@@ -160,7 +149,7 @@ def whole_result(result: TrainingResult, module: nn.Module) -> TrainingResult:
     return result._replace(average={name: whole(value) for name, value in result.average.items()})
 
 
-def shard(job: TrainingJob, module: nn.Module, network: JavisDiT, context: Context) -> None:
+def shard(job: TrainingJob, module: nn.Module, network: VelocityNetwork, context: Context) -> None:
     """Shard ``module`` over the ranks if the job says so. Raises ConfigError where its other settings do not allow it."""
     settings = job.settings
     if settings.loop.sharding != "fsdp2":
@@ -208,7 +197,10 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
-    policy = make_policy(network, job.dpo.adapter, seed, job.sft_adapter, job.dtype)
+    folded = job.start_adapter if job.reference == "start" else job.sft_adapter
+    policy = make_policy(network, job.dpo.adapter, seed, folded, job.dtype)
+    if job.start_adapter is not None and job.reference == "base":
+        start_from(policy, job.start_adapter)
     if job.dpo.reference == "ema":
         policy = add_moving_reference(policy)
     _prepare(network, job.dpo.loop)
@@ -221,7 +213,7 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
 
 def reference_key(job: TrainingJob, num_pairs: int) -> str:
     """Hash of all that the reference's errors depend on, to the last bit: weights, dtype, data, noise, division into batches."""
-    relevant = ("sha256.", "network.", "dtype", "settings.adapter.layout")
+    relevant = ("sha256.", "network.", "base.", "reference", "dtype", "settings.adapter.layout")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
     loop = job.dpo.loop
     computed: list[object] = [
@@ -242,13 +234,13 @@ def order_seed(job: TrainingJob) -> int:
 
 
 def _dpo_noise(job: TrainingJob, num_pairs: int) -> NoiseConfig:
-    dpo, loop = job.dpo, job.dpo.loop
+    dpo, loop, law = job.dpo, job.dpo.loop, job.timestep_law()
     is_growing = dpo.desync_order == "large_first"
     return NoiseConfig(
         derive_seed("dpo", job.seed),
-        resolve_shift(dpo.timesteps, job.clip),
-        dpo.timesteps.loc,
-        dpo.timesteps.spread,
+        law.shift,
+        law.loc,
+        law.spread,
         dpo.caption_dropout,
         dpo.desync_share,
         dpo.timesteps.independent,
@@ -273,15 +265,13 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
     return table
 
 
-def _start_network(job: TrainingJob, context: Context) -> JavisDiT:
-    config = NetworkConfig.from_settings(job.network)
+def _start_network(job: TrainingJob, context: Context) -> VelocityNetwork:
     if job.weights is not None:
-        return load_network(job.weights, config, ModelType.T2AV, device=context.device)
-    generator = torch.Generator().manual_seed(derive_seed("network", job.seed))
-    return create_network(config, ModelType.T2AV, generator).to(context.device)
+        return job.base_model.load(job.weights, context.device)
+    return job.base_model.create(derive_seed("network", job.seed)).to(context.device)
 
 
-def _prepare(network: JavisDiT, loop: LoopSettings) -> None:
+def _prepare(network: VelocityNetwork, loop: LoopSettings) -> None:
     network.checkpointing = loop.checkpointing
     if loop.compile_blocks:
         compile_blocks(network)
@@ -289,14 +279,13 @@ def _prepare(network: JavisDiT, loop: LoopSettings) -> None:
 
 def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
     """Noise of one part of SFT: ``audio`` (stage 1) or ``joint`` (stage 2)."""
-    timesteps = job.sft.timesteps
-    shift = resolve_shift(timesteps, job.clip)
+    law, timesteps = job.timestep_law(), job.sft.timesteps
     seed = derive_seed("sft", part, job.seed)
     return NoiseConfig(
         seed,
-        shift,
-        timesteps.loc,
-        timesteps.spread,
+        law.shift,
+        law.loc,
+        law.spread,
         job.sft.caption_dropout,
         independent=timesteps.independent and part == "joint",
         rounded=timesteps.rounded,

@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
-from avpref.datasets.evidence import evaluation, gate, judging, sequential
+from avpref.datasets.evidence import evaluation, gate, judging, people, sequential
 from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, PairedDeltas
 from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role
+from avpref.datasets.evidence.people import VoteEvidence
 from avpref.datasets.evidence.sequential import Look
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationSide
@@ -49,15 +50,18 @@ class DecisionInputs:
     reference_hash: str
     evaluations: str = ""
     judges: tuple[JudgeMetric, ...] = ()
+    votes: VoteEvidence | None = None
 
     def document(self) -> dict[str, Any]:
-        """Plain values, for JSON; :func:`inputs_of` reads them back. Inputs without judges have the document of before judges."""
+        """Plain values, for JSON; :func:`inputs_of` reads them back. Without judges or votes it has no such key."""
         plain = asdict(self) | {
             "settings": _plain_settings(self.settings),
             "judges": [asdict(judge) for judge in self.judges],
         }
         if not self.settings.judges:
             del plain["judges"]
+        if self.votes is None:
+            del plain["votes"]
         return plain | {"metrics": [_plain(metric) for metric in self.metrics], "prompts": list(self.prompts)}
 
     @property
@@ -127,6 +131,7 @@ def take(inputs: DecisionInputs, scores: Scores) -> Decision:
     rises = {public_name(dimension): comparison for dimension, comparison in comparisons.items()}
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
     verdict = verdict.with_rules(judging.outcomes(metrics, rises, rules))
+    verdict = verdict.with_rules(people.outcomes(inputs.votes, rules))
     is_last = len(inputs.prompts) == inputs.num_held_out
     is_hopeless = gate.is_hopeless(comparisons, rules) or judging.has_fallen(metrics, rules)
     return Decision(inputs, comparisons, verdict, is_last or verdict.is_promoted or is_hopeless, metrics)
@@ -207,6 +212,7 @@ def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
                 "prompts": tuple(plain["prompts"]),
                 "meaningless": tuple(plain["meaningless"]),
                 "judges": tuple(JudgeMetric(**judge) for judge in plain.get("judges", ())),
+                "votes": VoteEvidence.from_document(plain["votes"]) if "votes" in plain else None,
             }
         )
     except (KeyError, TypeError, ValueError) as error:

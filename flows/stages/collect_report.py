@@ -16,8 +16,10 @@ from avpref.datasets.evidence.gate import RuleOutcome
 from avpref.datasets.evidence.judging import metric_comparison
 from avpref.datasets.rows import EvaluationKind
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
+from avpref.datasets.votes.vote_results import StudyResult
 from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
+from avpref.flows.rounds.round_rows import round_rows
 from avpref.flows.run import Run
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
@@ -26,15 +28,16 @@ from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import metrics_of
+from avpref.registry.study_files import StudyFiles
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
-from avpref.storage.run_folder import RESULT_FILE
+from avpref.storage.documents import RESULT_FILE, VERDICT_FILE
 from avpref.storage.table_readers import read_candidates
 from avpref.trainer.metrics import METRICS_FILE
 
 
 def collect(run: Run) -> ReportData:
     """The data of a finished run's report. Raises InputError where a stage is missing, TableError for a damaged table."""
-    verdict = run.documents.read(evaluate.VERDICT_FILE)
+    verdict = run.documents.read(VERDICT_FILE)
     if verdict is None:
         fix = f"avpref runs resume {run.run_id} --runs {run.runs}"
         raise InputError(f"run {run.run_id} has not been evaluated", "a finished run", fix)
@@ -46,6 +49,7 @@ def collect(run: Run) -> ReportData:
         else tables.to_arrow(tables.QUARANTINE, [])
     )
     metrics = metrics_of(run.settings.scoring, run.settings.executor)
+    rewards, pairs = run.tables.read(tables.REWARDS).to_pandas(), run.tables.read(tables.PAIRS).to_pandas()
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,
@@ -64,8 +68,8 @@ def collect(run: Run) -> ReportData:
         texts={prompt.prompt_id: prompt.text for prompt in prompts},
         num_train_prompts=len(run.prompts_of(Split.TRAIN)),
         candidates=candidates,
-        rewards=_with_origin(run.tables.read(tables.REWARDS).to_pandas(), candidates),
-        pairs=run.tables.read(tables.PAIRS).to_pandas(),
+        rewards=_with_origin(rewards, candidates),
+        pairs=pairs[pairs.chosen.isin(rewards.candidate_id)],  # without those of an earlier round
         skipped=run.tables.read(tables.SKIPPED).to_pandas(),
         excluded=run.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
@@ -73,11 +77,20 @@ def collect(run: Run) -> ReportData:
         curves=Curves(_sft_curve(run), _curve(run.training_job.output)),
         stages=_stages(run),
         origin=_origin(run),
+        studies=_studies(run),
         metric_changes=tuple(metric_comparison(metric) for metric in verdict.get("metrics", ())),
         prompt_blind=checked_prompt_blind(
             metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
         ),
+        rounds=tuple(round_rows(run)) if run.previous else (),
     )
+
+
+def _studies(run: Run) -> tuple[StudyResult, ...]:
+    """The results of the run's studies that have votes, in the order of their ids."""
+    files = StudyFiles(run.files)
+    results = [files.result(files.read(name)) for name in files.ids()]
+    return tuple(result for result in results if result.aspects)
 
 
 def _policy_candidates(run: Run) -> list[Candidate]:

@@ -20,6 +20,7 @@ from avpref.storage.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
+    "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
@@ -34,6 +35,7 @@ LONG = {
     "overhead": "--prompts 20",
     "pool_measures": "--bases 1 --sequences 1 --media none",
     "pool_speed": "--clips 4 --height 48 --actors 0 --decoded 1 --decoded-height 48",
+    "rounds": "--seeds 0 --rounds 2 --arms one informative --config configs/tiny.yaml",
     "routed": "--seeds 0 --config configs/tiny.yaml",
     "toyworld": "0 --config configs/tiny.yaml --control configs/tiny.yaml",
     "video_decoding": "--divisor 8 --width 8",

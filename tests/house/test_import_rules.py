@@ -18,12 +18,12 @@ LINKED = ("models", "datasets", "rewards", "trainer", "flows")
 
 LAYERS = (
     ("domain", "errors", "identity", "console", "__init__"),
-    ("config", "media", "devices"),
+    ("config", "media", "devices", "outside"),
     ("datasets",),
     ("storage",),
     ("models", "observability"),
     ("execution", "registry", "reports", "trainer", "rewards"),
-    ("flows", "validation"),
+    ("explorer", "flows", "validation"),
     ("pool",),
     ("cli",),
 )
@@ -35,9 +35,11 @@ NEVER = {("trainer", "rewards")}
 OUTSIDERS = {
     "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution"},
     "prefect": {"flows"},
-    "duckdb": {"datasets", "storage", "registry", "flows", "pool", "cli"},
+    "duckdb": {"datasets", "storage", "registry", "explorer", "flows", "pool", "cli"},
     "ray": {"execution", "trainer"},
     "peft": {"trainer"},
+    "starlette": {"explorer"},
+    "uvicorn": {"explorer"},
 }
 OUTSIDER_FILES = {
     "prefect": "flows/prefect/",
@@ -50,7 +52,7 @@ OUTSIDER_FILES = {
     ),
     "torch": {"media": ("media/spectra.py",), "storage": ("storage/weight_files.py",), "execution": ()},
 }
-HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av")
+HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av", "starlette", "uvicorn")
 MOST_FILES_IN_A_FOLDER = 20
 
 

@@ -11,24 +11,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from avpref.config.codec_settings import CodecSettings
+from avpref.config.base_settings import BaseSections
 from avpref.config.data_settings import ClipSettings
+from avpref.config.network_settings import SamplingSettings
 from avpref.errors import InputError
 from avpref.media.geometry import ClipShape
 from avpref.media.writing import encode_clip
+from avpref.models.bases.base_opening import open_base
 from avpref.models.codecs.codec import Codec
-from avpref.models.codecs.codec_choice import codec_of
 from avpref.models.flow import Latents
-from avpref.models.sampling import SamplerSettings, draw_noise, sample
+from avpref.models.sampling import draw_noise
 from avpref.models.text import TextBatch
 from avpref.storage.local_files import replace
 from avpref.trainer.monitoring.media_events import MediaEvents
@@ -36,29 +35,27 @@ from avpref.trainer.parallel import Context
 
 PREVIEWS = "previews"
 METADATA_KEY = "avpref"
-CODEC: TypeAdapter[Any] = TypeAdapter(CodecSettings)
 
 
 @dataclass(frozen=True, eq=False)
 class PreviewTexts:
-    """Inputs of the samples: texts [K, L, D] with a negative one, a seed for each, sampler and codec."""
+    """Inputs of the samples: texts [K, L, D] with a negative one, seeds, settings of sampling, and the base model."""
 
     names: tuple[str, ...]
     text: TextBatch
     negative: TextBatch
     seeds: tuple[int, ...]
-    sampler: SamplerSettings
-    codec: CodecSettings
+    sampling: SamplingSettings
+    base: BaseSections
 
 
 def save_previews(path: Path, previews: PreviewTexts) -> None:
     """Write ``previews`` atomically. Raises StorageError."""
-    sampler = previews.sampler
     record = {
         "names": previews.names,
         "seeds": previews.seeds,
-        "sampler": [sampler.steps, sampler.guidance, sampler.shift_ratio],
-        "codec": CODEC.dump_python(previews.codec, mode="json"),
+        "sampling": previews.sampling.model_dump(mode="json"),
+        "base": previews.base.model_dump(mode="json"),
     }
     tensors = {"text": previews.text.states, "text_mask": previews.text.mask}
     tensors |= {"negative": previews.negative.states, "negative_mask": previews.negative.mask}
@@ -74,14 +71,13 @@ def load_previews(path: Path) -> PreviewTexts:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         fix = "run the command again, which writes it, or set loop.previews.every to 0"
         raise InputError(f"{path}: {error}", "texts of previews", fix) from error
-    steps, guidance, shift = record["sampler"]
     return PreviewTexts(
         tuple(record["names"]),
         TextBatch(tensors["text"], tensors["text_mask"]),
         TextBatch(tensors["negative"], tensors["negative_mask"]),
         tuple(record["seeds"]),
-        SamplerSettings(int(steps), float(guidance), float(shift)),
-        CODEC.validate_python(record["codec"]),
+        SamplingSettings.model_validate(record["sampling"]),
+        BaseSections.model_validate(record["base"]),
     )
 
 
@@ -110,6 +106,8 @@ class Previews:
 
     def __init__(self, network: nn.Module, texts: PreviewTexts, plan: PreviewPlan, context: Context) -> None:
         self._network, self._texts, self._plan, self._context = network, texts, plan, context
+        self._base = open_base(texts.base)
+        self._sampler = self._base.sampler(texts.sampling, plan.shape)
         self._codec: Codec | None = None
 
     def after_step(self, step: int) -> None:
@@ -122,13 +120,13 @@ class Previews:
         text, negative = (
             TextBatch(*(tensor.to(self._context.device) for tensor in batch)) for batch in (texts.text, texts.negative)
         )
-        latents = sample(self._network, noise, text, negative, texts.sampler)
+        latents = self._sampler.sample(self._network, noise, text, negative)
         if self._context.is_first:
             self._write(step, codec.decode(latents))
 
     def _open(self) -> Codec:
         if self._codec is None:
-            self._codec = codec_of(self._texts.codec, self._plan.shape, str(self._context.device))
+            self._codec = self._base.codec(self._plan.shape, str(self._context.device))
         return self._codec
 
     def _on_device(self, latents: Latents) -> Latents:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from avpref.models.dit import NetworkConfig
-from avpref.models.network_flop import forward_flop
-from avpref.models.positions import TokenGrid
+from avpref.models.bases.base_model import Work
+from avpref.models.flow import LatentShapes
 from avpref.trainer.noise import FlowBatch
 from avpref.trainer.parallel import Context
 
@@ -58,10 +57,13 @@ def peak_tflops(device: torch.device) -> float | None:
 
 
 class SpeedMeter:
-    """Counts tokens, operations and waiting of this rank between two calls of :meth:`values`."""
+    """Counts tokens, operations and waiting of this rank between two calls of :meth:`values`.
 
-    def __init__(self, network: NetworkConfig | None, cost: PassCost = ADAPTER_AND_REFERENCE) -> None:
-        self._network, self._cost = network, cost
+    ``work_of`` is the work of one row of latents of some shapes; None for a meter that measures nothing.
+    """
+
+    def __init__(self, work_of: Callable[[LatentShapes], Work] | None, cost: PassCost = ADAPTER_AND_REFERENCE) -> None:
+        self._work_of, self._cost = work_of, cost
         self._tokens, self._flop, self._waited_s = 0, 0.0, 0.0
 
     @contextmanager
@@ -73,19 +75,18 @@ class SpeedMeter:
 
     def add(self, batch: FlowBatch) -> None:
         """Count the rows of a batch."""
-        if self._network is None:
+        if self._work_of is None:
             return
-        grid = grid_of(batch, self._network)
-        tokens = grid.num_video + grid.num_audio
-        self._tokens += tokens * len(batch.t)
-        self._flop += len(batch.t) * self._cost.total * forward_flop(tokens, self._network)
+        work = self._work_of(shapes_of_row(batch))
+        self._tokens += work.num_tokens * len(batch.t)
+        self._flop += len(batch.t) * self._cost.total * work.forward_flop
 
     def values(self, seconds: float, context: Context) -> dict[str, float]:
         """tokens_per_s (of all ranks), data_wait_share, tflops (per rank), mfu and memory_gib (peak of a GPU), where known.
 
         Every rank must call this: tokens are summed over ranks.
         """
-        if self._network is None:
+        if self._work_of is None:
             return {}
         tokens = float(context.all_reduce_sum(torch.tensor(float(self._tokens), device=context.device)))
         seconds = max(seconds, 1e-9)
@@ -107,13 +108,10 @@ class SpeedMeter:
 NO_SPEED = SpeedMeter(None)
 
 
-def grid_of(batch: FlowBatch, network: NetworkConfig) -> TokenGrid:
-    """The tokens of one row of ``batch``."""
+def shapes_of_row(batch: FlowBatch) -> LatentShapes:
+    """Shapes of the latents of one row of ``batch``."""
     video, audio = batch.noisy
-    frames, rows, columns = (0, 0, 0) if video is None else _patches(video.shape[2:], network.patch_size)
-    steps, mel_rows = (0, 0) if audio is None else _patches(audio.shape[2:], network.audio_patch_size)
-    return TokenGrid(frames, rows, columns, steps, mel_rows)
-
-
-def _patches(sizes: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size // step for size, step in zip(sizes, patch, strict=True))
+    return LatentShapes(
+        None if video is None else (video.shape[1], video.shape[2], video.shape[3], video.shape[4]),
+        None if audio is None else (audio.shape[1], audio.shape[2], audio.shape[3]),
+    )

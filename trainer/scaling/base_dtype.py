@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from avpref.errors import ConfigError
-from avpref.models.dit import JavisDiT
+from avpref.models.bases.velocity_network import VelocityNetwork
 
 BaseDtype = Literal["float32", "bfloat16", "int8", "float8"]
 QUANTISED = frozenset({"int8", "float8"})
 
 
-def with_base_dtype(network: JavisDiT, dtype: BaseDtype | torch.dtype) -> JavisDiT:
+def with_base_dtype(network: VelocityNetwork, dtype: BaseDtype | torch.dtype) -> VelocityNetwork:
     """``network`` in ``dtype``, in place. ``int8`` and ``float8`` keep weights of the blocks' linear layers in 8 bits, with a scale per
     output channel, and everything else in bfloat16; products are computed in bfloat16.
 
@@ -34,5 +34,6 @@ def with_base_dtype(network: JavisDiT, dtype: BaseDtype | torch.dtype) -> JavisD
         ) from error
     network.to(torch.bfloat16)
     config = Int8WeightOnlyConfig() if dtype == "int8" else Float8WeightOnlyConfig()
-    quantize_(network.blocks, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))
+    for block in network.repeated_blocks():
+        quantize_(block, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))
     return network

@@ -13,16 +13,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from avpref.models.dit import JavisDiT
+from avpref.models.bases.velocity_network import VelocityNetwork
 from avpref.trainer.parallel import Context
 
 
-def shard_over_ranks(module: nn.Module, network: JavisDiT, context: Context) -> None:
+def shard_over_ranks(module: nn.Module, network: VelocityNetwork, context: Context) -> None:
     """Shard the blocks of ``network`` one by one, and the rest of ``module`` around them, in place; nothing for a single process."""
     if context.world == 1:
         return
     mesh = init_device_mesh(context.device.type, (context.world,))
-    for block in network.blocks:
+    for block in network.repeated_blocks():
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
     for part in module.modules():

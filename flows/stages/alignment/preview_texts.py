@@ -1,4 +1,4 @@
-"""The texts and seeds of a training's previews: the first held-out prompts, with the sampler and the codec of the run."""
+"""The texts and seeds of a training's previews: the first held-out prompts, with the sampling settings and the base model of the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from avpref.domain import Split
 from avpref.flows.run import Run
 from avpref.flows.stages.training_data import TrainingTexts
-from avpref.flows.workers.generator import sampler_settings
 from avpref.identity import derive_seed
 from avpref.models.text import TextBatch
 from avpref.trainer.job import TrainingJob
@@ -33,6 +32,6 @@ def _texts(run: Run, count: int) -> PreviewTexts:
         TextBatch(encoded.states[index], encoded.mask[index]),
         texts.negative,
         tuple(derive_seed("preview", run.settings.run.seed, prompt.prompt_id) for prompt in prompts),
-        sampler_settings(run.settings),
-        run.settings.codec,
+        run.settings.sampling,
+        run.settings.base_sections,
     )

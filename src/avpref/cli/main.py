@@ -38,7 +38,7 @@ NOUNS = {
     "eval": "Compare policy and reference on held-out prompts.",
     "gate": "Decide whether a run's adapter may be promoted, and move the alias that serves.",
     "lineage": "Trace adapters, pairs and clips to their sources and to their uses.",
-    "pairs": "Select and show preference pairs; compare runs and strategies.",
+    "pairs": "Select, show and open preference pairs; compare runs and strategies.",
     "pool": "Turn a pile of videos into filtered clips with texts.",
     "prompts": "Import recordings as prompts; list the prompts of a run.",
     "rewards": "Validate reward models.",
@@ -46,6 +46,7 @@ NOUNS = {
     "scorers": "List and check scorers: built-in ones and those of other packages.",
     "scores": "List, show and export the scores of a run.",
     "train": "Train the adapter of a run, or an SFT network alone.",
+    "votes": "Plan studies in which people compare clips blindly, take their votes, show results.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }
 for noun, noun_help in NOUNS.items():

@@ -72,8 +72,19 @@ class JudgeRule(Section):
     margin_sd: float = Field(default=0.05, ge=0)
 
 
+class VotesRule(Section):
+    """People prefer the policy: in a blind study, the lower bound of its win rate's interval exceeds ``min_win_rate``.
+
+    A tie is half a win. Without a study the rule refuses.
+    """
+
+    kind: Literal["votes"] = "votes"
+    aspect: str = "overall"
+    min_win_rate: float = Field(default=0.5, ge=0, lt=1)
+
+
 GateRule = Annotated[
-    SuperiorityRule | MinimumEffectRule | NonInferiorityRule | DisplacementRule | ValidityRule | JudgeRule,
+    SuperiorityRule | MinimumEffectRule | NonInferiorityRule | DisplacementRule | ValidityRule | JudgeRule | VotesRule,
     Field(discriminator="kind"),
 ]
 

@@ -136,6 +136,8 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 
 def _require_implemented(settings: Settings, path: Path) -> None:
     """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
+    settings.base_sections.check()
+    settings.rounds.check()
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
@@ -161,11 +163,22 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
 
 NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
 """Sections that affect where a run executes and how it is observed, but not its results."""
+WITHOUT_DEFAULT = ("base",)
+"""Sections that came later than others: runs that leave them at their defaults keep their ids."""
 
 
 def identity_hash(settings: Settings) -> str:
-    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`."""
-    return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`.
+
+    Sections of :data:`WITHOUT_DEFAULT` enter only where they differ from their defaults, and section ``rounds`` from the second
+    round on, without the number of rounds: the first of several rounds is the run of one.
+    """
+    left_out = [name for name in WITHOUT_DEFAULT if getattr(settings, name) == Settings.model_fields[name].default]
+    left_out += ["rounds"] if settings.rounds.round == 1 else []
+    tree = settings.model_dump(mode="json", exclude={*NOT_OF_IDENTITY, *left_out})
+    if "rounds" in tree:
+        del tree["rounds"]["count"]
+    return digest("settings", tree, size=8)
 
 
 def config_to_yaml(settings: Settings) -> str:

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from avpref.config.base_settings import BaseSections
 from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.config.data_settings import ClipSettings
-from avpref.config.network_settings import NetworkSettings
+from avpref.config.network_settings import NetworkSettings, SamplingSettings
 from avpref.errors import InputError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import read_clip
 from avpref.models.dit import JavisDiT
-from avpref.models.sampling import SamplerSettings
 from avpref.models.text import TextBatch
 from avpref.trainer.monitoring.previews import (
     PreviewPlan,
@@ -33,23 +33,28 @@ from avpref.trainer.parallel import Context
 
 CLIP = ClipSettings(num_frames=3, height_px=32, width_px=32, fps_hz=8)
 CODEC = IdentityCodecSettings(video_scale=8, audio_bands=4, audio_rate_hz=16.0)
+NETWORK = NetworkSettings(
+    dim=24, ffn_dim=32, freq_dim=16, text_dim=8, text_len=3, num_heads=2, num_layers=2, in_dim=3, audio_in_dim=1
+)
+BASE = BaseSections(network=NETWORK, codec=CODEC)
+SAMPLING = SamplingSettings(steps=2, guidance=2.0, shift=2.0)
 
 
 def texts() -> PreviewTexts:
     draw = torch.Generator().manual_seed(1)
     text = TextBatch(torch.randn(2, 3, 8, generator=draw), torch.ones(2, 3))
     negative = TextBatch(torch.randn(1, 3, 8, generator=draw), torch.ones(1, 3))
-    return PreviewTexts(("first", "second"), text, negative, (11, 12), SamplerSettings(2, 2.0, 2.0), CODEC)
+    return PreviewTexts(("first", "second"), text, negative, (11, 12), SAMPLING, BASE)
 
 
 def test_a_file_of_texts_round_trips(tmp_path: Path) -> None:
     save_previews(tmp_path / "file", texts())
     loaded = load_previews(tmp_path / "file")
-    assert (loaded.names, loaded.seeds, loaded.sampler, loaded.codec) == (
+    assert (loaded.names, loaded.seeds, loaded.sampling, loaded.base) == (
         ("first", "second"),
         (11, 12),
-        texts().sampler,
-        CODEC,
+        SAMPLING,
+        BASE,
     )
     assert torch.equal(loaded.text.states, texts().text.states)
     with pytest.raises(InputError, match="absent"):
@@ -67,9 +72,9 @@ def sampled(folder: Path) -> dict[str, bytes]:
 
 
 def test_previews_come_before_the_first_step_every_n_and_after_the_last(
-    make_network: Callable[..., JavisDiT], network_settings: NetworkSettings, tmp_path: Path
+    make_network: Callable[..., JavisDiT], tmp_path: Path
 ) -> None:
-    network = make_network(settings=network_settings.model_copy(update={"in_dim": 3}))
+    network = make_network(settings=NETWORK)
     previews = Previews(network, texts(), PreviewPlan(CLIP, tmp_path, 4, 6), Context())
     for step in range(7):
         if step == 5:
@@ -87,12 +92,10 @@ def test_previews_come_before_the_first_step_every_n_and_after_the_last(
     assert clip.frames is not None and clip.audio is not None and clip.audio.shape == (6000,)
 
 
-def test_tensorboard_has_pictures_and_sound(
-    make_network: Callable[..., JavisDiT], network_settings: NetworkSettings, tmp_path: Path
-) -> None:
+def test_tensorboard_has_pictures_and_sound(make_network: Callable[..., JavisDiT], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    network = make_network(settings=network_settings.model_copy(update={"in_dim": 3}))
+    network = make_network(settings=NETWORK)
     Previews(network, texts(), PreviewPlan(CLIP, tmp_path, 4, 6), Context()).after_step(4)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -102,11 +105,9 @@ def test_tensorboard_has_pictures_and_sound(
     assert (sound.step, sound.sample_rate, sound.content_type) == (4, 16000.0, "audio/wav")
 
 
-def test_other_ranks_sample_and_write_nothing(
-    make_network: Callable[..., JavisDiT], network_settings: NetworkSettings, tmp_path: Path
-) -> None:
+def test_other_ranks_sample_and_write_nothing(make_network: Callable[..., JavisDiT], tmp_path: Path) -> None:
     calls: list[int] = []
-    network = make_network(settings=network_settings.model_copy(update={"in_dim": 3}))
+    network = make_network(settings=NETWORK)
     network.register_forward_hook(lambda *arguments: calls.append(1))
     Previews(network, texts(), PreviewPlan(CLIP, tmp_path, 4, 6), Context(rank=1)).after_step(0)
-    assert len(calls) == texts().sampler.steps and not list(tmp_path.iterdir())
+    assert len(calls) == SAMPLING.steps and not list(tmp_path.iterdir())

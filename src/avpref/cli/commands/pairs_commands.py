@@ -9,7 +9,22 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, RUN_HELP, AsJson, Limit, OfPrompt, Overrides, Run, Runs
+from avpref.cli.options import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DEFAULT_RUNS,
+    RUN_HELP,
+    AsJson,
+    Host,
+    Limit,
+    NoBrowser,
+    OfPrompt,
+    Overrides,
+    Port,
+    Run,
+    RunId,
+    Runs,
+)
 from avpref.cli.output import first, print_json, print_line, print_table
 from avpref.console import say
 from avpref.errors import ConfigError
@@ -24,6 +39,14 @@ Strategy = Annotated[
     Literal["modality", "average", "strict", "routed"] | None,
     Parameter(name="--strategy", help="overrides pairs.strategy"),
 ]
+From = Annotated[
+    Literal["scores", "votes"],
+    Parameter(name="--from", help="votes: pairs as the people of a study prefer them (avpref votes plan --of pairs)"),
+]
+Study = Annotated[str, Parameter(name="--study", help="with --from votes: study id", show_default="the only study")]
+KeepOthers = Annotated[
+    bool, Parameter(name="--keep-others", help="with --from votes: keep pairs that nobody voted on", negative="")
+]
 Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table to this .parquet or .csv file")]
 Before = Annotated[str, Parameter(help=RUN_HELP)]
 After = Annotated[str, Parameter(help=RUN_HELP)]
@@ -36,18 +59,24 @@ def select(
     runs: Runs = DEFAULT_RUNS,
     run: Run = "",
     scores: Scores = None,
+    from_: From = "scores",
+    study: Study = "",
+    keep_others: KeepOthers = False,
     strategy: Strategy = None,
     set_: Overrides = None,
     out: Out = None,
     limit: Limit = None,
     json: AsJson = False,
 ) -> int:
-    """Select pairs over a run's scores, or over a file of scores; the run is not changed.
+    """Select pairs over a run's scores, over a file of scores, or by people's votes; the run is not changed.
 
     Exit code 5: candidates were left out because some metric has no number, or rows of the file were refused.
     """
-    if scores is not None and run:
-        raise ConfigError("both --scores and --run", "one of them", "avpref pairs select --scores FILE")
+    if scores is not None and (run or from_ == "votes"):
+        other = "--run" if run else "--from votes"
+        raise ConfigError(f"both --scores and {other}", "one of them", "avpref pairs select --scores FILE")
+    if from_ == "scores" and (study or keep_others):
+        raise ConfigError("--study or --keep-others without --from votes", "--from votes", "--from votes")
     from avpref.cli.views import pair_selection
 
     if out is not None:
@@ -57,6 +86,8 @@ def select(
         document, selection = pair_selection.from_file(scores, overrides)
     else:
         document, selection = pair_selection.from_run(open_run(runs, run), overrides)
+    if from_ == "votes":
+        document, selection = pair_selection.by_votes(open_run(runs, run), study, keep_others, (document, selection))
     if out is not None:
         pair_selection.write_pairs(out, selection.pairs)
         say(f"{out}: {selection.pairs.num_rows} pairs")
@@ -77,6 +108,26 @@ def show(
     documents = first(run_rows.sealed_pairs(open_run(runs, run), prompt), limit)
     print_json({"pairs": documents}) if json else _print_pairs(documents)
     return 0
+
+
+@app.command(name="open")
+def open_(
+    run: RunId = "",
+    *,
+    runs: Runs = DEFAULT_RUNS,
+    host: Host = DEFAULT_HOST,
+    port: Port = DEFAULT_PORT,
+    no_browser: NoBrowser = False,
+    json: AsJson = False,
+) -> int:
+    """Open the explorer on the pairs of a run: tables, both clips in step, the reasons of a pair, SQL. Ends with Ctrl-C.
+
+    It reads the runs and writes nothing but votes. Addresses other than this machine's own get a random token.
+    """
+    from avpref.cli.actions import serve_explorer
+
+    folder = open_run(runs, run)
+    return serve_explorer.serve(folder, f"run/{folder.run_id}/table/pairs", (host, port), not no_browser, json)
 
 
 @app.command
