@@ -9,6 +9,7 @@ many processes and writes one Parquet file. Both are timed from scan to measures
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -221,7 +222,8 @@ def kill_and_resume(folder: Path, pools: Path, actors: int, num_units: int) -> t
         if len(done) >= max(1, num_units // 2):
             break
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     finished = sum(event["event"] == "unit_done" for event in events(pools))
     run_pool(folder, pools, actors)
