@@ -239,7 +239,7 @@ def cut_rows(seed: int, number: int, bases: Sequence[Clip], folder: Path) -> lis
     """Precision and recall of cuts within one frame, per detector, on ``number`` sequences of scenes of random lengths."""
     random = np.random.default_rng(seed)
     totals = {name: np.zeros(3, int) for name in ("adaptive", "content", "histogram")}
-    thresholds = {"adaptive": 3.0, "content": 27.0, "histogram": 0.05}
+    thresholds = {"adaptive": 3.0, "content": 27.0, "histogram": 0.2}
     packaged = {name: np.zeros(3, int) for name in totals} if has_scenedetect() else {}
     for index in range(number):
         chosen = random.choice(len(bases), 5, replace=len(bases) < 5)

@@ -2,7 +2,7 @@
 
 The numbers are those of PySceneDetect's content, adaptive and histogram detectors (B. Castellano, documentation of version 0.7): the mean
 absolute difference of hue, saturation and value, in levels of 255 (hue: of 180), and the correlation of the histograms of luma with
-256 bins. They are kept for every frame, so that other thresholds need no second decoding.
+128 bins. They are kept for every frame, so that other thresholds need no second decoding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-LUMA_BINS = 256
+LUMA_BINS = 128
 
 
 class FrameChanges:
