@@ -28,7 +28,7 @@ class FrameChanges:
     def add(self, frame: NDArray[np.uint8], grey: NDArray[np.uint8]) -> None:
         """Take the next frame and its luma [H, W]."""
         planes = np.stack(cv2.split(cv2.cvtColor(frame, cv2.COLOR_RGB2HSV))).astype(np.uint8, copy=False)
-        histogram = cv2.calcHist([grey], [0], None, [LUMA_BINS], [0, LUMA_BINS]).astype(np.float32)
+        histogram = cv2.calcHist([grey], [0], None, [LUMA_BINS], [0, 256]).astype(np.float32)
         if self._before is None or self._histogram is None:
             changes, match = (0.0, 0.0, 0.0), 1.0
         else:
