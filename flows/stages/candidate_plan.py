@@ -48,12 +48,12 @@ def sampler_hash(settings: Settings) -> str:
 
 def sampler_parts(settings: Settings) -> dict[str, Any]:
     """The values that :func:`sampler_hash` covers: sections sampling and clip, the identities of codec and text encoder, and
-    the version of a base model that has one.
+    version and licence of a base model that has a version.
     """
     sampling = settings.sampling.model_dump(mode="json", exclude=set(NOT_OF_A_CLIP))
     codec, text = codec_identity(settings), text_identity(settings)
-    version = base_of(settings).version
-    own = {"base": version} if version else {}
+    base = base_of(settings)
+    own = {"base": base.version, "licence": base.terms.licence} if base.version else {}
     return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text, **own}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import avpref.datasets.prompts.clips as recordings
 import avpref.datasets.prompts.text_prompts as text_list
 import avpref.datasets.prompts.toyworld as toyworld
+from avpref.config.base_settings import JAVISDIT
 from avpref.config.data_settings import (
     ClipPrompts,
     ClipSettings,
@@ -25,10 +26,12 @@ from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
 
+STEREO = 2
+
 
 @dataclass(frozen=True, eq=False)
 class UnencodedClip:
-    """A clip before it is written to a file: text, frames uint8 [T, H, W, 3], audio float32 [S], at the run's rates."""
+    """A clip before it is written to a file: text, frames uint8 [T, H, W, 3], audio float32 [S] or [2, S], at the run's rates."""
 
     text: str
     frames: np.ndarray
@@ -106,6 +109,7 @@ class RecordingSource:
     shape: ClipShape
     seed: int
     rules: ReadingRules = DEFAULT_READING
+    is_stereo: bool = False
 
     def prompts(self) -> PromptList:
         """One prompt per window; held-out windows come from held-out recordings."""
@@ -127,7 +131,8 @@ class RecordingSource:
         assert (
             clip.frames is not None and clip.audio is not None
         )  # recordings without picture or sound are refused on import
-        return UnencodedClip(prompt.text, clip.frames, clip.audio)
+        is_kept = self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO
+        return UnencodedClip(prompt.text, clip.frames, clip.channels if is_kept else clip.audio)
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,7 @@ class TextListSource:
     shape: ClipShape
     seed: int
     rules: ReadingRules = DEFAULT_READING
+    is_stereo: bool = False
 
     def prompts(self) -> PromptList:
         """One prompt per text."""
@@ -156,7 +162,7 @@ class TextListSource:
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """The beginning of the prompt's recording at the run's size and rates. Raises MediaError."""
-        return RecordingSource(ClipPrompts(), self.shape, self.seed, self.rules).ground_truth(prompt)
+        return RecordingSource(ClipPrompts(), self.shape, self.seed, self.rules, self.is_stereo).ground_truth(prompt)
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,15 @@ def shape_of(clip: ClipSettings) -> ClipShape:
     return ClipShape(**clip.model_dump(exclude=set(RecordingSettings.model_fields)))
 
 
+def _is_stereo(settings: Settings) -> bool:
+    """Whether the base model makes clips with two channels."""
+    if settings.base.model == JAVISDIT:
+        return False
+    from avpref.models.bases.base_opening import open_base  # importing torch takes seconds
+
+    return open_base(settings.base_sections).is_stereo
+
+
 def reading_rules(clip: RecordingSettings) -> ReadingRules:
     """How the recordings of a run or of a list are read."""
     return ReadingRules(clip.audio_track, HdrHandling(clip.hdr))
@@ -215,12 +230,13 @@ def reading_rules(clip: RecordingSettings) -> ReadingRules:
 def open_prompt_source(settings: Settings) -> PromptSource:
     """The prompt source that the configuration names."""
     shape, seed, rules = clip_shape(settings), settings.run.seed, reading_rules(settings.clip)
+    is_stereo = _is_stereo(settings)
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return RecordingSource(prompts, shape, seed, rules)
+            return RecordingSource(prompts, shape, seed, rules, is_stereo)
         case TextPrompts() as prompts:
-            return TextListSource(prompts, shape, seed, rules)
+            return TextListSource(prompts, shape, seed, rules, is_stereo)
         case PairPrompts() as prompts:
             return ForeignPairSource(prompts, seed)

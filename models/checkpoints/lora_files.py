@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -126,7 +126,18 @@ class Lora:
 
 
 def read_lora(path: Path) -> Lora:
-    """Read the adapter at ``path``, a folder in PEFT's format or one file.
+    """Read the adapter at ``path``, a folder in PEFT's format or one file, under the original's module names.
+
+    Raises InputError as :func:`read_factors`, and for an adapter of another base.
+    """
+    lora = read_factors(path)
+    if recognise(lora.factors, path) is Layout.DIFFUSERS:
+        return replace(lora, factors={original_name(module): pair for module, pair in lora.factors.items()})
+    return lora
+
+
+def read_factors(path: Path) -> Lora:
+    """The adapter of any base at ``path``, under the module names of its files, without their prefix.
 
     Raises InputError for files that are absent, unreadable or truncated, for tensors that are not LoRA factors, for factors without
     their partner or of another rank than configured, and for kinds other than plain LoRA (DoRA, rank-stabilised, ...).
@@ -180,8 +191,6 @@ def _refuse_unsupported(path: Path, values: Mapping[str, object]) -> None:
 def _assemble(path: Path, tensors: Mapping[str, Tensor], config: _Config | None) -> Lora:
     """The adapter in ``tensors``; ``config`` is None for a single file, whose tensors hold the scale."""
     parts = {module: _factors(path, module, group, config) for module, group in _by_module(path, tensors).items()}
-    if recognise(parts, path) is Layout.DIFFUSERS:
-        parts = {original_name(module): pair for module, pair in parts.items()}
     return Lora(path, parts, None if config is None else config.targets)
 
 

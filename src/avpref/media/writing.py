@@ -29,7 +29,7 @@ _AUDIO_OPTIONS = {"aac_coder": "fast", "aac_tns": "0", "aac_pns": "0", "aac_is":
 
 
 def encode_clip(frames: np.ndarray, fps_hz: float, audio: np.ndarray, sample_rate_hz: int) -> bytes:
-    """Bytes of an mp4 with ``frames`` uint8 [T, H, W, 3] RGB and ``audio`` float32 [S] mono on both channels.
+    """Bytes of an mp4 with ``frames`` uint8 [T, H, W, 3] RGB and ``audio`` float32: stereo [2, S], or mono [S] on both channels.
 
     Pictures have the matrix of BT.601, which is not named; those that players take for BT.709 by their size have its matrix, named.
     Full scale is [-1, 1]; louder samples are accepted, because resampled recordings overshoot and the codec can represent it.
@@ -37,7 +37,7 @@ def encode_clip(frames: np.ndarray, fps_hz: float, audio: np.ndarray, sample_rat
     (yuv420p halves both).
     """
     _require_clip(frames, audio)
-    layout = EncodedLayout(len(frames), frames.shape[1], frames.shape[2], fps_hz, len(audio), sample_rate_hz)
+    layout = EncodedLayout(len(frames), frames.shape[1], frames.shape[2], fps_hz, audio.shape[-1], sample_rate_hz)
     encoder = ClipEncoder(layout)
     for pixels in frames:
         encoder.add(pixels)
@@ -78,11 +78,11 @@ class ClipEncoder:
         self._container.mux(self._picture.encode(frame))
 
     def finish(self, audio: np.ndarray) -> bytes:
-        """Encode the sound float32 [S], finite; returns the file. Raises ValueError where frames or samples are missing."""
+        """Encode the sound float32 [S] or [2, S], finite; returns the file. Raises ValueError where frames or samples are missing."""
         layout = self._layout
-        if self._num_added != layout.num_frames or len(audio) != layout.num_samples:
+        if self._num_added != layout.num_frames or audio.shape[-1] != layout.num_samples:
             self._container.close()
-            raise ValueError(f"{self._num_added} frames and {len(audio)} samples, expected {layout}")
+            raise ValueError(f"{self._num_added} frames and {audio.shape[-1]} samples, expected {layout}")
         self._container.mux(self._picture.encode(None))
         _mux_sound(self._container, self._sound, audio, layout.sample_rate_hz)
         self._container.close()
@@ -94,8 +94,9 @@ def _require_clip(frames: np.ndarray, audio: np.ndarray) -> None:
         raise ValueError(f"frames must be uint8 [T, H, W, 3], found {frames.dtype} {list(frames.shape)}")
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(f"height and width must be even, found {frames.shape[1]} x {frames.shape[2]}")
-    if audio.ndim != 1 or audio.dtype != np.float32 or not len(audio):
-        raise ValueError(f"audio must be float32 [S], found {audio.dtype} {list(audio.shape)}")
+    is_sound = audio.ndim == 1 or (audio.ndim == 2 and len(audio) == 2)
+    if not is_sound or audio.dtype != np.float32 or not audio.size:
+        raise ValueError(f"audio must be float32 [S] or [2, S], found {audio.dtype} {list(audio.shape)}")
     if not np.isfinite(audio).all():
         raise ValueError("audio must be finite, found NaN or infinity")
 
@@ -120,7 +121,8 @@ def _add_sound(container: OutputContainer, sample_rate_hz: int) -> AudioStream:
 
 
 def _mux_sound(container: OutputContainer, stream: AudioStream, audio: np.ndarray, sample_rate_hz: int) -> None:
-    frame = av.AudioFrame.from_ndarray(np.stack([audio, audio]), format="fltp", layout="stereo")
+    channels = np.ascontiguousarray(audio if audio.ndim == 2 else np.stack([audio, audio]))
+    frame = av.AudioFrame.from_ndarray(channels, format="fltp", layout="stereo")
     frame.sample_rate, frame.pts, frame.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
     container.mux(stream.encode(frame))
     container.mux(stream.encode(None))

@@ -13,6 +13,7 @@ from avpref.config.network_settings import NetworkSettings, SamplingSettings
 from avpref.config.training_settings import AdapterSettings, TimestepSettings
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
+from avpref.models.bases.base_model import GivenWeights
 from avpref.models.bases.base_opening import open_base
 from avpref.models.checkpoints.lora_files import read_lora
 from avpref.models.sampling import EulerSampler
@@ -82,6 +83,18 @@ def test_adapters_are_exported_and_read_back(tmp_path: Path, layout: str) -> Non
 def test_an_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="layout kohya"):
         open_base(TOY).export_adapter(tmp_path, tmp_path / "out", "kohya")
+
+
+def test_networks_are_exported_in_the_originals_layout_and_read_back(tmp_path: Path) -> None:
+    base = open_base(TOY)
+    network = base.create(1)
+    base.export_network(network, tmp_path / "original", "original")
+    again = base.convert(GivenWeights(str(tmp_path / "original"), None, torch.float32))
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+    base.export_network(network, tmp_path / "diffusers", "diffusers")
+    assert (tmp_path / "diffusers" / "config.json").exists()
+    with pytest.raises(ConfigError, match="layout gguf"):
+        base.export_network(network, tmp_path / "other", "gguf")
 
 
 def test_the_section_network_is_needed_and_settings_are_refused() -> None:
