@@ -6,8 +6,8 @@
 Clips of the toy world are encoded by the identity codec. The estimator is trained with its own losses; temporal negatives have the
 sound or the pictures of the clip shifted in time, spatial ones those of another clip. Held-out clips are then compared with copies
 whose sound is late or early: the share of pairs in which the clip itself has the larger logit of the discriminator, or lies nearer to
-the prior of its text (0.5 is chance), with a bootstrap interval over clips. Tracks are turned, the end continuing at the beginning,
-and every track of every clip is turned, also of synchronised ones: the seam in a track would otherwise give the answer away.
+the prior of its text (0.5 is chance), with a bootstrap interval over clips. Windows are cut from longer clips, so that a shift leaves
+no seam and no silence that would give the answer away.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from avpref.models.text import WordText
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "synchrony_prior.md"
 CLIPS, STEPS, SEEDS, BATCH = 320, 300, 3, 16
+WINDOW, SPARE = 16, 8
+"""Frames of a window, and frames that a clip is longer."""
 SHIFTS_S = (0.125, 0.25, 0.5)
 TEXT_DIM, TEXT_LENGTH = 48, 16
 RESAMPLES = 1000
@@ -70,7 +72,9 @@ class Clips:
 
 def toy_clips(num: int) -> Clips:
     """Clean clips of the toy world, each of another seed."""
-    settings = load_config(ROOT / "configs" / "toyworld.yaml", [f"prompts.num_prompts={num}"], environment={}).settings
+    settings = load_config(
+        ROOT / "configs" / "toyworld.yaml", [f"prompts.num_prompts={num}", f"clip.num_frames={WINDOW + SPARE}"], {}
+    ).settings
     source, shape = open_prompt_source(settings), clip_shape(settings)
     prompts = source.prompts().prompts[:num]
     codec = IdentityCodec(settings.codec, shape)
@@ -84,25 +88,19 @@ def toy_clips(num: int) -> Clips:
     return Clips(torch.from_numpy(video), torch.from_numpy(audio), text, size, shape.fps_hz)
 
 
-def turned(clips: Clips, frames: int, of_sound: int) -> tuple[Tensor, Tensor]:
-    """Pictures that begin ``frames`` frames later and sound ``of_sound`` frames later; what leaves at one end comes in at the other."""
-    steps_per_frame = clips.audio.shape[2] // clips.video.shape[2]
-    return clips.video.roll(frames, dims=2), clips.audio.roll(steps_per_frame * of_sound, dims=2)
-
-
-def other_turn(frames: int, shift: int, num_frames: int) -> int:
-    """``frames`` and a shift, never a multiple of the clip's length: every track is turned, so the seam tells nothing."""
-    other = (frames + shift) % num_frames
-    return other or (frames + shift + (1 if shift > 0 else -1)) % num_frames
+def window(clips: Clips, picture_start: int, sound_start: int) -> tuple[Tensor, Tensor]:
+    """Pictures and sound of :data:`WINDOW` frames, which begin at these frames of the clips."""
+    steps = clips.audio.shape[2] // clips.video.shape[2]
+    video = clips.video[:, :, picture_start : picture_start + WINDOW]
+    return video, clips.audio[:, :, steps * sound_start : steps * (sound_start + WINDOW)]
 
 
 def batch_of(clips: Clips, generator: torch.Generator) -> ClipBatch:
-    """Turned clips with negatives: one track turned by one to four frames more or less for time, and of the next clip for space."""
-    num_frames = clips.video.shape[2]
-    frames = int(torch.randint(1, num_frames, (), generator=generator))
-    shift = int(torch.randint(1, 5, (), generator=generator)) * (1 if torch.rand((), generator=generator) < 0.5 else -1)
-    video, audio = turned(clips, frames, frames)
-    other_video, other_audio = turned(clips, *2 * [other_turn(frames, shift, num_frames)])
+    """Windows with negatives: one track from another time of the same clip for time, that of the next clip for space."""
+    starts = clips.video.shape[2] - WINDOW + 1
+    own, other = torch.randperm(starts, generator=generator)[:2].tolist()
+    video, audio = window(clips, own, own)
+    other_video, other_audio = window(clips, other, other)
     return ClipBatch(
         video,
         audio,
@@ -133,11 +131,12 @@ def trained(clips: Clips, num_steps: int, seed: int) -> SynchronyPrior:
 @torch.no_grad()
 def wins(network: SynchronyPrior, clips: Clips, shift_s: float) -> dict[str, np.ndarray]:
     """For every clip 1, ½ or 0: whether it is above its copies with late and with early sound, on average of both."""
-    priors, num_frames = network(clips.text), clips.video.shape[2]
+    priors = network(clips.text)
     numbers: dict[str, list[Tensor]] = {"logit of the discriminator": [], "nearness to the prior": []}
-    frames, shift = num_frames // 2, round(shift_s * clips.fps_hz)
-    for of_sound in (frames, frames + shift, frames - shift):
-        embedding = clip_embeddings(network, ClipBatch(*turned(clips, frames, of_sound), clips.size_px), TEMPORAL)[:, 0]
+    middle, shift = (clips.video.shape[2] - WINDOW) // 2, round(shift_s * clips.fps_hz)
+    for sound_start in (middle, middle + shift, middle - shift):
+        shown = ClipBatch(*window(clips, middle, sound_start), clips.size_px)
+        embedding = clip_embeddings(network, shown, TEMPORAL)[:, 0]
         numbers["logit of the discriminator"].append(network.discriminator(priors.temporal, embedding))
         numbers["nearness to the prior"].append(F.cosine_similarity(embedding, priors.temporal, dim=-1).mean(dim=1))
     return {
