@@ -213,7 +213,7 @@ def shape_of(clip: ClipSettings) -> ClipShape:
     return ClipShape(**clip.model_dump(exclude=set(RecordingSettings.model_fields)))
 
 
-def _is_stereo(settings: Settings) -> bool:
+def makes_stereo(settings: Settings) -> bool:
     """Whether the base model makes clips with two channels."""
     if settings.base.model == JAVISDIT:
         return False
@@ -230,7 +230,7 @@ def reading_rules(clip: RecordingSettings) -> ReadingRules:
 def open_prompt_source(settings: Settings) -> PromptSource:
     """The prompt source that the configuration names."""
     shape, seed, rules = clip_shape(settings), settings.run.seed, reading_rules(settings.clip)
-    is_stereo = _is_stereo(settings)
+    is_stereo = makes_stereo(settings)
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)

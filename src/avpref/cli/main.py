@@ -50,8 +50,10 @@ NOUNS = {
     "votes": "Plan studies in which people compare clips blindly, take their votes, show results.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }
+SUBFOLDERS = {"adapters": "exchange."}
+"""Nouns whose module is in a subfolder of ``commands``."""
 for noun, noun_help in NOUNS.items():
-    app.command(f"avpref.cli.commands.{noun}_commands:app", name=noun, help=noun_help)
+    app.command(f"avpref.cli.commands.{SUBFOLDERS.get(noun, '')}{noun}_commands:app", name=noun, help=noun_help)
 app.command(retrain)
 app.command(doctor)
 
