@@ -86,11 +86,9 @@ def test_decoded_clips_equal_the_pipeline(codec: LtxCodec) -> None:
 
     codec.encode(clips(codec.shape, 1))
     vae, audio_vae, vocoder = codec._video_vae, codec._audio_vae, codec._vocoder
-    absent = ("scheduler", "text_encoder", "tokenizer", "connectors", "transformer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LTX2Pipeline, "__init__", lambda *args: None)
         pipeline = LTX2Pipeline()
-    assert absent
     generator = torch.Generator().manual_seed(3)
     video, audio = torch.randn(1, 128, 2, 2, 2, generator=generator), torch.randn(1, 8, 9, 16, generator=generator)
     ((frames, sound),) = codec.decode(Latents(video, audio))
@@ -106,7 +104,7 @@ def test_decoded_clips_equal_the_pipeline(codec: LtxCodec) -> None:
     assert frames.shape == (9, 64, 64, 3) and np.array_equal(frames, expected)
     assert sound.shape == (2, codec.shape.num_samples) and sound.dtype == np.float32
     num_made = min(wave.shape[1], sound.shape[1])
-    assert sound.shape[1] - num_made < 0.04 * codec.shape.sample_rate_hz
+    assert sound.shape[1] - num_made < 0.05 * codec.shape.sample_rate_hz
     np.testing.assert_array_equal(sound[:, :num_made], wave[:, :num_made].clamp(-1, 1).numpy())
     assert not sound[:, num_made:].any()
 
