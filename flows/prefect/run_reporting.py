@@ -168,6 +168,16 @@ def table(name: str, rows: list[dict[str, Any]], description: str) -> None:
     _report(lambda reporter, run: reporter.add_artifact(run, _artifact_name(name), "table", data, description))
 
 
+def rename(name: str) -> None:
+    """Name the current flow run."""
+    _report(lambda reporter, run: reporter.rename_flow(run, name))
+
+
+def markdown(name: str, text: str, description: str) -> None:
+    """Report a Markdown artifact."""
+    _report(lambda reporter, run: reporter.add_artifact(run, _artifact_name(name), "markdown", text, description))
+
+
 def note(text: str) -> None:
     """Print a line to stderr and add it to the flow run's log."""
     say(text)

@@ -10,7 +10,7 @@ from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.execution.plan import StagePlan, grouped, plan_stage
 from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
-from avpref.flows.workers.prompt_sources import has_ground_truth
+from avpref.flows.workers.prompt_sources import has_ground_truth, imports_pairs
 from avpref.identity import digest
 from avpref.storage.run_folder import RunFolder
 
@@ -67,8 +67,15 @@ class PlannedCandidate:
 
 
 def planned_candidates(prompts: Sequence[Prompt], settings: Settings) -> Iterator[PlannedCandidate]:
-    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts."""
+    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts.
+
+    Training prompts of imported pairs have no candidates here: theirs are imported (:mod:`avpref.flows.stages.import_pairs`), except
+    in a later round.
+    """
+    is_imported = imports_pairs(settings)
     for prompt in prompts:
+        if is_imported and prompt.split == Split.TRAIN:
+            continue
         is_train = prompt.split == Split.TRAIN
         if is_train and settings.sampling.ground_truth and has_ground_truth(prompt, settings):
             yield PlannedCandidate(prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH)

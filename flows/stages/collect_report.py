@@ -23,6 +23,7 @@ from avpref.flows.rounds.round_rows import round_rows
 from avpref.flows.run import Run
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
+from avpref.flows.stages.alignment.collected_previews import collect_previews
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
@@ -84,6 +85,7 @@ def collect(run: Run) -> ReportData:
         prompt_blind=checked_prompt_blind(
             metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
         ),
+        previews=tuple(collect_previews(run.training_job.output, [prompt.prompt_id for prompt in prompts])),
         rounds=tuple(round_rows(run)) if run.previous else (),
     )
 

@@ -11,8 +11,16 @@ import avpref.datasets.prompts.clips as recordings
 import avpref.datasets.prompts.text_prompts as text_list
 import avpref.datasets.prompts.toyworld as toyworld
 from avpref.config.base_settings import JAVISDIT
-from avpref.config.data_settings import ClipPrompts, ClipSettings, RecordingSettings, TextPrompts, ToyWorldPrompts
+from avpref.config.data_settings import (
+    ClipPrompts,
+    ClipSettings,
+    PairPrompts,
+    RecordingSettings,
+    TextPrompts,
+    ToyWorldPrompts,
+)
 from avpref.config.schema import Settings
+from avpref.datasets.foreign_pairs.pair_list import ImportedPair, read_pairs
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
@@ -41,10 +49,11 @@ class SftItem:
 
 @dataclass(frozen=True)
 class PromptList:
-    """The prompts of a run, and the rows of the list that were refused, with reasons."""
+    """The prompts of a run, the rows of the list that were refused, with reasons, and the pairs of a list of pairs."""
 
     prompts: list[Prompt]
     refused: list[recordings.RefusedRow]
+    pairs: tuple[ImportedPair, ...] = ()
 
 
 class PromptSource(Protocol):
@@ -157,9 +166,42 @@ class TextListSource:
         return RecordingSource(ClipPrompts(), self.shape, self.seed, self.rules, self.is_stereo).ground_truth(prompt)
 
 
+@dataclass(frozen=True)
+class ForeignPairSource:
+    """The texts of foreign pairs; their clips are candidates already, so there is neither an SFT set nor ground truth."""
+
+    settings: PairPrompts
+    seed: int
+
+    def prompts(self) -> PromptList:
+        """One prompt per distinct text, and the pairs."""
+        listed = read_pairs(self.settings, self.seed)
+        return PromptList(listed.prompts, listed.refused, tuple(listed.pairs))
+
+    def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
+        """Raises ConfigError: pairs need a network that is already trained."""
+        expected = "a trained network: sft.kind weights"
+        raise ConfigError(
+            "prompts.kind pairs with sft.kind train", expected, "--set 'sft={kind: weights, network: DIR}'"
+        )
+
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
+        """Not called, because there is no SFT set."""
+        raise AssertionError("foreign pairs have no SFT set")
+
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
+        """Not called, because there is no ground truth."""
+        raise AssertionError("foreign pairs have no ground truth")
+
+
+def imports_pairs(settings: Settings) -> bool:
+    """Whether the run trains on imported pairs: with such a list, in the first round; later ones generate candidates for its texts."""
+    return isinstance(settings.prompts, PairPrompts) and settings.rounds.round == 1
+
+
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
-    """Whether ``prompt`` has a ground-truth clip: always with toy world and recordings, with texts where the list names one."""
-    return not isinstance(settings.prompts, TextPrompts) or bool(prompt.ground_truth_path)
+    """Whether ``prompt`` has a ground-truth clip: with toy world and recordings always, with other sources where it names a file."""
+    return isinstance(settings.prompts, ToyWorldPrompts | ClipPrompts) or bool(prompt.ground_truth_path)
 
 
 def clip_shape(settings: Settings) -> ClipShape:
@@ -197,3 +239,5 @@ def open_prompt_source(settings: Settings) -> PromptSource:
             return RecordingSource(prompts, shape, seed, rules, is_stereo)
         case TextPrompts() as prompts:
             return TextListSource(prompts, shape, seed, rules, is_stereo)
+        case PairPrompts() as prompts:
+            return ForeignPairSource(prompts, seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -116,6 +117,8 @@ class Base(ABC):
     precisions: Precisions = Precisions()
     adapter_layouts: tuple[str, ...] = (PEFT_LAYOUT,)
     """Layouts in which adapters can be exported."""
+    network_layouts: tuple[str, ...] = ()
+    """Layouts of other programs in which whole networks can be exported."""
     fingerprint: str = ""
     """A text that changes whenever results change; empty: the version of the class is a hash of the source of its package."""
     not_of_results: frozenset[str] = frozenset()
@@ -221,18 +224,33 @@ class Base(ABC):
     def latent_work(self, shapes: LatentShapes) -> Work:
         """Work of one row of latents. The default counts latent cells as tokens, and two operations per value and token."""
         cells = sum(torch.Size(part[1:]).numel() for part in shapes if part is not None)
-        return Work(cells, 2.0 * cells * sum(parameter.numel() for parameter in self.outline().parameters()))
+        return Work(cells, 2.0 * cells * self._num_values)
+
+    @cached_property
+    def _num_values(self) -> int:
+        return sum(parameter.numel() for parameter in self.outline().parameters())
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """Write the adapter in folder ``adapter`` to ``output`` in one of :attr:`adapter_layouts`. Raises ConfigError for another one."""
         require_layout(layout, self.adapter_layouts)
         copy_adapter(adapter, output)
 
+    def export_network(self, network: VelocityNetwork, output: Path, layout: str) -> None:
+        """Write ``network`` into the folder ``output`` in one of :attr:`network_layouts`. Raises ConfigError for another one.
+
+        The default has no layout: the file of :meth:`save` is the network's own.
+        """
+        require_layout(layout, self.network_layouts)
+        raise NotImplementedError(f"{type(self).__name__} names network layouts and exports none")
+
 
 def require_layout(layout: str, layouts: tuple[str, ...]) -> None:
     """Raises ConfigError for a layout that is not one of ``layouts``."""
-    if layout not in layouts:
-        raise ConfigError(f"layout {layout}", f"one of {', '.join(layouts)}", f"--layout {layouts[0]}")
+    if layout in layouts:
+        return
+    if not layouts:
+        raise ConfigError(f"layout {layout}", "no export: this base model has none", "copy the network's own file")
+    raise ConfigError(f"layout {layout}", f"one of {', '.join(layouts)}", f"--layout {layouts[0]}")
 
 
 def _fixed(shift: float | None, key: str, base: Base) -> float:

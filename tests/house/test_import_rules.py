@@ -23,7 +23,7 @@ LAYERS = (
     ("storage",),
     ("models", "observability"),
     ("execution", "registry", "reports", "trainer", "rewards"),
-    ("explorer", "flows", "validation"),
+    ("exchange", "explorer", "flows", "validation"),
     ("pool",),
     ("cli",),
 )
@@ -33,7 +33,7 @@ BESIDE = {"domain": {"identity"}, "errors": set(), "console": set(), "identity":
 NEVER = {("trainer", "rewards")}
 
 OUTSIDERS = {
-    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution"},
+    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution", "exchange"},
     "prefect": {"flows"},
     "duckdb": {"datasets", "storage", "registry", "explorer", "flows", "pool", "cli"},
     "ray": {"execution", "trainer"},

@@ -32,13 +32,14 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 NOUNS = {
+    "adapters": "List adapters, and export them for other programs.",
     "automations": "Automations and notifications of a Prefect server.",
     "candidates": "List, show, sample and score the candidates of a run.",
     "config": "Show or validate a configuration.",
     "eval": "Compare policy and reference on held-out prompts.",
     "gate": "Decide whether a run's adapter may be promoted, and move the alias that serves.",
     "lineage": "Trace adapters, pairs and clips to their sources and to their uses.",
-    "pairs": "Select, show and open preference pairs; compare runs and strategies.",
+    "pairs": "Select, show, open, export and import preference pairs; compare runs and strategies.",
     "pool": "Turn a pile of videos into filtered clips with texts.",
     "prompts": "Import recordings as prompts; list the prompts of a run.",
     "rewards": "Validate reward models.",

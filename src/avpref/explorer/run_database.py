@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,8 +115,9 @@ def lock(con: duckdb.DuckDBPyConnection) -> None:
 def _write(folder: RunFolder, path: Path, policy: Sequence[UnitFile]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_of(path)
+    spill = temporary.with_suffix(".spill")
     try:
-        with contextlib.closing(duckdb.connect(str(temporary), config=dict(LOCKED))) as con:
+        with contextlib.closing(duckdb.connect(str(temporary), config={**LOCKED, "temp_directory": str(spill)})) as con:
             con.execute(f"CREATE TABLE {ABSENT} (name VARCHAR, reason VARCHAR)")
             for table in tables.TABLES:
                 reason = _copy(con, table.name, _parts(folder, table))
@@ -131,6 +133,7 @@ def _write(folder: RunFolder, path: Path, policy: Sequence[UnitFile]) -> None:
         raise StorageError(found, "a disk with space for a database of the run's tables", fix) from error
     finally:
         temporary.unlink(missing_ok=True)
+        shutil.rmtree(spill, ignore_errors=True)
 
 
 def _parts(folder: RunFolder, table: Table) -> Iterator[pa.Table]:

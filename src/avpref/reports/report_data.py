@@ -67,6 +67,17 @@ class Curves:
     dpo: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class PreviewPair:
+    """Previews of one prompt: mp4 files of the first and the last preview of the training, with the steps after which they were made."""
+
+    prompt_id: str
+    first_step: int
+    last_step: int
+    first: bytes
+    last: bytes
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """Everything that the report shows.
@@ -101,6 +112,7 @@ class ReportData:
     origin: tuple[tuple[str, str], ...]
     metric_changes: tuple[MetricComparison, ...] = ()
     prompt_blind: tuple[str, ...] = ()
+    previews: tuple[PreviewPair, ...] = ()
     studies: tuple[StudyResult, ...] = ()
     rounds: tuple[RoundRow, ...] = ()
 

@@ -10,7 +10,7 @@ import pandas as pd
 from avpref import __version__
 from avpref.reports.figures import dimension_name
 from avpref.reports.plots import Plot
-from avpref.reports.report_clips import MediaBudget, before_and_after, pair_examples
+from avpref.reports.report_clips import MediaBudget, before_and_after, pair_examples, preview_cards
 from avpref.reports.report_data import ReportData
 from avpref.reports.templates import STYLE_SHEET, content_policy, environment
 from avpref.reports.vote_plot import vote_panels
@@ -68,6 +68,7 @@ def render(data: ReportData, plots: Mapping[str, Plot]) -> bytes:
             name_of={dimension: dimension_name(dimension) for dimension in data.dimensions},
             changes=before_and_after(data, budget),
             pairs=pair_examples(data, budget),
+            previews=preview_cards(data, budget),
             skipped=_groups(data.skipped, ["reason"]),
             excluded=_groups(data.excluded, ["metric", "reason"]),
             quarantine=_quarantine(data.quarantine),

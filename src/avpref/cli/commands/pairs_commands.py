@@ -1,4 +1,4 @@
-"""``avpref pairs``: select again, show, compare two runs, compare all strategies, audit for shortcuts."""
+"""``avpref pairs``: select again, show, compare two runs or all strategies, audit for shortcuts, export and import."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from cyclopts import App, Parameter
 
 from avpref.cli.opening import open_run
 from avpref.cli.options import (
+    DEFAULT_CONFIG,
     DEFAULT_HOST,
     DEFAULT_PORT,
     DEFAULT_RUNS,
     RUN_HELP,
     AsJson,
+    Config,
     Host,
     Limit,
     NoBrowser,
@@ -24,10 +26,12 @@ from avpref.cli.options import (
     Run,
     RunId,
     Runs,
+    Seed,
+    overrides,
 )
-from avpref.cli.output import first, print_json, print_line, print_table
+from avpref.cli.output import first, print_facts, print_json, print_line, print_table
 from avpref.console import say
-from avpref.errors import ConfigError
+from avpref.errors import ConfigError, PartialResult
 
 app = App(name="pairs")
 
@@ -48,6 +52,27 @@ KeepOthers = Annotated[
     bool, Parameter(name="--keep-others", help="with --from votes: keep pairs that nobody voted on", negative="")
 ]
 Out = Annotated[Path | None, Parameter(name="--out", help="write the pair table to this .parquet or .csv file")]
+NewFolder = Annotated[Path, Parameter(help="new or empty folder")]
+Format = Annotated[
+    Literal["hf", "diffusion-dpo", "csv"],
+    Parameter(
+        name="--format",
+        help="hf: for datasets.load_dataset; diffusion-dpo: caption, two clips, labels; csv: a list and clips as files",
+    ),
+]
+Layout = Annotated[
+    Literal["auto", "shards", "files"],
+    Parameter(name="--layout", help="hf: clips in Parquet shards, or as files; auto: shards above 5000 pairs"),
+]
+Push = Annotated[
+    str, Parameter(name="--push", help="upload the folder to this repository of the hub, OWNER/NAME", show_default="no")
+]
+Public = Annotated[
+    bool, Parameter(name="--public", help="with --push: a new repository is public instead of private", negative="")
+]
+Source = Annotated[
+    Path, Parameter(help="folder of exported pairs, or a CSV with columns chosen,rejected,text and optional scores")
+]
 Before = Annotated[str, Parameter(help=RUN_HELP)]
 After = Annotated[str, Parameter(help=RUN_HELP)]
 PAIR_COLUMNS = ["pair_id", "prompt_id", "chosen", "rejected"]
@@ -167,6 +192,66 @@ def audit(*, runs: Runs = DEFAULT_RUNS, run: Run = "", strategy: Strategy = None
     document = audit_view.document_of(open_run(runs, run), strategy)
     print_json(document) if json else _print_audit(document)
     return 0
+
+
+@app.command
+def export(
+    out: NewFolder,
+    *,
+    runs: Runs = DEFAULT_RUNS,
+    run: Run = "",
+    format: Format = "hf",
+    layout: Layout = "auto",
+    push: Push = "",
+    public: Public = False,
+    json: AsJson = False,
+) -> int:
+    """Export the pairs of a run with their clips, a card and a manifest into a new folder. Nothing is uploaded without --push."""
+    from avpref.cli.actions import export_pairs
+
+    document = export_pairs.export_run(open_run(runs, run), out, format, layout, push, public)
+    print_json(document) if json else print_facts({**document, "files": len(document["files"])})
+    return 0
+
+
+@app.command(name="import")
+def import_(
+    source: Source,
+    *,
+    config: Config = DEFAULT_CONFIG,
+    runs: Runs = DEFAULT_RUNS,
+    seed: Seed = None,
+    set_: Overrides = None,
+    json: AsJson = False,
+) -> int:
+    """Create a run from pairs of another program: list them, check their clips, encode those of another shape again.
+
+    The configuration's clip shape, scorers and network apply; its prompts are replaced. The printed command then trains on the
+    pairs. Exit code 5: some rows or clips were refused; 4: none is usable.
+    """
+    from avpref.cli.actions import import_pair_list
+
+    document = import_pair_list.import_list(source, config, runs, overrides(set_, seed))
+    print_json(document) if json else _print_import(document)
+    return PartialResult.exit_code if document["refused"] or document["quarantined"] else 0
+
+
+def _print_import(document: dict[str, Any]) -> None:
+    pairs = document["pairs"]
+    print_facts(
+        {
+            "run": document["run_id"],
+            "pairs": f"{pairs['train']} to train on, {pairs['held_out']} of held-out texts",
+            "prompts": document["prompts"],
+            "clips": document["clips"],
+            "refused": f"{len(document['refused'])} rows, {len(document['quarantined'])} clips",
+        }
+    )
+    if document["refused"]:
+        print_table(document["refused"], ["row", "pair", "reason"])
+    if document["quarantined"]:
+        print_table(document["quarantined"], ["candidate_id", "error", "message"])
+    print_line(f"next: {document['next']}")
 
 
 def _print_audit(document: dict[str, Any]) -> None:
