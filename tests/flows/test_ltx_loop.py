@@ -16,6 +16,8 @@ from tiny_ltx import save_tiny_ltx
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.errors import ConfigError, InputError
+from avpref.exchange.adapter_export import AdapterExport, export_adapter
+from avpref.exchange.adapter_source import find_adapter
 from avpref.flows.dry_run import estimate
 from avpref.flows.flops import estimate_sampling
 from avpref.flows.retrain import run_loop
@@ -110,6 +112,15 @@ def test_the_adapter_learned_and_exports_in_every_layout(run: RunFolder, tmp_pat
     assert load_file(tmp_path / "peft" / "adapter_model.safetensors").keys() == trained.keys()
     with pytest.raises(ConfigError, match="layout onnx"):
         base.export_adapter(adapter, tmp_path / "other", "onnx")
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "diffusers"])
+def test_an_export_has_a_card_with_the_terms(run: RunFolder, tmp_path: Path, layout: str) -> None:
+    source = find_adapter(run.runs, run.run_id, allows_refused=True)
+    files = export_adapter(source, AdapterExport(tmp_path / layout, layout, num_clips=1))
+    (weights,) = (name for name in files if name.endswith(".safetensors"))
+    assert len(load_file(tmp_path / layout / weights)) == 2 * 2 * 28
+    assert "LTX-2 Community License" in (tmp_path / layout / "README.md").read_text(encoding="utf-8")
 
 
 def test_terms_are_in_the_report(run: RunFolder) -> None:
