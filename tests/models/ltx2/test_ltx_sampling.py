@@ -129,7 +129,9 @@ def denormalised(pair: Pair, latents: Latents) -> tuple[Tensor, Tensor]:
     return latents.video * std / vae.config.scaling_factor + mean, unpack_audio(packed, 16)
 
 
-@pytest.mark.parametrize("name", GUIDANCES)
+@pytest.mark.parametrize(
+    "name", ["all", *(pytest.param(name, marks=pytest.mark.slow) for name in GUIDANCES if name != "all")]
+)
 def test_latents_equal_the_pipeline(pair: Pair, name: str) -> None:
     from diffusers import LTX2Pipeline
 
