@@ -25,7 +25,13 @@ from avpref.models.umt5 import CachedText
 TEXTS = ("a dog barks.", "rain, and a long way home")
 
 
-@pytest.fixture(scope="module", params=list(LtxVersion), ids=str)
+VERSIONS = [
+    LtxVersion.V2_3,
+    *(pytest.param(version, marks=pytest.mark.slow) for version in LtxVersion if version != "2.3"),
+]
+
+
+@pytest.fixture(scope="module", params=VERSIONS, ids=str)
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LtxVersion, Path]:
     version: LtxVersion = request.param
     return version, save_tiny_ltx(tmp_path_factory.mktemp("ltx"), version)
