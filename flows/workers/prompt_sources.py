@@ -131,8 +131,9 @@ class RecordingSource:
         assert (
             clip.frames is not None and clip.audio is not None
         )  # recordings without picture or sound are refused on import
-        is_kept = self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO
-        return UnencodedClip(prompt.text, clip.frames, clip.channels if is_kept else clip.audio)
+        if self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO:
+            return UnencodedClip(prompt.text, clip.frames, clip.channels)
+        return UnencodedClip(prompt.text, clip.frames, clip.audio)
 
 
 @dataclass(frozen=True)
