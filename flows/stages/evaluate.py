@@ -164,12 +164,12 @@ def _reference(run: Run, prompts: list[Prompt]) -> SideClips:
 
 def _policy(run: Run, prompts: list[Prompt]) -> tuple[SideClips, list[QuarantineRow], list[ItemCounts]]:
     """The policy's side, made and scored now; the rows it quarantined; the counts of its passes."""
-    units, candidate_counts = make_candidates(run, STAGE, prompts, run.policy)
-    candidates = candidates_of(run, units)
+    made = make_candidates(run, STAGE, prompts, run.policy)
+    candidates = candidates_of(run, made.units)
     scored = score_candidates(run, "evaluate_score", candidates, prompts)
     rows, not_scored = run.units(tables.SCORES).read(scored.units)
-    quarantined = run.units(tables.CANDIDATES).read(units)[1] + distinct(not_scored)
-    return SideClips(candidates, rows.to_pandas()), quarantined, [candidate_counts, *scored.counts]
+    quarantined = run.units(tables.CANDIDATES).read(made.units)[1] + distinct(not_scored)
+    return SideClips(candidates, rows.to_pandas()), quarantined, [*made.counts, *scored.counts]
 
 
 def _wide(side: SideClips, inputs: DecisionInputs) -> pd.DataFrame:

@@ -141,6 +141,9 @@ def _require_implemented(settings: Settings, path: Path) -> None:
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    if settings.rounds.count > 1 and len(settings.clip.shapes) > 1:
+        found = f"{path}: rounds.count {settings.rounds.count} with {len(settings.clip.shapes)} clip.shapes"
+        raise ConfigError(found, "one shape in a run of several rounds", "--set clip.shapes=[]")
     scorers = {name for use in settings.scoring.uses for name in (use.use, use.slug)}
     both = [use.slug for use in settings.evaluation.judge_uses if {use.use, use.slug} & scorers]
     if both:
