@@ -23,6 +23,7 @@ LAYERS = (
     ("storage",),
     ("models", "observability"),
     ("execution", "registry", "reports", "trainer", "rewards"),
+    ("bench",),
     ("flows", "validation"),
     ("cli",),
 )
@@ -32,7 +33,7 @@ BESIDE = {"domain": {"identity"}, "errors": set(), "console": set(), "identity":
 NEVER = {("trainer", "rewards")}
 
 OUTSIDERS = {
-    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution"},
+    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution", "bench"},
     "prefect": {"flows"},
     "duckdb": {"datasets", "storage", "registry", "flows", "cli"},
     "ray": {"execution", "trainer"},
