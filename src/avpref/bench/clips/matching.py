@@ -8,7 +8,7 @@ that belongs to no row, and a row without a clip, are reported and never replace
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -50,69 +50,85 @@ def reference_set(folder: ClipFolder, prompts: PromptList | None) -> MatchedSet:
     return _matched(folder, prompts, "reference")
 
 
-def _matched(folder: ClipFolder, prompts: PromptList, role: str) -> MatchedSet:
-    by_path = {path: clip for clip in folder.clips for path in (clip.video, clip.sound) if path}
-    by_key = {clip.key: clip for clip in folder.clips}
-    by_stem: dict[str, list[ClipFile]] = defaultdict(list)
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """The clips of a folder by name: with and without the folders in it. ``lost`` are names that stand for several files."""
+
+    root: Path
+    by_name: Mapping[str, Sequence[ClipFile]]
+    by_path: Mapping[Path, ClipFile]
+    lost: Mapping[str, str]
+
+    def named(self, name: str) -> tuple[ClipFile | None, str]:
+        """The clip of a name, or the reason why there is none."""
+        clips = self.by_name.get(name, ())
+        if name in self.lost:
+            return None, self.lost[name]
+        if len(clips) > 1:
+            return None, f"duplicate name: {', '.join(clip.key for clip in clips)}"
+        return (clips[0], "") if clips else (None, f"missing: no clip named {name}")
+
+    def knows(self, name: str) -> bool:
+        """Whether a file has the name."""
+        return name in self.by_name or name in self.lost
+
+
+def _index(folder: ClipFolder) -> _Index:
+    by_name: dict[str, list[ClipFile]] = defaultdict(list)
     for clip in folder.clips:
-        by_stem[PurePosixPath(clip.key).name].append(clip)
-    duplicate = {lost.key: lost.reason for lost in folder.lost}
-    samples, lost, used = [], [], set()
+        for name in dict.fromkeys((clip.key, PurePosixPath(clip.key).name)):
+            by_name[name].append(clip)
+    by_path = {path: clip for clip in folder.clips for path in (clip.video, clip.sound) if path}
+    return _Index(folder.root, by_name, by_path, {entry.key: entry.reason for entry in folder.lost})
+
+
+def _matched(folder: ClipFolder, prompts: PromptList, role: str) -> MatchedSet:
+    """Clips are named in one way throughout: by the row's number, or as its ground truth; the first way that any row confirms."""
+    index = _index(folder)
+    ways = (_stem, _number) if role == "reference" else (_number, _stem)
+    way = next((way for way in ways if any(index.knows(way(row)) for row in prompts.rows)), ways[0])
+    samples: list[Sample] = []
+    lost: list[LostClip] = []
     for row in prompts.rows:
-        names = _names(row, role)
-        own, reason = _clip_of_row(folder.root, row, names, (by_path, by_key, by_stem))
-        if own is None:
-            twice = next((duplicate[name] for name in names if name in duplicate), "")
-            lost.append(LostClip(row.key, twice or reason))
-            continue
-        used.add(own.key)
-        samples.append(Sample(row.key, own, row.text, row.sound_text, row.labels))
-    unused = [clip.key for clip in folder.clips if clip.key not in used]
-    lost += [LostClip(key, "no row of the prompts names it") for key in unused]
-    lost += [
-        entry for entry in folder.lost if entry.key not in {name for row in prompts.rows for name in _names(row, role)}
-    ]
+        clip, reason = _clip_of_row(index, row, way(row), role)
+        if clip is None:
+            lost.append(LostClip(row.key, reason))
+        else:
+            samples.append(Sample(row.key, clip, row.text, row.sound_text, row.labels))
     if not samples:
-        first = prompts.rows[0]
-        expected = f"clips named as the rows: {', '.join(_names(first, role))}, …"
+        names = ", ".join(dict.fromkeys(way(prompts.rows[0]) for way in ways))
         fix = "name the clips sample_0000, sample_0001, … in the order of the rows"
-        raise InputError(f"{folder.root}: no {role} clip belongs to a row of {prompts.path}", expected, fix)
+        raise InputError(f"{folder.root}: no {role} clip belongs to a row of {prompts.path}", f"names as {names}", fix)
+    used = {sample.clip.key for sample in samples}
+    expected = {way(row) for row in prompts.rows}
+    lost += [LostClip(clip.key, "no row of the prompts names it") for clip in folder.clips if clip.key not in used]
+    lost += [entry for entry in folder.lost if entry.key not in expected]
     return MatchedSet(tuple(samples), tuple(lost))
 
 
-def _names(row: PromptRow, role: str) -> list[str]:
-    """Names under which the row's clip is looked for."""
-    stem = PurePosixPath(row.path.replace("\\", "/")).stem if row.path else ""
-    names = [stem, row.key] if role == "reference" else [row.key, stem]
-    return [name for name in dict.fromkeys(names) if name]
+def _number(row: PromptRow) -> str:
+    """The row's number as JavisBench names its predictions."""
+    return row.key
 
 
-Indices = tuple[dict[Path, ClipFile], dict[str, ClipFile], dict[str, list[ClipFile]]]
+def _stem(row: PromptRow) -> str:
+    """The name of the row's ground truth without folders and suffix; the row's number where there is none."""
+    return PurePosixPath(row.path.replace("\\", "/")).stem or row.key
 
 
-def _clip_of_row(root: Path, row: PromptRow, names: Sequence[str], indices: Indices) -> tuple[ClipFile | None, str]:
-    """The row's clip, or the reason why there is none. A row that names a file has that file or none."""
-    by_path, by_key, by_stem = indices
+def _clip_of_row(index: _Index, row: PromptRow, name: str, role: str) -> tuple[ClipFile | None, str]:
+    """The row's clip, or the reason why there is none. A row that names its prediction has that file or none."""
     if row.fault:
         return None, row.fault
-    if row.predicted_video and row.key in names[:1]:
-        path = _located(root, row.predicted_video)
-        sound = _located(root, row.predicted_sound) if row.predicted_sound else None
-        if path is None:
-            return None, f"missing: {row.predicted_video}"
-        own = by_path.get(path)
-        return ClipFile(own.key if own else row.key, path, sound or (own.sound if own else None)), ""
-    for name in names:
-        if name in by_key:
-            return by_key[name], ""
-        candidates = by_stem.get(name, [])
-        if len(candidates) > 1:
-            return None, f"duplicate name: {', '.join(clip.key for clip in candidates)}"
-        if candidates:
-            return candidates[0], ""
-    return None, f"missing: no clip named {' or '.join(names)}"
+    if role == "reference" or not row.predicted_video:
+        return index.named(name)
+    path, sound = (_located(index.root, file) for file in (row.predicted_video, row.predicted_sound))
+    if path is None:
+        return None, f"missing: {row.predicted_video}"
+    own = index.by_path.get(path)
+    return ClipFile(own.key if own else row.key, path, sound or (own.sound if own else None)), ""
 
 
 def _located(root: Path, name: str) -> Path | None:
     path = root / name
-    return path if path.is_file() else None
+    return path if name and path.is_file() else None
