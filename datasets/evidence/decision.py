@@ -15,6 +15,7 @@ import pandas as pd
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
 from avpref.datasets.evidence import evaluation, gate, judging, sequential
+from avpref.datasets.evidence.bench_deltas import BenchDelta, bench_delta, bench_outcomes
 from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, PairedDeltas
 from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role
 from avpref.datasets.evidence.sequential import Look
@@ -49,15 +50,22 @@ class DecisionInputs:
     reference_hash: str
     evaluations: str = ""
     judges: tuple[JudgeMetric, ...] = ()
+    bench: tuple[BenchDelta, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """Plain values, for JSON; :func:`inputs_of` reads them back. Inputs without judges have the document of before judges."""
+        """Plain values, for JSON; :func:`inputs_of` reads them back.
+
+        Inputs without judges, or without a benchmark, have the document of before there were any.
+        """
         plain = asdict(self) | {
             "settings": _plain_settings(self.settings),
             "judges": [asdict(judge) for judge in self.judges],
+            "bench": [delta.document() for delta in self.bench],
         }
         if not self.settings.judges:
             del plain["judges"]
+        if not self.settings.bench.preset:
+            del plain["bench"]
         return plain | {"metrics": [_plain(metric) for metric in self.metrics], "prompts": list(self.prompts)}
 
     @property
@@ -106,6 +114,7 @@ class Decision:
                 public_name(dimension): vars(comparison) for dimension, comparison in self.comparisons.items()
             },
             "metrics": [metric.document() for metric in self.metrics],
+            **({"bench": [delta.document() for delta in self.inputs.bench]} if self.inputs.bench else {}),
             "inputs": self.inputs.document(),
         }
 
@@ -127,6 +136,7 @@ def take(inputs: DecisionInputs, scores: Scores) -> Decision:
     rises = {public_name(dimension): comparison for dimension, comparison in comparisons.items()}
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
     verdict = verdict.with_rules(judging.outcomes(metrics, rises, rules))
+    verdict = verdict.with_rules(bench_outcomes(inputs.bench, rules))
     is_last = len(inputs.prompts) == inputs.num_held_out
     is_hopeless = gate.is_hopeless(comparisons, rules) or judging.has_fallen(metrics, rules)
     return Decision(inputs, comparisons, verdict, is_last or verdict.is_promoted or is_hopeless, metrics)
@@ -174,10 +184,12 @@ def _interval(procedure: BootstrapSettings | Look, name: str, pairs: PairedDelta
 
 
 def _plain_settings(settings: EvaluationSettings) -> dict[str, Any]:
-    """The settings as plain values; without judges, the keys about judges are left out, as decisions before judges have none."""
+    """The settings as plain values; without judges or a benchmark, their keys are left out, as decisions before them have none."""
     plain = settings.model_dump(mode="json")
     if not settings.judges:
         del plain["judges"], plain["judge_metrics"], plain["gate"]["judge_margin_sd"]
+    if not settings.bench.preset:
+        del plain["bench"]
     return plain
 
 
@@ -207,6 +219,7 @@ def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
                 "prompts": tuple(plain["prompts"]),
                 "meaningless": tuple(plain["meaningless"]),
                 "judges": tuple(JudgeMetric(**judge) for judge in plain.get("judges", ())),
+                "bench": tuple(bench_delta(delta) for delta in plain.get("bench", ())),
             }
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -63,13 +63,15 @@ class _Computed:
     values: Mapping[str, ColumnValue]
 
 
-def run_benchmark(job: BenchJob, root: Path) -> BenchOutcome:
+def run_benchmark(job: BenchJob, root: Path, sets: BenchSets | None = None) -> BenchOutcome:
     """Run ``job``; its folder is made under ``root``, beside the store of features that all benchmarks there share.
+
+    ``sets`` are those of the job, read from its paths where they are not known.
 
     Raises InputError for sets that cannot be used, absent weights, and reference features of another network or setting, ConfigError
     for unknown columns and scorers.
     """
-    sets = read_sets(job.clips, job.reference, job.prompts, job.rules)
+    sets = sets or read_sets(job.clips, job.reference, job.prompts, job.rules)
     parts = job_parts(job, sets.has_sound_text)
     records = {part.name: record_of(part) for part in parts.all}
     _check_reference(job, sets, records)
@@ -217,7 +219,9 @@ def _list_warnings(job: BenchJob, sets: BenchSets) -> list[str]:
 def _reference_name(job: BenchJob, sets: BenchSets) -> str | None:
     if sets.reference is None:
         return None
-    return str(job.reference) if job.reference else f"ground truth of {job.prompts}"
+    if job.reference:
+        return str(job.reference)
+    return f"ground truth of {job.prompts}" if job.prompts else "ground truth"
 
 
 def _version(package: str) -> str:

@@ -141,8 +141,14 @@ NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "repor
 
 
 def identity_hash(settings: Settings) -> str:
-    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`."""
-    return digest("settings", settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY)), size=8)
+    """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`.
+
+    Without a benchmark, its settings are left out, so that runs have the ids of before there were any.
+    """
+    tree = settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY))
+    if not settings.evaluation.bench.preset:
+        del tree["evaluation"]["bench"]
+    return digest("settings", tree, size=8)
 
 
 def config_to_yaml(settings: Settings) -> str:
