@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
+from scipy.linalg import lapack
 
 from avpref.errors import InputError
 
@@ -42,8 +43,10 @@ def moments(features: Features) -> Moments:
     """Moments of features [N, D], in float64. Raises InputError for fewer than two rows, and for NaN or infinite values."""
     values = checked(features)
     mean = values.mean(0)
-    scaled = (values - mean) / np.sqrt(len(values) - 1)
-    return Moments(mean, scaled.T @ scaled, scaled if len(scaled) < scaled.shape[1] else None)
+    centred, divisor = values - mean, len(values) - 1
+    covariance = centred.T @ centred
+    covariance /= divisor
+    return Moments(mean, covariance, centred / np.sqrt(divisor) if len(centred) < centred.shape[1] else None)
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
@@ -78,12 +81,24 @@ def _sum_of_roots(first: Moments, second: Moments) -> float:
         )
         assert rows is not None
         return _sum_of_root_eigenvalues(rows @ covariance @ rows.T)
-    try:  # the eigenvalues of S₁ S₂, by way of the Cholesky factor of S₂
-        return _sum_of_root(linalg.eigvalsh(first.covariance, second.covariance, type=2, check_finite=False))
+    try:
+        return _sum_of_root(_eigenvalues_of_product(first.covariance, second.covariance))
     except linalg.LinAlgError:  # a feature without variance, or features that depend on each other
         eigenvalues, vectors = linalg.eigh(second.covariance)
         factor = np.sqrt(eigenvalues.clip(min=0))[:, None] * vectors.T
         return _sum_of_root_eigenvalues(factor @ first.covariance @ factor.T)
+
+
+def _eigenvalues_of_product(first: FloatArray, second: FloatArray) -> FloatArray:
+    """The eigenvalues of S₁ S₂, which are those of Lᵀ S₁ L for S₂ = L Lᵀ. Raises LinAlgError where S₂ has no full rank.
+
+    The steps of LAPACK's generalised problem one by one: the driver for eigenvalues alone (``syevd``) is faster than that of ``sygvd``.
+    """
+    factor = linalg.cholesky(second, lower=True, check_finite=False)
+    product, info = lapack.dsygst(first, factor, itype=2, lower=1)
+    if info:
+        raise linalg.LinAlgError(f"sygst: {info}")
+    return linalg.eigvalsh(product, lower=True, driver="evd", check_finite=False, overwrite_a=True)
 
 
 def _sum_of_root_eigenvalues(product: FloatArray) -> float:
