@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from avpref.config.executor_settings import RayExecutor
-from avpref.config.loading import config_to_yaml, identity_hash, load_config
-from avpref.config.schema import Settings
+from avpref.config.loading import config_to_yaml, identity_hash, load_config, load_sections
+from avpref.config.schema import ScoreJob, Settings
 from avpref.config.scorer_use import ScorerUse, default_name
 from avpref.errors import ConfigError
 
@@ -80,7 +80,9 @@ def test_a_wrong_entry_is_one_error_that_names_it(value: str, message: str) -> N
 
 
 def test_pools_are_added_to_those_of_the_reward_models() -> None:
-    executor = loaded("executor={kind: ray}", "executor.pools.sharpness.num_actors=3").executor
+    executor = loaded(
+        "executor={kind: ray}", "executor.pools.sharpness.num_actors=3", "scoring.scorers=[fake, sharpness]"
+    ).executor
     assert isinstance(executor, RayExecutor)
     assert {name: pool.num_actors for name, pool in executor.pools.items()} == {
         **dict.fromkeys(("audiobox", "imagebind", "synchformer", "videoalign", "javis_score", "clap"), 1),
@@ -88,3 +90,27 @@ def test_pools_are_added_to_those_of_the_reward_models() -> None:
     }
     with pytest.raises(ConfigError, match=r"unknown key executor\.pools\.sharpness\.num_actor "):
         loaded("executor={kind: ray}", "executor.pools.sharpness.num_actor=3")
+
+
+RAY = "executor={kind: ray, pools: {POOL: {num_actors: 2}}}"
+
+
+@pytest.mark.parametrize("pool", ["imagebind", "speech", "edge_sharpness", "second"])
+def test_a_pool_of_a_known_scorer_is_accepted(pool: str) -> None:
+    judge = "evaluation.judges=[{use: 'my.judge:Judge', name: second}]"
+    executor = loaded(LONG, judge, RAY.replace("POOL", pool)).executor
+    assert isinstance(executor, RayExecutor) and executor.pools[pool].num_actors == 2
+
+
+def test_a_pool_that_no_scorer_uses_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"executor\.pools\.edge_sharpnes without a scorer") as refusal:
+        loaded(LONG, RAY.replace("POOL", "edge_sharpnes"))
+    assert "rename executor.pools.edge_sharpnes to edge_sharpness" in str(refusal.value)
+    with pytest.raises(ConfigError, match=r"delete executor\.pools\.qqqq"):
+        loaded(LONG, RAY.replace("POOL", "qqqq"))
+
+
+def test_a_pool_of_the_commands_without_a_file_is_checked_too() -> None:
+    with pytest.raises(ConfigError, match=r"executor\.pools\.imagebnd without a scorer"):
+        load_sections(ScoreJob, [RAY.replace("POOL", "imagebnd")], {})
+    assert load_sections(ScoreJob, [RAY.replace("POOL", "imagebind")], {}).executor.kind == "ray"

@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from avpref.config.optional_scorers import with_installed
-from avpref.config.schema import Settings
+from avpref.config.pool_names import require_pools_of_scorers
+from avpref.config.schema import ScoreJob, Settings
 from avpref.config.scorer_use import FORMS, entry_for_override
 from avpref.config.section import Section
 from avpref.errors import ConfigError
@@ -70,6 +71,7 @@ def load_config(
             f"{path}: {_explain_all(error, origins)}", GUIDE, "avpref config show --config FILE"
         ) from None
     _require_implemented(settings, path)
+    require_pools_of_scorers(settings.executor, settings.scoring, settings.evaluation.judge_uses, str(path))
     settings, note = with_installed(settings)
     if note:
         origins["scoring.scorers"] = f"{origins.get('scoring.scorers', 'default')}; {note}"
@@ -97,10 +99,13 @@ def load_sections(
     """Several sections (the fields of ``schema``) without a file; otherwise as :func:`load_section`."""
     tree, origins = _without_file(overrides, environment)
     try:
-        return schema.model_validate(tree)
+        sections = schema.model_validate(tree)
     except ValidationError as error:
         expected = f"sections {', '.join(schema.model_fields)} of docs/configuration.md"
         raise ConfigError(_explain_all(error, origins), expected, "--set section.KEY=VALUE") from None
+    if isinstance(sections, ScoreJob):
+        require_pools_of_scorers(sections.executor, sections.scoring, (), "sections executor and scoring")
+    return sections
 
 
 def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | None) -> tuple[Tree, dict[str, str]]:

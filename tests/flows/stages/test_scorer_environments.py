@@ -6,12 +6,12 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
-from typing import Any
 
 import pytest
 from outside_modules import guide_scorer, write_module
+from scorer_pools import clip_list, executor_with
 
-from avpref.config.executor_settings import PoolSettings, RayExecutor, RuntimeEnvironment
+from avpref.config.executor_settings import PoolSettings, RuntimeEnvironment
 from avpref.config.run_settings import RunSettings
 from avpref.config.schema import ScoreJob
 from avpref.config.scoring_settings import ScoringSettings
@@ -19,8 +19,6 @@ from avpref.datasets import tables
 from avpref.errors import ConfigError
 from avpref.flows.score_clips import score_clip_list
 from avpref.flows.workers.scorers import sources
-from avpref.media.writing import encode_clip
-from avpref.rewards.outside.sample_clips import sample_clips
 
 OLD_SCORER = """
 from dataclasses import dataclass
@@ -58,21 +56,6 @@ def old_environment(folder: Path) -> Path:
     write_module(packages / "common_dependency", "__init__", "MAJOR = 1\ndef only_in_one():\n    return 21\n")
     write_module(packages, "old_scorer", OLD_SCORER)
     return folder / "bin" / "python"
-
-
-def clip_list(folder: Path) -> Path:
-    for index, sample in enumerate(sample_clips()):
-        assert sample.clip.frames is not None and sample.clip.audio is not None
-        clip = encode_clip(sample.clip.frames, sample.clip.fps_hz, sample.clip.audio, sample.clip.sample_rate_hz)
-        (folder / f"{index}.mp4").write_bytes(clip)
-    names = "".join(f"{index}.mp4,clip {index}\n" for index in range(len(sample_clips())))
-    (folder / "clips.csv").write_text(f"file,text\n{names}", encoding="utf-8")
-    return folder / "clips.csv"
-
-
-def executor_with(pool: str, **environment: Any) -> RayExecutor:
-    settings = PoolSettings(runtime_env=RuntimeEnvironment(**environment))
-    return RayExecutor(num_actors=1, pools={pool: settings})
 
 
 @pytest.mark.slow
