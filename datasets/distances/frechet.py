@@ -10,6 +10,7 @@ centred features; otherwise A is a Cholesky factor, and the squared singular val
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +42,11 @@ class Moments:
 
 def moments(features: Features) -> Moments:
     """Moments of features [N, D], in float64. Raises InputError for fewer than two rows, and for NaN or infinite values."""
-    values = checked(features)
-    mean = values.mean(0)
-    centred, divisor = values - mean, len(values) - 1
+    values = _of_rows(np.asarray(features))
+    mean = values.mean(0, dtype=np.float64)
+    if not np.isfinite(mean).all():
+        _require_finite(values)
+    centred, divisor = np.subtract(values, mean, dtype=np.float64), len(values) - 1
     covariance = centred.T @ centred
     covariance /= divisor
     return Moments(mean, covariance, centred / np.sqrt(divisor) if len(centred) < centred.shape[1] else None)
@@ -61,14 +64,22 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 def checked(features: Features) -> FloatArray:
     """Features [N, D] as float64. Raises InputError for fewer than two rows, another shape, NaN or infinite values."""
-    values = np.asarray(features, dtype=np.float64)
+    values = _of_rows(np.asarray(features, dtype=np.float64))
+    _require_finite(values)
+    return values
+
+
+def _of_rows(values: NDArray[Any]) -> NDArray[Any]:
     if values.ndim != 2 or len(values) < FEWEST_ROWS:
         found = f"features of shape {list(values.shape)}"
         raise InputError(found, f"at least {FEWEST_ROWS} rows of one length", "evaluate more clips")
+    return values
+
+
+def _require_finite(values: NDArray[Any]) -> None:
     if broken := int((~np.isfinite(values).all(1)).sum()):
         found = f"{broken} of {len(values)} rows of features with NaN or infinite values"
         raise InputError(found, "finite features", "leave those clips out, or compute their features again")
-    return values
 
 
 def _sum_of_roots(first: Moments, second: Moments) -> float:

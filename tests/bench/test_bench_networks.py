@@ -15,6 +15,7 @@ from avpref.bench.networks.bench_clip import BenchClip, NoFeatures
 from avpref.bench.networks.network_sources import MODELS, NetworkSource
 from avpref.bench.networks.video_frames import fvd_input, in_bytes, letterboxed
 from avpref.media.reading import DecodedClip
+from avpref.models.features.clip_pictures import spread_frames
 from avpref.rewards.weights.catalogue import BENCH_MODELS
 
 SETTINGS: dict[str, tuple[tuple[str, Any], ...]] = {
@@ -50,14 +51,20 @@ def test_frames_of_fvd_are_the_published_bytes(golden: Path, media: Path, index:
 
     folder = golden / "javisbench"
     wanted = json.loads((folder / "distribution.json").read_text())["fvd_input_frame"][index]
-    name = json.loads((folder / "clips.json").read_text())
-    path = media / ("dog.mp4", "tennis.mp4")[index]
-    assert path.name in json.dumps(name)
+    path = media / json.loads((folder / "clips.json").read_text())[index]["file"]
     with av.open(path) as container:
         frame = next(frame for number, frame in enumerate(container.decode(video=0)) if number == wanted)
     own = in_bytes(letterboxed(frame.to_ndarray(format="rgb24")), "published").permute(1, 2, 0).numpy()
     expected = np.load(folder / "distribution.npz")[f"fvd_input_u8_v{index}"]
     assert np.array_equal(own, expected)
+
+
+@pytest.mark.golden
+def test_frames_are_chosen_as_published(golden: Path) -> None:
+    cases = json.loads((golden / "javisbench" / "distribution.json").read_text())
+    for key, num_wanted in (("fvd_frame_index_24", 24), ("clip_frame_index_48", 48)):
+        for num_frames, indices in cases[key].items():
+            assert spread_frames(int(num_frames), num_wanted).tolist() == indices
 
 
 @pytest.mark.golden

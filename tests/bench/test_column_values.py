@@ -50,7 +50,8 @@ def _check_pipeline(case: dict[str, Any], arrays: Mapping[str, np.ndarray], scal
 
     def set_of(name: str, side: str) -> FeatureRows:
         values = arrays[f"{name}_{side}"]
-        values = values[[row for row in case["rows"] if row < len(values)]]
+        if case["rows"] is not None:
+            values = values[[row for row in case["rows"] if row < len(values)]]
         return FeatureRows(tuple(f"k{row}" for row in range(len(values))), values, np.arange(len(values)))
 
     def value(column: Column, name: str) -> float | None:

@@ -59,6 +59,7 @@ class _Computed:
     parts: JobParts
     records: Mapping[str, PartRecord]
     generated: SetResults
+    reference: SetResults
     rows: Sequence[tuple[Column, ColumnRows]]
     values: Mapping[str, ColumnValue]
 
@@ -92,7 +93,7 @@ def run_benchmark(job: BenchJob, root: Path, sets: BenchSets | None = None) -> B
             for column in job.asked_columns
         ]
         values = {column.name: column_value(column, of_column, job.plan) for column, of_column in rows}
-        computed = _Computed(sets, parts, records, generated, rows, values)
+        computed = _Computed(sets, parts, records, generated, reference, rows, values)
         document = _document(job, computed)
         _write(folder, job, computed, document)
     return BenchOutcome(folder.root, document, counts)
@@ -177,12 +178,20 @@ def _document(job: BenchJob, computed: _Computed) -> dict[str, Any]:
             for column in job.asked_columns
         },
         "categories": [category.document() for category in categories],
-        "lost": all_lost(sets),
+        "lost": _lost(computed),
         "warnings": warnings,
         "intervals": asdict(job.plan),
         "environment": {name: _version(name) for name in PACKAGES},
         "parts": [record.document() for record in computed.records.values()],
     }
+
+
+def _lost(computed: _Computed) -> dict[str, list[dict[str, str]]]:
+    """The lost clips of both sets, with those whose headers could be read and the rest could not."""
+    lost = all_lost(computed.sets)
+    for name, results in (("generated", computed.generated), ("reference", computed.reference)):
+        lost[name] += [{"key": key, "reason": reason} for key, reason in results.lost.items()]
+    return lost
 
 
 def _about(column: Column, parts: JobParts) -> dict[str, Any]:

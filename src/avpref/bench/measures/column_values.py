@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from avpref.datasets.distances.kernel_distance import kernel_distance
 from avpref.errors import InputError
 
 NO_REFERENCE = "no reference: give --reference"
+MOST_KERNEL_CLIPS = 2000
 BIAS_SHARE = 0.1
 """Share of a distance from which its bias is worth a warning."""
 
@@ -145,27 +147,23 @@ class Distance:
     column: Column
     generated: FeatureRows
     reference: FeatureRows
-    _measure: list[Callable[[Weights, Weights], float]] = field(default_factory=list)
+
+    @cached_property
+    def _resampled(self) -> Callable[[Weights, Weights], float]:
+        if self.column.kind == "frechet":
+            return ResampledFrechet(self.generated, self.reference)
+        return ResampledKernel(self.generated, self.reference, centred=self.column.centring == "centred")
 
     def exact(self) -> float:
         """The distance of the sets themselves. Raises InputError where a set is too small."""
+        generated, reference, scale = self.generated.values, self.reference.values, float(self.column.scale)
         if self.column.kind == "frechet":
-            return float(self.column.scale) * frechet_distance(
-                moments(self.generated.values), moments(self.reference.values)
-            )
-        return float(self.column.scale) * kernel_distance(
-            self.generated.values, self.reference.values, centred=self.column.centring == "centred"
-        )
+            return scale * frechet_distance(moments(generated), moments(reference))
+        return scale * kernel_distance(generated, reference, centred=self.column.centring == "centred")
 
     def __call__(self, generated: Weights, reference: Weights) -> float:
         """The distance of resampled sets, NaN where one is too small."""
-        if not self._measure:
-            if self.column.kind == "frechet":
-                self._measure.append(ResampledFrechet(self.generated, self.reference))
-            else:
-                is_centred = self.column.centring == "centred"
-                self._measure.append(ResampledKernel(self.generated, self.reference, centred=is_centred))
-        return float(self.column.scale) * self._measure[0](generated, reference)
+        return float(self.column.scale) * self._resampled(generated, reference)
 
     def drawn(self, random: np.random.Generator) -> float:
         """The distance of sets whose clips are drawn again."""
@@ -174,6 +172,22 @@ class Distance:
     def halved(self, random: np.random.Generator) -> float:
         """The distance of random halves."""
         return self(half_weights(random, self.generated.num_clips), half_weights(random, self.reference.num_clips))
+
+    def part(self, random: np.random.Generator) -> tuple[Distance, float]:
+        """The distance of at most :data:`MOST_KERNEL_CLIPS` clips of each set, and the factor from its spread to that of whole sets.
+
+        Kernels of all pairs of larger sets do not fit into memory several times.
+        """
+        largest = max(self.generated.num_clips, self.reference.num_clips)
+        if self.column.kind == "frechet" or largest <= MOST_KERNEL_CLIPS:
+            return self, 1.0
+        parts = [_some(rows, random) for rows in (self.generated, self.reference)]
+        return Distance(self.column, *parts), math.sqrt(MOST_KERNEL_CLIPS / largest)
+
+
+def _some(rows: FeatureRows, random: np.random.Generator) -> FeatureRows:
+    chosen = sorted(random.permutation(rows.num_clips)[:MOST_KERNEL_CLIPS].tolist())
+    return rows.of([rows.keys[index] for index in chosen])
 
 
 def _mean(column: Column, values: NDArray[np.float64], empty: ColumnValue, plan: BootstrapPlan) -> ColumnValue:
@@ -190,7 +204,10 @@ def _distance(column: Column, rows: ColumnRows, empty: ColumnValue, plan: Bootst
     value = distance.exact()
     num_rows, dims = min(len(generated.values), len(reference.values)), generated.values.shape[1]
     samples = plan.samples_of_distance(max(len(generated.values), len(reference.values)), dims)
-    interval = spread_interval(value, distance.drawn, samples, plan, column.name)
+    part, factor = distance.part(plan.generator("part", column.name))
+    interval = spread_interval(value, part.drawn, samples, plan, column.name)
+    if interval is not None and factor != 1.0:
+        interval = interval.narrowed(value, factor)
     bias = size_effect(value, distance.halved, plan, column.name) if column.kind == "frechet" else None
     warnings = list(empty.warnings)
     if column.kind == "frechet" and num_rows <= dims:

@@ -13,7 +13,9 @@ from avpref.bench.features.feature_files import Result
 
 @dataclass(frozen=True, eq=False)
 class FeatureRows:
-    """``values`` [R, D]; ``owner`` [R] is the position in ``keys`` of the clip of each row; clips without rows are in ``lost``.
+    """``values`` [R, D]; ``owner`` [R], ascending, is the position in ``keys`` of the clip of each row.
+
+    Clips without rows are in ``lost``.
 
     ``remarks``: clips whose features come with a remark, by key.
     """
@@ -33,7 +35,8 @@ class FeatureRows:
         """The rows of the clips ``keys``, in their order; clips without rows are left out."""
         position = {key: index for index, key in enumerate(self.keys)}
         kept = [key for key in keys if key in position]
-        parts = [np.flatnonzero(self.owner == position[key]) for key in kept]
+        starts = np.searchsorted(self.owner, np.arange(len(self.keys) + 1))
+        parts = [np.arange(starts[position[key]], starts[position[key] + 1]) for key in kept]
         rows = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         owner = np.repeat(np.arange(len(kept)), [len(part) for part in parts]).astype(np.int64)
         wanted = set(keys)

@@ -54,6 +54,10 @@ class Interval:
     high: float
     samples: int
 
+    def narrowed(self, centre: float, factor: float) -> Interval:
+        """The interval around ``centre`` with its reach times ``factor``."""
+        return Interval(centre - factor * (centre - self.low), centre + factor * (self.high - centre), self.samples)
+
 
 def mean_interval(values: NDArray[np.floating], plan: BootstrapPlan, *names: object) -> Interval | None:
     """Interval of the mean of ``values`` [N]; None for fewer than two."""
