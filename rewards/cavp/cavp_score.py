@@ -24,7 +24,7 @@ from avpref.rewards.frames import indices_at_rate
 from avpref.rewards.model_scorer import ModelScorer, NotScorable, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS
-from avpref.rewards.weights import catalogue
+from avpref.rewards.weights import benchmark_models, catalogue
 from avpref.rewards.weights.published_networks import published_network, tiny_network
 
 VERSION = 1
@@ -54,7 +54,7 @@ class CavpScore(ModelScorer[CavpInputs]):
 
     def __init__(self, settings: Settings) -> None:
         is_tiny = settings.preset == "tiny"
-        super().__init__(Placement(), MEANINGLESS if is_tiny else catalogue.CAVP.terms)
+        super().__init__(Placement(), MEANINGLESS if is_tiny else benchmark_models.CAVP.terms)
         self._is_tiny, self._folder = is_tiny, Path(settings.folder) if settings.folder else None
         self._network: Any = None
 
@@ -68,7 +68,7 @@ class CavpScore(ModelScorer[CavpInputs]):
         """Version and identity of the weights. Raises InputError where they are absent."""
         if self._is_tiny:
             return f"{VERSION} tiny"
-        return f"{VERSION} {catalogue.weights_id(catalogue.resolve(catalogue.CAVP, self._folder))}"
+        return f"{VERSION} {catalogue.weights_id(catalogue.resolve(benchmark_models.CAVP, self._folder))}"
 
     def load(self, device: str) -> None:
         """Load the network on ``device``. Raises InputError where weights are absent or do not fit."""

@@ -24,7 +24,7 @@ from avpref.rewards.imagebind.clip_text import LongPrompts, encode, in_context
 from avpref.rewards.model_scorer import ModelScorer, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill
-from avpref.rewards.weights import catalogue
+from avpref.rewards.weights import benchmark_models, catalogue
 from avpref.storage.weight_files import read_weights
 
 VERSION = 1
@@ -59,7 +59,7 @@ class ClipScore(ModelScorer[ClipScoreInputs]):
 
     def __init__(self, settings: Settings) -> None:
         is_tiny = settings.preset == "tiny"
-        super().__init__(Placement(), MEANINGLESS if is_tiny else catalogue.CLIP.terms)
+        super().__init__(Placement(), MEANINGLESS if is_tiny else benchmark_models.CLIP.terms)
         self._settings, self._is_tiny = settings, is_tiny
         self._network: ClipNetwork | None = None
 
@@ -102,7 +102,7 @@ class ClipScore(ModelScorer[ClipScoreInputs]):
         return float((pictures @ text.T)[torch.from_numpy(clip.uses)].mean())
 
     def _paths(self) -> Mapping[str, Path]:
-        return catalogue.resolve(catalogue.CLIP, Path(self._settings.folder) if self._settings.folder else None)
+        return catalogue.resolve(benchmark_models.CLIP, Path(self._settings.folder) if self._settings.folder else None)
 
 
 def tiny_clip(config: CLIPConfig, device: str = "cpu") -> ClipNetwork:

@@ -13,80 +13,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from avpref.domain import CHANNEL_MEAN, FIRST_CHANNEL, NO_SOUND, Terms
 from avpref.errors import ConfigError, InputError
 from avpref.identity import digest
+from avpref.rewards.weights.benchmark_models import BENCH_MODELS
+from avpref.rewards.weights.weight_entries import HubFile, Model, WebFile, WeightFile
 from avpref.storage.file_hashes import sha256_of
 
 HOME_VARIABLE = "AVPREF_WEIGHTS"
 DEFAULT_HOME = Path("~/.cache/avpref/weights")
 UNFINISHED = ".unfinished"
 """Where files grow while they are fetched, in the folder of their model."""
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a Hugging Face repository at a commit; ``former_repos`` are older names of it, which caches may still carry."""
-
-    repo: str
-    path: str
-    revision: str = "main"
-    former_repos: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"huggingface.co/{self.repo} {self.path} at {self.revision[:12]}"
-
-
-@dataclass(frozen=True)
-class WebFile:
-    """A file behind a plain address."""
-
-    url: str
-
-    def __str__(self) -> str:
-        return self.url
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One file: ``name`` is what loaders call it, ``num_bytes`` its size (an estimate unless ``is_size_exact``).
-
-    ``sha256`` is None where nobody has published it; fetching then records what came.
-    """
-
-    name: str
-    source: HubFile | WebFile
-    num_bytes: int
-    sha256: str | None = None
-    is_size_exact: bool = False
-
-    @property
-    def place(self) -> str:
-        """Where it lies in a folder of its model, relative: as in its repository, so a clone of that is such a folder."""
-        return self.source.path if isinstance(self.source, HubFile) else self.name
-
-    @property
-    def converted(self) -> str:
-        """Name of the same tensors as safetensors."""
-        return f"{self.name.removesuffix('.pth')}.safetensors" if self.name.endswith(".pth") else self.name
-
-
-@dataclass(frozen=True)
-class Model:
-    """A published reward model: its files, what may be done with its numbers, and what it measures."""
-
-    name: str
-    files: tuple[WeightFile, ...]
-    terms: Terms
-    note: str
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all files together."""
-        return sum(file.num_bytes for file in self.files)
 
 
 _AUDIOBOX_REPO, _AUDIOBOX_REVISION = "facebook/audiobox-aesthetics", "9b1dd8e5df9af7216e836a98974fe3b82c56ded6"
@@ -193,114 +132,6 @@ CLAP = Model(
     "CLAP (HTSAT, unfused): agreement of sound and text; commit, sizes and hashes are not known here, so fetching records what comes",
 )
 
-I3D = Model(
-    "i3d",
-    (
-        WeightFile(
-            "i3d_pretrained_400.pt",
-            WebFile(
-                "https://huggingface.co/spaces/LanguageBind/Open-Sora-Plan-v1.0.0/resolve/"
-                "810fa8c4bdb3a4c8eec9bd57375c29bde6fb46de/opensora/eval/fvd/videogpt/i3d_pretrained_400.pt"
-            ),
-            50_900_000,
-        ),
-    ),
-    Terms("unknown: the file carries no licence; research only", commercial_use=False, sound=NO_SOUND),
-    "I3D of Kinetics-400: FVD and KVD; size and hash are not published, so fetching records what comes",
-)
-
-AUDIOCLIP = Model(
-    "audioclip",
-    (
-        WeightFile(
-            "AudioCLIP-Full-Training.pt",
-            WebFile("https://github.com/AndreyGuzhov/AudioCLIP/releases/download/v0.1/AudioCLIP-Full-Training.pt"),
-            537_000_000,
-        ),
-    ),
-    Terms("MIT", commercial_use=True, sound=CHANNEL_MEAN),
-    "AudioCLIP: FAD of JavisBench, from its sound tower alone; size and hash are not published, so fetching records what comes",
-)
-
-
-def _panns(name: str, file: str, sha256: str) -> Model:
-    url = f"https://zenodo.org/records/3987831/files/{file.replace('=', '%3D')}"
-    return Model(
-        name,
-        (WeightFile(file, WebFile(url), 327_000_000, sha256),),
-        Terms("CC-BY-4.0", commercial_use=True, sound=CHANNEL_MEAN),
-        "PANNs Cnn14: FD-PANNs, inception score and KL; attribution required",
-    )
-
-
-PANNS = _panns("panns", "Cnn14_16k_mAP=0.438.pth", "e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6")
-PANNS_32K = _panns(
-    "panns_32k", "Cnn14_mAP=0.431.pth", "0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31"
-)
-
-VGGISH = Model(
-    "vggish",
-    (
-        WeightFile(
-            "vggish-10086976.pth",
-            WebFile("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth"),
-            288_600_000,
-            "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
-        ),
-    ),
-    Terms("Apache-2.0", commercial_use=True, sound=CHANNEL_MEAN),
-    "VGGish: FD-VGG, the FAD of most tables",
-)
-
-PASST = Model(
-    "passt",
-    (
-        WeightFile(
-            "passt-s-f128-p16-s10-ap.476-swa.pt",
-            WebFile(
-                "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt"
-            ),
-            344_700_000,
-            "302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c",
-        ),
-    ),
-    Terms("Apache-2.0", commercial_use=True, sound=CHANNEL_MEAN),
-    "PaSST: FD-PaSST, inception score and KL",
-)
-
-CLIP = Model(
-    "clip",
-    (
-        WeightFile(
-            "pytorch_model.bin",
-            HubFile("openai/clip-vit-base-patch32", "pytorch_model.bin", "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"),
-            605_000_000,
-            "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f",
-        ),
-    ),
-    Terms("MIT", commercial_use=True, sound=NO_SOUND),
-    "CLIP ViT-B/32: CLIP score",
-)
-
-CAVP = Model(
-    "cavp",
-    (
-        WeightFile(
-            "cavp_epoch66.ckpt",
-            HubFile(
-                "SimianLuo/Diff-Foley",
-                "diff_foley_ckpt/cavp_epoch66.ckpt",
-                "b17ddbe76e6d42f4b4135eeb443b1c1644267e3e",
-            ),
-            454_000_000,
-        ),
-    ),
-    Terms("MIT", commercial_use=True, sound=CHANNEL_MEAN),
-    "CAVP of Diff-Foley: CAVP score; the size is that of the tensors in use, and the hash is not published",
-)
-
-BENCH_MODELS = (I3D, AUDIOCLIP, PANNS, PANNS_32K, VGGISH, PASST, CLIP, CAVP)
-"""Networks of ``avpref bench``."""
 MODELS: tuple[Model, ...] = (AUDIOBOX, IMAGEBIND, SYNCHFORMER, VIDEOALIGN, CLAP, *BENCH_MODELS)
 
 

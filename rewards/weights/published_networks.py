@@ -22,7 +22,7 @@ from avpref.models.features.i3d import I3d
 from avpref.models.features.passt import TINY, Passt
 from avpref.models.features.vggish import Vggish
 from avpref.rewards.random_weights import fill
-from avpref.rewards.weights import catalogue
+from avpref.rewards.weights import benchmark_models, catalogue
 from avpref.storage.weight_files import fit, read_weights
 
 TINY_DIVISOR = 16
@@ -47,17 +47,19 @@ class PublishedNetwork:
 
 
 PUBLISHED: Mapping[str, PublishedNetwork] = {
-    "i3d": PublishedNetwork(catalogue.I3D, I3d, lambda: I3d(TINY_DIVISOR)),
+    "i3d": PublishedNetwork(benchmark_models.I3D, I3d, lambda: I3d(TINY_DIVISOR)),
     "audioclip": PublishedNetwork(
-        catalogue.AUDIOCLIP, SoundTower, lambda: SoundTower(TINY_DIVISOR), prefix="audio.", skips=("audio.",)
+        benchmark_models.AUDIOCLIP, SoundTower, lambda: SoundTower(TINY_DIVISOR), prefix="audio.", skips=("audio.",)
     ),
-    "panns": PublishedNetwork(catalogue.PANNS, Cnn14, lambda: Cnn14(divisor=TINY_DIVISOR), key="model"),
+    "panns": PublishedNetwork(benchmark_models.PANNS, Cnn14, lambda: Cnn14(divisor=TINY_DIVISOR), key="model"),
     "panns_32k": PublishedNetwork(
-        catalogue.PANNS_32K, lambda: Cnn14(AT_32_KHZ), lambda: Cnn14(AT_32_KHZ, TINY_DIVISOR), key="model"
+        benchmark_models.PANNS_32K, lambda: Cnn14(AT_32_KHZ), lambda: Cnn14(AT_32_KHZ, TINY_DIVISOR), key="model"
     ),
-    "vggish": PublishedNetwork(catalogue.VGGISH, Vggish, lambda: Vggish(TINY_DIVISOR)),
-    "passt": PublishedNetwork(catalogue.PASST, Passt, lambda: Passt(TINY)),
-    "cavp": PublishedNetwork(catalogue.CAVP, Cavp, lambda: Cavp(TINY_DIVISOR), key="state_dict", prefix="module."),
+    "vggish": PublishedNetwork(benchmark_models.VGGISH, Vggish, lambda: Vggish(TINY_DIVISOR)),
+    "passt": PublishedNetwork(benchmark_models.PASST, Passt, lambda: Passt(TINY)),
+    "cavp": PublishedNetwork(
+        benchmark_models.CAVP, Cavp, lambda: Cavp(TINY_DIVISOR), key="state_dict", prefix="module."
+    ),
 }
 """Networks by name."""
 
@@ -107,7 +109,7 @@ def _content(path: Path) -> Mapping[str, Any]:
 
 
 def _integer_arrays() -> list[Any]:
-    """What a pickled array of integers consists of; it can hold no code."""
+    """The types that a pickled array of integers consists of; it can hold no code."""
     import numpy as np
     from numpy._core import multiarray
 

@@ -16,7 +16,7 @@ from avpref.bench.networks.network_sources import MODELS, NetworkSource
 from avpref.bench.networks.video_frames import fvd_input, in_bytes, letterboxed
 from avpref.media.reading import DecodedClip
 from avpref.models.features.clip_pictures import spread_frames
-from avpref.rewards.weights.catalogue import BENCH_MODELS
+from avpref.rewards.weights.benchmark_models import BENCH_MODELS
 
 SETTINGS: dict[str, tuple[tuple[str, Any], ...]] = {
     "i3d": (("frames", 16), ("range", "published")),

@@ -115,11 +115,11 @@ def test_clip_and_cavp_scores_load_from_their_published_layouts(home: Path, monk
     from avpref.models.features.clip_network import tiny_clip_config
     from avpref.rewards.cavp.cavp_score import CavpScore
     from avpref.rewards.clip import clip_score
-    from avpref.rewards.weights import catalogue
+    from avpref.rewards.weights import benchmark_models
 
     monkeypatch.setattr(clip_score, "vit_b_32_config", tiny_clip_config)
     write(home, "cavp", published_layout("cavp", tiny_network("cavp").state_dict()))
-    path = home / "clip" / catalogue.CLIP.files[0].place
+    path = home / "clip" / benchmark_models.CLIP.files[0].place
     path.parent.mkdir(parents=True)
     torch.save(CLIPModel(tiny_clip_config()).state_dict(), path)
     for owner in (CavpScore, clip_score.ClipScore):

@@ -103,7 +103,7 @@ class SetResults:
 def load_results(
     files: FeatureFiles, samples: Sequence[SampleClip], records: Mapping[str, PartRecord], lost: Mapping[str, str]
 ) -> SetResults:
-    """What the store holds for ``samples``. Raises TableError for a unit that cannot be read."""
+    """The results that the store holds for ``samples``. Raises TableError for a unit that cannot be read."""
     results = {
         name: files.results(name, {record.key(sample.identity) for sample in samples})
         for name, record in records.items()

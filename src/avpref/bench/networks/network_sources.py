@@ -10,7 +10,7 @@ from avpref.bench.preset_files import Scalar
 from avpref.domain import Terms
 from avpref.errors import ConfigError
 from avpref.identity import digest
-from avpref.rewards.weights import catalogue
+from avpref.rewards.weights import benchmark_models, catalogue
 
 if TYPE_CHECKING:
     from avpref.bench.networks.feature_networks import FeatureNetwork
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 VERSION = 1
 MEANINGLESS = Terms("random weights", commercial_use=True, is_meaningful=False)
 MODELS: Mapping[str, catalogue.Model] = {
-    "i3d": catalogue.I3D,
-    "audioclip": catalogue.AUDIOCLIP,
-    "panns": catalogue.PANNS,
-    "panns_32k": catalogue.PANNS_32K,
-    "vggish": catalogue.VGGISH,
-    "passt": catalogue.PASST,
+    "i3d": benchmark_models.I3D,
+    "audioclip": benchmark_models.AUDIOCLIP,
+    "panns": benchmark_models.PANNS,
+    "panns_32k": benchmark_models.PANNS_32K,
+    "vggish": benchmark_models.VGGISH,
+    "passt": benchmark_models.PASST,
 }
 """Networks of distances and class probabilities, and their entries in the catalogue of weights."""
 
