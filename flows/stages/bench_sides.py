@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from avpref.bench.bench_job import BenchJob
+from avpref.bench.bench_job import BenchJob, job_parts
 from avpref.bench.bench_run import BenchOutcome, run_benchmark
 from avpref.bench.bench_sets import BenchSets, ClipSet, clip_set
 from avpref.bench.clips.clip_files import ClipFile, find_clips
 from avpref.bench.clips.matching import MatchedSet, Sample, reference_set
 from avpref.bench.features.exported_features import SUFFIX, ExportedFeatures, read_features
+from avpref.bench.features.set_results import record_of
 from avpref.bench.measures.intervals import BootstrapPlan
 from avpref.bench.results.comparison import compare_results
 from avpref.bench.results.loaded_results import load_result
@@ -23,7 +24,7 @@ from avpref.config.schema import BenchJobSettings, Settings
 from avpref.datasets.evidence.bench_deltas import BenchDelta
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Prompt
-from avpref.errors import ConfigError, MediaError
+from avpref.errors import ConfigError, InputError, MediaError
 from avpref.flows.bench_job_sources import BenchChoice, bench_job
 from avpref.flows.run import Run
 from avpref.flows.workers.prompt_sources import has_ground_truth, open_prompt_source
@@ -36,15 +37,26 @@ TRUTH = "ground_truth"
 
 
 def check_bench(settings: Settings) -> None:
-    """Raises ConfigError for an unknown preset, setting or column, and for a gate rule on a column that is not computed."""
+    """Raises ConfigError for an unknown preset, setting or column, and for a gate rule on a column that is not computed.
+
+    Raises InputError where weights are absent, or the reference is.
+    """
     bench = settings.evaluation.bench
     if not bench.preset:
         return
-    names = {column.name for column in _job(settings, bench, Path(), None).asked_columns}
+    job = _job(settings, bench, Path(), None)
+    names = {column.name for column in job.asked_columns}
     for rule in settings.evaluation.gate.rules:
         if isinstance(rule, BenchRule) and rule.column not in names:
             found = f"evaluation.gate.rules: bench of column {rule.column}"
             raise ConfigError(found, f"a column of evaluation.bench: {', '.join(sorted(names))}", "change the rule")
+    if bench.reference and not Path(bench.reference).exists():
+        expected = "a folder of clips, or a file of avpref bench features"
+        raise InputError(
+            f"evaluation.bench.reference: no {bench.reference}", expected, "--set evaluation.bench.reference=''"
+        )
+    for part in job_parts(job, has_sound_text=False).all:
+        record_of(part)
 
 
 def bench_sides(

@@ -53,6 +53,7 @@ def test_quirks_have_a_published_and_a_corrected_value() -> None:
     assert published.scorers["clip_score"].settings == {"channels": "bgr"}
     assert corrected.scorers["clip_score"].settings == {"channels": "rgb"}
     assert published.scorers["clap"].settings == {"short_clips": "zeros"}
+    assert (published.scorers["clap"].resampler, corrected.scorers["clap"].resampler) == ("kaiser_best", "sinc")
     kvd = {column.name: column.centring for column in published.columns}
     assert kvd["kvd"] == "centred" and {c.name: c.centring for c in corrected.columns}["kvd"] == "uncentred"
     assert choose(preset, ["cut_s=8"]).cut_s == 8.0

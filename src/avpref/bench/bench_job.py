@@ -128,7 +128,7 @@ def job_parts(job: BenchJob, has_sound_text: bool) -> JobParts:
             entry = job.chosen.scorers[name]
             cut_s = job.chosen.cut_s if entry.sees == "cut" else 0.0
             text = entry.text if has_sound_text else "picture"
-            part = ScorerPart(name, job.open_scorer(entry), text, cut_s)
+            part = ScorerPart(name, job.open_scorer(entry), text, cut_s, entry.resampler == "kaiser_best")
         same = next((other for other in scorers if _are_same(other, part)), part)
         part_of[name] = same.name
         if same is part:

@@ -40,13 +40,15 @@ class QuirkSetting(_Entry):
 class PresetScorer(_Entry):
     """A scorer: its built-in name (empty: that of the entry), its settings, the text and the part of the clip that it receives.
 
-    ``text``: the prompt of the picture or of the sound. ``sees``: the whole clip, or its first ``cut_s`` seconds.
+    ``text``: the prompt of the picture or of the sound. ``sees``: the whole clip, or its first ``cut_s`` seconds. ``resampler``:
+    ``kaiser_best`` brings the sound to 48 kHz as librosa 0.9.2 does, before the scorer reads it; ``sinc`` leaves that to the scorer.
     """
 
     use: str = ""
     settings: dict[str, Scalar] = {}
     text: Literal["picture", "sound"] = "picture"
     sees: Literal["whole", "cut"] = "whole"
+    resampler: str = "sinc"
 
 
 class Column(_Entry):
@@ -151,7 +153,13 @@ def choose(preset: Preset, overrides: Sequence[str] = ()) -> ChosenPreset:
         values=values,
         networks={name: _filled(settings, values) for name, settings in preset.networks.items()},
         scorers={
-            name: scorer.model_copy(update={"use": scorer.use or name, "settings": _filled(scorer.settings, values)})
+            name: PresetScorer.model_validate(
+                {
+                    **_filled(scorer.model_dump(), values),
+                    "use": scorer.use or name,
+                    "settings": _filled(scorer.settings, values),
+                }
+            )
             for name, scorer in preset.scorers.items()
         },
         columns=tuple(Column.model_validate(_filled(column.model_dump(), values)) for column in preset.columns),

@@ -10,7 +10,7 @@ from staged_runs import Clip, stage_run
 
 from avpref.config.loading import identity_hash, load_config
 from avpref.datasets.evidence.bench_deltas import BenchDelta, bench_outcomes
-from avpref.errors import ConfigError
+from avpref.errors import ConfigError, InputError
 from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.run import Run
 from avpref.flows.stages.evaluate import evaluate
@@ -77,6 +77,17 @@ def test_a_benchmark_that_cannot_be_computed_is_refused_before_any_work(override
     with pytest.raises(ConfigError) as caught:
         check_before_first_stage(load_config(TINY, overrides, environment={}).settings)
     assert found in str(caught.value)
+
+
+def test_absent_weights_and_references_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVPREF_WEIGHTS", str(tmp_path))
+    with pytest.raises(InputError, match="vggish-10086976.pth absent"):
+        check_before_first_stage(load_config(TINY, [BENCH[0]], environment={}).settings)
+    with pytest.raises(InputError, match="evaluation.bench.reference: no absent"):
+        changed = [*BENCH, "evaluation.bench.reference=absent"]
+        check_before_first_stage(load_config(TINY, changed, environment={}).settings)
 
 
 def test_runs_without_a_benchmark_keep_their_ids() -> None:

@@ -30,6 +30,7 @@ from avpref.storage.unit import Unit
 LONGEST_S = 60.0
 """Seconds of a clip that are read; the rest of a longer one is not."""
 MS_PER_S = 1000.0
+LIBROSA_RATE_HZ = 48_000
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,24 @@ class _Views:
         identity = item.identity
         self.bench = BenchClip(clip, identity.text, identity.sound_text)
         self._item, self._clip = item, clip
-        self._scorable: dict[tuple[str, float], ScorableClip] = {}
+        self._scorable: dict[tuple[str, float, bool], ScorableClip] = {}
 
     def scorable(self, part: ScorerPart) -> ScorableClip:
         """The clip as a scorer receives it."""
         text = part.text_of(self._item.identity)
-        if (text, part.cut_s) not in self._scorable:
-            cut = cut_clip(self._clip, part.cut_s)
-            self._scorable[text, part.cut_s] = ScorableClip(self._item.item_id, text, cut)
-        return self._scorable[text, part.cut_s]
+        key = (text, part.cut_s, part.has_librosa_sound)
+        if key not in self._scorable:
+            clip = self._with_librosa_sound() if part.has_librosa_sound else self._clip
+            self._scorable[key] = ScorableClip(self._item.item_id, text, cut_clip(clip, part.cut_s))
+        return self._scorable[key]
+
+    def _with_librosa_sound(self) -> DecodedClip:
+        """The clip with mono sound at 48 kHz; a clip without sound stays as it is, and the scorer gives the reason."""
+        try:
+            sound = self.bench.librosa_sound(LIBROSA_RATE_HZ)
+        except NoFeatures:
+            return self._clip
+        return replace(self._clip, audio=sound, sample_rate_hz=LIBROSA_RATE_HZ, channels=None, weights=())
 
 
 Finished = tuple[list[FeatureRow], list[QuarantineRow]]

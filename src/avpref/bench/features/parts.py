@@ -92,17 +92,21 @@ class NetworkPart:
 
 @dataclass(frozen=True)
 class ScorerPart:
-    """A scorer under its name in the preset, the text that it receives, and the seconds of a clip that it sees (0: all)."""
+    """A scorer under its name in the preset, the text that it receives, and the seconds of a clip that it sees (0: all).
+
+    ``has_librosa_sound``: it receives sound at 48 kHz by librosa 0.9.2's resampler.
+    """
 
     name: str
     source: ScorerSource
     text: Literal["picture", "sound"] = "picture"
     cut_s: float = 0.0
+    has_librosa_sound: bool = False
 
     @property
     def fingerprint(self) -> str:
         """Hash of the scorer's own fingerprint, of the part of a clip that it sees and of the text that it reads."""
-        return digest("bench scorer", self.source.fingerprint, self.cut_s, self.depends_on)
+        return digest("bench scorer", self.source.fingerprint, self.cut_s, self.depends_on, self.has_librosa_sound)
 
     @property
     def terms(self) -> Terms:

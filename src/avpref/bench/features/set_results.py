@@ -47,7 +47,9 @@ def record_of(part: Part) -> PartRecord:
             terms.licence,
             terms.is_meaningful,
         )
-    settings = {"scorer": part.source.name, "cut_s": part.cut_s}
+    settings: dict[str, Any] = {"scorer": part.source.name, "cut_s": part.cut_s}
+    if part.has_librosa_sound:
+        settings["resampler"] = "kaiser_best"
     return PartRecord(part.name, part.fingerprint, part.depends_on, settings, "", terms.licence, terms.is_meaningful)
 
 
