@@ -83,9 +83,9 @@ def test_absent_weights_and_references_are_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AVPREF_WEIGHTS", str(tmp_path))
-    with pytest.raises(InputError, match="vggish-10086976.pth absent"):
+    with pytest.raises(InputError, match=r"vggish-10086976\.pth absent"):
         check_before_first_stage(load_config(TINY, [BENCH[0]], environment={}).settings)
-    with pytest.raises(InputError, match="evaluation.bench.reference: no absent"):
+    with pytest.raises(InputError, match=r"evaluation\.bench\.reference: no absent"):
         changed = [*BENCH, "evaluation.bench.reference=absent"]
         check_before_first_stage(load_config(TINY, changed, environment={}).settings)
 
