@@ -32,7 +32,7 @@ class _Weighted:
 def _weighted(rows: FeatureRows, weights: Weights) -> _Weighted:
     of_rows = weights[rows.owner].astype(np.float64)
     total = float(of_rows.sum())
-    return _Weighted(of_rows, total, of_rows / total)
+    return _Weighted(of_rows, total, of_rows / max(total, 1.0))
 
 
 class ResampledFrechet:
