@@ -31,6 +31,7 @@ from avpref.datasets.distances.kernel_distance import kernel_distance
 from avpref.errors import InputError
 
 NO_REFERENCE = "no reference: give --reference"
+FEWEST_CLIPS = 2
 MOST_KERNEL_CLIPS = 2000
 BIAS_SHARE = 0.1
 """Share of a distance from which its bias is worth a warning."""
@@ -200,6 +201,9 @@ def _mean(column: Column, values: NDArray[np.float64], empty: ColumnValue, plan:
 
 def _distance(column: Column, rows: ColumnRows, empty: ColumnValue, plan: BootstrapPlan) -> ColumnValue:
     generated, reference = rows.pair()
+    if min(generated.num_clips, reference.num_clips) < FEWEST_CLIPS:
+        found = f"{generated.num_clips} generated and {reference.num_clips} reference clips"
+        return replace(empty, reason=f"{found}: a distance needs {FEWEST_CLIPS} of each")
     distance = Distance(column, generated, reference)
     value = distance.exact()
     num_rows, dims = min(len(generated.values), len(reference.values)), generated.values.shape[1]
