@@ -34,8 +34,8 @@ def letterboxed(frame: NDArray[np.uint8]) -> Tensor:
 
 def in_bytes(pixels: Tensor, value_range: FvdRange) -> Tensor:
     """Values of [0, 1] as uint8: as published 127 to 255, in the full range 0 to 255."""
-    signed = pixels if value_range == "published" else pixels * 2 - 1
-    return torch.floor((signed + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+    scaled = torch.floor((pixels + 1) * 127.5) if value_range == "published" else torch.round(pixels * 255)
+    return scaled.clamp(0, 255).to(torch.uint8)
 
 
 def fvd_input(frames: NDArray[np.uint8], num_frames: int, value_range: FvdRange) -> Tensor:
