@@ -114,7 +114,6 @@ class Decision:
                 public_name(dimension): vars(comparison) for dimension, comparison in self.comparisons.items()
             },
             "metrics": [metric.document() for metric in self.metrics],
-            **({"bench": [delta.document() for delta in self.inputs.bench]} if self.inputs.bench else {}),
             "inputs": self.inputs.document(),
         }
 

@@ -187,7 +187,9 @@ def _write(run: Run, sides: dict[EvaluationSide, SideClips], decision: Decision)
     decisions.record_decision(run, decision, lineage(run), adapter_files(run))
     document = decision.document()
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
-    compared = {key: document[key] for key in ("evaluation", "metrics", "bench") if key in document}
+    compared = {key: document[key] for key in ("evaluation", "metrics")}
+    if inputs.bench:
+        compared["bench"] = [delta.document() for delta in inputs.bench]
     run.documents.write(VERDICT_FILE, {**compared, "gate": gated})
 
 

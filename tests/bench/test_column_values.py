@@ -56,7 +56,7 @@ def _check_pipeline(case: dict[str, Any], arrays: Mapping[str, np.ndarray], scal
 
     def value(column: Column, name: str) -> float | None:
         return column_value(
-            column, ColumnRows(set_of(name, "fake"), set_of(name, "real"), takes_smaller=is_cut), PLAN
+            column, ColumnRows(set_of(name, "fake"), set_of(name, "real"), takes_smaller=case["rows"] is not None), PLAN
         ).value
 
     assert value(FVD, "d400") == pytest.approx(case["fvd"], rel=2e-4)
