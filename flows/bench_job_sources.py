@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from avpref.bench.bench_job import BenchJob, Placement
-from avpref.bench.features.parts import ScorerSource
 from avpref.bench.measures.intervals import BootstrapPlan
 from avpref.bench.preset_files import PresetScorer, choose, load_preset
 from avpref.config.executor_settings import Executor
 from avpref.config.schema import BenchJobSettings
 from avpref.config.scorer_use import ScorerUse
 from avpref.config.scoring_settings import ScoringSettings
+from avpref.flows.workers.scorer_source import ScorerSource
 from avpref.flows.workers.scorers import resolve
 from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
 
@@ -69,7 +71,7 @@ def bench_job(choice: BenchChoice, settings: BenchJobSettings) -> BenchJob:
 
 def preset_source(entry: PresetScorer, scoring: ScoringSettings, executor: Executor) -> ScorerSource:
     """The scorer that a preset names, as one source also where a built-in name stands for several. Raises ConfigError."""
-    settings = dict(entry.settings)
+    settings: dict[str, JsonValue] = dict(entry.settings)
     if scoring.preset == "tiny" and entry.use in TINY_CLASSES:
         settings["preset"] = "tiny"
     (source,) = resolve([ScorerUse(use=entry.use, settings=settings)], scoring, executor)
@@ -77,5 +79,5 @@ def preset_source(entry: PresetScorer, scoring: ScoringSettings, executor: Execu
 
 
 def _named(name: str, scoring: ScoringSettings, executor: Executor) -> Sequence[ScorerSource]:
-    settings = {"preset": "tiny"} if scoring.preset == "tiny" and name in TINY_CLASSES else {}
+    settings: dict[str, JsonValue] = {"preset": "tiny"} if scoring.preset == "tiny" and name in TINY_CLASSES else {}
     return resolve([ScorerUse(use=name, settings=settings)], scoring, executor)

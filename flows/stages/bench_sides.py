@@ -115,9 +115,9 @@ def _reference(
         return clip_set("reference", reference_set(find_clips(path), None), DEFAULT_READING)
     samples = []
     for prompt in prompts:
-        path = _ground_truth(run, prompt) if has_ground_truth(prompt, run.settings) else None
-        if path is not None:
-            samples.append(Sample(prompt.prompt_id, ClipFile(prompt.prompt_id, path, None)))
+        truth = _ground_truth(run, prompt) if has_ground_truth(prompt, run.settings) else None
+        if truth is not None:
+            samples.append(Sample(prompt.prompt_id, ClipFile(prompt.prompt_id, truth, None)))
     return clip_set("reference", MatchedSet(tuple(samples), ()), DEFAULT_READING) if samples else None
 
 

@@ -113,7 +113,7 @@ def _integer_arrays() -> list[Any]:
     import numpy as np
     from numpy._core import multiarray
 
-    reconstruct: Any = multiarray._reconstruct  # type: ignore[attr-defined]
+    reconstruct: Any = multiarray._reconstruct
     return [
         (reconstruct, "numpy.core.multiarray._reconstruct"),
         reconstruct,

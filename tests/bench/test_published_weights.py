@@ -122,7 +122,7 @@ def test_clip_and_cavp_scores_load_from_their_published_layouts(home: Path, monk
     path = home / "clip" / benchmark_models.CLIP.files[0].place
     path.parent.mkdir(parents=True)
     torch.save(CLIPModel(tiny_clip_config()).state_dict(), path)
-    for owner in (CavpScore, clip_score.ClipScore):
-        scorer: Any = owner(owner.Settings())  # type: ignore[attr-defined]
+    scorers: list[Any] = [CavpScore(CavpScore.Settings()), clip_score.ClipScore(clip_score.ClipScore.Settings())]
+    for scorer in scorers:
         scorer.load("cpu")
         assert scorer.fingerprint and scorer.terms.is_meaningful
