@@ -23,12 +23,11 @@ from avpref.flows.placement import Placement, placements
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
 from avpref.flows.workers.encode_worker import mp4_bytes
-from avpref.flows.workers.generator import open_codec
+from avpref.flows.workers.generator import base_of, open_codec
 from avpref.flows.workers.judges import judges_of
 from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
-from avpref.models.dit import JavisDiT, NetworkConfig
 from avpref.trainer.adapters import add_adapter
 
 FLOAT_BYTES = 4
@@ -108,7 +107,7 @@ def latent_bytes(settings: Settings, delays: int = 0) -> int:
 def network_values(settings: Settings) -> tuple[int, int]:
     """Numbers of values of the network and of its adapter. No memory is allocated for them."""
     with torch.device("meta"):
-        network = JavisDiT(NetworkConfig.from_settings(settings.network))
+        network = base_of(settings).build_network()
         whole = sum(parameter.numel() for parameter in network.parameters())
         adapted = add_adapter(network, settings.dpo.adapter, settings.run.seed)
     return whole, sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from avpref.config.network_settings import NetworkSettings
 from avpref.config.schema import Settings
 from avpref.domain import Origin
 from avpref.flows.stages.candidate_plan import planned_candidates
-from avpref.flows.workers.generator import open_codec
-from avpref.flows.workers.prompt_sources import open_prompt_source
-from avpref.models.flow import LatentShapes
+from avpref.flows.workers.generator import base_of, open_sampler
+from avpref.flows.workers.prompt_sources import clip_shape, open_prompt_source
 from avpref.observability.meters import S_PER_H
 
 TERA = 1e12
@@ -40,36 +38,15 @@ def estimate_sampling(settings: Settings, tflops: float) -> SamplingEstimate:
     prompt_list = open_prompt_source(settings).prompts()
     planned = list(planned_candidates(prompt_list.prompts, settings))
     num_generated = sum(candidate.origin == Origin.GENERATED for candidate in planned)
-    num_tokens = tokens(open_codec(settings).latent_shapes(), settings.network)
-    rows = 1 if settings.sampling.guidance == 1 else 2
-    flop_per_candidate = rows * settings.sampling.steps * forward_flop(num_tokens, settings.network)
+    work = base_of(settings).work(clip_shape(settings))
+    flop_per_candidate = open_sampler(settings).num_passes * work.forward_flop
     return SamplingEstimate(
         prompts=len(prompt_list.prompts),
         refused=len(prompt_list.refused),
         candidates=num_generated,
         ground_truth=len(planned) - num_generated,
-        tokens=num_tokens,
+        tokens=work.num_tokens,
         flop_per_candidate=flop_per_candidate,
         tflops=tflops,
         gpu_hours=num_generated * flop_per_candidate / (tflops * TERA) / S_PER_H,
     )
-
-
-def tokens(shapes: LatentShapes, network: NetworkSettings) -> int:
-    """Video and audio tokens of one clip."""
-    assert shapes.video is not None and shapes.audio is not None
-    (_, frames, height, width), (_, steps, rows) = shapes.video, shapes.audio
-    (patch_frames, patch_height, patch_width), (patch_steps, patch_rows) = network.patch_size, network.audio_patch_size
-    num_video = (frames // patch_frames) * (height // patch_height) * (width // patch_width)
-    return num_video + (steps // patch_steps) * (rows // patch_rows)
-
-
-def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
-    """Floating point operations of one forward pass of one row: matrix products of the blocks, two operations per multiplication.
-
-    Per block and token: four square matrices of self-attention, two of cross-attention, the feed-forward layers, and the products of
-    both attentions. Per block: keys and values of the text.
-    """
-    dim, text = network.dim, network.text_len
-    per_token = 6 * dim**2 + 2 * dim * network.ffn_dim + 2 * dim * (num_tokens + text)
-    return 2.0 * network.num_layers * (num_tokens * per_token + 2 * text * dim**2)

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 
-from avpref.config.codec_settings import IdentityCodecSettings, WordTextSettings
 from avpref.config.executor_settings import InProcessExecutor, PoolSettings, RayExecutor
 from avpref.config.schema import Settings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
@@ -20,6 +19,7 @@ from avpref.devices import AUTO, resolved
 from avpref.errors import ConfigError
 from avpref.execution.kept_actors import stop_kept_actors
 from avpref.execution.ray_session import cluster_address, join_ray, num_local_cpus
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import ScorerSource, sources
 
@@ -77,12 +77,12 @@ def placements(settings: Settings) -> list[Placement]:
     rows: list[Placement] = []
     if isinstance(settings.sft, SftSettings):
         rows += [_training("sft", settings, settings.sft)]
-    if not isinstance(settings.text, WordTextSettings):
-        rows += [Placement("texts", device, workers, settings.text.dtype)]
+    precisions = base_of(settings).precisions
+    if precisions.text:
+        rows += [Placement("texts", device, workers, precisions.text)]
     rows += [Placement("generate", device, workers, settings.sampling.dtype)]
     rows += [_scoring(settings, "score", source) for source in sources(settings.scoring, settings.executor)]
-    codec_dtype = "" if isinstance(settings.codec, IdentityCodecSettings) else settings.codec.dtype
-    rows += [Placement("encode", device, workers, codec_dtype), _training("train", settings, settings.dpo)]
+    rows += [Placement("encode", device, workers, precisions.codec), _training("train", settings, settings.dpo)]
     rows += [Placement("evaluate", device, workers, settings.sampling.dtype)]
     return [*rows, *(_scoring(settings, "judge", judge.source) for judge in judges_of(settings))]
 

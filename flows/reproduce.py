@@ -23,6 +23,7 @@ from avpref.execution.plan import Shard, StagePlan
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rescore import Sandboxes, ScoreDifference, rescore
+from avpref.flows.rounds.round_candidates import generation_plans
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
@@ -154,9 +155,12 @@ def _changed_tables(run: Run) -> Iterator[str]:
 
 def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_StageCandidates]:
     """The candidates of stage ``generate``, and those of stage ``evaluate`` where it has finished."""
-    reference = run.sft
-    recorded = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
-    yield _StageCandidates(GENERATE, reference, recorded, plan_candidates(run, GENERATE, prompts, reference))
+    candidates = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
+    for planned in generation_plans(run, GENERATE):
+        ids = {item.item_id for unit in planned.plan.units for item in unit.items}
+        is_only = run.previous is None
+        recorded = candidates if is_only else {name: clip for name, clip in candidates.items() if name in ids}
+        yield _StageCandidates(GENERATE, planned.network, recorded, planned.plan)
     if run.tables.has(tables.EVALUATIONS):
         held_out, policy = [prompt for prompt in prompts if prompt.split == Split.HELD_OUT], run.policy
         plan = plan_candidates(run, EVALUATE, held_out, policy)

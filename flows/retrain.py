@@ -13,11 +13,13 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
 from avpref.flows.prefect.run_events import emit_verdict
 from avpref.flows.quarantine import seal_quarantine
+from avpref.flows.rounds.round_sequence import SequenceResult, run_rounds
 from avpref.flows.run import Run
 from avpref.flows.run_result import AliasState, RunResult, collect_result, is_written
 from avpref.flows.run_stages import STAGES, explain, owned, run_stages, run_timed
 from avpref.flows.stages.adapter_lineage import record_adapter
 from avpref.flows.stages.report import report
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.run_metrics import checked_metrics
 from avpref.registry.promotion import promote_automatically
 from avpref.storage.failpoints import FailPoint, hit
@@ -34,23 +36,31 @@ def retrain(
     overrides: list[str] | None = None,
     wait: bool = False,
 ) -> dict[str, Any]:
-    """Run the whole loop for a configuration file; returns the result document. Deployments call this.
+    """Run the whole loop for a configuration file, in rounds if it says so; returns the result document. Deployments call this.
 
     With ``wait`` the flow waits for another command that owns the run.
     """
     parameters = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides, "wait": wait}
-    folder = create_run(config_path, runs, seed, overrides)
-    return run_loop(folder, parameters, wait=wait).document()
+    return _in_rounds(create_run(config_path, runs, seed, overrides), parameters, wait).document()
+
+
+def _in_rounds(folder: RunFolder, parameters: Mapping[str, Any], wait: bool) -> SequenceResult:
+    """The run in ``folder`` and the rounds after it, as one flow run."""
+    if folder.settings.rounds.count == 1:
+        return run_rounds(folder, lambda member: run_loop(member, parameters, wait=wait))
+    with reporting.execution("retrain", parameters, folder.settings.reporting):
+        return run_rounds(folder, lambda member: run_loop(member, parameters, wait=wait))
 
 
 def create_run(config_path: str, runs: str, seed: int | None, overrides: list[str] | None) -> RunFolder:
     """The folder of the run that a configuration file with ``overrides`` describes.
 
-    Raises ConfigError, also for a scorer that cannot be used, and StorageError.
+    Raises ConfigError, also for a scorer or base model that cannot be used, and StorageError.
     """
     changes = [*(overrides or []), *([f"run.seed={seed}"] if seed is not None else [])]
     settings = load_config(config_path, changes).settings
     checked_metrics(settings)
+    base_of(settings)
     return create(Path(runs), settings)
 
 
@@ -86,6 +96,6 @@ def run_loop(
     return result
 
 
-def resume(folder: RunFolder, wait: bool = False) -> RunResult:
-    """Continue the run in ``folder`` with the settings that it recorded."""
-    return run_loop(folder, {"runs": str(folder.runs), "run": folder.run_id}, wait=wait)
+def resume(folder: RunFolder, wait: bool = False) -> SequenceResult:
+    """Continue the run in ``folder``, and the rounds after it, with the settings that it recorded."""
+    return _in_rounds(folder, {"runs": str(folder.runs), "run": folder.run_id}, wait)

@@ -6,25 +6,25 @@ asked for and kept: read ``prompts`` only after stage ``prompts``, ``norm`` and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.datasets.selection.normalise import Norm
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError
 from avpref.flows.placement import placed_loop
-from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
+from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
 from avpref.identity import digest
+from avpref.models.bases.base_model import Base
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
-from avpref.models.checkpoints.shipped_networks import network_hash
+from avpref.storage.documents import RUN_FILE
 from avpref.storage.file_hashes import sha256_of
-from avpref.storage.run_folder import RunFolder
+from avpref.storage.run_folder import RunFolder, open_root
 from avpref.storage.table_readers import pairs_hash, read_norm, read_prompts
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 from avpref.trainer.job import TrainingJob
@@ -65,7 +65,7 @@ class Run(RunFolder):
         """Folder of the SFT network: in the run where it is trained, beside the runs where it is made of given weights."""
         match self.settings.sft:
             case SftWeights() as weights:
-                return self.runs / NETWORKS / _weights_hash(weights, self.settings.network)
+                return self.runs / NETWORKS / _weights_hash(weights, base_of(self.settings))
             case SftSettings():
                 return self.model_folder("sft", self._sft_fingerprint())
 
@@ -74,6 +74,35 @@ class Run(RunFolder):
         """The SFT network's file and content hash. Raises InputError before stage ``sft`` has run."""
         path = self.sft_output / NETWORK_FILE
         return NetworkFiles(path, trained_hash(self, path))
+
+    @cached_property
+    def previous(self) -> Run | None:
+        """The run of the round before; None in the first round. Raises InputError where it is gone."""
+        name = self.settings.rounds.previous
+        if not name:
+            return None
+        if not (self.runs / name / RUN_FILE).exists():
+            found = f"round {self.settings.rounds.round} builds on run {name}, which is not in {self.runs}"
+            raise InputError(found, "the runs of the earlier rounds", f"restore {name}, or run all rounds again")
+        return Run.of(open_root(self.runs / name))
+
+    @cached_property
+    def start(self) -> NetworkFiles:
+        """The network that a round begins with: the policy of the round before, its adapter in this run; in the first round SFT's.
+
+        Raises InputError where the round before has no adapter.
+        """
+        if self.previous is None:
+            return self.sft
+        policy = self.previous.policy
+        folder = self.root / "models" / f"start-{policy.hash[:16]}" / ADAPTER_FOLDER
+        return replace(policy, checkpoint=self.sft.checkpoint, adapter=folder)
+
+    @cached_property
+    def networks(self) -> dict[str, NetworkFiles]:
+        """The networks that candidates of this and earlier rounds may come from, by hash."""
+        earlier = {} if self.previous is None else self.previous.networks
+        return {**earlier, self.sft.hash: self.sft, self.start.hash: self.start}
 
     @cached_property
     def scorers(self) -> list[dict[str, Any]]:
@@ -107,10 +136,14 @@ class Run(RunFolder):
             settings.dpo.model_dump(mode="json"),
             settings.run.seed,
         ]
-        depends_on += [routing] if routing else []
+        version = base_of(settings).version
+        depends_on += [*([routing] if routing else []), *([version] if version else [])]
+        is_later = self.previous is not None
+        depends_on += [["start", self.start.adapter_hash, settings.rounds.reference]] if is_later else []
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),
+            base=settings.base,
             network=settings.network,
             clip=settings.clip,
             data=output / PAIR_DATA_FILE,
@@ -119,6 +152,8 @@ class Run(RunFolder):
             weights=self.sft.checkpoint,
             device=loop.device,
             dtype=settings.dpo.base_dtype,
+            start_adapter=self.start.adapter,
+            reference="start" if is_later and settings.rounds.reference == "previous" else "base",
         )
 
     @cached_property
@@ -138,7 +173,8 @@ class Run(RunFolder):
     def _sft_fingerprint(self) -> str:
         """Hash of everything that SFT training depends on: of the prompts the SFT set alone."""
         settings = self.settings
-        parts = {name: getattr(settings, name).model_dump(mode="json") for name in ("clip", "network", "sft")}
+        parts: dict[str, object] = {name: getattr(settings, name).model_dump(mode="json") for name in ("clip", "sft")}
+        parts["network"] = dict(base_of(settings).identity)
         parts["set"] = digest("sft set", settings.prompts.kind, [item.item_id for item in self.sft_items])
         parts["codec"], parts["text"] = codec_identity(settings), text_identity(settings)
         parts["negative"] = settings.sampling.negative_prompt
@@ -155,7 +191,7 @@ def trained_hash(folder: RunFolder, path: Path) -> str:
     return sha256_of(path)
 
 
-def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:
+def _weights_hash(weights: SftWeights, base: Base) -> str:
     if not weights.network:
         raise ConfigError(
             "sft.network is empty",
@@ -163,5 +199,4 @@ def _weights_hash(weights: SftWeights, network: NetworkSettings) -> str:
             "--set sft.network=checkpoints/JavisDiT-v1.0",
         )
     lora = checkpoint_hash(Path(weights.lora)) if weights.lora else ""
-    identity = network.model_dump(mode="json")
-    return digest("network", network_hash(weights.network), lora, weights.dtype, identity)
+    return digest("network", base.given_hash(weights.network), lora, weights.dtype, dict(base.identity))

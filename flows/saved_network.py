@@ -11,12 +11,11 @@ from avpref.config.training_settings import SftSettings
 from avpref.errors import InputError
 from avpref.flows.run import Run
 from avpref.flows.stages.sft import DATA_FILE
-from avpref.models.checkpoints.network_loading import load_network, save_network
+from avpref.flows.workers.generator import base_of
 from avpref.models.checkpoints.shipped_networks import TrainingOrigin, write_record
-from avpref.models.dit import ModelType, NetworkConfig
 from avpref.trainer.job import tensors_hash
 
-SECTIONS = ("clip", "codec", "network", "prompts", "sft", "text")
+SECTIONS = ("base", "clip", "codec", "network", "prompts", "sft", "text")
 """Sections of the configuration that SFT depends on, besides the seed and the negative prompt."""
 
 
@@ -32,9 +31,8 @@ def save_sft_network(run: Run, settings: SftSettings, output: Path, dtype: str, 
 
 def save_rounded(run: Run, output: Path, dtype: str) -> None:
     """Write the run's SFT network to ``output`` with all weights rounded to ``dtype``. Raises StorageError."""
-    config = NetworkConfig.from_settings(run.settings.network)
-    network = load_network(run.sft.checkpoint, config, ModelType.T2AV)
-    save_network(output, network.to(getattr(torch, dtype)))
+    base = base_of(run.settings)
+    base.save(output, base.load(run.sft.checkpoint).to(getattr(torch, dtype)))
 
 
 def origin_of(run: Run, settings: SftSettings, command: str, dtype: str) -> TrainingOrigin:
@@ -52,5 +50,5 @@ def origin_of(run: Run, settings: SftSettings, command: str, dtype: str) -> Trai
         data_sha256=tensors_hash(data),
         trained_sha256=tensors_hash(run.sft.checkpoint),
         dtype=dtype,
-        settings={name: getattr(run.settings, name).model_dump(mode="json") for name in SECTIONS},
+        settings=run.settings.model_dump(mode="json", include=set(SECTIONS)),
     )

@@ -10,10 +10,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from avpref.config.codec_settings import IdentityCodecSettings, WordTextSettings
 from avpref.config.executor_settings import RayExecutor
 from avpref.config.schema import Settings
 from avpref.config.training_settings import SftSettings
@@ -22,14 +22,12 @@ from avpref.flows.dry_run import network_values
 from avpref.flows.placement import CPU, placements
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.workers.encode_worker import mp4_bytes
-from avpref.flows.workers.generator import open_codec, sampler_settings
+from avpref.flows.workers.generator import base_of, open_codec, open_sampler
 from avpref.flows.workers.prompt_sources import UnencodedClip, clip_shape, open_prompt_source
 from avpref.flows.workers.scorers import sources
 from avpref.media.reading import read_clip
-from avpref.models.dit import ModelType, NetworkConfig
-from avpref.models.initialisation import create_network
+from avpref.models.bases.base_model import Precisions
 from avpref.models.sampling import draw_noise
-from avpref.models.text import WordText
 from avpref.trainer.parallel import torch_threads
 
 MAX_NETWORK_VALUES = 20_000_000
@@ -55,7 +53,7 @@ class UnitTimes:
 
 def estimate_seconds(settings: Settings) -> float | None:
     """Seconds that all stages take if nothing else runs; None for runs on GPUs, with pretrained models or large networks."""
-    is_small = isinstance(settings.codec, IdentityCodecSettings) and isinstance(settings.text, WordTextSettings)
+    is_small = base_of(settings).precisions == Precisions()
     is_small = is_small and not any(source.is_network for source in sources(settings.scoring))
     is_on_cpu = all(row.device == CPU for row in placements(settings))
     if not is_small or not is_on_cpu or network_values(settings)[0] > MAX_NETWORK_VALUES:
@@ -69,9 +67,7 @@ def total_seconds(settings: Settings, times: UnitTimes) -> float:
     prompts = source.prompts().prompts
     num_held_out = sum(prompt.split == Split.HELD_OUT for prompt in prompts)
     num_clips = sum(1 for _ in planned_candidates(prompts, settings)) + num_held_out
-    sampler = sampler_settings(settings)
-    rows_per_clip = sampler.steps * (1 if sampler.guidance == 1 else 2)
-    per_clip_s = rows_per_clip * times.row_s + times.write_s + READS_PER_CANDIDATE * times.read_s
+    per_clip_s = open_sampler(settings).num_passes * times.row_s + times.write_s + READS_PER_CANDIDATE * times.read_s
     loop = settings.dpo.loop
     train_s = loop.steps * 2 * loop.batch_size * DPO_FORWARDS * times.row_s / loop.num_processes
     workers = settings.executor.num_actors if isinstance(settings.executor, RayExecutor) else 1
@@ -87,9 +83,9 @@ def total_seconds(settings: Settings, times: UnitTimes) -> float:
 def measure_units(settings: Settings) -> UnitTimes:
     """Measure one thread on this machine. Raises what opening codec and network raises."""
     codec, shape = open_codec(settings), clip_shape(settings)
-    config = NetworkConfig.from_settings(settings.network)
-    network = create_network(config, ModelType.T2AV, torch.Generator().manual_seed(0)).eval()
-    text = WordText(config.text_dim, config.text_len).encode(["a text"] * ROWS)
+    base = base_of(settings)
+    network = base.create(0).eval()
+    text = base.text_encoder(Path()).encode(["a text"] * ROWS)
     latents, t = draw_noise(codec.latent_shapes(), range(ROWS)), torch.full((ROWS,), 0.5)
     single = draw_noise(codec.latent_shapes(), [0])
     with torch_threads(1):

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from avpref.config.network_settings import NetworkSettings
+from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
 from avpref.models.blocks import Block, FeedForward, Modulation, split_frames
 from avpref.models.conditioning import LatentTimes, token_times
 from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoid, unpatchify
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
+from avpref.models.recomputation import run_block
 
 
 class ModelType(StrEnum):
@@ -98,16 +99,19 @@ class NetworkConfig:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-class JavisDiT(nn.Module):
-    """The network. A new instance holds torch's default values: call ``initialise``, or use ``load_network``.
+ADAPTED = tuple(
+    [f"{attention}.{projection}" for attention in ("self_attn", "cross_attn") for projection in "qkvo"]
+    + [f"{network}.{layer}" for network in ("ffn", "audio_ffn") for layer in (0, 2)]
+)
+"""Adapted linear layers of one block in the released configuration: 12 with two feed-forward networks, 10 with one."""
 
-    ``activation_checkpointing`` recomputes each block in the backward pass instead of keeping its activations.
-    """
+
+class JavisDiT(VelocityNetwork):
+    """The network. A new instance holds torch's default values: call ``initialise``, or use ``load_network``."""
 
     def __init__(self, config: NetworkConfig, model_type: ModelType = ModelType.T2AV) -> None:
         super().__init__()
         self.config, self.model_type = config, model_type
-        self.activation_checkpointing = False
         dim, patch, audio_patch = config.dim, config.patch_size, config.audio_patch_size
         self.has_audio_ffn = model_type.has_audio and config.dual_ffn
         if model_type.has_video:
@@ -165,12 +169,20 @@ class JavisDiT(nn.Module):
         context = self._embed_text(text, text_mask, x.dtype)
         modulation = self._modulation(e, x.dtype, frames)
         rotary = rotary_table(grid, self.config.audio_pe_type, self.config.dim // self.config.num_heads, x.device)
+        mode = self.checkpointing_mode(x.shape[1])
         for block in self.blocks:
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, modulation, context, rotary, grid.num_video, use_reentrant=False)
-            else:
-                x = block(x, modulation, context, rotary, grid.num_video)
+            x = run_block(block, mode, x, modulation, context, rotary, grid.num_video)
         return self._read_out(x, e, frames, grid)
+
+    def adapter_targets(self) -> AdapterTargets:
+        """See :class:`VelocityNetwork`: those of :data:`ADAPTED` that the blocks have."""
+        modules = {name for name, _ in self.blocks[0].named_modules()}
+        names = tuple(name for name in ADAPTED if name in modules)
+        return AdapterTargets(names, len(self.blocks) * len(names))
+
+    def repeated_blocks(self) -> Iterable[nn.Module]:
+        """The blocks."""
+        return self.blocks
 
     def token_grid(self, latents: Latents, num_video_latents: int | None = None) -> TokenGrid:
         """Number of tokens along each axis of ``latents``. Raises ValueError as :meth:`forward` does for latents."""
@@ -218,12 +230,6 @@ class JavisDiT(nn.Module):
             velocity = self.audio_head(x[:, grid.num_video :], e, audio_frames)
             audio = unpatchify(velocity, steps, self.config.audio_patch_size)
         return Latents(video, audio)
-
-
-def compile_blocks(network: JavisDiT) -> None:
-    """Compile every block in place, with shared code; the names in the state dict do not change."""
-    for block in network.blocks:
-        block.compile(fullgraph=True)
 
 
 def _check_present(name: str, latent: Tensor | None, is_required: bool) -> None:

@@ -35,6 +35,31 @@ class SamplerSettings:
             raise ValueError(f"sampling needs steps >= 1, guidance >= 0 and a shift ratio > 0, found {self}")
 
 
+@dataclass(frozen=True)
+class EulerSampler:
+    """Euler steps with classifier-free guidance; see :func:`sample` and :class:`avpref.models.bases.base_model.Sampler`."""
+
+    settings: SamplerSettings
+
+    @property
+    def num_passes(self) -> int:
+        """Rows that the network computes per clip: one per step, and another for the guidance."""
+        return self.settings.steps * (1 if self.settings.guidance == 1 else 2)
+
+    def sample(
+        self,
+        network: Callable[..., Latents],
+        noise: Latents,
+        text: TextBatch,
+        negative: TextBatch,
+        *,
+        conditioning: Conditioning | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Latents:
+        """Latents, float32, in the shapes of ``noise``. Raises as :func:`sample`."""
+        return sample(network, noise, text, negative, self.settings, progress, conditioning=conditioning)
+
+
 def timetable(steps: int, shift_ratio: float) -> Tensor:
     """The ``steps`` + 1 times from 1 down to 0, float64: 1 - i / steps, shifted towards noise by ``shift_ratio``.
 
@@ -76,7 +101,7 @@ def sample(
     """Integrate dx/dt = v from noise to data; returns latents, float32, in the shapes of ``noise``.
 
     Args:
-        network: a :class:`avpref.models.dit.JavisDiT` or any callable with its signature.
+        network: a :class:`avpref.models.bases.velocity_network.VelocityNetwork` or any callable with its signature.
         noise: starting point, B rows of each modality of the network, on its device; not modified.
         text: B rows of text states and masks.
         negative: negative prompt of the guidance, B rows or one row for all. None, or a guidance of exactly 1, disables guidance,
@@ -89,6 +114,7 @@ def sample(
 
     Raises ValueError for ``conditioning`` that does not fit the noise or cuts through a patch.
     """
+    keywords = {} if num_video_latents is None else {"num_video_latents": num_video_latents}
     if settings.guidance == 1:
         negative = None
     texts = text if negative is None else _stack(text, negative)
@@ -99,7 +125,7 @@ def sample(
         times = t if conditioning is None else conditioning.times(t, x)
         inputs = x if negative is None else _map_latents(_twice, x)
         rows = times if negative is None else _twice_times(times)
-        v = network(inputs, rows, texts.states, texts.mask, num_video_latents=num_video_latents)
+        v = network(inputs, rows, texts.states, texts.mask, **keywords)
         if negative is not None:
             v = _map_latents(partial(_guide, guidance=settings.guidance), v)
         x = _apply(conditioning, _map_latents(partial(torch.add, alpha=after - now), x, v))

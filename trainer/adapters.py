@@ -2,13 +2,14 @@
 
 ``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero, and the reference is
 the network with the adapter off. ``two_adapters`` (the released layout): the SFT adapter is the trainable "policy", and a copy of it
-the frozen "reference". In both, policy and reference are bitwise equal before the first step.
+the frozen "reference". In both, policy and reference are bitwise equal before the first step. :func:`add_moving_reference` replaces
+the frozen reference by a moving average of the policy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,16 +24,12 @@ from torch import Tensor, nn
 from avpref.config.training_settings import AdapterSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
-from avpref.models.dit import JavisDiT
+from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
 from avpref.trainer.adapter_files import fold_adapter, read_adapter_config
+from avpref.trainer.scaling.base_dtype import BaseDtype, with_base_dtype
 
 POLICY = "policy"
 REFERENCE = "reference"
-TARGETS = tuple(
-    [f"{attention}.{projection}" for attention in ("self_attn", "cross_attn") for projection in "qkvo"]
-    + [f"{network}.{layer}" for network in ("ffn", "audio_ffn") for layer in (0, 2)]
-)
-"""Adapted linear layers of one block in the released configuration: 12 with two feed-forward networks, 10 with one."""
 
 
 class AdapterMisuse(AssertionError):
@@ -53,6 +50,11 @@ class Policy:
     def layers(self) -> tuple[LoraLayer, ...]:
         """The adapted linear layers."""
         return tuple(module for module in self.model.modules() if isinstance(module, LoraLayer))
+
+    def named_layers(self) -> dict[str, LoraLayer]:
+        """The adapted linear layers by their names in the network."""
+        network = _tuner(self.model).model
+        return {name: module for name, module in network.named_modules() if isinstance(module, LoraLayer)}
 
     @cached_property
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -115,11 +117,11 @@ def reference(policy: Policy) -> Iterator[PeftModel]:
 
 
 def make_policy(
-    network: JavisDiT,
+    network: VelocityNetwork,
     settings: AdapterSettings,
     seed: int,
     sft_adapter: Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: BaseDtype | torch.dtype = "float32",
 ) -> Policy:
     """Adapt ``network`` in place according to ``settings``; ``sft_adapter`` is the folder of the adapter that SFT trained, if any.
 
@@ -132,10 +134,33 @@ def make_policy(
         if sft_adapter is None:
             found = "adapter.layout two_adapters without an SFT adapter"
             raise ConfigError(found, "an adapter trained by SFT", "set adapter.layout: merged")
-        return _two_adapters(network.to(dtype), settings, sft_adapter)
+        return _two_adapters(with_base_dtype(network, dtype), settings, sft_adapter)
     if sft_adapter is not None:
         fold_adapter(network, sft_adapter)
-    return Policy(add_adapter(network.to(dtype), settings, seed), None)
+    return Policy(add_adapter(with_base_dtype(network, dtype), settings, seed), None)
+
+
+def add_moving_reference(policy: Policy) -> Policy:
+    """A policy whose reference is a second adapter that starts as a copy of the policy's; the loop moves it after every step.
+
+    Requires a policy whose reference is the adapter switched off (layout ``merged``).
+    """
+    assert policy.reference_adapter is None, "the policy has a reference adapter already"
+    with _preserved_global_rng():
+        policy.model.add_adapter(REFERENCE, policy.model.peft_config[POLICY])
+    for layer in policy.layers:
+        for mine, other in zip(factors(layer, REFERENCE), factors(layer, POLICY), strict=True):
+            with torch.no_grad():
+                mine.copy_(other)
+            mine.requires_grad_(False)
+    _tuner(policy.model).set_adapter(POLICY)
+    return Policy(policy.model, REFERENCE)
+
+
+def reference_parameters(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of the reference's adapter, by the ``names`` of the policy's parameters that they correspond to."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name.replace(f".{POLICY}.", f".{REFERENCE}.")] for name in names}
 
 
 def _refuse_dropout(settings: AdapterSettings) -> None:
@@ -145,7 +170,7 @@ def _refuse_dropout(settings: AdapterSettings) -> None:
         raise ConfigError(found, expected, "set adapter.dropout: 0")
 
 
-def _two_adapters(network: JavisDiT, settings: AdapterSettings, folder: Path) -> Policy:
+def _two_adapters(network: VelocityNetwork, settings: AdapterSettings, folder: Path) -> Policy:
     config = read_adapter_config(folder)
     if (config.rank, config.alpha) != (settings.rank, settings.alpha):
         found = f"adapter.rank {settings.rank}, alpha {settings.alpha}"
@@ -155,23 +180,23 @@ def _two_adapters(network: JavisDiT, settings: AdapterSettings, folder: Path) ->
         model = PeftModel.from_pretrained(network, str(folder), adapter_name=POLICY, is_trainable=True)
         model.load_adapter(str(folder), adapter_name=REFERENCE, is_trainable=False)
     _tuner(model).set_adapter(POLICY)
-    _check_count(model, target_names(network))
+    _check_count(model, network.adapter_targets())
     return Policy(model, REFERENCE)
 
 
-def add_adapter(network: JavisDiT, settings: AdapterSettings, seed: int) -> PeftModel:
+def add_adapter(network: VelocityNetwork, settings: AdapterSettings, seed: int) -> PeftModel:
     """Add a new trainable adapter: B zero, A uniform in +-1/sqrt(inputs), seeded by (seed, layer name); all else is frozen.
 
     The global random state does not change. Raises ConfigError for dropout.
     """
     _refuse_dropout(settings)
-    targets = target_names(network)
+    targets = network.adapter_targets()
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=cast(int, settings.alpha),  # PEFT only divides by it, so fractions work
         lora_dropout=0.0,
         bias="none",
-        target_modules=list(targets),
+        target_modules=list(targets.names),
     )
     with _preserved_global_rng():
         model = get_peft_model(network, config, adapter_name=POLICY)
@@ -187,16 +212,9 @@ def add_adapter(network: JavisDiT, settings: AdapterSettings, seed: int) -> Peft
     return model
 
 
-def target_names(network: JavisDiT) -> tuple[str, ...]:
-    """The names of :data:`TARGETS` that exist in the blocks of ``network``."""
-    linears = {name for name, module in network.blocks[0].named_modules() if isinstance(module, nn.Linear | LoraLayer)}
-    return tuple(target for target in TARGETS if target in linears)
-
-
-def _check_count(model: PeftModel, targets: tuple[str, ...]) -> None:
+def _check_count(model: PeftModel, targets: AdapterTargets) -> None:
     count = sum(isinstance(module, LoraLayer) for module in model.modules())
-    expected = len(cast(JavisDiT, _tuner(model).model).blocks) * len(targets)
-    assert count == expected, f"{count} adapted linear layers, expected {expected}: {targets} in every block"
+    assert count == targets.num_layers, f"{count} adapted linear layers, expected {targets.num_layers}: {targets.names}"
 
 
 @contextmanager

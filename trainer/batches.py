@@ -52,7 +52,8 @@ class PairSet:
 
     desync_audio [N, K, C, L, M] (optional) holds K shifted versions of each chosen clip's audio, for rule-made rejected clips.
     moves_video and moves_audio, bool [N] (both or none), say which modalities the loss of a pair moves; without them every pair
-    moves all. Raises InputError for shapes that do not match, and for a pair that moves no modality of the data.
+    moves all. weights, float32 [N] (optional), weigh the pairs. Raises InputError for shapes that do not match, and for a pair that
+    moves no modality of the data.
     """
 
     ids: tuple[str, ...]
@@ -68,6 +69,7 @@ class PairSet:
     desync_audio: Tensor | None = None
     moves_video: Tensor | None = None
     moves_audio: Tensor | None = None
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         video = {"chosen_video": (self.chosen_video, 5), "rejected_video": (self.rejected_video, 5)}
@@ -81,6 +83,8 @@ class PairSet:
         if self.desync_audio is not None:
             self._check_desync(self.desync_audio)
         self._check_moves()
+        if self.weights is not None and (self.weights.shape != (len(self.ids),) or bool((self.weights < 0).any())):
+            raise InputError(f"weights {list(self.weights.shape)}", f"[{len(self.ids)}], none below 0", REMAKE)
         _check_texts(self, len(self.ids))
 
     def _check_desync(self, desync: Tensor) -> None:

@@ -13,19 +13,27 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 
-from avpref.config.data_settings import ClipSettings
+from avpref.config.base_settings import DEFAULT_BASE, BaseSections, BaseSettings
+from avpref.config.data_settings import ClipSettings, RecordingSettings
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
+from avpref.media.geometry import ClipShape
+from avpref.models.bases.base_model import Base, TimestepLaw
+from avpref.models.bases.base_opening import open_base
 from avpref.storage.local_files import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 
 EXECUTION_KEYS = (
     *("steps", "checkpoint_every", "keep_checkpoints", "log_every"),
     *("num_threads", "num_processes", "device", "launcher", "activation_checkpointing", "compile_blocks"),
+    *("checkpointing_by_tokens", "sharding", "max_restarts", "keep_every", "alarms", "previews", "trackers"),
 )
 NOT_IN_FINGERPRINT = frozenset(f"settings.loop.{key}" for key in EXECUTION_KEYS)
-"""Settings that may change between interruption and resume: length, placement and speed; they do not affect results."""
+"""Settings that may change between interruption and resume: length, placement and speed; they do not affect results.
+
+The length affects those of a learning rate that falls to the last step and of a curriculum; it is in their fingerprint.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,13 @@ class TrainingJob:
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
     names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
-    weights; ``device`` is ``cpu``, ``cuda`` (the device of each process's rank) or ``cuda:N``.
+    weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
+    ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
+    process's rank) or ``cuda:N``. ``previews`` names a file of :mod:`avpref.trainer.monitoring.previews`.
     """
 
     settings: SftSettings | DpoSettings
-    network: NetworkSettings
+    network: NetworkSettings | None
     clip: ClipSettings
     data: Path
     output: Path
@@ -52,7 +62,21 @@ class TrainingJob:
     audio_data: Path | None = None
     reference_scores: Path | None = None
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "int8", "float8"] = "float32"
+    previews: Path | None = None
+    base: BaseSettings = DEFAULT_BASE
+    start_adapter: Path | None = None
+    reference: Literal["base", "start"] = "base"
+
+    @property
+    def base_model(self) -> Base:
+        """The base model whose network is trained. Raises ConfigError where it cannot be used."""
+        return open_base(BaseSections(base=self.base, network=self.network))
+
+    def timestep_law(self) -> TimestepLaw:
+        """The distribution of timesteps. Raises ConfigError where no shift can be derived from the clip's length."""
+        shape = ClipShape(**self.clip.model_dump(exclude=set(RecordingSettings.model_fields)))
+        return self.base_model.timestep_law(self.settings.timesteps, shape)
 
     @property
     def sft(self) -> SftSettings:
@@ -75,6 +99,7 @@ class TrainingJob:
             "sft_adapter": None if folder is None else folder / WEIGHTS_FILE,
             "audio_data": self.audio_data,
             "reference_scores": self.reference_scores,
+            "start_adapter": None if self.start_adapter is None else self.start_adapter / WEIGHTS_FILE,
         }
         return ((name, path) for name, path in named.items() if path is not None)
 
@@ -91,6 +116,18 @@ class TrainingJob:
             case DpoSettings() if self.weights is None:
                 raise ConfigError(
                     "AV-DPO without weights", "the SFT network that the policy starts from", "set weights"
+                )
+            case DpoSettings(reference="ema") if self.settings.adapter.layout != "merged":
+                found = "dpo.reference ema with dpo.adapter.layout two_adapters"
+                raise ConfigError(
+                    found, "layout merged: the second adapter is the average", "set adapter.layout: merged"
+                )
+            case DpoSettings() if self.reference_scores is not None and self.settings.reference in ("ema", "none"):
+                found = f"reference scores for dpo.reference {self.settings.reference}"
+                raise ConfigError(found, "dpo.reference live or cached", "--set dpo.reference=cached")
+            case DpoSettings() if self.start_adapter is not None and self.dpo.adapter.layout != "merged":
+                raise ConfigError(
+                    "start_adapter with layout two_adapters", "layout merged", "set adapter.layout: merged"
                 )
             case DpoSettings() if self.adapter is not None:
                 raise ConfigError("field adapter of an AV-DPO job", "settings.adapter", "set dpo.adapter instead")
@@ -111,10 +148,27 @@ class TrainingJob:
         """Everything that the results depend on: settings by dotted key, seed, and hashes of the inputs."""
         dumped = JOB.dump_python(self, mode="json")
         kept = {name: dumped[name] for name in ("settings", "network", "clip", "adapter", "seed", "dtype")}
-        flat = {key: value for key, value in _flatten("", kept) if key not in NOT_IN_FINGERPRINT}
+        if version := self.base_model.version:
+            kept["base"] = {"version": version}
+        if self.start_adapter is not None:
+            kept["reference"] = self.reference
+        flat = {key: value for key, value in _flatten("", kept) if not is_execution_key(key)}
+        if self.settings.optimiser.schedule != "constant" or self._has_curriculum:
+            flat["steps"] = repr(self.settings.loop.steps)
+        if flat.get("settings.reference") == repr("cached"):
+            del flat["settings.reference"]  # as live: the scores are equal
         return flat | {
             f"sha256.{name}": tensors_hash(path) for name, path in self.inputs() if name != "reference_scores"
         }
+
+    @property
+    def _has_curriculum(self) -> bool:
+        return isinstance(self.settings, DpoSettings) and self.settings.desync_order != "flat"
+
+
+def is_execution_key(key: str) -> bool:
+    """Whether a dotted key is one of :data:`NOT_IN_FINGERPRINT` or below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_IN_FINGERPRINT)
 
 
 JOB = TypeAdapter(TrainingJob)

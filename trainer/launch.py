@@ -18,7 +18,6 @@ from avpref.trainer.metrics import METRICS_FILE, PerModality, TrainingSummary
 from avpref.trainer.parallel import Context, ProgressCallback, choose_device, ignore_progress
 from avpref.trainer.run_job import SUMMARY_FILE, run_job
 
-MAX_FAILURES = 1
 FOLLOW_S = 1.0
 """Seconds between two looks at the workers' metrics file."""
 
@@ -74,7 +73,7 @@ def _following(path: Path, on_progress: ProgressCallback) -> Iterator[None]:
 
 
 def _launch_ray(job: TrainingJob) -> TrainingSummary:
-    """Run ``num_processes`` Ray Train workers; a failed group is restarted once and resumes from the newest checkpoint."""
+    """Run ``num_processes`` Ray Train workers; a failed group is restarted, at most ``max_restarts`` times, from the newest checkpoint."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -85,7 +84,9 @@ def _launch_ray(job: TrainingJob) -> TrainingSummary:
         torch_config=TorchConfig(backend="nccl" if is_cuda else "gloo"),
         scaling_config=ScalingConfig(num_workers=job.settings.loop.num_processes, use_gpu=is_cuda),
         run_config=RunConfig(
-            name="ray", storage_path=str(job.output.absolute()), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+            name="ray",
+            storage_path=str(job.output.absolute()),
+            failure_config=FailureConfig(max_failures=job.settings.loop.max_restarts),
         ),
     )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from avpref.trainer.metrics import TrainingSummary
 from avpref.trainer.parallel import JOIN_TIMEOUT, ProgressCallback, ignore_progress, joined_context, ready_file
 from avpref.trainer.run_job import run_job
 
+LOG = logging.getLogger("avpref.trainer")
 END_TIMEOUT_S = 60.0
 """Longest wait for the other processes after the training has ended."""
 FAILURE_TIMEOUT_S = 5.0
@@ -39,12 +41,30 @@ class _Worker:
         return self.log.read().decode(errors="replace")[-QUOTED_CHARACTERS:].strip()
 
 
+class _Killed(Exception):
+    """Another process was killed by a signal, as by the kernel where memory runs out; the training may go on from its checkpoint."""
+
+
 def run_in_processes(job: TrainingJob, on_progress: ProgressCallback = ignore_progress) -> TrainingSummary:
     """Run or resume ``job`` in ``loop.num_processes`` processes; ``on_progress`` is called in this one.
 
-    The others end with this process, however it ends. Raises what :func:`avpref.trainer.run_job.run_job` raises in this process,
-    AvprefError that quotes the message of another process that failed.
+    The others end with this process, however it ends. Where one is killed, all are started again from the newest checkpoint, at most
+    ``loop.max_restarts`` times. Raises what :func:`avpref.trainer.run_job.run_job` raises in this process, AvprefError that quotes the
+    message of another process that failed.
     """
+    for restarts_left in range(job.settings.loop.max_restarts, -1, -1):
+        try:
+            return _run_once(job, on_progress)
+        except _Killed as killed:
+            if not restarts_left:
+                raise AvprefError(
+                    str(killed), "processes that finish", "correct the cause (memory?), then resume"
+                ) from killed
+            LOG.warning("%s; starting again from the newest checkpoint", killed)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _run_once(job: TrainingJob, on_progress: ProgressCallback) -> TrainingSummary:
     world = job.settings.loop.num_processes
     with tempfile.TemporaryDirectory(prefix="avpref-training-") as folder:
         rendezvous, path = Path(folder) / "rendezvous", Path(folder) / "job.json"
@@ -93,12 +113,15 @@ def _wait_until_ready(workers: list[_Worker], rendezvous: Path) -> None:
             time.sleep(POLL_INTERVAL_S)
 
 
-def _failure(workers: list[_Worker], message: str) -> AvprefError:
+def _failure(workers: list[_Worker], message: str) -> AvprefError | _Killed:
     """The error that quotes the processes that failed; ``message`` where none did."""
     for worker in workers:
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(FAILURE_TIMEOUT_S)
     ended = [worker for worker in workers if worker.process.poll() not in (None, 0)]
+    signals = [-worker.process.returncode for worker in ended if worker.process.returncode < 0]
+    if signals:
+        return _Killed(f"a training process failed: killed by signal {signals[0]}")
     quoted = "; ".join(worker.message() for worker in ended) or message
     return AvprefError(
         f"a training process failed: {quoted}", "processes that finish", "correct the cause, then resume"

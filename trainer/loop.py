@@ -18,14 +18,22 @@ from torch import Tensor, nn
 
 from avpref.config.training_settings import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
+from avpref.trainer.adapters import reference_parameters
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
 from avpref.trainer.metrics import MetricLog, MetricRow, TrainingSummary, add_displacement, summarise
+from avpref.trainer.monitoring.alarms import GradientWatch, act, mark, raised_alarms
+from avpref.trainer.monitoring.speed import NO_SPEED, SpeedMeter
 from avpref.trainer.noise import FlowBatch, SampleIndex, indices_of_step, shard_for_rank
 from avpref.trainer.objectives import LossAndMetrics, Objective
 from avpref.trainer.parallel import Context, torch_threads
+from avpref.trainer.scaling.background import BackgroundCheckpoints
+from avpref.trainer.scaling.optimisers import learning_rate, make_optimiser, set_learning_rate
+from avpref.trainer.scaling.sharding import is_sharded, norm_value
 
 TIMESTEP_EDGES = tuple(edge / 8 for edge in range(1, 8))
 """Inner edges of the eight timestep buckets of the curves."""
+RECENT_ROWS = 64
+"""Rows before a step that its running means and alarms look at, at most."""
 
 
 class BatchSource(Protocol):
@@ -41,7 +49,8 @@ class BatchSource(Protocol):
 class LoopPlan:
     """Parameters of :func:`train`: loop and optimiser settings, seed of the sample order, output folder, input fingerprint.
 
-    ``ema_decay`` 0 keeps no moving average; ``displacement_alarm`` is in units of the velocity error.
+    ``ema_decay`` 0 keeps no moving average; ``displacement_alarm`` is in units of the velocity error. ``reference_decay`` is the decay of
+    a moving reference; None where the reference does not move.
     """
 
     loop: LoopSettings
@@ -51,10 +60,18 @@ class LoopPlan:
     fingerprint: Fingerprint
     ema_decay: float = 0.0
     displacement_alarm: float = math.inf
+    reference_decay: float | None = None
 
     def lr(self, step: int) -> float:
-        """Learning rate of ``step`` (0-based): linear warm-up lr (k + 1) / (w + 1), then constant."""
-        return self.optimiser.lr * min(1.0, (step + 1) / (self.optimiser.warmup_steps + 1))
+        """Learning rate of ``step`` (0-based); see :func:`avpref.trainer.scaling.optimisers.learning_rate`."""
+        return learning_rate(self.optimiser, step, self.loop.steps)
+
+
+class Observer(Protocol):
+    """Something that looks at a training between two steps, such as previews."""
+
+    def after_step(self, step: int) -> None:
+        """Called by every rank after ``step`` steps, and before the first with the step that the training begins at."""
 
 
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -63,9 +80,10 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_state(module: nn.Module, plan: LoopPlan) -> TrainingState:
-    """AdamW over the trainable parameters and, with ``ema_decay``, a copy of them.
+    """AdamW over the trainable parameters, with ``ema_decay`` a copy of them, and the tensors of a reference that moves.
 
-    Raises ConfigError if no parameter is trainable, or if one is not float32: small steps would be rounded away.
+    Raises ConfigError if no parameter is trainable, or if one is not float32: small steps would be rounded away; and as
+    :func:`avpref.trainer.scaling.optimisers.make_optimiser`.
     """
     parameters = trainable_parameters(module)
     if not parameters:
@@ -78,17 +96,10 @@ def make_state(module: nn.Module, plan: LoopPlan) -> TrainingState:
     if not_float32:
         found = f"{len(not_float32)} trained tensors in {parameters[not_float32[0]].dtype}, first {not_float32[0]}"
         raise ConfigError(found, "float32", "convert the weights, or train an adapter")
-    settings = plan.optimiser
-    optimiser = torch.optim.AdamW(
-        parameters.values(),
-        lr=settings.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimiser = make_optimiser(parameters.values(), plan.optimiser)
     average = {name: value.detach().clone() for name, value in parameters.items()} if plan.ema_decay else {}
-    return TrainingState(parameters, optimiser, average)
+    reference = {} if plan.reference_decay is None else reference_parameters(module, parameters)
+    return TrainingState(parameters, optimiser, average, reference)
 
 
 class TrainingResult(NamedTuple):
@@ -98,22 +109,35 @@ class TrainingResult(NamedTuple):
     average: Mapping[str, Tensor]
 
 
-def train(objective: Objective, source: BatchSource, plan: LoopPlan, context: Context) -> TrainingResult:
+def train(
+    objective: Objective,
+    source: BatchSource,
+    plan: LoopPlan,
+    context: Context,
+    observers: Sequence[Observer] = (),
+    speed: SpeedMeter = NO_SPEED,
+) -> TrainingResult:
     """Train ``objective.module`` in place, from the newest checkpoint if there is one, and leave a checkpoint at the end.
 
     Invariants: a run resumed at any checkpoint ends bitwise equal (CPU, equal thread count) to one that was never interrupted;
     the loss curves of one and of several processes agree to float32 rounding. Raises AvprefError for a loss or gradient that is
-    not finite; ConfigError for more ranks than samples in a batch, or a checkpoint of other settings.
+    not finite, and for an alarm that stops; ConfigError for more ranks than samples in a batch, or a checkpoint of other settings.
     """
     if context.world > plan.loop.batch_size:
         found = f"{context.world} processes for a batch of {plan.loop.batch_size}"
         raise ConfigError(found, "at least one sample per process", "raise loop.batch_size or lower loop.num_processes")
     with torch_threads(plan.loop.num_threads):
-        run = _Run(objective, source, plan, context, make_state(objective.module, plan))
-        checkpoints = CheckpointFolder(plan.output / "checkpoints", plan.fingerprint, plan.loop.keep_checkpoints)
-        first = checkpoints.resume(run.state)
-        with MetricLog(plan.output, first, is_writer=context.is_first) as log:
-            _run_steps(run, checkpoints, log, first)
+        run = _Run(objective, source, plan, context, make_state(objective.module, plan), speed)
+        folder = CheckpointFolder(
+            plan.output / "checkpoints", plan.fingerprint, plan.loop.keep_checkpoints, plan.loop.keep_every
+        )
+        first = folder.resume(run.state)
+        with (
+            MetricLog(plan.output, first, is_writer=context.is_first, trackers=plan.loop.trackers) as log,
+            BackgroundCheckpoints(folder, is_writer=context.is_first) as checkpoints,
+        ):
+            _run_steps(run, checkpoints, log, first, observers)
+        context.wait()
         return TrainingResult(summarise(log.rows), run.state.average)
 
 
@@ -124,56 +148,70 @@ class _Run:
     plan: LoopPlan
     context: Context
     state: TrainingState
+    speed: SpeedMeter
 
-    def step(self, step: int) -> tuple[LossAndMetrics, Tensor]:
+    def step(self, step: int, watch: GradientWatch) -> tuple[LossAndMetrics, Tensor]:
         """Take one optimiser step; return this rank's result and the norm of the summed gradient before clipping."""
         plan, context, optimiser = self.plan, self.context, self.state.optimiser
         indices = shard_for_rank(
             indices_of_step(plan.seed, step, plan.loop.batch_size, len(self.source.ids)), context.rank, context.world
         )
-        result = self.objective.compute(self.source.batch(indices).to(context.device))
-        (result.loss / plan.loop.batch_size).backward()
+        with self.speed.waiting():
+            batch = self.source.batch(indices).to(context.device)
+        self.speed.add(batch)
+        result = self.objective.compute(batch)
+        result.backward(plan.loop.batch_size)
         parameters = list(self.state.parameters.values())
-        context.all_reduce_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, plan.optimiser.grad_clip)
-        for group in optimiser.param_groups:
-            group["lr"] = plan.lr(step)
+        if not is_sharded(parameters):
+            context.all_reduce_gradients(parameters)
+        watch.add(parameters)
+        norm = norm_value(nn.utils.clip_grad_norm_(parameters, plan.optimiser.grad_clip))
+        set_learning_rate(optimiser, plan.lr(step))
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        _advance_average(self.state, plan.ema_decay)
+        _advance(self.state.average, self.state.parameters, plan.ema_decay)
+        _advance(self.state.reference, self.state.parameters, plan.reference_decay or 0.0)
         return result, norm
 
 
-def _run_steps(run: _Run, checkpoints: CheckpointFolder, log: MetricLog, first: int) -> None:
+def _run_steps(
+    run: _Run, checkpoints: BackgroundCheckpoints, log: MetricLog, first: int, observers: Sequence[Observer]
+) -> None:
     loop = run.plan.loop
-    metrics = MetricWindow(run.plan, run.context)
+    metrics = MetricWindow(run.plan, run.context, run.speed)
+    watch = GradientWatch(run.state.parameters, loop.alarms.idle_adapter_steps)
+    for observer in observers:
+        observer.after_step(first)
     for step in range(first, loop.steps):
-        metrics.add(*run.step(step))
+        metrics.add(*run.step(step, watch))
         done = step + 1
         is_saving = done % loop.checkpoint_every == 0 or done == loop.steps
         if is_saving or done % loop.log_every == 0:
             metrics.flush(log, done)
-        if is_saving and run.context.is_first:
-            checkpoints.save(done, run.state)
+            act(done, watch.idle(run.context), loop.alarms)
+            checkpoints.check()
         if is_saving:
-            run.context.wait()
+            checkpoints.save(done, run.state)
+        for observer in observers:
+            observer.after_step(done)
 
 
 @torch.no_grad()
-def _advance_average(state: TrainingState, decay: float) -> None:
-    for name, average in state.average.items():
-        average.lerp_(state.parameters[name], 1 - decay)
+def _advance(averages: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+    for name, average in averages.items():
+        average.lerp_(parameters[name], 1 - decay)
 
 
 class MetricWindow:
     """Metrics of the steps since the last flush, summed per timestep bucket and kept on the device."""
 
-    def __init__(self, plan: LoopPlan, context: Context) -> None:
-        self._plan, self._context = plan, context
+    def __init__(self, plan: LoopPlan, context: Context, speed: SpeedMeter = NO_SPEED) -> None:
+        self._plan, self._context, self._speed = plan, context, speed
         self._edges = torch.tensor(TIMESTEP_EDGES, device=context.device)
         self._names: list[str] = []
         self._sums: list[Tensor] = []
         self._norms: list[Tensor] = []
+        self._marked: frozenset[str] = frozenset()
         self._started = time.monotonic()
 
     def add(self, result: LossAndMetrics, norm: Tensor) -> None:
@@ -191,22 +229,31 @@ class MetricWindow:
     def flush(self, log: MetricLog, done: int) -> None:
         """Write the rows of the steps up to ``done`` and pass the last to the progress callback.
 
-        Raises AvprefError for values that are not finite, StorageError.
+        Raises AvprefError for values that are not finite and for alarms that stop the training, StorageError.
         """
         assert self._sums, "a flush follows at least one step"
         sums = self._context.all_reduce_sum(torch.stack(self._sums))
         norms = torch.stack(self._norms).tolist()
         rows: list[MetricRow] = []
+        raised: dict[str, str] = {}
         for offset, (values, norm) in enumerate(zip(sums.sum(2).tolist(), norms, strict=True)):
             step = done - len(norms) + offset
             row = {"step": step + 1, "lr": self._plan.lr(step), "grad_norm": norm} | _means(self._names, values)
             _require_finite(row)
-            rows.append(add_displacement(row, [*log.rows[-64:], *rows], self._plan.displacement_alarm))
+            recent = [*log.rows[-RECENT_ROWS:], *rows]
+            row = add_displacement(row, recent, self._plan.displacement_alarm)
+            alarms = raised_alarms(row, (log.rows or rows)[:RECENT_ROWS], recent, self._plan.loop.alarms)
+            raised |= alarms
+            rows.append(mark(row, alarms, self._plan.loop.alarms))
         seconds = time.monotonic() - self._started
         rate = {"samples_per_s": len(rows) * self._plan.loop.batch_size / max(seconds, 1e-9)}
+        rate |= self._speed.values(seconds, self._context)
         log.write(rows, _bucket_means(self._names, sums.sum(0)) | rate)
         self._context.on_progress(done, rows[-1])
         self._sums, self._norms, self._started = [], [], time.monotonic()
+        new = {name: detail for name, detail in raised.items() if name not in self._marked}
+        self._marked = frozenset(raised)
+        act(done, new, self._plan.loop.alarms)
 
 
 def _means(names: list[str], values: list[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Training metrics: one JSON line per step, TensorBoard curves, the displacement alarm and a summary.
+"""Training metrics: one JSON line per step, curves in TensorBoard and trackers, the displacement alarm and a summary.
 
 Implicit accuracy says little about preference training; displacement shows whether the chosen clips themselves became less likely.
 Lines contain no times, so equal trainings give equal files. On resume the file is truncated to the checkpoint's step.
@@ -16,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from avpref.config.training.monitoring_settings import TrackerName
 from avpref.errors import InputError, StorageError
 from avpref.storage.local_files import replace, storage_errors
+from avpref.trainer.monitoring.trackers import Tracker, open_trackers
 
 LOG = logging.getLogger("avpref.trainer")
 METRICS_FILE = "metrics.jsonl"
@@ -83,14 +85,17 @@ def add_displacement(row: MetricRow, earlier: Sequence[Mapping[str, float]], ala
 
 
 class MetricLog:
-    """The rows of a training: in memory on every rank, in ``metrics.jsonl`` and TensorBoard on the writing rank."""
+    """The rows of a training: in memory on every rank, in ``metrics.jsonl``, TensorBoard and ``trackers`` on the writing rank."""
 
-    def __init__(self, folder: Path, resumed_step: int, *, is_writer: bool) -> None:
+    def __init__(
+        self, folder: Path, resumed_step: int, *, is_writer: bool, trackers: Sequence[TrackerName] = ()
+    ) -> None:
         self.rows: list[MetricRow] = _rows_until(folder / METRICS_FILE, resumed_step)
         self._path = folder / METRICS_FILE
         self._stream: Any = None
         self._curves: Any = None
         self._is_writer = is_writer
+        self._tracker_names, self._trackers = trackers, list[Tracker]()
 
     def __enter__(self) -> Self:
         if self._is_writer:
@@ -100,6 +105,7 @@ class MetricLog:
             with storage_errors(self._path):
                 self._stream = open(self._path, "a", encoding="utf-8")
                 self._curves = SummaryWriter(str(self._path.parent / "tensorboard"), purge_step=len(self.rows) + 1)
+            self._trackers = open_trackers(self._tracker_names, self._path.parent)
         return self
 
     def __exit__(
@@ -107,7 +113,7 @@ class MetricLog:
     ) -> None:
         if not self._is_writer:
             return
-        for stream in (self._stream, self._curves):
+        for stream in (self._stream, self._curves, *self._trackers):
             try:
                 with storage_errors(self._path):
                     stream.close()
@@ -132,9 +138,11 @@ class MetricLog:
             self._stream.flush()
             os.fsync(self._stream.fileno())
             step = int(rows[-1]["step"])
-            for name, value in (rows[-1] | dict(curves)).items():
-                if name != "step":
-                    self._curves.add_scalar(name, value, step)
+            values = {name: value for name, value in (rows[-1] | dict(curves)).items() if name != "step"}
+            for name, value in values.items():
+                self._curves.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.log(step, values)
 
 
 def _line(row: MetricRow) -> str:

@@ -14,16 +14,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from avpref.config.data_settings import ClipSettings
-from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed
+from avpref.models.conditioning import LatentTimes
+from avpref.models.embeddings import TIMESTEP_SCALE
 from avpref.models.flow import (
     Latents,
     LatentShapes,
     interpolate,
     logit_normal,
-    shift_ratio,
     shift_timesteps,
     velocity_target,
 )
@@ -43,7 +42,9 @@ class NoiseConfig:
     """Distribution of training noise: seed, logit-normal timesteps with a shift, and the probabilities of two changes.
 
     ``caption_dropout`` is the probability that the negative text replaces the caption, ``desync_share`` the one that the chosen clip
-    with shifted audio replaces the rejected clip.
+    with shifted audio replaces the rejected clip. With ``independent`` audio has a timestep of its own. With ``rounded`` the network
+    sees timesteps as the released trainer passes them: bfloat16 on the scale of 0 to 1000, while x_t has the exact t.
+    ``desync_epochs`` E > 0 is a curriculum: in epoch e only the first ceil(K (e + 1) / E) of K shifted versions are drawn.
     """
 
     seed: int
@@ -52,25 +53,37 @@ class NoiseConfig:
     spread: float = 1.0
     caption_dropout: float = 0.0
     desync_share: float = 0.0
+    independent: bool = False
+    rounded: bool = False
+    desync_epochs: int = 0
+
+    def num_drawn(self, num_versions: int, epoch: int) -> int:
+        """How many of ``num_versions`` shifted versions are drawn from in ``epoch``."""
+        if not self.desync_epochs:
+            return num_versions
+        return min(num_versions, -(-num_versions * (epoch + 1) // self.desync_epochs))
 
 
 class SampleNoise(NamedTuple):
     """Random values of one sample: timestep t [] in [0, 1], caption dropout, index of the shifted audio, noise x1.
 
-    ``desync`` is None for a sample that keeps its own rejected clip; ``noise`` has the shapes of the sample's latents.
+    ``desync`` is None for a sample that keeps its own rejected clip; ``noise`` has the shapes of the sample's latents. ``t_audio`` []
+    is the audio's own timestep, None where it shares ``t``.
     """
 
     t: Tensor
     drops_caption: bool
     desync: int | None
     noise: Latents
+    t_audio: Tensor | None = None
 
 
 class FlowBatch(NamedTuple):
     """Rows ready for the network: noisy latents x_t, velocity targets, t [B], text [B, L, D], text_mask [B, L].
 
     A batch of n pairs has 2n rows: all chosen, then all rejected, with equal t, noise and text. ``indices`` has n entries, and so
-    has ``moves``, which is None where every pair moves all modalities.
+    have ``moves`` and ``weights`` (of the pairs), which are None where every pair moves all modalities and where all count alike.
+    ``t_audio`` [B] is None where audio shares ``t``; ``rounded`` says how the network sees timesteps (:class:`NoiseConfig`).
     """
 
     noisy: Latents
@@ -80,25 +93,57 @@ class FlowBatch(NamedTuple):
     text_mask: Tensor
     indices: tuple[SampleIndex, ...]
     moves: Moves | None = None
+    t_audio: Tensor | None = None
+    weights: Tensor | None = None
+    rounded: bool = False
+
+    @property
+    def times(self) -> Tensor | LatentTimes:
+        """Timesteps as the network takes them: [B], or one per latent frame where audio has its own."""
+        t = _as_released(self.t) if self.rounded else self.t
+        if self.t_audio is None:
+            return t
+        t_audio = _as_released(self.t_audio) if self.rounded else self.t_audio
+        video, audio = self.noisy
+        return LatentTimes(
+            None if video is None else t[:, None].expand(-1, video.shape[2]),
+            None if audio is None else t_audio[:, None].expand(-1, audio.shape[2]),
+        )
+
+    @property
+    def audio_times(self) -> Tensor:
+        """Timesteps of the audio, [B]."""
+        return self.t if self.t_audio is None else self.t_audio
+
+    def rows(self, part: slice) -> FlowBatch:
+        """The rows ``part`` alone, without what belongs to pairs."""
+        noisy, target = (
+            Latents(*(None if x is None else x[part] for x in latents)) for latents in (self.noisy, self.target)
+        )
+        t_audio = None if self.t_audio is None else self.t_audio[part]
+        text, mask = self.text[part], self.text_mask[part]
+        return FlowBatch(noisy, target, self.t[part], text, mask, (), None, t_audio, None, self.rounded)
 
     def to(self, device: torch.device) -> FlowBatch:
         """The same batch on ``device``."""
-        noisy = Latents(*(None if x is None else x.to(device) for x in self.noisy))
-        target = Latents(*(None if x is None else x.to(device) for x in self.target))
-        moves = None if self.moves is None else Moves(*(moved.to(device) for moved in self.moves))
-        return FlowBatch(
-            noisy, target, self.t.to(device), self.text.to(device), self.text_mask.to(device), self.indices, moves
+        noisy, target = (
+            Latents(*(None if x is None else x.to(device) for x in latents)) for latents in (self.noisy, self.target)
+        )
+        return self._replace(
+            noisy=noisy,
+            target=target,
+            t=self.t.to(device),
+            text=self.text.to(device),
+            text_mask=self.text_mask.to(device),
+            moves=None if self.moves is None else Moves(*(moved.to(device) for moved in self.moves)),
+            t_audio=None if self.t_audio is None else self.t_audio.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
         )
 
 
-def resolve_shift(timesteps: TimestepSettings, clip: ClipSettings) -> float:
-    """The fixed shift of ``timesteps``, or the ratio from the clip's size and length. Raises ConfigError for clips of 2 to 16 frames."""
-    if timesteps.shift is not None:
-        return timesteps.shift
-    try:
-        return shift_ratio(clip.height_px, clip.width_px, clip.num_frames, timesteps.scale)
-    except ValueError as error:
-        raise ConfigError(str(error), "a shift ratio above 0", "set timesteps.shift, for example 3.0") from error
+def _as_released(t: Tensor) -> Tensor:
+    """Timesteps [B] rounded to bfloat16 on the scale of 0 to 1000."""
+    return (t * TIMESTEP_SCALE).bfloat16().float() / TIMESTEP_SCALE
 
 
 @lru_cache(maxsize=4)
@@ -135,9 +180,23 @@ def draw_sample_noise(
     generator = torch.Generator().manual_seed(derive_seed("draw", config.seed, sample_id, epoch))
     t = shift_timesteps(logit_normal((), generator, config.loc, config.spread), config.shift)
     caption, desync, delay = torch.rand(3, generator=generator).tolist()
-    delay_index = int(delay * num_delays) if num_delays and desync < config.desync_share else None
+    num_drawn = config.num_drawn(num_delays, epoch)
+    delay_index = int(delay * num_drawn) if num_delays and desync < config.desync_share else None
     noise = (None if shape is None else torch.randn(shape, generator=generator) for shape in shapes)
-    return SampleNoise(t, caption < config.caption_dropout, delay_index, Latents(*noise))
+    t_audio = _audio_timestep(config, sample_id, epoch) if config.independent else None
+    return SampleNoise(t, caption < config.caption_dropout, delay_index, Latents(*noise), t_audio)
+
+
+def _audio_timestep(config: NoiseConfig, sample_id: str, epoch: int) -> Tensor:
+    """The audio's own timestep []; a generator of its own leaves all other draws as they are."""
+    generator = torch.Generator().manual_seed(derive_seed("audio timestep", config.seed, sample_id, epoch))
+    return shift_timesteps(logit_normal((), generator, config.loc, config.spread), config.shift)
+
+
+def _stack_times(noises: list[SampleNoise]) -> tuple[Tensor, Tensor | None]:
+    """Timesteps [n] of the samples, and those of their audio where it has its own."""
+    own = [sample.t_audio for sample in noises if sample.t_audio is not None]
+    return torch.stack([sample.t for sample in noises]), torch.stack(own) if own else None
 
 
 def latent_shapes_of(video: Tensor | None, audio: Tensor | None) -> LatentShapes:
@@ -188,11 +247,13 @@ class ClipSource:
         """Noisy rows and targets of ``indices``; row i depends on indices[i] alone."""
         rows = [index.row for index in indices]
         noises = [draw_sample_noise(self.config, self.ids[index.row], index.epoch, self._shapes) for index in indices]
-        noise, t = _stack_noise(noises), torch.stack([sample.t for sample in noises])
+        noise, (t, t_audio) = _stack_noise(noises), _stack_times(noises)
         x0 = [None if x is None else x[rows].float() for x in (self.clips.video, self.clips.audio)]
-        flows = [_flow(data, x1, t) for data, x1 in zip(x0, noise, strict=True)]
+        times = (t, t if t_audio is None else t_audio)
+        flows = [_flow(data, x1, time) for data, x1, time in zip(x0, noise, times, strict=True)]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
-        return FlowBatch(noisy, target, t, *_texts(self.clips, rows, noises), tuple(indices))
+        text, mask = _texts(self.clips, rows, noises)
+        return FlowBatch(noisy, target, t, text, mask, tuple(indices), t_audio=t_audio, rounded=self.config.rounded)
 
 
 class PairSource:
@@ -217,15 +278,27 @@ class PairSource:
             draw_sample_noise(self.config, self.ids[index.row], index.epoch, self._shapes, self._num_delays)
             for index in indices
         ]
-        noise, t = _stack_noise(noises), torch.stack([sample.t for sample in noises]).repeat(2)
+        noise, (t, t_audio) = _stack_noise(noises), _stack_times(noises)
+        t, t_audio = t.repeat(2), None if t_audio is None else t_audio.repeat(2)
+        times = (t, t if t_audio is None else t_audio)
         flows = [
-            _flow(data, None if x1 is None else x1.repeat(2, *[1] * (x1.ndim - 1)), t)
-            for data, x1 in zip(self._clips(rows, noises), noise, strict=True)
+            _flow(data, None if x1 is None else x1.repeat(2, *[1] * (x1.ndim - 1)), time)
+            for data, x1, time in zip(self._clips(rows, noises), noise, times, strict=True)
         ]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
-        text, mask = _texts(self.pairs, rows, noises)
-        moves = self._moves(rows, noises)
-        return FlowBatch(noisy, target, t, text.repeat(2, 1, 1), mask.repeat(2, 1), tuple(indices), moves)
+        text, mask = (part.repeat(2, *[1] * (part.ndim - 1)) for part in _texts(self.pairs, rows, noises))
+        return FlowBatch(
+            noisy,
+            target,
+            t,
+            text,
+            mask,
+            tuple(indices),
+            self._moves(rows, noises),
+            t_audio,
+            None if self.pairs.weights is None else self.pairs.weights[rows],
+            self.config.rounded,
+        )
 
     def _moves(self, rows: list[int], noises: list[SampleNoise]) -> Moves | None:
         """The modalities that each pair moves, bool [n]. A rule-made rejected clip is about sync: its pair moves both."""

@@ -1,12 +1,12 @@
 """Cached reference scores: four floats per (pair, epoch) replace a forward pass of the reference per step.
 
 Noise is counter-based, so a pair has the same noise and timestep in a given epoch of every run. Scores are computed in the
-batches of training, which makes them bitwise equal to live ones on a CPU with one process.
+batches of training, those of each of its processes, which makes them bitwise equal to live ones on a CPU.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from avpref.config.training_settings import LoopSettings
 from avpref.errors import InputError
 from avpref.storage.local_files import replace
-from avpref.trainer.noise import FlowBatch, PairSource, indices_of_step
+from avpref.trainer.noise import FlowBatch, PairSource, SampleIndex, indices_of_step, shard_for_rank
 from avpref.trainer.objectives import Reference, ReferenceScores
 
 MODALITIES = ("video", "audio")
@@ -62,20 +63,40 @@ class CachedReference:
         return ReferenceScores(values[0], values[1], None)
 
 
-def score_reference(
-    live: Reference, source: PairSource, seed: int, steps: int, batch_size: int, key: str, device: torch.device
-) -> ReferenceScoreTable:
-    """Scores of all samples that ``steps`` training steps will use, computed batch by batch as in training."""
-    num_pairs = len(source.ids)
-    errors = torch.full((num_pairs, math.ceil(steps * batch_size / num_pairs), 2, 2), torch.nan)
-    for step in range(steps):
-        indices = indices_of_step(seed, step, batch_size, num_pairs)
-        scores = live.scores(source.batch(indices).to(device))
-        rows, epochs = [index.row for index in indices], [index.epoch for index in indices]
-        for modality, modality_errors in enumerate((scores.video, scores.audio)):
-            if modality_errors is not None:
-                errors[rows, epochs, modality] = modality_errors.cpu().view(2, len(indices)).T
+def batches_of_step(seed: int, step: int, batch_size: int, num_pairs: int, world: int) -> list[list[SampleIndex]]:
+    """The batches in which ``world`` processes compute ``step``."""
+    indices = indices_of_step(seed, step, batch_size, num_pairs)
+    return [shard_for_rank(indices, rank, world) for rank in range(world)]
+
+
+def score_batch(live: Reference, source: PairSource, indices: Sequence[SampleIndex], device: torch.device) -> Tensor:
+    """Errors of the reference on one batch: float32 [pairs, 2 modalities, 2 sides] on the CPU, NaN for an absent modality."""
+    scores = live.scores(source.batch(indices).to(device))
+    errors = torch.full((len(indices), 2, 2), torch.nan)
+    for modality, modality_errors in enumerate((scores.video, scores.audio)):
+        if modality_errors is not None:
+            errors[:, modality] = modality_errors.cpu().view(2, len(indices)).T
+    return errors
+
+
+def table_of(num_pairs: int, scored: Iterable[tuple[Sequence[SampleIndex], Tensor]], key: str) -> ReferenceScoreTable:
+    """The table of batches that :func:`score_batch` scored; a pair's epochs that no batch has are NaN."""
+    batches = list(scored)
+    num_epochs = 1 + max(index.epoch for indices, _ in batches for index in indices)
+    errors = torch.full((num_pairs, num_epochs, 2, 2), torch.nan)
+    for indices, batch_errors in batches:
+        errors[[index.row for index in indices], [index.epoch for index in indices]] = batch_errors
     return ReferenceScoreTable(errors, key)
+
+
+def score_reference(
+    live: Reference, source: PairSource, loop: LoopSettings, seed: int, key: str, device: torch.device
+) -> ReferenceScoreTable:
+    """Scores of all samples that the steps of ``loop`` will use, computed in this process in the batches of its processes."""
+    count = len(source.ids)
+    steps = (batches_of_step(seed, step, loop.batch_size, count, loop.num_processes) for step in range(loop.steps))
+    scored = ((indices, score_batch(live, source, indices, device)) for batches in steps for indices in batches)
+    return table_of(count, scored, key)
 
 
 def save_reference_scores(path: Path, table: ReferenceScoreTable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,21 +12,23 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
+from avpref.errors import ConfigError
 from avpref.identity import derive_seed, digest
-from avpref.models.checkpoints.network_loading import load_network, save_network
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
-from avpref.models.initialisation import create_network
+from avpref.models.bases.velocity_network import VelocityNetwork, compile_blocks
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
-from avpref.trainer.adapters import POLICY, Policy, add_adapter, make_policy
+from avpref.trainer.adapter_joining import join_adapters, start_from
+from avpref.trainer.adapters import POLICY, Policy, add_adapter, add_moving_reference, make_policy
 from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.loop import LoopPlan, TrainingResult, train
+from avpref.trainer.loop import LoopPlan, Observer, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
-from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, resolve_shift
-from avpref.trainer.objectives import FlowObjective, LiveReference, PreferenceObjective, Reference
+from avpref.trainer.monitoring.previews import PreviewPlan, Previews, load_previews
+from avpref.trainer.monitoring.speed import ADAPTER_ALONE, ADAPTER_AND_REFERENCE, ALL_WEIGHTS, SpeedMeter
+from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource
+from avpref.trainer.objectives import FlowObjective, LiveReference, NoReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
 from avpref.trainer.reference_cache import (
     CachedReference,
@@ -34,10 +37,14 @@ from avpref.trainer.reference_cache import (
     save_reference_scores,
     score_reference,
 )
+from avpref.trainer.scaling.base_dtype import QUANTISED, with_base_dtype
+from avpref.trainer.scaling.sharding import shard_over_ranks, unshard, whole
 
 NETWORK_FILE = "network.safetensors"
+RAW_ADAPTER_FOLDER = "adapter_raw"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
+NEW_ADAPTER_FOLDER = "new_adapter"
 AUDIO_FOLDER = "audio_stage"
 
 
@@ -67,31 +74,35 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     clips = load_clip_set(job.data)
     module: nn.Module = network
     if job.adapter is not None:
-        module = add_adapter(network.to(_dtype(job)), job.adapter, derive_seed("sft adapter", job.seed))
+        module = add_adapter(with_base_dtype(network, job.dtype), job.adapter, derive_seed("sft adapter", job.seed))
     _prepare(network, job.sft.loop)
     source = ClipSource(clips, _sft_noise(job, "joint"))
-    result = train(FlowObjective(module), source, _plan(job, job.output, job.sft.loop), context)
+    shard(job, module, network, context)
+    objective = FlowObjective(module, weights=(job.sft.weight_video, job.sft.weight_audio))
+    speed = SpeedMeter(job.base_model.latent_work, ALL_WEIGHTS if job.adapter is None else ADAPTER_ALONE)
+    plan, observers = _plan(job, job.output, job.sft.loop), observers_of(job, module, context)
+    result = whole_result(train(objective, source, plan, context, observers, speed), module)
     if context.is_first:
         _write_sft(job, network, module, result)
     return result.summary
 
 
-def _write_sft(job: TrainingJob, network: JavisDiT, module: nn.Module, result: TrainingResult) -> None:
+def _write_sft(job: TrainingJob, network: VelocityNetwork, module: nn.Module, result: TrainingResult) -> None:
     """Write the adapter or the network. With a moving average, that is the result and the raw network is written too."""
     if result.average and job.adapter is None:
-        save_network(job.output / RAW_NETWORK_FILE, network)
+        job.base_model.save(job.output / RAW_NETWORK_FILE, network)
     _load_parameters(module, result.average)
     if job.adapter is None:
-        save_network(job.output / NETWORK_FILE, network)
+        job.base_model.save(job.output / NETWORK_FILE, network)
     else:
         assert isinstance(module, PeftModel), "a job with an adapter trains an adapted network"
         save_adapter(module, POLICY, job.output / ADAPTER_FOLDER)
 
 
-def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -> None:
+def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Context) -> None:
     """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
     clips = load_clip_set(job.audio_data or job.data)
-    audio_network = audio_only_network(network)
+    audio_network = job.base_model.audio_branch(network)
     _prepare(audio_network, job.sft.loop)
     source = ClipSource(replace(clips, video=None), _sft_noise(job, "audio"))
     loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps})
@@ -101,26 +112,6 @@ def _train_audio_branch(job: TrainingJob, network: JavisDiT, context: Context) -
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
 
 
-def audio_only_network(network: JavisDiT) -> JavisDiT:
-    """An audio-only network with the values of ``network``, in which only the audio tensors require gradients.
-
-    These are patch embedding, head, time projection, and every block's audio feed-forward and its modulation.
-    """
-    with torch.device("meta"):
-        audio_network = JavisDiT(network.config, ModelType.T2A)
-    values = network.state_dict()
-    copies = {name: values[name].detach().clone() for name in audio_network.state_dict()}
-    audio_network.load_state_dict(copies, assign=True)
-    for name, parameter in audio_network.named_parameters():
-        parameter.requires_grad_(is_audio_tensor(name))
-    return audio_network
-
-
-def is_audio_tensor(name: str) -> bool:
-    """Whether a tensor belongs to the audio branch: some part of its dotted name starts with ``audio_``."""
-    return any(part.startswith("audio_") for part in name.split("."))
-
-
 def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
     """Video latent frames that the audio of ``clips`` spans: theirs, or those of the job's clips at four frames per latent."""
     return (job.clip.num_frames - 1) // 4 + 1 if clips.video is None else clips.video.shape[2]
@@ -128,11 +119,54 @@ def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
 
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
     training = prepare_preference_training(job, context)
-    objective = PreferenceObjective(training.policy, job.dpo.loss, training.reference_scores(job, context))
-    result = train(objective, training.source, _plan(job, job.output, job.dpo.loop), context)
+    scores = training.reference_scores(job, context)
+    objective = PreferenceObjective(training.policy, job.dpo.loss, scores, job.dpo.two_pass)
+    model = training.policy.model
+    cost = ADAPTER_AND_REFERENCE if job.dpo.reference in ("live", "ema") else ADAPTER_ALONE
+    speed = SpeedMeter(job.base_model.latent_work, cost)
+    plan, observers = _plan(job, job.output, job.dpo.loop), observers_of(job, model, context)
+    result = whole_result(train(objective, training.source, plan, context, observers, speed), model)
     if context.is_first:
-        save_adapter(training.policy.model, POLICY, job.output / ADAPTER_FOLDER)
+        if result.average:
+            save_adapter(model, POLICY, job.output / RAW_ADAPTER_FOLDER)
+            _load_parameters(model, result.average)
+        _write_policy(job, training.policy)
     return result.summary
+
+
+def _write_policy(job: TrainingJob, policy: Policy) -> None:
+    """Write the adapter; where the reference has one too, the joined adapter is the result and the new one is kept beside it."""
+    if job.start_adapter is None or job.reference == "base":
+        save_adapter(policy.model, POLICY, job.output / ADAPTER_FOLDER)
+        return
+    save_adapter(policy.model, POLICY, job.output / NEW_ADAPTER_FOLDER)
+    join_adapters(job.start_adapter, job.output / NEW_ADAPTER_FOLDER, job.output / ADAPTER_FOLDER)
+
+
+def whole_result(result: TrainingResult, module: nn.Module) -> TrainingResult:
+    """The result with whole averages, and ``module`` with whole parameters, where ranks hold parts; all ranks must call this."""
+    unshard(module)
+    return result._replace(average={name: whole(value) for name, value in result.average.items()})
+
+
+def shard(job: TrainingJob, module: nn.Module, network: VelocityNetwork, context: Context) -> None:
+    """Shard ``module`` over the ranks if the job says so. Raises ConfigError where its other settings do not allow it."""
+    settings = job.settings
+    if settings.loop.sharding != "fsdp2":
+        return
+    if settings.optimiser.state_bits != 32 or job.dtype in QUANTISED:
+        found = f"loop.sharding fsdp2 with optimiser.state_bits {settings.optimiser.state_bits} and dtype {job.dtype}"
+        raise ConfigError(found, "float moments and a float base", "--set dpo.loop.sharding=sums")
+    shard_over_ranks(module, network, context)
+
+
+def observers_of(job: TrainingJob, module: nn.Module, context: Context) -> tuple[Observer, ...]:
+    """The previews of the job, if it has any."""
+    loop = job.settings.loop
+    if job.previews is None or not loop.previews.every:
+        return ()
+    plan = PreviewPlan(job.clip, job.output, loop.previews.every, loop.steps)
+    return (Previews(module, load_previews(job.previews), plan, context),)
 
 
 @dataclass(frozen=True)
@@ -145,8 +179,16 @@ class PreferenceTraining:
     cache_key: str
 
     def reference_scores(self, job: TrainingJob, context: Context) -> Reference:
-        """The score table that the job names, or the live reference. Raises InputError for a stale table."""
+        """The reference of the loss: none, the score table that the job names, or a forward pass. Raises InputError for a stale table."""
+        if job.dpo.reference == "none":
+            return NoReference()
         if job.reference_scores is None:
+            if job.dpo.reference == "cached":
+                found, fix = (
+                    "dpo.reference cached without a table of scores",
+                    "set reference_scores (cache_reference writes it)",
+                )
+                raise ConfigError(found, "a table", fix)
             return self.live
         return CachedReference(load_reference_scores(job.reference_scores, self.cache_key), context.device)
 
@@ -155,21 +197,56 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
-    policy = make_policy(network, job.dpo.adapter, seed, job.sft_adapter, _dtype(job))
+    folded = job.start_adapter if job.reference == "start" else job.sft_adapter
+    policy = make_policy(network, job.dpo.adapter, seed, folded, job.dtype)
+    if job.start_adapter is not None and job.reference == "base":
+        start_from(policy, job.start_adapter)
+    if job.dpo.reference == "ema":
+        policy = add_moving_reference(policy)
     _prepare(network, job.dpo.loop)
-    noise = NoiseConfig(
-        derive_seed("dpo", job.seed),
-        resolve_shift(job.dpo.timesteps, job.clip),
-        job.dpo.timesteps.loc,
-        job.dpo.timesteps.spread,
-        job.dpo.caption_dropout,
-        job.dpo.desync_share,
-    )
-    live = LiveReference(policy, job.dpo.loss.reduction)
-    relevant = ("sha256.", "network.", "dtype", "settings.adapter.layout")
+    pairs = load_pair_set(job.data)
+    noise = _dpo_noise(job, len(pairs.ids))
+    live = LiveReference(policy, job.dpo.loss.reduction, job.dpo.two_pass)
+    shard(job, policy.model, network, context)
+    return PreferenceTraining(policy, PairSource(pairs, noise), live, reference_key(job, len(pairs.ids)))
+
+
+def reference_key(job: TrainingJob, num_pairs: int) -> str:
+    """Hash of all that the reference's errors depend on, to the last bit: weights, dtype, data, noise, division into batches."""
+    relevant = ("sha256.", "network.", "base.", "reference", "dtype", "settings.adapter.layout")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
-    cache_key = digest("reference scores", inputs, asdict(noise), job.dpo.loss.reduction, size=64)
-    return PreferenceTraining(policy, PairSource(load_pair_set(job.data), noise), live, cache_key)
+    loop = job.dpo.loop
+    computed: list[object] = [
+        job.dpo.loss.reduction,
+        job.dpo.two_pass,
+        loop.batch_size,
+        loop.num_processes,
+        loop.num_threads,
+    ]
+    computed += [loop.compile_blocks, loop.sharding, job.device.partition(":")[0], str(torch.__version__)]
+    noise = asdict(_dpo_noise(job, num_pairs))
+    return digest("reference scores", inputs, noise, order_seed(job), *computed, size=64)
+
+
+def order_seed(job: TrainingJob) -> int:
+    """Seed of the order of the samples."""
+    return derive_seed("order", job.seed)
+
+
+def _dpo_noise(job: TrainingJob, num_pairs: int) -> NoiseConfig:
+    dpo, loop, law = job.dpo, job.dpo.loop, job.timestep_law()
+    is_growing = dpo.desync_order == "large_first"
+    return NoiseConfig(
+        derive_seed("dpo", job.seed),
+        law.shift,
+        law.loc,
+        law.spread,
+        dpo.caption_dropout,
+        dpo.desync_share,
+        dpo.timesteps.independent,
+        dpo.timesteps.rounded,
+        math.ceil(loop.steps * loop.batch_size / num_pairs) if is_growing else 0,
+    )
 
 
 def cache_reference(job: TrainingJob, path: Path, context: Context) -> ReferenceScoreTable:
@@ -180,49 +257,51 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
     job.check()
     loop = job.dpo.loop
     training = prepare_preference_training(job, context)
-    order_seed = _plan(job, job.output, loop).seed
     with torch_threads(loop.num_threads):
         table = score_reference(
-            training.live, training.source, order_seed, loop.steps, loop.batch_size, training.cache_key, context.device
+            training.live, training.source, loop, order_seed(job), training.cache_key, context.device
         )
     save_reference_scores(path, table)
     return table
 
 
-def _start_network(job: TrainingJob, context: Context) -> JavisDiT:
-    config = NetworkConfig.from_settings(job.network)
+def _start_network(job: TrainingJob, context: Context) -> VelocityNetwork:
     if job.weights is not None:
-        return load_network(job.weights, config, ModelType.T2AV, device=context.device)
-    generator = torch.Generator().manual_seed(derive_seed("network", job.seed))
-    return create_network(config, ModelType.T2AV, generator).to(context.device)
+        return job.base_model.load(job.weights, context.device)
+    return job.base_model.create(derive_seed("network", job.seed)).to(context.device)
 
 
-def _prepare(network: JavisDiT, loop: LoopSettings) -> None:
-    network.activation_checkpointing = loop.activation_checkpointing
+def _prepare(network: VelocityNetwork, loop: LoopSettings) -> None:
+    network.checkpointing = loop.checkpointing
     if loop.compile_blocks:
         compile_blocks(network)
 
 
 def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
     """Noise of one part of SFT: ``audio`` (stage 1) or ``joint`` (stage 2)."""
-    timesteps = job.sft.timesteps
-    shift = resolve_shift(timesteps, job.clip)
+    law, timesteps = job.timestep_law(), job.sft.timesteps
     seed = derive_seed("sft", part, job.seed)
-    return NoiseConfig(seed, shift, timesteps.loc, timesteps.spread, job.sft.caption_dropout)
+    return NoiseConfig(
+        seed,
+        law.shift,
+        law.loc,
+        law.spread,
+        job.sft.caption_dropout,
+        independent=timesteps.independent and part == "joint",
+        rounded=timesteps.rounded,
+    )
 
 
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:
     settings = job.settings
-    plan = LoopPlan(loop, settings.optimiser, derive_seed("order", job.seed), output, job.fingerprint())
+    plan = LoopPlan(loop, settings.optimiser, order_seed(job), output, job.fingerprint())
     match settings:
         case SftSettings():
             return replace(plan, ema_decay=settings.ema_decay)
         case DpoSettings():
-            return replace(plan, displacement_alarm=settings.displacement_alarm)
-
-
-def _dtype(job: TrainingJob) -> torch.dtype:
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[job.dtype]
+            decay = settings.reference_decay if settings.reference == "ema" else None
+            alarm = settings.displacement_alarm
+            return replace(plan, ema_decay=settings.ema_decay, displacement_alarm=alarm, reference_decay=decay)
 
 
 @torch.no_grad()

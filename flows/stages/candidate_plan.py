@@ -9,7 +9,7 @@ from typing import Any
 from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.execution.plan import StagePlan, grouped, plan_stage
-from avpref.flows.workers.generator import NetworkFiles, codec_identity, text_identity
+from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
 from avpref.flows.workers.prompt_sources import has_ground_truth
 from avpref.identity import digest
 from avpref.storage.run_folder import RunFolder
@@ -32,16 +32,29 @@ GROUND_TRUTH_INDEX = 0
 FIRST_GENERATED_INDEX = 1
 
 
+ROUND_SPACE = 2
+"""Indices that a round reserves per candidate that a prompt has on average: some prompts may get more than others."""
+
+
+def first_index(settings: Settings) -> int:
+    """The index of the first candidate that the round samples of a training prompt; no other round uses the same indices."""
+    return FIRST_GENERATED_INDEX + ROUND_SPACE * settings.sampling.num_candidates * (settings.rounds.round - 1)
+
+
 def sampler_hash(settings: Settings) -> str:
     """Hash of everything that a generated clip depends on, except checkpoint, prompt and seed."""
     return digest("sampler", sampler_parts(settings))
 
 
 def sampler_parts(settings: Settings) -> dict[str, Any]:
-    """The values that :func:`sampler_hash` covers: sections sampling and clip, and the identities of codec and text encoder."""
+    """The values that :func:`sampler_hash` covers: sections sampling and clip, the identities of codec and text encoder, and
+    the version of a base model that has one.
+    """
     sampling = settings.sampling.model_dump(mode="json", exclude=set(NOT_OF_A_CLIP))
     codec, text = codec_identity(settings), text_identity(settings)
-    return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text}
+    version = base_of(settings).version
+    own = {"base": version} if version else {}
+    return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text, **own}
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,14 @@ def plan_candidates(
     folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles
 ) -> StagePlan[CandidateRequest]:
     """The plan of the candidate requests for ``prompts`` and ``network``."""
-    fingerprint = stage_fingerprint(folder, stage, network.hash)
-    requests = list(candidate_requests(prompts, folder.settings, network.hash))
+    return plan_requests(folder, stage, list(candidate_requests(prompts, folder.settings, network.hash)), network.hash)
+
+
+def plan_requests(
+    folder: RunFolder, stage: str, requests: Sequence[CandidateRequest], network_hash: str
+) -> StagePlan[CandidateRequest]:
+    """The plan of ``requests`` to one network."""
+    fingerprint = stage_fingerprint(folder, stage, network_hash)
     groups = grouped(requests, [request.prompt.prompt_id for request in requests])
     return plan_stage(stage, "candidates", fingerprint, groups, folder.settings.run)
 

@@ -18,6 +18,7 @@ from avpref.datasets.rows import EvaluationKind
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
+from avpref.flows.rounds.round_rows import round_rows
 from avpref.flows.run import Run
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
@@ -46,6 +47,7 @@ def collect(run: Run) -> ReportData:
         else tables.to_arrow(tables.QUARANTINE, [])
     )
     metrics = metrics_of(run.settings.scoring, run.settings.executor)
+    rewards, pairs = run.tables.read(tables.REWARDS).to_pandas(), run.tables.read(tables.PAIRS).to_pandas()
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,
@@ -64,8 +66,8 @@ def collect(run: Run) -> ReportData:
         texts={prompt.prompt_id: prompt.text for prompt in prompts},
         num_train_prompts=len(run.prompts_of(Split.TRAIN)),
         candidates=candidates,
-        rewards=_with_origin(run.tables.read(tables.REWARDS).to_pandas(), candidates),
-        pairs=run.tables.read(tables.PAIRS).to_pandas(),
+        rewards=_with_origin(rewards, candidates),
+        pairs=pairs[pairs.chosen.isin(rewards.candidate_id)],  # without those of an earlier round
         skipped=run.tables.read(tables.SKIPPED).to_pandas(),
         excluded=run.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
@@ -77,6 +79,7 @@ def collect(run: Run) -> ReportData:
         prompt_blind=checked_prompt_blind(
             metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
         ),
+        rounds=tuple(round_rows(run)) if run.previous else (),
     )
 
 

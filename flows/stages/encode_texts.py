@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from avpref.config.codec_settings import WordTextSettings
 from avpref.config.schema import Settings
 from avpref.datasets.tables import TEXTS
 from avpref.execution.contract import Receipt
@@ -18,7 +17,7 @@ from avpref.execution.plan import plan_stage
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.workers.generator import device_of, open_text_encoder, text_identity
+from avpref.flows.workers.generator import base_of, device_of, open_text_encoder, text_identity
 from avpref.identity import digest
 from avpref.models.text import TextEncoder
 from avpref.storage.unit import Unit
@@ -67,7 +66,7 @@ class TextWorker:
 
 def encode_texts(run: Run, texts: Sequence[str]) -> tuple[ItemCounts, ...]:
     """Encode ``texts`` and the negative prompt; does nothing where the encoder has no weights."""
-    if isinstance(run.settings.text, WordTextSettings):
+    if not base_of(run.settings).precisions.text:
         return ()
     distinct = dict.fromkeys([run.settings.sampling.negative_prompt, *texts])
     items = [TextItem("t" + digest("text", text), text) for text in distinct]

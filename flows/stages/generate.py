@@ -8,10 +8,12 @@ from functools import partial
 from avpref.datasets import tables
 from avpref.domain import Candidate, Prompt
 from avpref.execution.item_counts import StageCounts
+from avpref.execution.plan import StagePlan
 from avpref.execution.reuse import Reuse
 from avpref.execution.reuse_clips import ClipImporter, GroundTruthOfOtherNetworks
 from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.rounds.round_candidates import generation_plans, take_start
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates, sampler_hash, stage_fingerprint
 from avpref.flows.stages.encode_texts import encode_texts
@@ -28,18 +30,25 @@ STAGE = "generate"
 @reporting.stage("generate")
 def generate(run: Run) -> StageCounts:
     """Make the candidates of the run and seal their table; the rows are candidates."""
+    take_start(run)
     texts = encode_texts(run, [prompt.text for prompt in run.prompts])
-    units, counts = make_candidates(run, STAGE, run.prompts, run.sft)
+    finished = [_make(run, STAGE, planned.plan, planned.network) for planned in generation_plans(run, STAGE)]
+    units = [unit for part in finished for unit in part.units]
     quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), units)
     run.documents.write_quarantine(quarantine_file(STAGE), quarantined)
-    return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, counts))
+    return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, *(part.counts for part in finished)))
 
 
 def make_candidates(
     run: Run, stage: str, prompts: list[Prompt], network: NetworkFiles
 ) -> FinishedUnits[CandidateRequest]:
     """Make the candidates that neither this run nor another one has; returns the units that hold all candidates."""
-    plan = plan_candidates(run, stage, prompts, network)
+    return _make(run, stage, plan_candidates(run, stage, prompts, network), network)
+
+
+def _make(
+    run: Run, stage: str, plan: StagePlan[CandidateRequest], network: NetworkFiles
+) -> FinishedUnits[CandidateRequest]:
     files = run.units(tables.CANDIDATES)
     return run_stage(
         run,

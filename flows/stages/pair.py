@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,10 +18,13 @@ from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
+from avpref.flows.rounds.earlier_pairs import earlier_pairs, previous_folder, without_earlier
 from avpref.flows.run import Run
 from avpref.flows.workers.scorers import metrics_of
+from avpref.identity import digest
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_folder import RunFolder, list_runs, open_root
+from avpref.storage.table_readers import read_norm
 
 SEALED = (tables.NORMS, tables.REWARDS, tables.SKIPPED, tables.EXCLUDED, tables.PAIRS)
 """The tables that the stage writes."""
@@ -45,15 +49,18 @@ def pair(run: Run) -> StageCounts:
 def select(run: RunFolder) -> pairing.Selection:
     """Apply the run's strategy to its sealed scores. Held-out prompts are left out, of the norm too.
 
-    Raises InputError where ``pairs.norm`` names a norm that no run has, TableError for a damaged table.
+    A later round selects among its own candidates, with the norm of the first round, so that rewards of all rounds have one scale;
+    the pairs that it takes over from the round before follow. Raises InputError where ``pairs.norm`` names a norm that no run
+    has, TableError for a damaged table.
     """
-    settings = run.settings.pairs
-    norm = saved_norm(run, settings.norm) if settings.norm else None
+    settings, previous = run.settings.pairs, previous_folder(run)
+    norm = saved_norm(run, settings.norm) if settings.norm else None if previous is None else read_norm(previous.tables)
     matrix = read_matrix(training_source(run), metrics_of(run.settings.scoring, run.settings.executor))
     selection = pairing.select_pairs(matrix, settings, norm or normalise.measure(matrix, run.run_id))
     for warning in selection.warnings:
         say(f"pair: {warning}")
-    return selection
+    earlier = earlier_pairs(run)
+    return selection if earlier is None else replace(selection, pairs=pa.concat_tables([selection.pairs, earlier]))
 
 
 def training_source(run: RunFolder) -> SelectionSource:
@@ -61,6 +68,8 @@ def training_source(run: RunFolder) -> SelectionSource:
 
     Raises InputError where a table does not exist yet.
     """
+    if run.settings.rounds.earlier_share and run.settings.rounds.round > 1:
+        return source_of(training_rows(run), training_only=True, threads=os.cpu_count() or 1)
     parts: dict[str, pa.Table | list[Path | pa.Table]] = {}
     for table in (tables.PROMPTS, tables.CANDIDATES, tables.SCORES):
         manifest = run.tables.require(table)
@@ -73,10 +82,13 @@ def training_source(run: RunFolder) -> SelectionSource:
 
 
 def training_rows(run: RunFolder) -> dict[str, pa.Table]:
-    """The training split of tables prompts, candidates and scores, in memory. Raises as :func:`training_source`."""
+    """The training split of tables prompts, candidates and scores, in memory, without clips of earlier rounds.
+
+    Raises as :func:`training_source`.
+    """
     prompts = run.tables.read(tables.PROMPTS)
     prompts = prompts.filter(pc.field("split") == str(Split.TRAIN))
-    candidates = run.tables.read(tables.CANDIDATES)
+    candidates = without_earlier(run, run.tables.read(tables.CANDIDATES))
     candidates = candidates.filter(pc.is_in(candidates["prompt_id"], prompts["prompt_id"].combine_chunks()))
     scores = run.tables.read(tables.SCORES)
     scores = scores.filter(pc.is_in(scores["candidate_id"], candidates["candidate_id"].combine_chunks()))
@@ -102,7 +114,8 @@ def _fingerprint(run: Run) -> str:
     metrics = metrics_of(run.settings.scoring, run.settings.executor)
     names = [metric.name for metric in metrics]
     weights = [metric.weight for metric in metrics]
-    return run.fingerprint("pair", sealed, names, weights, run.settings.pairs.model_dump(mode="json"))
+    earlier = [digest("earlier", table.column("pair_id").to_pylist()) for table in [earlier_pairs(run)] if table]
+    return run.fingerprint("pair", sealed, names, weights, run.settings.pairs.model_dump(mode="json"), *earlier)
 
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:
@@ -119,7 +132,11 @@ def _require_pairs(run: Run) -> None:
         return
     reasons = ", ".join(f"{row['reason']}: {row['prompts']}" for row in _reasons(run))
     fix = "sample more candidates (--set sampling.num_candidates=5), or relax pairs.strategy or pairs.min_margin"
-    raise InputError(f"no prompt gave a pair ({reasons})", "at least one pair", fix)
+    rounds = run.settings.rounds
+    if rounds.round == 1:
+        raise InputError(f"no prompt gave a pair ({reasons})", "at least one pair", fix)
+    found = f"round {rounds.round}: no prompt gave a pair ({reasons}); the adapter of {rounds.previous} stands"
+    raise InputError(found, "at least one pair in every round", f"--rounds {rounds.round - 1}; or {fix}")
 
 
 def _reasons(run: Run) -> list[dict[str, object]]:

@@ -19,11 +19,9 @@ from avpref.flows.stages.encode_texts import encode_texts
 from avpref.flows.stages.trained_models import reuse_trained_model
 from avpref.flows.stages.training_data import TrainingTexts, clip_set, launch_training, read_latents
 from avpref.flows.workers.encode_worker import SftEncodeSpec
-from avpref.flows.workers.generator import codec_identity
+from avpref.flows.workers.generator import base_of, codec_identity
 from avpref.flows.workers.prompt_sources import SftItem
-from avpref.models.checkpoints.network_loading import load_generator, save_network
-from avpref.models.checkpoints.shipped_networks import locate_network
-from avpref.models.dit import ModelType, NetworkConfig
+from avpref.models.bases.base_model import GivenWeights
 from avpref.storage.documents import quarantine_file
 from avpref.storage.local_files import storage_errors
 from avpref.trainer.batches import save_clip_set
@@ -54,15 +52,10 @@ def _convert(run: Run, weights: SftWeights) -> ItemCounts:
         return ItemCounts("sft", NETWORKS, present=1, because=GIVEN_WEIGHTS)
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    network = load_generator(
-        locate_network(weights.network),
-        NetworkConfig.from_settings(run.settings.network),
-        ModelType.T2AV,
-        lora=Path(weights.lora) if weights.lora else None,
-        dtype=getattr(torch, weights.dtype),
-    )
+    base, lora = base_of(run.settings), Path(weights.lora) if weights.lora else None
+    network = base.convert(GivenWeights(weights.network, lora, getattr(torch, weights.dtype)))
     with storage_errors(output):
-        save_network(output / NETWORK_FILE, network, {"source": Path(weights.network).name})
+        base.save(output / NETWORK_FILE, network, {"source": Path(weights.network).name})
     return ItemCounts("sft", NETWORKS, made=1, because=GIVEN_WEIGHTS)
 
 
@@ -109,6 +102,7 @@ def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
     settings, loop = run.settings, placed_loop(run.settings.executor, sft_settings.loop)
     return TrainingJob(
         settings=sft_settings.model_copy(update={"loop": loop}),
+        base=settings.base,
         network=settings.network,
         clip=settings.clip,
         data=output / DATA_FILE,

@@ -19,6 +19,8 @@ from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.stages.alignment.preview_texts import with_previews
+from avpref.flows.stages.alignment.reference_scores import cached_scores
 from avpref.flows.stages.trained_models import reuse_trained_model
 from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, launch_training, read_latents
 from avpref.flows.stages.training_record import record_trained
@@ -63,6 +65,11 @@ def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCoun
         clips, counts = _encode(run, pairs)
         save_pair_set(job.data, _pair_set(run, pairs, clips))
         clip_counts = (counts,)
+    if run.settings.dpo.loop.previews.every:
+        job = with_previews(run, job)
+    if run.settings.dpo.reference == "cached":
+        job, counts = cached_scores(run, job)
+        clip_counts = (*clip_counts, counts)
     launch_training(run, "train", job)
     return clip_counts, ItemCounts("train", ADAPTERS, made=1)
 
@@ -70,15 +77,16 @@ def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCoun
 def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     """Delays in seconds of the rejected clips that are made by delaying sound, evenly spaced over the configured range.
 
-    Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). Empty
-    where ``desync_share`` is 0.
+    Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). With the
+    order ``large_first`` the largest delays come first. Empty where ``desync_share`` is 0.
     """
     if not settings.desync_share:
         return ()
     num_early = round(NUM_DELAYS * settings.desync_early_share)
     bounds = settings.desync_min_s, settings.desync_max_s
     late, early = np.linspace(*bounds, NUM_DELAYS - num_early), -np.linspace(*bounds, num_early)
-    return tuple(float(delay) for delay in (*late, *early))
+    delays = [float(delay) for delay in (*late, *early)]
+    return tuple(delays if settings.desync_order == "flat" else sorted(delays, key=lambda delay: -abs(delay)))
 
 
 def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
@@ -126,7 +134,20 @@ def _pair_set(run: Run, pairs: pa.Table, clips: EncodedClips) -> PairSet:
         desync_audio=torch.from_numpy(np.stack(delayed_audio)) if delayed_audio else None,
         moves_video=None if moves is None else moves.video,
         moves_audio=None if moves is None else moves.audio,
+        weights=pair_weights(pairs, run.settings.dpo.loss.margin_power),
     )
+
+
+def pair_weights(pairs: pa.Table, power: float) -> torch.Tensor | None:
+    """Weights of the pairs from the distance of their rewards: (margin / mean margin)^power, scaled to a mean of 1; float32 [N].
+
+    None for ``power`` 0, and where no pair has a positive margin. A margin is the sum over dimensions, as in table ``pairs``.
+    """
+    margins = np.maximum(pairs["margin_total"].to_numpy().astype(np.float64), 0.0)
+    if not power or not margins.any():
+        return None
+    weights = (margins / margins.mean()) ** power
+    return torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
 
 def moved_modalities(dimensions: Sequence[str], other_dimensions: Mapping[str, str]) -> Moves | None:

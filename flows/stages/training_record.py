@@ -16,6 +16,7 @@ from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.domain import SCHEMA_VERSION
 from avpref.flows.run import Run
+from avpref.flows.workers.generator import base_of
 from avpref.identity import digest
 from avpref.registry.adapter_records import TRAINED
 
@@ -46,6 +47,7 @@ def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[st
     policy, reference = run.policy, run.sft
     assert policy.adapter is not None
     sealed = {table.name: run.tables.current(table.name) for table in recorded_tables}
+    base = base_of(run.settings)
     return {
         "schema_version": SCHEMA_VERSION,
         "product_version": __version__,
@@ -56,8 +58,24 @@ def adapter_origin(run: Run, recorded_tables: Sequence[tables.Table]) -> dict[st
         "checkpoint_sha256": reference.hash,
         "checkpoint": _relative(run, reference.checkpoint),
         "adapter": _relative(run, policy.adapter),
+        "base_model": run.settings.base.model,
+        "base_licence": base.terms.licence,
+        "base_commercial_use": base.terms.commercial_use,
+        **_round(run),
         "norm_id": run.norm.norm_id,
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
+    }
+
+
+def _round(run: Run) -> dict[str, Any]:
+    """The round, the run of the round before and the policy that the training started from; nothing in the first round."""
+    if run.previous is None:
+        return {}
+    return {
+        "round": run.settings.rounds.round,
+        "previous_run": run.previous.run_id,
+        "start_policy_hash": run.start.hash,
+        "start_adapter_sha256": run.start.adapter_hash,
     }
 
 

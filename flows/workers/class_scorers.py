@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from avpref.domain import Metric, Terms
 from avpref.errors import AvprefError, ClusterError, ConfigError, InputError
 from avpref.identity import digest
-from avpref.rewards.outside.class_loading import GROUP, Offer, load_class, offers, quoted_traceback
+from avpref.outside.class_loading import REFERENCE, SCORER, load_class, offer_of, offers, quoted_traceback
 from avpref.rewards.outside.declaration import Declaration, declare, make_scorer
 from avpref.rewards.outside.declaration_request import DeclarationRequest, declare_here
 from avpref.rewards.protocol import Scorer
@@ -87,7 +87,7 @@ class ClassSource:
         Raises ConfigError where its module does not import here, ClusterError where it is another version than the command's,
         InputError where it does not load (its own AvprefErrors pass).
         """
-        owner = load_class(self.slug, self.reference, Path(self.folder))
+        owner = load_class(SCORER, self.slug, self.reference, Path(self.folder))
         here = declare(self.slug, self.reference, owner, self.values)
         if here.fingerprint != self.fingerprint:
             raise ClusterError(
@@ -119,7 +119,7 @@ def class_source(use: ScorerUse, reference: str, origin: str, placed: RayExecuto
         folder = str(Path(placed.runtime_env.working_dir).resolve())
         declaration = _declared_elsewhere(DeclarationRequest(use.slug, reference, use.settings, folder), placed)
         return ClassSource(use.slug, reference, origin, use.settings, declaration, folder)
-    declaration = declare(use.slug, reference, load_class(use.slug, reference), use.settings)
+    declaration = declare(use.slug, reference, load_class(SCORER, use.slug, reference), use.settings)
     return ClassSource(use.slug, reference, origin, use.settings, declaration, str(Path.cwd()))
 
 
@@ -144,23 +144,16 @@ def outside_source(use: ScorerUse, built_in: Sequence[str], placed: RayExecutor 
     """
     if ":" in use.use:
         return class_source(use, use.use, "module", placed)
-    matching = [offer for offer in offers() if offer.name == use.use]
-    if not matching:
+    offer = offer_of(SCORER, use.use, f"--set scoring.scorers={REFERENCE}")
+    if offer is None:
         raise _unknown(use.use, built_in)
-    if len({offer.reference for offer in matching}) > 1:
-        classes = " and ".join(f"{offer.reference} of {offer.distribution}" for offer in matching)
-        found = f"two packages offer a scorer {use.use}: {classes}"
-        raise ConfigError(
-            found, "package.module:Class, which names one", f"--set scoring.scorers={matching[0].reference}"
-        )
-    offer: Offer = matching[0]
     return class_source(use, offer.reference, offer.distribution, placed)
 
 
 def _unknown(name: str, built_in: Sequence[str]) -> ConfigError:
-    offered = [offer.name for offer in offers()]
+    offered = [offer.name for offer in offers(SCORER)]
     near = difflib.get_close_matches(name, [*built_in, *offered], n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    installed = f"an installed entry point of {GROUP} ({', '.join(offered) or 'none is installed'})"
+    installed = f"an installed entry point of {SCORER.group} ({', '.join(offered) or 'none is installed'})"
     expected = f"a built-in scorer ({', '.join(built_in)}), {installed}, or package.module:Class"
     return ConfigError(f"no scorer {name}{hint}", expected, "avpref scorers list")

@@ -25,17 +25,18 @@ from avpref.flows.workers.generator import (
     load_for_sampling,
     negative_text,
     open_codec,
+    open_sampler,
     open_text_encoder,
-    sampler_settings,
 )
 from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source
 from avpref.identity import bytes_sha256
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import read_clip
+from avpref.models.bases.base_model import Sampler
+from avpref.models.bases.velocity_network import VelocityNetwork
 from avpref.models.codecs.codec import Codec
-from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
-from avpref.models.sampling import draw_noise, sample
+from avpref.models.sampling import draw_noise
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.files import Files
@@ -81,6 +82,7 @@ class GenerateSpec:
             codec,
             text_encoder,
             network,
+            open_sampler(self.settings),
             torch.device(device),
         )
 
@@ -94,7 +96,8 @@ class GenerateWorker:
     shape: ClipShape
     codec: Codec
     text_encoder: TextEncoder
-    network: JavisDiT
+    network: VelocityNetwork
+    sampler: Sampler
     device: torch.device
 
     def run(self, unit: Unit) -> Receipt:
@@ -124,8 +127,8 @@ class GenerateWorker:
         noise = _on(self.device, draw_noise(self.codec.latent_shapes(), [item.seed for item in items]))
         text = self.text_encoder.encode([item.prompt.text for item in items])
         negative = negative_text(self.text_encoder, self.spec.settings)
-        settings = sampler_settings(self.spec.settings)
-        latents = sample(self.network, noise, _text_on(self.device, text), _text_on(self.device, negative), settings)
+        texts = _text_on(self.device, text), _text_on(self.device, negative)
+        latents = self.sampler.sample(self.network, noise, *texts)
         sampled_s = (time.perf_counter() - started) / len(items)
         for index, item in enumerate(items):
             started = time.perf_counter()

@@ -1,41 +1,29 @@
-"""The parts of the generator that a configuration describes: network files, codec, text encoder and sampler settings."""
+"""The parts of the generator that a configuration describes: base model, network files, codec, text encoder and sampler."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-
-from avpref.config.codec_settings import (
-    CodecSettings,
-    IdentityCodecSettings,
-    JavisCodecSettings,
-    TextSettings,
-    Umt5TextSettings,
-    WordTextSettings,
-)
-from avpref.config.data_settings import ClipSettings
+from avpref.config.base_settings import BaseSections
 from avpref.config.schema import Settings
 from avpref.devices import resolved
-from avpref.errors import ConfigError
-from avpref.flows.workers.prompt_sources import clip_shape, shape_of
-from avpref.identity import digest
-from avpref.media.resolutions import nominal_size
-from avpref.models.checkpoints.network_loading import load_network
-from avpref.models.codecs.codec import Codec, IdentityCodec
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
-from avpref.models.flow import shift_ratio
-from avpref.models.sampling import SamplerSettings
-from avpref.models.text import TextBatch, TextEncoder, WordText
-
-if TYPE_CHECKING:
-    from avpref.models.umt5 import Umt5Files
+from avpref.flows.workers.prompt_sources import clip_shape
+from avpref.media.geometry import ClipShape
+from avpref.models.bases.base_model import Base, Sampler
+from avpref.models.bases.base_opening import open_base
+from avpref.models.bases.velocity_network import VelocityNetwork
+from avpref.models.codecs.codec import Codec
+from avpref.models.text import TextBatch, TextEncoder
 
 TEXTS = "texts"
 """Folder in the folder of runs where text states are kept."""
+
+
+def base_of(settings: Settings) -> Base:
+    """The configuration's base model; nothing is loaded. Raises ConfigError where it cannot be used."""
+    return open_base(settings.base_sections)
 
 
 def open_codec(settings: Settings, device: str = "cpu") -> Codec:
@@ -43,14 +31,7 @@ def open_codec(settings: Settings, device: str = "cpu") -> Codec:
 
     Raises ConfigError where it cannot make clips of their shape, InputError where weights are absent.
     """
-    shape = clip_shape(settings)
-    match settings.codec:
-        case IdentityCodecSettings() as config:
-            return IdentityCodec(config, shape)
-        case JavisCodecSettings() as config:
-            from avpref.models.codecs.javis_codec import JavisCodec
-
-            return JavisCodec(config, shape, device)
+    return base_of(settings).codec(clip_shape(settings), device)
 
 
 def open_text_encoder(settings: Settings, runs: Path, device: str = "cpu") -> TextEncoder:
@@ -58,52 +39,27 @@ def open_text_encoder(settings: Settings, runs: Path, device: str = "cpu") -> Te
 
     Weights are loaded with the first text whose states are not stored yet. Raises InputError where they are absent.
     """
-    match settings.text:
-        case WordTextSettings():
-            return WordText(settings.network.text_dim, settings.network.text_len)
-        case Umt5TextSettings() as config:
-            from avpref.models.umt5 import CachedText
-
-            folder = Path(config.cache) if config.cache else runs / TEXTS
-            return CachedText(_encoder_files(config, settings.network.text_len, device), folder)
+    return base_of(settings).text_encoder(runs / TEXTS, device)
 
 
 def codec_identity(settings: Settings) -> str:
     """Hash of everything that the codec's output depends on, weights included. Raises as :func:`open_codec`."""
-    return _codec_identity(settings.codec, settings.clip)
+    return _codec_identity(settings.base_sections, clip_shape(settings))
 
 
 def text_identity(settings: Settings) -> str:
     """Hash of everything that the text encoder's output depends on, weights included. Raises as :func:`open_text_encoder`."""
-    return _text_identity(settings.text, settings.network.text_dim, settings.network.text_len)
+    return _text_identity(settings.base_sections)
 
 
 @lru_cache
-def _codec_identity(codec: CodecSettings, clip: ClipSettings) -> str:
-    match codec:
-        case IdentityCodecSettings() as config:
-            return digest("identity", config.model_dump(mode="json"))
-        case JavisCodecSettings() as config:
-            from avpref.models.codecs.javis_codec import JavisCodec
-
-            return JavisCodec(config, shape_of(clip)).fingerprint
+def _codec_identity(sections: BaseSections, shape: ClipShape) -> str:
+    return open_base(sections).codec_fingerprint(shape)
 
 
 @lru_cache
-def _text_identity(text: TextSettings, dim: int, length: int) -> str:
-    match text:
-        case WordTextSettings():
-            return WordText(dim, length).fingerprint
-        case Umt5TextSettings() as config:
-            return _encoder_files(config, length, "cpu").fingerprint
-
-
-def _encoder_files(config: Umt5TextSettings, length: int, device: str) -> Umt5Files:
-    from avpref.models import umt5
-
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
-    weights, tokenizer = umt5.PUBLISHED.locate(config.encoder), umt5.PUBLISHED_TOKENIZER.locate(config.tokenizer)
-    return umt5.Umt5Files(weights, tokenizer, dtype, device, length)
+def _text_identity(sections: BaseSections) -> str:
+    return open_base(sections).text_fingerprint()
 
 
 def device_of(settings: Settings) -> str:
@@ -121,9 +77,9 @@ class NetworkFiles:
     adapter_hash: str = ""
 
 
-def load_for_sampling(files: NetworkFiles, settings: Settings) -> JavisDiT:
+def load_for_sampling(files: NetworkFiles, settings: Settings) -> VelocityNetwork:
     """The network in evaluation mode, the adapter merged into its weights. Raises InputError for unreadable or unsuitable files."""
-    network = load_network(files.checkpoint, NetworkConfig.from_settings(settings.network), ModelType.T2AV)
+    network = base_of(settings).load(files.checkpoint)
     if files.adapter is not None:
         from avpref.trainer.adapter_files import fold_adapter  # importing PEFT takes seconds
 
@@ -131,22 +87,9 @@ def load_for_sampling(files: NetworkFiles, settings: Settings) -> JavisDiT:
     return network.eval()
 
 
-def sampler_settings(settings: Settings) -> SamplerSettings:
-    """Steps, guidance and shift of the configuration. Raises ConfigError where no shift can be derived from the clip's length."""
-    sampling, clip = settings.sampling, settings.clip
-    if sampling.shift is not None:
-        return SamplerSettings(sampling.steps, sampling.guidance, sampling.shift)
-    try:
-        ratio = shift_ratio(*_nominal(settings), clip.num_frames, sampling.shift_scale)
-    except ValueError as error:
-        raise ConfigError(str(error), "a fixed shift for short clips", "--set sampling.shift=3.0") from error
-    return SamplerSettings(sampling.steps, sampling.guidance, ratio)
-
-
-def _nominal(settings: Settings) -> tuple[int, int]:
-    """Height and width that the shift is derived from: with the released codec, the published size before it is rounded up."""
-    height, width = settings.clip.height_px, settings.clip.width_px
-    return nominal_size(height, width) if isinstance(settings.codec, JavisCodecSettings) else (height, width)
+def open_sampler(settings: Settings) -> Sampler:
+    """The configuration's sampler of the run's clips. Raises ConfigError where no shift can be derived from their length."""
+    return base_of(settings).sampler(settings.sampling, clip_shape(settings))
 
 
 def negative_text(encoder: TextEncoder, settings: Settings) -> TextBatch:

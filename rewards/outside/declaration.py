@@ -5,17 +5,16 @@ Making a scorer loads no weights: that is the purpose of the method ``load``, wh
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from avpref.domain import Metric, Terms
-from avpref.errors import AvprefError, ConfigError
+from avpref.errors import ConfigError
 from avpref.identity import digest
-from avpref.rewards.outside.class_loading import GUIDE, quoted_traceback
-from avpref.rewards.outside.source_version import source_version
+from avpref.outside.class_loading import SCORER
+from avpref.outside.class_settings import make
+from avpref.outside.source_version import source_version
 from avpref.rewards.protocol import ScorableClip, Scorer
 
 UNSTATED_TERMS = Terms("not stated", commercial_use=False)
@@ -49,21 +48,11 @@ class Declaration:
 def make_scorer(name: str, owner: type, values: Mapping[str, Any]) -> tuple[Scorer, dict[str, Any]]:
     """The scorer of class ``owner`` with the settings ``values``, and all its settings as JSON values.
 
-    Raises ConfigError for settings that the class does not declare or accept, and where the class cannot be made.
+    Raises ConfigError as :func:`avpref.outside.class_settings.make`.
     """
-    declared: Any = getattr(owner, "Settings", None)
-    if declared is None:
-        _refuse_unknown(name, owner, values, ())
-        return _made(name, owner), {}
-    _refuse_unknown(name, owner, values, _known_keys(name, declared))
-    try:
-        settings = _validated(declared, values)
-    except (ValueError, TypeError) as error:
-        found = f"scorer {name}: settings of {owner.__qualname__}: {_problems(error)}"
-        raise ConfigError(
-            found, f"the settings that {owner.__module__}:{owner.__qualname__}.Settings declares", _fix(name)
-        ) from None
-    return _made(name, owner, settings), _as_json(settings)
+    scorer: Scorer
+    scorer, settings = make(SCORER, name, owner, values)
+    return scorer, settings
 
 
 def declare(name: str, reference: str, owner: type, values: Mapping[str, Any]) -> Declaration:
@@ -80,7 +69,7 @@ def declare(name: str, reference: str, owner: type, values: Mapping[str, Any]) -
         raise _wrong(
             name, owner, f"fingerprint = {version!r}", "a text that changes with the numbers, or no such attribute"
         )
-    version = f"declared {version}" if version else f"source {source_version(name, owner)}"
+    version = f"declared {version}" if version else f"source {source_version(SCORER, name, owner)}"
     ignored: Collection[str] = getattr(owner, "not_of_scores", ())
     of_scores = {key: value for key, value in settings.items() if key not in ignored}
     fields = [[metric.name, metric.unit, metric.higher_is_better] for metric in metrics]
@@ -111,76 +100,6 @@ def _metrics(name: str, owner: type, scorer: object) -> tuple[Metric, ...]:
     return tuple(metrics)
 
 
-def _made(name: str, owner: type, *settings: object) -> Scorer:
-    try:
-        scorer: Scorer = owner(*settings)
-    except AvprefError:
-        raise
-    except Exception as error:
-        quoted = quoted_traceback(error, ("declaration.py",))
-        expected = "a class that is made from its settings alone, without loading weights"
-        raise ConfigError(
-            f"scorer {name}: {owner.__qualname__} cannot be made:\n{quoted}", expected, _fix(name)
-        ) from error
-    return scorer
-
-
-def _validated(declared: Callable[..., object], values: Mapping[str, Any]) -> object:
-    if dataclasses.is_dataclass(declared):
-        try:
-            from pydantic import TypeAdapter
-        except ImportError:  # pydantic 1 or none, in an environment of the scorer's own
-            return cast(Any, declared)(**values)
-        return TypeAdapter(declared).validate_python(dict(values))
-    return declared(**values)
-
-
-def _as_json(settings: Any) -> dict[str, Any]:
-    if hasattr(settings, "model_dump"):
-        dumped: dict[str, Any] = settings.model_dump(mode="json")
-    elif dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        dumped = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-    else:
-        dumped = json.loads(settings.json())
-    return dumped
-
-
-def _known_keys(name: str, declared: Any) -> Collection[str] | None:
-    """The keys that a class of settings takes; None where it takes any."""
-    if dataclasses.is_dataclass(declared):
-        return [item.name for item in dataclasses.fields(declared) if item.init]
-    if hasattr(declared, "model_fields"):
-        fields, config = declared.model_fields, declared.model_config
-        return (
-            None
-            if config.get("extra") == "allow"
-            else [*fields, *(item.alias for item in fields.values() if item.alias)]
-        )
-    if hasattr(declared, "__fields__"):
-        return list(declared.__fields__)
-    raise ConfigError(f"scorer {name}: Settings = {declared!r}", "a pydantic model or a dataclass", f"see {GUIDE}")
-
-
-def _refuse_unknown(name: str, owner: type, values: Mapping[str, Any], known: Collection[str] | None) -> None:
-    unknown = [key for key in values if known is not None and key not in known]
-    if unknown:
-        expected = (
-            f"{', '.join(known)}" if known else f"no settings: {owner.__qualname__} declares none (class Settings)"
-        )
-        raise ConfigError(f"scorer {name}: unknown setting {', '.join(unknown)}", expected, _fix(name))
-
-
-def _problems(error: Exception) -> str:
-    """The problems of a pydantic error as one phrase, or the text of another error."""
-    if not hasattr(error, "errors"):
-        return str(error)
-    items = error.errors()
-    return "; ".join(f"{'.'.join(map(str, item['loc']))} = {item.get('input')!r}: {item['msg']}" for item in items)
-
-
 def _wrong(name: str, owner: type, found: str, expected: str) -> ConfigError:
-    return ConfigError(f"scorer {name}: {owner.__module__}:{owner.__qualname__} has {found}", expected, f"see {GUIDE}")
-
-
-def _fix(name: str) -> str:
-    return f"--set scoring.scorers.{name}.settings.KEY=VALUE"
+    found = f"scorer {name}: {owner.__module__}:{owner.__qualname__} has {found}"
+    return ConfigError(found, expected, f"see {SCORER.guide}")

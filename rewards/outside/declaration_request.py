@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avpref.rewards.outside.class_loading import load_class
+from avpref.outside.class_loading import SCORER, load_class
 from avpref.rewards.outside.declaration import Declaration, declare
 
 
@@ -23,5 +23,5 @@ class DeclarationRequest:
 
 def declare_here(request: DeclarationRequest) -> Declaration:
     """See :func:`avpref.rewards.outside.declaration.declare`; imports the class in this process."""
-    owner = load_class(request.name, request.reference, Path(request.folder))
+    owner = load_class(SCORER, request.name, request.reference, Path(request.folder))
     return declare(request.name, request.reference, owner, request.values)

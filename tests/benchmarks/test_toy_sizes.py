@@ -33,6 +33,7 @@ LONG = {
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
+    "rounds": "--seeds 0 --rounds 2 --arms one informative --config configs/tiny.yaml",
     "routed": "--seeds 0 --config configs/tiny.yaml",
     "toyworld": "0 --config configs/tiny.yaml --control configs/tiny.yaml",
     "video_decoding": "--divisor 8 --width 8",

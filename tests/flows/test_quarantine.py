@@ -23,8 +23,8 @@ from avpref.flows.stages.generate import generate
 from avpref.flows.stages.pair import pair
 from avpref.flows.stages.score import score
 from avpref.flows.workers import generate_worker as generating
-from avpref.flows.workers import generator as components
 from avpref.media.geometry import ClipShape
+from avpref.models.codecs.codec import IdentityCodec
 from avpref.models.flow import Latents
 from avpref.rewards.fake import FakeScorer
 from avpref.rewards.protocol import ScorableClip
@@ -251,12 +251,12 @@ def test_a_candidate_that_cannot_be_made_is_quarantined_alone(tiny_copy: Copy, m
 def test_a_network_that_gives_no_numbers_opens_the_circuit(tiny_copy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     """If every unit fails with the same error, the run stops after a few units and names the error."""
     folder = tiny_copy("generate")
-    real = components.IdentityCodec.decode
+    real = IdentityCodec.decode
 
-    def decode(self: components.IdentityCodec, latents: Latents) -> list[tuple[np.ndarray, np.ndarray]]:
+    def decode(self: IdentityCodec, latents: Latents) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(frames, np.full_like(audio, np.nan)) for frames, audio in real(self, latents)]
 
-    monkeypatch.setattr(components.IdentityCodec, "decode", decode)
+    monkeypatch.setattr(IdentityCodec, "decode", decode)
     with pytest.raises(CircuitOpen, match="every unit failed with ValueError: audio must be finite"):
         run_loop(folder)
 

@@ -38,7 +38,7 @@ TOP_FOLDERS = (
     "deploy",
 )
 FILE_KINDS = ("py", "sql", "md", "yaml", "json", "css", "toml", "lock", "png", "ipynb")
-FILES_OF_OTHERS = {"prompt_template.py", "sharpness.py"}
+FILES_OF_OTHERS = {"cells.py", "prompt_template.py", "sharpness.py"}
 """Source files that pages name and that belong to other projects or to users."""
 ALWAYS_ACCEPTED = {"--help", "--version", "--debug"}
 

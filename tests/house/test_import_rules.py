@@ -18,7 +18,7 @@ LINKED = ("models", "datasets", "rewards", "trainer", "flows")
 
 LAYERS = (
     ("domain", "errors", "identity", "console", "__init__"),
-    ("config", "media", "devices"),
+    ("config", "media", "devices", "outside"),
     ("datasets",),
     ("storage",),
     ("models", "observability"),

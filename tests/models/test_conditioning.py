@@ -14,6 +14,7 @@ from present import present
 from safetensors.torch import load_file
 from torch import Tensor
 
+from avpref.models.bases.velocity_network import compile_blocks
 from avpref.models.conditioning import (
     Conditioning,
     ConditioningFrames,
@@ -24,7 +25,7 @@ from avpref.models.conditioning import (
     image_to_av,
     video_to_audio,
 )
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
+from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents, LatentShapes, interpolate
 from avpref.models.initialisation import create_network
 from avpref.models.sampling import SamplerSettings, draw_noise, sample
@@ -87,7 +88,7 @@ def test_conditioning_frames_stay_and_the_rest_is_sampled(make_network, mode: st
 def test_any_mask_of_any_row_is_obeyed(video_bits: list[bool], audio_bits: list[bool]) -> None:
     """On a network that moves everything: a row's conditioning frames stay, its other frames move by the whole velocity."""
 
-    def network(latents: Latents, t: LatentTimes, *_: Tensor, num_video_latents: int | None) -> Latents:
+    def network(latents: Latents, t: LatentTimes, *_: Tensor) -> Latents:
         for time, mask in zip(t, masks, strict=True):
             assert time is not None and torch.equal(time == 0, mask) and (time[~mask] == 1).all()
         return Latents(*(torch.ones_like(part) for part in both(latents)))
@@ -105,7 +106,7 @@ def test_the_network_sees_clean_conditioning_frames_at_every_step_in_both_rows_o
     clip, noise = data(), draw_noise(SHAPES, [1, 2])
     seen: list[float] = []
 
-    def network(latents: Latents, t: LatentTimes, text: Tensor, *_: Tensor, num_video_latents: int | None) -> Latents:
+    def network(latents: Latents, t: LatentTimes, text: Tensor, *_: Tensor) -> Latents:
         assert t.video is not None and t.audio is not None
         assert torch.equal(present(latents.audio), torch.cat([clip.audio, clip.audio]))
         assert t.audio.shape == (2 * ROWS, 8) and not t.audio.any()

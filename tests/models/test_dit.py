@@ -10,7 +10,8 @@ import torch
 from present import present
 
 from avpref.config.network_settings import NetworkSettings
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
+from avpref.models.bases.velocity_network import compile_blocks
+from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import pytest
 import torch
@@ -40,6 +40,8 @@ class JobFields(TypedDict, total=False):
     weights: Path
     adapter: AdapterSettings
     sft_adapter: Path
+    start_adapter: Path
+    reference: Literal["base", "start"]
 
 
 @pytest.fixture

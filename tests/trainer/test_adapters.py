@@ -15,7 +15,7 @@ from avpref.errors import ConfigError, InputError
 from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE, fold_adapter, load_adapter, save_adapter
-from avpref.trainer.adapters import POLICY, AdapterMisuse, Policy, add_adapter, make_policy, reference, target_names
+from avpref.trainer.adapters import POLICY, AdapterMisuse, Policy, add_adapter, make_policy, reference
 
 MakeNetwork = Callable[..., JavisDiT]
 MERGED = AdapterSettings(rank=2, alpha=3.0)
@@ -158,8 +158,8 @@ def test_fresh_adapters_leave_the_global_generator_alone_and_depend_on_their_see
 
 def test_number_of_adapted_linears(make_network: MakeNetwork, network_settings: NetworkSettings) -> None:
     shared = make_network(settings=network_settings.model_copy(update={"dual_ffn": False}))
-    assert len(target_names(make_network())) == 12
-    assert len(target_names(shared)) == 10
+    assert len(make_network().adapter_targets().names) == 12
+    assert len(shared.adapter_targets().names) == 10
     assert len(make_policy(shared, MERGED, seed=1).layers) == 20
 
 

@@ -68,7 +68,7 @@ def test_preference_loss(vectors: dict[str, Tensor], comparisons: tuple[Modality
 
 def test_flow_loss(vectors: dict[str, Tensor], comparisons: tuple[ModalityErrors, ModalityErrors]) -> None:
     chosen = [comparison.policy.chosen for comparison in comparisons]
-    close(flow_loss(*chosen), vectors["sft.loss"])
+    close(flow_loss(chosen[0], chosen[1]), vectors["sft.loss"])
     for errors, modality in zip(chosen, ("video", "audio"), strict=True):
         close(errors.mean(), vectors[f"sft.loss_{modality}"])
 

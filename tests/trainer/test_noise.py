@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from present import present
 
-from avpref.config.data_settings import ClipSettings
-from avpref.config.training_settings import TimestepSettings
 from avpref.errors import ConfigError
 from avpref.models.flow import LatentShapes, interpolate, velocity_target
 from avpref.trainer.batches import ClipSet, PairSet
@@ -25,7 +23,6 @@ from avpref.trainer.noise import (
     SampleIndex,
     draw_sample_noise,
     indices_of_step,
-    resolve_shift,
     shard_for_rank,
 )
 
@@ -178,11 +175,3 @@ def test_noise_settings_that_the_data_cannot_serve_are_refused(
         PairSource(make_pairs(4), NOISE)
     with pytest.raises(ConfigError, match="caption_dropout"):
         ClipSource(replace(make_clips(4), negative_text=None, negative_mask=None), NOISE)
-
-
-def test_shift_of_settings() -> None:
-    clip = ClipSettings(num_frames=65, height_px=240, width_px=426, fps_hz=16)
-    assert resolve_shift(TimestepSettings(), clip) == pytest.approx(12.09361, rel=1e-6)
-    assert resolve_shift(TimestepSettings(shift=3.0), clip) == 3.0
-    with pytest.raises(ConfigError, match="timesteps"):
-        resolve_shift(TimestepSettings(), clip.model_copy(update={"num_frames": 16}))

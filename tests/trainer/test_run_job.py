@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, PreferenceLossSettings
 from avpref.errors import ConfigError, InputError
+from avpref.models.audio_branch import audio_only_network, is_audio_tensor
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.trainer.adapter_files import load_adapter, read_adapter_weights
@@ -21,7 +22,7 @@ from avpref.trainer.job import TrainingJob, load_job, save_job
 from avpref.trainer.launch import launch, read_summary
 from avpref.trainer.parallel import Context
 from avpref.trainer.reference_cache import load_reference_scores
-from avpref.trainer.run_job import audio_only_network, cache_reference, is_audio_tensor
+from avpref.trainer.run_job import cache_reference
 from avpref.trainer.worker import main
 
 MakeJob = Callable[..., TrainingJob]
@@ -66,7 +67,7 @@ def test_audio_stage_trains_exactly_the_audio_tensors(
     trained = load_file(folder / "checkpoints" / "step_00000004" / "tensors.safetensors")
     names = {name.removeprefix("parameter/") for name in trained if name.startswith("parameter/")}
     assert names == {name for name in make_network().state_dict() if is_audio_tensor(name)}
-    assert len(names) == 7 + 5 * job.network.num_layers
+    assert job.network is not None and len(names) == 7 + 5 * job.network.num_layers
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
     assert len(rows(job)) == 6
     alone = sft_job("alone")

@@ -37,6 +37,7 @@ DEFAULT_CONFIG = Path("configs/toyworld.yaml")
 DEFAULT_CLIPS_CONFIG = Path("configs/clips.yaml")
 
 
-def overrides(values: list[str] | None, seed: int | None) -> list[str]:
-    """The values of ``--set``, then the seed, which wins."""
-    return list(values or []) + ([f"run.seed={seed}"] if seed is not None else [])
+def overrides(values: list[str] | None, seed: int | None, rounds: int | None = None) -> list[str]:
+    """The values of ``--set``, then the seed and the number of rounds, which win."""
+    short = {"run.seed": seed, "rounds.count": rounds}
+    return list(values or []) + [f"{key}={value}" for key, value in short.items() if value is not None]

@@ -19,7 +19,7 @@ from avpref.config.optional_scorers import with_installed
 from avpref.config.pool_names import require_pools_of_scorers
 from avpref.config.schema import ScoreJob, Settings
 from avpref.config.scorer_use import FORMS, entry_for_override
-from avpref.config.section import Section
+from avpref.config.section import EVERY_KEY, Section
 from avpref.errors import ConfigError
 from avpref.identity import digest
 
@@ -47,7 +47,7 @@ class Resolved:
 
     def rows(self) -> Iterator[tuple[str, object, str]]:
         """(dotted key, value, origin) for every leaf, in file order."""
-        for key, value in flatten(self.settings.model_dump(mode="json")):
+        for key, value in flatten(self.settings.model_dump(mode="json", context={EVERY_KEY: True})):
             yield key, value, self.origins.get(key, "default")
 
 
@@ -118,6 +118,8 @@ def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | Non
 
 def _require_implemented(settings: Settings, path: Path) -> None:
     """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
+    settings.base_sections.check()
+    settings.rounds.check()
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
@@ -143,14 +145,22 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
 
 NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
 """Sections that affect where a run executes and how it is observed, but not its results."""
+WITHOUT_DEFAULT = ("base",)
+"""Sections that came later than others: runs that leave them at their defaults keep their ids."""
 
 
 def identity_hash(settings: Settings) -> str:
     """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`.
 
-    Without a benchmark, its settings are left out, so that runs have the ids of before there were any.
+    Sections of :data:`WITHOUT_DEFAULT` enter only where they differ from their defaults, and section ``rounds`` from the second
+    round on, without the number of rounds: the first of several rounds is the run of one. Without a benchmark, its settings are
+    left out.
     """
-    tree = settings.model_dump(mode="json", exclude=set(NOT_OF_IDENTITY))
+    left_out = [name for name in WITHOUT_DEFAULT if getattr(settings, name) == Settings.model_fields[name].default]
+    left_out += ["rounds"] if settings.rounds.round == 1 else []
+    tree = settings.model_dump(mode="json", exclude={*NOT_OF_IDENTITY, *left_out})
+    if "rounds" in tree:
+        del tree["rounds"]["count"]
     if not settings.evaluation.bench.preset:
         del tree["evaluation"]["bench"]
     return digest("settings", tree, size=8)

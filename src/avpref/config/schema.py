@@ -6,6 +6,7 @@ selects the class, and one ``match`` in the flows turns each class into its impl
 
 from __future__ import annotations
 
+from avpref.config.base_settings import BaseSections, BaseSettings
 from avpref.config.codec_settings import CodecSettings, IdentityCodecSettings, TextSettings, WordTextSettings
 from avpref.config.data_settings import ClipSettings, PromptSettings, RecordingSettings
 from avpref.config.executor_settings import Executor, InProcessExecutor
@@ -13,6 +14,7 @@ from avpref.config.gate_settings import EvaluationSettings, PromotionSettings
 from avpref.config.network_settings import NetworkSettings, SamplingSettings
 from avpref.config.observe_settings import ObserveSettings, ReportingSettings
 from avpref.config.pairs_settings import AuditSettings, PairSettings
+from avpref.config.round_settings import RoundSettings
 from avpref.config.run_settings import RunSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.config.section import Section
@@ -29,19 +31,26 @@ class Settings(Section):
     observe: ObserveSettings = ObserveSettings()
     clip: ClipSettings
     prompts: PromptSettings
+    base: BaseSettings = BaseSettings()
     codec: CodecSettings = IdentityCodecSettings()
     text: TextSettings = WordTextSettings()
-    network: NetworkSettings
+    network: NetworkSettings | None = None
     sft: Sft
     sampling: SamplingSettings = SamplingSettings()
     scoring: ScoringSettings = ScoringSettings()
     pairs: PairSettings = PairSettings()
     audit: AuditSettings = AuditSettings()
     dpo: DpoSettings
+    rounds: RoundSettings = RoundSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     retention: RetentionSettings = RetentionSettings()
     promotion: PromotionSettings = PromotionSettings()
     reporting: ReportingSettings = ReportingSettings()
+
+    @property
+    def base_sections(self) -> BaseSections:
+        """The sections that describe the base model."""
+        return BaseSections(base=self.base, network=self.network, codec=self.codec, text=self.text)
 
 
 class ScoreJob(Section):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from avpref.config.section import Section
+from avpref.config.section import ExtendedSection, Section
+from avpref.config.training.monitoring_settings import AlarmSettings, PreviewSettings, TrackerName
+from avpref.config.training.preference_settings import PreferenceLossSettings
+
+CheckpointingMode = Literal["none", "selective", "full"]
 
 
-class OptimiserSettings(Section):
+class OptimiserSettings(ExtendedSection):
     """AdamW with linear warm-up; the defaults are those of the released configuration."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"schedule", "min_lr_share", "state_bits"})
 
     lr: float = Field(default=1e-5, gt=0)
     warmup_steps: int = Field(default=100, ge=0)
@@ -18,19 +24,30 @@ class OptimiserSettings(Section):
     eps: float = Field(default=1e-15, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     grad_clip: float = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    min_lr_share: float = Field(default=0.0, ge=0, le=1)
+    state_bits: Literal[32, 8] = 32
 
 
-class TimestepSettings(Section):
+class TimestepSettings(ExtendedSection):
     """Logit-normal timesteps, then the resolution and length shift times ``scale`` (or a fixed ``shift``)."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"independent", "rounded"})
 
     loc: float = 0.0
     spread: float = Field(default=1.0, gt=0)
     shift: float | None = Field(default=None, description="fixed shift ratio; none: from the clip's size and length")
     scale: float = Field(default=5.0, gt=0)
+    independent: bool = False
+    rounded: bool = False
 
 
-class LoopSettings(Section):
+class LoopSettings(ExtendedSection):
     """Length, batch size, checkpoints, device and launcher of a training loop; see :mod:`avpref.flows.placement`."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset(
+        {"checkpointing_by_tokens", "sharding", "max_restarts", "keep_every", "alarms", "previews", "trackers"}
+    )
 
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
@@ -51,12 +68,39 @@ class LoopSettings(Section):
         description="processes: num_processes of this machine, without Ray; auto: Ray Train workers for several processes, or "
         "where a Ray executor trains on GPUs; in_process otherwise",
     )
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | Literal["selective"] = False
+    checkpointing_by_tokens: tuple[tuple[int, CheckpointingMode], ...] = ()
     compile_blocks: bool = False
+    sharding: Literal["sums", "fsdp2"] = "sums"
+    max_restarts: int = Field(default=1, ge=0)
+    keep_every: int = Field(default=0, ge=0)
+    alarms: AlarmSettings = AlarmSettings()
+    previews: PreviewSettings = PreviewSettings()
+    trackers: tuple[TrackerName, ...] = ()
+
+    @model_validator(mode="after")
+    def _compiled_blocks_are_not_selective(self) -> Self:
+        modes = {self.activation_checkpointing, *(mode for _, mode in self.checkpointing_by_tokens)}
+        if self.compile_blocks and "selective" in modes:
+            raise ValueError(
+                "selective checkpointing sees single operations, which compile_blocks hides; choose one of them"
+            )
+        return self
+
+    def checkpointing(self, num_tokens: int) -> CheckpointingMode:
+        """How clips of ``num_tokens`` are checkpointed: by the last bound of ``checkpointing_by_tokens`` that they reach."""
+        mode: CheckpointingMode = "full" if self.activation_checkpointing is True else "none"
+        if self.activation_checkpointing == "selective":
+            mode = "selective"
+        for _, mode_from in sorted(bound for bound in self.checkpointing_by_tokens if bound[0] <= num_tokens):
+            mode = mode_from
+        return mode
 
 
-class SftSettings(Section):
+class SftSettings(ExtendedSection):
     """Flow matching on clips: ``audio_steps`` of the audio branch alone (paper, stage 1), then joint training (stage 2)."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"weight_video", "weight_audio"})
 
     kind: Literal["train"] = "train"
     loop: LoopSettings
@@ -65,6 +109,8 @@ class SftSettings(Section):
     timesteps: TimestepSettings = TimestepSettings()
     caption_dropout: float = Field(default=0.1, ge=0, lt=1)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    weight_video: float = Field(default=1.0, ge=0)
+    weight_audio: float = Field(default=1.0, ge=0)
 
 
 class SftWeights(Section):
@@ -92,24 +138,18 @@ class AdapterSettings(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class PreferenceLossSettings(Section):
-    """The AV-DPO loss (:mod:`avpref.trainer.losses`); the defaults are those of the released configuration."""
-
-    form: Literal["per_modality", "joint"] = "per_modality"
-    variant: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    beta_video: float = Field(default=3000.0, gt=0)
-    beta_audio: float = Field(default=1000.0, gt=0)
-    half: bool = True
-    reduction: Literal["mean", "sum"] = "mean"
-    flow_weight: float = Field(default=0.1, ge=0)
-
-
-class DpoSettings(Section):
+class DpoSettings(ExtendedSection):
     """AV-DPO training of the LoRA adapter. ``base_dtype`` is the dtype of the frozen network; the adapter is float32."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset(
+        {"reference", "reference_decay", "ema_decay", "two_pass", "desync_order"}
+    )
+
     loop: LoopSettings
-    base_dtype: Literal["float32", "bfloat16"] = "float32"
+    base_dtype: Literal["float32", "bfloat16", "int8", "float8"] = "float32"
+    reference: Literal["live", "cached", "ema", "none"] = "live"
+    reference_decay: float = Field(default=0.99, ge=0, lt=1)
+    two_pass: bool = False
     optimiser: OptimiserSettings = OptimiserSettings()
     timesteps: TimestepSettings = TimestepSettings()
     adapter: AdapterSettings = AdapterSettings()
@@ -126,4 +166,6 @@ class DpoSettings(Section):
     desync_early_share: float = Field(
         default=0.5, ge=0, le=1, description="share of those whose audio is early instead of late"
     )
+    desync_order: Literal["flat", "large_first"] = "flat"
     displacement_alarm: float = Field(default=0.01, gt=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)

@@ -23,7 +23,12 @@ MARGIN, NORMALISED = "margin_", "_normalised"
 SCORE_COLUMNS = ("metric", "value", "status", "reason", "scorer", "fingerprint", "licence", "is_meaningful")
 STATISTICS = ("metric", "population", "count", "mean", "std", "q05", "q25", "q50", "q75", "q95")
 RULE_COLUMNS = ("rule", "dimension", "value", "bound", "passed", "detail")
-MADE_BY = ("product_version", "settings_hash", "seed", "checkpoint_sha256", "checkpoint", "adapter")
+MADE_BY = (
+    *("product_version", "settings_hash", "seed", "checkpoint_sha256", "checkpoint", "adapter"),
+    *("base_model", "base_licence"),
+)
+OF_A_ROUND = ("round", "previous_run", "start_policy_hash", "start_adapter_sha256")
+"""Keys of the record of an adapter from a later round."""
 
 
 def document(catalog: RunCatalog, text: str, limit: int | None) -> Document:
@@ -53,6 +58,7 @@ def adapter(catalog: RunCatalog, match: Match, limit: int) -> Document:
     return {
         **_adapter(catalog, record),
         **{name: record.document.get(name) for name in MADE_BY},
+        **{name: record.document[name] for name in OF_A_ROUND if name in record.document},
         "config": f"{record.run_id}/config.yaml",
         "record": str(record.path.relative_to(catalog.runs)),
         "pairs_hash": record.document.get("pairs_hash"),

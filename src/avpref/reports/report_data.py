@@ -12,6 +12,7 @@ from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.evidence.judging import HACKING, MetricComparison
 from avpref.datasets.evidence.shortcuts import AuditRow
+from avpref.datasets.rounds.round_row import RoundRow
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Metric, Terms, dimensions_of
 from avpref.storage.files import Files
@@ -71,7 +72,7 @@ class ReportData:
 
     Frames have the columns of their tables; ``rewards`` adds ``origin``. ``media`` holds the clips under the paths of
     ``candidates``. ``metric_changes`` compares single metrics, those that selected pairs and those of judges; ``prompt_blind`` says
-    what the rewards do not compare with the prompt.
+    what the rewards do not compare with the prompt. ``rounds`` are the rounds up to this run, none in the first.
     """
 
     run_id: str
@@ -97,6 +98,7 @@ class ReportData:
     origin: tuple[tuple[str, str], ...]
     metric_changes: tuple[MetricComparison, ...] = ()
     prompt_blind: tuple[str, ...] = ()
+    rounds: tuple[RoundRow, ...] = ()
 
     @property
     def suspicion(self) -> str:

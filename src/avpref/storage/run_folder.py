@@ -36,8 +36,12 @@ from avpref.storage.work_folder import WorkFolder
 
 
 def run_id(settings: Settings) -> str:
-    """The run's id: name, seed and the hash of its settings, without the sections of :data:`avpref.config.loading.NOT_OF_IDENTITY`."""
-    return f"{settings.run.name}-s{settings.run.seed}-{identity_hash(settings)}"
+    """The run's id: name, seed and the hash of its settings, without the sections of :data:`avpref.config.loading.NOT_OF_IDENTITY`.
+
+    From the second round on, the number of the round follows.
+    """
+    ending = f"-r{settings.rounds.round}" if settings.rounds.round > 1 else ""
+    return f"{settings.run.name}-s{settings.run.seed}-{identity_hash(settings)}{ending}"
 
 
 @dataclass(frozen=True)

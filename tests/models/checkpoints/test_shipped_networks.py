@@ -34,6 +34,7 @@ def test_every_network_is_small_and_the_one_that_its_record_names(name: str) -> 
 def test_the_toy_worlds_configurations_start_from_the_shipped_network(config: str) -> None:
     settings = load_config(CONFIGS / config, environment={}).settings
     assert isinstance(settings.sft, SftWeights) and settings.sft.dtype == "float32"
+    assert settings.network is not None
     path = locate_network(settings.sft.network)
     network = load_generator(path, NetworkConfig.from_settings(settings.network), ModelType.T2AV)
     assert sum(parameter.numel() for parameter in network.parameters()) > 1e6
@@ -41,7 +42,7 @@ def test_the_toy_worlds_configurations_start_from_the_shipped_network(config: st
 
 def test_the_full_configuration_trains_the_network_that_ships() -> None:
     settings = load_config(CONFIGS / "toyworld-full.yaml", environment={}).settings
-    assert isinstance(settings.sft, SftSettings)
+    assert isinstance(settings.sft, SftSettings) and settings.network is not None
     recorded = json.loads((FOLDER / "toyworld.json").read_text())["settings"]
     assert recorded["network"] == settings.network.model_dump(mode="json")
     trained, execution = settings.sft.model_dump(mode="json"), recorded["sft"]

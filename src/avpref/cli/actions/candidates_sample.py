@@ -20,7 +20,7 @@ from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.prompts import prompts as prompts_flow
 from avpref.flows.stages.sft import sft
-from avpref.flows.workers.generator import codec_identity, open_codec, sampler_settings, text_identity
+from avpref.flows.workers.generator import codec_identity, open_codec, open_sampler, text_identity
 from avpref.observability.meters import S_PER_H
 from avpref.observability.run_status import publishing, publishing_stage
 from avpref.storage.run_folder import RunFolder, create
@@ -44,7 +44,7 @@ def sample_prompts(
         work = asdict(estimate_sampling(settings, tflops))
         print_json(work) if as_json else print_facts(work)
         return 0
-    for check in (open_codec, sampler_settings, codec_identity, text_identity):
+    for check in (open_codec, open_sampler, codec_identity, text_identity):
         check(settings)  # configuration errors are raised before the run is made
     folder = create(runs, settings)
     run = Run.of(folder)

@@ -18,5 +18,9 @@ def print_estimate(settings: Settings, as_json: bool) -> int:
     else:
         print_table(document["stages"], ["name", "items", "unit", "bytes"])
         print_table(document["placements"], PLACEMENT_COLUMNS)
+    if settings.rounds.count > 1:
+        say(
+            f"of each of {settings.rounds.count} rounds; later ones reuse prompts, SFT network and the reference's clips"
+        )
     say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
     return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avpref.cli.output import print_json, print_line, print_verdict
+from avpref.cli.output import print_json, print_line, print_table, print_verdict
 from avpref.config.schema import Settings
 from avpref.console import say
 from avpref.errors import GateRefused, PartialResult
@@ -59,11 +59,29 @@ def _print_summary(document: dict[str, Any]) -> None:
     pairs = document["pairs"]
     print_line(f"run {document['run_id']}: {pairs['kept']} pairs from {pairs['prompts']} prompts ({pairs['strategy']})")
     print_verdict(document)
+    if "rounds" in document:
+        _print_rounds(document)
     promotion = document["promotion"]
     print_line(f"promotion to {promotion['alias']}: {promotion['state']}")
     say(f"report: {document['run_dir']}/{REPORT_FILE}")
     for line in _next_commands(document):
         say(line)
+
+
+def _print_rounds(document: dict[str, Any]) -> None:
+    """A row per round, and the round whose adapter stands."""
+    rows = [
+        {
+            **{name: row[name] for name in ("round", "run_id", "verdict", "candidates", "pairs")},
+            **{f"gain {name}": f"{gain:+.2f} sd" for name, gain in row["gains"].items()},
+            "update": f"{row['update_norm']:.3g}",
+            "diversity": "" if row["diversity"] is None else f"{row['diversity']:.2f}",
+        }
+        for row in document["rounds"]
+    ]
+    print_table(rows, list(rows[0]))
+    if document["gate"]["verdict"] == "promote":
+        print_line(f"the adapter of {document['run_id']} stands")
 
 
 def _next_commands(document: dict[str, Any]) -> list[str]:

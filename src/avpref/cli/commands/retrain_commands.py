@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from avpref.cli.opening import load_settings
 from avpref.cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Wait, overrides
 
+Rounds = Annotated[
+    int | None,
+    Parameter(
+        name="--rounds",
+        help="repeat the loop K times, each time from the policy that it has trained; overrides rounds.count",
+        validator=validators.Number(gte=1),
+    ),
+]
 DryRun = Annotated[bool, Parameter(name="--dry-run", help="print the amount of work per stage, and run nothing")]
 
 
@@ -17,6 +25,7 @@ def retrain(
     config: Config = DEFAULT_CONFIG,
     runs: Runs = DEFAULT_RUNS,
     seed: Seed = None,
+    rounds: Rounds = None,
     set_: Overrides = None,
     json: AsJson = False,
     dry_run: DryRun = False,
@@ -24,10 +33,11 @@ def retrain(
 ) -> int:
     """Run the whole loop: candidates, scores, pairs, AV-DPO, evaluation, gate, report.
 
-    Run it again to continue where it stopped; an unchanged run recomputes nothing. Exit code 3: the gate refused;
-    5: some candidates were quarantined.
+    Run it again to continue where it stopped; an unchanged run recomputes nothing. A round that is refused ends the rounds, and
+    the adapter of the last good one stands. Exit code 3: the gate refused; 5: some candidates were quarantined.
     """
-    settings = load_settings(config, overrides(set_, seed))
+    changes = overrides(set_, seed, rounds)
+    settings = load_settings(config, changes)
     if dry_run:
         from avpref.cli.actions import estimate_work
 
@@ -40,4 +50,4 @@ def retrain(
 
     if not json:
         retrain_run.say_estimate(settings, runs)
-    return retrain_run.retrain_config(retrain_run.Request(config, runs, seed, tuple(set_ or ()), wait), json)
+    return retrain_run.retrain_config(retrain_run.Request(config, runs, seed, tuple(changes), wait), json)

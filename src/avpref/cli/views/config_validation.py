@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from avpref.config.base_settings import DEFAULT_BASE
 from avpref.config.loading import identity_hash, load_config
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
 from avpref.flows.workers.judges import check_judges
@@ -18,6 +19,10 @@ def validated(config: Path, overrides: Sequence[str]) -> dict[str, Any]:
     settings = load_config(config, overrides).settings
     metrics = checked_metrics(settings)
     check_judges(settings)
+    if settings.base != DEFAULT_BASE:
+        from avpref.flows.workers.generator import base_of  # imports torch, which takes seconds
+
+        base_of(settings)
     return {
         "config": str(config),
         "valid": True,

@@ -27,6 +27,8 @@ def plan_lines(settings: Settings, runs: Path) -> Iterator[str]:
     yield f"{settings.run.name}, seed {settings.run.seed}: from prompts to a decision about an adapter, in nine stages{again}"
     for stage, work in _stages(settings):
         yield f"  {stage:<9} {work}"
+    if settings.rounds.count > 1:
+        yield f"then the same from the policy, up to {settings.rounds.count} rounds; a refused round is the last"
     yield f"results go to {root}; the same command continues an interrupted run"
 
 

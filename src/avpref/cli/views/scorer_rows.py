@@ -11,13 +11,13 @@ from avpref.config.scoring_settings import ScoringSettings
 from avpref.errors import AvprefError
 from avpref.flows.workers.class_scorers import BUILT_IN
 from avpref.flows.workers.scorers import BUILT_IN_NAMES, ScorerSource, resolve
-from avpref.rewards.outside.class_loading import offers
+from avpref.outside.class_loading import SCORER, offers
 from avpref.rewards.weights.catalogue import terms_text
 
 
 def listing() -> list[dict[str, Any]]:
     """A document per scorer: name, origin, metrics, terms, and the reason why it cannot be used here (empty if it can)."""
-    offered = [(offer.name, offer.distribution) for offer in offers() if offer.name not in BUILT_IN_NAMES]
+    offered = [(offer.name, offer.distribution) for offer in offers(SCORER) if offer.name not in BUILT_IN_NAMES]
     return [_document(name, origin) for name, origin in [*((name, BUILT_IN) for name in BUILT_IN_NAMES), *offered]]
 
 

@@ -1,4 +1,4 @@
-"""Scorer classes by reference: ``package.module:Class``, or the name of an entry point of the group ``avpref.scorers``.
+"""Classes of users by reference: ``package.module:Class``, or the name of an entry point of the group of their kind.
 
 A module is looked for among the installed packages first, then in the working directory.
 """
@@ -16,9 +16,30 @@ from pathlib import Path
 
 from avpref.errors import ConfigError
 
-GROUP = "avpref.scorers"
-"""The group of entry points under which packages offer their scorers."""
-GUIDE = "docs/write-a-scorer.md"
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of classes that users write.
+
+    Attributes:
+        noun: its name in messages.
+        group: the group of entry points under which packages offer such classes.
+        guide: the page that explains how to write one.
+        settings: the key of the settings of the class called ``{name}``, for ``--set``.
+    """
+
+    noun: str
+    group: str
+    guide: str
+    settings: str
+
+    def fix(self, name: str) -> str:
+        """The flag that corrects a setting of the class called ``name``."""
+        return f"--set {self.settings.format(name=name)}.KEY=VALUE"
+
+
+SCORER = Kind("scorer", "avpref.scorers", "docs/write-a-scorer.md", "scoring.scorers.{name}.settings")
+BASE_MODEL = Kind("base model", "avpref.base_models", "docs/write-a-base-model.md", "base.settings")
 
 
 @dataclass(frozen=True)
@@ -30,9 +51,9 @@ class Offer:
     distribution: str
 
 
-def offers() -> list[Offer]:
-    """The entry points of :data:`GROUP` of all installed distributions, by name. Imports none of them."""
-    points = importlib.metadata.entry_points(group=GROUP)
+def offers(kind: Kind) -> list[Offer]:
+    """The entry points of ``kind`` of all installed distributions, by name. Imports none of them."""
+    points = importlib.metadata.entry_points(group=kind.group)
     return sorted(
         (
             Offer(point.name, point.value, f"{point.dist.name} {point.dist.version}" if point.dist else "")
@@ -42,8 +63,25 @@ def offers() -> list[Offer]:
     )
 
 
-def load_class(scorer: str, reference: str, folder: Path | None = None) -> type:
-    """Import the class that ``reference`` (``package.module:Class``) names, for the scorer called ``scorer``.
+REFERENCE = "REFERENCE"
+"""Stands for a class's reference in the fix of :func:`offer_of`."""
+
+
+def offer_of(kind: Kind, name: str, fix: str) -> Offer | None:
+    """The entry point of ``kind`` called ``name``; None without one.
+
+    Raises ConfigError where packages offer different classes under it, with ``fix``, in which a reference replaces :data:`REFERENCE`.
+    """
+    matching = [offer for offer in offers(kind) if offer.name == name]
+    if len({offer.reference for offer in matching}) > 1:
+        classes = " and ".join(f"{offer.reference} of {offer.distribution}" for offer in matching)
+        found = f"two packages offer a {kind.noun} {name}: {classes}"
+        raise ConfigError(found, "package.module:Class, which names one", fix.replace(REFERENCE, matching[0].reference))
+    return matching[0] if matching else None
+
+
+def load_class(kind: Kind, name: str, reference: str, folder: Path | None = None) -> type:
+    """Import the class that ``reference`` (``package.module:Class``) names, for the ``kind`` called ``name``.
 
     ``folder`` is searched after the installed packages; None: the working directory. Raises ConfigError where the module does
     not exist or fails to import (with the module's own traceback), or has no such class.
@@ -53,12 +91,12 @@ def load_class(scorer: str, reference: str, folder: Path | None = None) -> type:
     try:
         value: object = importlib.import_module(module_name)
     except Exception as error:
-        raise _import_error(scorer, module_name, error) from error
-    for name in path.split("."):
-        value = getattr(value, name, None)
+        raise _import_error(f"{kind.noun} {name}", module_name, error) from error
+    for part in path.split("."):
+        value = getattr(value, part, None)
     if not isinstance(value, type):
-        found = f"scorer {scorer}: {reference} is {'absent' if value is None else 'no class'}"
-        raise ConfigError(found, f"a class of {module_name}", f"correct the name after the colon, see {GUIDE}")
+        found = f"{kind.noun} {name}: {reference} is {'absent' if value is None else 'no class'}"
+        raise ConfigError(found, f"a class of {module_name}", f"correct the name after the colon, see {kind.guide}")
     return value
 
 
@@ -86,16 +124,16 @@ def quoted_traceback(error: BaseException, skipped: Sequence[str] = ("class_load
     return "\n".join(f"  | {line}" for line in text.splitlines())
 
 
-def _import_error(scorer: str, module_name: str, error: Exception) -> ConfigError:
+def _import_error(subject: str, module_name: str, error: Exception) -> ConfigError:
     parents = {module_name[:end] for end in range(len(module_name) + 1)}
     if isinstance(error, ModuleNotFoundError) and error.name in parents:
         return ConfigError(
-            f"scorer {scorer}: there is no module {error.name}",
+            f"{subject}: there is no module {error.name}",
             f"an installed package, or a module in the working directory {Path.cwd()}",
             f"python -m pip install PACKAGE, or run the command in the folder of {module_name.partition('.')[0]}",
         )
     return ConfigError(
-        f"scorer {scorer}: the module {module_name} does not import:\n{quoted_traceback(error)}",
+        f"{subject}: the module {module_name} does not import:\n{quoted_traceback(error)}",
         "a module that imports",
         f"correct {module_name}, or install what it needs",
     )

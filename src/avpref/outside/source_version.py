@@ -1,4 +1,4 @@
-"""The version of a scorer's class: a hash of the Python sources of its package, or of its module where there is no package."""
+"""The version of a user's class: a hash of the Python sources of its package, or of its module where there is no package."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 from avpref.errors import ConfigError
+from avpref.outside.class_loading import Kind
 
 HASH_SIZE = 16
 
 
-def source_version(scorer: str, owner: type) -> str:
+def source_version(kind: Kind, name: str, owner: type) -> str:
     """Hash of all ``.py`` files of the top-level package of ``owner``, or of its module's file.
 
     Equal sources in any folder give equal versions. Raises ConfigError for a class without a source file.
@@ -20,7 +21,7 @@ def source_version(scorer: str, owner: type) -> str:
     sources = source_files(owner)
     if not sources:
         raise ConfigError(
-            f"scorer {scorer}: {owner.__module__} has no Python source whose version decides whether scores are reused",
+            f"{kind.noun} {name}: {owner.__module__} has no Python source whose version decides what is reused",
             "a module in a .py file, or a class with the attribute fingerprint",
             f'add to {owner.__qualname__}: fingerprint = "VERSION"',
         )

@@ -9,13 +9,13 @@ import pytest
 from outside_modules import write_module
 
 from avpref.errors import ConfigError
-from avpref.rewards.outside.class_loading import load_class
-from avpref.rewards.outside.source_version import source_version
+from avpref.outside.class_loading import SCORER, load_class
+from avpref.outside.source_version import source_version
 
 
 def refusal(reference: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        load_class("mine", reference)
+        load_class(SCORER, "mine", reference)
     assert "scorer mine" in caught.value.found and caught.value.expected and caught.value.fix
     return caught.value
 
@@ -24,14 +24,14 @@ def test_a_module_of_the_working_directory_is_importable(workplace: Path) -> Non
     write_module(workplace, "wd_alone", "class Box:\n    class Inner: pass\n")
     write_module(workplace / "wd_package", "__init__", "")
     write_module(workplace / "wd_package", "inner", "class Thing: pass\n")
-    assert load_class("mine", "wd_alone:Box.Inner").__qualname__ == "Box.Inner"
-    assert load_class("mine", "wd_package.inner:Thing").__module__ == "wd_package.inner"
+    assert load_class(SCORER, "mine", "wd_alone:Box.Inner").__qualname__ == "Box.Inner"
+    assert load_class(SCORER, "mine", "wd_package.inner:Thing").__module__ == "wd_package.inner"
 
 
 def test_an_installed_module_wins_over_one_of_the_working_directory(workplace: Path) -> None:
     write_module(workplace, "json", "raise RuntimeError('shadowed')\n")
     write_module(workplace, "numpy", "raise RuntimeError('shadowed')\n")
-    assert load_class("mine", "json:JSONDecoder").__module__ == "json.decoder"
+    assert load_class(SCORER, "mine", "json:JSONDecoder").__module__ == "json.decoder"
     assert str(workplace) not in sys.path
 
 
@@ -68,15 +68,17 @@ def test_the_version_of_a_class_is_that_of_all_sources_of_its_package(workplace:
         write_module(folder / f"wd_{name}", "scorer", "class A: pass\n")
         write_module(folder / f"wd_{name}", "constants", f"VALUE = {len(name)}\n")
         sys.path.append(str(folder))
-    first, second = (source_version("mine", load_class("mine", f"wd_{name}.scorer:A")) for name in ("one", "two"))
+    first, second = (
+        source_version(SCORER, "mine", load_class(SCORER, "mine", f"wd_{name}.scorer:A")) for name in ("one", "two")
+    )
     assert first != second
     write_module(workplace, "wd_single", "class A: pass\n")
     write_module(workplace, "wd_neighbour", "pass\n")
-    single = source_version("mine", load_class("mine", "wd_single:A"))
+    single = source_version(SCORER, "mine", load_class(SCORER, "mine", "wd_single:A"))
     (workplace / "wd_neighbour.py").write_text("raise\n", encoding="utf-8")
-    assert source_version("mine", load_class("mine", "wd_single:A")) == single
+    assert source_version(SCORER, "mine", load_class(SCORER, "mine", "wd_single:A")) == single
 
 
 def test_a_class_without_a_source_needs_a_fingerprint() -> None:
     with pytest.raises(ConfigError, match="fingerprint"):
-        source_version("mine", int)
+        source_version(SCORER, "mine", int)

@@ -1,0 +1,29 @@
+"""Tokens and floating point operations of the JavisDiT++ network, from its sizes alone."""
+
+from __future__ import annotations
+
+import math
+
+from avpref.config.network_settings import NetworkSettings
+from avpref.models.flow import LatentShapes
+
+
+def num_tokens(shapes: LatentShapes, network: NetworkSettings) -> int:
+    """Video and audio tokens of one clip, of the modalities that it has."""
+    parts = (shapes.video, network.patch_size), (shapes.audio, network.audio_patch_size)
+    return sum(
+        math.prod(size // step for size, step in zip(shape[1:], patch, strict=True))
+        for shape, patch in parts
+        if shape is not None
+    )
+
+
+def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
+    """Floating point operations of one forward pass of one row: matrix products of the blocks, two operations per multiplication.
+
+    Per block and token: four square matrices of self-attention, two of cross-attention, the feed-forward layers, and the products of
+    both attentions. Per block: keys and values of the text.
+    """
+    dim, text = network.dim, network.text_len
+    per_token = 6 * dim**2 + 2 * dim * network.ffn_dim + 2 * dim * (num_tokens + text)
+    return 2.0 * network.num_layers * (num_tokens * per_token + 2 * text * dim**2)

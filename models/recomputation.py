@@ -1,0 +1,61 @@
+"""Activation checkpointing of a block: keep all activations, none, or those that are slow to compute again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from avpref.config.training_settings import CheckpointingMode
+
+_ATEN = torch.ops.aten
+ATTENTION = frozenset(
+    {
+        _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+        _ATEN._scaled_dot_product_flash_attention.default,
+        _ATEN._scaled_dot_product_efficient_attention.default,
+        _ATEN._scaled_dot_product_cudnn_attention.default,
+        _ATEN._scaled_dot_product_attention_math.default,
+    }
+)
+PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default})
+
+
+def keep_all(num_tokens: int) -> CheckpointingMode:
+    """No checkpointing, whatever the number of tokens."""
+    return "none"
+
+
+class _KeepSlowOnes:
+    """Keeps attention and every second matrix product of a forward pass; counts on its own in the pass that recomputes."""
+
+    def __init__(self) -> None:
+        self._counts = {False: 0, True: 0}
+
+    def __call__(self, context: Any, operation: Any, *arguments: Any, **keywords: Any) -> CheckpointPolicy:
+        """The policy of one operation."""
+        if operation in ATTENTION:
+            return CheckpointPolicy.MUST_SAVE
+        if operation in PRODUCTS:
+            self._counts[context.is_recompute] += 1
+            if self._counts[context.is_recompute] % 2:
+                return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def run_block(block: Callable[..., Tensor], mode: CheckpointingMode, *arguments: object) -> Tensor:
+    """The block's output. Without gradients nothing is kept, whatever ``mode`` says; gradients are equal in all modes."""
+    if mode == "none" or not torch.is_grad_enabled():
+        return block(*arguments)
+    if mode == "full":
+        output: Tensor = checkpoint(block, *arguments, use_reentrant=False)
+        return output
+
+    def contexts() -> Any:
+        return create_selective_checkpoint_contexts(_KeepSlowOnes())
+
+    output = checkpoint(block, *arguments, use_reentrant=False, context_fn=contexts)
+    return output
