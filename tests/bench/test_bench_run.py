@@ -209,8 +209,8 @@ def test_the_page_stands_alone_and_plays_clips(run: Run) -> None:
     result = load_result(run("bad").folder)
     page = render_page(result).decode()
     assert page == render_page(result).decode()
-    assert page.count("<video controls") == 5 and 'src="data:video/mp4;base64,' in page
-    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert 3 <= page.count('src="data:video/mp4;base64,') == page.count("<video controls") <= 5
+    assert not any(text in page for text in ('src="http', 'href="http', "url(http", "<script", "<link"))
     assert "Random weights" in page and "FD-VGG ↓" in page and "square 0" in page and "Ambient sounds" in page
 
 
