@@ -138,6 +138,9 @@ def test_sets_say_what_differs_and_what_cannot_be_read(tmp_path: Path) -> None:
         and "mixed sample rates (2 at 16000 Hz, 1 at 8000 Hz)" in text
     )
     assert "a and c are the same bytes" in text
+    remarks = {sample.key: sample.facts["remark"] for sample in sets.generated.samples}
+    assert remarks["a"] == remarks["c"] == ""
+    assert remarks["b"] == "frame rate 12 Hz where most have 8 Hz, sample rate 8000 Hz where most have 16000 Hz"
 
 
 def test_the_ground_truth_of_the_prompts_is_the_reference(tmp_path: Path) -> None:

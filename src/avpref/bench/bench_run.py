@@ -270,6 +270,7 @@ def _samples_csv(computed: _Computed) -> str:
         missing = _grouped(
             {name: own[sample.key] for name, own in (*reasons.items(), *flags.items()) if sample.key in own}
         )
+        missing = "; ".join(text for text in (sample.facts["remark"], missing) if text)
         facts = [sample.facts[name] for name in ("fps_hz", "sample_rate_hz", "duration_s")]
         numbers = [values[name].get(sample.key, "") for name in columns]
         writer.writerow([sample.key, _file(sample), sample.identity.text, *facts, *numbers, missing])

@@ -6,8 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avpref.bench.clips.clip_files import ClipFile, LostClip, ReadableClip, find_clips, read_all, set_warnings
-from avpref.bench.clips.matching import MatchedSet, Sample, generated_set, reference_set
+from avpref.bench.clips.clip_files import (
+    ClipFile,
+    LostClip,
+    ReadableClip,
+    find_clips,
+    odd_rates,
+    read_all,
+    set_warnings,
+)from avpref.bench.clips.matching import MatchedSet, Sample, generated_set, reference_set
 from avpref.bench.clips.prompt_rows import PromptList, read_prompts
 from avpref.bench.features.exported_features import SUFFIX, ExportedFeatures, read_features
 from avpref.bench.features.parts import ClipIdentity
@@ -62,6 +69,7 @@ def clip_set(name: str, matched: MatchedSet, rules: ReadingRules) -> ClipSet:
     readable, unreadable = read_all([sample.clip for sample in matched.samples], rules)
     by_clip = {clip.file: clip for clip in readable}
     reason_of = {clip.key: clip.reason for clip in unreadable}
+    remarks = odd_rates(readable)
     lost = [*matched.lost]
     samples = []
     for sample in matched.samples:
@@ -69,7 +77,7 @@ def clip_set(name: str, matched: MatchedSet, rules: ReadingRules) -> ClipSet:
         if clip is None:
             lost.append(LostClip(sample.key, reason_of[sample.clip.key]))
         else:
-            samples.append(_sample(sample, clip))
+            samples.append(_sample(sample, clip, remarks.get(sample.clip, "")))
     if not samples:
         reasons = "; ".join(sorted({f"{clip.key}: {clip.reason}" for clip in lost})[:3])
         raise InputError(
@@ -78,10 +86,10 @@ def clip_set(name: str, matched: MatchedSet, rules: ReadingRules) -> ClipSet:
     return ClipSet(tuple(samples), tuple(lost), tuple(set_warnings(name, readable)))
 
 
-def _sample(sample: Sample, clip: ReadableClip) -> SampleClip:
+def _sample(sample: Sample, clip: ReadableClip, remark: str) -> SampleClip:
     video, sound = (str(path.resolve()) if path else "" for path in (clip.file.video, clip.file.sound))
     identity = ClipIdentity(clip.content, sample.text, sample.sound_text)
-    return SampleClip(sample.key, video, sound, identity, sample.labels, clip.facts)
+    return SampleClip(sample.key, video, sound, identity, sample.labels, {**clip.facts, "remark": remark})
 
 
 def _reference(folder: Path | None, prompts: PromptList | None) -> MatchedSet | None:

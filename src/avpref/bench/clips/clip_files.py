@@ -124,12 +124,32 @@ def read_all(
     return readable, lost
 
 
+def odd_rates(clips: Sequence[ReadableClip]) -> dict[ClipFile, str]:
+    """A remark for every clip whose frame rate or sample rate is not that of most clips of its set."""
+    remarks: dict[ClipFile, list[str]] = defaultdict(list)
+    for noun, rate_of in (("frame rate", _fps_text), ("sample rate", _rate_text)):
+        counts = Counter(rate_of(clip) for clip in clips if rate_of(clip))
+        usual = counts.most_common(1)[0][0] if counts else ""
+        for clip in clips:
+            if rate_of(clip) not in ("", usual):
+                remarks[clip.file].append(f"{noun} {rate_of(clip)} Hz where most have {usual} Hz")
+    return {file: ", ".join(texts) for file, texts in remarks.items()}
+
+
+def _fps_text(clip: ReadableClip) -> str:
+    return f"{clip.fps_hz:.3f}".rstrip("0").rstrip(".") if clip.fps_hz else ""
+
+
+def _rate_text(clip: ReadableClip) -> str:
+    return str(clip.sample_rate_hz or "")
+
+
 def set_warnings(name: str, clips: Sequence[ReadableClip]) -> list[str]:
     """Remarks on a set whose clips differ in what numbers depend on: frame rates, sample rates, or equal bytes twice."""
     warnings = []
     for noun, values in (
-        ("frame rates", [f"{clip.fps_hz:.3f}".rstrip("0").rstrip(".") for clip in clips if clip.fps_hz]),
-        ("sample rates", [str(clip.sample_rate_hz) for clip in clips if clip.sample_rate_hz]),
+        ("frame rates", [_fps_text(clip) for clip in clips if clip.fps_hz]),
+        ("sample rates", [_rate_text(clip) for clip in clips if clip.sample_rate_hz]),
     ):
         counts = Counter(values)
         if len(counts) > 1:
