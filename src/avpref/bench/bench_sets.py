@@ -14,7 +14,8 @@ from avpref.bench.clips.clip_files import (
     odd_rates,
     read_all,
     set_warnings,
-)from avpref.bench.clips.matching import MatchedSet, Sample, generated_set, reference_set
+)
+from avpref.bench.clips.matching import MatchedSet, Sample, generated_set, reference_set
 from avpref.bench.clips.prompt_rows import PromptList, read_prompts
 from avpref.bench.features.exported_features import SUFFIX, ExportedFeatures, read_features
 from avpref.bench.features.parts import ClipIdentity
