@@ -25,7 +25,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export OMP_WAIT_POLICY := PASSIVE
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help env demo demo-full demo-clips demo-film test check slow bench chaos golden docs format clean
+.PHONY: help env demo demo-full demo-clips demo-film test check slow browser bench chaos golden docs format clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -77,6 +77,9 @@ golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN n
 
 slow: $(STAMP)  ## the proofs that take minutes
 	$(BIN)/python -m pytest -m slow
+
+browser: $(STAMP)  ## pages and report in Chromium: apt-get install chromium; pip install playwright
+	$(BIN)/python -m pytest -m browser -rs
 
 check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -19,7 +19,10 @@ from avpref.errors import TableError
 
 METRICS_KEY = "avpref.metrics"
 
-TYPES = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+TYPES = {
+    **{"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()},
+    **{"floats": pa.list_(pa.float64()), "ints": pa.list_(pa.int64())},
+}
 
 SIDES = ("chosen", "rejected")
 
@@ -37,7 +40,7 @@ class Table:
 
 
 def table_of(name: str, columns: Mapping[str, str], metrics: Sequence[Metric] = ()) -> Table:
-    """A table from column types ``text | int | float | bool``; a trailing ``?`` marks a nullable column."""
+    """A table from column types ``text | int | float | bool``, or ``floats | ints`` for lists; a trailing ``?`` marks a nullable column."""
     fields = [pa.field(column, TYPES[kind.rstrip("?")], kind.endswith("?")) for column, kind in columns.items()]
     return Table(name, pa.schema(fields), tuple(metrics))
 

@@ -64,6 +64,22 @@ PROMPTS = _table(
     ground_truth_sha256="text",
 )
 TEXTS = _table("texts", item_id="text", text="text")
+IMPORTED = _table(
+    "imported",
+    line="int",
+    foreign_id="text",
+    prompt_id="text",
+    split="text",
+    dimension="text",
+    chosen_file="text",
+    chosen_row="int",
+    chosen_sha256="text",
+    rejected_file="text",
+    rejected_row="int",
+    rejected_sha256="text",
+    is_verified="bool",
+    scores="text",
+)
 CANDIDATES = _table(
     "candidates",
     candidate_id="text",
@@ -191,7 +207,7 @@ OVERLAPS = _table("strategy_overlaps", strategy="text", other="text", common="in
 
 TABLES: tuple[Table, ...] = (
     *(PROMPTS, CANDIDATES, SCORES, NORMS, REWARDS, PAIRS, SKIPPED, EXCLUDED, QUARANTINE),
-    *(CLIP_FACTS, AUDITS, EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS),
+    *(CLIP_FACTS, AUDITS, EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS, IMPORTED),
 )
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 

@@ -9,6 +9,7 @@ from avpref.datasets import tables
 from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
+from avpref.flows.prefect.run_links import name_flow_run
 from avpref.flows.quarantine import seal_quarantine
 from avpref.flows.retrain import DAY_S, create_run
 from avpref.flows.run import Run
@@ -24,6 +25,7 @@ def curate(
     check_before_first_stage(run.settings)
     parameters = {"config_path": config_path, "runs": runs, "seed": seed, "overrides": overrides}
     with reporting.execution("curate", parameters, run.settings.reporting), owned(run):
+        name_flow_run(run)
         times, items = run_stages(run, CURATION)
         seal_quarantine(run)
         is_changed = any(counts.is_change for counts in items)

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from avpref.config.data_settings import PairPrompts
 from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
+from avpref.datasets.foreign_pairs.pair_list import num_rows
 from avpref.domain import Prompt, Split
 from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.placement import Placement, placements
@@ -135,9 +137,12 @@ def _training_stages(settings: Settings, sft: SftSettings, clips: int, values: i
 
 
 def _candidate_stages(settings: Settings, prompts: list[Prompt], clip_bytes: int) -> list[DryRunRow]:
-    candidates = sum(1 for _ in planned_candidates(prompts, settings))
+    planned = sum(1 for _ in planned_candidates(prompts, settings))
+    imported = 2 * num_rows(settings.prompts) if isinstance(settings.prompts, PairPrompts) else 0
+    candidates = planned + imported
     return [
-        DryRunRow("generate", candidates, "candidates", candidates * clip_bytes),
+        *([DryRunRow("import", imported, "clips at most", None)] if imported else []),
+        DryRunRow("generate", planned, "candidates", planned * clip_bytes),
         DryRunRow("score", candidates * len(metrics_of(settings.scoring, settings.executor)), "scores", None),
     ]
 
@@ -151,6 +156,8 @@ def _judge_stages(settings: Settings, held_out: int) -> list[DryRunRow]:
 def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[DryRunRow]:
     train = len(_of(prompts, Split.TRAIN))
     pairs = train * settings.pairs.max_pairs_per_prompt
+    if isinstance(settings.prompts, PairPrompts):
+        pairs = num_rows(settings.prompts)
     latents = pairs * (latent_bytes(settings) + latent_bytes(settings, len(delays_s(settings.dpo))))
     _, values = network_values(settings)
     kept = _checkpoints(settings.dpo.loop) * ADAM_COPIES + 1

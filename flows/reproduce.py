@@ -29,7 +29,7 @@ from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates
 from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
 from avpref.flows.stages.generate import candidates_of
-from avpref.flows.stages.pair import select
+from avpref.flows.stages.pair import pairs_of
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
@@ -154,8 +154,9 @@ def _changed_tables(run: Run) -> Iterator[str]:
 
 
 def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_StageCandidates]:
-    """The candidates of stage ``generate``, and those of stage ``evaluate`` where it has finished."""
-    candidates = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
+    """The candidates that stage ``generate`` made, and those of stage ``evaluate`` where it has finished."""
+    made = (candidate for candidate in read_candidates(run.tables) if candidate.origin != Origin.IMPORTED)
+    candidates = {candidate.candidate_id: candidate for candidate in made}
     for planned in generation_plans(run, GENERATE):
         ids = {item.item_id for unit in planned.plan.units for item in unit.items}
         is_only = run.previous is None
@@ -262,7 +263,7 @@ def _selection(run: Run) -> tuple[RecordedAndNow | None, RecordedAndNow | None]:
     if not run.tables.has(tables.PAIRS):
         return None, None
     try:
-        selection = select(run)
+        selection = pairs_of(run)
     except InputError as error:
         return RecordedAndNow(run.norm.norm_id, error.found), RecordedAndNow(run.pairs_hash, error.found)
     norm = RecordedAndNow(run.norm.norm_id, selection.norm.norm_id)

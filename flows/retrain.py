@@ -12,6 +12,7 @@ from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.deployable import deployable
 from avpref.flows.prefect.run_events import emit_verdict
+from avpref.flows.prefect.run_links import name_flow_run, show_links
 from avpref.flows.quarantine import seal_quarantine
 from avpref.flows.rounds.round_sequence import SequenceResult, run_rounds
 from avpref.flows.run import Run
@@ -77,6 +78,7 @@ def run_loop(
     check_before_first_stage(run.settings)
     reported = parameters or {"run_dir": str(run.root)}
     with reporting.execution(name, reported, run.settings.reporting), owned(run, wait):
+        name_flow_run(run)
         times, items = run_stages(run, STAGES)
         seal_quarantine(run)
         result = collect_result(run, times)
@@ -93,6 +95,7 @@ def run_loop(
         if is_changed:
             result = result.with_stage(run_timed(run, report)[0])
             run.documents.write(RESULT_FILE, result.document())
+        show_links(run, result.gate.verdict)
     return result
 
 

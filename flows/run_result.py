@@ -14,9 +14,9 @@ from avpref.errors import InputError
 from avpref.flows.quarantine import spent_by
 from avpref.flows.run import Run
 from avpref.flows.stages.audit_tables import read_audit
-from avpref.flows.stages.evaluate import VERDICT_FILE
 from avpref.flows.stages.report import REPORT_FILE
 from avpref.reports.report_data import StageTime
+from avpref.storage.documents import VERDICT_FILE
 from avpref.storage.run_folder import RESULT_FILE
 
 OF_ONE_EXECUTION = frozenset({"stages", "changed", "why", "run_dir", "promotion"})

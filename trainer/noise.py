@@ -6,6 +6,7 @@ world size, and a resumed run needs no random state. Chosen and rejected clips o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from avpref.models.flow import (
     shift_timesteps,
     velocity_target,
 )
+from avpref.models.stretched_times import draw_stretched_time
 from avpref.trainer.batches import ClipSet, PairSet
 from avpref.trainer.losses import Moves
 
@@ -45,6 +47,7 @@ class NoiseConfig:
     with shifted audio replaces the rejected clip. With ``independent`` audio has a timestep of its own. With ``rounded`` the network
     sees timesteps as the released trainer passes them: bfloat16 on the scale of 0 to 1000, while x_t has the exact t.
     ``desync_epochs`` E > 0 is a curriculum: in epoch e only the first ceil(K (e + 1) / E) of K shifted versions are drawn.
+    ``audio_shift`` and ``stretched`` are those of :class:`avpref.models.bases.base_model.TimestepLaw`.
     """
 
     seed: int
@@ -56,6 +59,8 @@ class NoiseConfig:
     independent: bool = False
     rounded: bool = False
     desync_epochs: int = 0
+    audio_shift: float | None = None
+    stretched: bool = False
 
     def num_drawn(self, num_versions: int, epoch: int) -> int:
         """How many of ``num_versions`` shifted versions are drawn from in ``epoch``."""
@@ -179,6 +184,8 @@ def draw_sample_noise(
     """
     generator = torch.Generator().manual_seed(derive_seed("draw", config.seed, sample_id, epoch))
     t = shift_timesteps(logit_normal((), generator, config.loc, config.spread), config.shift)
+    if config.stretched:
+        t = _stretched_timestep(config, config.shift, derive_seed("timestep", config.seed, sample_id, epoch))
     caption, desync, delay = torch.rand(3, generator=generator).tolist()
     num_drawn = config.num_drawn(num_delays, epoch)
     delay_index = int(delay * num_drawn) if num_delays and desync < config.desync_share else None
@@ -189,8 +196,18 @@ def draw_sample_noise(
 
 def _audio_timestep(config: NoiseConfig, sample_id: str, epoch: int) -> Tensor:
     """The audio's own timestep []; a generator of its own leaves all other draws as they are."""
-    generator = torch.Generator().manual_seed(derive_seed("audio timestep", config.seed, sample_id, epoch))
-    return shift_timesteps(logit_normal((), generator, config.loc, config.spread), config.shift)
+    seed = derive_seed("audio timestep", config.seed, sample_id, epoch)
+    shift = config.shift if config.audio_shift is None else config.audio_shift
+    if config.stretched:
+        return _stretched_timestep(config, shift, seed)
+    generator = torch.Generator().manual_seed(seed)
+    return shift_timesteps(logit_normal((), generator, config.loc, config.spread), shift)
+
+
+def _stretched_timestep(config: NoiseConfig, shift: float, seed: int) -> Tensor:
+    """A timestep [] of the stretched law, from a generator of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return draw_stretched_time(generator, config.loc + math.log(shift), config.spread)
 
 
 def _stack_times(noises: list[SampleNoise]) -> tuple[Tensor, Tensor | None]:

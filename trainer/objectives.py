@@ -152,16 +152,23 @@ def sides_of(batch: FlowBatch) -> tuple[slice, slice]:
 class PreferenceObjective:
     """AV-DPO on pairs: four errors per modality and pair, from a policy pass over 2n rows and the reference's errors.
 
-    With ``two_pass`` the policy first scores each side without gradients. The loss then depends on the sides through their errors alone:
-    each side is predicted again with gradients, and its errors are weighted by the slope of the loss. The gradient is the same, and the
-    activations of only one side exist at a time.
+    With ``by_side`` each side of the pairs has a forward pass of its own. Together with checkpointing, half of a block's activations
+    exist at a time. With ``two_pass`` the policy first scores each side without gradients. The loss then depends on the sides through
+    their errors alone: each side is predicted again with gradients, and its errors are weighted by the slope of the loss. The gradient
+    is the same, and the activations of only one side exist at a time.
     """
 
     def __init__(
-        self, policy: Policy, settings: PreferenceLossSettings, scores: Reference, two_pass: bool = False
+        self,
+        policy: Policy,
+        settings: PreferenceLossSettings,
+        scores: Reference,
+        two_pass: bool = False,
+        by_side: bool = False,
     ) -> None:
         self.module: nn.Module = policy.model
         self._settings, self._scores, self._two_pass = settings, scores, two_pass
+        self._predict = predict_by_side if by_side or two_pass else predict
 
     def compute(self, batch: FlowBatch) -> LossAndMetrics:
         """Metrics per pair: loss, preference, those of :func:`modality_metrics`, and drift if the reference's velocities are known.
@@ -170,11 +177,11 @@ class PreferenceObjective:
         """
         scores = self._scores.scores(batch)
         if not self._two_pass:
-            velocity = predict(self.module, batch)
+            velocity = self._predict(self.module, batch)
             errors = errors_of(velocity, batch.target, self._settings.reduction)
             return self._result(batch, scores, velocity, errors)
         with torch.no_grad():
-            velocity = predict_by_side(self.module, batch)
+            velocity = self._predict(self.module, batch)
         video, audio = (
             None if error is None else error.detach().requires_grad_()
             for error in errors_of(velocity, batch.target, self._settings.reduction)

@@ -120,7 +120,7 @@ def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
     training = prepare_preference_training(job, context)
     scores = training.reference_scores(job, context)
-    objective = PreferenceObjective(training.policy, job.dpo.loss, scores, job.dpo.two_pass)
+    objective = PreferenceObjective(training.policy, job.dpo.loss, scores, job.dpo.two_pass, job.dpo.by_side)
     model = training.policy.model
     cost = ADAPTER_AND_REFERENCE if job.dpo.reference in ("live", "ema") else ADAPTER_ALONE
     speed = SpeedMeter(job.base_model.latent_work, cost)
@@ -206,7 +206,7 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     _prepare(network, job.dpo.loop)
     pairs = load_pair_set(job.data)
     noise = _dpo_noise(job, len(pairs.ids))
-    live = LiveReference(policy, job.dpo.loss.reduction, job.dpo.two_pass)
+    live = LiveReference(policy, job.dpo.loss.reduction, job.dpo.two_pass or job.dpo.by_side)
     shard(job, policy.model, network, context)
     return PreferenceTraining(policy, PairSource(pairs, noise), live, reference_key(job, len(pairs.ids)))
 
@@ -218,7 +218,7 @@ def reference_key(job: TrainingJob, num_pairs: int) -> str:
     loop = job.dpo.loop
     computed: list[object] = [
         job.dpo.loss.reduction,
-        job.dpo.two_pass,
+        job.dpo.two_pass or job.dpo.by_side,
         loop.batch_size,
         loop.num_processes,
         loop.num_threads,
@@ -246,6 +246,8 @@ def _dpo_noise(job: TrainingJob, num_pairs: int) -> NoiseConfig:
         dpo.timesteps.independent,
         dpo.timesteps.rounded,
         math.ceil(loop.steps * loop.batch_size / num_pairs) if is_growing else 0,
+        law.audio_shift,
+        law.stretched,
     )
 
 
@@ -289,6 +291,8 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
         job.sft.caption_dropout,
         independent=timesteps.independent and part == "joint",
         rounded=timesteps.rounded,
+        audio_shift=law.audio_shift,
+        stretched=law.stretched,
     )
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import pandas as pd
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
-from avpref.datasets.evidence import evaluation, gate, judging, sequential
+from avpref.datasets.evidence import evaluation, gate, judging, people, sequential
 from avpref.datasets.evidence.bench_deltas import BenchDelta, bench_delta, bench_outcomes
 from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, PairedDeltas
 from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role
+from avpref.datasets.evidence.people import VoteEvidence
 from avpref.datasets.evidence.sequential import Look
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationSide
@@ -50,13 +51,11 @@ class DecisionInputs:
     reference_hash: str
     evaluations: str = ""
     judges: tuple[JudgeMetric, ...] = ()
+    votes: VoteEvidence | None = None
     bench: tuple[BenchDelta, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """Plain values, for JSON; :func:`inputs_of` reads them back.
-
-        Inputs without judges, or without a benchmark, have the document of before there were any.
-        """
+        """Plain values, for JSON; :func:`inputs_of` reads them back. Without judges, votes or a benchmark it has no such key."""
         plain = asdict(self) | {
             "settings": _plain_settings(self.settings),
             "judges": [asdict(judge) for judge in self.judges],
@@ -66,6 +65,8 @@ class DecisionInputs:
             del plain["judges"]
         if not self.settings.bench.preset:
             del plain["bench"]
+        if self.votes is None:
+            del plain["votes"]
         return plain | {"metrics": [_plain(metric) for metric in self.metrics], "prompts": list(self.prompts)}
 
     @property
@@ -136,6 +137,7 @@ def take(inputs: DecisionInputs, scores: Scores) -> Decision:
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
     verdict = verdict.with_rules(judging.outcomes(metrics, rises, rules))
     verdict = verdict.with_rules(bench_outcomes(inputs.bench, rules))
+    verdict = verdict.with_rules(people.outcomes(inputs.votes, rules))
     is_last = len(inputs.prompts) == inputs.num_held_out
     is_hopeless = gate.is_hopeless(comparisons, rules) or judging.has_fallen(metrics, rules)
     return Decision(inputs, comparisons, verdict, is_last or verdict.is_promoted or is_hopeless, metrics)
@@ -219,6 +221,7 @@ def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
                 "meaningless": tuple(plain["meaningless"]),
                 "judges": tuple(JudgeMetric(**judge) for judge in plain.get("judges", ())),
                 "bench": tuple(bench_delta(delta) for delta in plain.get("bench", ())),
+                "votes": VoteEvidence.from_document(plain["votes"]) if "votes" in plain else None,
             }
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -36,6 +36,8 @@ RULE_KINDS = (
     RuleKind("judge", "Judge not worse: upper end of the interval", "at least"),
     RuleKind("bench", "Benchmark improved: lower end of the interval", "at least", unit=""),
     RuleKind("judge_pairs", "Judge compared enough prompts", "at least", unit="", digits=0),
+    RuleKind("votes", "People prefer it: lower end of the win rate's interval", unit=""),
+    RuleKind("voted_items", "Enough items with votes", "at least", unit="", digits=0),
     RuleKind(
         "reward_hacking", "Suspected reward hacking: fallen judges while selectors rose", "at most", unit="", digits=0
     ),

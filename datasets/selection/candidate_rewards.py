@@ -43,7 +43,7 @@ def strategy_label(settings: PairSettings) -> str:
     parts += [] if settings.ground_truth else ["no-gt"]
     for name, field in PairSettings.model_fields.items():
         value = getattr(settings, name)
-        if name not in {"strategy", "average", "normalise", "ground_truth", "norm"} and value != field.default:
+        if name not in {"strategy", "average", "normalise", "ground_truth", "norm", "votes"} and value != field.default:
             parts.append(f"{name}={value:g}")
     return " ".join(parts)
 

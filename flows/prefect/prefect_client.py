@@ -99,6 +99,12 @@ class PrefectReporter:
         self._unfinished.add(key)
         self._emit(_heartbeat(self._runs[key]))  # or a run killed before its first one would never become Crashed
 
+    def rename_flow(self, key: UUID, name: str) -> None:
+        """Give a flow run another name than the one that the server made up."""
+        run = self._run(key)
+        self._client.request("PATCH", "/flow_runs/{id}", path_params={"id": str(run.id)}, json={"name": name})
+        self._runs[key] = run.model_copy(update={"name": name})
+
     def end_flow(self, key: UUID, state: State[Any]) -> None:
         """Set the final state of a flow run."""
         self._unfinished.discard(key)

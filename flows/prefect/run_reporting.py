@@ -35,9 +35,9 @@ from avpref.flows.prefect.delivery_queue import DeliveryQueue, Undelivered
 from avpref.flows.prefect.prefect_client import PrefectReporter
 from avpref.observability.meters import StageMeasure, duration
 from avpref.observability.progress import Listener
-from avpref.storage.run_folder import RunFolder
+from avpref.storage.work_folder import WorkFolder
 
-RunT = TypeVar("RunT", bound=RunFolder)
+RunT = TypeVar("RunT", bound=WorkFolder)
 
 ARTIFACT_EVERY_S = 10.0
 TABLE_ROWS = 100
@@ -166,6 +166,16 @@ def table(name: str, rows: list[dict[str, Any]], description: str) -> None:
     """Report a table artifact of the first :data:`TABLE_ROWS` rows."""
     data = json.dumps(rows[:TABLE_ROWS], default=str)
     _report(lambda reporter, run: reporter.add_artifact(run, _artifact_name(name), "table", data, description))
+
+
+def rename(name: str) -> None:
+    """Name the current flow run."""
+    _report(lambda reporter, run: reporter.rename_flow(run, name))
+
+
+def markdown(name: str, text: str, description: str) -> None:
+    """Report a Markdown artifact."""
+    _report(lambda reporter, run: reporter.add_artifact(run, _artifact_name(name), "markdown", text, description))
 
 
 def note(text: str) -> None:

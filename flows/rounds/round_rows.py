@@ -10,7 +10,7 @@ from avpref.datasets.rounds.round_row import RoundRow
 from avpref.domain import Origin, Split
 from avpref.flows.rounds.earlier_pairs import without_earlier
 from avpref.flows.run import Run
-from avpref.flows.stages.evaluate import VERDICT_FILE
+from avpref.storage.documents import VERDICT_FILE
 from avpref.trainer.adapter_joining import update_norm
 
 FACTS = ("loudness_db", "silence_share", "motion", "brightness", "bit_rate_bps")

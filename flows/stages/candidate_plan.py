@@ -10,7 +10,7 @@ from avpref.config.schema import Settings
 from avpref.domain import Origin, Prompt, Split, candidate_id, candidate_seed
 from avpref.execution.plan import StagePlan, grouped, plan_stage
 from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
-from avpref.flows.workers.prompt_sources import has_ground_truth
+from avpref.flows.workers.prompt_sources import has_ground_truth, imports_pairs
 from avpref.identity import digest
 from avpref.storage.run_folder import RunFolder
 
@@ -48,12 +48,12 @@ def sampler_hash(settings: Settings) -> str:
 
 def sampler_parts(settings: Settings) -> dict[str, Any]:
     """The values that :func:`sampler_hash` covers: sections sampling and clip, the identities of codec and text encoder, and
-    the version of a base model that has one.
+    version and licence of a base model that has a version.
     """
     sampling = settings.sampling.model_dump(mode="json", exclude=set(NOT_OF_A_CLIP))
     codec, text = codec_identity(settings), text_identity(settings)
-    version = base_of(settings).version
-    own = {"base": version} if version else {}
+    base = base_of(settings)
+    own = {"base": base.version, "licence": base.terms.licence} if base.version else {}
     return {**sampling, "clip": settings.clip.model_dump(mode="json"), "codec": codec, "text": text, **own}
 
 
@@ -67,8 +67,15 @@ class PlannedCandidate:
 
 
 def planned_candidates(prompts: Sequence[Prompt], settings: Settings) -> Iterator[PlannedCandidate]:
-    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts."""
+    """Every candidate of ``prompts``: N generated and the ground truth for training, one generated for held-out prompts.
+
+    Training prompts of imported pairs have no candidates here: theirs are imported (:mod:`avpref.flows.stages.import_pairs`), except
+    in a later round.
+    """
+    is_imported = imports_pairs(settings)
     for prompt in prompts:
+        if is_imported and prompt.split == Split.TRAIN:
+            continue
         is_train = prompt.split == Split.TRAIN
         if is_train and settings.sampling.ground_truth and has_ground_truth(prompt, settings):
             yield PlannedCandidate(prompt, GROUND_TRUTH_INDEX, Origin.GROUND_TRUTH)

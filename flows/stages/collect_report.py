@@ -16,26 +16,30 @@ from avpref.datasets.evidence.gate import RuleOutcome
 from avpref.datasets.evidence.judging import metric_comparison
 from avpref.datasets.rows import EvaluationKind
 from avpref.datasets.selection.prompt_blind import checked_prompt_blind
+from avpref.datasets.votes.vote_results import StudyResult
 from avpref.domain import Candidate, Split, dimensions_of, public_name
 from avpref.errors import InputError
 from avpref.flows.rounds.round_rows import round_rows
 from avpref.flows.run import Run
 from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
+from avpref.flows.stages.alignment.collected_previews import collect_previews
 from avpref.flows.stages.audit_tables import read_audit
 from avpref.flows.stages.candidate_plan import plan_candidates
 from avpref.flows.stages.generate import candidates_of
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import metrics_of
+from avpref.registry.study_files import StudyFiles
 from avpref.reports.report_data import Curves, HeldOut, ReportData, RewardModel, StageTime
-from avpref.storage.run_folder import RESULT_FILE
+from avpref.storage.documents import RESULT_FILE, VERDICT_FILE
 from avpref.storage.table_readers import read_candidates
 from avpref.trainer.metrics import METRICS_FILE
 
 
 def collect(run: Run) -> ReportData:
     """The data of a finished run's report. Raises InputError where a stage is missing, TableError for a damaged table."""
-    verdict = run.documents.read(evaluate.VERDICT_FILE)
+    verdict = run.documents.read(VERDICT_FILE)
     if verdict is None:
         fix = f"avpref runs resume {run.run_id} --runs {run.runs}"
         raise InputError(f"run {run.run_id} has not been evaluated", "a finished run", fix)
@@ -56,6 +60,7 @@ def collect(run: Run) -> ReportData:
         reward_models=tuple(
             RewardModel(source.name, source.terms) for source in all_scorers(run.settings) if source.is_network
         ),
+        base_terms=base_of(run.settings).terms,
         verdict=verdict["gate"]["verdict"],
         rules=tuple(RuleOutcome(**rule) for rule in verdict["gate"]["rules"]),
         comparisons={
@@ -75,12 +80,21 @@ def collect(run: Run) -> ReportData:
         curves=Curves(_sft_curve(run), _curve(run.training_job.output)),
         stages=_stages(run),
         origin=_origin(run),
+        studies=_studies(run),
         metric_changes=tuple(metric_comparison(metric) for metric in verdict.get("metrics", ())),
         prompt_blind=checked_prompt_blind(
             metrics_of(run.settings.scoring, run.settings.executor), run.settings.audit.prompt_blind
         ),
+        previews=tuple(collect_previews(run.training_job.output, [prompt.prompt_id for prompt in prompts])),
         rounds=tuple(round_rows(run)) if run.previous else (),
     )
+
+
+def _studies(run: Run) -> tuple[StudyResult, ...]:
+    """The results of the run's studies that have votes, in the order of their ids."""
+    files = StudyFiles(run.files)
+    results = [files.result(files.read(name)) for name in files.ids()]
+    return tuple(result for result in results if result.aspects)
 
 
 def _policy_candidates(run: Run) -> list[Candidate]:

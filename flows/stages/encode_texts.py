@@ -65,10 +65,15 @@ class TextWorker:
 
 
 def encode_texts(run: Run, texts: Sequence[str]) -> tuple[ItemCounts, ...]:
-    """Encode ``texts`` and the negative prompt; does nothing where the encoder has no weights."""
-    if not base_of(run.settings).precisions.text:
+    """Encode ``texts`` and the negative prompt; does nothing where the encoder has no weights.
+
+    Raises InputError for a text that is too long for the encoder.
+    """
+    base = base_of(run.settings)
+    if not base.precisions.text:
         return ()
     distinct = dict.fromkeys([run.settings.sampling.negative_prompt, *texts])
+    base.check_texts(list(distinct))
     items = [TextItem("t" + digest("text", text), text) for text in distinct]
     plan = plan_stage(
         STAGE,

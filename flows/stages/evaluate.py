@@ -16,6 +16,7 @@ from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.evidence import sequential as looks
 from avpref.datasets.evidence.decision import Decision, DecisionInputs, rewards_of, take
+from avpref.datasets.evidence.people import VoteEvidence, requires_votes
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide, QuarantineRow
 from avpref.domain import Candidate, Prompt, ScoreStatus, Split
@@ -31,7 +32,8 @@ from avpref.flows.workers.judges import all_scorers, judge_metrics
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed, digest
 from avpref.registry import decisions
-from avpref.storage.documents import VERDICT_FILE, quarantine_file
+from avpref.registry.vote_evidence import evidence_for
+from avpref.storage.documents import quarantine_file
 from avpref.storage.score_files import distinct
 from avpref.storage.table_readers import read_candidates
 
@@ -87,7 +89,8 @@ def evaluate(run: Run) -> StageCounts:
         }
         prompts, quarantined = prompts + part, quarantined + part_quarantined + judgement.quarantined
         deltas = bench_sides(run, prompts, {side: clips.candidates for side, clips in sides.items()})
-        inputs = replace(_inputs(run, prompts, sum(map(len, parts))), bench=deltas)
+        inputs = _inputs(run, prompts, sum(map(len, parts)), sides[EvaluationSide.POLICY])
+        inputs = replace(inputs, bench=deltas)
         decision = take(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
         if decision.is_final:
@@ -114,7 +117,14 @@ def held_out_parts(run: Run) -> list[list[Prompt]]:
             return [ordered[start:end] for start, end in pairwise(ends)]
 
 
-def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInputs:
+def _votes(run: Run, policy: SideClips) -> VoteEvidence | None:
+    """People's votes on the policy's clips, where a rule of the gate asks for them."""
+    if not requires_votes(run.settings.evaluation.gate):
+        return None
+    return evidence_for(run, {candidate.candidate_id for candidate in policy.candidates})
+
+
+def _inputs(run: Run, prompts: list[Prompt], num_held_out: int, policy_clips: SideClips) -> DecisionInputs:
     norm, policy = run.norm, run.policy
     scale = {metric_norm.metric: metric_norm for metric_norm in norm.metrics}
     return DecisionInputs(
@@ -142,6 +152,7 @@ def _inputs(run: Run, prompts: list[Prompt], num_held_out: int) -> DecisionInput
         adapter_hash=policy.adapter_hash,
         reference_hash=run.sft.hash,
         judges=tuple(judge_metrics(run.settings)),
+        votes=_votes(run, policy_clips),
     )
 
 
@@ -185,12 +196,7 @@ def _write(run: Run, sides: dict[EvaluationSide, SideClips], decision: Decision)
     decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
     decisions.seal_decision(run, decision)
     decisions.record_decision(run, decision, lineage(run), adapter_files(run))
-    document = decision.document()
-    gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
-    compared = {key: document[key] for key in ("evaluation", "metrics")}
-    if inputs.bench:
-        compared["bench"] = [delta.document() for delta in inputs.bench]
-    run.documents.write(VERDICT_FILE, {**compared, "gate": gated})
+    decisions.write_verdict(run, decision)
 
 
 def _rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from avpref.datasets import tables
 from avpref.domain import Candidate, Prompt
@@ -17,8 +18,10 @@ from avpref.flows.rounds.round_candidates import generation_plans, take_start
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import CandidateRequest, plan_candidates, sampler_hash, stage_fingerprint
 from avpref.flows.stages.encode_texts import encode_texts
+from avpref.flows.stages.import_pairs import imported_units
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
+from avpref.flows.workers.prompt_sources import imports_pairs
 from avpref.storage.documents import quarantine_file
 from avpref.storage.sibling_runs import itself_and_siblings
 from avpref.storage.table_readers import as_candidates
@@ -29,11 +32,12 @@ STAGE = "generate"
 
 @reporting.stage("generate")
 def generate(run: Run) -> StageCounts:
-    """Make the candidates of the run and seal their table; the rows are candidates."""
+    """Make the candidates of the run, or import them, and seal their table; the rows are candidates."""
     take_start(run)
     texts = encode_texts(run, [prompt.text for prompt in run.prompts])
-    finished = [_make(run, STAGE, planned.plan, planned.network) for planned in generation_plans(run, STAGE)]
-    units = [unit for part in finished for unit in part.units]
+    finished: list[FinishedUnits[Any]] = [imported_units(run)] if imports_pairs(run.settings) else []
+    finished += [_make(run, STAGE, planned.plan, planned.network) for planned in generation_plans(run, STAGE)]
+    units: list[Unit[Any]] = [unit for part in finished for unit in part.units]
     quarantined = run.tables.seal_units(run.units(tables.CANDIDATES), units)
     run.documents.write_quarantine(quarantine_file(STAGE), quarantined)
     return StageCounts(run.tables.num_rows(tables.CANDIDATES), (*texts, *(part.counts for part in finished)))

@@ -12,18 +12,23 @@ import pyarrow.compute as pc
 from avpref.console import say
 from avpref.datasets import tables
 from avpref.datasets.selection import normalise, pairing
-from avpref.datasets.selection.score_matrix import read_matrix
+from avpref.datasets.selection.listed_pairs_table import keep_listed
+from avpref.datasets.selection.score_matrix import ScoreMatrix, read_matrix
 from avpref.datasets.selection.selection_source import SelectionSource, source_of
+from avpref.datasets.votes.voted_pairs import apply_votes
 from avpref.domain import Split
 from avpref.errors import InputError
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rounds.earlier_pairs import earlier_pairs, previous_folder, without_earlier
 from avpref.flows.run import Run
+from avpref.flows.stages.import_pairs import listed_pairs
+from avpref.flows.workers.prompt_sources import imports_pairs
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import digest
+from avpref.registry.study_files import opinions_in
 from avpref.storage.local_files import LocalFiles
-from avpref.storage.run_folder import RunFolder, list_runs, open_root
+from avpref.storage.run_folder import RunFolder, list_runs, open_root, open_run
 from avpref.storage.table_readers import read_norm
 
 SEALED = (tables.NORMS, tables.REWARDS, tables.SKIPPED, tables.EXCLUDED, tables.PAIRS)
@@ -36,7 +41,7 @@ def pair(run: Run) -> StageCounts:
     fingerprint = _fingerprint(run)
     is_new = not all(run.tables.is_sealed(table, fingerprint) for table in SEALED)
     if is_new:
-        _seal(run, fingerprint, select(run))
+        _seal(run, fingerprint, pairs_of(run))
     _require_pairs(run)
     num_pairs = run.tables.num_rows(tables.PAIRS)
     made, present = (num_pairs, 0) if is_new else (0, num_pairs)
@@ -53,14 +58,54 @@ def select(run: RunFolder) -> pairing.Selection:
     the pairs that it takes over from the round before follow. Raises InputError where ``pairs.norm`` names a norm that no run
     has, TableError for a damaged table.
     """
+    matrix, norm = _scored(run)
+    selection = _warned(run, pairing.select_pairs(matrix, run.settings.pairs, norm))
+    earlier = earlier_pairs(run)
+    return selection if earlier is None else replace(selection, pairs=pa.concat_tables([selection.pairs, earlier]))
+
+
+def pairs_of(run: Run) -> pairing.Selection:
+    """The selection of the run: the imported pairs where it has some, otherwise those of its strategy. Raises as :func:`select`."""
+    return keep_imported(run) if imports_pairs(run.settings) else select(run)
+
+
+def keep_imported(run: Run) -> pairing.Selection:
+    """The imported pairs of the run, measured by its scores. Raises as :func:`select`."""
+    matrix, norm = _scored(run)
+    return _warned(run, keep_listed(matrix, run.settings.pairs, norm, listed_pairs(run)))
+
+
+def _scored(run: RunFolder) -> tuple[ScoreMatrix, normalise.Norm]:
+    """The scores of the training candidates, and the norm that the settings name or that is measured on them."""
     settings, previous = run.settings.pairs, previous_folder(run)
     norm = saved_norm(run, settings.norm) if settings.norm else None if previous is None else read_norm(previous.tables)
     matrix = read_matrix(training_source(run), metrics_of(run.settings.scoring, run.settings.executor))
-    selection = pairing.select_pairs(matrix, settings, norm or normalise.measure(matrix, run.run_id))
+    return matrix, norm or normalise.measure(matrix, run.run_id)
+
+
+def _warned(run: RunFolder, selection: pairing.Selection) -> pairing.Selection:
+    """The selection with votes, if the settings name some; its warnings are printed."""
     for warning in selection.warnings:
         say(f"pair: {warning}")
-    earlier = earlier_pairs(run)
-    return selection if earlier is None else replace(selection, pairs=pa.concat_tables([selection.pairs, earlier]))
+    return voted(run, selection) if run.settings.pairs.votes else selection
+
+
+def voted(run: RunFolder, selection: pairing.Selection) -> pairing.Selection:
+    """The selection with the votes of ``pairs.votes``: pairs turned or dropped by people, the others as they are.
+
+    Raises InputError where the study has other votes now: a run's pairs follow from its configuration alone.
+    """
+    name, _, study_and_votes = run.settings.pairs.votes.partition("/")
+    study_id, _, votes_hash = study_and_votes.partition("@")
+    opinions = opinions_in(open_run(run.runs, name), study_id)
+    if opinions.votes_hash != votes_hash:
+        found = f"the votes of study {study_id} have the hash {opinions.votes_hash}"
+        fix = f"--set pairs.votes={name}/{study_id}@{opinions.votes_hash} uses the present votes, in another run"
+        raise InputError(found, f"{votes_hash}, as in pairs.votes", fix)
+    result = apply_votes(selection.pairs, opinions, keep_others=True)
+    say(f"pair: votes of study {study_id}: {result.num_flipped} turned, {result.num_undecided} dropped")
+    skipped = tables.joined([selection.skipped, result.skipped], tables.SKIPPED)
+    return replace(selection, pairs=result.pairs, skipped=skipped)
 
 
 def training_source(run: RunFolder) -> SelectionSource:
@@ -114,8 +159,11 @@ def _fingerprint(run: Run) -> str:
     metrics = metrics_of(run.settings.scoring, run.settings.executor)
     names = [metric.name for metric in metrics]
     weights = [metric.weight for metric in metrics]
+    imported = run.tables.current(tables.IMPORTED.name) if imports_pairs(run.settings) else None
+    listed = [] if imported is None else [imported.version]
     earlier = [digest("earlier", table.column("pair_id").to_pylist()) for table in [earlier_pairs(run)] if table]
-    return run.fingerprint("pair", sealed, names, weights, run.settings.pairs.model_dump(mode="json"), *earlier)
+    settings = run.settings.pairs.model_dump(mode="json")
+    return run.fingerprint("pair", sealed, names, weights, settings, *earlier, *listed)
 
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:
@@ -132,6 +180,8 @@ def _require_pairs(run: Run) -> None:
         return
     reasons = ", ".join(f"{row['reason']}: {row['prompts']}" for row in _reasons(run))
     fix = "sample more candidates (--set sampling.num_candidates=5), or relax pairs.strategy or pairs.min_margin"
+    if imports_pairs(run.settings):
+        fix = "look at the clips that were not imported or not scored: avpref runs show RUN"
     rounds = run.settings.rounds
     if rounds.round == 1:
         raise InputError(f"no prompt gave a pair ({reasons})", "at least one pair", fix)

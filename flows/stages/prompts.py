@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from avpref.config.data_settings import ClipPrompts, TextPrompts, ToyWorldPrompts
+from avpref.config.data_settings import ClipPrompts, PairPrompts, TextPrompts, ToyWorldPrompts
 from avpref.datasets import tables
+from avpref.datasets.foreign_pairs.pair_list import list_identity
 from avpref.datasets.rows import QuarantineRow
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
@@ -36,6 +37,8 @@ def prompts(run: Run) -> StageCounts:
         for item in prompt_list.refused
     ]
     run.documents.write_quarantine(REFUSED_FILE, rows)
+    if prompt_list.pairs:
+        run.tables.seal(tables.IMPORTED, fingerprint, tables.to_arrow(tables.IMPORTED, prompt_list.pairs, fingerprint))
     run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, prompt_list.prompts, fingerprint))
     num_new = sum(prompt.prompt_id not in known for prompt in prompt_list.prompts)
     present = len(prompt_list.prompts) - num_new
@@ -49,18 +52,27 @@ def refused(run: RunFolder) -> list[QuarantineRow]:
 
 
 def _fingerprint(run: Run) -> str:
-    settings, path = run.settings, _csv(run)
-    source = "" if path is None else file_sha256(path) if os.path.isfile(path) else "absent"
+    settings, source = run.settings, _source_hash(run)
     parts = settings.prompts.model_dump(mode="json"), settings.clip.model_dump(mode="json"), settings.run.seed
     return run.fingerprint("prompts", digest(*parts), source)
 
 
+def _source_hash(run: Run) -> str:
+    """Hash of what lists the prompts; empty for the toy world."""
+    if isinstance(run.settings.prompts, PairPrompts):
+        return list_identity(run.settings.prompts)
+    path = _csv(run)
+    return "" if path is None else file_sha256(path) if os.path.isfile(path) else "absent"
+
+
 def _csv(run: Run) -> Path | None:
-    """The file that lists the prompts; None for the toy world."""
+    """The file that lists the prompts, or the folder of pairs; None for the toy world."""
     match run.settings.prompts:
         case ClipPrompts(clips=path):
             return Path(path)
         case TextPrompts(prompts=path):
+            return Path(path)
+        case PairPrompts(pairs=path):
             return Path(path)
         case ToyWorldPrompts():
             return None
@@ -70,8 +82,6 @@ def _because(run: Run, verb: str) -> str:
     path = _csv(run)
     if path is None:
         return "derived from the settings"
-    return (
-        f"{path.name} {verb}, file hash {file_sha256(path)[:HASH_SHOWN]}…"
-        if os.path.isfile(path)
-        else f"{path.name} absent"
-    )
+    kind = "file" if os.path.isfile(path) else "list"
+    source = _source_hash(run)
+    return f"{path.name} absent" if source == "absent" else f"{path.name} {verb}, {kind} hash {source[:HASH_SHOWN]}…"

@@ -8,7 +8,7 @@ from avpref.flows.run import Run
 from avpref.flows.stages.collect_report import collect
 from avpref.reports.figures import figures
 from avpref.reports.plots import png
-from avpref.reports.report_page import SECTIONS, render
+from avpref.reports.report_page import render, sections_of
 from avpref.storage.documents import REPORT_FILE
 from avpref.storage.local_files import replace
 
@@ -27,4 +27,4 @@ def report(run: Run) -> StageCounts:
     for name, plot in plots.items():
         replace(run.root / PLOTS / f"{name}.png", png(plot.panels, plot.columns))
     replace(run.root / REPORT_FILE, render(data, plots))
-    return StageCounts(len(SECTIONS) + len(plots))
+    return StageCounts(len(sections_of(data)) + len(plots))

@@ -130,15 +130,15 @@ def score_items(folder: ScoringFolder, stage: str, request: ScoringRequest) -> S
     ]
     groups = grouped(request.items, [item.candidate.prompt_id for item in request.items])
     plan = plan_stage(stage, "candidates", folder.fingerprint(stage, fingerprints), groups, request.run)
-    scorer_groups = _scorer_groups(folder.executor, scorers, fingerprints)
-    passes = [_ScorerPass(folder, stage, request, plan, group) for group in scorer_groups]
+    by_pool = scorer_groups(folder.executor, scorers, fingerprints)
+    passes = [_ScorerPass(folder, stage, request, plan, group) for group in by_pool]
     counts = _run(passes, is_parallel=isinstance(folder.executor, RayExecutor) and folder.executor.scoring == "pools")
     finished = [replace(unit, fingerprint=fingerprint) for fingerprint in fingerprints for unit in plan.units]
     return ScoredUnits(finished, tuple(counts))
 
 
 @dataclass(frozen=True)
-class _ScorerGroup:
+class ScorerGroup:
     """Scorers that share a pool of actors; ``suffix`` of the stage's name tells the groups of a stage apart."""
 
     suffix: str
@@ -155,7 +155,7 @@ class _ScorerPass:
     stage: str
     request: ScoringRequest
     plan: StagePlan[ScoreItem]
-    group: _ScorerGroup
+    group: ScorerGroup
 
     def run(self) -> ItemCounts:
         """Finish every unit for the group's scorers."""
@@ -199,16 +199,16 @@ def _run(passes: Sequence[_ScorerPass], is_parallel: bool) -> list[ItemCounts]:
         return [future.result() for future in running]
 
 
-def _scorer_groups(
+def scorer_groups(
     executor: Executor, scorers: Sequence[ScorerSource], fingerprints: Sequence[str]
-) -> list[_ScorerGroup]:
+) -> list[ScorerGroup]:
     """One group of all scorers, or a group per scorer, as ``executor.scoring`` says; a scorer from outside is always alone."""
     executor = _with_pools(executor, scorers)
     members = list(zip(scorers, fingerprints, strict=True))
     shared = [member for member in members if not _is_alone(executor, member[0], len(members))]
-    groups = [_ScorerGroup("", *_columns(shared), executor)] if shared else []
+    groups = [ScorerGroup("", *_columns(shared), executor)] if shared else []
     return groups + [
-        _ScorerGroup(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
+        ScorerGroup(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
         for source, fingerprint in members
         if _is_alone(executor, source, len(members))
     ]

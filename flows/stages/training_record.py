@@ -22,7 +22,7 @@ from avpref.registry.adapter_records import TRAINED
 
 TRAINED_ON = (
     *(tables.PROMPTS, tables.CANDIDATES, tables.SCORES, tables.NORMS, tables.REWARDS),
-    *(tables.SKIPPED, tables.EXCLUDED, tables.PAIRS),
+    *(tables.SKIPPED, tables.EXCLUDED, tables.PAIRS, tables.IMPORTED),
 )
 """The tables that an adapter's training depends on, directly or through the pairs."""
 

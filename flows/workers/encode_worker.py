@@ -140,6 +140,8 @@ def encode_clips(codec: Codec, clips: Sequence[DecodedClip]) -> tuple[np.ndarray
 
 
 def with_delayed_audio(clip: DecodedClip, delay_s: float) -> DecodedClip:
-    """The clip with its audio ``delay_s`` seconds later, or earlier where that is negative."""
+    """The clip with its audio, mix and channels, ``delay_s`` seconds later, or earlier where that is negative."""
     assert clip.audio is not None
-    return replace(clip, audio=delay_audio(clip.audio, delay_s, clip.sample_rate_hz))
+    audio = delay_audio(clip.audio, delay_s, clip.sample_rate_hz)
+    channels = None if clip.channels is None else delay_audio(clip.channels, delay_s, clip.sample_rate_hz)
+    return replace(clip, audio=audio, channels=channels)

@@ -10,17 +10,28 @@ import numpy as np
 import avpref.datasets.prompts.clips as recordings
 import avpref.datasets.prompts.text_prompts as text_list
 import avpref.datasets.prompts.toyworld as toyworld
-from avpref.config.data_settings import ClipPrompts, ClipSettings, RecordingSettings, TextPrompts, ToyWorldPrompts
+from avpref.config.base_settings import JAVISDIT
+from avpref.config.data_settings import (
+    ClipPrompts,
+    ClipSettings,
+    PairPrompts,
+    RecordingSettings,
+    TextPrompts,
+    ToyWorldPrompts,
+)
 from avpref.config.schema import Settings
+from avpref.datasets.foreign_pairs.pair_list import ImportedPair, read_pairs
 from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
 from avpref.media.reading_rules import DEFAULT_READING, HdrHandling, ReadingRules
 
+STEREO = 2
+
 
 @dataclass(frozen=True, eq=False)
 class UnencodedClip:
-    """A clip before it is written to a file: text, frames uint8 [T, H, W, 3], audio float32 [S], at the run's rates."""
+    """A clip before it is written to a file: text, frames uint8 [T, H, W, 3], audio float32 [S] or [2, S], at the run's rates."""
 
     text: str
     frames: np.ndarray
@@ -38,10 +49,11 @@ class SftItem:
 
 @dataclass(frozen=True)
 class PromptList:
-    """The prompts of a run, and the rows of the list that were refused, with reasons."""
+    """The prompts of a run, the rows of the list that were refused, with reasons, and the pairs of a list of pairs."""
 
     prompts: list[Prompt]
     refused: list[recordings.RefusedRow]
+    pairs: tuple[ImportedPair, ...] = ()
 
 
 class PromptSource(Protocol):
@@ -97,6 +109,7 @@ class RecordingSource:
     shape: ClipShape
     seed: int
     rules: ReadingRules = DEFAULT_READING
+    is_stereo: bool = False
 
     def prompts(self) -> PromptList:
         """One prompt per window; held-out windows come from held-out recordings."""
@@ -118,7 +131,8 @@ class RecordingSource:
         assert (
             clip.frames is not None and clip.audio is not None
         )  # recordings without picture or sound are refused on import
-        return UnencodedClip(prompt.text, clip.frames, clip.audio)
+        is_kept = self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO
+        return UnencodedClip(prompt.text, clip.frames, clip.channels if is_kept else clip.audio)
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,7 @@ class TextListSource:
     shape: ClipShape
     seed: int
     rules: ReadingRules = DEFAULT_READING
+    is_stereo: bool = False
 
     def prompts(self) -> PromptList:
         """One prompt per text."""
@@ -147,12 +162,45 @@ class TextListSource:
 
     def ground_truth(self, prompt: Prompt) -> UnencodedClip:
         """The beginning of the prompt's recording at the run's size and rates. Raises MediaError."""
-        return RecordingSource(ClipPrompts(), self.shape, self.seed, self.rules).ground_truth(prompt)
+        return RecordingSource(ClipPrompts(), self.shape, self.seed, self.rules, self.is_stereo).ground_truth(prompt)
+
+
+@dataclass(frozen=True)
+class ForeignPairSource:
+    """The texts of foreign pairs; their clips are candidates already, so there is neither an SFT set nor ground truth."""
+
+    settings: PairPrompts
+    seed: int
+
+    def prompts(self) -> PromptList:
+        """One prompt per distinct text, and the pairs."""
+        listed = read_pairs(self.settings, self.seed)
+        return PromptList(listed.prompts, listed.refused, tuple(listed.pairs))
+
+    def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
+        """Raises ConfigError: pairs need a network that is already trained."""
+        expected = "a trained network: sft.kind weights"
+        raise ConfigError(
+            "prompts.kind pairs with sft.kind train", expected, "--set 'sft={kind: weights, network: DIR}'"
+        )
+
+    def sft_clip(self, item: SftItem) -> UnencodedClip:
+        """Not called, because there is no SFT set."""
+        raise AssertionError("foreign pairs have no SFT set")
+
+    def ground_truth(self, prompt: Prompt) -> UnencodedClip:
+        """Not called, because there is no ground truth."""
+        raise AssertionError("foreign pairs have no ground truth")
+
+
+def imports_pairs(settings: Settings) -> bool:
+    """Whether the run trains on imported pairs: with such a list, in the first round; later ones generate candidates for its texts."""
+    return isinstance(settings.prompts, PairPrompts) and settings.rounds.round == 1
 
 
 def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
-    """Whether ``prompt`` has a ground-truth clip: always with toy world and recordings, with texts where the list names one."""
-    return not isinstance(settings.prompts, TextPrompts) or bool(prompt.ground_truth_path)
+    """Whether ``prompt`` has a ground-truth clip: with toy world and recordings always, with other sources where it names a file."""
+    return isinstance(settings.prompts, ToyWorldPrompts | ClipPrompts) or bool(prompt.ground_truth_path)
 
 
 def clip_shape(settings: Settings) -> ClipShape:
@@ -165,6 +213,15 @@ def shape_of(clip: ClipSettings) -> ClipShape:
     return ClipShape(**clip.model_dump(exclude=set(RecordingSettings.model_fields)))
 
 
+def _is_stereo(settings: Settings) -> bool:
+    """Whether the base model makes clips with two channels."""
+    if settings.base.model == JAVISDIT:
+        return False
+    from avpref.models.bases.base_opening import open_base  # importing torch takes seconds
+
+    return open_base(settings.base_sections).is_stereo
+
+
 def reading_rules(clip: RecordingSettings) -> ReadingRules:
     """How the recordings of a run or of a list are read."""
     return ReadingRules(clip.audio_track, HdrHandling(clip.hdr))
@@ -173,10 +230,13 @@ def reading_rules(clip: RecordingSettings) -> ReadingRules:
 def open_prompt_source(settings: Settings) -> PromptSource:
     """The prompt source that the configuration names."""
     shape, seed, rules = clip_shape(settings), settings.run.seed, reading_rules(settings.clip)
+    is_stereo = _is_stereo(settings)
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return RecordingSource(prompts, shape, seed, rules)
+            return RecordingSource(prompts, shape, seed, rules, is_stereo)
         case TextPrompts() as prompts:
-            return TextListSource(prompts, shape, seed, rules)
+            return TextListSource(prompts, shape, seed, rules, is_stereo)
+        case PairPrompts() as prompts:
+            return ForeignPairSource(prompts, seed)

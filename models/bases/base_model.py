@@ -8,8 +8,9 @@ safetensors file with the names of its own state dict.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -38,11 +39,17 @@ PEFT_LAYOUT = "peft"
 
 @dataclass(frozen=True)
 class TimestepLaw:
-    """Distribution of training timesteps: t = r s / (1 + (r - 1) s) with s = sigmoid(``loc`` + ``spread`` · N(0, 1)), r = ``shift``."""
+    """Distribution of training timesteps: t = r s / (1 + (r - 1) s) with s = sigmoid(``loc`` + ``spread`` · N(0, 1)), r = ``shift``.
+
+    ``audio_shift`` is r of audio with timesteps of its own; None: the same. ``stretched``: the law of
+    :mod:`avpref.models.stretched_times` with mu = ``loc`` + ln r.
+    """
 
     shift: float
     loc: float = 0.0
     spread: float = 1.0
+    audio_shift: float | None = None
+    stretched: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,10 +117,14 @@ class Base(ABC):
     precisions: Precisions = Precisions()
     adapter_layouts: tuple[str, ...] = (PEFT_LAYOUT,)
     """Layouts in which adapters can be exported."""
+    network_layouts: tuple[str, ...] = ()
+    """Layouts of other programs in which whole networks can be exported."""
     fingerprint: str = ""
     """A text that changes whenever results change; empty: the version of the class is a hash of the source of its package."""
     not_of_results: frozenset[str] = frozenset()
     """Names of settings that no result depends on, such as paths of weights, whose bytes enter fingerprints anyway."""
+    is_stereo: bool = False
+    """Whether clips have two channels of sound; otherwise recordings are mixed to mono before they are encoded."""
     version: str = ""
     """Hash of the class's source and settings, set when the base model is opened; empty for :class:`JavisBase`, which the product's
     own version and the configuration's sections cover."""
@@ -149,6 +160,10 @@ class Base(ABC):
     def text_fingerprint(self) -> str:
         """Hash of everything that text states depend on, weights included."""
         return self.text_encoder(Path()).fingerprint
+
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Raises InputError for a text that is too long for the text encoder. The default accepts all: its encoder cuts them."""
+        return
 
     def outline(self) -> VelocityNetwork:
         """The network on the meta device: names and shapes without memory."""
@@ -209,18 +224,33 @@ class Base(ABC):
     def latent_work(self, shapes: LatentShapes) -> Work:
         """Work of one row of latents. The default counts latent cells as tokens, and two operations per value and token."""
         cells = sum(torch.Size(part[1:]).numel() for part in shapes if part is not None)
-        return Work(cells, 2.0 * cells * sum(parameter.numel() for parameter in self.outline().parameters()))
+        return Work(cells, 2.0 * cells * self._num_values)
+
+    @cached_property
+    def _num_values(self) -> int:
+        return sum(parameter.numel() for parameter in self.outline().parameters())
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """Write the adapter in folder ``adapter`` to ``output`` in one of :attr:`adapter_layouts`. Raises ConfigError for another one."""
         require_layout(layout, self.adapter_layouts)
         copy_adapter(adapter, output)
 
+    def export_network(self, network: VelocityNetwork, output: Path, layout: str) -> None:
+        """Write ``network`` into the folder ``output`` in one of :attr:`network_layouts`. Raises ConfigError for another one.
+
+        The default has no layout: the file of :meth:`save` is the network's own.
+        """
+        require_layout(layout, self.network_layouts)
+        raise NotImplementedError(f"{type(self).__name__} names network layouts and exports none")
+
 
 def require_layout(layout: str, layouts: tuple[str, ...]) -> None:
     """Raises ConfigError for a layout that is not one of ``layouts``."""
-    if layout not in layouts:
-        raise ConfigError(f"layout {layout}", f"one of {', '.join(layouts)}", f"--layout {layouts[0]}")
+    if layout in layouts:
+        return
+    if not layouts:
+        raise ConfigError(f"layout {layout}", "no export: this base model has none", "copy the network's own file")
+    raise ConfigError(f"layout {layout}", f"one of {', '.join(layouts)}", f"--layout {layouts[0]}")
 
 
 def _fixed(shift: float | None, key: str, base: Base) -> float:

@@ -35,7 +35,13 @@ from avpref.models.bases.base_model import (
     require_layout,
 )
 from avpref.models.bases.velocity_network import VelocityNetwork
-from avpref.models.checkpoints.exporting import save_comfyui_adapter, save_peft_adapter
+from avpref.models.checkpoints.diffusers_lora import save_diffusers_adapter
+from avpref.models.checkpoints.exporting import (
+    save_comfyui_adapter,
+    save_diffusers,
+    save_peft_adapter,
+    save_sharded,
+)
 from avpref.models.checkpoints.lora_files import read_lora
 from avpref.models.checkpoints.network_loading import load_generator, load_network, save_network
 from avpref.models.checkpoints.shipped_networks import locate_network, network_hash
@@ -51,6 +57,7 @@ if TYPE_CHECKING:
     from avpref.models.umt5 import Umt5Files
 
 COMFYUI_LAYOUT = "comfyui"
+ORIGINAL_LAYOUT, DIFFUSERS_LAYOUT = "original", "diffusers"
 RELEASED_TERMS = Terms(
     "network Apache-2.0 (JavisDiT++, Wan 2.1); AudioLDM2's audio VAE and vocoder CC-BY-NC-SA-4.0", commercial_use=False
 )
@@ -59,7 +66,8 @@ RELEASED_TERMS = Terms(
 class JavisBase(Base):
     """The base model of the sections ``network``, ``codec`` and ``text``. Raises ConfigError without section ``network``."""
 
-    adapter_layouts = (PEFT_LAYOUT, COMFYUI_LAYOUT)
+    adapter_layouts = (PEFT_LAYOUT, DIFFUSERS_LAYOUT, COMFYUI_LAYOUT)
+    network_layouts = (ORIGINAL_LAYOUT, DIFFUSERS_LAYOUT)
 
     def __init__(self, sections: BaseSections) -> None:
         sections.check()
@@ -159,12 +167,20 @@ class JavisBase(Base):
         return Work(tokens, forward_flop(tokens, self._network))
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
-        """See :class:`Base`: a folder in PEFT's format, or one file under the names that ComfyUI reads."""
+        """See :class:`Base`: a folder in PEFT's format or for diffusers, or one file under the names that ComfyUI reads."""
         require_layout(layout, self.adapter_layouts)
         if layout == COMFYUI_LAYOUT:
             save_comfyui_adapter(read_lora(adapter), output)
+        elif layout == DIFFUSERS_LAYOUT:
+            save_diffusers_adapter(read_lora(adapter), output)
         else:
             save_peft_adapter(read_lora(adapter), output)
+
+    def export_network(self, network: VelocityNetwork, output: Path, layout: str) -> None:
+        """See :class:`Base`: shards under the original's names, or the video part as diffusers reads it."""
+        require_layout(layout, self.network_layouts)
+        export = save_diffusers if layout == DIFFUSERS_LAYOUT else save_sharded
+        export(_own(network), output)
 
 
 def _own(network: VelocityNetwork) -> JavisDiT:

@@ -1,8 +1,9 @@
 """Read LoRA adapters of any program, for folding into weights: W + scale · B A in float32, scale = alpha / rank.
 
 Supported are folders in PEFT's format (``adapter_config.json`` holds rank, alpha and targets) and single files in ComfyUI's format
-(prefix ``diffusion_model.``, ``lora_A``/``lora_B`` or ``lora_down``/``lora_up``, and optionally ``alpha`` per module; without it the
-scale is 1), under the original's or diffusers' module names.
+(prefix ``diffusion_model.``, ``lora_A``/``lora_B`` or ``lora_down``/``lora_up``, and optionally ``alpha`` per module) or diffusers'
+(prefix ``transformer.``, rank and alpha in the metadata). Without an alpha the scale is 1. Module names are the original's or
+diffusers'.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from avpref.errors import InputError
@@ -23,6 +25,9 @@ from avpref.storage.weight_files import read_weights, require_shapes
 
 PEFT_PREFIX = "base_model.model."
 COMFYUI_PREFIX = "diffusion_model."
+DIFFUSERS_PREFIX = "transformer."
+DIFFUSERS_METADATA = "lora_adapter_metadata"
+"""Key of the metadata in which diffusers keeps the adapter's configuration: JSON, keys with the prefix."""
 
 _TENSOR = re.compile(
     rf"(?P<prefix>{re.escape(PEFT_PREFIX)}|{re.escape(COMFYUI_PREFIX)}|transformer\.)?(?P<module>.+?)"
@@ -41,11 +46,11 @@ Targets = tuple[str, ...] | str
 
 @dataclass(frozen=True)
 class _Config:
-    """Contents of ``adapter_config.json``."""
+    """Contents of ``adapter_config.json``, or of the metadata of a file of diffusers, whose targets are not read."""
 
     rank: int
     alpha: float
-    targets: Targets
+    targets: Targets | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,18 @@ class Lora:
 
 
 def read_lora(path: Path) -> Lora:
-    """Read the adapter at ``path``, a folder in PEFT's format or one file.
+    """Read the adapter at ``path``, a folder in PEFT's format or one file, under the original's module names.
+
+    Raises InputError as :func:`read_factors`, and for an adapter of another base.
+    """
+    lora = read_factors(path)
+    if recognise(lora.factors, path) is Layout.DIFFUSERS:
+        return replace(lora, factors={original_name(module): pair for module, pair in lora.factors.items()})
+    return lora
+
+
+def read_factors(path: Path) -> Lora:
+    """The adapter of any base at ``path``, under the module names of its files, without their prefix.
 
     Raises InputError for files that are absent, unreadable or truncated, for tensors that are not LoRA factors, for factors without
     their partner or of another rank than configured, and for kinds other than plain LoRA (DoRA, rank-stabilised, ...).
@@ -133,7 +149,24 @@ def read_lora(path: Path) -> Lora:
     if any(name.startswith(PEFT_PREFIX) for name in tensors):
         found = f"{path} is part of a folder in PEFT's format, whose configuration holds the scale"
         raise InputError(found, "the folder, or a file in ComfyUI's format", f"give the path {path.parent}")
-    return _assemble(path, tensors, None)
+    return _assemble(path, tensors, _metadata_config(path) if path.suffix == ".safetensors" else None)
+
+
+def _metadata_config(path: Path) -> _Config | None:
+    """Rank and alpha in the metadata of a file that diffusers wrote; None where it has none. Raises InputError for another kind."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(DIFFUSERS_METADATA)
+    if text is None:
+        return None
+    try:
+        values = {name.removeprefix(DIFFUSERS_PREFIX): value for name, value in json.loads(text).items()}
+        config = _Config(int(values["r"]), float(values["lora_alpha"]), None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the metadata of {path} cannot be read: {error!r}", "rank and alpha of an adapter", _FIX
+        ) from error
+    _refuse_unsupported(path, values)
+    return config
 
 
 def _read_config(path: Path) -> _Config:
@@ -142,19 +175,22 @@ def _read_config(path: Path) -> _Config:
         modules = values["target_modules"]
         targets = re.compile(modules).pattern if isinstance(modules, str) else tuple(str(name) for name in modules)
         config = _Config(int(values["r"]), float(values["lora_alpha"]), targets)
-        unsupported = [key for key in _UNSUPPORTED if values.get(key)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, re.error) as error:
         raise InputError(f"{path} cannot be read: {error!r}", "a LoRA adapter in PEFT's format", _FIX) from error
+    _refuse_unsupported(path, values)
+    return config
+
+
+def _refuse_unsupported(path: Path, values: Mapping[str, object]) -> None:
+    """Raises InputError for a configuration of another kind than plain LoRA."""
+    unsupported = [key for key in _UNSUPPORTED if values.get(key)]
     if unsupported or values.get("bias", "none") != "none":
         raise InputError(f"{path} uses {', '.join(unsupported) or 'bias'}", "a plain LoRA adapter without biases", _FIX)
-    return config
 
 
 def _assemble(path: Path, tensors: Mapping[str, Tensor], config: _Config | None) -> Lora:
     """The adapter in ``tensors``; ``config`` is None for a single file, whose tensors hold the scale."""
     parts = {module: _factors(path, module, group, config) for module, group in _by_module(path, tensors).items()}
-    if recognise(parts, path) is Layout.DIFFUSERS:
-        parts = {original_name(module): pair for module, pair in parts.items()}
     return Lora(path, parts, None if config is None else config.targets)
 
 

@@ -51,6 +51,7 @@ class Origin(StrEnum):
 
     GENERATED = "generated"
     GROUND_TRUTH = "ground_truth"
+    IMPORTED = "imported"
 
 
 class ScoreStatus(StrEnum):

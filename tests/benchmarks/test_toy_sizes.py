@@ -21,11 +21,15 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
     "bench_features": "--clips 1 --height 48 --width 64 --fps 8 --rounds 1",
+    "exchange": "--pairs 12",
+    "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
+    "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1",
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
     "pairing": "--prompts 50 --large 500",
     "reuse": "--units 3",
+    "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
     "synchformer_trunk": "--depth 1 --dim 24 --repeats 1",
 }
 LONG = {
@@ -35,6 +39,7 @@ LONG = {
     "overhead": "--prompts 20",
     "rounds": "--seeds 0 --rounds 2 --arms one informative --config configs/tiny.yaml",
     "routed": "--seeds 0 --config configs/tiny.yaml",
+    "training_step": "--layers 1 --frames 1 --repeats 1",
     "toyworld": "0 --config configs/tiny.yaml --control configs/tiny.yaml",
     "video_decoding": "--divisor 8 --width 8",
 }

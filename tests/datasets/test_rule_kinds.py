@@ -11,8 +11,9 @@ from avpref.config.gate_settings import (
     NonInferiorityRule,
     SuperiorityRule,
     ValidityRule,
+    VotesRule,
 )
-from avpref.datasets.evidence import gate, judging
+from avpref.datasets.evidence import gate, judging, people
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.rule_kinds import RULE_KINDS, RuleKind, rule_kind
 from avpref.domain import Dimension
@@ -25,6 +26,7 @@ EVERY_RULE = GateSettings(
         NonInferiorityRule(dimension="video"),
         DisplacementRule(),
         ValidityRule(),
+        VotesRule(),
     )
 )
 
@@ -39,6 +41,8 @@ def outcomes() -> list[gate.RuleOutcome]:
         for number, change in enumerate((FEW, fallen))
     ]
     verdicts[0] = verdicts[0].with_rules(judging.outcomes(judged, {"video": FEW}, GateSettings()))
+    votes = people.VoteEvidence("s", "h", {"overall": people.AspectVotes(0.6, 0.55, 0.7, 3)})
+    verdicts[1] = verdicts[1].with_rules(people.outcomes(votes, EVERY_RULE))
     return [rule for verdict in verdicts for rule in verdict.rules]
 
 

@@ -20,6 +20,7 @@ from cyclopts import App
 from pydantic import BaseModel, JsonValue
 
 from avpref.cli.main import app
+from avpref.config.pool.pool_settings import PoolConfig
 from avpref.config.schema import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,7 @@ def mistakes_of(text: str, page: str) -> list[Mistake]:
         "path": [path for path in named_paths(text) if not path_exists(path)],
         "module": [name for name in module_names(text, code) if not name_exists(name)],
         "command": wrong_commands(text),
-        "setting": [key for key in SETTING.findall(code) if not setting_exists(Settings, key.split("."))],
+        "setting": [key for key in SETTING.findall(code) if not setting_exists(Settings | PoolConfig, key.split("."))],
         "make target": [target for target in MAKE_TARGET.findall(code) if target not in make_targets()],
     }
     return [Mistake(page, kind, name) for kind, names in checks.items() for name in names]

@@ -24,7 +24,8 @@ LAYERS = (
     ("models", "observability"),
     ("execution", "registry", "reports", "trainer", "rewards"),
     ("bench",),
-    ("flows", "validation"),
+    ("exchange", "explorer", "flows", "validation"),
+    ("pool",),
     ("cli",),
 )
 """From the bottom up. A package imports packages of lower layers and its own; those of one layer do not import each other."""
@@ -33,11 +34,16 @@ BESIDE = {"domain": {"identity"}, "errors": set(), "console": set(), "identity":
 NEVER = {("trainer", "rewards")}
 
 OUTSIDERS = {
-    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution", "bench"},
+    "torch": {
+        *("devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution", "bench"),
+        *("exchange",),
+    },
     "prefect": {"flows"},
-    "duckdb": {"datasets", "storage", "registry", "flows", "cli"},
+    "duckdb": {"datasets", "storage", "registry", "explorer", "flows", "pool", "cli"},
     "ray": {"execution", "trainer"},
     "peft": {"trainer"},
+    "starlette": {"explorer"},
+    "uvicorn": {"explorer"},
 }
 OUTSIDER_FILES = {
     "prefect": "flows/prefect/",
@@ -50,7 +56,7 @@ OUTSIDER_FILES = {
     ),
     "torch": {"media": ("media/spectra.py",), "storage": ("storage/weight_files.py",), "execution": ()},
 }
-HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av")
+HEAVY = ("torch", "prefect", "ray", "duckdb", "pandas", "pyarrow", "numpy", "av", "starlette", "uvicorn")
 MOST_FILES_IN_A_FOLDER = 20
 
 

@@ -17,11 +17,14 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from planned_studies import draft_of, votes_of
 
 from avpref.config.training_settings import SftWeights
 from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE, RuleOutcome
 from avpref.datasets.rows import EvaluationSide
+from avpref.datasets.votes.studies import plan_study
+from avpref.datasets.votes.vote_results import result_of
 from avpref.domain import Dimension, Terms
 from avpref.errors import InputError
 from avpref.flows.run import Run
@@ -34,7 +37,7 @@ from avpref.reports.formatting import signed
 from avpref.reports.plots import svg
 from avpref.reports.report_clips import MediaBudget, spread
 from avpref.reports.report_data import Curves, ReportData, RewardModel
-from avpref.reports.report_page import SECTIONS, render
+from avpref.reports.report_page import SECTIONS, render, sections_of
 from avpref.reports.templates import content_policy
 from avpref.storage.run_folder import RunFolder, open_root
 
@@ -211,6 +214,15 @@ def test_the_other_verdict(data: ReportData) -> None:
     page = rendered(replace(data, verdict=PROMOTE, rules=rules))
     assert f"all {len(rules)} rules passed" in page.words and "✕" not in page.words
     assert page.all("header")[0]["class"] == "promoted"
+
+
+def test_votes_of_people_have_a_section_where_there_are_any(data: ReportData) -> None:
+    study = plan_study(draft_of(9))
+    votes = [vote for place in range(3) for vote in votes_of(study, place, lambda item, aspect: 1)]
+    page = rendered(replace(data, studies=(result_of(study, votes, {0: "ada", 1: "bo", 2: "cy"}),)))
+    assert study.study_id in page.words and "9 of 9 items have all votes" in page.words
+    assert [attrs["href"] for attrs in page.all("a")][2] == "#votes" and "votes" not in sections_of(data)
+    assert not [attrs for attrs in rendered(data).all("a") if attrs["href"] == "#votes"]
 
 
 def test_large_or_lost_clips_are_named_not_embedded(tiny_run: RunFolder, data: ReportData) -> None:

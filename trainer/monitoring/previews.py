@@ -146,6 +146,12 @@ def preview_folder(output: Path, step: int) -> Path:
     return output / PREVIEWS / f"step_{step:08d}"
 
 
+def preview_steps(output: Path) -> list[tuple[int, Path]]:
+    """Steps after which the training in ``output`` sampled previews, with their folders, in order."""
+    folders = sorted((output / PREVIEWS).glob("step_*"))
+    return [(int(folder.name.removeprefix("step_")), folder) for folder in folders]
+
+
 def animated(frames: NDArray[np.uint8], fps_hz: float) -> bytes:
     """Frames uint8 [T, H, W, 3] as an animated GIF, which TensorBoard shows as a picture that moves."""
     from PIL import Image

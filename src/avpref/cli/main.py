@@ -32,6 +32,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 NOUNS = {
+    "adapters": "List adapters, and export them for other programs.",
     "automations": "Automations and notifications of a Prefect server.",
     "bench": "Evaluate generated clips with the metrics of published benchmarks, with intervals.",
     "candidates": "List, show, sample and score the candidates of a run.",
@@ -39,13 +40,15 @@ NOUNS = {
     "eval": "Compare policy and reference on held-out prompts.",
     "gate": "Decide whether a run's adapter may be promoted, and move the alias that serves.",
     "lineage": "Trace adapters, pairs and clips to their sources and to their uses.",
-    "pairs": "Select and show preference pairs; compare runs and strategies.",
+    "pairs": "Select, show, open, export and import preference pairs; compare runs and strategies.",
+    "pool": "Turn a pile of videos into filtered clips with texts.",
     "prompts": "Import recordings as prompts; list the prompts of a run.",
     "rewards": "Validate reward models.",
     "runs": "List, inspect, open, resume and clean up runs.",
     "scorers": "List and check scorers: built-in ones and those of other packages.",
     "scores": "List, show and export the scores of a run.",
     "train": "Train the adapter of a run, or an SFT network alone.",
+    "votes": "Plan studies in which people compare clips blindly, take their votes, show results.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }
 for noun, noun_help in NOUNS.items():

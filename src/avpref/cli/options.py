@@ -31,7 +31,16 @@ Wait = Annotated[
     bool, Parameter(name="--wait", help="wait while another command uses the run, instead of failing", negative="")
 ]
 AsJson = Annotated[bool, Parameter(name="--json", help="print one JSON document", negative="")]
+Host = Annotated[
+    str, Parameter(name="--host", help="address to listen on; others than this machine's own need the token")
+]
+Port = Annotated[
+    int,
+    Parameter(name="--port", help="port to listen on; 0: a free one", validator=validators.Number(gte=0, lte=65535)),
+]
+NoBrowser = Annotated[bool, Parameter(name="--no-browser", help="print the address, and open no browser", negative="")]
 
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8640
 DEFAULT_RUNS = Path("runs")
 DEFAULT_CONFIG = Path("configs/toyworld.yaml")
 DEFAULT_CLIPS_CONFIG = Path("configs/clips.yaml")

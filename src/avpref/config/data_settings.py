@@ -64,4 +64,16 @@ class TextPrompts(Section):
     held_out_share: float = Field(default=0.1, ge=0, lt=1)
 
 
-PromptSettings = Annotated[ToyWorldPrompts | ClipPrompts | TextPrompts, Field(discriminator="kind")]
+class PairPrompts(Section):
+    """Pairs of other programs: a folder that ``avpref pairs export`` or Hugging Face's ``datasets`` wrote, or a CSV of pairs.
+
+    The pairs are trained on as they are; the run's scorers measure them and do not select them.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    pairs: str = ""
+    held_out_share: float = Field(default=0.1, ge=0, lt=1)
+    num_evaluation_clips: int = Field(default=256, gt=0)
+
+
+PromptSettings = Annotated[ToyWorldPrompts | ClipPrompts | TextPrompts | PairPrompts, Field(discriminator="kind")]

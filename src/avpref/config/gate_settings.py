@@ -72,6 +72,17 @@ class JudgeRule(Section):
     margin_sd: float = Field(default=0.05, ge=0)
 
 
+class VotesRule(Section):
+    """People prefer the policy: in a blind study, the lower bound of its win rate's interval exceeds ``min_win_rate``.
+
+    A tie is half a win. Without a study the rule refuses.
+    """
+
+    kind: Literal["votes"] = "votes"
+    aspect: str = "overall"
+    min_win_rate: float = Field(default=0.5, ge=0, lt=1)
+
+
 class BenchRule(Section):
     """A column of the benchmark improved enough: the lower end of the interval of its improvement is at least ``min_gain``.
 
@@ -84,7 +95,14 @@ class BenchRule(Section):
 
 
 GateRule = Annotated[
-    SuperiorityRule | MinimumEffectRule | NonInferiorityRule | DisplacementRule | ValidityRule | JudgeRule | BenchRule,
+    SuperiorityRule
+    | MinimumEffectRule
+    | NonInferiorityRule
+    | DisplacementRule
+    | ValidityRule
+    | JudgeRule
+    | VotesRule
+    | BenchRule,
     Field(discriminator="kind"),
 ]
 

@@ -31,7 +31,7 @@ GUIDE = "keys and values of docs/configuration.md"
 UNION_SECTIONS = {name for name, field in Settings.model_fields.items() if field.discriminator}
 """Sections with several forms, selected by their key ``kind``."""
 
-SCORER_LISTS = frozenset({"scoring.scorers", "evaluation.judges"})
+SCORER_LISTS = frozenset({"scoring.scorers", "evaluation.judges", "measure.scorers", "caption.checks"})
 """Lists of scorers, whose entries an override addresses by name: ``scoring.scorers.NAME.settings.KEY=VALUE``."""
 
 Tree = dict[str, Any]
@@ -106,6 +106,24 @@ def load_sections(
     if isinstance(sections, ScoreJob):
         require_pools_of_scorers(sections.executor, sections.scoring, (), "sections executor and scoring")
     return sections
+
+
+def load_document(
+    schema: type[SectionT],
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> SectionT:
+    """A complete file of another schema than a run's (a pool), with environment and overrides. Raises as :func:`load_config`."""
+    path = Path(path)
+    tree = _read_yaml(path)
+    origins = {key: str(path) for key, _ in flatten(tree)}
+    _apply(tree, origins, overrides, os.environ if environment is None else environment)
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        reasons = _explain_all(error, origins, schema=schema)
+        raise ConfigError(f"{path}: {reasons}", GUIDE, f"correct {path}, or: --set section.KEY=VALUE") from None
 
 
 def _without_file(overrides: Sequence[str], environment: Mapping[str, str] | None) -> tuple[Tree, dict[str, str]]:
@@ -246,12 +264,17 @@ def _descend(node: Tree, sections: Sequence[str], path: str, origin: str) -> Tre
     return _descend(child, rest, path, origin)
 
 
-def _explain_all(error: ValidationError, origins: Mapping[str, str], prefix: tuple[str, ...] = ()) -> str:
-    """One phrase per wrong key; ``prefix`` is the section that the validated model is."""
-    return "; ".join(_explain({**item, "loc": (*prefix, *item["loc"])}, origins) for item in error.errors())
+def _explain_all(
+    error: ValidationError,
+    origins: Mapping[str, str],
+    prefix: tuple[str, ...] = (),
+    schema: type[Section] = Settings,
+) -> str:
+    """One phrase per wrong key; ``prefix`` is the section that the validated model is, ``schema`` has the known keys."""
+    return "; ".join(_explain({**item, "loc": (*prefix, *item["loc"])}, origins, schema) for item in error.errors())
 
 
-def _explain(item: Any, origins: Mapping[str, str]) -> str:
+def _explain(item: Any, origins: Mapping[str, str], schema: type[Section]) -> str:
     parts = [str(part) for part in item["loc"]]
     location = [
         part for part, before in zip(parts, ["", *parts], strict=False) if part not in FORMS or not before.isdigit()
@@ -261,7 +284,7 @@ def _explain(item: Any, origins: Mapping[str, str]) -> str:
         kind = location.pop(1)  # the tag of the union, which is not a key of the file
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
-        names = _names_in_section(location[:-1]) or _known_names(Settings)
+        names = _names_in_section(schema, location[:-1]) or _known_names(schema)
         if kind and location[-1] in names:
             hint = f"--set '{location[0]}={{kind: {kind}}}' replaces the whole section"
             return f"{key} is no key of {location[0]}.kind {kind} ({hint}){_origin_note(key, origins)}"
@@ -279,8 +302,8 @@ def _origin_note(key: str, origins: Mapping[str, str]) -> str:
     return f", given by {origin}" if origin.startswith(("environment ", "--set ")) else ""
 
 
-def _names_in_section(sections: Sequence[str]) -> set[str]:
-    models: list[type[BaseModel]] = [Settings]
+def _names_in_section(schema: type[Section], sections: Sequence[str]) -> set[str]:
+    models: list[type[BaseModel]] = [schema]
     for section in (name for name in sections if not name.isdigit()):
         fields = [model.model_fields[section] for model in models if section in model.model_fields]
         models = [inner for field in fields for inner in _models_in(field.annotation)]

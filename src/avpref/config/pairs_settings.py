@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from avpref.config.section import Section
+from avpref.config.section import ExtendedSection, Section
 
 
-class PairSettings(Section):
+class PairSettings(ExtendedSection):
     """Rules that select the chosen and the rejected candidate of a prompt; see datasets/selection/pairing.py."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"votes"})
 
     strategy: Literal["modality", "average", "strict", "routed"] = "modality"
     average: Literal["micro", "macro"] = "micro"
@@ -27,6 +29,11 @@ class PairSettings(Section):
         description="routed: how much worse the chosen side of a pair of one dimension may be in every other dimension",
     )
     norm: str = Field(default="", description="id of a saved norm to reuse; empty: measured on this run's scores")
+    votes: str = Field(
+        default="",
+        pattern=r"^(|[^/@]+/s[0-9a-f]{16}@[0-9a-f]{16})$",
+        description="RUN/STUDY@VOTES: people's votes that turn or drop pairs; empty: the rewards alone",
+    )
 
 
 class AuditSettings(Section):

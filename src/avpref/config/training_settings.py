@@ -142,7 +142,7 @@ class DpoSettings(ExtendedSection):
     """AV-DPO training of the LoRA adapter. ``base_dtype`` is the dtype of the frozen network; the adapter is float32."""
 
     ADDED: ClassVar[frozenset[str]] = frozenset(
-        {"reference", "reference_decay", "ema_decay", "two_pass", "desync_order"}
+        {"reference", "reference_decay", "ema_decay", "two_pass", "by_side", "desync_order"}
     )
 
     loop: LoopSettings
@@ -150,6 +150,7 @@ class DpoSettings(ExtendedSection):
     reference: Literal["live", "cached", "ema", "none"] = "live"
     reference_decay: float = Field(default=0.99, ge=0, lt=1)
     two_pass: bool = False
+    by_side: bool = False
     optimiser: OptimiserSettings = OptimiserSettings()
     timesteps: TimestepSettings = TimestepSettings()
     adapter: AdapterSettings = AdapterSettings()

@@ -1,9 +1,9 @@
 """Audio front ends of networks: resampling and mel spectra in torch, batched, on the device and in the dtype of the input.
 
-Three published front ends, with equal numbers: the resampler is the windowed sinc of torchaudio's ``functional.resample``
+Published front ends, with equal numbers: the resampler is the windowed sinc of torchaudio's ``functional.resample``
 (Hann, six zero crossings, roll-off 0.99); :func:`kaldi_fbank` is Kaldi's ``compute-fbank-feats`` without dither;
-:func:`htk_mel_power` is torchaudio's ``MelSpectrogram`` with its defaults; :func:`audioldm2_log_mel` is the input of AudioLDM2's
-audio codec. Filters are cached per device and dtype.
+:func:`htk_mel_power` is torchaudio's ``MelSpectrogram`` with its defaults; :func:`audioldm2_log_mel` and :func:`log_mel` are the
+inputs of the audio codecs of AudioLDM2 and LTX-2. Filters are cached per device and dtype.
 """
 
 from __future__ import annotations
@@ -116,6 +116,16 @@ def audioldm2_log_mel(audio: Tensor, duration_s: float | None) -> Tensor:
     mel = (_slaney_triangles(audio.device, audio.dtype) @ magnitude).clamp_min(CODEC_FLOOR).log().T
     num_frames = _codec_frames(duration_s)
     return F.pad(mel[:num_frames], (0, 0, 0, max(0, num_frames - len(mel))))
+
+
+def log_mel(audio: Tensor) -> Tensor:
+    """[C, S] at 16 kHz → natural log of mel magnitude [C, F, 64], F = 1 + S // 160: the input of LTX-2's audio codec.
+
+    Frames, filters and floor are those of :func:`audioldm2_log_mel`; the sound is neither scaled nor truncated. Equal to torchaudio's
+    ``MelSpectrogram`` with power 1, Slaney's scale and norm. Raises ValueError for fewer than 513 samples.
+    """
+    magnitude = _spectrum(audio, FFT).abs()
+    return (_slaney_triangles(audio.device, audio.dtype) @ magnitude).clamp_min(CODEC_FLOOR).log().transpose(1, 2)
 
 
 def peak_normalised(audio: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from avpref.datasets.evidence.decision import Decision, DecisionInputs, inputs_o
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, TableError
 from avpref.registry.decision_record import ADAPTER, CHECKPOINT, SUMMARY, DecisionRecord, RecordedFile
+from avpref.storage.documents import VERDICT_FILE
 from avpref.storage.file_hashes import sha256_of
 from avpref.storage.run_folder import RunFolder
 
@@ -66,6 +67,16 @@ def record_decision(
     record = DecisionRecord(schema_version=SCHEMA_VERSION, **plain, lineage=lineage, files=tuple(files))
     text = json.dumps(record.document(), indent=1, ensure_ascii=False)
     folder.files.commit_once(_file(decision.decision_id), text.encode())
+
+
+def write_verdict(folder: RunFolder, decision: Decision) -> None:
+    """Write comparisons, verdict and rules to the document that reports and views read."""
+    document = decision.document()
+    gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
+    compared = {key: document[key] for key in ("evaluation", "metrics")}
+    if decision.inputs.bench:
+        compared["bench"] = [delta.document() for delta in decision.inputs.bench]
+    folder.documents.write(VERDICT_FILE, {**compared, "gate": gated})
 
 
 def read_decision(folder: RunFolder, decision: str = "") -> DecisionRecord:

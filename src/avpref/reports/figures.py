@@ -94,10 +94,11 @@ def held_out_panels(data: ReportData) -> list[Panel]:
 def origin_panels(rewards: pd.DataFrame, unit: str) -> list[Panel]:
     """Rewards of training candidates by origin; ``rewards`` has a column per dimension and ``origin``."""
     values = {origin: rewards[rewards.origin == origin] for origin in Origin}
+    first = Origin.IMPORTED if len(values[Origin.IMPORTED]) else Origin.GENERATED
     return [
         distribution(
             f"{dimension_name(dimension)} of training candidates",
-            NamedValues("generated", _finite(values[Origin.GENERATED][dimension])),
+            NamedValues(str(first), _finite(values[first][dimension])),
             NamedValues("ground truth", _finite(values[Origin.GROUND_TRUTH][dimension])),
             dimension,
             unit,

@@ -10,7 +10,7 @@ import pandas as pd
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate
 from avpref.reports.formatting import data_url
-from avpref.reports.report_data import ReportData
+from avpref.reports.report_data import PreviewPair, ReportData
 from avpref.storage.files import Files
 
 EXAMPLES = 2
@@ -68,6 +68,35 @@ class MediaBudget:
             return Player(clip, name, label, absence=absence)
         self.remaining_bytes -= size
         return Player(clip, name, label, source=data_url(self.media.read(clip.path), "video/mp4"))
+
+
+@dataclass(frozen=True)
+class PreviewCard:
+    """Two previews of one prompt as data URLs, with the names of their steps."""
+
+    prompt: str
+    names: tuple[str, str]
+    sources: tuple[str, str]
+
+
+def preview_cards(data: ReportData, budget: MediaBudget) -> list[PreviewCard]:
+    """The previews that the budget has room for, in order."""
+    cards = []
+    for pair in data.previews:
+        size = len(pair.first) + len(pair.last)
+        if size > budget.remaining_bytes:
+            break
+        budget.remaining_bytes -= size
+        cards.append(_preview_card(pair, data.texts[pair.prompt_id]))
+    return cards
+
+
+def _preview_card(pair: PreviewPair, text: str) -> PreviewCard:
+    names = tuple(
+        "before the first step" if step == 0 else f"after step {step}" for step in (pair.first_step, pair.last_step)
+    )
+    first, last = (data_url(clip, "video/mp4") for clip in (pair.first, pair.last))
+    return PreviewCard(text, (names[0], names[1]), (first, last))
 
 
 def spread(count: int, examples: int = EXAMPLES) -> list[tuple[int, str]]:

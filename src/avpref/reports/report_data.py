@@ -14,6 +14,7 @@ from avpref.datasets.evidence.judging import HACKING, MetricComparison
 from avpref.datasets.evidence.shortcuts import AuditRow
 from avpref.datasets.rounds.round_row import RoundRow
 from avpref.datasets.rows import EvaluationSide
+from avpref.datasets.votes.vote_results import StudyResult
 from avpref.domain import Candidate, Metric, Terms, dimensions_of
 from avpref.storage.files import Files
 
@@ -66,13 +67,25 @@ class Curves:
     dpo: pd.DataFrame
 
 
+@dataclass(frozen=True)
+class PreviewPair:
+    """Previews of one prompt: mp4 files of the first and the last preview of the training, with the steps after which they were made."""
+
+    prompt_id: str
+    first_step: int
+    last_step: int
+    first: bytes
+    last: bytes
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """Everything that the report shows.
 
     Frames have the columns of their tables; ``rewards`` adds ``origin``. ``media`` holds the clips under the paths of
     ``candidates``. ``metric_changes`` compares single metrics, those that selected pairs and those of judges; ``prompt_blind`` says
-    what the rewards do not compare with the prompt. ``rounds`` are the rounds up to this run, none in the first.
+    what the rewards do not compare with the prompt. ``rounds`` are the rounds up to this run, none in the first;
+    ``studies`` the results of people's votes.
     """
 
     run_id: str
@@ -80,6 +93,7 @@ class ReportData:
     media: Files
     metrics: tuple[Metric, ...]
     reward_models: tuple[RewardModel, ...]
+    base_terms: Terms
     verdict: str
     rules: tuple[RuleOutcome, ...]
     comparisons: Mapping[str, DimensionComparison]
@@ -98,6 +112,8 @@ class ReportData:
     origin: tuple[tuple[str, str], ...]
     metric_changes: tuple[MetricComparison, ...] = ()
     prompt_blind: tuple[str, ...] = ()
+    previews: tuple[PreviewPair, ...] = ()
+    studies: tuple[StudyResult, ...] = ()
     rounds: tuple[RoundRow, ...] = ()
 
     @property

@@ -10,9 +10,10 @@ import pandas as pd
 from avpref import __version__
 from avpref.reports.figures import dimension_name
 from avpref.reports.plots import Plot
-from avpref.reports.report_clips import MediaBudget, before_and_after, pair_examples
+from avpref.reports.report_clips import MediaBudget, before_and_after, pair_examples, preview_cards
 from avpref.reports.report_data import ReportData
 from avpref.reports.templates import STYLE_SHEET, content_policy, environment
+from avpref.reports.vote_plot import vote_panels
 
 SECTIONS = {
     "change": "Change on held-out prompts",
@@ -25,7 +26,9 @@ SECTIONS = {
     "origin": "Origin",
     "next": "Next steps",
 }
-"""Titles of the page's sections by their anchors, in order."""
+"""Titles of the sections that every page has by their anchors, in order."""
+VOTES_SECTION = ("votes", "Votes of people")
+"""Anchor and title of the section that pages of runs with votes have, after the section ``clips``."""
 MAX_ROWS = 20
 """Rows of a table of single candidates; the page gives the number of the others."""
 
@@ -39,6 +42,15 @@ class LossGroup:
     example: str
 
 
+def sections_of(data: ReportData) -> dict[str, str]:
+    """Titles of the page's sections by their anchors, in order."""
+    if not data.studies:
+        return SECTIONS
+    listed = list(SECTIONS.items())
+    after = list(SECTIONS).index("clips") + 1
+    return dict([*listed[:after], VOTES_SECTION, *listed[after:]])
+
+
 def render(data: ReportData, plots: Mapping[str, Plot]) -> bytes:
     """The page in UTF-8. Equal data gives equal bytes; clips are read from ``data.media``."""
     budget = MediaBudget(data.media)
@@ -49,12 +61,14 @@ def render(data: ReportData, plots: Mapping[str, Plot]) -> bytes:
         .render(
             data=data,
             settings=data.settings,
-            sections=SECTIONS,
+            sections=sections_of(data),
+            vote_panels=[vote_panels(study) for study in data.studies],
             plots=plots,
             dimensions=data.dimensions,
             name_of={dimension: dimension_name(dimension) for dimension in data.dimensions},
             changes=before_and_after(data, budget),
             pairs=pair_examples(data, budget),
+            previews=preview_cards(data, budget),
             skipped=_groups(data.skipped, ["reason"]),
             excluded=_groups(data.excluded, ["metric", "reason"]),
             quarantine=_quarantine(data.quarantine),

@@ -43,6 +43,21 @@ def owned(root: Path, wait: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
+def is_in_use(root: Path) -> bool:
+    """Whether a command owns ``root``. The shared lock that tests this is released at once."""
+    path = root / LOCK_FILE
+    if not path.exists():
+        return False
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _take(handle: int, root: Path, wait: bool) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,6 +22,7 @@ from avpref.execution.item_counts import StageCounts
 from avpref.execution.stage_observer import ShardDone
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.prefect_client import PrefectReporter
+from avpref.flows.prefect.run_links import name_flow_run, show_links
 from avpref.observability.meters import StageMeasure, StageMeter
 from avpref.storage.run_folder import RunFolder
 
@@ -153,6 +154,23 @@ def test_an_execution_its_stages_and_shards_are_told_in_order(calls: Calls) -> N
     assert [(run, end.type) for run, end in (task_end, stage_end, parent_end)] == [
         (key, StateType.COMPLETED) for key in (task[0], stage[0], parent[0])
     ]
+
+
+def test_a_flow_run_is_named_after_its_run_and_links_to_its_report(calls: Calls, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "toy-s0-1234", SETTINGS)
+    with reporting.execution("retrain", {}):
+        name_flow_run(run)
+        show_links(run, "promote")
+        run.root.mkdir()
+        (run.root / "report.html").write_text("")
+        show_links(run, "promote")
+    ((_, name),) = calls.of("rename_flow")
+    assert name == "toy-s0-1234"
+    (_, key, kind, before, _), (*_, after, _) = calls.of("add_artifact")
+    assert (key, kind) == ("avpref-links", "markdown")
+    assert "not written yet" in before and "**promote**" in before
+    assert f"({(run.root / 'report.html').as_uri()})" in after
+    assert f"`avpref runs open toy-s0-1234 --runs {tmp_path}`" in after
 
 
 def test_the_run_of_prefects_engine_is_adopted(calls: Calls) -> None:

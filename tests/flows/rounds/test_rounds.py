@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from avpref.config.loading import load_config
+from avpref.config.storage_settings import RetentionSettings
 from avpref.datasets import tables
 from avpref.domain import Origin, Split
 from avpref.errors import AuditRefused, ConfigError, InputError
@@ -22,11 +24,12 @@ from avpref.flows.run import Run
 from avpref.flows.run_result import GateResult, RunResult
 from avpref.flows.stages import pair as pair_stage
 from avpref.registry.adapter_records import adapter_records
+from avpref.registry.garbage import GarbageKind
+from avpref.registry.garbage_collection import Request, collect
 from avpref.storage.run_folder import RunFolder, create, open_root, run_id
 from avpref.trainer.adapter_files import read_adapter_config
 
 TINY = str(Path(__file__).parents[3] / "configs" / "tiny.yaml")
-ALWAYS = "evaluation.gate.rules=[{kind: superiority, dimension: video, margin_sd: 0}]"
 PASSED = "evaluation.gate.rules=[{kind: displacement, maximum: 1000}]"
 CHANGES = [PASSED, "rounds.sft_share=0.4", "rounds.earlier_share=0.6", "rounds.allocation=informative"]
 
@@ -114,6 +117,19 @@ def test_rows_records_and_report_know_the_round(sequence: dict[str, Any], rounds
 def test_the_same_command_again_computes_nothing(sequence: dict[str, Any]) -> None:
     again = retrain.fn(TINY, str(Path(sequence["run_dir"]).parent), None, [*CHANGES, "rounds.count=2"])
     assert not again["changed"] and again["rounds"] == sequence["rounds"]
+
+
+def test_a_run_is_kept_as_long_as_a_later_round_names_it(rounds: tuple[Run, Run], tmp_path: Path) -> None:
+    for run in rounds:
+        shutil.copytree(run.root, tmp_path / run.run_id, ignore=shutil.ignore_patterns("promoted"))
+    retention = RetentionSettings(keep_days=0, keep_runs=1, grace_hours=0)
+    collection = collect(tmp_path, Request(retention, runs_too=True, is_dry=True), now_s=time.time() + 1e6)
+    assert [entry.path for entry in collection.entries if entry.kind is GarbageKind.RUN] == []
+    shutil.rmtree(tmp_path / rounds[1].run_id)
+    create(tmp_path, load_config(TINY, environment={}).settings)
+    collection = collect(tmp_path, Request(retention, runs_too=True, is_dry=True), now_s=time.time() + 1e6)
+    removed = [entry.path.name for entry in collection.entries if entry.kind is GarbageKind.RUN]
+    assert removed == [rounds[0].run_id]
 
 
 def test_a_later_round_can_be_made_again(rounds: tuple[Run, Run]) -> None:

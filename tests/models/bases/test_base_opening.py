@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from avpref.media.geometry import ClipShape
 from avpref.models.bases import base_opening
 from avpref.models.bases.base_model import Base, GivenWeights
 from avpref.models.bases.base_opening import open_base
+from avpref.outside.class_loading import BASE_MODEL
 
 SHAPE = ClipShape(16, 96, 96, 8, 16000)
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -147,6 +149,20 @@ def test_wrong_names_and_classes_are_one_error_each(mine: Base) -> None:
     assert "width" in refusal(sections("wd_base:Mine", wdth=1)).expected
     assert "base.settings" in refusal(sections("wd_base:Mine", width="wide")).fix
     assert "there is no module" in refusal(sections("wd_nowhere:Mine")).found
+
+
+def test_an_entry_point_is_a_name(mine: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offered(*references: str) -> None:
+        points = [EntryPoint("cells", reference, BASE_MODEL.group) for reference in references]
+        monkeypatch.setattr(
+            "importlib.metadata.entry_points", lambda group: points if group == BASE_MODEL.group else []
+        )
+
+    offered("wd_base:Mine")
+    assert open_base(sections("cells", width=5)).version == open_base(sections("wd_base:Mine", width=5)).version
+    assert "did you mean cells" in refusal(sections("cels")).found
+    offered("wd_base:Mine", "wd_base:NoBase")
+    assert "two packages" in refusal(sections("cells", width=7)).found
 
 
 def test_sections_of_another_base_model_are_refused(mine: Base) -> None:

@@ -13,6 +13,7 @@ from avpref.config.network_settings import NetworkSettings, SamplingSettings
 from avpref.config.training_settings import AdapterSettings, TimestepSettings
 from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
+from avpref.models.bases.base_model import GivenWeights
 from avpref.models.bases.base_opening import open_base
 from avpref.models.checkpoints.lora_files import read_lora
 from avpref.models.sampling import EulerSampler
@@ -64,14 +65,16 @@ def test_networks_of_one_seed_are_equal_and_files_read_back(tmp_path: Path) -> N
     }
 
 
-@pytest.mark.parametrize("layout", ["peft", "comfyui"])
+@pytest.mark.parametrize("layout", ["peft", "comfyui", "diffusers"])
 def test_adapters_are_exported_and_read_back(tmp_path: Path, layout: str) -> None:
     base = open_base(TOY)
     model = add_adapter(base.create(1), AdapterSettings(rank=2, alpha=4), 5)
     save_adapter(model, POLICY, tmp_path / "adapter")
     output = tmp_path / ("out.safetensors" if layout == "comfyui" else "out")
     base.export_adapter(tmp_path / "adapter", output, layout)
-    before, after = read_lora(tmp_path / "adapter").factors, read_lora(output).factors
+    before = read_lora(tmp_path / "adapter").factors
+    files = sorted(output.glob("*.safetensors")) if layout == "diffusers" else [output]
+    after = {name: pair for file in files for name, pair in read_lora(file).factors.items()}
     assert before.keys() == after.keys()
     for name, factors in before.items():
         assert torch.equal(factors.down, after[name].down) and factors.alpha == after[name].alpha
@@ -80,6 +83,18 @@ def test_adapters_are_exported_and_read_back(tmp_path: Path, layout: str) -> Non
 def test_an_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="layout kohya"):
         open_base(TOY).export_adapter(tmp_path, tmp_path / "out", "kohya")
+
+
+def test_networks_are_exported_in_the_originals_layout_and_read_back(tmp_path: Path) -> None:
+    base = open_base(TOY)
+    network = base.create(1)
+    base.export_network(network, tmp_path / "original", "original")
+    again = base.convert(GivenWeights(str(tmp_path / "original"), None, torch.float32))
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+    base.export_network(network, tmp_path / "diffusers", "diffusers")
+    assert (tmp_path / "diffusers" / "config.json").exists()
+    with pytest.raises(ConfigError, match="layout gguf"):
+        base.export_network(network, tmp_path / "other", "gguf")
 
 
 def test_the_section_network_is_needed_and_settings_are_refused() -> None:

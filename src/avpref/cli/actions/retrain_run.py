@@ -114,6 +114,7 @@ def say_estimate(settings: Settings, runs: Path) -> None:
     if seconds is not None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         minutes = f"{seconds / 60:.0f} min" if seconds >= 90 else duration(seconds)
+        per_round = " per round" if settings.rounds.count > 1 else ""
         say(
-            f"about {minutes} on this machine ({cores} cores, estimated from a few steps just now; longer beside other work)"
+            f"about {minutes}{per_round} on this machine ({cores} cores, estimated from a few steps just now; longer beside other work)"
         )

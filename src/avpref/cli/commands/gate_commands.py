@@ -60,6 +60,16 @@ def check(
 
 
 @app.command
+def decide(*, runs: Runs = DEFAULT_RUNS, run: Run = "", json: AsJson = False) -> int:
+    """Take a run's decision again with people's votes and record it, for rules of kind `votes`. Exit code 3: refused."""
+    from avpref.cli.views import gate_recheck
+
+    document = gate_recheck.with_votes(open_run(runs, run))
+    print_json(document) if json else _print(document)
+    return 0 if document["verdict"] == "promote" else GateRefused.exit_code
+
+
+@app.command
 def promote(
     *,
     runs: Runs = DEFAULT_RUNS,

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from avpref.cli.commands.runs_gc import gc
 from avpref.cli.commands.runs_reproduce import reproduce
 from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, AsJson, Limit, RunId, Runs, Wait
+from avpref.cli.options import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_RUNS, AsJson, Host, Limit, Port, RunId, Runs, Wait
 from avpref.cli.output import print_json, print_line, print_table
 from avpref.console import say
 
@@ -20,6 +20,9 @@ app.command(gc)
 OfStage = Annotated[str, Parameter(name="--stage", help="only events of this stage and its pools")]
 AtLeast = Annotated[str, Parameter(name="--level", help="minimum level: debug, info, warning or error")]
 Follow = Annotated[bool, Parameter(name=["--follow", "-f"], help="print new events until the run ends", negative="")]
+Explorer = Annotated[
+    bool, Parameter(name="--explorer", help="serve the pages of the explorer instead; ends with Ctrl-C", negative="")
+]
 AdoptVersion = Annotated[
     bool,
     Parameter(
@@ -51,9 +54,24 @@ def show(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) ->
 
 
 @app.command(name="open")
-def open_(run: RunId = "", *, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
-    """Open the report of a run in the browser; without a display, print its path."""
+def open_(
+    run: RunId = "",
+    *,
+    runs: Runs = DEFAULT_RUNS,
+    explorer: Explorer = False,
+    host: Host = DEFAULT_HOST,
+    port: Port = DEFAULT_PORT,
+    json: AsJson = False,
+) -> int:
+    """Open the report of a run in the browser; without a display, print its path.
+
+    With --explorer: the pages of the run as `avpref pairs open` serves them, which unfinished runs have too.
+    """
     folder = open_run(runs, run)
+    if explorer:
+        from avpref.cli.actions import serve_explorer
+
+        return serve_explorer.serve(folder, f"run/{folder.run_id}", (host, port), True, json)
     from avpref.cli.actions import open_report
 
     path = open_report.report_of(folder)

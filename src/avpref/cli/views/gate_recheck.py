@@ -11,6 +11,7 @@ from avpref.datasets import tables
 from avpref.datasets.evidence.decision import DecisionInputs, inputs_of
 from avpref.errors import ConfigError, InputError
 from avpref.registry import aliases, decisions
+from avpref.registry.vote_evidence import decide_with_votes
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
 
 SECTION = "evaluation.gate."
@@ -50,6 +51,14 @@ def replayed(folder: RunFolder, decision: str) -> dict[str, Any]:
         "changed_inputs": [asdict(change) for change in replay.changed],
         "warnings": [],
     }
+
+
+def with_votes(folder: RunFolder) -> dict[str, Any]:
+    """The run's decision with the votes that there are now, recorded. Raises as
+    :func:`avpref.registry.vote_evidence.decide_with_votes`."""
+    decision = decide_with_votes(folder).document()
+    votes = decision.pop("inputs")["votes"]
+    return {"run_id": folder.run_id, **decision, "votes": votes, "warnings": []}
 
 
 def serving_warning(folder: RunFolder, inputs: DecisionInputs) -> str:

@@ -26,15 +26,18 @@ from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.score_table_import import read_scores
 from avpref.datasets.selection.selection_source import source_of
 from avpref.datasets.table_files import check_format
+from avpref.datasets.votes.voted_pairs import apply_votes
 from avpref.domain import Metric
 from avpref.errors import ConfigError, PartialResult
 from avpref.flows.stages.pair import select, training_rows, training_source
 from avpref.flows.workers.scorers import metrics_of
+from avpref.registry.study_files import opinions_in
 from avpref.storage import local_files
 from avpref.storage.run_folder import CONFIG_FILE, RunFolder
 from avpref.storage.table_readers import read_norm
 
 __all__ = [
+    "by_votes",
     "check_format",
     "compared",
     "exit_code",
@@ -91,6 +94,25 @@ def from_file(path: Path, overrides: Sequence[str]) -> tuple[Document, Selection
     documents = [pair(row, metrics, None, {}) for row in selection.pairs.to_pylist()]
     refused = [asdict(row) for row in read.refused]
     return {"scores": str(path), **_document(selection, settings, documents), "refused": refused}, selection
+
+
+def by_votes(
+    folder: RunFolder, study_id: str, keep_others: bool, selected: tuple[Document, Selection]
+) -> tuple[Document, Selection]:
+    """The pairs of a selection as the people of a study prefer them; its strategy names the study and its votes.
+
+    Raises InputError where the run has no such study, or nobody has voted in it.
+    """
+    document, selection = selected
+    opinions = opinions_in(folder, study_id)
+    voted = apply_votes(selection.pairs, opinions, keep_others)
+    skipped = tables.joined([selection.skipped, voted.skipped], tables.SKIPPED)
+    changed = replace(selection, pairs=voted.pairs, skipped=skipped)
+    counts = {name: getattr(voted, f"num_{name}") for name in ("confirmed", "flipped", "undecided", "not_voted")}
+    renewed = _document(changed, folder.settings.pairs, pairs(folder, voted.pairs))
+    strategy = f"{document['strategy']} {opinions.label}"
+    votes = {"study_id": opinions.study_id, "votes_hash": opinions.votes_hash, **counts}
+    return {**document, **renewed, "strategy": strategy, "votes": votes}, changed
 
 
 def exit_code(document: Document) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.errors import AvprefError, InputError
 from avpref.observability import status_documents
 from avpref.storage.documents import REPORT_FILE, RESULT_FILE, VERDICT_FILE
+from avpref.storage.lock import is_in_use
 from avpref.storage.run_folder import RunFolder, list_runs, open_root
 
 SFT_NETWORK = "models/sft-*/network.safetensors"
@@ -66,21 +65,6 @@ def _finished_state(folder: RunFolder) -> str:
     from avpref.registry import promotion  # imports pandas and scipy, which few runs need
 
     return str(promotion.State.AWAITING) if promotion.state(folder) is promotion.State.AWAITING else FINISHED
-
-
-def is_in_use(root: Path) -> bool:
-    """Whether a command holds the run's lock. The shared lock that tests this is released at once."""
-    path = root / "lock"
-    if not path.exists():
-        return False
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def verdict(folder: RunFolder) -> str | None:

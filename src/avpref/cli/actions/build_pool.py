@@ -1,0 +1,39 @@
+"""The work of ``avpref pool build`` and of the commands of single stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avpref.config.pool.pool_settings import PoolConfig
+from avpref.flows.prefect import run_reporting as reporting
+from avpref.pool.pool_build import STAGE_BY_NAME, configured, owned, pool_build, run_stages, summary
+from avpref.pool.pool_folder import create_pool, list_pools, open_pool_folder
+
+
+def build(
+    config: Path, sources: Sequence[str] | None, pools: Path, overrides: Sequence[str], wait: bool
+) -> dict[str, Any]:
+    """Run all stages; returns their results, the funnel, and the numbers of failed items."""
+    document: dict[str, Any] = reporting.call(
+        pool_build, str(config), str(pools), list(sources or []), list(overrides), wait
+    )
+    return document
+
+
+def with_recorded_sources(pools: Path, config: PoolConfig) -> PoolConfig:
+    """``config`` with the sources that the pool recorded, where it names none: stages after ``scan`` need none."""
+    if config.scan.sources or config.run.name not in list_pools(pools):
+        return config
+    recorded = open_pool_folder(pools, config.run.name).config.scan.sources
+    return config.model_copy(update={"scan": config.scan.model_copy(update={"sources": recorded})})
+
+
+def run_stage(
+    name: str, config: Path, sources: Sequence[str] | None, pools: Path, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Run the stage ``name``; returns as :func:`build`. Raises InputError where an earlier stage has not run."""
+    pool = create_pool(pools, with_recorded_sources(pools, configured(str(config), sources, overrides)))
+    with owned(pool):
+        return summary(pool, run_stages(pool, [STAGE_BY_NAME[name]]))

@@ -1,0 +1,37 @@
+"""The work of ``avpref pairs open`` and of ``avpref votes serve``."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+
+from avpref.cli.actions.open_report import has_display
+from avpref.cli.output import print_json, print_line
+from avpref.console import say
+from avpref.explorer import serving
+from avpref.explorer.access import Access
+from avpref.storage.run_folder import RunFolder
+
+
+def serve(folder: RunFolder, path: str, address: tuple[str, int], is_shown: bool, as_json: bool) -> int:
+    """Serve the runs beside ``folder`` at ``address`` (host, port) until Ctrl-C, and open the page ``path``.
+
+    ``is_shown``: open a browser where there is a display. Raises ConfigError for a port in use.
+    """
+
+    def opened(access: Access) -> None:
+        url = access.url_of(path)
+        if as_json:
+            print_json({"run_id": folder.run_id, "url": url, "port": access.port})
+        else:
+            print_line(url)
+        sys.stdout.flush()
+        say("Ctrl-C ends the server" + ("; the token in the address lets others in" if access.token else ""))
+        if is_shown and has_display():
+            webbrowser.open(url)
+
+    try:
+        serving.serve(folder, address, opened)
+    except KeyboardInterrupt:
+        say("the server has ended")
+    return 0

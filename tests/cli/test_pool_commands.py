@@ -1,0 +1,81 @@
+"""``avpref pool`` from the command line: one command for everything, one per stage, and views that need no server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pool_clips import plain_video, scene, tune, write_video
+
+from avpref.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+PLAIN = ("executor={kind: in_process}", "measure.optional=[]", "measure.scorers=[frame_measures, sound_measures]")
+FILTERS = "filter.filters=[{name: still, measure: static_share, max: 0.9}]"
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+def sets(*values: str) -> list[str]:
+    return [word for value in (*PLAIN, *values) for word in ("--set", value)]
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    plain_video(folder / "a.mp4", 1)
+    write_video(folder / "still.mp4", scene(2, 1).repeat(75, 0), tune(2, 3.0))
+    (folder / "a.txt").write_text("a pattern")
+    return folder
+
+
+def test_build_then_look_at_the_pool(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pools, config = str(tmp_path / "pools"), str(ROOT / "configs" / "pool.yaml")
+    code = run("pool", "build", "--config", config, "--source", str(videos), "--pools", pools, *sets(FILTERS), "--json")
+    document = json.loads(capsys.readouterr().out)
+    assert code == 0 and [stage["stage"] for stage in document["stages"]] == [
+        *("scan", "cut", "measure", "caption", "filter", "write")
+    ]
+    assert document["filters"] == [
+        {"filter": "still", "removed": 1, "hours": pytest.approx(3 / 3600, rel=0.01), "alone": 1}
+        | {"hours_alone": pytest.approx(3 / 3600, rel=0.01), "only": 1}
+    ]
+    assert run("pool", "funnel", "--pools", pools) == 0
+    printed = capsys.readouterr().out
+    assert "after still" in printed and "static_share" in printed
+    assert run("pool", "show", "--pools", pools) == 0
+    assert "loudness_lufs" in capsys.readouterr().out
+    assert run("pool", "sample", "--pools", pools, "--filter", "still", "--json") == 0
+    page = Path(json.loads(capsys.readouterr().out)["page"]).read_text(encoding="utf-8")
+    assert "data:video/mp4;base64," in page and "still.mp4" in page and "a.mp4," not in page
+    assert (tmp_path / "pools" / "pool" / "funnel.png").read_bytes().startswith(b"\x89PNG")
+    assert run("pool", "show", "--pools", pools, "--clip", "k", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {"codec_motion", "loudness_lufs"} <= {row["measure"] for row in rows}
+
+
+def test_stages_are_commands_and_say_which_one_is_missing(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(ROOT / "configs" / "pool.yaml"), "--pools", str(tmp_path / "pools"), *sets()]
+    assert run("pool", "cut", *words) == 4
+    assert "avpref pool scan" in capsys.readouterr().err
+    assert run("pool", "scan", "--source", str(videos), "--source", str(videos / "none"), *words) == 5
+    assert "1 could not be processed" in capsys.readouterr().out
+    assert run("pool", "cut", *words) == 0
+    assert run("pool", "measure", *words) == 0
+    assert run("pool", "filter", *words, "--set", "filter.preset=javisbench") == 2
+    assert "aesthetic_score" in capsys.readouterr().err
+
+
+def test_a_pool_that_is_not_there_is_an_error_with_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("pool", "show", "--pools", str(tmp_path)) == 4
+    assert "avpref pool build" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""A training whose process is killed goes on from its newest checkpoint and ends in the same adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from avpref.config.training_settings import PreferenceLossSettings
+from avpref.errors import AvprefError
+from avpref.trainer import local_processes
+from avpref.trainer.job import TrainingJob
+from avpref.trainer.launch import launch
+
+MakeJob = Callable[..., TrainingJob]
+SMALL = PreferenceLossSettings(beta_video=5, beta_audio=2)
+
+
+def rows(job: TrainingJob) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (job.output / "metrics.jsonl").read_text().splitlines()]
+
+
+def adapter(job: TrainingJob) -> bytes:
+    return (job.output / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_killed_process_of_the_launcher_starts_all_again(dpo_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    two: dict[str, Any] = {"num_processes": 2, "launcher": "processes", "steps": 8, "checkpoint_every": 2}
+    whole, killed = dpo_job("whole", **two), dpo_job("killed", **two)
+    launch(whole)
+    groups: list[list[local_processes._Worker]] = []
+    start = local_processes._workers
+
+    @contextmanager
+    def remembered(*arguments: Any) -> Iterator[list[local_processes._Worker]]:
+        with start(*arguments) as started:
+            groups.append(started)
+            yield started
+
+    monkeypatch.setattr(local_processes, "_workers", remembered)
+    seen: list[int] = []
+
+    def kill_once(step: int, row: Mapping[str, float]) -> None:
+        seen.append(step)
+        if step == 4 and len(groups) == 1:
+            groups[0][0].process.kill()
+
+    launch(killed, kill_once)
+    assert len(groups) == 2 and seen[-1] == 8
+    assert adapter(killed) == adapter(whole)
+
+
+def test_no_restart_is_left_where_none_is_allowed(dpo_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = dpo_job("killed", num_processes=2, launcher="processes", steps=200, max_restarts=0)
+    started: list[local_processes._Worker] = []
+    start = local_processes._workers
+
+    @contextmanager
+    def remembered(*arguments: Any) -> Iterator[list[local_processes._Worker]]:
+        with start(*arguments) as workers:
+            started[:] = workers
+            yield workers
+
+    monkeypatch.setattr(local_processes, "_workers", remembered)
+    with pytest.raises(AvprefError, match="killed by signal 9"):
+        launch(job, lambda step, row: started[0].process.kill())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("sharding", ["sums", "fsdp2"])
+def test_workers_of_ray_train_what_one_process_does_and_survive_a_kill(dpo_job: MakeJob, sharding: str) -> None:
+    from ray.util.state import list_actors
+
+    alone = dpo_job("alone", dpo={"loss": SMALL}, steps=8, checkpoint_every=2)
+    launch(alone)
+    ray: dict[str, Any] = {"num_processes": 2, "launcher": "ray", "sharding": sharding, "steps": 8}
+    ray |= {"checkpoint_every": 2, "log_every": 1}
+    whole, killed = (dpo_job(name, dpo={"loss": SMALL}, **ray) for name in ("whole", "killed"))
+    launch(whole)
+    kills: list[int] = []
+
+    def kill_once(step: int, row: Mapping[str, float]) -> None:
+        if step >= 3 and not kills:
+            workers = [
+                actor.pid for actor in list_actors(detail=True) if "TrainWorker" in actor.class_name and actor.pid
+            ]
+            kills.append(max(workers))
+            os.kill(kills[0], signal.SIGKILL)
+
+    launch(killed, kill_once)
+    assert kills and adapter(killed) == adapter(whole)
+    for mine, theirs in zip(rows(alone), rows(whole), strict=True):
+        for name, value in mine.items():
+            rel, above = (1e-4, None) if name == "grad_norm" else (0.0, 1e-6)
+            assert value == pytest.approx(theirs[name], rel=rel, abs=above), (mine["step"], name)
