@@ -34,6 +34,7 @@ app = App(
 NOUNS = {
     "adapters": "List adapters, and export them for other programs.",
     "automations": "Automations and notifications of a Prefect server.",
+    "bench": "Evaluate generated clips with the metrics of published benchmarks, with intervals.",
     "candidates": "List, show, sample and score the candidates of a run.",
     "config": "Show or validate a configuration.",
     "eval": "Compare policy and reference on held-out prompts.",
