@@ -24,6 +24,7 @@ from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
+from avpref.flows.stages.bench_sides import bench_sides
 from avpref.flows.stages.generate import candidates_of, make_candidates
 from avpref.flows.stages.judge import Judgement, judge_clips
 from avpref.flows.stages.score import score_candidates
@@ -87,7 +88,9 @@ def evaluate(run: Run) -> StageCounts:
             EvaluationSide.POLICY: sides[EvaluationSide.POLICY].joined(policy.judged_by(judgement)),
         }
         prompts, quarantined = prompts + part, quarantined + part_quarantined + judgement.quarantined
+        deltas = bench_sides(run, prompts, {side: clips.candidates for side, clips in sides.items()})
         inputs = _inputs(run, prompts, sum(map(len, parts)), sides[EvaluationSide.POLICY])
+        inputs = replace(inputs, bench=deltas)
         decision = take(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
         if decision.is_final:

@@ -132,8 +132,9 @@ class RecordingSource:
         assert (
             clip.frames is not None and clip.audio is not None
         )  # recordings without picture or sound are refused on import
-        is_kept = self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO
-        return UnencodedClip(prompt.text, clip.frames, clip.channels if is_kept else clip.audio)
+        if self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO:
+            return UnencodedClip(prompt.text, clip.frames, clip.channels)
+        return UnencodedClip(prompt.text, clip.frames, clip.audio)
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def shapes_of(settings: Settings) -> tuple[ClipShape, ...]:
     return tuple(ClipShape(*shape.size, clip.fps_hz, clip.sample_rate_hz) for shape in clip.shapes)
 
 
-def _is_stereo(settings: Settings) -> bool:
+def makes_stereo(settings: Settings) -> bool:
     """Whether the base model makes clips with two channels."""
     if settings.base.model == JAVISDIT:
         return False
@@ -239,7 +240,7 @@ def reading_rules(clip: RecordingSettings) -> ReadingRules:
 def open_prompt_source(settings: Settings) -> PromptSource:
     """The prompt source that the configuration names."""
     shape, seed, rules = clip_shape(settings), settings.run.seed, reading_rules(settings.clip)
-    is_stereo = _is_stereo(settings)
+    is_stereo = makes_stereo(settings)
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)

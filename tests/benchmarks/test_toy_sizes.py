@@ -20,6 +20,7 @@ from avpref.storage.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
+    "bench_features": "--clips 1 --height 48 --width 64 --fps 8 --rounds 1",
     "exchange": "--pairs 12",
     "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",

@@ -346,7 +346,7 @@ def test_a_window_past_the_end_is_a_media_error(clips):
 
 def test_the_real_recordings(media):
     made, refused = prompts(
-        settings(media / "clips.csv", num_evaluation_clips=6), replace(SHAPE, num_frames=16), seed=0
+        settings(media / "clips.csv", num_evaluation_clips=6), [replace(SHAPE, num_frames=16)], seed=0
     )
     assert refused == []
     assert len({recording_of(prompt) for prompt in made}) == len(read_clip_list(media / "clips.csv").rows) >= 2
