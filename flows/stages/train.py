@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, launc
 from avpref.flows.stages.training_record import record_trained
 from avpref.flows.workers.encode_worker import CandidateEncodeSpec, EncodeItem
 from avpref.flows.workers.generator import codec_identity
+from avpref.flows.workers.sound_changes import SoundChange, sound_changes
 from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.batches import PairSet, save_pair_set
@@ -78,9 +80,9 @@ def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     """Delays in seconds of the rejected clips that are made by delaying sound, evenly spaced over the configured range.
 
     Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). With the
-    order ``large_first`` the largest delays come first. Empty where ``desync_share`` is 0.
+    order ``large_first`` the largest delays come first. Empty where ``desync_share`` is 0, and without kind ``delay``.
     """
-    if not settings.desync_share:
+    if not settings.desync_share or "delay" not in settings.desync_kinds:
         return ()
     num_early = round(NUM_DELAYS * settings.desync_early_share)
     bounds = settings.desync_min_s, settings.desync_max_s
@@ -89,20 +91,26 @@ def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     return tuple(delays if settings.desync_order == "flat" else sorted(delays, key=lambda delay: -abs(delay)))
 
 
+def changes_of(settings: DpoSettings) -> tuple[SoundChange, ...]:
+    """The versions of rejected clips that are made by changing sound otherwise; empty where ``desync_share`` is 0."""
+    return sound_changes(settings.desync_kinds) if settings.desync_share else ()
+
+
 def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
     """Latents of every clip of a pair, and of delayed versions of the chosen ones."""
     text = {prompt.prompt_id: prompt.text for prompt in run.prompts}
     chosen = set(pairs["chosen"].to_pylist())
     used = chosen | set(pairs["rejected"].to_pylist())
-    delays = delays_s(run.settings.dpo)
+    delays, changes = delays_s(run.settings.dpo), changes_of(run.settings.dpo)
 
     def encode_item(candidate: Candidate) -> EncodeItem:
-        item_delays = delays if candidate.candidate_id in chosen else ()
-        identity = candidate.candidate_id + (DELAYED if item_delays else "")
-        return EncodeItem(identity, candidate.path, text[candidate.prompt_id], item_delays)
+        own = (delays, changes) if candidate.candidate_id in chosen else ((), ())
+        identity = candidate.candidate_id + (DELAYED if any(own) else "")
+        return EncodeItem(identity, candidate.path, text[candidate.prompt_id], *own)
 
     items = [encode_item(candidate) for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
-    fingerprint = run.fingerprint(ENCODE, delays, codec_identity(run.settings))
+    further = [[asdict(change) for change in changes]] if changes else []
+    fingerprint = run.fingerprint(ENCODE, delays, codec_identity(run.settings), *further)
     plan = plan_stage(ENCODE, "clips", fingerprint, [[item] for item in items], run.settings.run)
     files = run.units(LATENTS)
     spec = CandidateEncodeSpec(run.media, run.settings, files)

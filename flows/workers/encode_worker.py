@@ -21,6 +21,7 @@ from avpref.execution.contract import Receipt
 from avpref.flows.workers.committed_clips import open_clip
 from avpref.flows.workers.generator import device_of, open_codec
 from avpref.flows.workers.prompt_sources import PromptSource, SftItem, UnencodedClip, clip_shape, open_prompt_source
+from avpref.flows.workers.sound_changes import SoundChange
 from avpref.media.delay import delay_audio
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -76,12 +77,13 @@ class SftEncodeWorker:
 
 @dataclass(frozen=True)
 class EncodeItem:
-    """A candidate to encode; for each of ``delays_s`` (seconds), a version with delayed audio is encoded too."""
+    """A candidate to encode; a version is encoded too for each of ``delays_s`` (seconds), with delayed audio, and of ``changes``."""
 
     item_id: str
     path: str
     text: str
     delays_s: tuple[float, ...] = ()
+    changes: tuple[SoundChange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class CandidateEncodeWorker:
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
         video, audio = encode_clips(self.codec, [clip])
         delayed_clips = [with_delayed_audio(clip, delay_s) for delay_s in item.delays_s]
+        delayed_clips += [with_changed_sound(clip, change) for change in item.changes]
         delayed_audio = packed(encode_clips(self.codec, delayed_clips)[1]) if delayed_clips else b""
         return LatentRow(item.item_id, item.text, packed(video[0]), packed(audio[0]), delayed_audio)
 
@@ -145,3 +148,9 @@ def with_delayed_audio(clip: DecodedClip, delay_s: float) -> DecodedClip:
     audio = delay_audio(clip.audio, delay_s, clip.sample_rate_hz)
     channels = None if clip.channels is None else delay_audio(clip.channels, delay_s, clip.sample_rate_hz)
     return replace(clip, audio=audio, channels=channels)
+
+
+def with_changed_sound(clip: DecodedClip, change: SoundChange) -> DecodedClip:
+    """The clip with its audio changed."""
+    assert clip.audio is not None
+    return replace(clip, audio=change(clip.audio, clip.sample_rate_hz))

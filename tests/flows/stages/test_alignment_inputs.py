@@ -77,6 +77,19 @@ def test_a_curriculum_lists_large_delays_first(tiny_run: RunFolder) -> None:
     assert sizes == sorted(sizes, reverse=True) and [abs(delay) for delay in flat] != sizes
 
 
+def test_other_kinds_of_desynchronised_sound_are_encoded_after_the_delays(tiny_copy: TinyCopy) -> None:
+    kinds = "dpo.desync_kinds=[delay, repeat, swap]"
+    run = run_with(tiny_copy("train", "kinds"), "dpo.desync_share=1.0", kinds, "dpo.desync_order=large_first")
+    plain = run_with(tiny_copy("train", "delays"), "dpo.desync_share=1.0", "dpo.desync_order=large_first")
+    for each_run in (run, plain):
+        train.fn(each_run)
+    mine, theirs = (load_pair_set(each_run.training_job.data).desync_audio for each_run in (run, plain))
+    assert mine is not None and theirs is not None
+    assert mine.shape[1] == theirs.shape[1] + 4 == len(delays_s(run.settings.dpo)) + 4
+    assert mine[:, : theirs.shape[1]].equal(theirs)
+    assert len({mine[0, version].numpy().tobytes() for version in range(mine.shape[1])}) == mine.shape[1]
+
+
 def test_new_keys_with_their_default_change_no_identity(tiny_run: RunFolder) -> None:
     dumped = json.dumps(tiny_run.settings.model_dump(mode="json"))
     for key in ("two_pass", "reference", "checkpointing_by_tokens", "alarms", "noise_weights", "state_bits"):
