@@ -20,11 +20,13 @@ from avpref.storage.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
+    "bench_features": "--clips 1 --height 48 --width 64 --fps 8 --rounds 1",
     "exchange": "--pairs 12",
     "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
     "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1",
+    "latent_store": "--folder latent-store-of-the-test --pairs 40 --stored 8 --steps 6 --step-s 0.001 --divisor 6",
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
     "pairing": "--prompts 50 --large 500",
     "reuse": "--units 3",
@@ -36,6 +38,8 @@ LONG = {
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
+    "pool_measures": "--bases 1 --sequences 1 --media none",
+    "pool_speed": "--clips 4 --height 48 --actors 0 --decoded 1 --decoded-height 48",
     "rounds": "--seeds 0 --rounds 2 --arms one informative --config configs/tiny.yaml",
     "routed": "--seeds 0 --config configs/tiny.yaml",
     "training_step": "--layers 1 --frames 1 --repeats 1",
