@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from avpref.config.loading import load_config
 from avpref.domain import Split
@@ -88,9 +89,8 @@ def test_other_kinds_of_desynchronised_sound_are_encoded_after_the_delays(tiny_c
     mine, theirs = (open_pairs(each_run.training_job) for each_run in (run, plain))
     assert mine.num_delays == theirs.num_delays + 4 == len(delays_s(run.settings.dpo)) + 4
     sounds = [mine.delayed(SampleIndex(0, 0), version) for version in range(mine.num_delays)]
-    assert all(
-        sounds[version].equal(theirs.delayed(SampleIndex(0, 0), version)) for version in range(theirs.num_delays)
-    )
+    for version in range(theirs.num_delays):
+        torch.testing.assert_close(sounds[version], theirs.delayed(SampleIndex(0, 0), version), rtol=1e-2, atol=1e-2)
     assert len({sound.numpy().tobytes() for sound in sounds}) == mine.num_delays
 
 
