@@ -23,7 +23,7 @@ NOUNS = {
     "automations": {"apply"},
     "config": {"show", "validate"},
     "eval": {"run"},
-    "gate": {"check", "promote", "approve", "reject", "rollback", "serving", "list", "history"},
+    "gate": {"decide", "check", "promote", "approve", "reject", "rollback", "serving", "list", "history"},
     "lineage": {"show"},
     "pairs": {"select", "show", "diff", "leaderboard", "audit"},
     "prompts": {"import", "cut", "fetch-film", "list"},
