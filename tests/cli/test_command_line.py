@@ -33,6 +33,7 @@ NOUNS = {
     "scorers": {"list", "check"},
     "scores": {"list", "show", "export"},
     "train": {"run", "sft"},
+    "votes": {"plan", "list", "open", "result"},
     "weights": {"list", "fetch", "verify"},
 }
 COMMANDS = [(noun, verb) for noun, verbs in NOUNS.items() for verb in sorted(verbs)] + [("retrain",), ("doctor",)]
