@@ -71,7 +71,9 @@ def collect(run: Run) -> ReportData:
         num_train_prompts=len(run.prompts_of(Split.TRAIN)),
         candidates=candidates,
         rewards=_with_origin(rewards, candidates),
-        pairs=pairs[pairs.chosen.isin(rewards.candidate_id)],  # without those of an earlier round
+        pairs=pairs[
+            pairs.chosen.isin(rewards.candidate_id) & pairs.rejected.isin(rewards.candidate_id)
+        ],  # of this round
         skipped=run.tables.read(tables.SKIPPED).to_pandas(),
         excluded=run.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),
