@@ -1,4 +1,4 @@
-"""What each round changed, as one row: gain, drift from the SFT network, yield of pairs, and diversity of the samples."""
+"""The changes of each round as one row: gain, drift from the SFT network, yield of pairs, and diversity of the samples."""
 
 from __future__ import annotations
 
