@@ -171,7 +171,7 @@ def test_a_refused_round_ends_the_sequence_and_the_last_good_adapter_stands(
     settings = load_config(TINY, [PASSED, "rounds.count=4"], environment={}).settings
     result = run_rounds(create(tmp_path, settings), stand_in(promoted, run_loop(rounds[0]), audited))
     assert f"round {promoted + 1} was refused" in result.ended_by
-    assert result.standing.gate.is_promoted and result.standing is result.rounds[promoted - 1]
+    assert result.last_good.gate.is_promoted and result.last_good is result.rounds[promoted - 1]
     assert result.document()["gate"]["verdict"] == "promote"
 
 
