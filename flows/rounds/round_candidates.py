@@ -51,8 +51,8 @@ def generation_plans(run: Run, stage: str) -> list[NetworkPlan]:
         if not requests:
             continue
         plan = plan_requests(run, stage, list(requests.values()), network_hash)
-        name = stage if network_hash == run.sft.hash else f"{stage}-{network_hash[:SHOWN]}"
-        plans.append(NetworkPlan(run.networks[network_hash], replace(plan, name=name)))
+        ending = {run.sft.hash: "", run.start.hash: "-policy"}.get(network_hash, f"-{network_hash[:SHOWN]}")
+        plans.append(NetworkPlan(run.networks[network_hash], replace(plan, name=stage + ending)))
     return plans
 
 
