@@ -36,6 +36,8 @@ LONG = {
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
+    "pool_measures": "--bases 1 --sequences 1 --media none",
+    "pool_speed": "--clips 4 --height 48 --actors 0 --decoded 1 --decoded-height 48",
     "rounds": "--seeds 0 --rounds 2 --arms one informative --config configs/tiny.yaml",
     "routed": "--seeds 0 --config configs/tiny.yaml",
     "training_step": "--layers 1 --frames 1 --repeats 1",

@@ -56,8 +56,11 @@ def test_build_then_look_at_the_pool(videos: Path, tmp_path: Path, capsys: pytes
     assert "data:video/mp4;base64," in page and "still.mp4" in page and "a.mp4," not in page
     assert (tmp_path / "pools" / "pool" / "funnel.png").read_bytes().startswith(b"\x89PNG")
     assert run("pool", "show", "--pools", pools, "--clip", "k", "--json") == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
-    assert {"codec_motion", "loudness_lufs"} <= {row["measure"] for row in rows}
+    shown = json.loads(capsys.readouterr().out)
+    assert {"codec_motion", "loudness_lufs"} <= {row["measure"] for row in shown["rows"]}
+    kept = next(clip for clip in shown["clips"] if clip["is_kept"])
+    assert Path(kept["uri"]).name == "a.mp4" and (tmp_path / "pools" / "pool" / kept["file"]).is_file()
+    assert run("pool", "show", "--pools", pools, "--clip", "x") == 4
 
 
 def test_stages_are_commands_and_say_which_one_is_missing(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 from shown_runs import ShownRun, make_shown_run
@@ -13,9 +13,7 @@ from starlette.testclient import TestClient
 from avpref.explorer.access import Access
 from avpref.explorer.application import application_of
 from avpref.explorer.opened_runs import OpenedRuns
-from avpref.storage.run_folder import RunFolder
-
-Ask: TypeAlias = TestClient
+from avpref.storage.run_folder import RunFolder, open_run
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +36,14 @@ def client(shown_run: RunFolder, client_of: Callable[[Path], TestClient]) -> Tes
     return client_of(shown_run.runs)
 
 
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A small run, which :func:`own_run` copies."""
+    return make_shown_run(tmp_path_factory.mktemp("small"), ShownRun(train=2, held_out=1))
+
+
 @pytest.fixture
-def own_run(tmp_path: Path) -> RunFolder:
+def own_run(small_run: RunFolder, tmp_path: Path) -> RunFolder:
     """A small run of one test."""
-    return make_shown_run(tmp_path, ShownRun(train=2, held_out=1))
+    shutil.copytree(small_run.root, tmp_path / small_run.run_id)
+    return open_run(tmp_path)

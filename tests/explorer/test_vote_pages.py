@@ -75,6 +75,20 @@ def test_a_vote_is_stored_at_once_and_twice_the_same_is_one(
     assert withdrawn.status_code == 200 and counting(files.votes(study.study_id)) == {}
 
 
+def test_two_servers_of_one_study_lose_nothing(
+    voter: TestClient, own_run: RunFolder, client_of: ClientOf, study: Study, base: str
+) -> None:
+    other = client_of(own_run.runs)
+    assert other.post(base, content="name=Bo", follow_redirects=False).headers["location"] == f"{base}/1"
+    assert voter.post(f"{base}/0/0", content=ballot()).status_code == 200
+    assert other.post(f"{base}/1/0", content=ballot()).status_code == 200
+    late = other.post(f"{base}/0/0", content=ballot(answers=dict.fromkeys(ASPECTS, "tie")))
+    assert late.status_code == 409 and "reload" in late.json()["fix"]
+    assert other.post(f"{base}/0/0", content=ballot()).status_code == 200
+    assert sorted(counting(StudyFiles(own_run.files).votes(study.study_id))) == [(0, 0), (1, 0)]
+    assert "1 of 2" in other.get(f"{base}/0").text
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

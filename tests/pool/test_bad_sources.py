@@ -73,6 +73,7 @@ def test_every_bad_source_has_a_row_with_its_reason(tmp_path: Path, build_pool: 
     assert all(name in lost for name, reason in reason_of.items() if reason)
 
 
+@pytest.mark.slow
 def test_damage_never_ends_the_work_on_others(tmp_path: Path, build_pool: BuildPool) -> None:
     """The decoder may conceal the damage; then the clip is used, else the source has a row. Nothing stops."""
     folder = tmp_path / "in"
@@ -87,6 +88,7 @@ def test_damage_never_ends_the_work_on_others(tmp_path: Path, build_pool: BuildP
         assert row["source_id"] in used or Path(row["uri"]).name in listed
 
 
+@pytest.mark.slow
 def test_a_tar_that_ends_early_gives_clips_of_its_whole_members(tmp_path: Path, build_pool: BuildPool) -> None:
     videos = [plain_video(tmp_path / f"{number}.mp4", 30 + number).read_bytes() for number in range(2)]
     buffer = io.BytesIO()

@@ -65,6 +65,7 @@ def test_existing_texts_are_kept_and_others_are_asked_for_once(videos: Path, bui
     assert request["response_format"]["json_schema"]["schema"] == SCHEMA
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_asked_for_again_with_another_seed(videos: Path, build_pool: BuildPool) -> None:
     answers = {0: completion("no JSON"), 1: completion(GOOD)}
     with reward_server(lambda document, number: Reply(answers[document["seed"]])) as (url, seen):
@@ -112,6 +113,7 @@ def test_a_service_that_is_away_costs_rows_and_is_asked_again_by_the_next_execut
         assert len(seen.documents) == 2 and len(captions(pool)) == 3
 
 
+@pytest.mark.slow
 def test_clips_that_fail_a_threshold_are_not_sent(videos: Path, build_pool: BuildPool) -> None:
     strict = "filter.filters=[{measure: duration_s, min: 10.0}]"
     with reward_server(lambda document, number: Reply(completion(GOOD))) as (url, seen):
@@ -119,6 +121,7 @@ def test_clips_that_fail_a_threshold_are_not_sent(videos: Path, build_pool: Buil
     assert not seen.documents and not captions(pool)
 
 
+@pytest.mark.slow
 def test_texts_are_compared_with_clips_by_scorers_that_read_them(videos: Path, build_pool: BuildPool) -> None:
     checks = ("caption.checks=[imagebind]", "measure.preset=tiny")
     limit = "filter.filters=[{name: contradiction, measure: text_video, min: 2.0}]"

@@ -120,6 +120,7 @@ def test_a_threshold_recomputes_nothing_and_new_files_alone_are_scanned(videos: 
     assert counts["scan"] == 1 and counts["measure"] == 3 and counts["write"] == 1
 
 
+@pytest.mark.slow
 def test_other_cuts_decode_nothing_and_measure_new_ranges_alone(videos: Path, build_pool: BuildPool) -> None:
     build_pool(videos / "scenes.mp4", until="measure")
     pool = build_pool(videos / "scenes.mp4", sets=("cut.detector=none",), until="measure")
@@ -144,6 +145,7 @@ def test_the_funnel_counts_each_step_and_each_filter_alone(videos: Path, build_p
     assert hours["kept"] == pytest.approx((140 / FPS_HZ + 3.0) / 3600, rel=0.01)
 
 
+@pytest.mark.slow
 def test_quantiles_quotas_and_diversity_work_from_kept_measures(videos: Path, build_pool: BuildPool) -> None:
     half = "filter.filters=[{measure: flow_px, min_quantile: 0.5}]"
     pool = build_pool(videos, sets=(half,), until="filter")
@@ -162,6 +164,7 @@ def test_quantiles_quotas_and_diversity_work_from_kept_measures(videos: Path, bu
     assert [row["is_kept"] for row in rows_of].count(True) == 2, rows_of
 
 
+@pytest.mark.slow
 def test_variable_rates_become_constant_and_turned_pictures_upright(tmp_path: Path, build_pool: BuildPool) -> None:
     ticks = np.cumsum([0] + [20, 60] * 40)[:75].tolist()
     (tmp_path / "in").mkdir()

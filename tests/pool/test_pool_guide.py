@@ -19,6 +19,7 @@ from avpref.pool.measure.flow_measures import METRICS as FLOW
 from avpref.pool.measure.frame_measures import METRICS as FRAME
 from avpref.pool.measure.measurers import BUILT_IN, measurers
 from avpref.pool.measure.sound_measures import METRICS as SOUND
+from avpref.pool.measure.sync_measures import METRICS as SYNC
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "pool.md").read_text(encoding="utf-8")
@@ -67,7 +68,7 @@ def test_the_guide_gives_every_key_with_its_default(path: str) -> None:
 
 def test_the_guide_has_no_other_section_and_names_every_measure() -> None:
     assert set(re.findall(r"^### `([a-z_.]+)`$", GUIDE, re.MULTILINE)) == set(SECTIONS)
-    assert all(f"`{metric.name}`" in GUIDE for metric in (*FRAME, *SOUND, *FLOW))
+    assert all(f"`{metric.name}`" in GUIDE for metric in (*FRAME, *SOUND, *FLOW, *SYNC))
     assert all(f"`{name}`" in GUIDE for name in BUILT_IN)
 
 

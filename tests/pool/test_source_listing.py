@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -121,6 +122,14 @@ def test_what_is_no_tar_file_and_what_does_not_exist_are_refused(tmp_path: Path)
     assert not listed and len(refused) == 4 and all(entry.reason for entry in refused)
     with pytest.raises(ConfigError, match=r"scan\.sources"):
         list_sources(ScanSettings())
+
+
+def test_a_name_that_is_not_utf_8_is_refused_and_can_be_shown(tmp_path: Path) -> None:
+    touch(tmp_path / "in" / "good.mp4")
+    (tmp_path / "in" / os.fsdecode(b"b\xe4d.mp4")).write_bytes(b"x")
+    listed, refused = listing(tmp_path / "in")
+    assert len(listed) == 1 and [(entry.uri.encode()[-10:], entry.reason) for entry in refused]
+    assert "UTF-8" in refused[0].reason and refused[0].uri.endswith("b\\udce4d.mp4")
 
 
 def test_a_source_whose_bytes_changed_is_refused_when_it_is_opened(tmp_path: Path) -> None:

@@ -43,6 +43,23 @@ def _refuse(*arguments: object, **keywords: object) -> None:
     raise AssertionError("work was done again")
 
 
+def test_clips_that_people_vote_on_stay(workshop: Workshop) -> None:
+    folder = workshop.new_run()
+    workshop.generate(folder)
+    workshop.pair(folder)
+    voted = workshop.evaluate(folder)
+    study = folder.root / "studies" / "s0123456789abcdef" / "study.json"
+    commit_once(study, json.dumps({"source": {f"{folder.run_id} evaluations": voted}}).encode())
+    workshop.evaluate(folder)
+    workshop.age(LATELY_S)
+    gc(workshop)
+    assert folder.tables.store.version("evaluations", voted).version == voted
+    assert len(list((folder.root / "clips").rglob("*.mp4"))) == 6, "both evaluations and the candidates"
+    study.unlink()
+    gc(workshop)
+    assert not (folder.root / "tables" / "evaluations" / f"{voted}.json").exists()
+
+
 def test_versions_that_a_record_names_stay_and_others_go(workshop: Workshop) -> None:
     folder = workshop.new_run()
     workshop.generate(folder)

@@ -99,6 +99,16 @@ def _sentence(counts: ItemCounts) -> str:
     return counts.sentence
 
 
+def _num_failed(pool: PoolFolder, stage: str) -> int:
+    """Items that ``stage`` could not process; for ``scan`` also the names and sources that it refused."""
+    number = len(read_lost(pool, stage))
+    if stage == scan.name:
+        with pool.connect() as con:
+            row = con.execute("SELECT count(*) FROM sources WHERE status <> 'ok'").fetchone()
+        number += 0 if row is None else int(row[0])
+    return number
+
+
 def summary(pool: PoolFolder, results: Sequence[StageResult]) -> dict[str, Any]:
     """The document that commands print: stages, the funnel, and the number of items that each of the stages could not process."""
     counted, names = funnel(pool), [result.stage for result in results]
@@ -108,5 +118,5 @@ def summary(pool: PoolFolder, results: Sequence[StageResult]) -> dict[str, Any]:
         "stages": [asdict(result) for result in results],
         "funnel": [asdict(step) for step in counted.steps],
         "filters": [asdict(effect) for effect in counted.filters],
-        "failed": {name: number for name in names if (number := len(read_lost(pool, name)))},
+        "failed": {name: number for name in names if (number := _num_failed(pool, name))},
     }

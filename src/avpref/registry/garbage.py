@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from avpref.datasets import tables
 from avpref.errors import InputError, TableError
 from avpref.registry import id_index
+from avpref.registry.study_files import FOLDER as STUDIES
+from avpref.registry.study_files import STUDY_FILE
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.local_files import TEMPORARY_PREFIX, LocalFiles
 from avpref.storage.score_files import EMBEDDINGS
@@ -92,7 +94,9 @@ def mentions(documents: Iterable[Path]) -> set[str]:
 def records_in(root: Path) -> list[Path]:
     """The documents of a run that may name table versions."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name not in NOT_RECORDS]
-    return [path for folder in (root, *folders) for path in sorted(folder.glob("*.json")) if _is_whole(path)]
+    records = [path for folder in (root, *folders) for path in sorted(folder.glob("*.json"))]
+    studies = sorted(root.glob(f"{STUDIES}/*/{STUDY_FILE}"))
+    return [path for path in (*records, *studies) if _is_whole(path)]
 
 
 def find_garbage(root: Path, registered: set[str], clock: Clock) -> list[Garbage]:

@@ -176,13 +176,13 @@ def test_results_count_wins_with_intervals_and_rewards_with_people() -> None:
 def test_intervals_cover_the_true_share() -> None:
     """A share of 0.6 with items as the unit: the 95 % interval contains it in about 95 of 100 studies."""
     covered = 0
-    for seed in range(60):
+    for seed in range(25):
         study = plan_study(draft_of(80, StudyOptions(1, 1, 0, aspects=("overall",), seed=seed)))
         generator = np.random.default_rng(seed)
         votes = votes_of(study, 0, sometimes(generator))
         wins = result_of(study, votes, {0: "ada"}).aspects[0].wins
         covered += wins.low <= 0.6 <= wins.high
-    assert covered >= 52
+    assert covered >= 21
 
 
 def test_who_fails_the_checks_is_listed_and_does_not_count() -> None:

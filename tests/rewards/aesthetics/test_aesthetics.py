@@ -27,7 +27,7 @@ SIZES = (16, 12, 8, 6, 4, 1)
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Aesthetics.Settings:
     folder = tmp_path_factory.mktemp("aesthetics")
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"patch_size": 56, "image_size": 224, "projection_dim": 16, "hidden_act": "quick_gelu"}
+    vision |= {"patch_size": 56, "image_size": 224, "projection_dim": 16}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPConfig(text_config={**text, "projection_dim": 16}, vision_config=vision, projection_dim=16)
     with torch.random.fork_rng(devices=[]):

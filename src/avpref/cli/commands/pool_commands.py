@@ -35,7 +35,9 @@ Sources = Annotated[
 Number = Annotated[int, Parameter(name="--number", help="number of clips", validator=validators.Number(gte=1))]
 Removed = Annotated[bool, Parameter(name="--removed", help="clips that filters removed", negative="")]
 FilterName = Annotated[str, Parameter(name="--filter", help="clips that fail this filter")]
-Clip = Annotated[str, Parameter(name="--clip", help="measures of one clip: its id, or a prefix of it")]
+Clip = Annotated[
+    str, Parameter(name="--clip", help="origin, decision and measures of one clip: its id, or a prefix of it")
+]
 Duplicates = Annotated[bool, Parameter(name="--duplicates", help="sources that show the same as another", negative="")]
 SheetSeed = Annotated[int, Parameter(name="--seed", help="seed of the selection of clips")]
 
@@ -133,6 +135,8 @@ def show(
         print_json(document)
         return 0
     if "rows" in document:
+        for clip_facts in document.get("clips", ()):
+            print_facts(clip_facts)
         rows = first(document["rows"], limit)
         print_table(rows, list(rows[0]) if rows else ["(none)"])
         return 0

@@ -13,10 +13,10 @@ from avpref.pool.show.pool_state import clip_document, duplicate_rows, pool_stat
 
 
 def shown(pools: Path, pool: str, clip: str, duplicates: bool) -> dict[str, Any]:
-    """The state of a pool; or ``rows``: the measures of a clip, or the duplicates."""
+    """The state of a pool; or ``rows``: the measures of a clip (with its origin in ``clips``), or the duplicates."""
     folder = open_pool_folder(pools, pool)
     if clip:
-        return {"pool": folder.root.name, "rows": clip_document(folder, clip)}
+        return {"pool": folder.root.name, **clip_document(folder, clip)}
     if duplicates:
         return {"pool": folder.root.name, "rows": duplicate_rows(folder)}
     return pool_state(folder)

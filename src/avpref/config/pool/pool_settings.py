@@ -51,7 +51,7 @@ class CutSettings(Section):
         default="adaptive", description="none: a recording is one scene"
     )
     threshold: float | None = Field(
-        default=None, gt=0, description="none: 3.0 adaptive, 27.0 content, 0.05 histogram, 0.5 transnetv2"
+        default=None, gt=0, description="none: 3.0 adaptive, 27.0 content, 0.2 histogram, 0.5 transnetv2"
     )
     min_scene_frames: int = Field(default=15, gt=0, description="frames between two cuts")
     clips: Literal["scenes", "stride"] = Field(
@@ -71,14 +71,14 @@ class CutSettings(Section):
     @property
     def cut_threshold(self) -> float:
         """The threshold, or the published one of the detector."""
-        published = {"adaptive": 3.0, "content": 27.0, "histogram": 0.05, "transnetv2": 0.5, "none": 1.0}
+        published = {"adaptive": 3.0, "content": 27.0, "histogram": 0.2, "transnetv2": 0.5, "none": 1.0}
         return published[self.detector] if self.threshold is None else self.threshold
 
 
 class MeasureSettings(Section):
     """The measures of a clip: built-in ones, and any scorer. All of them share one decoding of the clip."""
 
-    scorers: tuple[ScorerEntry, ...] = ("frame_measures", "sound_measures", "flow_measures", "signal")
+    scorers: tuple[ScorerEntry, ...] = ("frame_measures", "sound_measures", "flow_measures", "sync_measures")
     optional: tuple[LearnedName, ...] = Field(
         default=("speech", "sound_classes", "screen_text"),
         description="learned scorers that are added to scorers where their packages are installed",

@@ -26,6 +26,7 @@ export class Player extends EventTarget {
     this.position = 0;
     this.problem = "";
     this.lead = 0.03; // seconds between a call of play() and the first moving picture; learned from every start
+    this.seekLead = 0.05; // seconds that a seek during play takes; learned from every seek
     for (const side of this.sides) {
       side.video.addEventListener("error", () => this.fail(side.video));
       if (side.video.error) this.fail(side.video);
@@ -169,8 +170,13 @@ export class Player extends EventTarget {
       this.lead = Math.min(Math.max(this.lead - error / 2, 0), 0.12);
       this.isFirst = false;
     }
+    if (side.isSought) {
+      this.seekLead = Math.min(Math.max(this.seekLead - error / this.rate / 2, 0), 0.2);
+      side.isSought = false;
+    }
     if (Math.abs(error) > SEEK_BEYOND_S) {
-      video.currentTime = Math.min(now + 0.05 * this.rate, side.duration);
+      side.isSought = true;
+      video.currentTime = Math.min(now + this.seekLead * this.rate, side.duration);
       return;
     }
     const wanted = Math.abs(error) < STILL_S ? 0 : Math.max(-MAX_CORRECTION, Math.min(MAX_CORRECTION, -error * GAIN_PER_S));

@@ -138,5 +138,5 @@ def _vectors(con: duckdb.DuckDBPyConnection, ordered: Sequence[str]) -> Vectors:
     raise ConfigError(
         "clusters and diversity need a descriptor of every clip, and there is none",
         "the measurer frame_measures, or imagebind with store_embeddings",
-        "--set 'measure.scorers=[frame_measures, sound_measures, flow_measures]'",
+        "--set 'measure.scorers=[frame_measures, sound_measures, flow_measures, sync_measures]'",
     )

@@ -13,7 +13,7 @@ from avpref.flows.workers.scorer_source import ScorerSource
 from avpref.flows.workers.scorers import Weightless, resolve
 from avpref.rewards.protocol import Scorer
 
-BUILT_IN = ("frame_measures", "sound_measures", "flow_measures")
+BUILT_IN = ("frame_measures", "sound_measures", "flow_measures", "sync_measures")
 
 
 def measurers(
@@ -63,6 +63,10 @@ def _built_in(name: str) -> Scorer:
             from avpref.pool.measure.sound_measures import SoundMeasures
 
             return SoundMeasures()
+        case "sync_measures":
+            from avpref.pool.measure.sync_measures import SyncMeasures
+
+            return SyncMeasures()
         case _:
             from avpref.pool.measure.flow_measures import FlowMeasures
 

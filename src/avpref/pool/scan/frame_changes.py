@@ -2,7 +2,7 @@
 
 The numbers are those of PySceneDetect's content, adaptive and histogram detectors (B. Castellano, documentation of version 0.7): the mean
 absolute difference of hue, saturation and value, in levels of 255 (hue: of 180), and the correlation of the histograms of luma with
-256 bins. They are kept for every frame, so that other thresholds need no second decoding.
+128 bins. They are kept for every frame, so that other thresholds need no second decoding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-LUMA_BINS = 256
+LUMA_BINS = 128
 
 
 class FrameChanges:
@@ -28,7 +28,7 @@ class FrameChanges:
     def add(self, frame: NDArray[np.uint8], grey: NDArray[np.uint8]) -> None:
         """Take the next frame and its luma [H, W]."""
         planes = np.stack(cv2.split(cv2.cvtColor(frame, cv2.COLOR_RGB2HSV))).astype(np.uint8, copy=False)
-        histogram = cv2.calcHist([grey], [0], None, [LUMA_BINS], [0, LUMA_BINS]).astype(np.float32)
+        histogram = cv2.calcHist([grey], [0], None, [LUMA_BINS], [0, 256]).astype(np.float32)
         if self._before is None or self._histogram is None:
             changes, match = (0.0, 0.0, 0.0), 1.0
         else:

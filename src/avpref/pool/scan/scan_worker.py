@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avpref.config.pool.pool_settings import BucketAccess
-from avpref.errors import MediaError, StorageError
+from avpref.errors import MediaError
 from avpref.execution.contract import Receipt
 from avpref.media.containers import MediaSource, opened
 from avpref.media.reading import MediaInfo, probe
@@ -98,8 +98,9 @@ class ScanWorker:
             with opened_source(source, self.spec.bucket) as media:
                 sha256 = content_sha256(media)
                 values = self._measured(media)
-        except (MediaError, StorageError) as error:
-            return SourceRow(*place, sha256=sha256, reason=error.found, elapsed_s=time.perf_counter() - started)
+        except (MediaError, PermissionError) as error:
+            reason = error.found if isinstance(error, MediaError) else f"unreadable: {error.strerror}"
+            return SourceRow(*place, sha256=sha256, reason=reason, elapsed_s=time.perf_counter() - started)
         recording_id = "r" + sha256[:RECORDING_ID_CHARS]
         elapsed_s = time.perf_counter() - started
         return SourceRow(*place, sha256=sha256, recording_id=recording_id, **values, elapsed_s=elapsed_s)

@@ -6,6 +6,7 @@ Everything that a source names is listed, or refused with a reason; only text fi
 from __future__ import annotations
 
 import glob
+import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ MEDIA_SUFFIXES = frozenset(f".{ending}" for names in (PICTURES, SOUNDS) for endi
 TEXT_SUFFIXES = (".txt", ".json")
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet")
 TAR_SUFFIX, COMPRESSED_TARS = ".tar", (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+NOT_UTF8 = "a name that is not UTF-8; rename it"
 COLUMNS, OPTIONAL = ("file",), ("text", "taxonomy", "group")
 
 
@@ -104,7 +106,9 @@ def _files(paths: list[Path], bucket: BucketAccess) -> Listing:
 
 def _file(path: Path, bucket: BucketAccess) -> Listing:
     name, suffix = path.name.lower(), path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
+    if not _is_text(str(path)):
+        yield RefusedName(_readable(str(path)), "", NOT_UTF8)
+    elif suffix in (".csv", ".tsv"):
         yield from _csv(path)
     elif suffix == ".parquet":
         yield from _parquet(path)
@@ -113,9 +117,30 @@ def _file(path: Path, bucket: BucketAccess) -> Listing:
     elif suffix == TAR_SUFFIX:
         yield from _tar(str(path), str(path.stat().st_mtime_ns), bucket)
     elif suffix in MEDIA_SUFFIXES:
-        yield ListedSource(local_source(path), _text_beside(path))
+        yield _local(path, _text_beside(path))
     else:
         yield RefusedName(str(path), "", f"no video by its name ({suffix or 'no suffix'})")
+
+
+def _local(path: Path, text: str) -> ListedSource | RefusedName:
+    """The source of a file, or the refusal of one that went away while files were listed."""
+    try:
+        return ListedSource(local_source(path), text)
+    except OSError as error:
+        return RefusedName(str(path), "", f"unreadable: {error.strerror or error}")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _readable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def local_source(path: Path) -> PoolSource:
@@ -127,7 +152,7 @@ def local_source(path: Path) -> PoolSource:
 def _text_beside(path: Path) -> str:
     for suffix in TEXT_SUFFIXES:
         file = path.with_suffix(suffix)
-        if file.is_file() and file.stat().st_size <= MAX_TEXT_BYTES:
+        if file.is_file() and file.stat().st_size <= MAX_TEXT_BYTES and os.access(file, os.R_OK):
             return text_in(file.read_bytes(), file.name)
     return ""
 
@@ -187,8 +212,11 @@ def _tar(uri: str, stamp: str, bucket: BucketAccess) -> Listing:
                 stream.seek(member.offset)
                 texts[member.key] = texts.get(member.key) or text_in(stream.read(member.num_bytes), member.name.lower())
             elif member.key not in keys:
-                yield RefusedName(uri, member.name, "no video by its name, and of no video's sample")
+                yield RefusedName(uri, _readable(member.name), "no video by its name, and of no video's sample")
     for member in videos:
+        if not _is_text(member.name):
+            yield RefusedName(uri, _readable(member.name), NOT_UTF8)
+            continue
         source = PoolSource(uri, member.num_bytes, stamp, member.name, member.offset)
         yield ListedSource(source, texts.get(member.key, ""))
     if fault:

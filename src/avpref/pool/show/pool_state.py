@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from avpref.errors import InputError
 from avpref.pool.lost_items import STAGES, read_lost
 from avpref.pool.pool_folder import PoolFolder, arrow_rows
 from avpref.pool.pool_tables import POOL_TABLES
@@ -25,11 +26,18 @@ def pool_state(pool: PoolFolder) -> dict[str, Any]:
     }
 
 
-def clip_document(pool: PoolFolder, clip: str) -> list[dict[str, Any]]:
-    """The measures of the clips whose ids begin with ``clip``, with values, units and reasons."""
+def clip_document(pool: PoolFolder, clip: str) -> dict[str, list[dict[str, Any]]]:
+    """``clips``: origin and fate of the clips whose ids begin with ``clip``; ``rows``: their measures with units and reasons.
+
+    Raises InputError where there is no such clip.
+    """
     with pool.connect() as con:
-        rows: list[dict[str, Any]] = arrow_rows(con, "measures_of_clip", {"clip": clip}).to_pylist()
-    return rows
+        clips = arrow_rows(con, "clip_history", {"clip": clip}).to_pylist()
+        rows = arrow_rows(con, "measures_of_clip", {"clip": clip}).to_pylist()
+    if not clips:
+        found = f"pool {pool.root.name} has no clip whose id begins with {clip}"
+        raise InputError(found, "the id of a clip, as in clips.csv, lost.csv and pool.html", "avpref pool sample")
+    return {"clips": clips, "rows": rows}
 
 
 def duplicate_rows(pool: PoolFolder) -> list[dict[str, Any]]:
