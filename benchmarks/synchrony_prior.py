@@ -3,10 +3,11 @@
     python benchmarks/synchrony_prior.py                          writes benchmarks/synchrony_prior.md (some minutes)
     python benchmarks/synchrony_prior.py --clips 12 --steps 2 --seeds 1     the same at toy size: prints the lines, writes nothing
 
-Clips of the toy world are encoded by the identity codec. The estimator is trained with its own losses; temporal negatives have
-the sound or the pictures of the clip shifted in time, spatial ones those of another clip. Held-out clips are then compared with copies
+Clips of the toy world are encoded by the identity codec. The estimator is trained with its own losses; temporal negatives have the
+sound or the pictures of the clip shifted in time, spatial ones those of another clip. Held-out clips are then compared with copies
 whose sound is late or early: the share of pairs in which the clip itself has the larger logit of the discriminator, or lies nearer to
-the prior of its text (0.5 is chance), with a bootstrap interval over clips.
+the prior of its text (0.5 is chance), with a bootstrap interval over clips. Windows are cut from longer clips, so that a shift leaves
+no seam and no silence that would give the answer away.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from avpref.models.text import WordText
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "synchrony_prior.md"
-CLIPS, STEPS, SEEDS, BATCH = 320, 600, 3, 16
+CLIPS, STEPS, SEEDS, BATCH = 320, 300, 3, 16
+WINDOW, SPARE = 16, 8
+"""Frames of a window, and frames that a clip is longer."""
 SHIFTS_S = (0.125, 0.25, 0.5)
 TEXT_DIM, TEXT_LENGTH = 48, 16
 RESAMPLES = 1000
@@ -61,15 +64,17 @@ class Clips:
     audio: Tensor
     text: Tensor
     size_px: tuple[float, float]
-    audio_rate_hz: float
+    fps_hz: float
 
     def rows(self, index: Tensor | slice) -> Clips:
-        return Clips(self.video[index], self.audio[index], self.text[index], self.size_px, self.audio_rate_hz)
+        return Clips(self.video[index], self.audio[index], self.text[index], self.size_px, self.fps_hz)
 
 
 def toy_clips(num: int) -> Clips:
     """Clean clips of the toy world, each of another seed."""
-    settings = load_config(ROOT / "configs" / "toyworld.yaml", [f"prompts.num_prompts={num}"], environment={}).settings
+    settings = load_config(
+        ROOT / "configs" / "toyworld.yaml", [f"prompts.num_prompts={num}", f"clip.num_frames={WINDOW + SPARE}"], {}
+    ).settings
     source, shape = open_prompt_source(settings), clip_shape(settings)
     prompts = source.prompts().prompts[:num]
     codec = IdentityCodec(settings.codec, shape)
@@ -80,31 +85,28 @@ def toy_clips(num: int) -> Clips:
     video, audio = encode_clips(codec, decoded)
     text = WordText(TEXT_DIM, TEXT_LENGTH).encode([clip.text for clip in made]).states
     size = float(shape.height_px), float(shape.width_px)
-    return Clips(torch.from_numpy(video), torch.from_numpy(audio), text, size, settings.codec.audio_rate_hz)
+    return Clips(torch.from_numpy(video), torch.from_numpy(audio), text, size, shape.fps_hz)
 
 
-def shifted(track: Tensor, steps: int) -> Tensor:
-    """A track [B, C, F, ...] that begins ``steps`` later; what leaves at one end comes in at the other."""
-    return track.roll(steps, dims=2)
+def window(clips: Clips, picture_start: int, sound_start: int) -> tuple[Tensor, Tensor]:
+    """Pictures and sound of :data:`WINDOW` frames, which begin at these frames of the clips."""
+    steps = clips.audio.shape[2] // clips.video.shape[2]
+    video = clips.video[:, :, picture_start : picture_start + WINDOW]
+    return video, clips.audio[:, :, steps * sound_start : steps * (sound_start + WINDOW)]
 
 
 def batch_of(clips: Clips, generator: torch.Generator) -> ClipBatch:
-    """Clips with negatives: shifted by a quarter to a half second for time, and of the next clip of the batch for space."""
-    frames, steps = clips.video.shape[2], clips.audio.shape[2]
-    share = float(torch.rand((), generator=generator)) * 0.25 + 0.1
-    sign = 1 if torch.rand((), generator=generator) < 0.5 else -1
+    """Windows with negatives: one track from another time of the same clip for time, that of the next clip for space."""
+    starts = clips.video.shape[2] - WINDOW + 1
+    own, other = torch.randperm(starts, generator=generator)[:2].tolist()
+    video, audio = window(clips, own, own)
+    other_video, other_audio = window(clips, other, other)
     return ClipBatch(
-        clips.video,
-        clips.audio,
+        video,
+        audio,
         clips.size_px,
-        {
-            "spatial": clips.video.roll(1, dims=0)[:, None],
-            TEMPORAL: shifted(clips.video, sign * max(1, round(share * frames)))[:, None],
-        },
-        {
-            "spatial": clips.audio.roll(1, dims=0)[:, None],
-            TEMPORAL: shifted(clips.audio, -sign * max(1, round(share * steps)))[:, None],
-        },
+        {"spatial": video.roll(1, dims=0)[:, None], TEMPORAL: other_video[:, None]},
+        {"spatial": audio.roll(1, dims=0)[:, None], TEMPORAL: other_audio[:, None]},
     )
 
 
@@ -131,10 +133,10 @@ def wins(network: SynchronyPrior, clips: Clips, shift_s: float) -> dict[str, np.
     """For every clip 1, ½ or 0: whether it is above its copies with late and with early sound, on average of both."""
     priors = network(clips.text)
     numbers: dict[str, list[Tensor]] = {"logit of the discriminator": [], "nearness to the prior": []}
-    steps = round(shift_s * clips.audio_rate_hz)
-    for shift in (0, steps, -steps):
-        batch = ClipBatch(clips.video, shifted(clips.audio, shift), clips.size_px)
-        embedding = clip_embeddings(network, batch, TEMPORAL)[:, 0]
+    middle, shift = (clips.video.shape[2] - WINDOW) // 2, round(shift_s * clips.fps_hz)
+    for sound_start in (middle, middle + shift, middle - shift):
+        shown = ClipBatch(*window(clips, middle, sound_start), clips.size_px)
+        embedding = clip_embeddings(network, shown, TEMPORAL)[:, 0]
         numbers["logit of the discriminator"].append(network.discriminator(priors.temporal, embedding))
         numbers["nearness to the prior"].append(F.cosine_similarity(embedding, priors.temporal, dim=-1).mean(dim=1))
     return {

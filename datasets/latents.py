@@ -1,47 +1,143 @@
-"""Table of encoded clips: latents as half-precision bytes, with the clip's text."""
+"""Encoded samples: rows of the index that say where the arrays of clips and texts are stored, and the samples of a training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from avpref.datasets.tables import Table
+from avpref.datasets.metric_tables import table_of
+from avpref.identity import digest
 
 STORED = np.dtype("<f2")
 """Half precision keeps eleven significant bits at half the size; codecs carry at most eight."""
 
-LATENTS = Table(
-    "latents",
-    pa.schema(
-        [
-            pa.field("sample_id", pa.string(), nullable=False),
-            pa.field("text", pa.string(), nullable=False),
-            pa.field("video", pa.binary(), nullable=False),
-            pa.field("audio", pa.binary(), nullable=False),
-            pa.field("delayed_audio", pa.binary(), nullable=False),
-        ]
-    ),
+STORE_VERSION = 1
+"""Part of the fingerprints of stored latents; it changes with the content of shards."""
+
+VIDEO, AUDIO, LOG_VARIANCE, DELAYED, DELAYED_LOG_VARIANCE, TEXT_STATES = (
+    *("video", "audio", "audio_log_variance", "delayed_audio", "delayed_audio_log_variance", "text"),
 )
+"""Parts of a sample: video [C, T, h, w] and audio [C, L, M] are means of the codecs' posteriors, the log-variance of audio is stored
+where the posterior is sampled; delayed versions [K, C, L, M]; hidden states of a text [n, D], n its number of tokens."""
+
+LATENTS = table_of(
+    "latents",
+    {
+        "sample_id": "text",
+        "part": "text",
+        "text": "text",
+        "latents_path": "text",
+        "sha256": "text",
+        "offset": "int",
+        "num_bytes": "int",
+        "crc32": "int",
+        "dtype": "text",
+        "shape": "text",
+        "num_frames": "int",
+        "height_px": "int",
+        "width_px": "int",
+        "fingerprint": "text",
+    },
+)
+"""The index: one row per stored array."""
+
+TRAINING_SAMPLES = table_of(
+    "training_samples",
+    {
+        "sample_id": "text",
+        "chosen": "text",
+        "rejected": "text",
+        "text_id": "text",
+        "num_frames": "int",
+        "height_px": "int",
+        "width_px": "int",
+        "moves_video": "bool",
+        "moves_audio": "bool",
+        "weight": "float",
+    },
+)
+"""The samples of a training: pairs, or clips, which have an empty ``rejected``."""
+
+
+@dataclass(frozen=True)
+class LatentArray:
+    """An array as it is stored: bits, name of the safetensors type, shape."""
+
+    bits: np.ndarray
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """The arrays of one clip or text by part, its text, and the shape of the clip in frames and pixels (zeros for a text)."""
+
+    sample_id: str
+    text: str
+    parts: Mapping[str, LatentArray]
+    num_frames: int = 0
+    height_px: int = 0
+    width_px: int = 0
 
 
 @dataclass(frozen=True)
 class LatentRow:
-    """One encoded clip: video [C, T, h, w], audio [C, L, M], delayed_audio [K, C, L, M] (empty: none), all C order."""
+    """A row of :data:`LATENTS`. ``offset`` and ``num_bytes`` are in the file ``latents_path`` of the run, whose hash is ``sha256``;
+    ``crc32`` is that of these bytes; ``shape`` is written ``16x17x30x54``; ``fingerprint`` covers everything that the values depend on.
+    """
 
     sample_id: str
+    part: str
     text: str
-    video: bytes
-    audio: bytes
-    delayed_audio: bytes = b""
+    latents_path: str
+    sha256: str
+    offset: int
+    num_bytes: int
+    crc32: int
+    dtype: str
+    shape: str
+    num_frames: int
+    height_px: int
+    width_px: int
+    fingerprint: str
 
 
-def packed(array: np.ndarray) -> bytes:
-    """Bytes of a latent in storage format."""
-    return np.ascontiguousarray(array, STORED).tobytes()
+@dataclass(frozen=True)
+class TrainingSample:
+    """A row of :data:`TRAINING_SAMPLES`: a pair or a clip, its text, the shape of its clips, the modalities that its loss moves,
+    and the weight of its loss.
+    """
+
+    sample_id: str
+    chosen: str
+    rejected: str
+    text_id: str
+    num_frames: int
+    height_px: int
+    width_px: int
+    moves_video: bool = True
+    moves_audio: bool = True
+    weight: float = 1.0
 
 
-def unpacked(blobs: list[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    """Stored bytes of N latents as float32 [N, *shape]. Raises ValueError where a size differs."""
-    return np.stack([np.frombuffer(blob, STORED).reshape(shape) for blob in blobs]).astype(np.float32)
+def half_precision(values: np.ndarray) -> LatentArray:
+    """Latents in storage format."""
+    bits = np.ascontiguousarray(values, STORED)
+    return LatentArray(bits, "F16", bits.shape)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape as the index writes it."""
+    return "x".join(map(str, shape))
+
+
+def shape_from(text: str) -> tuple[int, ...]:
+    """The shape that :func:`shape_text` wrote."""
+    return tuple(int(size) for size in text.split("x"))
+
+
+def text_id(text: str) -> str:
+    """Identity of a text in the index."""
+    return "t" + digest("text", text)

@@ -63,6 +63,9 @@ PROMPTS = _table(
     ground_truth_start_s="float",
     ground_truth_sha256="text",
 )
+PROMPT_SHAPES = _table(
+    "prompt_shapes", prompt_id="text", num_frames="int", height_px="int", width_px="int", origin="text"
+)
 TEXTS = _table("texts", item_id="text", text="text")
 IMPORTED = _table(
     "imported",
@@ -206,7 +209,7 @@ LEADERBOARD = leaderboard_table(METRICS)
 OVERLAPS = _table("strategy_overlaps", strategy="text", other="text", common="int", share="float?")
 
 TABLES: tuple[Table, ...] = (
-    *(PROMPTS, CANDIDATES, SCORES, NORMS, REWARDS, PAIRS, SKIPPED, EXCLUDED, QUARANTINE),
+    *(PROMPTS, CANDIDATES, SCORES, NORMS, REWARDS, PAIRS, SKIPPED, EXCLUDED, QUARANTINE, PROMPT_SHAPES),
     *(CLIP_FACTS, AUDITS, EVALUATIONS, GATE_DECISIONS, DIFFERENCES, LEADERBOARD, OVERLAPS, IMPORTED),
 )
 TABLE_BY_NAME = {table.name: table for table in TABLES}

@@ -12,9 +12,13 @@ from avpref.flows.workers.run_metrics import checked_metrics
 def check_before_first_stage(settings: Settings) -> None:
     """Print a warning where the metrics do not look at the prompt. Raises ConfigError where that is to be refused.
 
-    Raises ConfigError for metrics and gate rules that do not fit, and for judges that select pairs too; InputError for judges whose
-    weights are absent.
+    Raises ConfigError for metrics, gate rules and a benchmark that do not fit, and for judges that select pairs too; InputError for
+    judges whose weights are absent.
     """
     require_judges(settings)
+    if settings.evaluation.bench.preset:
+        from avpref.flows.stages.bench_sides import check_bench
+
+        check_bench(settings)
     for finding in checked_prompt_blind(checked_metrics(settings), settings.audit.prompt_blind):
         say(f"prompt-blind rewards: {finding}")

@@ -1,8 +1,8 @@
-"""Dry run: items per stage, and the bytes that a run would leave in its folder, without computing any item.
+"""Dry run: items per stage, the bytes that a run would leave in its folder, and the plan of its trainings, without computing any item.
 
-Counts are exact; where they depend on scores (pairs) they are upper bounds. Networks and latents are counted in float32. A
-clip is assumed to be as large as one of pure noise, which is encoded for this; clips of a network compress better. No
-weights are needed. Times and GPU-hours depend on the machine and are not estimated.
+Counts are exact; where they depend on scores (pairs) they are upper bounds. Networks are counted in float32, latents as they are
+stored. A clip is assumed to be as large as one of pure noise, which is encoded for this; clips of a network compress better. No
+weights are needed. Trainings are planned by :mod:`avpref.flows.training_plan`; other times depend on the machine and are not estimated.
 """
 
 from __future__ import annotations
@@ -14,25 +14,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from avpref.config.codec_settings import JavisCodecSettings
 from avpref.config.data_settings import PairPrompts
 from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.datasets.foreign_pairs.pair_list import num_rows
+from avpref.datasets.latents import STORED
 from avpref.domain import Prompt, Split
 from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.placement import Placement, placements
+from avpref.flows.shapes import settings_of
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import delays_s
+from avpref.flows.training_plan import SmallerTraining, TrainingPlan, smaller_trainings, training_plans
 from avpref.flows.workers.encode_worker import mp4_bytes
 from avpref.flows.workers.generator import base_of, open_codec
 from avpref.flows.workers.judges import judges_of
-from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source
+from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source, shapes_of
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
 from avpref.trainer.adapters import add_adapter
 
 FLOAT_BYTES = 4
+DEFAULT_TFLOPS = 200.0
+"""Sustained speed that GPU-hours are given at unless the caller says otherwise."""
 ADAM_COPIES = 3
 """A checkpoint holds the trained values and Adam's two moments."""
 
@@ -54,6 +60,8 @@ class DryRun:
     stages: tuple[DryRunRow, ...]
     clip_bytes: int
     placements: tuple[Placement, ...]
+    trainings: tuple[TrainingPlan, ...]
+    smaller: tuple[SmallerTraining, ...]
 
     @property
     def total_bytes(self) -> int:
@@ -70,11 +78,21 @@ class DryRun:
             "total_bytes": self.total_bytes,
             "clip_bytes": self.clip_bytes,
             "placements": [asdict(row) for row in self.placements],
+            "trainings": [
+                asdict(plan) | {"memory_total": plan.memory.total, "memory": asdict(plan.memory)}
+                for plan in self.trainings
+            ],
+            "smaller": [
+                asdict(row) | {"memory_total": row.memory.total, "memory": asdict(row.memory)} for row in self.smaller
+            ],
         }
 
 
-def estimate(settings: Settings) -> DryRun:
-    """Items and bytes of every stage. Raises what the run itself would raise on its prompts, network, codec or judges."""
+def estimate(settings: Settings, tflops: float = DEFAULT_TFLOPS) -> DryRun:
+    """Items and bytes of every stage, and the trainings at ``tflops`` sustained.
+
+    Raises what the run itself would raise on its prompts, network, codec or judges.
+    """
     check_before_first_stage(settings)
     source = open_prompt_source(settings)
     prompts = source.prompts().prompts
@@ -87,7 +105,8 @@ def estimate(settings: Settings) -> DryRun:
         DryRunRow("evaluate", held_out, "clips", held_out * clip_bytes),
         *_judge_stages(settings, held_out),
     )
-    return DryRun(stages, clip_bytes, tuple(placements(settings)))
+    trainings, smaller = tuple(training_plans(settings, tflops)), tuple(smaller_trainings(settings))
+    return DryRun(stages, clip_bytes, tuple(placements(settings)), trainings, smaller)
 
 
 def noise_clip_bytes(settings: Settings) -> int:
@@ -100,10 +119,21 @@ def noise_clip_bytes(settings: Settings) -> int:
 
 
 def latent_bytes(settings: Settings, delays: int = 0) -> int:
-    """Bytes of one clip's latents, with ``delays`` further versions of its sound."""
-    shapes = open_codec(settings).encoded_shapes()
-    assert shapes.video is not None and shapes.audio is not None
-    return FLOAT_BYTES * (math.prod(shapes.video) + (1 + delays) * math.prod(shapes.audio))
+    """Bytes of one clip's stored latents, with ``delays`` further versions of its sound; of several shapes the mean by weight."""
+    weights = [shape.weight for shape in settings.clip.shapes] or [1.0]
+    moments = 2 if _samples_audio(settings) else 1
+    total = 0.0
+    for shape, weight in zip(shapes_of(settings), weights, strict=True):
+        latents = open_codec(settings_of(settings, shape)).encoded_shapes()
+        assert latents.video is not None and latents.audio is not None
+        values = math.prod(latents.video) + moments * (1 + delays) * math.prod(latents.audio)
+        total += STORED.itemsize * values * weight / sum(weights)
+    return round(total)
+
+
+def _samples_audio(settings: Settings) -> bool:
+    """Whether audio is stored as mean and log-variance."""
+    return isinstance(settings.codec, JavisCodecSettings) and settings.codec.audio_posterior == "sample"
 
 
 def network_values(settings: Settings) -> tuple[int, int]:
@@ -131,7 +161,7 @@ def _training_stages(settings: Settings, sft: SftSettings, clips: int, values: i
     checkpoints = _checkpoints(sft.loop) * (2 if sft.audio_steps else 1)
     kept = checkpoints * (ADAM_COPIES + averages) + 1 + averages
     return [
-        DryRunRow("sft_clips", clips, "clips", _twice_stored(clips * latent_bytes(settings))),
+        DryRunRow("sft_clips", clips, "clips", clips * latent_bytes(settings)),
         DryRunRow("sft", sft.loop.steps + sft.audio_steps, "steps", FLOAT_BYTES * values * kept),
     ]
 
@@ -163,18 +193,13 @@ def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[DryRunRow]:
     kept = _checkpoints(settings.dpo.loop) * ADAM_COPIES + 1
     return [
         DryRunRow("pair", train, "prompts", None),
-        DryRunRow("encode", 2 * pairs, "clips at most", _twice_stored(latents)),
+        DryRunRow("encode", 2 * pairs, "clips at most", latents),
         DryRunRow("train", settings.dpo.loop.steps, "steps", FLOAT_BYTES * values * kept),
     ]
 
 
 def _checkpoints(loop: LoopSettings) -> int:
     return min(loop.keep_checkpoints, math.ceil(loop.steps / loop.checkpoint_every))
-
-
-def _twice_stored(size: int) -> int:
-    """Latents are stored in their units, with no compression assumed, and in the file that training reads."""
-    return 2 * size
 
 
 def _of(prompts: list[Prompt], split: Split) -> list[Prompt]:

@@ -155,6 +155,9 @@ def _changed_tables(run: Run) -> Iterator[str]:
 
 def _sources(run: Run, prompts: list[Prompt]) -> Iterator[_StageCandidates]:
     """The candidates that stage ``generate`` made, and those of stage ``evaluate`` where it has finished."""
+    if len(run.settings.clip.shapes) > 1:
+        found = f"run {run.run_id} has clips of {len(run.settings.clip.shapes)} shapes"
+        raise InputError(found, "a run of one shape", "reproduce a run without clip.shapes")
     made = (candidate for candidate in read_candidates(run.tables) if candidate.origin != Origin.IMPORTED)
     candidates = {candidate.candidate_id: candidate for candidate in made}
     for planned in generation_plans(run, GENERATE):

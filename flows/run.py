@@ -18,8 +18,9 @@ from avpref.domain import Prompt, Split
 from avpref.errors import ConfigError, InputError
 from avpref.flows.placement import placed_loop
 from avpref.flows.workers.generator import NetworkFiles, base_of, codec_identity, text_identity
-from avpref.flows.workers.prompt_sources import SftItem, open_prompt_source
-from avpref.identity import digest
+from avpref.flows.workers.prompt_sources import SftItem, clip_shape, open_prompt_source
+from avpref.identity import digest, file_sha256
+from avpref.media.geometry import ClipShape
 from avpref.models.bases.base_model import Base
 from avpref.models.checkpoints.checkpoint_files import checkpoint_hash
 from avpref.storage.documents import RUN_FILE
@@ -34,7 +35,7 @@ from avpref.trainer.run_job import ADAPTER_FOLDER, NETWORK_FILE, SUMMARY_FILE
 
 NETWORKS = "networks"
 """Folder beside the runs of networks that were made from given weights."""
-PAIR_DATA_FILE = "pairs.safetensors"
+PAIR_DATA_FILE = "pairs.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,17 @@ class Run(RunFolder):
     def prompts_of(self, split: Split) -> list[Prompt]:
         """The prompts of one split. Raises as :attr:`prompts`."""
         return [prompt for prompt in self.prompts if prompt.split == split]
+
+    @cached_property
+    def _shapes(self) -> dict[str, ClipShape]:
+        """Prompt → shape of its clips, where the run has several shapes. Raises as :attr:`prompts`."""
+        clip, rows = self.settings.clip, self.tables.read(tables.PROMPT_SHAPES).to_pylist()
+        sizes = {row["prompt_id"]: (row["num_frames"], row["height_px"], row["width_px"]) for row in rows}
+        return {prompt: ClipShape(*size, clip.fps_hz, clip.sample_rate_hz) for prompt, size in sizes.items()}
+
+    def shape_of(self, prompt_id: str) -> ClipShape:
+        """The shape of the clips of a prompt. Raises as :attr:`prompts`."""
+        return self._shapes[prompt_id] if self.settings.clip.shapes else clip_shape(self.settings)
 
     @cached_property
     def sft_items(self) -> list[SftItem]:
@@ -178,6 +190,9 @@ class Run(RunFolder):
         parts["set"] = digest("sft set", settings.prompts.kind, [item.item_id for item in self.sft_items])
         parts["codec"], parts["text"] = codec_identity(settings), text_identity(settings)
         parts["negative"] = settings.sampling.negative_prompt
+        if isinstance(settings.sft, SftSettings) and (settings.sft.network or settings.sft.audio_clips):
+            parts["start"] = start_hash(settings.sft, base_of(settings))
+            parts["sound"] = file_sha256(settings.sft.audio_clips) if settings.sft.audio_clips else ""
         return self.fingerprint("sft", parts, settings.run.seed)
 
 
@@ -189,6 +204,11 @@ def trained_hash(folder: RunFolder, path: Path) -> str:
             f"{path.name} has not been trained yet in run {folder.run_id}", "a finished training stage", fix
         )
     return sha256_of(path)
+
+
+def start_hash(sft: SftSettings, base: Base) -> str:
+    """Hash of the network that SFT starts from; empty for random values. Raises InputError where it is absent."""
+    return base.given_hash(sft.network) if sft.network else ""
 
 
 def _weights_hash(weights: SftWeights, base: Base) -> str:

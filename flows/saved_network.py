@@ -13,7 +13,7 @@ from avpref.flows.run import Run
 from avpref.flows.stages.sft import DATA_FILE
 from avpref.flows.workers.generator import base_of
 from avpref.models.checkpoints.shipped_networks import TrainingOrigin, write_record
-from avpref.trainer.job import tensors_hash
+from avpref.trainer.job import data_hash, tensors_hash
 
 SECTIONS = ("base", "clip", "codec", "network", "prompts", "sft", "text")
 """Sections of the configuration that SFT depends on, besides the seed and the negative prompt."""
@@ -47,7 +47,7 @@ def origin_of(run: Run, settings: SftSettings, command: str, dtype: str) -> Trai
         seed=run.settings.run.seed,
         steps=settings.loop.steps + settings.audio_steps,
         inputs=run.sft_output.name,
-        data_sha256=tensors_hash(data),
+        data_sha256=data_hash(data),
         trained_sha256=tensors_hash(run.sft.checkpoint),
         dtype=dtype,
         settings=run.settings.model_dump(mode="json", include=set(SECTIONS)),

@@ -25,5 +25,11 @@ def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
     both attentions. Per block: keys and values of the text.
     """
     dim, text = network.dim, network.text_len
-    per_token = 6 * dim**2 + 2 * dim * network.ffn_dim + 2 * dim * (num_tokens + text)
-    return 2.0 * network.num_layers * (num_tokens * per_token + 2 * text * dim**2)
+    per_token = 6 * dim**2 + 2 * dim * network.ffn_dim
+    other = 2.0 * network.num_layers * (num_tokens * per_token + 2 * text * dim**2)
+    return other + attention_flop(num_tokens, network)
+
+
+def attention_flop(num_tokens: int, network: NetworkSettings) -> float:
+    """The share of :func:`forward_flop` of the products of both attentions."""
+    return 4.0 * network.num_layers * num_tokens * network.dim * (num_tokens + network.text_len)

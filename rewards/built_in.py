@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 BUILT_IN_CLASSES: Mapping[str, str] = {
+    "cavp_score": "avpref.rewards.cavp.cavp_score:CavpScore",
+    "clip_score": "avpref.rewards.clip.clip_score:ClipScore",
+    "imagebind_sliding": "avpref.rewards.imagebind.imagebind_sliding:ImageBindSliding",
     "aesthetics": "avpref.rewards.aesthetics.aesthetics:Aesthetics",
     "reward_service": "avpref.rewards.service.reward_service:RewardService",
     "vlm_judge": "avpref.rewards.service.vlm_judge:VlmJudge",

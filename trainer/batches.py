@@ -1,14 +1,16 @@
-"""Training data on disk: latents and texts in one safetensors file, written by the flows and read by every launcher.
+"""Small training data: latents and texts of one shape in one safetensors file, which every launcher reads.
 
-Tensors are memory-mapped, so rows are read when they are used. Sample ids are JSON in the file's metadata.
+The flows write a latent store instead (:mod:`avpref.trainer.data.stored_data`). Tensors are memory-mapped, so rows are read when they are
+used. Sample ids are JSON in the file's metadata.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from avpref.errors import InputError
+from avpref.models.flow import Latents, LatentShapes
 from avpref.storage.local_files import replace
+from avpref.trainer.data.buckets import Buckets, SampleIndex, one_bucket
+from avpref.trainer.data.sample_data import TextRows
 
 SCHEMA = "1"
 METADATA_KEY = "avpref"
@@ -44,6 +49,23 @@ class ClipSet:
     def __post_init__(self) -> None:
         _check_rows("clip set", self.ids, {"video": (self.video, 5), "audio": (self.audio, 4)})
         _check_texts(self, len(self.ids))
+
+    def buckets(self) -> Buckets:
+        """One bucket."""
+        return one_bucket(len(self.ids), latent_shapes_of(self.video, self.audio), 1)
+
+    def texts(self, rows: Sequence[int]) -> TextRows:
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
+        return _texts(self, rows)
+
+    def negative(self) -> TextRows | None:
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
+        return _negative(self)
+
+    def clips(self, indices: Sequence[SampleIndex]) -> Latents:
+        """See :class:`avpref.trainer.data.sample_data.ClipRows`."""
+        rows = [index.row for index in indices]
+        return Latents(_rows(self.video, rows), _rows(self.audio, rows))
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,44 @@ class PairSet:
             raise InputError(f"weights {list(self.weights.shape)}", f"[{len(self.ids)}], none below 0", REMAKE)
         _check_texts(self, len(self.ids))
 
+    @property
+    def num_delays(self) -> int:
+        """Versions of each chosen clip with shifted audio."""
+        return 0 if self.desync_audio is None else self.desync_audio.shape[1]
+
+    def buckets(self) -> Buckets:
+        """One bucket."""
+        return one_bucket(len(self.ids), latent_shapes_of(self.chosen_video, self.chosen_audio), 2)
+
+    def texts(self, rows: Sequence[int]) -> TextRows:
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
+        return _texts(self, rows)
+
+    def negative(self) -> TextRows | None:
+        """See :class:`avpref.trainer.data.sample_data.Samples`."""
+        return _negative(self)
+
+    def sides(self, indices: Sequence[SampleIndex]) -> tuple[Latents, Latents]:
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
+        rows = [index.row for index in indices]
+        chosen = Latents(_rows(self.chosen_video, rows), _rows(self.chosen_audio, rows))
+        return chosen, Latents(_rows(self.rejected_video, rows), _rows(self.rejected_audio, rows))
+
+    def delayed(self, index: SampleIndex, version: int) -> Tensor:
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
+        assert self.desync_audio is not None
+        return self.desync_audio[index.row, version].float()
+
+    def moves(self, rows: Sequence[int]) -> tuple[Tensor, Tensor] | None:
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
+        if self.moves_video is None or self.moves_audio is None:
+            return None
+        return self.moves_video[list(rows)], self.moves_audio[list(rows)]
+
+    def pair_weights(self, rows: Sequence[int]) -> Tensor | None:
+        """See :class:`avpref.trainer.data.sample_data.PairRows`."""
+        return None if self.weights is None else self.weights[list(rows)]
+
     def _check_desync(self, desync: Tensor) -> None:
         audio = self.chosen_audio
         if audio is None or desync.ndim != 5 or desync[:, 0].shape != audio.shape:
@@ -110,6 +170,28 @@ class PairSet:
 
 
 Data = TypeVar("Data", ClipSet, PairSet)
+
+
+def latent_shapes_of(video: Tensor | None, audio: Tensor | None) -> LatentShapes:
+    """Shapes of one sample's latents from video [N, C, T, h, w] and audio [N, C, L, M]."""
+    video_shape = None if video is None else cast(tuple[int, int, int, int], tuple(video.shape[1:]))
+    audio_shape = None if audio is None else cast(tuple[int, int, int], tuple(audio.shape[1:]))
+    return LatentShapes(video_shape, audio_shape)
+
+
+def _rows(latents: Tensor | None, rows: Sequence[int]) -> Tensor | None:
+    return None if latents is None else latents[list(rows)].float()
+
+
+def _texts(data: ClipSet | PairSet, rows: Sequence[int]) -> TextRows:
+    index = data.text_index[list(rows)]
+    return TextRows(data.text[index].float(), data.text_mask[index])
+
+
+def _negative(data: ClipSet | PairSet) -> TextRows | None:
+    if data.negative_text is None or data.negative_mask is None:
+        return None
+    return TextRows(data.negative_text, data.negative_mask)
 
 
 def _check_rows(kind: str, ids: tuple[str, ...], latents: dict[str, tuple[Tensor | None, int]]) -> None:

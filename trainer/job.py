@@ -14,13 +14,15 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 
 from avpref.config.base_settings import DEFAULT_BASE, BaseSections, BaseSettings
-from avpref.config.data_settings import ClipSettings, RecordingSettings
+from avpref.config.data_settings import ClipSettings
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
 from avpref.models.bases.base_model import Base, TimestepLaw
 from avpref.models.bases.base_opening import open_base
+from avpref.storage.latents.latent_reader import ClipSize
+from avpref.storage.latents.training_set import is_training_set, training_set_hash
 from avpref.storage.local_files import replace
 from avpref.trainer.adapter_files import WEIGHTS_FILE
 
@@ -47,7 +49,8 @@ class TrainingJob:
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
     weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
     ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
-    process's rank) or ``cuda:N``. ``previews`` names a file of :mod:`avpref.trainer.monitoring.previews`.
+    process's rank) or ``cuda:N``. ``previews`` names a file of :mod:`avpref.trainer.monitoring.previews`. ``latents`` (of
+    ``audio_data``: ``audio_latents``) is the fingerprint that a latent store must have; empty: any.
     """
 
     settings: SftSettings | DpoSettings
@@ -64,6 +67,8 @@ class TrainingJob:
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "int8", "float8"] = "float32"
     previews: Path | None = None
+    latents: str = ""
+    audio_latents: str = ""
     base: BaseSettings = DEFAULT_BASE
     start_adapter: Path | None = None
     reference: Literal["base", "start"] = "base"
@@ -73,9 +78,14 @@ class TrainingJob:
         """The base model whose network is trained. Raises ConfigError where it cannot be used."""
         return open_base(BaseSections(base=self.base, network=self.network))
 
-    def timestep_law(self) -> TimestepLaw:
-        """The distribution of timesteps. Raises ConfigError where no shift can be derived from the clip's length."""
-        shape = ClipShape(**self.clip.model_dump(exclude=set(RecordingSettings.model_fields)))
+    def timestep_law(self, size: ClipSize | None = None) -> TimestepLaw:
+        """The distribution of timesteps for clips of ``size`` (the job's without).
+
+        Raises ConfigError where no shift can be derived from the clip's length.
+        """
+        clip = self.clip if size is None else size
+        rates = self.clip.fps_hz, self.clip.sample_rate_hz
+        shape = ClipShape(clip.num_frames, clip.height_px, clip.width_px, *rates)
         return self.base_model.timestep_law(self.settings.timesteps, shape)
 
     @property
@@ -157,9 +167,7 @@ class TrainingJob:
             flat["steps"] = repr(self.settings.loop.steps)
         if flat.get("settings.reference") == repr("cached"):
             del flat["settings.reference"]  # as live: the scores are equal
-        return flat | {
-            f"sha256.{name}": tensors_hash(path) for name, path in self.inputs() if name != "reference_scores"
-        }
+        return flat | {f"sha256.{name}": data_hash(path) for name, path in self.inputs() if name != "reference_scores"}
 
     @property
     def _has_curriculum(self) -> bool:
@@ -192,6 +200,11 @@ def tensors_hash(path: Path) -> str:
             sha256.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
             sha256.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return sha256.hexdigest()
+
+
+def data_hash(path: Path) -> str:
+    """Hash of a training set's content (:mod:`avpref.storage.latents.training_set`), or of a safetensors file's tensors."""
+    return training_set_hash(path) if is_training_set(path) else tensors_hash(path)
 
 
 def save_job(path: Path, job: TrainingJob) -> None:

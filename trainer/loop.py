@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -20,11 +20,12 @@ from avpref.config.training_settings import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
 from avpref.trainer.adapters import reference_parameters
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
+from avpref.trainer.data.feeding import BatchSource, step_batches
 from avpref.trainer.metrics import MetricLog, MetricRow, TrainingSummary, add_displacement, summarise
 from avpref.trainer.monitoring.alarms import GradientWatch, act, mark, raised_alarms
 from avpref.trainer.monitoring.speed import NO_SPEED, SpeedMeter
-from avpref.trainer.noise import FlowBatch, SampleIndex, indices_of_step, shard_for_rank
-from avpref.trainer.objectives import LossAndMetrics, Objective
+from avpref.trainer.noise import FlowBatch
+from avpref.trainer.objectives import LossAndMetrics, Objective, joined
 from avpref.trainer.parallel import Context, torch_threads
 from avpref.trainer.scaling.background import BackgroundCheckpoints
 from avpref.trainer.scaling.optimisers import learning_rate, make_optimiser, set_learning_rate
@@ -34,15 +35,6 @@ TIMESTEP_EDGES = tuple(edge / 8 for edge in range(1, 8))
 """Inner edges of the eight timestep buckets of the curves."""
 RECENT_ROWS = 64
 """Rows before a step that its running means and alarms look at, at most."""
-
-
-class BatchSource(Protocol):
-    """Source of training batches. A batch depends only on its indices."""
-
-    ids: tuple[str, ...]
-
-    def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
-        """The batch of the samples ``indices``, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -150,17 +142,28 @@ class _Run:
     state: TrainingState
     speed: SpeedMeter
 
-    def step(self, step: int, watch: GradientWatch) -> tuple[LossAndMetrics, Tensor]:
-        """Take one optimiser step; return this rank's result and the norm of the summed gradient before clipping."""
+    def batches(self, first: int) -> Iterator[tuple[FlowBatch, ...]]:
+        """The batches of this rank for the steps from ``first`` on, one per forward pass; waiting for them is counted."""
+        loop = self.plan.loop
+        coming = step_batches(self.source, self.plan.seed, loop.batch_size, range(first, loop.steps), self.context)
+        while True:
+            with self.speed.waiting():
+                batches = next(coming, None)
+            if batches is None:
+                return
+            yield batches
+
+    def step(self, step: int, batches: Sequence[FlowBatch], watch: GradientWatch) -> tuple[LossAndMetrics, Tensor]:
+        """Take one optimiser step on the summed gradients of ``batches``; return this rank's result and the norm of the gradient
+        before clipping.
+        """
         plan, context, optimiser = self.plan, self.context, self.state.optimiser
-        indices = shard_for_rank(
-            indices_of_step(plan.seed, step, plan.loop.batch_size, len(self.source.ids)), context.rank, context.world
-        )
-        with self.speed.waiting():
-            batch = self.source.batch(indices).to(context.device)
-        self.speed.add(batch)
-        result = self.objective.compute(batch)
-        result.backward(plan.loop.batch_size)
+        results = []
+        for batch in batches:
+            self.speed.add(batch)
+            result = self.objective.compute(batch.to(context.device))
+            result.backward(plan.loop.batch_size)
+            results.append(result._replace(loss=result.loss.detach(), replay=None))
         parameters = list(self.state.parameters.values())
         if not is_sharded(parameters):
             context.all_reduce_gradients(parameters)
@@ -171,7 +174,7 @@ class _Run:
         optimiser.zero_grad(set_to_none=True)
         _advance(self.state.average, self.state.parameters, plan.ema_decay)
         _advance(self.state.reference, self.state.parameters, plan.reference_decay or 0.0)
-        return result, norm
+        return joined(results), norm
 
 
 def _run_steps(
@@ -182,8 +185,8 @@ def _run_steps(
     watch = GradientWatch(run.state.parameters, loop.alarms.idle_adapter_steps)
     for observer in observers:
         observer.after_step(first)
-    for step in range(first, loop.steps):
-        metrics.add(*run.step(step, watch))
+    for step, batches in enumerate(run.batches(first), first):
+        metrics.add(*run.step(step, batches, watch))
         done = step + 1
         is_saving = done % loop.checkpoint_every == 0 or done == loop.steps
         if is_saving or done % loop.log_every == 0:

@@ -7,10 +7,9 @@ world size, and a resumed run needs no random state. Chosen and rejected clips o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,15 +27,9 @@ from avpref.models.flow import (
     velocity_target,
 )
 from avpref.models.stretched_times import draw_stretched_time
-from avpref.trainer.batches import ClipSet, PairSet
+from avpref.trainer.data.buckets import Buckets, SampleIndex, Schedule
+from avpref.trainer.data.sample_data import ClipRows, PairRows, Samples
 from avpref.trainer.losses import Moves
-
-
-class SampleIndex(NamedTuple):
-    """One sample of a batch: its row in the data file, and its epoch (how often the sample was used before)."""
-
-    row: int
-    epoch: int
 
 
 @dataclass(frozen=True)
@@ -151,25 +144,6 @@ def _as_released(t: Tensor) -> Tensor:
     return (t * TIMESTEP_SCALE).bfloat16().float() / TIMESTEP_SCALE
 
 
-@lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, num_samples: int) -> tuple[int, ...]:
-    """The order of the samples in an epoch: a permutation of 0..num_samples-1 that depends only on seed and epoch."""
-    generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
-    return tuple(torch.randperm(num_samples, generator=generator).tolist())
-
-
-def indices_of_step(seed: int, step: int, batch_size: int, num_samples: int) -> list[SampleIndex]:
-    """Samples of the global batch of ``step`` (0-based): the epochs' orders, concatenated and cut into batches.
-
-    Invariant: over any ``num_samples`` consecutive positions that start an epoch, each sample occurs once.
-    """
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    return [
-        SampleIndex(epoch_order(seed, p // num_samples, num_samples)[p % num_samples], p // num_samples)
-        for p in positions
-    ]
-
-
 def shard_for_rank(indices: Sequence[SampleIndex], rank: int, world: int) -> list[SampleIndex]:
     """The contiguous part of a global batch for ``rank`` of ``world``; the sizes of the parts differ by one at most."""
     return list(indices[rank * len(indices) // world : (rank + 1) * len(indices) // world])
@@ -216,21 +190,14 @@ def _stack_times(noises: list[SampleNoise]) -> tuple[Tensor, Tensor | None]:
     return torch.stack([sample.t for sample in noises]), torch.stack(own) if own else None
 
 
-def latent_shapes_of(video: Tensor | None, audio: Tensor | None) -> LatentShapes:
-    """Shapes of one sample's latents from video [N, C, T, h, w] and audio [N, C, L, M]."""
-    video_shape = None if video is None else cast(tuple[int, int, int, int], tuple(video.shape[1:]))
-    audio_shape = None if audio is None else cast(tuple[int, int, int], tuple(audio.shape[1:]))
-    return LatentShapes(video_shape, audio_shape)
-
-
-def _texts(data: ClipSet | PairSet, rows: list[int], noises: list[SampleNoise]) -> tuple[Tensor, Tensor]:
-    index = data.text_index[rows]
-    text, mask = data.text[index].float(), data.text_mask[index]
+def _texts(data: Samples, rows: Sequence[int], noises: Sequence[SampleNoise]) -> tuple[Tensor, Tensor]:
+    states, mask = data.texts(rows)
     for position, noise in enumerate(noises):
         if noise.drops_caption:
-            assert data.negative_text is not None and data.negative_mask is not None
-            text[position], mask[position] = data.negative_text[0], data.negative_mask[0]
-    return text, mask
+            negative = data.negative()
+            assert negative is not None
+            states[position], mask[position] = negative.states[0], negative.mask[0]
+    return states, mask
 
 
 def _stack_noise(noises: list[SampleNoise]) -> Latents:
@@ -245,102 +212,110 @@ def _flow(x0: Tensor | None, x1: Tensor | None, t: Tensor) -> tuple[Tensor | Non
     return interpolate(x0, x1, t), velocity_target(x0, x1)
 
 
-def _require_negative_text(config: NoiseConfig, data: ClipSet | PairSet) -> None:
-    if config.caption_dropout and data.negative_text is None:
+def _require_negative_text(config: NoiseConfig, data: Samples) -> None:
+    if config.caption_dropout and data.negative() is None:
         found = f"caption_dropout {config.caption_dropout} and no negative_text in the data file"
         raise ConfigError(found, "an encoded negative prompt", "set caption_dropout: 0, or write negative_text")
 
 
-class ClipSource:
-    """Batches of a :class:`ClipSet`. Raises ConfigError for caption dropout without a negative text in the data."""
+class _BucketNoise:
+    """The noise of each sample: of equal shapes in a bucket, and with the bucket's distribution."""
 
-    def __init__(self, clips: ClipSet, config: NoiseConfig) -> None:
+    def __init__(self, buckets: Buckets, configs: Sequence[NoiseConfig]) -> None:
+        self._of_row, self._shapes = buckets.of_row, [bucket.shapes for bucket in buckets.kinds]
+        self._configs = configs
+
+    def draw(self, ids: Sequence[str], indices: Sequence[SampleIndex], num_delays: int = 0) -> list[SampleNoise]:
+        """Random values of samples of one bucket."""
+        buckets = {self._of_row[index.row] for index in indices}
+        assert len(buckets) == 1, "a batch holds samples of one bucket"
+        config, shapes = self._configs[min(buckets)], self._shapes[min(buckets)]
+        return [draw_sample_noise(config, ids[index.row], index.epoch, shapes, num_delays) for index in indices]
+
+
+class ClipSource:
+    """Batches of training clips. Raises ConfigError for caption dropout without a negative text in the data.
+
+    ``of_buckets`` has the noise of each bucket, which differs in its timesteps alone; none: ``config`` for all.
+    """
+
+    def __init__(
+        self,
+        clips: ClipRows,
+        config: NoiseConfig,
+        schedule: Schedule | None = None,
+        of_buckets: Sequence[NoiseConfig] = (),
+    ) -> None:
         _require_negative_text(config, clips)
         self.clips, self.config = clips, config
-        self.ids = clips.ids
-        self._shapes = latent_shapes_of(clips.video, clips.audio)
+        self.ids, self.schedule = clips.ids, schedule or Schedule(clips.buckets())
+        self._noise = _BucketNoise(self.schedule.buckets, of_buckets or [config] * len(self.schedule.buckets.kinds))
 
     def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
-        """Noisy rows and targets of ``indices``; row i depends on indices[i] alone."""
+        """Noisy rows and targets of ``indices``, of one bucket; row i depends on indices[i] alone."""
         rows = [index.row for index in indices]
-        noises = [draw_sample_noise(self.config, self.ids[index.row], index.epoch, self._shapes) for index in indices]
+        noises = self._noise.draw(self.ids, indices)
         noise, (t, t_audio) = _stack_noise(noises), _stack_times(noises)
-        x0 = [None if x is None else x[rows].float() for x in (self.clips.video, self.clips.audio)]
         times = (t, t if t_audio is None else t_audio)
-        flows = [_flow(data, x1, time) for data, x1, time in zip(x0, noise, times, strict=True)]
+        flows = [_flow(data, x1, time) for data, x1, time in zip(self.clips.clips(indices), noise, times, strict=True)]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
         text, mask = _texts(self.clips, rows, noises)
         return FlowBatch(noisy, target, t, text, mask, tuple(indices), t_audio=t_audio, rounded=self.config.rounded)
 
 
 class PairSource:
-    """Batches of a :class:`PairSet`. Raises ConfigError as :class:`ClipSource`, and for ``desync_share`` without shifted audio."""
+    """Batches of preference pairs. Raises ConfigError as :class:`ClipSource`, and for ``desync_share`` without shifted audio."""
 
-    def __init__(self, pairs: PairSet, config: NoiseConfig) -> None:
+    def __init__(
+        self,
+        pairs: PairRows,
+        config: NoiseConfig,
+        schedule: Schedule | None = None,
+        of_buckets: Sequence[NoiseConfig] = (),
+    ) -> None:
         _require_negative_text(config, pairs)
-        if config.desync_share and pairs.desync_audio is None:
+        if config.desync_share and not pairs.num_delays:
             found = f"desync_share {config.desync_share} and no desync_audio in the data file"
             raise ConfigError(
                 found, "shifted versions of the chosen audio", "set dpo.desync_share: 0, or write desync_audio"
             )
         self.pairs, self.config = pairs, config
-        self.ids = pairs.ids
-        self._num_delays = 0 if pairs.desync_audio is None else pairs.desync_audio.shape[1]
-        self._shapes = latent_shapes_of(pairs.chosen_video, pairs.chosen_audio)
+        self.ids, self.schedule = pairs.ids, schedule or Schedule(pairs.buckets())
+        self._noise = _BucketNoise(self.schedule.buckets, of_buckets or [config] * len(self.schedule.buckets.kinds))
 
     def batch(self, indices: Sequence[SampleIndex]) -> FlowBatch:
-        """Noisy rows and targets of ``indices``, chosen then rejected; rows i and n + i depend on indices[i] alone."""
+        """Noisy rows and targets of ``indices``, of one bucket, chosen then rejected; rows i and n + i depend on indices[i] alone."""
         rows = [index.row for index in indices]
-        noises = [
-            draw_sample_noise(self.config, self.ids[index.row], index.epoch, self._shapes, self._num_delays)
-            for index in indices
-        ]
+        noises = self._noise.draw(self.ids, indices, self.pairs.num_delays)
         noise, (t, t_audio) = _stack_noise(noises), _stack_times(noises)
         t, t_audio = t.repeat(2), None if t_audio is None else t_audio.repeat(2)
         times = (t, t if t_audio is None else t_audio)
         flows = [
             _flow(data, None if x1 is None else x1.repeat(2, *[1] * (x1.ndim - 1)), time)
-            for data, x1, time in zip(self._clips(rows, noises), noise, times, strict=True)
+            for data, x1, time in zip(self._clips(indices, noises), noise, times, strict=True)
         ]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
         text, mask = (part.repeat(2, *[1] * (part.ndim - 1)) for part in _texts(self.pairs, rows, noises))
-        return FlowBatch(
-            noisy,
-            target,
-            t,
-            text,
-            mask,
-            tuple(indices),
-            self._moves(rows, noises),
-            t_audio,
-            None if self.pairs.weights is None else self.pairs.weights[rows],
-            self.config.rounded,
-        )
+        moves, weights = self._moves(rows, noises), self.pairs.pair_weights(rows)
+        return FlowBatch(noisy, target, t, text, mask, tuple(indices), moves, t_audio, weights, self.config.rounded)
 
     def _moves(self, rows: list[int], noises: list[SampleNoise]) -> Moves | None:
         """The modalities that each pair moves, bool [n]. A rule-made rejected clip is about sync: its pair moves both."""
-        pairs = self.pairs
-        if pairs.moves_video is None or pairs.moves_audio is None:
+        moves = self.pairs.moves(rows)
+        if moves is None:
             return None
         is_rule_made = torch.tensor([noise.desync is not None for noise in noises])
-        return Moves(pairs.moves_video[rows] | is_rule_made, pairs.moves_audio[rows] | is_rule_made)
+        return Moves(moves[0] | is_rule_made, moves[1] | is_rule_made)
 
-    def _clips(self, rows: list[int], noises: list[SampleNoise]) -> Iterator[Tensor | None]:
-        """Clean latents of both modalities, video then audio, [2n, ...]: all chosen, then all rejected."""
-        pairs = self.pairs
-        if pairs.chosen_video is None or pairs.rejected_video is None:
-            yield None
-        else:
-            video = torch.cat([pairs.chosen_video[rows], pairs.rejected_video[rows]]).float()
-            for position, noise in enumerate(noises):
-                if noise.desync is not None:
-                    video[len(rows) + position] = video[position]
-            yield video
-        if pairs.chosen_audio is None or pairs.rejected_audio is None:
-            yield None
-            return
-        audio = torch.cat([pairs.chosen_audio[rows], pairs.rejected_audio[rows]]).float()
-        for position, noise in enumerate(noises):
-            if noise.desync is not None and pairs.desync_audio is not None:
-                audio[len(rows) + position] = pairs.desync_audio[rows[position], noise.desync]
-        yield audio
+    def _clips(self, indices: Sequence[SampleIndex], noises: Sequence[SampleNoise]) -> Latents:
+        """Clean latents [2n, ...]: all chosen, then all rejected or made by rule from the chosen ones."""
+        chosen, rejected = self.pairs.sides(indices)
+        for position, (index, noise) in enumerate(zip(indices, noises, strict=True)):
+            if noise.desync is None:
+                continue
+            if chosen.video is not None and rejected.video is not None:
+                rejected.video[position] = chosen.video[position]
+            if rejected.audio is not None:
+                rejected.audio[position] = self.pairs.delayed(index, noise.desync)
+        sides = zip(chosen, rejected, strict=True)
+        return Latents(*(None if own is None or other is None else torch.cat([own, other]) for own, other in sides))

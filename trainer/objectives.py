@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -49,6 +49,32 @@ class LossAndMetrics(NamedTuple):
             self.replay(divisor)
 
 
+def joined(results: Sequence[LossAndMetrics]) -> LossAndMetrics:
+    """The results of several passes over parts of one batch as one: losses summed, metrics of all samples.
+
+    A metric that only some passes have counts for their samples alone.
+    """
+    if len(results) == 1:
+        return results[0]
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    metrics, counted = {}, {}
+    for name in names:
+        parts = [result.metrics.get(name, torch.zeros_like(result.t)) for result in results]
+        counts = [_counts(result, name) for result in results]
+        metrics[name], count = torch.cat(parts), torch.cat(counts)
+        if any(name in result.counted or name not in result.metrics for result in results):
+            counted[name] = count
+    loss = torch.stack([result.loss for result in results]).sum()
+    return LossAndMetrics(loss, metrics, torch.cat([result.t for result in results]), counted)
+
+
+def _counts(result: LossAndMetrics, name: str) -> Tensor:
+    """Which samples of a pass have a metric, bool [n]."""
+    if name not in result.metrics:
+        return torch.zeros_like(result.t, dtype=torch.bool)
+    return result.counted.get(name, torch.ones_like(result.t, dtype=torch.bool))
+
+
 class Objective(Protocol):
     """A network with a loss. The trained parameters are those of ``module`` that require a gradient."""
 
@@ -63,19 +89,20 @@ class Objective(Protocol):
 class FlowObjective:
     """Flow matching: velocity regression, both modalities with weight 1 unless ``weights`` (video, audio) say otherwise.
 
-    ``num_video_latents`` is the number of video latent frames to which an audio-only network aligns its positions.
+    ``spans`` maps the audio latent steps of a clip to the video latent frames to which an audio-only network aligns its positions.
     """
 
     def __init__(
-        self, network: nn.Module, num_video_latents: int | None = None, weights: tuple[float, float] = (1.0, 1.0)
+        self, network: nn.Module, spans: Mapping[int, int] | None = None, weights: tuple[float, float] = (1.0, 1.0)
     ) -> None:
-        self.module = network
-        self._weights = weights
-        self._keywords = {} if num_video_latents is None else {"num_video_latents": num_video_latents}
+        self.module, self._spans, self._weights = network, spans, weights
 
     def compute(self, batch: FlowBatch) -> LossAndMetrics:
         """Metrics: loss and flow_video, flow_audio, the mean squared velocity errors."""
-        velocity = self.module(batch.noisy, batch.times, batch.text, batch.text_mask, **self._keywords)
+        keywords = {}
+        if self._spans is not None and batch.noisy.audio is not None:
+            keywords["num_video_latents"] = self._spans[batch.noisy.audio.shape[2]]
+        velocity = self.module(batch.noisy, batch.times, batch.text, batch.text_mask, **keywords)
         video, audio = errors_of(velocity, batch.target, "mean")
         loss = flow_loss(video, audio, *self._weights)
         metrics = {"loss": loss, "flow_video": video, "flow_audio": audio}

@@ -18,7 +18,8 @@ from torch import Tensor
 from avpref.config.training_settings import LoopSettings
 from avpref.errors import InputError
 from avpref.storage.local_files import replace
-from avpref.trainer.noise import FlowBatch, PairSource, SampleIndex, indices_of_step, shard_for_rank
+from avpref.trainer.data.buckets import SampleIndex, Schedule
+from avpref.trainer.noise import FlowBatch, PairSource, shard_for_rank
 from avpref.trainer.objectives import Reference, ReferenceScores
 
 MODALITIES = ("video", "audio")
@@ -63,10 +64,11 @@ class CachedReference:
         return ReferenceScores(values[0], values[1], None)
 
 
-def batches_of_step(seed: int, step: int, batch_size: int, num_pairs: int, world: int) -> list[list[SampleIndex]]:
-    """The batches in which ``world`` processes compute ``step``."""
-    indices = indices_of_step(seed, step, batch_size, num_pairs)
-    return [shard_for_rank(indices, rank, world) for rank in range(world)]
+def batches_of_step(schedule: Schedule, seed: int, step: int, batch_size: int, world: int) -> list[list[SampleIndex]]:
+    """The batches in which ``world`` processes compute ``step``: the forward passes of every rank."""
+    indices = schedule.samples(seed, step, batch_size)
+    parts = (shard_for_rank(indices, rank, world) for rank in range(world))
+    return [indices_of_pass for part in parts for indices_of_pass in schedule.passes(part)]
 
 
 def score_batch(live: Reference, source: PairSource, indices: Sequence[SampleIndex], device: torch.device) -> Tensor:
@@ -94,7 +96,9 @@ def score_reference(
 ) -> ReferenceScoreTable:
     """Scores of all samples that the steps of ``loop`` will use, computed in this process in the batches of its processes."""
     count = len(source.ids)
-    steps = (batches_of_step(seed, step, loop.batch_size, count, loop.num_processes) for step in range(loop.steps))
+    steps = (
+        batches_of_step(source.schedule, seed, step, loop.batch_size, loop.num_processes) for step in range(loop.steps)
+    )
     scored = ((indices, score_batch(live, source, indices, device)) for batches in steps for indices in batches)
     return table_of(count, scored, key)
 

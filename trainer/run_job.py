@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -21,7 +22,9 @@ from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter
 from avpref.trainer.adapter_joining import join_adapters, start_from
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, add_moving_reference, make_policy
-from avpref.trainer.batches import ClipSet, load_clip_set, load_pair_set
+from avpref.trainer.data.job_data import noise_of_buckets, open_clips, open_pairs, schedule_of, video_spans
+from avpref.trainer.data.memory_check import require_room
+from avpref.trainer.data.sample_data import ClipRows
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.loop import LoopPlan, Observer, TrainingResult, train
 from avpref.trainer.metrics import TrainingSummary
@@ -71,12 +74,13 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
     network = _start_network(job, context)
     if job.sft.audio_steps:
         _train_audio_branch(job, network, context)
-    clips = load_clip_set(job.data)
+    clips = open_clips(job, job.data)
     module: nn.Module = network
     if job.adapter is not None:
         module = add_adapter(with_base_dtype(network, job.dtype), job.adapter, derive_seed("sft adapter", job.seed))
     _prepare(network, job.sft.loop)
-    source = ClipSource(clips, _sft_noise(job, "joint"))
+    source = _clip_source(job, clips, "joint")
+    require_room(job, source.schedule, context)
     shard(job, module, network, context)
     objective = FlowObjective(module, weights=(job.sft.weight_video, job.sft.weight_audio))
     speed = SpeedMeter(job.base_model.latent_work, ALL_WEIGHTS if job.adapter is None else ADAPTER_ALONE)
@@ -88,7 +92,10 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
 
 
 def _write_sft(job: TrainingJob, network: VelocityNetwork, module: nn.Module, result: TrainingResult) -> None:
-    """Write the adapter or the network. With a moving average, that is the result and the raw network is written too."""
+    """Write the network; of a job with an adapter, the adapter and the network with the adapter folded in, float32.
+
+    With a moving average, that is the result, and a network of which all weights were trained is written as it was too.
+    """
     if result.average and job.adapter is None:
         job.base_model.save(job.output / RAW_NETWORK_FILE, network)
     _load_parameters(module, result.average)
@@ -97,24 +104,28 @@ def _write_sft(job: TrainingJob, network: VelocityNetwork, module: nn.Module, re
     else:
         assert isinstance(module, PeftModel), "a job with an adapter trains an adapted network"
         save_adapter(module, POLICY, job.output / ADAPTER_FOLDER)
+        job.base_model.save(job.output / NETWORK_FILE, cast(VelocityNetwork, module.float().merge_and_unload()))
 
 
 def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Context) -> None:
     """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
-    clips = load_clip_set(job.audio_data or job.data)
+    data = job.audio_data or job.data
+    spans, clips = video_spans(open_clips(job, data), job), open_clips(job, data, has_video=False)
     audio_network = job.base_model.audio_branch(network)
     _prepare(audio_network, job.sft.loop)
-    source = ClipSource(replace(clips, video=None), _sft_noise(job, "audio"))
-    loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps})
-    objective = FlowObjective(audio_network, num_video_latents(clips, job))
-    result = train(objective, source, _plan(job, job.output / AUDIO_FOLDER, loop), context)
+    source = _clip_source(job, clips, "audio")
+    batch_size = job.sft.audio_batch_size or job.sft.loop.batch_size
+    loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps, "batch_size": batch_size})
+    objective = FlowObjective(audio_network, spans)
+    plan = replace(_plan(job, job.output / AUDIO_FOLDER, loop), optimiser=job.sft.audio_optimiser or job.sft.optimiser)
+    result = train(objective, source, plan, context)
     _load_parameters(audio_network, result.average)
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
 
 
-def num_video_latents(clips: ClipSet, job: TrainingJob) -> int:
-    """Video latent frames that the audio of ``clips`` spans: theirs, or those of the job's clips at four frames per latent."""
-    return (job.clip.num_frames - 1) // 4 + 1 if clips.video is None else clips.video.shape[2]
+def _clip_source(job: TrainingJob, clips: ClipRows, part: str) -> ClipSource:
+    schedule, noise = schedule_of(job, clips), _sft_noise(job, part)
+    return ClipSource(clips, noise, schedule, noise_of_buckets(job, noise, schedule.buckets))
 
 
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
@@ -157,6 +168,9 @@ def shard(job: TrainingJob, module: nn.Module, network: VelocityNetwork, context
     if settings.optimiser.state_bits != 32 or job.dtype in QUANTISED:
         found = f"loop.sharding fsdp2 with optimiser.state_bits {settings.optimiser.state_bits} and dtype {job.dtype}"
         raise ConfigError(found, "float moments and a float base", "--set dpo.loop.sharding=sums")
+    if settings.loop.max_tokens is not None or len(job.clip.shapes) > 1:
+        found = "loop.sharding fsdp2 with loop.max_tokens or several clip.shapes: ranks make unequal numbers of passes"
+        raise ConfigError(found, "one pass per step and rank", "--set dpo.loop.sharding=sums")
     shard_over_ranks(module, network, context)
 
 
@@ -204,11 +218,14 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     if job.dpo.reference == "ema":
         policy = add_moving_reference(policy)
     _prepare(network, job.dpo.loop)
-    pairs = load_pair_set(job.data)
+    pairs = open_pairs(job)
     noise = _dpo_noise(job, len(pairs.ids))
     live = LiveReference(policy, job.dpo.loss.reduction, job.dpo.two_pass or job.dpo.by_side)
     shard(job, policy.model, network, context)
-    return PreferenceTraining(policy, PairSource(pairs, noise), live, reference_key(job, len(pairs.ids)))
+    schedule = schedule_of(job, pairs)
+    require_room(job, schedule, context)
+    source = PairSource(pairs, noise, schedule, noise_of_buckets(job, noise, schedule.buckets))
+    return PreferenceTraining(policy, source, live, reference_key(job, len(pairs.ids)))
 
 
 def reference_key(job: TrainingJob, num_pairs: int) -> str:
@@ -220,6 +237,7 @@ def reference_key(job: TrainingJob, num_pairs: int) -> str:
         job.dpo.loss.reduction,
         job.dpo.two_pass or job.dpo.by_side,
         loop.batch_size,
+        loop.max_tokens,
         loop.num_processes,
         loop.num_threads,
     ]
@@ -269,7 +287,8 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
 
 def _start_network(job: TrainingJob, context: Context) -> VelocityNetwork:
     if job.weights is not None:
-        return job.base_model.load(job.weights, context.device)
+        network = job.base_model.load(job.weights, context.device)
+        return network.float() if isinstance(job.settings, SftSettings) else network
     return job.base_model.create(derive_seed("network", job.seed)).to(context.device)
 
 

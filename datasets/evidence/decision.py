@@ -15,6 +15,7 @@ import pandas as pd
 
 from avpref.config.gate_settings import BootstrapProcedure, EvaluationSettings, SequentialProcedure
 from avpref.datasets.evidence import evaluation, gate, judging, people, sequential
+from avpref.datasets.evidence.bench_deltas import BenchDelta, bench_delta, bench_outcomes
 from avpref.datasets.evidence.evaluation import BootstrapSettings, DimensionComparison, PairedDeltas
 from avpref.datasets.evidence.judging import JudgeMetric, MetricComparison, Role
 from avpref.datasets.evidence.people import VoteEvidence
@@ -51,15 +52,19 @@ class DecisionInputs:
     evaluations: str = ""
     judges: tuple[JudgeMetric, ...] = ()
     votes: VoteEvidence | None = None
+    bench: tuple[BenchDelta, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """Plain values, for JSON; :func:`inputs_of` reads them back. Without judges or votes it has no such key."""
+        """Plain values, for JSON; :func:`inputs_of` reads them back. Without judges, votes or a benchmark it has no such key."""
         plain = asdict(self) | {
             "settings": _plain_settings(self.settings),
             "judges": [asdict(judge) for judge in self.judges],
+            "bench": [delta.document() for delta in self.bench],
         }
         if not self.settings.judges:
             del plain["judges"]
+        if not self.settings.bench.preset:
+            del plain["bench"]
         if self.votes is None:
             del plain["votes"]
         return plain | {"metrics": [_plain(metric) for metric in self.metrics], "prompts": list(self.prompts)}
@@ -131,6 +136,7 @@ def take(inputs: DecisionInputs, scores: Scores) -> Decision:
     rises = {public_name(dimension): comparison for dimension, comparison in comparisons.items()}
     verdict = gate.decide(comparisons, inputs.displacement, rules, inputs.meaningless, shares)
     verdict = verdict.with_rules(judging.outcomes(metrics, rises, rules))
+    verdict = verdict.with_rules(bench_outcomes(inputs.bench, rules))
     verdict = verdict.with_rules(people.outcomes(inputs.votes, rules))
     is_last = len(inputs.prompts) == inputs.num_held_out
     is_hopeless = gate.is_hopeless(comparisons, rules) or judging.has_fallen(metrics, rules)
@@ -179,10 +185,12 @@ def _interval(procedure: BootstrapSettings | Look, name: str, pairs: PairedDelta
 
 
 def _plain_settings(settings: EvaluationSettings) -> dict[str, Any]:
-    """The settings as plain values; without judges, the keys about judges are left out, as decisions before judges have none."""
+    """The settings as plain values; without judges or a benchmark, their keys are left out, as decisions before them have none."""
     plain = settings.model_dump(mode="json")
     if not settings.judges:
         del plain["judges"], plain["judge_metrics"], plain["gate"]["judge_margin_sd"]
+    if not settings.bench.preset:
+        del plain["bench"]
     return plain
 
 
@@ -212,6 +220,7 @@ def inputs_of(document: Mapping[str, Any]) -> DecisionInputs:
                 "prompts": tuple(plain["prompts"]),
                 "meaningless": tuple(plain["meaningless"]),
                 "judges": tuple(JudgeMetric(**judge) for judge in plain.get("judges", ())),
+                "bench": tuple(bench_delta(delta) for delta in plain.get("bench", ())),
                 "votes": VoteEvidence.from_document(plain["votes"]) if "votes" in plain else None,
             }
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from avpref.config.gate_settings import (
+    BenchRule,
     DisplacementRule,
     GateRule,
     GateSettings,
@@ -169,7 +170,7 @@ def check_dimensions(settings: GateSettings, dimensions: Sequence[str]) -> None:
                     found = f"evaluation.gate.rules: {rule.kind} of dimension '{rule.dimension}'"
                     fix = "list a metric of that dimension in scoring.metrics, or change the rule"
                     raise ConfigError(found, f"a dimension that a metric measures: {', '.join(dimensions)}", fix)
-            case DisplacementRule() | ValidityRule() | JudgeRule() | VotesRule():
+            case DisplacementRule() | ValidityRule() | JudgeRule() | VotesRule() | BenchRule():
                 pass
 
 
@@ -213,7 +214,7 @@ def _requirement(rule: GateRule) -> list[Requirement]:
             return [EstimateAtLeast(rule.kind, rule.dimension, rule.effect_sd)]
         case NonInferiorityRule():
             return [LowerBoundAbove(rule.kind, rule.dimension, -rule.margin_sd)]
-        case DisplacementRule() | ValidityRule() | JudgeRule() | VotesRule():
+        case DisplacementRule() | ValidityRule() | JudgeRule() | VotesRule() | BenchRule():
             return []
 
 

@@ -34,6 +34,7 @@ RULE_KINDS = (
     RuleKind("validity", "Rise of the share of clips without a valid score", "at most", unit=""),
     RuleKind("enough_pairs", "Enough comparable pairs", "at least", unit="", digits=0),
     RuleKind("judge", "Judge not worse: upper end of the interval", "at least"),
+    RuleKind("bench", "Benchmark improved: lower end of the interval", "at least", unit=""),
     RuleKind("judge_pairs", "Judge compared enough prompts", "at least", unit="", digits=0),
     RuleKind("votes", "People prefer it: lower end of the win rate's interval", unit=""),
     RuleKind("voted_items", "Enough items with votes", "at least", unit="", digits=0),

@@ -42,6 +42,18 @@ class ListedRecording:
         return min(self.info.duration_s, self.info.audio.duration_s)
 
     @property
+    def height_px(self) -> int:
+        """Height of the picture as it is shown."""
+        assert self.info.video is not None
+        return self.info.video.height_px
+
+    @property
+    def width_px(self) -> int:
+        """Width of the picture as it is shown."""
+        assert self.info.video is not None
+        return self.info.video.width_px
+
+    @property
     def sound_start_s(self) -> float:
         """Seconds until the sound begins."""
         assert self.info.audio is not None

@@ -21,7 +21,7 @@ from avpref.datasets.prompts.held_out import held_out
 from avpref.domain import Prompt, Split, prompt_id
 from avpref.errors import ConfigError, InputError, MediaError
 from avpref.identity import file_sha256
-from avpref.media.geometry import ClipShape, window_starts_s
+from avpref.media.geometry import ClipShape, nearest_shape, window_starts_s
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.reading_rules import DEFAULT_READING, ReadingRules
 
@@ -37,7 +37,7 @@ MAX_SILENT_SHARE = 1 / 3
 class Recording:
     """One usable row: ``line`` of the CSV (1 = header), file as written and resolved.
 
-    ``duration_s`` is where the first of the two tracks ends, ``sound_start_s`` where the sound begins.
+    ``duration_s`` is where the first of the two tracks ends, ``sound_start_s`` where the sound begins; the size is that shown.
     """
 
     line: int
@@ -47,6 +47,8 @@ class Recording:
     taxonomy: str
     sha256: str
     duration_s: float
+    height_px: int
+    width_px: int
     group: str = ""
     sound_start_s: float = 0.0
 
@@ -54,6 +56,10 @@ class Recording:
     def split_key(self) -> str:
         """Identity of the recordings that are held out together: the group, or the recording's bytes."""
         return f"group {self.group}" if self.group else self.sha256
+
+    def shape(self, shapes: Sequence[ClipShape]) -> ClipShape:
+        """The nearest of ``shapes``."""
+        return nearest_shape(shapes, self.height_px, self.width_px, self.duration_s)
 
     @property
     def recording_id(self) -> str:
@@ -135,11 +141,11 @@ def read_rows(path: Path | str) -> Iterator[ClipRow | RefusedRow]:
 
 
 def prompts(
-    settings: ClipPrompts, shape: ClipShape, seed: int, rules: ReadingRules = DEFAULT_READING
+    settings: ClipPrompts, shapes: Sequence[ClipShape], seed: int, rules: ReadingRules = DEFAULT_READING
 ) -> tuple[list[Prompt], list[RefusedRow]]:
     """Training prompts, then evaluation prompts, of the CSV that ``settings.clips`` names; and the refused rows.
 
-    Each recording is cut into windows of ``shape.duration_s``; one prompt per window, which is its ground truth. Windows in
+    Each recording is cut into windows of the length of its shape (the nearest); one prompt per window, its ground truth. Windows in
     which the sound begins after more than :data:`MAX_SILENT_SHARE` are not used and make a refused row. ``rules`` choose the sound.
     Whole recordings are held out: a hash of ``seed`` and the recordings' bytes (not names or positions in the CSV) holds out about
     ``held_out_share`` of them, at least one and never all; recordings of one ``group`` are held out together, by the hash of its
@@ -159,13 +165,13 @@ def prompts(
             fix="set `clips: path/to/clips.csv` in section prompts, or AVPREF_PROMPTS__CLIPS",
         )
     listed = read_clip_list(settings.clips, rules)
-    usable = [row for row in listed.rows if _starts_s(row, shape)]
-    unused = [refusal for row in listed.rows if (refusal := _without_windows(row, shape)) is not None]
+    usable = [row for row in listed.rows if _starts_s(row, row.shape(shapes))]
+    unused = [refusal for row in listed.rows if (refusal := _without_windows(row, row.shape(shapes))) is not None]
     refused = sorted([*listed.refused, *unused], key=lambda row: row.line)
     _require_two(listed.csv, usable, refused)
     held_out_rows, training_rows = _split(usable, settings.held_out_share, seed)
-    evaluation = _windows(held_out_rows, shape)
-    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(training_rows, shape)]
+    evaluation = _windows(held_out_rows, shapes)
+    training = [_prompt(window, window.index, Split.TRAIN) for window in _windows(training_rows, shapes)]
     return training + list(_evaluation(evaluation, settings.num_evaluation_clips)), refused
 
 
@@ -230,6 +236,8 @@ def _recording(table: Path, row: CsvRow, rules: ReadingRules) -> Recording | Ref
         taxonomy=taxonomy,
         sha256=listed.sha256,
         duration_s=listed.duration_s,
+        height_px=listed.height_px,
+        width_px=listed.width_px,
         group=group.strip(),
         sound_start_s=listed.sound_start_s,
     )
@@ -291,12 +299,12 @@ def _without_windows(recording: Recording, shape: ClipShape) -> RefusedRow | Non
     return RefusedRow(recording.line, printable(recording.file), reason)
 
 
-def _windows(recordings: Sequence[Recording], shape: ClipShape) -> list[_Window]:
+def _windows(recordings: Sequence[Recording], shapes: Sequence[ClipShape]) -> list[_Window]:
     """First windows of all recordings, then all second ones, and so on: a prefix covers as many recordings as possible."""
     windows = [
         _Window(recording, index, start_s)
         for recording in recordings
-        for index, start_s in enumerate(_starts_s(recording, shape))
+        for index, start_s in enumerate(_starts_s(recording, recording.shape(shapes)))
     ]
     return sorted(windows, key=lambda window: window.index)
 

@@ -108,21 +108,27 @@ def ground_truth_source(prompt: Prompt, settings: Settings) -> str:
 
 
 def plan_candidates(
-    folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles
+    folder: RunFolder, stage: str, prompts: list[Prompt], network: NetworkFiles, settings: Settings | None = None
 ) -> StagePlan[CandidateRequest]:
-    """The plan of the candidate requests for ``prompts`` and ``network``."""
-    return plan_requests(folder, stage, list(candidate_requests(prompts, folder.settings, network.hash)), network.hash)
+    """The plan of the candidate requests for ``prompts`` and ``network``, under ``settings`` (the run's without)."""
+    settings = settings or folder.settings
+    requests = list(candidate_requests(prompts, settings, network.hash))
+    return plan_requests(folder, stage, requests, network.hash, settings)
 
 
 def plan_requests(
-    folder: RunFolder, stage: str, requests: Sequence[CandidateRequest], network_hash: str
+    folder: RunFolder,
+    stage: str,
+    requests: Sequence[CandidateRequest],
+    network_hash: str,
+    settings: Settings | None = None,
 ) -> StagePlan[CandidateRequest]:
-    """The plan of ``requests`` to one network."""
-    fingerprint = stage_fingerprint(folder, stage, network_hash)
+    """The plan of ``requests`` to one network, under ``settings`` (the run's without)."""
+    fingerprint = stage_fingerprint(folder, stage, settings or folder.settings, network_hash)
     groups = grouped(requests, [request.prompt.prompt_id for request in requests])
     return plan_stage(stage, "candidates", fingerprint, groups, folder.settings.run)
 
 
-def stage_fingerprint(folder: RunFolder, stage: str, network_hash: str) -> str:
+def stage_fingerprint(folder: RunFolder, stage: str, settings: Settings, network_hash: str) -> str:
     """Hash of everything that the clips of one network depend on, except prompt, index and seed."""
-    return folder.fingerprint(stage, network_hash, sampler_hash(folder.settings))
+    return folder.fingerprint(stage, network_hash, sampler_hash(settings))

@@ -25,8 +25,7 @@ from avpref.flows.stages import evaluate
 from avpref.flows.stages.adapter_lineage import lineage
 from avpref.flows.stages.alignment.collected_previews import collect_previews
 from avpref.flows.stages.audit_tables import read_audit
-from avpref.flows.stages.candidate_plan import plan_candidates
-from avpref.flows.stages.generate import candidates_of
+from avpref.flows.stages.generate import candidates_of, planned_units
 from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.judges import all_scorers, judges_of
 from avpref.flows.workers.scorers import metrics_of
@@ -102,8 +101,7 @@ def _policy_candidates(run: Run) -> list[Candidate]:
     """The policy's held-out clips; no sealed table lists them, because they must not enter pairs."""
     compared = set(run.tables.read(tables.EVALUATIONS)["prompt_id"].to_pylist())
     parts = [part for part in evaluate.held_out_parts(run) if compared & {prompt.prompt_id for prompt in part}]
-    plans = [plan_candidates(run, evaluate.STAGE, part, run.policy) for part in parts]
-    return candidates_of(run, [unit for plan in plans for unit in plan.units])
+    return candidates_of(run, [unit for part in parts for unit in planned_units(run, evaluate.STAGE, part, run.policy)])
 
 
 def _held_out(rows: pd.DataFrame) -> HeldOut:

@@ -24,6 +24,7 @@ from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
+from avpref.flows.stages.bench_sides import bench_sides
 from avpref.flows.stages.generate import candidates_of, make_candidates
 from avpref.flows.stages.judge import Judgement, judge_clips
 from avpref.flows.stages.score import score_candidates
@@ -87,7 +88,9 @@ def evaluate(run: Run) -> StageCounts:
             EvaluationSide.POLICY: sides[EvaluationSide.POLICY].joined(policy.judged_by(judgement)),
         }
         prompts, quarantined = prompts + part, quarantined + part_quarantined + judgement.quarantined
+        deltas = bench_sides(run, prompts, {side: clips.candidates for side, clips in sides.items()})
         inputs = _inputs(run, prompts, sum(map(len, parts)), sides[EvaluationSide.POLICY])
+        inputs = replace(inputs, bench=deltas)
         decision = take(inputs, {side: _wide(clips, inputs) for side, clips in sides.items()})
         say(f"{len(prompts)} of {inputs.num_held_out} held-out prompts compared: {decision.verdict.verdict}")
         if decision.is_final:
@@ -164,12 +167,12 @@ def _reference(run: Run, prompts: list[Prompt]) -> SideClips:
 
 def _policy(run: Run, prompts: list[Prompt]) -> tuple[SideClips, list[QuarantineRow], list[ItemCounts]]:
     """The policy's side, made and scored now; the rows it quarantined; the counts of its passes."""
-    units, candidate_counts = make_candidates(run, STAGE, prompts, run.policy)
-    candidates = candidates_of(run, units)
+    made = make_candidates(run, STAGE, prompts, run.policy)
+    candidates = candidates_of(run, made.units)
     scored = score_candidates(run, "evaluate_score", candidates, prompts)
     rows, not_scored = run.units(tables.SCORES).read(scored.units)
-    quarantined = run.units(tables.CANDIDATES).read(units)[1] + distinct(not_scored)
-    return SideClips(candidates, rows.to_pandas()), quarantined, [candidate_counts, *scored.counts]
+    quarantined = run.units(tables.CANDIDATES).read(made.units)[1] + distinct(not_scored)
+    return SideClips(candidates, rows.to_pandas()), quarantined, [*made.counts, *scored.counts]
 
 
 def _wide(side: SideClips, inputs: DecisionInputs) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from avpref.datasets.rows import QuarantineRow
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.shapes import prompt_shapes
 from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.identity import digest, file_sha256
 from avpref.storage.documents import REFUSED_FILE
@@ -26,7 +27,7 @@ HASH_SHOWN = 12
 def prompts(run: Run) -> StageCounts:
     """Seal the prompt table of the run; the rows are prompts. Raises InputError or ConfigError for an unusable list of prompts."""
     fingerprint = _fingerprint(run)
-    if run.tables.is_sealed(tables.PROMPTS, fingerprint):
+    if run.tables.is_sealed(tables.PROMPTS, fingerprint) and _has_shapes(run, fingerprint):
         num_prompts = run.tables.num_rows(tables.PROMPTS)
         counts = ItemCounts(STAGE, STAGE, present=num_prompts, because=_because(run, "unchanged"))
         return StageCounts(num_prompts, (log_counts(run.events, counts),))
@@ -40,10 +41,18 @@ def prompts(run: Run) -> StageCounts:
     if prompt_list.pairs:
         run.tables.seal(tables.IMPORTED, fingerprint, tables.to_arrow(tables.IMPORTED, prompt_list.pairs, fingerprint))
     run.tables.seal(tables.PROMPTS, fingerprint, tables.to_arrow(tables.PROMPTS, prompt_list.prompts, fingerprint))
+    if run.settings.clip.shapes:
+        shapes = tables.to_arrow(tables.PROMPT_SHAPES, prompt_shapes(run.settings, prompt_list.prompts), fingerprint)
+        run.tables.seal(tables.PROMPT_SHAPES, fingerprint, shapes)
     num_new = sum(prompt.prompt_id not in known for prompt in prompt_list.prompts)
     present = len(prompt_list.prompts) - num_new
     counts = ItemCounts(STAGE, STAGE, made=num_new, present=present, because=_because(run, "read"))
     return StageCounts(len(prompt_list.prompts), (log_counts(run.events, counts),))
+
+
+def _has_shapes(run: Run, fingerprint: str) -> bool:
+    """Whether the shapes of the prompts are sealed, where the run has several shapes."""
+    return not run.settings.clip.shapes or run.tables.is_sealed(tables.PROMPT_SHAPES, fingerprint)
 
 
 def refused(run: RunFolder) -> list[QuarantineRow]:

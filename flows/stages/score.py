@@ -31,6 +31,8 @@ from avpref.execution.reuse_clips import SameClips
 from avpref.execution.run_units import StageContext, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.shapes import shape_of_candidate
+from avpref.flows.stages.shaped_passes import members_by_shape, pass_suffix
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.flows.workers.score_worker import ClipView, ScoreItem, ScoreSpec
@@ -97,12 +99,13 @@ class ScoredUnits:
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """The items to score, the scorers, the size of units, and the part of each clip that scorers see."""
+    """The items to score, the scorers, the size of units, the part of each clip that scorers see, and an end for names of passes."""
 
     items: Sequence[ScoreItem]
     scoring: ScoringSettings
     run: RunSettings
     view: ClipView
+    suffix: str = ""
 
 
 def score_candidates(
@@ -113,10 +116,15 @@ def score_candidates(
     Raises as :func:`score_items`.
     """
     text = {prompt.prompt_id: prompt.text for prompt in prompts}
-    items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in candidates]
-    scoring, shape = scoring or run.settings.scoring, clip_shape(run.settings)
-    view = ClipView(shape, scoring.window_s or shape.duration_s)
-    return score_items(run, stage, ScoringRequest(items, scoring, run.settings.run, view))
+    scoring = scoring or run.settings.scoring
+    finished: list[ScoredUnits] = []
+    for settings, members in members_by_shape(run, candidates, shape_of_candidate):
+        items = [ScoreItem(candidate, text[candidate.prompt_id]) for candidate in members]
+        shape, suffix = clip_shape(settings), pass_suffix(run.settings, settings)
+        view = ClipView(shape, scoring.window_s or shape.duration_s)
+        finished.append(score_items(run, stage, ScoringRequest(items, scoring, run.settings.run, view, suffix)))
+    counts = (count for scored in finished for count in scored.counts)
+    return ScoredUnits([unit for scored in finished for unit in scored.units], tuple(counts))
 
 
 def score_items(folder: ScoringFolder, stage: str, request: ScoringRequest) -> ScoredUnits:
@@ -171,7 +179,7 @@ class _ScorerPass:
             unfinished = tuple(compress(group.sources, is_unfinished))
             return ScoreSpec(folder.media, folder.files, unfinished_files, unfinished, view, canary, device, gpu_share)
 
-        plan = replace(self.plan, name=self.stage + group.suffix, executor=group.executor)
+        plan = replace(self.plan, name=self.stage + self.request.suffix + group.suffix, executor=group.executor)
         return run_stage(folder, plan, files, spec, self._reuse(files), reporting.observer()).counts
 
     def _is_unfinished(self, files: ScoreFiles) -> list[bool]:

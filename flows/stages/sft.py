@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from avpref.config.training_settings import SftSettings, SftWeights
-from avpref.datasets.latents import LATENTS
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
-from avpref.execution.plan import plan_stage
-from avpref.execution.reuse import Reuse
-from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.run import NETWORKS, Run
-from avpref.flows.stages.encode_texts import encode_texts
+from avpref.flows.run import NETWORKS, Run, start_hash
+from avpref.flows.stages.sft_data import write_clips, write_sound
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import TrainingTexts, clip_set, launch_training, read_latents
-from avpref.flows.workers.encode_worker import SftEncodeSpec
-from avpref.flows.workers.generator import base_of, codec_identity
-from avpref.flows.workers.prompt_sources import SftItem
+from avpref.flows.stages.training_data import launch_training
+from avpref.flows.workers.generator import base_of
+from avpref.identity import derive_seed, digest
 from avpref.models.bases.base_model import GivenWeights
 from avpref.storage.documents import quarantine_file
 from avpref.storage.local_files import storage_errors
-from avpref.trainer.batches import save_clip_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import NETWORK_FILE, SUMMARY_FILE
 
-SFT_CLIPS = "sft_clips"
-DATA_FILE = "clips.safetensors"
+DATA_FILE = "clips.json"
+SOUND_FILE = "sound.json"
 GIVEN_WEIGHTS = "given weights"
 
 
@@ -68,34 +63,42 @@ def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], Ite
     elif source := reuse_trained_model(run, output, [SUMMARY_FILE], NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, reused={source: 1})
     else:
-        clip_counts = _write_data(run, output / DATA_FILE)
-        launch_training(run, "sft", _job(run, settings, output))
+        job, clip_counts = _prepared(run, settings, output)
+        launch_training(run, "sft", job)
         counts = ItemCounts("sft", NETWORKS, made=1)
     run.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
     return clip_counts, counts
 
 
-def _encode_clips(run: Run) -> FinishedUnits[SftItem]:
-    settings = run.settings
-    depends_on = settings.prompts.kind, settings.clip.model_dump(mode="json"), codec_identity(settings)
-    fingerprint = run.fingerprint(SFT_CLIPS, *depends_on, settings.run.seed)
-    plan = plan_stage(SFT_CLIPS, "clips", fingerprint, [[item] for item in run.sft_items], settings.run)
-    files = run.units(LATENTS)
-    reuse: Reuse[SftItem] = Reuse(files, run.files, run.siblings, "sample_id")
-    return run_stage(run, plan, files, lambda: SftEncodeSpec(settings, files), reuse, reporting.observer())
+def _prepared(run: Run, settings: SftSettings, output: Path) -> tuple[TrainingJob, tuple[ItemCounts, ...]]:
+    """The job of SFT with its training sets and the network that it starts from, and the counts of what was encoded."""
+    fingerprint, left_out, counts = write_clips(run, settings, output / DATA_FILE)
+    job = replace(_job(run, settings, output), latents=fingerprint)
+    if settings.audio_steps and settings.audio_clips:
+        sound, refused, sound_counts = write_sound(run, settings, output / SOUND_FILE)
+        left_out, counts = [*left_out, *refused], (*counts, *sound_counts)
+        job = replace(job, audio_data=output / SOUND_FILE, audio_latents=sound)
+    run.documents.write_quarantine(quarantine_file("sft"), left_out)
+    return job, counts
 
 
-def _write_data(run: Run, path: Path) -> tuple[ItemCounts, ...]:
-    """Encode the SFT clips and their texts and write the trainer's data file; returns the counts of both."""
-    units, counts = _encode_clips(run)
-    rows, quarantined = run.units(LATENTS).read(units)
-    run.documents.write_quarantine(quarantine_file("sft"), quarantined)
-    if path.exists():
-        return (counts,)
-    clips = read_latents(rows, run.settings)
-    texts = encode_texts(run, clips.texts)
-    save_clip_set(path, clip_set(clips, TrainingTexts(run.settings, run.runs)))
-    return counts, *texts
+def _start(run: Run, settings: SftSettings) -> Path | None:
+    """The file of the network that SFT starts from, converted once for all runs of the folder; None for random values.
+
+    The audio branch of a video network is started from it, as in the paper's stage 1.
+    """
+    if not settings.network:
+        return None
+    base, seed = base_of(run.settings), derive_seed("audio branch", run.settings.run.seed)
+    path = (
+        run.runs / NETWORKS / digest("sft start", start_hash(settings, base), seed, dict(base.identity)) / NETWORK_FILE
+    )
+    if not path.exists():
+        network = base.start(GivenWeights(settings.network, None, torch.float32), seed)
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            base.save(path, network, {"source": Path(settings.network).name})
+    return path
 
 
 def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
@@ -108,5 +111,8 @@ def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
         data=output / DATA_FILE,
         output=output,
         seed=settings.run.seed,
+        weights=_start(run, sft_settings),
+        adapter=sft_settings.adapter,
         device=loop.device,
+        dtype=sft_settings.base_dtype if sft_settings.adapter is not None else "float32",
     )

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
+from avpref.config.schema import Settings
 from avpref.config.training_settings import DpoSettings
 from avpref.datasets import tables
-from avpref.datasets.latents import LATENTS
+from avpref.datasets.latents import LATENTS, STORE_VERSION, TrainingSample, text_id
 from avpref.domain import ALL_DIMENSIONS, MODALITIES, Candidate, modalities_of
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.execution.plan import plan_stage
 from avpref.execution.reuse import Reuse
-from avpref.execution.reuse_clips import SameClips
-from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.shapes import shape_of_candidate
 from avpref.flows.stages.alignment.preview_texts import with_previews
 from avpref.flows.stages.alignment.reference_scores import cached_scores
+from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
+from avpref.flows.stages.token_budget import within_budget
 from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import EncodedClips, TrainingTexts, launch_training, read_latents
+from avpref.flows.stages.training_data import TrainingSource, launch_training, write_training_set
 from avpref.flows.stages.training_record import record_trained
 from avpref.flows.workers.encode_worker import CandidateEncodeSpec, EncodeItem
 from avpref.flows.workers.generator import codec_identity
+from avpref.storage.documents import quarantine_file
+from avpref.storage.latents.latent_units import ShardImporter
 from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
-from avpref.trainer.batches import PairSet, save_pair_set
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.losses import Moves
 from avpref.trainer.metrics import METRICS_FILE
 from avpref.trainer.run_job import ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
+TRAIN = "train"
 NUM_DELAYS = 6
 ADAPTERS = "adapters"
 DELAYED = "-delayed"
@@ -60,11 +66,8 @@ def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCoun
         return clip_counts, ItemCounts("train", ADAPTERS, present=1)
     if source := reuse_trained_model(run, job.output, [ADAPTER_FOLDER], SUMMARY_FILE):
         return clip_counts, ItemCounts("train", ADAPTERS, reused={source: 1})
-    if not job.data.exists():
-        pairs = run.tables.read(tables.PAIRS)
-        clips, counts = _encode(run, pairs)
-        save_pair_set(job.data, _pair_set(run, pairs, clips))
-        clip_counts = (counts,)
+    fingerprint, clip_counts = _write_data(run, job)
+    job = replace(job, latents=fingerprint)
     if run.settings.dpo.loop.previews.every:
         job = with_previews(run, job)
     if run.settings.dpo.reference == "cached":
@@ -89,11 +92,43 @@ def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     return tuple(delays if settings.desync_order == "flat" else sorted(delays, key=lambda delay: -abs(delay)))
 
 
-def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
-    """Latents of every clip of a pair, and of delayed versions of the chosen ones."""
+def _write_data(run: Run, job: TrainingJob) -> tuple[str, tuple[ItemCounts, ...]]:
+    """Encode the clips and texts of the pairs and seal the training set; returns its fingerprint and the counts of clips and texts.
+
+    A pair whose clips fit no forward pass makes a quarantine row with the reason. Raises InputError where no pair is left.
+    """
+    pairs = run.tables.read(tables.PAIRS)
+    samples, dropped = within_budget(run, _samples(run, pairs), run.settings.dpo.loop, TRAIN)
+    run.documents.write_quarantine(quarantine_file(TRAIN), dropped)
+    encoded = _encode(run, samples)
+    clips = run.units(LATENTS).read(encoded.units)[0]
+    source = TrainingSource("pairs", samples, _without_marks(clips), len(delays_s(run.settings.dpo)))
+    fingerprint, text_counts = write_training_set(run, job.data, source)
+    return fingerprint, (*encoded.counts, *text_counts)
+
+
+def _samples(run: Run, pairs: pa.Table) -> list[TrainingSample]:
+    """The pairs as training samples, in the order of the table."""
+    text = {prompt.prompt_id: text_id(prompt.text) for prompt in run.prompts}
+    candidates = {candidate.candidate_id: candidate for candidate in read_candidates(run.tables)}
+    moves = moved_modalities(pairs["dimension"].to_pylist(), run.settings.scoring.modalities)
+    weights = pair_weights(pairs, run.settings.dpo.loss.margin_power)
+    columns = (pairs[name].to_pylist() for name in ("pair_id", "chosen", "rejected"))
+    samples = []
+    for row, (pair_id, chosen, rejected) in enumerate(zip(*columns, strict=True)):
+        clip = candidates[chosen]
+        moved = (True, True) if moves is None else (bool(moves.video[row]), bool(moves.audio[row]))
+        size = clip.num_frames, clip.height_px, clip.width_px
+        weight = 1.0 if weights is None else float(weights[row])
+        samples.append(TrainingSample(pair_id, chosen, rejected, text[clip.prompt_id], *size, *moved, weight))
+    return samples
+
+
+def _encode(run: Run, samples: Sequence[TrainingSample]) -> FinishedPasses[EncodeItem]:
+    """Store the latents of every clip of a pair, and of delayed versions of the chosen ones."""
     text = {prompt.prompt_id: prompt.text for prompt in run.prompts}
-    chosen = set(pairs["chosen"].to_pylist())
-    used = chosen | set(pairs["rejected"].to_pylist())
+    chosen = {sample.chosen for sample in samples}
+    used = chosen | {sample.rejected for sample in samples}
     delays = delays_s(run.settings.dpo)
 
     def encode_item(candidate: Candidate) -> EncodeItem:
@@ -101,40 +136,28 @@ def _encode(run: Run, pairs: pa.Table) -> tuple[EncodedClips, ItemCounts]:
         identity = candidate.candidate_id + (DELAYED if item_delays else "")
         return EncodeItem(identity, candidate.path, text[candidate.prompt_id], item_delays)
 
-    items = [encode_item(candidate) for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
-    fingerprint = run.fingerprint(ENCODE, delays, codec_identity(run.settings))
-    plan = plan_stage(ENCODE, "clips", fingerprint, [[item] for item in items], run.settings.run)
+    candidates = [candidate for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
     files = run.units(LATENTS)
-    spec = CandidateEncodeSpec(run.media, run.settings, files)
-    importer = SameClips(run.files, "sample_id", {item.item_id: item.path for item in items})
-    reuse: Reuse[EncodeItem] = Reuse(files, run.files, run.siblings, "sample_id", importer=importer)
-    units, counts = run_stage(run, plan, files, lambda: spec, reuse, reporting.observer())
-    return read_latents(files.read(units)[0], run.settings), counts
+
+    def pass_of(settings: Settings, members: Sequence[Candidate]) -> StagePass[EncodeItem]:
+        items = [encode_item(candidate) for candidate in members]
+        fingerprint = run.fingerprint(ENCODE, STORE_VERSION, delays, codec_identity(settings))
+        importer = ShardImporter(run.files, {item.item_id: item.path for item in items})
+        return StagePass(
+            plan_stage(ENCODE, "clips", fingerprint, [[item] for item in items], settings.run),
+            files,
+            CandidateEncodeSpec(run.media, run.files, settings, files),
+            Reuse(files, run.files, run.siblings, "sample_id", importer=importer),
+        )
+
+    return run_by_shape(run, candidates, shape_of_candidate, pass_of)
 
 
-def _pair_set(run: Run, pairs: pa.Table, clips: EncodedClips) -> PairSet:
-    texts = TrainingTexts(run.settings, run.runs)
-    row_of = {clip_id.removesuffix(DELAYED): row for row, clip_id in enumerate(clips.ids)}
-    chosen = [row_of[candidate] for candidate in pairs["chosen"].to_pylist()]
-    rejected = [row_of[candidate] for candidate in pairs["rejected"].to_pylist()]
-    encoded, index = texts.encode([clips.texts[row] for row in chosen])
-    moves = moved_modalities(pairs["dimension"].to_pylist(), run.settings.scoring.modalities)
-    delayed_audio = [audio for row in chosen if (audio := clips.delayed[row]) is not None]
-    return PairSet(
-        ids=tuple(pairs["pair_id"].to_pylist()),
-        chosen_video=torch.from_numpy(clips.video[chosen]),
-        rejected_video=torch.from_numpy(clips.video[rejected]),
-        chosen_audio=torch.from_numpy(clips.audio[chosen]),
-        rejected_audio=torch.from_numpy(clips.audio[rejected]),
-        text=encoded.states,
-        text_mask=encoded.mask,
-        text_index=index,
-        negative_text=texts.negative.states,
-        negative_mask=texts.negative.mask,
-        desync_audio=torch.from_numpy(np.stack(delayed_audio)) if delayed_audio else None,
-        moves_video=None if moves is None else moves.video,
-        moves_audio=None if moves is None else moves.audio,
-        weights=pair_weights(pairs, run.settings.dpo.loss.margin_power),
+def _without_marks(clips: pa.Table) -> pa.Table:
+    """Rows of the index with the ids of candidates: the mark of clips with delayed versions belongs to the item alone."""
+    column = clips.schema.get_field_index("sample_id")
+    return clips.set_column(
+        column, clips.schema.field(column), pc.replace_substring_regex(clips["sample_id"], f"{DELAYED}$", "")
     )
 
 

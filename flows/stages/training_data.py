@@ -1,92 +1,110 @@
-"""Helpers of SFT and AV-DPO training: latents and texts as training data, and a progress bar."""
+"""Helpers of SFT and AV-DPO training: the training set of a job from encoded clips and texts, and a progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
+import pyarrow.compute as pc
 
+from avpref.config.codec_settings import WordTextSettings
 from avpref.config.executor_settings import InProcessExecutor
-from avpref.config.schema import Settings
-from avpref.datasets.latents import unpacked
+from avpref.datasets import tables
+from avpref.datasets.latents import LATENTS, TRAINING_SAMPLES, TrainingSample, text_id
+from avpref.errors import InputError
+from avpref.execution.item_counts import ItemCounts
+from avpref.execution.plan import plan_stage
+from avpref.execution.reuse import Reuse
+from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.placement import join_for_training
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.workers.generator import device_of, negative_text, open_codec, open_text_encoder
-from avpref.models.text import TextBatch
+from avpref.flows.workers.generator import negative_text, open_text_encoder, text_identity
+from avpref.flows.workers.text_state_worker import TextStateItem, TextStateSpec
+from avpref.identity import digest
 from avpref.observability.meters import StageMeter, Workers
 from avpref.observability.progress import Progress
 from avpref.observability.run_status import publishing_pass, subscribers
-from avpref.trainer.batches import ClipSet
+from avpref.storage.latents.latent_units import ShardImporter
+from avpref.storage.latents.training_set import Kind, SetHeader, seal_training_set
+from avpref.storage.object_files import ObjectFiles
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch
 from avpref.trainer.parallel import ProgressCallback
 
-
-@dataclass(frozen=True, eq=False)
-class EncodedClips:
-    """Latents of clips by sample id: video [N, C, T, h, w], audio [N, C, L, M], delayed audio [N, K, C, L, M] or None."""
-
-    ids: list[str]
-    texts: list[str]
-    video: np.ndarray
-    audio: np.ndarray
-    delayed: list[np.ndarray | None]
+TEXT_STATES = "text_states"
 
 
-class TrainingTexts:
-    """Encodes the texts of a run for training: each distinct text once, and the negative prompt (``negative``, one row).
+@dataclass(frozen=True)
+class TrainingSource:
+    """The content of a training set: samples, rows of the index of their clips, delayed versions of every chosen clip."""
 
-    States that workers have stored are read; on a Ray executor, whose GPUs are held by actors, others are computed on the CPU.
+    kind: Kind
+    samples: Sequence[TrainingSample]
+    clips: pa.Table
+    num_delays: int = 0
+
+
+def write_training_set(run: Run, path: Path, source: TrainingSource) -> tuple[str, tuple[ItemCounts, ...]]:
+    """Store the states of the samples' texts and seal the training set at ``path``; returns its fingerprint and the texts' counts.
+
+    Raises InputError where there are no samples, StorageError.
     """
-
-    def __init__(self, settings: Settings, runs: Path) -> None:
-        is_here = isinstance(settings.executor, InProcessExecutor)
-        self._encoder = open_text_encoder(settings, runs, device_of(settings) if is_here else "cpu")
-        self.negative: TextBatch = negative_text(self._encoder, settings)
-
-    def encode(self, texts: Sequence[str]) -> tuple[TextBatch, Tensor]:
-        """States of the D distinct texts, and for each of ``texts`` its row in them: int64 [N]."""
-        distinct = sorted(set(texts))
-        row = {text: index for index, text in enumerate(distinct)}
-        return self._encoder.encode(distinct), torch.tensor([row[text] for text in texts])
-
-
-def read_latents(rows: pa.Table, settings: Settings) -> EncodedClips:
-    """Rows of the table of latents as arrays, in the shapes of the configuration's codec."""
-    shapes = open_codec(settings).encoded_shapes()
-    assert shapes.video is not None and shapes.audio is not None
-    audio_shape = shapes.audio
-    columns = rows.to_pydict()
-    delayed = [unpacked([blob], (-1, *audio_shape))[0] if blob else None for blob in columns["delayed_audio"]]
-    return EncodedClips(
-        columns["sample_id"],
-        columns["text"],
-        unpacked(columns["video"], shapes.video),
-        unpacked(columns["audio"], audio_shape),
-        delayed,
-    )
+    if not source.samples:
+        found = f"no {source.kind} to train on"
+        fix = f"avpref pairs show {run.run_id} --runs {run.runs}, then change section pairs or make more candidates"
+        raise InputError(found, "at least one", fix)
+    texts = _encode_texts(run, {sample.text_id for sample in source.samples}, source.clips)
+    negative = text_id(run.settings.sampling.negative_prompt)
+    states = run.units(LATENTS).read(texts.units)[0]
+    used = {name for sample in source.samples for name in (sample.chosen, sample.rejected, sample.text_id)} | {negative}
+    index = _rows_of(pa.concat_tables([source.clips, states]), used)
+    fingerprint = digest("latents", sorted(set(index["fingerprint"].to_pylist())))
+    _bring_shards(run, index)
+    header = SetHeader(source.kind, fingerprint, *_text_size(run), negative, source.num_delays)
+    seal_training_set(path, header, tables.to_arrow(TRAINING_SAMPLES, source.samples), index, run.root)
+    return fingerprint, (texts.counts,)
 
 
-def clip_set(clips: EncodedClips, texts: TrainingTexts) -> ClipSet:
-    """The training data of flow matching, one row per clip."""
-    encoded, index = texts.encode(clips.texts)
-    return ClipSet(
-        ids=tuple(clips.ids),
-        video=torch.from_numpy(clips.video),
-        audio=torch.from_numpy(clips.audio),
-        text=encoded.states,
-        text_mask=encoded.mask,
-        text_index=index,
-        negative_text=texts.negative.states,
-        negative_mask=texts.negative.mask,
-    )
+def _text_size(run: Run) -> tuple[int, int]:
+    """Number and width of the hidden states of a text."""
+    settings = run.settings
+    if settings.network is not None:
+        return settings.network.text_len, settings.network.text_dim
+    _, length, width = negative_text(open_text_encoder(settings, run.runs), settings).states.shape
+    return length, width
+
+
+def _encode_texts(run: Run, ids: set[str], clips: pa.Table) -> FinishedUnits[TextStateItem]:
+    """Store the states of the texts of ``ids`` and of the negative prompt, each once. An encoder without weights runs in this process."""
+    settings = run.settings
+    distinct = dict.fromkeys([settings.sampling.negative_prompt, *sorted(set(clips["text"].to_pylist()))])
+    negative = text_id(settings.sampling.negative_prompt)
+    items = [TextStateItem(text_id(text), text) for text in distinct if text_id(text) in {*ids, negative}]
+    fingerprint = run.fingerprint(TEXT_STATES, text_identity(settings))
+    executor = InProcessExecutor() if isinstance(settings.text, WordTextSettings) else None
+    plan = plan_stage(TEXT_STATES, "texts", fingerprint, [[item] for item in items], settings.run)
+    files = run.units(LATENTS)
+    spec = TextStateSpec(run.runs, run.files, settings, files)
+    reuse: Reuse[TextStateItem] = Reuse(files, run.files, run.siblings, "sample_id", importer=ShardImporter(run.files))
+    return run_stage(run, replace(plan, executor=executor), files, lambda: spec, reuse, reporting.observer())
+
+
+def _rows_of(index: pa.Table, used: set[str]) -> pa.Table:
+    return index.filter(pc.is_in(index["sample_id"], pa.array(sorted(used), pa.string())))
+
+
+def _bring_shards(run: Run, index: pa.Table) -> None:
+    """Copy the shards of ``index`` from the run's bucket, if it uses one, to its folder, where the trainer maps them."""
+    if not isinstance(run.files, ObjectFiles):
+        return
+    shards = dict(zip(index["latents_path"].to_pylist(), index["sha256"].to_pylist(), strict=True))
+    for name, sha256 in shards.items():
+        if not (run.root / name).exists():
+            run.files.download(name, run.root / name, sha256)
 
 
 def launch_training(run: Run, stage: str, job: TrainingJob) -> None:

@@ -1,20 +1,28 @@
-"""Workers that encode clips to latents for training.
+"""Workers that encode clips to latents for training, into shards of the latent store (:mod:`avpref.storage.latents`).
 
-Every clip is read from the bytes of an mp4 file, by timestamp: clips of the SFT set are written to such a file first.
+Every clip is read from the bytes of an mp4 file, by timestamp: clips of the SFT set are written to such a file first. Clips of a run
+have the length of the run's shape, so both sides of a pair are encoded whole, from the same first frame that was scored.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from avpref.config.schema import Settings
-from avpref.datasets.latents import LatentRow, packed
+from avpref.datasets.latents import (
+    AUDIO,
+    DELAYED,
+    DELAYED_LOG_VARIANCE,
+    LOG_VARIANCE,
+    VIDEO,
+    EncodedSample,
+    LatentArray,
+    half_precision,
+)
 from avpref.datasets.rows import QuarantineRow
 from avpref.errors import InputError, MediaError
 from avpref.execution.contract import Receipt
@@ -25,16 +33,18 @@ from avpref.media.delay import delay_audio
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.writing import encode_clip
-from avpref.models.codecs.codec import Codec
+from avpref.models.codecs.codec import Codec, LatentMoments, moments_of
 from avpref.storage.files import Files
+from avpref.storage.latents.latent_units import commit_samples
 from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 
 @dataclass(frozen=True)
 class SftEncodeSpec:
-    """Builds workers that encode clips of the SFT set."""
+    """Builds workers that encode clips of the SFT set; shards are committed to ``store``."""
 
+    store: Files
     settings: Settings
     files: UnitFiles
 
@@ -43,7 +53,11 @@ class SftEncodeSpec:
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
         return SftEncodeWorker(
-            self.files, open_prompt_source(self.settings), open_codec(self.settings, device_of(self.settings)), shape
+            self.store,
+            self.files,
+            open_prompt_source(self.settings),
+            open_codec(self.settings, device_of(self.settings)),
+            shape,
         )
 
 
@@ -51,6 +65,7 @@ class SftEncodeSpec:
 class SftEncodeWorker:
     """Writes clips of the SFT set to mp4 bytes, reads them back and encodes them."""
 
+    store: Files
     files: UnitFiles
     prompt_source: PromptSource
     codec: Codec
@@ -58,20 +73,19 @@ class SftEncodeWorker:
 
     def run(self, unit: Unit) -> Receipt:
         """Commit the latents of ``unit``'s items (SftItem); items that cannot be read are quarantined."""
-        started, rows, quarantined = time.perf_counter(), [], []
+        started, samples, quarantined = time.perf_counter(), [], []
         for item in unit.items:
             try:
-                rows.append(self._row(item))
+                samples.append(self._sample(item))
             except MediaError as error:
                 quarantined.append(QuarantineRow(item.item_id, unit.stage, "MediaError", str(error), 1))
-        self.files.commit(unit, rows, quarantined)
-        return Receipt(len(rows), len(quarantined), time.perf_counter() - started)
+        commit_samples(self.store, self.files, unit, samples, quarantined)
+        return Receipt(len(samples), len(quarantined), time.perf_counter() - started)
 
-    def _row(self, item: SftItem) -> LatentRow:
+    def _sample(self, item: SftItem) -> EncodedSample:
         unencoded = self.prompt_source.sft_clip(item)
         clip = read_clip(io.BytesIO(mp4_bytes(unencoded, self.shape)), self.shape)
-        video, audio = encode_clips(self.codec, [clip])
-        return LatentRow(item.item_id, unencoded.text, packed(video[0]), packed(audio[0]))
+        return _encoded(item.item_id, unencoded.text, moments_of(self.codec, [clip]), self.shape)
 
 
 @dataclass(frozen=True)
@@ -86,9 +100,10 @@ class EncodeItem:
 
 @dataclass(frozen=True)
 class CandidateEncodeSpec:
-    """Builds workers that encode committed candidates."""
+    """Builds workers that encode committed candidates; clips are read from ``media``, shards committed to ``store``."""
 
     media: Files
+    store: Files
     settings: Settings
     files: UnitFiles
 
@@ -96,7 +111,8 @@ class CandidateEncodeSpec:
         """Open the codec. Uses one thread, so that sums are equal with every executor."""
         torch.set_num_threads(1)
         shape = clip_shape(self.settings)
-        return CandidateEncodeWorker(self.media, self.files, open_codec(self.settings, device_of(self.settings)), shape)
+        codec = open_codec(self.settings, device_of(self.settings))
+        return CandidateEncodeWorker(self.media, self.store, self.files, codec, shape)
 
 
 @dataclass(frozen=True)
@@ -104,6 +120,7 @@ class CandidateEncodeWorker:
     """Reads the files of candidates and encodes them."""
 
     media: Files
+    store: Files
     files: UnitFiles
     codec: Codec
     shape: ClipShape
@@ -111,32 +128,41 @@ class CandidateEncodeWorker:
     def run(self, unit: Unit[EncodeItem]) -> Receipt:
         """Commit the latents of ``unit``'s items. Raises InputError for a clip that can no longer be read."""
         started = time.perf_counter()
-        self.files.commit(unit, [self._row(item) for item in unit.items])
+        commit_samples(self.store, self.files, unit, [self._sample(item) for item in unit.items])
         return Receipt(len(unit.items), 0, time.perf_counter() - started)
 
-    def _row(self, item: EncodeItem) -> LatentRow:
+    def _sample(self, item: EncodeItem) -> EncodedSample:
         try:
             with open_clip(self.media, item.path) as committed:
                 clip = read_clip(committed, self.shape)
         except MediaError as error:  # not quarantined: the clip could be read when it was scored, and a pair needs it
             raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
-        video, audio = encode_clips(self.codec, [clip])
-        delayed_clips = [with_delayed_audio(clip, delay_s) for delay_s in item.delays_s]
-        delayed_audio = packed(encode_clips(self.codec, delayed_clips)[1]) if delayed_clips else b""
-        return LatentRow(item.item_id, item.text, packed(video[0]), packed(audio[0]), delayed_audio)
+        delayed = [with_delayed_audio(clip, delay_s) for delay_s in item.delays_s]
+        versions = moments_of(self.codec, delayed) if delayed else None
+        return _encoded(item.item_id, item.text, moments_of(self.codec, [clip]), self.shape, versions)
+
+
+def _encoded(
+    sample_id: str, text: str, moments: LatentMoments, shape: ClipShape, delayed: LatentMoments | None = None
+) -> EncodedSample:
+    """A clip's arrays as they are stored: its own, and the sound of its ``delayed`` versions."""
+    parts: dict[str, LatentArray] = {
+        VIDEO: half_precision(moments.video[0].numpy()),
+        AUDIO: half_precision(moments.audio[0].numpy()),
+    }
+    if moments.audio_log_variance is not None:
+        parts[LOG_VARIANCE] = half_precision(moments.audio_log_variance[0].numpy())
+    if delayed is not None:
+        parts[DELAYED] = half_precision(delayed.audio.numpy())
+        if delayed.audio_log_variance is not None:
+            parts[DELAYED_LOG_VARIANCE] = half_precision(delayed.audio_log_variance.numpy())
+    return EncodedSample(sample_id, text, parts, shape.num_frames, shape.height_px, shape.width_px)
 
 
 def mp4_bytes(clip: UnencodedClip, shape: ClipShape) -> bytes:
     """The clip as the bytes of an mp4 file at the rates of ``shape``."""
     return encode_clip(clip.frames, shape.fps_hz, clip.audio, shape.sample_rate_hz)
-
-
-def encode_clips(codec: Codec, clips: Sequence[DecodedClip]) -> tuple[np.ndarray, np.ndarray]:
-    """Latents of ``clips`` as numpy: video [N, C, T, h, w], audio [N, C, L, M]."""
-    latents = codec.encode(clips)
-    assert latents.video is not None and latents.audio is not None
-    return latents.video.numpy(), latents.audio.numpy()
 
 
 def with_delayed_audio(clip: DecodedClip, delay_s: float) -> DecodedClip:

@@ -17,7 +17,7 @@ from avpref.domain import Candidate, Origin
 from avpref.errors import MediaError
 from avpref.execution.contract import Receipt
 from avpref.flows.stages.candidate_plan import sampler_hash, sampler_parts
-from avpref.flows.workers.prompt_sources import clip_shape, reading_rules
+from avpref.flows.workers.prompt_sources import STEREO, clip_shape, makes_stereo, reading_rules
 from avpref.identity import bytes_sha256
 from avpref.media.conformity import conforms
 from avpref.media.geometry import ClipShape
@@ -151,4 +151,7 @@ class ImportWorker:
             raise MediaError(found, f"sound for at least {1 - MAX_SILENT_SHARE:.0%}", "remove its pairs from the list")
         if has_shape:
             return source
-        return encode_clip(clip.frames, self.shape.fps_hz, clip.audio, self.shape.sample_rate_hz)
+        is_kept = makes_stereo(self.spec.settings) and clip.channels is not None and len(clip.channels) == STEREO
+        sound = clip.channels if is_kept else clip.audio
+        assert sound is not None
+        return encode_clip(clip.frames, self.shape.fps_hz, sound, self.shape.sample_rate_hz)

@@ -103,17 +103,18 @@ class ToyWorldSource:
 
 @dataclass(frozen=True)
 class RecordingSource:
-    """The user's recordings, cut into windows of the clip's length."""
+    """The user's recordings, cut into windows of the clip's length: that of the nearest of ``shapes``, where there are several."""
 
     settings: ClipPrompts
     shape: ClipShape
     seed: int
     rules: ReadingRules = DEFAULT_READING
     is_stereo: bool = False
+    shapes: tuple[ClipShape, ...] = ()
 
     def prompts(self) -> PromptList:
         """One prompt per window; held-out windows come from held-out recordings."""
-        return PromptList(*recordings.prompts(self.settings, self.shape, self.seed, self.rules))
+        return PromptList(*recordings.prompts(self.settings, self.shapes or (self.shape,), self.seed, self.rules))
 
     def sft_items(self, prompts: list[Prompt]) -> list[SftItem]:
         """The windows of the training split."""
@@ -131,8 +132,9 @@ class RecordingSource:
         assert (
             clip.frames is not None and clip.audio is not None
         )  # recordings without picture or sound are refused on import
-        is_kept = self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO
-        return UnencodedClip(prompt.text, clip.frames, clip.channels if is_kept else clip.audio)
+        if self.is_stereo and clip.channels is not None and len(clip.channels) == STEREO:
+            return UnencodedClip(prompt.text, clip.frames, clip.channels)
+        return UnencodedClip(prompt.text, clip.frames, clip.audio)
 
 
 @dataclass(frozen=True)
@@ -204,16 +206,24 @@ def has_ground_truth(prompt: Prompt, settings: Settings) -> bool:
 
 
 def clip_shape(settings: Settings) -> ClipShape:
-    """The shape of every clip of a run."""
+    """The shape of section ``clip``: that of every clip, unless the section lists several (:mod:`avpref.flows.shapes`)."""
     return shape_of(settings.clip)
 
 
 def shape_of(clip: ClipSettings) -> ClipShape:
     """The shape that section ``clip`` describes."""
-    return ClipShape(**clip.model_dump(exclude=set(RecordingSettings.model_fields)))
+    return ClipShape(clip.num_frames, clip.height_px, clip.width_px, clip.fps_hz, clip.sample_rate_hz)
 
 
-def _is_stereo(settings: Settings) -> bool:
+def shapes_of(settings: Settings) -> tuple[ClipShape, ...]:
+    """The shapes of a run, in the order of the configuration."""
+    clip = settings.clip
+    if not clip.shapes:
+        return (clip_shape(settings),)
+    return tuple(ClipShape(*shape.size, clip.fps_hz, clip.sample_rate_hz) for shape in clip.shapes)
+
+
+def makes_stereo(settings: Settings) -> bool:
     """Whether the base model makes clips with two channels."""
     if settings.base.model == JAVISDIT:
         return False
@@ -230,12 +240,13 @@ def reading_rules(clip: RecordingSettings) -> ReadingRules:
 def open_prompt_source(settings: Settings) -> PromptSource:
     """The prompt source that the configuration names."""
     shape, seed, rules = clip_shape(settings), settings.run.seed, reading_rules(settings.clip)
-    is_stereo = _is_stereo(settings)
+    is_stereo = makes_stereo(settings)
     match settings.prompts:
         case ToyWorldPrompts() as prompts:
             return ToyWorldSource(prompts, shape, seed)
         case ClipPrompts() as prompts:
-            return RecordingSource(prompts, shape, seed, rules, is_stereo)
+            of_run = shapes_of(settings) if settings.clip.shapes else ()
+            return RecordingSource(prompts, shape, seed, rules, is_stereo, of_run)
         case TextPrompts() as prompts:
             return TextListSource(prompts, shape, seed, rules, is_stereo)
         case PairPrompts() as prompts:

@@ -193,6 +193,10 @@ class Base(ABC):
             raise ConfigError(found, "weights with the adapter folded in", "--set sft.lora=")
         return self.load(Path(weights.network)).to(weights.dtype)
 
+    def start(self, weights: GivenWeights, seed: int) -> VelocityNetwork:
+        """The network that SFT starts from. The default is :meth:`convert`; ``seed`` is for tensors that ``weights`` lack."""
+        return self.convert(weights)
+
     def given_hash(self, network: str) -> str:
         """Content hash of the weights that a configuration names. Raises InputError where they are absent."""
         return sha256_of(Path(network))

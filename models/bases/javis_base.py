@@ -43,7 +43,13 @@ from avpref.models.checkpoints.exporting import (
     save_sharded,
 )
 from avpref.models.checkpoints.lora_files import read_lora
-from avpref.models.checkpoints.network_loading import load_generator, load_network, save_network
+from avpref.models.checkpoints.network_loading import (
+    is_video_only,
+    load_generator,
+    load_network,
+    save_network,
+    with_audio_from_video,
+)
 from avpref.models.checkpoints.shipped_networks import locate_network, network_hash
 from avpref.models.codecs.codec import Codec, IdentityCodec
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
@@ -107,6 +113,14 @@ class JavisBase(Base):
         """See :class:`Base` and :func:`avpref.models.checkpoints.network_loading.load_generator`, which lists the layouts."""
         path = locate_network(weights.network)
         return load_generator(path, self.config, ModelType.T2AV, lora=weights.lora, dtype=weights.dtype)
+
+    def start(self, weights: GivenWeights, seed: int) -> JavisDiT:
+        """See :class:`Base`. The audio branch of a video network is started from it, as in the paper's stage 1."""
+        path = locate_network(weights.network)
+        if not is_video_only(path):
+            return self.convert(weights)
+        generator = torch.Generator().manual_seed(seed)
+        return with_audio_from_video(path, self.config, ModelType.T2AV, generator, dtype=weights.dtype)
 
     def given_hash(self, network: str) -> str:
         """See :class:`Base`: also of a network that ships with the package (``shipped:NAME``)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError
-from avpref.models.checkpoints.checkpoint_files import Checkpoint, find_checkpoint, write_tensors
+from avpref.models.checkpoints.checkpoint_files import Checkpoint, find_checkpoint, read_tensors, write_tensors
 from avpref.models.checkpoints.lora_files import Factors, read_lora
 from avpref.models.checkpoints.strict_reading import (
     CHECK_CONFIGURATION,
@@ -119,6 +119,11 @@ def with_audio_from_video(
     video = read_exactly(_without_adapter(path), _on_meta(config, ModelType.T2V))
     dtype = dtype or _only_dtype(path, video)
     return _assign(network, with_audio_started(network, video, generator), {}, device, dtype)
+
+
+def is_video_only(path: Path) -> bool:
+    """Whether the network at ``path`` has no audio branch. Raises InputError as :func:`load_generator`."""
+    return not any(is_audio(name) for name in read_tensors(find_checkpoint(path)))
 
 
 def _on_meta(config: NetworkConfig, model_type: ModelType) -> JavisDiT:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from avpref.config.codec_settings import IdentityCodecSettings
 from avpref.errors import ConfigError, MediaError
@@ -26,6 +27,16 @@ from avpref.media.reading import DecodedClip
 from avpref.models.flow import Latents, LatentShapes
 
 VERSION = 1
+
+
+class LatentMoments(NamedTuple):
+    """Encoded clips before the audio posterior is sampled: means of video [B, C, T, h, w] and audio [B, C, L, M], and the
+    log-variance of audio, None where the codec does not sample it. Latents are mean + exp(log-variance / 2) · noise.
+    """
+
+    video: Tensor
+    audio: Tensor
+    audio_log_variance: Tensor | None
 
 
 class Codec(Protocol):
@@ -65,6 +76,28 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class PosteriorCodec(Protocol):
+    """A codec that gives moments before the audio posterior is sampled, and encodes sound without a picture."""
+
+    def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
+        """As :meth:`Codec.encode`, with nothing sampled."""
+        ...
+
+    def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
+        """Mean and log-variance [C, L, M] of the sound of one clip, float32 [S] at the clip's rate; see :class:`LatentMoments`."""
+        ...
+
+
+def moments_of(codec: Codec, clips: Sequence[DecodedClip]) -> LatentMoments:
+    """Moments of ``clips``; the latents of a codec that is no :class:`PosteriorCodec` are taken as they are. Raises as ``encode``."""
+    if isinstance(codec, PosteriorCodec):
+        return codec.moments(clips)
+    video, audio = codec.encode(clips)
+    assert video is not None and audio is not None
+    return LatentMoments(video, audio, None)
+
+
 class IdentityCodec:
     """The codec without weights; see the module.
 
@@ -99,11 +132,19 @@ class IdentityCodec:
             self._require_shape(clip)
         pixels = np.stack([clip.frames for clip in clips if clip.frames is not None]).astype(np.float32)
         cells = _resample(pixels, *self._shrink).transpose(0, 4, 1, 2, 3) / 127.5 - 1.0
-        levels = analyse(np.stack([clip.audio for clip in clips if clip.audio is not None]), self._layout)
-        scaled = 1.0 - levels[:, None] * (2.0 / FLOOR_DB)
-        config = self.config
-        video, audio = (cells - config.video_mean) / config.video_std, (scaled - config.audio_mean) / config.audio_std
-        return Latents(*(torch.from_numpy(np.ascontiguousarray(track, np.float32)) for track in (video, audio)))
+        audio = self._levels(np.stack([clip.audio for clip in clips if clip.audio is not None]))
+        video = np.ascontiguousarray((cells - self.config.video_mean) / self.config.video_std, np.float32)
+        return Latents(torch.from_numpy(video), torch.from_numpy(audio))
+
+    def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
+        """See :class:`PosteriorCodec`. Nothing is sampled."""
+        video, audio = self.encode(clips)
+        assert video is not None and audio is not None
+        return LatentMoments(video, audio, None)
+
+    def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
+        """See :class:`PosteriorCodec`. Nothing is sampled."""
+        return torch.from_numpy(self._levels(audio[None]))[0], None
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`Codec`. Values beyond black, white, silence and full scale are clipped."""
@@ -116,6 +157,11 @@ class IdentityCodec:
         levels = (1.0 - scaled) * (FLOOR_DB / 2.0)
         audio = synthesise(np.clip(levels, FLOOR_DB, 0.0), self._layout)
         return [(self._pixels(clip), sound) for clip, sound in zip(np.clip(cells, -1.0, 1.0), audio, strict=True)]
+
+    def _levels(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Audio latents [B, 1, L, bands] of sound [B, S]."""
+        scaled = 1.0 - analyse(audio, self._layout)[:, None] * (2.0 / FLOOR_DB)
+        return np.ascontiguousarray((scaled - self.config.audio_mean) / self.config.audio_std, np.float32)
 
     def _pixels(self, cells: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Frames [T, H, W, 3] of one clip's cells [T, h, w, 3]."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from avpref.config.codec_settings import JavisCodecSettings
 from avpref.errors import ConfigError, MediaError
@@ -24,6 +25,7 @@ from avpref.media.resolutions import CELL_PX, latent_frames, nearest_lengths, ne
 from avpref.media.spectra import CODEC_BANDS, RATE_HZ, STFT_SHORTEST
 from avpref.models.checkpoints.weight_folders import weights_hash
 from avpref.models.codecs import sound_vae, video_vae
+from avpref.models.codecs.codec import LatentMoments
 from avpref.models.codecs.sound_vae import SoundVae, Tail
 from avpref.models.codecs.video_vae import Tiling, VideoVae
 from avpref.models.flow import Latents, LatentShapes
@@ -81,6 +83,19 @@ class JavisCodec:
         tracks = [self._tracks(clip) for clip in clips]
         video = torch.stack([self._video.encode(frames) for frames, _ in tracks])
         return Latents(video, torch.stack([self._sound.encode(audio) for _, audio in tracks]))
+
+    def moments(self, clips: Sequence[DecodedClip]) -> LatentMoments:
+        """See :class:`avpref.models.codecs.codec.PosteriorCodec`. Raises as :meth:`encode`."""
+        tracks = [self._tracks(clip) for clip in clips]
+        video = torch.stack([self._video.encode(frames) for frames, _ in tracks])
+        posteriors = [self._sound.moments(audio) for _, audio in tracks]
+        means, log_variances = (torch.stack(part) for part in zip(*posteriors, strict=True))
+        return LatentMoments(video, means, log_variances if SPREADS[self.config.audio_posterior] else None)
+
+    def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
+        """See :class:`avpref.models.codecs.codec.Codec`."""
+        mean, log_variance = self._sound.moments(audio)
+        return mean, log_variance if SPREADS[self.config.audio_posterior] else None
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`avpref.models.codecs.codec.Codec`. Audio is cut to the length of the video."""

@@ -29,6 +29,7 @@ from avpref.storage.weight_files import fit, on_meta
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
     from transformers import SpeechT5HifiGan
 
 PUBLISHED_VAE = Published("cvssp/audioldm2", "vae", "codec.audio_vae")
@@ -95,10 +96,20 @@ class SoundVae:
     @torch.no_grad()
     def encode(self, audio: NDArray[np.float32]) -> Tensor:
         """Mono [S] at 16 kHz → latents [8, F / 4, 16], float32 on the CPU, F of :func:`encoded_mel_frames`."""
-        mel = log_mel(torch.tensor(audio, dtype=torch.float32), self._tail)
-        posterior = self._vae.encode(mel[None, None].to(self._device, self._dtype)).latent_dist
+        posterior = self._posterior(audio)
         mean, std = (moment[0].float().cpu() for moment in (posterior.mean, posterior.std))
         return (mean + self._spread * std * _noise(audio, mean.shape)) * SCALING
+
+    @torch.no_grad()
+    def moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance [8, F / 4, 16] of the latents of mono [S] at 16 kHz, float32 on the CPU; no noise is drawn."""
+        posterior = self._posterior(audio)
+        mean, log_variance = (moment[0].float().cpu() for moment in (posterior.mean, posterior.logvar))
+        return mean * SCALING, log_variance + 2 * math.log(SCALING)
+
+    def _posterior(self, audio: NDArray[np.float32]) -> DiagonalGaussianDistribution:
+        mel = log_mel(torch.tensor(audio, dtype=torch.float32), self._tail)
+        return self._vae.encode(mel[None, None].to(self._device, self._dtype)).latent_dist
 
     @torch.no_grad()
     def decode(self, latent: Tensor, num_samples: int) -> NDArray[np.float32]:

@@ -25,14 +25,15 @@ class SoundTower(nn.Module):
 
     window: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, divisor: int = 1) -> None:
+        """``divisor`` of all widths: 1 as published, 2 to 16 for small networks of tests and dry runs."""
         super().__init__()
         self.register_buffer("window", blackman_harris())
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        channels = 64
+        channels = 64 // divisor
+        self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
         for number, depth in enumerate(DEPTHS, start=1):
-            width = 64 * 2 ** (number - 1)
+            width = 64 // divisor * 2 ** (number - 1)
             setattr(self, f"layer{number}", _layer(channels, width, depth, 1 if number == 1 else 2))
             setattr(self, f"att{number}", _Attention(channels, width * EXPANSION, TALL if number % 2 else WIDE))
             channels = width * EXPANSION
@@ -88,7 +89,7 @@ class _Bottleneck(nn.Module):
         super().__init__()
         width, out = planes * WIDTH_PER_GROUP * GROUPS // 64, planes * EXPANSION
         self.conv1, self.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=GROUPS, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=min(GROUPS, width), bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3, self.bn3 = nn.Conv2d(width, out, 1, bias=False), nn.BatchNorm2d(out)
         is_same = stride == 1 and channels == out

@@ -27,12 +27,13 @@ POOLS = ((2, 2), (2, 2), (2, 2), (2, 2), (1, 2), (1, 1))
 class Cavp(nn.Module):
     """Both encoders; ``logit_scale`` belongs to the released file and is not used."""
 
-    def __init__(self) -> None:
+    def __init__(self, divisor: int = 1) -> None:
+        """``divisor`` of all widths: 1 as published, more for small networks of tests and dry runs."""
         super().__init__()
         self.logit_scale = nn.Parameter(torch.zeros(()))
-        self.video_encoder = SlowOnly()
-        self.video_project_head = nn.Linear(2048, NUM_FEATURES)
-        self.spec_encoder = SpectrogramEncoder()
+        self.video_encoder = SlowOnly(divisor)
+        self.video_project_head = nn.Linear(2048 // divisor, NUM_FEATURES)
+        self.spec_encoder = SpectrogramEncoder(divisor)
 
     def video_features(self, video: Tensor) -> Tensor:
         """Pictures float32 [B, 3, T, H, W] in [0, 1] → unit vectors [B, T, 512]."""
@@ -50,12 +51,12 @@ class Cavp(nn.Module):
 class SlowOnly(nn.Module):
     """SlowOnly ResNet-50: [B, 3, T, H, W] → [B, 2048, T, H / 32, W / 32]."""
 
-    def __init__(self) -> None:
+    def __init__(self, divisor: int = 1) -> None:
         super().__init__()
-        self.conv1 = _ConvModule(3, 64, (1, 7, 7), (1, 2, 2))
-        channels = 64
+        channels = 64 // divisor
+        self.conv1 = _ConvModule(3, channels, (1, 7, 7), (1, 2, 2))
         for index, depth in enumerate(DEPTHS):
-            planes, stride = 64 * 2**index, 1 if index == 0 else 2
+            planes, stride = 64 // divisor * 2**index, 1 if index == 0 else 2
             depth_s = 3 if index >= TEMPORAL_FROM else 1
             blocks = [_Bottleneck(channels, planes, stride, depth_s)]
             channels = 4 * planes
@@ -119,13 +120,14 @@ class _Bottleneck(nn.Module):
 class SpectrogramEncoder(nn.Module):
     """[B, 128, F] → [B, F // 16, 512]. ``fc1`` is applied twice, as published."""
 
-    def __init__(self) -> None:
+    def __init__(self, divisor: int = 1) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(NUM_MELS)
-        for number, (channels, width) in enumerate(zip((1, *WIDTHS), WIDTHS, strict=False), start=1):
+        widths = [width // divisor for width in WIDTHS]
+        for number, (channels, width) in enumerate(zip((1, *widths), widths, strict=False), start=1):
             setattr(self, f"conv_block{number}", ConvBlock(channels, width))
-        self.fc1 = nn.Linear(2048, 2048)
-        self.final_project = nn.Linear(2048, NUM_FEATURES)
+        self.fc1 = nn.Linear(widths[-1], widths[-1])
+        self.final_project = nn.Linear(widths[-1], NUM_FEATURES)
 
     def forward(self, image: Tensor) -> Tensor:
         """Features before normalisation."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,8 +48,9 @@ TRANSPOSED = {"visual.proj": "visual_projection.weight", "text_projection": "tex
 class ClipNetwork:
     """CLIP in evaluation mode on one device."""
 
-    def __init__(self, model: CLIPModel) -> None:
-        self._model = model.eval()
+    def __init__(self, model: CLIPModel, device: str = "cpu") -> None:
+        module: Any = model.eval()  # transformers wraps the method "to" in a way that loses its type
+        self._model = module.to(torch.device(device))
 
     @torch.no_grad()
     def picture_features(self, pixels: Tensor) -> Tensor:
@@ -63,10 +65,25 @@ class ClipNetwork:
         return functional.normalize(self._model.text_projection(pooled), dim=-1)
 
 
-def load_clip(config: CLIPConfig, tensors: Mapping[str, Tensor]) -> ClipNetwork:
-    """CLIP with ``tensors`` in either layout. Raises InputError for a missing, unknown or misshapen tensor."""
+def vit_b_32_config() -> CLIPConfig:
+    """Sizes of CLIP ViT-B/32."""
+    return CLIPConfig(
+        text_config={"hidden_act": "quick_gelu"}, vision_config={"hidden_act": "quick_gelu"}, projection_dim=512
+    )
+
+
+def tiny_clip_config() -> CLIPConfig:
+    """Sizes of a small network for tests and dry runs; pictures and texts are those of the full one."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    part = {**sizes, "projection_dim": 24, "hidden_act": "quick_gelu"}
+    return CLIPConfig(text_config=part, vision_config=part, projection_dim=24)
+
+
+def load_clip(config: CLIPConfig, tensors: Mapping[str, Tensor], device: str = "cpu") -> ClipNetwork:
+    """CLIP with ``tensors`` in either layout, on ``device``. Raises InputError for a missing, unknown or misshapen tensor."""
     named = hub_names(tensors) if ORIGINAL_MARK in tensors else dict(tensors)
-    model = CLIPModel(config)
+    with torch.random.fork_rng(devices=[]):
+        model = CLIPModel(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if "position_ids" not in name}
     shapes = {name: tuple(tensor.shape) for name, tensor in named.items() if "position_ids" not in name}
     wrong = [name for name in sorted(expected | shapes) if expected.get(name) != shapes.get(name)]
@@ -75,7 +92,7 @@ def load_clip(config: CLIPConfig, tensors: Mapping[str, Tensor]) -> ClipNetwork:
         found = f"{len(wrong)} tensors differ from CLIP's, first {first}: {shapes.get(first, 'absent')}"
         raise InputError(found, f"{expected.get(first, 'no such tensor')}", "fetch the weights again")
     model.load_state_dict({name: named[name].float() for name in shapes}, strict=False)
-    return ClipNetwork(model)
+    return ClipNetwork(model, device)
 
 
 def hub_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

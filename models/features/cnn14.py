@@ -46,16 +46,18 @@ class TagsAndFeatures(NamedTuple):
 class Cnn14(nn.Module):
     """Sound float32 [B, S], without its mean → logits and features. S is at least 31 hops."""
 
-    def __init__(self, front_end: FrontEnd = AT_16_KHZ) -> None:
+    def __init__(self, front_end: FrontEnd = AT_16_KHZ, divisor: int = 1) -> None:
+        """``divisor`` of all widths: 1 as published, more for small networks of tests and dry runs."""
         super().__init__()
+        widths = [width // divisor for width in WIDTHS]
         self._front_end = front_end
         self.spectrogram_extractor = _Spectrogram(front_end)
         self.logmel_extractor = _MelFilters(front_end)
         self.bn0 = nn.BatchNorm2d(NUM_MELS)
-        for number, (channels, width) in enumerate(zip((1, *WIDTHS), WIDTHS, strict=False), start=1):
+        for number, (channels, width) in enumerate(zip((1, *widths), widths, strict=False), start=1):
             setattr(self, f"conv_block{number}", ConvBlock(channels, width))
-        self.fc1 = nn.Linear(NUM_FEATURES, NUM_FEATURES)
-        self.fc_audioset = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+        self.fc1 = nn.Linear(widths[-1], widths[-1])
+        self.fc_audioset = nn.Linear(widths[-1], NUM_CLASSES)
 
     def forward(self, sound: Tensor) -> TagsAndFeatures:
         """See :class:`TagsAndFeatures`."""

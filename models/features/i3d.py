@@ -47,14 +47,15 @@ STAGES = (
 class I3d(nn.Module):
     """Video float32 [B, 3, T, H, W], T at least 10 → logits [B, 400], the mean over time of :meth:`logits_over_time`."""
 
-    def __init__(self) -> None:
+    def __init__(self, divisor: int = 1) -> None:
+        """``divisor`` of all widths: 1 as published, up to 16 for small networks of tests and dry runs."""
         super().__init__()
-        self.logits = _Unit(1024, NUM_LOGITS, (1, 1, 1), is_plain=True)
-        self.Conv3d_1a_7x7 = _Unit(3, 64, (7, 7, 7), (2, 2, 2))
-        self.Conv3d_2b_1x1 = _Unit(64, 64, (1, 1, 1))
-        self.Conv3d_2c_3x3 = _Unit(64, 192, (3, 3, 3))
+        self.logits = _Unit(1024 // divisor, NUM_LOGITS, (1, 1, 1), is_plain=True)
+        self.Conv3d_1a_7x7 = _Unit(3, 64 // divisor, (7, 7, 7), (2, 2, 2))
+        self.Conv3d_2b_1x1 = _Unit(64 // divisor, 64 // divisor, (1, 1, 1))
+        self.Conv3d_2c_3x3 = _Unit(64 // divisor, 192 // divisor, (3, 3, 3))
         for name, (channels, widths) in BRANCHES.items():
-            setattr(self, name, _Mixed(channels, widths))
+            setattr(self, name, _Mixed(channels // divisor, tuple(width // divisor for width in widths)))
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits [B, 400]."""
@@ -92,7 +93,7 @@ class _Unit(nn.Module):
 class _Mixed(nn.Module):
     """Four branches, concatenated: 1×1×1; 1×1×1 and 3×3×3 (twice); max pool and 1×1×1."""
 
-    def __init__(self, channels: int, widths: tuple[int, int, int, int, int, int]) -> None:
+    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         point, cube = (1, 1, 1), (3, 3, 3)
         self.b0 = _Unit(channels, widths[0], point)

@@ -5,6 +5,8 @@ Tensor names of ``passt_s_swa_p16_128_ap476`` in hear21passt. Source: Koutini et
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,21 +27,35 @@ ROWS, COLUMNS = 12, 99
 BLOCK_EPS, HEAD_EPS = 1e-6, 1e-5
 
 
+class PasstSizes(NamedTuple):
+    """Width, number of blocks and of heads."""
+
+    dim: int = DIM
+    depth: int = DEPTH
+    heads: int = HEADS
+
+
+FULL = PasstSizes()
+TINY = PasstSizes(24, 1, 2)
+"""Sizes as published, and of small networks for tests and dry runs."""
+
+
 class Passt(nn.Module):
     """Log-mel image float32 [B, 128, F] of :func:`log_mel` → logits [B, 527] and features [B, 768]."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: PasstSizes = FULL) -> None:
         super().__init__()
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, DIM))
-        self.dist_token = nn.Parameter(torch.zeros(1, 1, DIM))
-        self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, DIM))
-        self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, DIM, ROWS, 1))
-        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, DIM, 1, COLUMNS))
-        self.patch_embed = _Patches()
-        self.blocks = nn.ModuleList(_Block() for _ in range(DEPTH))
-        self.norm = nn.LayerNorm(DIM, eps=BLOCK_EPS)
-        self.head = nn.Sequential(nn.LayerNorm(DIM, eps=HEAD_EPS), nn.Linear(DIM, NUM_CLASSES))
-        self.head_dist = nn.Linear(DIM, NUM_CLASSES)
+        dim = sizes.dim
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.new_pos_embed = nn.Parameter(torch.zeros(1, 2, dim))
+        self.freq_new_pos_embed = nn.Parameter(torch.zeros(1, dim, ROWS, 1))
+        self.time_new_pos_embed = nn.Parameter(torch.zeros(1, dim, 1, COLUMNS))
+        self.patch_embed = _Patches(dim)
+        self.blocks = nn.ModuleList(_Block(sizes) for _ in range(sizes.depth))
+        self.norm = nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.head = nn.Sequential(nn.LayerNorm(dim, eps=HEAD_EPS), nn.Linear(dim, NUM_CLASSES))
+        self.head_dist = nn.Linear(dim, NUM_CLASSES)
 
     def forward(self, image: Tensor) -> TagsAndFeatures:
         """Logits and features; ``head_dist`` belongs to the released file and is not used."""
@@ -55,18 +71,19 @@ class Passt(nn.Module):
 
 
 class _Patches(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(1, DIM, PATCH, STRIDE)
+        self.proj = nn.Conv2d(1, dim, PATCH, STRIDE)
 
 
 class _Block(nn.Module):
     """Pre-norm attention and feed-forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: PasstSizes) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(DIM, eps=BLOCK_EPS), nn.LayerNorm(DIM, eps=BLOCK_EPS)
-        self.attn, self.mlp = _Attention(), _FeedForward()
+        dim = sizes.dim
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=BLOCK_EPS), nn.LayerNorm(dim, eps=BLOCK_EPS)
+        self.attn, self.mlp = _Attention(dim, sizes.heads), _FeedForward(dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.attn(self.norm1(hidden))
@@ -74,20 +91,21 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.qkv, self.proj = nn.Linear(DIM, 3 * DIM), nn.Linear(DIM, DIM)
+        self._heads = heads
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        query, key, value = self.qkv(hidden).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.qkv(hidden).unflatten(2, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class _FeedForward(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(DIM, 4 * DIM), nn.Linear(4 * DIM, DIM)
+        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.fc2(functional.gelu(self.fc1(hidden)))

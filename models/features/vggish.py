@@ -26,20 +26,23 @@ LAYERS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool")
 class Vggish(nn.Module):
     """Pieces float32 [P, 96, 64] of :func:`log_mel_pieces` → features [P, 128]."""
 
-    def __init__(self) -> None:
+    def __init__(self, divisor: int = 1) -> None:
+        """``divisor`` of all widths: 1 as published, more for small networks of tests and dry runs."""
         super().__init__()
         layers: list[nn.Module] = []
         channels = 1
         for layer in LAYERS:
             if isinstance(layer, int):
-                layers += [nn.Conv2d(channels, layer, 3, padding=1), nn.ReLU()]
-                channels = layer
+                width = layer // divisor
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
             else:
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         flat = channels * (PIECE_FRAMES // 16) * (NUM_MELS // 16)
+        hidden = 4096 // divisor
         self.embeddings = nn.Sequential(
-            nn.Linear(flat, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, NUM_FEATURES)
+            nn.Linear(flat, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, NUM_FEATURES)
         )
 
     def forward(self, pieces: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,6 @@ from avpref.models.flow import Latents, LatentShapes
 from avpref.models.ltx2.ltx_components import load_audio_vae, load_video_vae, load_vocoder
 from avpref.models.ltx2.ltx_folder import LtxFolder, LtxSource
 from avpref.models.ltx2.ltx_grid import latent_shapes, pack_audio, require_grid, unpack_audio
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video
-    from diffusers.pipelines.ltx2 import LTX2Vocoder, LTX2VocoderWithBWE
 
 VERSION = 1
 STEREO = 2
@@ -82,7 +78,7 @@ class LtxCodec:
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """One pair (frames uint8 [T, H, W, 3], audio float32 [2, S]) per row.
 
-        The vocoder's last samples are missing up to the length of the clip (32 ms of 5 s); they are silent.
+        The vocoder's last samples are missing up to the length of the clip (at most 50 ms); they are silent.
         """
         assert latents.video is not None and latents.audio is not None
         rows = zip(latents.video.split(1), latents.audio.split(1), strict=True)
@@ -98,18 +94,18 @@ class LtxCodec:
         return self.files.source.folder
 
     @cached_property
-    def _video_vae(self) -> AutoencoderKLLTX2Video:
+    def _video_vae(self) -> Any:
         vae = load_video_vae(self._folder, self.files.dtype, self.files.device)
         if self.files.tiles:
             vae.enable_tiling()
         return vae
 
     @cached_property
-    def _audio_vae(self) -> AutoencoderKLLTX2Audio:
+    def _audio_vae(self) -> Any:
         return load_audio_vae(self._folder, torch.float32, self.files.device)
 
     @cached_property
-    def _vocoder(self) -> LTX2Vocoder | LTX2VocoderWithBWE:
+    def _vocoder(self) -> Any:
         return load_vocoder(self._folder, torch.float32, self.files.device)
 
     def _encode_video(self, frames: NDArray[np.uint8]) -> Tensor:

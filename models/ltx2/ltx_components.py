@@ -14,9 +14,7 @@ from avpref.models.ltx2.ltx_network import LtxConvention, LtxNetwork
 from avpref.storage.weight_files import SHOWN
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video
-    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder, LTX2VocoderWithBWE
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 TEXT_ENCODERS = (
     "Gemma3ForConditionalGeneration",
@@ -43,7 +41,7 @@ def new_network(config: Mapping[str, object], convention: LtxConvention) -> LtxN
     from diffusers import LTX2VideoTransformer3DModel
 
     values: dict[str, Any] = {name: value for name, value in config.items() if not name.startswith("_")}
-    transformer = LTX2VideoTransformer3DModel(**values)
+    transformer: Any = LTX2VideoTransformer3DModel(**values)
     return LtxNetwork(transformer, video_text_dim(transformer.config), convention)
 
 
@@ -52,21 +50,21 @@ def video_text_dim(config: Any) -> int:
     return int(config.caption_channels if config.use_prompt_embeddings else config.cross_attention_dim)
 
 
-def load_video_vae(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> AutoencoderKLLTX2Video:
-    """The video VAE. Raises as :func:`load_network`."""
+def load_video_vae(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """The video VAE, an ``AutoencoderKLLTX2Video``. Raises as :func:`load_network`."""
     from diffusers import AutoencoderKLLTX2Video
 
     return _load(AutoencoderKLLTX2Video, folder.component("vae"), dtype, device)
 
 
-def load_audio_vae(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> AutoencoderKLLTX2Audio:
-    """The audio VAE. Raises as :func:`load_network`."""
+def load_audio_vae(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """The audio VAE, an ``AutoencoderKLLTX2Audio``. Raises as :func:`load_network`."""
     from diffusers import AutoencoderKLLTX2Audio
 
     return _load(AutoencoderKLLTX2Audio, folder.component("audio_vae"), dtype, device)
 
 
-def load_vocoder(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> LTX2Vocoder | LTX2VocoderWithBWE:
+def load_vocoder(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The vocoder. Raises as :func:`load_network`, and InputError for that of another version."""
     from diffusers.pipelines import ltx2
 
@@ -87,14 +85,14 @@ def load_vocoder(folder: LtxFolder, dtype: torch.dtype, device: torch.device | s
     return vocoder
 
 
-def load_connectors(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> LTX2TextConnectors:
+def load_connectors(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The connectors from text encoder to transformer. Raises as :func:`load_network`."""
     from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
     return _load(LTX2TextConnectors, folder.component("connectors"), dtype, device)
 
 
-def load_text_encoder(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> PreTrainedModel:
+def load_text_encoder(folder: LtxFolder, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The Gemma model. Raises as :func:`load_network`, and InputError for a model of another kind."""
     import transformers
 

@@ -29,7 +29,7 @@ def require_grid(shape: ClipShape, sample_rate_hz: int) -> None:
     sides = {"height_px": shape.height_px, "width_px": shape.width_px}
     for name, side in sides.items():
         if side % CELL_PX or side < MIN_CELLS * CELL_PX:
-            near = [near for near in _nearest(side, CELL_PX, 0) if near >= MIN_CELLS * CELL_PX] or [MIN_CELLS * CELL_PX]
+            near = _nearest(max(side, MIN_CELLS * CELL_PX), CELL_PX, 0)
             raise ConfigError(
                 f"clip.{name} {side}, which is not a multiple of {CELL_PX} from {MIN_CELLS * CELL_PX}",
                 f"{name} " + " or ".join(map(str, near)),
@@ -55,9 +55,10 @@ def require_grid(shape: ClipShape, sample_rate_hz: int) -> None:
 
 
 def _nearest(value: int, step: int, offset: int) -> tuple[int, ...]:
-    """The nearest values k * step + offset below (if positive) and above ``value``."""
+    """The nearest values k * step + offset below (if positive) and above ``value``, or ``value`` alone if it is one."""
     below = (value - offset) // step * step + offset
-    return tuple(near for near in (below, below + step) if near > 0)
+    above = below if below == value else below + step
+    return tuple(near for near in dict.fromkeys((below, above)) if near > 0)
 
 
 def latent_shapes(shape: ClipShape) -> LatentShapes:

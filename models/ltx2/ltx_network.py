@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,6 @@ from avpref.models.ltx2.ltx_grid import FPS_HZ, pack_audio, pack_video, unpack_a
 from avpref.models.ltx2.ltx_lora import TARGETS
 from avpref.models.ltx2.ltx_versions import LtxVersion
 from avpref.models.recomputation import run_block
-
-if TYPE_CHECKING:
-    from diffusers import LTX2VideoTransformer3DModel
 
 TIMESTEP_SCALE = 1000.0
 
@@ -47,7 +44,7 @@ class LtxConvention:
 
 
 class LtxNetwork(VelocityNetwork):
-    """Calls ``transformer`` with latents, times and text states of the product.
+    """Calls ``transformer``, diffusers' ``LTX2VideoTransformer3DModel``, with latents, times and text states of the product.
 
     Text states are those of the video stream and of the audio stream side by side, [B, L, ``video_text_dim`` + rest]. Invariant:
     with equal weights, the output is that of diffusers' class for the same tokens, at timesteps 1000 t.
@@ -55,13 +52,13 @@ class LtxNetwork(VelocityNetwork):
 
     def __init__(
         self,
-        transformer: LTX2VideoTransformer3DModel,
+        transformer: nn.Module,
         video_text_dim: int,
         convention: LtxConvention,
         fps_hz: float = FPS_HZ,
     ) -> None:
         super().__init__()
-        self.transformer = transformer
+        self.transformer: Any = transformer
         self._mode: CheckpointingMode = "none"
         self.video_text_dim, self.convention, self.fps_hz = video_text_dim, convention, fps_hz
 
@@ -130,7 +127,8 @@ class LtxNetwork(VelocityNetwork):
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer's blocks."""
-        return self.transformer.transformer_blocks
+        blocks: nn.ModuleList = self.transformer.transformer_blocks
+        return blocks
 
     def _set_checkpointing(self, num_tokens: int) -> None:
         """Tell diffusers' class how blocks are checkpointed for clips of ``num_tokens``."""

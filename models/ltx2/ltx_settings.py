@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from avpref.config.section import Section
 from avpref.models.ltx2.ltx_guidance import GuidanceScales, LtxGuidance
@@ -35,6 +35,12 @@ class LtxSettings(Section):
     )
     audio_rescale: float = Field(default=0.7, ge=0, le=1)
     perturbed_blocks: tuple[int, ...] = Field(default=(28,), description="blocks without self-attention in that pass")
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _as_text(cls, value: object) -> object:
+        """A version that was written without quotes, which YAML reads as a number."""
+        return str(value) if isinstance(value, float) else value
 
     def guidance(self, text: float) -> LtxGuidance:
         """The guidance of both modalities; ``text`` is ``sampling.guidance``. Raises ValueError for a perturbation without blocks."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +21,7 @@ from avpref.models.ltx2.ltx_folder import LtxSource
 from avpref.models.text import TextBatch
 
 if TYPE_CHECKING:
-    from diffusers.pipelines.ltx2 import LTX2TextConnectors
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 VERSION = 1
 LENGTH = 1024
@@ -57,8 +56,8 @@ class LtxText:
 
     def __init__(
         self,
-        encoder: PreTrainedModel,
-        connectors: LTX2TextConnectors,
+        encoder: Any,
+        connectors: Any,
         tokenizer: PreTrainedTokenizerBase,
         files: LtxTextFiles,
     ) -> None:

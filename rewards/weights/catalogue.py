@@ -5,87 +5,27 @@ default ``~/.cache/avpref/weights/<model>/``, where ``avpref weights fetch`` put
 ``HF_HUB_CACHE``). Nothing here downloads, and nothing imports torch.
 
 Exact sizes and hashes are those that other users of the files have published; nobody here has had the files in hand. Other sizes
-are estimates for people. Revisions are commits where they are known, so that a model cannot change under its name.
+are estimates for people, also of files whose hash is known. Revisions are commits where they are known, so that a model cannot
+change under its name.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from avpref.domain import CHANNEL_MEAN, FIRST_CHANNEL, NO_SOUND, Terms
 from avpref.errors import ConfigError, InputError
 from avpref.identity import digest
+from avpref.rewards.weights.benchmark_models import BENCH_MODELS
+from avpref.rewards.weights.weight_entries import HubFile, Model, WebFile, WeightFile
 from avpref.storage.file_hashes import sha256_of
 
 HOME_VARIABLE = "AVPREF_WEIGHTS"
 DEFAULT_HOME = Path("~/.cache/avpref/weights")
 UNFINISHED = ".unfinished"
 """Where files grow while they are fetched, in the folder of their model."""
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a Hugging Face repository at a commit; ``former_repos`` are older names of it, which caches may still carry."""
-
-    repo: str
-    path: str
-    revision: str = "main"
-    former_repos: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"huggingface.co/{self.repo} {self.path} at {self.revision[:12]}"
-
-
-@dataclass(frozen=True)
-class WebFile:
-    """A file behind a plain address."""
-
-    url: str
-
-    def __str__(self) -> str:
-        return self.url
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One file: ``name`` is what loaders call it, ``num_bytes`` its size (an estimate unless ``is_size_exact``).
-
-    ``sha256`` is None where nobody has published it; fetching then records what came.
-    """
-
-    name: str
-    source: HubFile | WebFile
-    num_bytes: int
-    sha256: str | None = None
-    is_size_exact: bool = False
-
-    @property
-    def place(self) -> str:
-        """Where it lies in a folder of its model, relative: as in its repository, so a clone of that is such a folder."""
-        return self.source.path if isinstance(self.source, HubFile) else self.name
-
-    @property
-    def converted(self) -> str:
-        """Name of the same tensors as safetensors."""
-        return f"{self.name.removesuffix('.pth')}.safetensors" if self.name.endswith(".pth") else self.name
-
-
-@dataclass(frozen=True)
-class Model:
-    """A published reward model: its files, what may be done with its numbers, and what it measures."""
-
-    name: str
-    files: tuple[WeightFile, ...]
-    terms: Terms
-    note: str
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all files together."""
-        return sum(file.num_bytes for file in self.files)
 
 
 _AUDIOBOX_REPO, _AUDIOBOX_REVISION = "facebook/audiobox-aesthetics", "9b1dd8e5df9af7216e836a98974fe3b82c56ded6"
@@ -192,7 +132,7 @@ CLAP = Model(
     "CLAP (HTSAT, unfused): agreement of sound and text; commit, sizes and hashes are not known here, so fetching records what comes",
 )
 
-MODELS: tuple[Model, ...] = (AUDIOBOX, IMAGEBIND, SYNCHFORMER, VIDEOALIGN, CLAP)
+MODELS: tuple[Model, ...] = (AUDIOBOX, IMAGEBIND, SYNCHFORMER, VIDEOALIGN, CLAP, *BENCH_MODELS)
 
 
 def model_named(name: str) -> Model:

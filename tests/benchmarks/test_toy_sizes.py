@@ -20,11 +20,13 @@ from avpref.storage.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
+    "bench_features": "--clips 1 --height 48 --width 64 --fps 8 --rounds 1",
     "exchange": "--pairs 12",
     "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
     "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1",
+    "latent_store": "--folder latent-store-of-the-test --pairs 40 --stored 8 --steps 6 --step-s 0.001 --divisor 6",
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
     "pairing": "--prompts 50 --large 500",
     "reuse": "--units 3",

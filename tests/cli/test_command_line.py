@@ -20,12 +20,13 @@ ROOT = Path(__file__).parents[2]
 CLI = ROOT / "src" / "avpref" / "cli"
 NOUNS = {
     "candidates": {"list", "show", "sample", "score"},
+    "adapters": {"list", "export", "card"},
     "automations": {"apply"},
     "config": {"show", "validate"},
     "eval": {"run"},
     "gate": {"check", "promote", "approve", "reject", "rollback", "serving", "list", "history"},
     "lineage": {"show"},
-    "pairs": {"select", "show", "diff", "leaderboard", "audit"},
+    "pairs": {"select", "show", "diff", "leaderboard", "audit", "open", "export", "import"},
     "prompts": {"import", "cut", "fetch-film", "list"},
     "rewards": {"validate"},
     "runs": {"list", "show", "open", "logs", "resume", "reproduce", "gc"},

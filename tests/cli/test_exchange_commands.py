@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avpref.cli.actions import export_adapters, export_pairs
+from avpref.cli.actions.exchange import export_adapters, export_pairs
 from avpref.datasets import tables
 from avpref.flows.run import Run
 from avpref.registry import promotion

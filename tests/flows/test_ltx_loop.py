@@ -16,6 +16,8 @@ from tiny_ltx import save_tiny_ltx
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.errors import ConfigError, InputError
+from avpref.exchange.adapter_export import AdapterExport, export_adapter
+from avpref.exchange.adapter_source import find_adapter
 from avpref.flows.dry_run import estimate
 from avpref.flows.flops import estimate_sampling
 from avpref.flows.retrain import run_loop
@@ -67,14 +69,20 @@ def write_config(root: Path, folder: Path, version: LtxVersion = LtxVersion.V2_3
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a run on a tiny LTX-2.3."""
     root = tmp_path_factory.mktemp("ltx")
-    config = write_config(root, save_tiny_ltx(root / "weights", LtxVersion.V2_3))
-    folder = create(root / "runs", load_config(config, [], {}).settings)
+    return write_config(root, save_tiny_ltx(root / "weights", LtxVersion.V2_3))
+
+
+@pytest.fixture(scope="module")
+def run(config: Path) -> RunFolder:
+    folder = create(config.parent / "runs", load_config(config, [], {}).settings)
     run_loop(folder)
     return folder
 
 
+@pytest.mark.slow
 def test_every_stage_has_its_result(run: RunFolder) -> None:
     document = run.documents.read(RESULT_FILE)
     assert document is not None
@@ -84,6 +92,7 @@ def test_every_stage_has_its_result(run: RunFolder) -> None:
     assert run.tables.num_rows(tables.PAIRS) > 0
 
 
+@pytest.mark.slow
 def test_clips_are_stereo_at_the_rate_of_the_vocoder_and_carry_the_terms(run: RunFolder) -> None:
     candidates = read_candidates(run.tables)
     assert len(candidates) >= 3 * 6
@@ -95,6 +104,7 @@ def test_clips_are_stereo_at_the_rate_of_the_vocoder_and_carry_the_terms(run: Ru
         assert "LTX-2 Community License" in json.loads(candidate.sampler)["licence"]
 
 
+@pytest.mark.slow
 def test_the_adapter_learned_and_exports_in_every_layout(run: RunFolder, tmp_path: Path) -> None:
     opened = Run.of(run)
     adapter = opened.policy.adapter
@@ -112,17 +122,20 @@ def test_the_adapter_learned_and_exports_in_every_layout(run: RunFolder, tmp_pat
         base.export_adapter(adapter, tmp_path / "other", "onnx")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["comfyui", "diffusers"])
+def test_an_export_has_a_card_with_the_terms(run: RunFolder, tmp_path: Path, layout: str) -> None:
+    source = find_adapter(run.runs, run.run_id, allows_refused=True)
+    files = export_adapter(source, AdapterExport(tmp_path / layout, layout, num_clips=1))
+    (weights,) = (name for name in files if name.endswith(".safetensors"))
+    assert len(load_file(tmp_path / layout / weights)) == 2 * 2 * 28
+    assert "LTX-2 Community License" in (tmp_path / layout / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_terms_are_in_the_report(run: RunFolder) -> None:
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert "LTX-2 Community License" in page
-
-
-def changed(run: RunFolder, *overrides: str) -> Any:
-    """The settings of the run with ``overrides``."""
-    tree = run.settings.model_dump(mode="json")
-    path = run.root.parent / "changed.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return load_config(path, overrides, {}).settings
 
 
 @pytest.mark.parametrize(
@@ -137,10 +150,10 @@ def changed(run: RunFolder, *overrides: str) -> Any:
     ],
 )
 def test_bad_input_is_one_error_that_says_what_was_expected(
-    run: RunFolder, tmp_path: Path, override: str, error: type[Exception], words: str
+    config: Path, tmp_path: Path, override: str, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        run_loop(create(tmp_path, changed(run, override)))
+        run_loop(create(tmp_path, load_config(config, [override], {}).settings))
 
 
 @pytest.mark.slow
@@ -160,6 +173,7 @@ def test_the_published_configuration_is_estimated_without_weights(tmp_path: Path
     )
 
 
+@pytest.mark.slow
 def test_sft_starts_on_the_same_base(run: RunFolder) -> None:
     """The converted network is that of the folder, under the names of the product's wrapper."""
     tensors = load_file(Run.of(run).sft.checkpoint)

@@ -23,6 +23,7 @@ LAYERS = (
     ("storage",),
     ("models", "observability"),
     ("execution", "registry", "reports", "trainer", "rewards"),
+    ("bench",),
     ("exchange", "explorer", "flows", "validation"),
     ("pool",),
     ("cli",),
@@ -33,7 +34,10 @@ BESIDE = {"domain": {"identity"}, "errors": set(), "console": set(), "identity":
 NEVER = {("trainer", "rewards")}
 
 OUTSIDERS = {
-    "torch": {"devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution", "exchange"},
+    "torch": {
+        *("devices", "media", "storage", "models", "rewards", "trainer", "flows", "execution", "bench"),
+        *("exchange",),
+    },
     "prefect": {"flows"},
     "duckdb": {"datasets", "storage", "registry", "explorer", "flows", "pool", "cli"},
     "ray": {"execution", "trainer"},

@@ -304,6 +304,6 @@ def test_the_commands_exist(written: Page, tiny_run: RunFolder) -> None:
     commands = re.findall("<dd><code>(.*?)</code></dd>", written.source)
     assert all(tiny_run.run_id in command for command in commands)
     own = [shlex.split(command)[1:] for command in commands if command.startswith("avpref ")]
-    assert len(own) == 3 and len(commands) == 5
+    assert len(own) == 4 and len(commands) == 6
     for arguments in own:
         app.parse_args(arguments, exit_on_error=False, print_error=False)

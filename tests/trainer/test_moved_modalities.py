@@ -195,9 +195,10 @@ def test_metrics_of_a_modality_count_the_pairs_that_move_it(dpo_job: MakeJob, ma
 def test_the_mean_of_a_step_is_over_the_moved_pairs(
     make_network: MakeNetwork, make_pairs: MakePairs, tmp_path: Path
 ) -> None:
+    from plain_order import indices_of_step
+
     from avpref.config.training_settings import LoopSettings, OptimiserSettings
     from avpref.trainer.loop import LoopPlan, train
-    from avpref.trainer.noise import indices_of_step
 
     moves = moves_of(VIDEO_ONLY, AUDIO_ONLY, BOTH, VIDEO_ONLY, AUDIO_ONLY)
     source = PairSource(with_moves(make_pairs(5), moves), NoiseConfig(seed=5, shift=2.0))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_order import indices_of_step
 from present import present
 
 from avpref.errors import ConfigError
@@ -22,7 +23,6 @@ from avpref.trainer.noise import (
     PairSource,
     SampleIndex,
     draw_sample_noise,
-    indices_of_step,
     shard_for_rank,
 )
 

@@ -17,7 +17,7 @@ from avpref.errors import ConfigError, InputError
 from avpref.models.audio_branch import audio_only_network, is_audio_tensor
 from avpref.models.checkpoints.network_loading import load_network
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
-from avpref.trainer.adapter_files import load_adapter, read_adapter_weights
+from avpref.trainer.adapter_files import fold_adapter, load_adapter, read_adapter_weights
 from avpref.trainer.job import TrainingJob, load_job, save_job
 from avpref.trainer.launch import launch, read_summary
 from avpref.trainer.parallel import Context
@@ -92,7 +92,9 @@ def test_sft_with_an_adapter_then_both_layouts_of_dpo(
     weights = dpo_job().weights
     sft = sft_job("lora", job={"adapter": ADAPTER, "weights": weights})
     launch(sft)
-    assert not (sft.output / "network.safetensors").exists()
+    merged, base = load_file(sft.output / "network.safetensors"), make_network()
+    fold_adapter(base, sft.output / "adapter")
+    assert all(torch.allclose(merged[name], value, atol=1e-6) for name, value in base.state_dict().items())
     assert len(read_adapter_weights(sft.output / "adapter")) == 24
     for layout in ("merged", "two_adapters"):
         adapter = ADAPTER.model_copy(update={"layout": layout})

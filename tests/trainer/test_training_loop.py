@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain_order import indices_of_step
 from torch import nn
 
 from avpref.config.training_settings import AdapterSettings, LoopSettings, OptimiserSettings, PreferenceLossSettings
@@ -19,7 +20,7 @@ from avpref.trainer.adapters import make_policy
 from avpref.trainer.batches import ClipSet, PairSet
 from avpref.trainer.checkpoint import CheckpointFolder
 from avpref.trainer.loop import LoopPlan, TrainingResult, make_state, train
-from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, SampleIndex, indices_of_step
+from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource, SampleIndex
 from avpref.trainer.objectives import FlowObjective, LiveReference, LossAndMetrics, Objective, PreferenceObjective
 from avpref.trainer.parallel import Context
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from avpref.config.executor_settings import InProcessExecutor
 from avpref.domain import Split
 from avpref.flows.run import Run
-from avpref.flows.stages.training_data import TrainingTexts
+from avpref.flows.workers.generator import device_of, negative_text, open_text_encoder
 from avpref.identity import derive_seed
-from avpref.models.text import TextBatch
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.monitoring.previews import PreviewTexts, save_previews
 
@@ -25,12 +25,12 @@ def with_previews(run: Run, job: TrainingJob) -> TrainingJob:
 
 def _texts(run: Run, count: int) -> PreviewTexts:
     prompts = run.prompts_of(Split.HELD_OUT)[:count]
-    texts = TrainingTexts(run.settings, run.runs)
-    encoded, index = texts.encode([prompt.text for prompt in prompts])
+    is_here = isinstance(run.settings.executor, InProcessExecutor)  # the GPUs of a Ray executor are held by its actors
+    encoder = open_text_encoder(run.settings, run.runs, device_of(run.settings) if is_here else "cpu")
     return PreviewTexts(
         tuple(prompt.prompt_id for prompt in prompts),
-        TextBatch(encoded.states[index], encoded.mask[index]),
-        texts.negative,
+        encoder.encode([prompt.text for prompt in prompts]),
+        negative_text(encoder, run.settings),
         tuple(derive_seed("preview", run.settings.run.seed, prompt.prompt_id) for prompt in prompts),
         run.settings.sampling,
         run.settings.base_sections,

@@ -15,7 +15,8 @@ from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.workers.reference_worker import ReferenceItem, ReferenceSpec
-from avpref.trainer.batches import load_pair_set
+from avpref.trainer.data.buckets import Schedule
+from avpref.trainer.data.job_data import open_pairs, schedule_of
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.reference_cache import ReferenceScoreTable, batches_of_step, save_reference_scores
 from avpref.trainer.run_job import order_seed, reference_key
@@ -29,11 +30,12 @@ def cached_scores(run: Run, job: TrainingJob) -> tuple[TrainingJob, ItemCounts]:
 
     A changed network, dtype, pair, noise or division into batches gives another table. Raises as :func:`run_stage`.
     """
-    num_pairs = len(load_pair_set(job.data).ids)
+    pairs = open_pairs(job)
+    num_pairs, schedule = len(pairs.ids), schedule_of(job, pairs)
     key = reference_key(job, num_pairs)
     files = run.units(REFERENCE_SCORES)
     fingerprint = run.fingerprint(REFERENCE, key)
-    plan = plan_stage(REFERENCE, "batches", fingerprint, [[item] for item in _items(job, num_pairs)], run.settings.run)
+    plan = plan_stage(REFERENCE, "batches", fingerprint, [[item] for item in _items(job, schedule)], run.settings.run)
     units, counts = run_stage(
         run, plan, files, lambda: ReferenceSpec(job, run.models, files), None, reporting.observer()
     )
@@ -43,13 +45,13 @@ def cached_scores(run: Run, job: TrainingJob) -> tuple[TrainingJob, ItemCounts]:
     return replace(job, reference_scores=path), counts
 
 
-def _items(job: TrainingJob, num_pairs: int) -> list[ReferenceItem]:
+def _items(job: TrainingJob, schedule: Schedule) -> list[ReferenceItem]:
     """One item per batch of the training's processes, in the order of the steps."""
     loop, seed = job.dpo.loop, order_seed(job)
     return [
-        ReferenceItem(f"step{step:08d}-rank{rank}", tuple((index.row, index.epoch) for index in indices))
+        ReferenceItem(f"step{step:08d}-pass{number}", tuple((index.row, index.epoch) for index in indices))
         for step in range(loop.steps)
-        for rank, indices in enumerate(batches_of_step(seed, step, loop.batch_size, num_pairs, loop.num_processes))
+        for number, indices in enumerate(batches_of_step(schedule, seed, step, loop.batch_size, loop.num_processes))
     ]
 
 

@@ -34,6 +34,7 @@ app = App(
 NOUNS = {
     "adapters": "List adapters, and export them for other programs.",
     "automations": "Automations and notifications of a Prefect server.",
+    "bench": "Evaluate generated clips with the metrics of published benchmarks, with intervals.",
     "candidates": "List, show, sample and score the candidates of a run.",
     "config": "Show or validate a configuration.",
     "eval": "Compare policy and reference on held-out prompts.",
@@ -50,8 +51,10 @@ NOUNS = {
     "votes": "Plan studies in which people compare clips blindly, take their votes, show results.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }
+SUBFOLDERS = {"adapters": "exchange."}
+"""Nouns whose module is in a subfolder of ``commands``."""
 for noun, noun_help in NOUNS.items():
-    app.command(f"avpref.cli.commands.{noun}_commands:app", name=noun, help=noun_help)
+    app.command(f"avpref.cli.commands.{SUBFOLDERS.get(noun, '')}{noun}_commands:app", name=noun, help=noun_help)
 app.command(retrain)
 app.command(doctor)
 

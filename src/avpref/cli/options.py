@@ -30,6 +30,10 @@ CandidateId = Annotated[str, Parameter(help="candidate id, or an unambiguous pre
 Wait = Annotated[
     bool, Parameter(name="--wait", help="wait while another command uses the run, instead of failing", negative="")
 ]
+Speed = Annotated[
+    float,
+    Parameter(name="--tflops", help="sustained TFLOP/s of one GPU, for --dry-run", validator=validators.Number(gt=0)),
+]
 AsJson = Annotated[bool, Parameter(name="--json", help="print one JSON document", negative="")]
 Host = Annotated[
     str, Parameter(name="--host", help="address to listen on; others than this machine's own need the token")

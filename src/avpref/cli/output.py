@@ -47,7 +47,7 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> No
 def print_verdict(document: Mapping[str, Any]) -> None:
     """Print the ``evaluation`` and the ``gate`` of a document: deltas per dimension, verdict, reasons.
 
-    Where there are judges, the metrics that selected pairs and those of judges follow side by side.
+    Where there are judges, the metrics that selected pairs and those of judges follow side by side; then the columns of a benchmark.
     """
     rows = [{"dimension": name, **comparison} for name, comparison in document["evaluation"].items()]
     numbers = ["delta_sd", "ci_low", "ci_high", "win_rate", "num_pairs"]
@@ -56,6 +56,11 @@ def print_verdict(document: Mapping[str, Any]) -> None:
     if any(metric["role"] == "judge" for metric in metrics):
         print_line()
         print_table(metrics, ["role", "name", *numbers])
+    if document.get("bench"):
+        print_line()
+        print_table(
+            document["bench"], ["column", "reference", "policy", "difference", "low", "high", "num_pairs", "reason"]
+        )
     print_line(f"gate: {document['gate']['verdict']}")
     for reason in document["gate"]["reasons"]:
         print_line(f"  {reason}")

@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, model_validator
 
-from avpref.config.section import Section
+from avpref.config.section import ExtendedSection, Section
 
 
-class RecordingSettings(Section):
+class RecordingSettings(ExtendedSection):
     """How recordings are read.
 
     ``audio_track`` is the number of an audio track from 0, its language or its title; empty: the default track. ``hdr`` says
     whether recordings of high dynamic range are converted to the standard range or refused.
     """
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"audio_track"})
+
     audio_track: Annotated[int, Field(ge=0)] | str = ""
     hdr: Literal["tone_map", "refuse"] = "tone_map"
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """The settings without an empty choice, so that runs without one keep the ids that they had before it could be made."""
-        tree: dict[str, object] = serialize(self)
-        if self.audio_track == "":
-            tree.pop("audio_track", None)
-        return tree
+
+class ShapeSettings(Section):
+    """One shape of clips, and its weight where shapes are drawn."""
+
+    num_frames: int = Field(gt=0)
+    height_px: int = Field(gt=0)
+    width_px: int = Field(gt=0)
+    weight: float = Field(default=1.0, gt=0)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width."""
+        return self.num_frames, self.height_px, self.width_px
 
 
 class ClipSettings(RecordingSettings):
-    """The shape of every clip of the run, and how its recordings are read."""
+    """The shape of the clips of the run, and how its recordings are read. ``shapes``: all shapes, where there are several."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"audio_track", "shapes"})
 
     num_frames: int = Field(gt=0)
     height_px: int = Field(gt=0)
     width_px: int = Field(gt=0)
     fps_hz: float = Field(gt=0)
     sample_rate_hz: int = Field(default=16000, gt=0)
+    shapes: tuple[ShapeSettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _lists_its_own_shape(self) -> Self:
+        sizes = [shape.size for shape in self.shapes]
+        if len(set(sizes)) < len(sizes):
+            raise ValueError("clip.shapes lists one shape twice")
+        if sizes and (self.num_frames, self.height_px, self.width_px) not in sizes:
+            raise ValueError("clip.shapes lists every shape: also the one of clip.num_frames, height_px and width_px")
+        return self
 
 
 class ToyWorldPrompts(Section):

@@ -83,8 +83,26 @@ class VotesRule(Section):
     min_win_rate: float = Field(default=0.5, ge=0, lt=1)
 
 
+class BenchRule(Section):
+    """A column of the benchmark improved enough: the lower end of the interval of its improvement is at least ``min_gain``.
+
+    The improvement is in the column's own unit, positive where the policy is better; a negative ``min_gain`` accepts a fall.
+    """
+
+    kind: Literal["bench"] = "bench"
+    column: str = Field(min_length=1)
+    min_gain: float = Field(default=0.0, allow_inf_nan=False)
+
+
 GateRule = Annotated[
-    SuperiorityRule | MinimumEffectRule | NonInferiorityRule | DisplacementRule | ValidityRule | JudgeRule | VotesRule,
+    SuperiorityRule
+    | MinimumEffectRule
+    | NonInferiorityRule
+    | DisplacementRule
+    | ValidityRule
+    | JudgeRule
+    | VotesRule
+    | BenchRule,
     Field(discriminator="kind"),
 ]
 
@@ -131,6 +149,19 @@ class SequentialProcedure(Section):
 Procedure = Annotated[BootstrapProcedure | SequentialProcedure, Field(discriminator="kind")]
 
 
+class EvaluationBenchSettings(Section):
+    """A benchmark of the held-out clips of both sides; an empty ``preset`` means none.
+
+    ``changes`` are settings of the preset as ``SETTING=VALUE``. ``reference`` is a folder of clips or a file of ``avpref bench features``;
+    empty: the ground truth of the held-out prompts, where they have one.
+    """
+
+    preset: str = ""
+    changes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = Field(default=(), description="columns of the preset; empty: all")
+    reference: str = ""
+
+
 class EvaluationSettings(Section):
     """Held-out comparison of policy and reference on the same noise.
 
@@ -148,6 +179,15 @@ class EvaluationSettings(Section):
     judge_metrics: tuple[str, ...] = Field(
         default=(), description="the judges' metrics that count, as SCORER/METRIC; empty: all"
     )
+
+    bench: EvaluationBenchSettings = EvaluationBenchSettings()
+
+    @model_validator(mode="after")
+    def _rules_have_their_benchmark(self) -> Self:
+        ruled = [rule.column for rule in self.gate.rules if isinstance(rule, BenchRule)]
+        if ruled and not self.bench.preset:
+            raise ValueError(f"a rule on the column {ruled[0]} needs evaluation.bench.preset")
+        return self
 
     @field_validator("judges", mode="before")
     @classmethod

@@ -141,6 +141,9 @@ def _require_implemented(settings: Settings, path: Path) -> None:
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    if settings.rounds.count > 1 and len(settings.clip.shapes) > 1:
+        found = f"{path}: rounds.count {settings.rounds.count} with {len(settings.clip.shapes)} clip.shapes"
+        raise ConfigError(found, "one shape in a run of several rounds", "--set clip.shapes=[]")
     scorers = {name for use in settings.scoring.uses for name in (use.use, use.slug)}
     both = [use.slug for use in settings.evaluation.judge_uses if {use.use, use.slug} & scorers]
     if both:
@@ -171,13 +174,16 @@ def identity_hash(settings: Settings) -> str:
     """Hash of everything that a run's results depend on, 8 hex characters: all sections except :data:`NOT_OF_IDENTITY`.
 
     Sections of :data:`WITHOUT_DEFAULT` enter only where they differ from their defaults, and section ``rounds`` from the second
-    round on, without the number of rounds: the first of several rounds is the run of one.
+    round on, without the number of rounds: the first of several rounds is the run of one. Without a benchmark, its settings are
+    left out.
     """
     left_out = [name for name in WITHOUT_DEFAULT if getattr(settings, name) == Settings.model_fields[name].default]
     left_out += ["rounds"] if settings.rounds.round == 1 else []
     tree = settings.model_dump(mode="json", exclude={*NOT_OF_IDENTITY, *left_out})
     if "rounds" in tree:
         del tree["rounds"]["count"]
+    if not settings.evaluation.bench.preset:
+        del tree["evaluation"]["bench"]
     return digest("settings", tree, size=8)
 
 

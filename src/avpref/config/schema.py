@@ -61,3 +61,13 @@ class ScoreJob(Section):
     observe: ObserveSettings = ObserveSettings()
     clip: RecordingSettings = RecordingSettings()
     scoring: ScoringSettings = ScoringSettings(scorers=("audiobox", "imagebind", "synchformer", "videoalign"))
+
+
+class BenchJobSettings(Section):
+    """Configuration of ``avpref bench``: a subset of the sections; presets choose the scorers."""
+
+    run: RunSettings = RunSettings(name="bench", unit_candidates=8)
+    executor: Executor = InProcessExecutor()
+    observe: ObserveSettings = ObserveSettings()
+    clip: RecordingSettings = RecordingSettings()
+    scoring: ScoringSettings = ScoringSettings()

@@ -46,7 +46,10 @@ class LoopSettings(ExtendedSection):
     """Length, batch size, checkpoints, device and launcher of a training loop; see :mod:`avpref.flows.placement`."""
 
     ADDED: ClassVar[frozenset[str]] = frozenset(
-        {"checkpointing_by_tokens", "sharding", "max_restarts", "keep_every", "alarms", "previews", "trackers"}
+        {
+            *("max_tokens", "checkpointing_by_tokens", "sharding", "max_restarts", "keep_every"),
+            *("alarms", "previews", "trackers"),
+        }
     )
 
     steps: int = Field(gt=0)
@@ -67,6 +70,11 @@ class LoopSettings(ExtendedSection):
         default="auto",
         description="processes: num_processes of this machine, without Ray; auto: Ray Train workers for several processes, or "
         "where a Ray executor trains on GPUs; in_process otherwise",
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="most tokens of one forward pass; the passes of a step add their gradients. none: one pass per shape",
     )
     activation_checkpointing: bool | Literal["selective"] = False
     checkpointing_by_tokens: tuple[tuple[int, CheckpointingMode], ...] = ()
@@ -97,10 +105,31 @@ class LoopSettings(ExtendedSection):
         return mode
 
 
-class SftSettings(ExtendedSection):
-    """Flow matching on clips: ``audio_steps`` of the audio branch alone (paper, stage 1), then joint training (stage 2)."""
+class AdapterSettings(Section):
+    """LoRA. ``merged``: the reference is the network with the adapter off.
 
-    ADDED: ClassVar[frozenset[str]] = frozenset({"weight_video", "weight_audio"})
+    ``two_adapters`` (an SFT adapter is copied into policy and frozen reference) exists in the trainer only: :func:`load_config`
+    refuses it, because no stage writes an SFT adapter yet.
+    """
+
+    layout: Literal["merged", "two_adapters"] = "merged"
+    rank: int = Field(default=64, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class SftSettings(ExtendedSection):
+    """Flow matching on clips: ``audio_steps`` of the audio branch alone (paper, stage 1), then joint training (stage 2).
+
+    Stage 1 trains the audio tensors. Stage 2 trains all weights, or, with ``adapter``, a LoRA adapter that is folded into the result.
+    """
+
+    ADDED: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("weight_video", "weight_audio", "network", "adapter", "base_dtype"),
+            *("audio_clips", "audio_optimiser", "audio_batch_size"),
+        }
+    )
 
     kind: Literal["train"] = "train"
     loop: LoopSettings
@@ -111,6 +140,20 @@ class SftSettings(ExtendedSection):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     weight_video: float = Field(default=1.0, ge=0)
     weight_audio: float = Field(default=1.0, ge=0)
+    network: str = Field(
+        default="",
+        description="where training starts: a file or folder of a video network, whose audio branch is started from it, or of a joint "
+        "network; empty: random values",
+    )
+    adapter: AdapterSettings | None = Field(default=None, description="stage 2 trains this LoRA; none: all weights")
+    base_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the frozen network under the adapter; without one all weights are float32"
+    )
+    audio_clips: str = Field(
+        default="", description="stage 1: CSV of recordings with sound (file,text); empty: the sound of the SFT clips"
+    )
+    audio_optimiser: OptimiserSettings | None = Field(default=None, description="stage 1; none: optimiser")
+    audio_batch_size: int | None = Field(default=None, gt=0, description="stage 1; none: loop.batch_size")
 
 
 class SftWeights(Section):
@@ -123,19 +166,6 @@ class SftWeights(Section):
 
 
 Sft = Annotated[SftSettings | SftWeights, Field(discriminator="kind")]
-
-
-class AdapterSettings(Section):
-    """LoRA. ``merged``: the reference is the network with the adapter off.
-
-    ``two_adapters`` (an SFT adapter is copied into policy and frozen reference) exists in the trainer only: :func:`load_config`
-    refuses it, because no stage writes an SFT adapter yet.
-    """
-
-    layout: Literal["merged", "two_adapters"] = "merged"
-    rank: int = Field(default=64, gt=0)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class DpoSettings(ExtendedSection):

@@ -115,7 +115,7 @@ def find_adapter(runs: Path, name: str = "", allows_refused: bool = False) -> Ad
     is_promoted = source.name != source.run_id or source.record.verdict == PROMOTE
     if not is_promoted and not allows_refused:
         reasons = "; ".join(source.record.reasons)
-        fix = f"avpref adapters export {source.name} --refused, if you want it nevertheless"
+        fix = f"if you want it nevertheless: avpref adapters export {source.name} --runs {runs} --refused --out adapter"
         raise GateRefused(f"the gate refused the adapter of {source.run_id}: {reasons}", "a promoted adapter", fix)
     source.verify()
     return source

@@ -38,10 +38,8 @@ def upload(folder: Path, target: HubTarget) -> str:
         )
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        fix = (
-            "hf auth login, check the repository's name, then upload the folder: hf upload REPO FOLDER --repo-type "
-            + (target.repo_type)
-        )
+        again = f"hf upload {target.repo_id} {folder} --repo-type {target.repo_type}"
+        fix = f"hf auth login, or correct the repository's name; then: {again}"
         raise AvprefError(
             f"{folder} was not uploaded to {target.repo_id}: {reason}", "a hub that accepts the upload", fix
         ) from error

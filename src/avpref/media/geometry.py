@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,25 @@ class ClipShape:
     def num_samples(self) -> int:
         """Audio samples per channel in the clip's length."""
         return round(self.duration_s * self.sample_rate_hz)
+
+
+def nearest_shape(shapes: Sequence[ClipShape], height_px: int, width_px: int, duration_s: float) -> ClipShape:
+    """The shape nearest to a recording: the smallest sum of squared logarithms of the ratios of aspect, pixels and length.
+
+    Shapes that are longer than the recording by more than 1 % (rounding of containers) take no part, unless all are. Of equally near
+    shapes the first.
+    """
+
+    def distance(shape: ClipShape) -> float:
+        ratios = (
+            shape.height_px / shape.width_px / (height_px / width_px),
+            shape.height_px * shape.width_px / (height_px * width_px),
+            shape.duration_s / duration_s,
+        )
+        return sum(math.log(ratio) ** 2 for ratio in ratios)
+
+    fitting = [shape for shape in shapes if shape.duration_s <= 1.01 * duration_s]
+    return min(fitting or shapes, key=distance)
 
 
 def window_starts_s(duration_s: float, window_s: float) -> tuple[float, ...]:

@@ -74,6 +74,8 @@ def write_verdict(folder: RunFolder, decision: Decision) -> None:
     document = decision.document()
     gated = {key: document[key] for key in ("verdict", "reasons", "rules", "decision_id")}
     compared = {key: document[key] for key in ("evaluation", "metrics")}
+    if decision.inputs.bench:
+        compared["bench"] = [delta.document() for delta in decision.inputs.bench]
     folder.documents.write(VERDICT_FILE, {**compared, "gate": gated})
 
 

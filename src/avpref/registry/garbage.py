@@ -183,7 +183,7 @@ def _media(root: Path, kept: Sequence[Manifest], units: Sequence[Path]) -> set[s
     for column in ("path", "latents_path"):
         names |= _values(root, kept, tables.CANDIDATES.name, column)
         for path in units:
-            names |= _column(path, column, where="path")
+            names |= _column(path, column, where=column)
     return names
 
 

@@ -93,10 +93,10 @@ def test_what_each_stage_of_the_release_trains() -> None:
 def test_a_row_does_not_depend_on_the_others_unless_priors_are_mixed(network: DualStreamNetwork) -> None:
     x, t, inputs = latents_of(3), torch.tensor([0.9, 0.5, 0.1]), inputs_of(3)
     together = network(x, t, inputs)
-    parts: dict[str, Any] = vars(inputs)
-    last = DualStreamInputs(
-        **{name: value[2:] if isinstance(value, Tensor) else value for name, value in parts.items()}
-    )
+    parts: dict[str, Any] = {
+        name: value[2:] if isinstance(value, Tensor) else value for name, value in vars(inputs).items()
+    }
+    last = DualStreamInputs(**parts)
     alone = network(Latents(*(track[2:] for track in x if track is not None)), t[2:], last)
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one[2:], other, atol=1e-5, rtol=1e-4)

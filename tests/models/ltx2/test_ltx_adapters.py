@@ -61,7 +61,9 @@ def outputs(network: Any, version: LtxVersion) -> tuple[Tensor, Tensor]:
     return velocity.video, velocity.audio
 
 
-@pytest.mark.parametrize("version", list(LtxVersion))
+@pytest.mark.parametrize(
+    "version", [LtxVersion.V2_3, *(pytest.param(v, marks=pytest.mark.slow) for v in LtxVersion if v != "2.3")]
+)
 @pytest.mark.parametrize("layout", list(LoraLayout))
 def test_an_exported_adapter_loads_in_the_pipeline(version: LtxVersion, layout: LoraLayout, tmp_path: Path) -> None:
     from diffusers import LTX2Pipeline
@@ -107,6 +109,7 @@ def test_an_adapter_of_the_other_base_is_refused(tmp_path: Path) -> None:
     assert "an adapter of LTX-2" in error.value.expected
 
 
+@pytest.mark.slow
 def test_the_targets_of_the_published_network() -> None:
     """9,633,792 r values with feed-forward layers, and 44 GB in bfloat16: the figures that trainers of this base publish."""
     from diffusers import LTX2VideoTransformer3DModel

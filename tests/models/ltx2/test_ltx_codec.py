@@ -25,7 +25,13 @@ from avpref.models.umt5 import CachedText
 TEXTS = ("a dog barks.", "rain, and a long way home")
 
 
-@pytest.fixture(scope="module", params=list(LtxVersion), ids=str)
+VERSIONS = [
+    LtxVersion.V2_3,
+    *(pytest.param(version, marks=pytest.mark.slow) for version in LtxVersion if version != "2.3"),
+]
+
+
+@pytest.fixture(scope="module", params=VERSIONS, ids=str)
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LtxVersion, Path]:
     version: LtxVersion = request.param
     return version, save_tiny_ltx(tmp_path_factory.mktemp("ltx"), version)
@@ -86,11 +92,9 @@ def test_decoded_clips_equal_the_pipeline(codec: LtxCodec) -> None:
 
     codec.encode(clips(codec.shape, 1))
     vae, audio_vae, vocoder = codec._video_vae, codec._audio_vae, codec._vocoder
-    absent = ("scheduler", "text_encoder", "tokenizer", "connectors", "transformer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LTX2Pipeline, "__init__", lambda *args: None)
         pipeline = LTX2Pipeline()
-    assert absent
     generator = torch.Generator().manual_seed(3)
     video, audio = torch.randn(1, 128, 2, 2, 2, generator=generator), torch.randn(1, 8, 9, 16, generator=generator)
     ((frames, sound),) = codec.decode(Latents(video, audio))
@@ -106,7 +110,7 @@ def test_decoded_clips_equal_the_pipeline(codec: LtxCodec) -> None:
     assert frames.shape == (9, 64, 64, 3) and np.array_equal(frames, expected)
     assert sound.shape == (2, codec.shape.num_samples) and sound.dtype == np.float32
     num_made = min(wave.shape[1], sound.shape[1])
-    assert sound.shape[1] - num_made < 0.04 * codec.shape.sample_rate_hz
+    assert sound.shape[1] - num_made < 0.05 * codec.shape.sample_rate_hz
     np.testing.assert_array_equal(sound[:, :num_made], wave[:, :num_made].clamp(-1, 1).numpy())
     assert not sound[:, num_made:].any()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from avpref.cli.output import print_json, print_table
 from avpref.config.schema import Settings
 from avpref.console import say
@@ -10,17 +13,39 @@ from avpref.flows.dry_run import estimate
 PLACEMENT_COLUMNS = ["stage", "device", "processes", "dtype"]
 
 
-def print_estimate(settings: Settings, as_json: bool) -> int:
-    """Print items and bytes of each stage, and where each runs; returns exit code 0."""
-    document = estimate(settings).document()
+PARTS = ["weights", "trained", "gradients", "optimiser", "average", "activations", "block"]
+TRAINING_COLUMNS = ["stage", "bucket", "device", "tokens", "samples_per_pass", "steps", "memory", "card", "GPU_hours"]
+
+
+def print_estimate(settings: Settings, as_json: bool, tflops: float) -> int:
+    """Print items and bytes of each stage, where each runs, and the plan of each training; returns exit code 0."""
+    document = estimate(settings, tflops).document()
     if as_json:
         print_json(document)
     else:
         print_table(document["stages"], ["name", "items", "unit", "bytes"])
         print_table(document["placements"], PLACEMENT_COLUMNS)
+        print_table([_training_row(plan) for plan in document["trainings"]], TRAINING_COLUMNS)
+        print_table([_training_row(plan) for plan in document["trainings"]], ["stage", "bucket", *PARTS])
+        print_table([_training_row(row) for row in document["smaller"]], ["bucket", "memory", "card", "overrides"])
+        speed = f"GPU-hours: at {tflops:g} TFLOP/s sustained, steps alone"
+        say(f"memory: of one device, without workspaces and context; {speed}")
     if settings.rounds.count > 1:
         say(
             f"of each of {settings.rounds.count} rounds; later ones reuse prompts, SFT network and the reference's clips"
         )
     say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
     return 0
+
+
+def _training_row(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan for people: memory in GB, the smallest card that holds it, hours with one decimal."""
+    card = f"{plan['smallest_card_gb']} GB" if plan["smallest_card_gb"] else "none"
+    row = {**plan, "memory": gigabytes(plan["memory_total"]), "card": card}
+    row |= {name: gigabytes(value) for name, value in plan["memory"].items()}
+    return row | ({"GPU_hours": f"{plan['gpu_hours']:.1f}"} if "gpu_hours" in plan else {})
+
+
+def gigabytes(count: int) -> str:
+    """Bytes as 10^9 bytes."""
+    return f"{count / 1e9:.2f} GB"

@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter, validators
+from cyclopts import App, Parameter
 
 from avpref.cli.opening import open_run
-from avpref.cli.options import DEFAULT_RUNS, AsJson, CandidateId, Limit, OfPrompt, Overrides, Run, Runs, Seed, overrides
+from avpref.cli.options import (
+    DEFAULT_RUNS,
+    AsJson,
+    CandidateId,
+    Limit,
+    OfPrompt,
+    Overrides,
+    Run,
+    Runs,
+    Seed,
+    Speed,
+    overrides,
+)
 from avpref.cli.output import first, print_facts, print_json, print_line, print_table
 from avpref.errors import ConfigError
 
@@ -29,10 +41,6 @@ Window = Annotated[
 OptionalConfig = Annotated[Path | None, Parameter(name="--config", help="configuration file (YAML) of a new run")]
 Prompts = Annotated[
     Path | None, Parameter(name="--prompts", help="CSV with a column text, and optionally file and taxonomy")
-]
-Speed = Annotated[
-    float,
-    Parameter(name="--tflops", help="sustained TFLOP/s of one GPU, for --dry-run", validator=validators.Number(gt=0)),
 ]
 DryRun = Annotated[bool, Parameter(name="--dry-run", help="print the amount of work, and sample nothing")]
 

@@ -207,7 +207,7 @@ def export(
     json: AsJson = False,
 ) -> int:
     """Export the pairs of a run with their clips, a card and a manifest into a new folder. Nothing is uploaded without --push."""
-    from avpref.cli.actions import export_pairs
+    from avpref.cli.actions.exchange import export_pairs
 
     document = export_pairs.export_run(open_run(runs, run), out, format, layout, push, public)
     print_json(document) if json else print_facts({**document, "files": len(document["files"])})
@@ -229,7 +229,7 @@ def import_(
     The configuration's clip shape, scorers and network apply; its prompts are replaced. The printed command then trains on the
     pairs. Exit code 5: some rows or clips were refused; 4: none is usable.
     """
-    from avpref.cli.actions import import_pair_list
+    from avpref.cli.actions.exchange import import_pair_list
 
     document = import_pair_list.import_list(source, config, runs, overrides(set_, seed))
     print_json(document) if json else _print_import(document)

@@ -7,7 +7,18 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from avpref.cli.opening import load_settings
-from avpref.cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, AsJson, Config, Overrides, Runs, Seed, Wait, overrides
+from avpref.cli.options import (
+    DEFAULT_CONFIG,
+    DEFAULT_RUNS,
+    AsJson,
+    Config,
+    Overrides,
+    Runs,
+    Seed,
+    Speed,
+    Wait,
+    overrides,
+)
 
 Rounds = Annotated[
     int | None,
@@ -29,10 +40,12 @@ def retrain(
     set_: Overrides = None,
     json: AsJson = False,
     dry_run: DryRun = False,
+    tflops: Speed = 200.0,
     wait: Wait = False,
 ) -> int:
     """Run the whole loop: candidates, scores, pairs, AV-DPO, evaluation, gate, report.
 
+    --dry-run prints items, bytes, devices and the plan of the trainings: tokens, memory, GPU-hours at --tflops.
     Run it again to continue where it stopped; an unchanged run recomputes nothing. A round that is refused ends the rounds, and
     the adapter of the last good one stands. Exit code 3: the gate refused; 5: some candidates were quarantined.
     """
@@ -41,7 +54,7 @@ def retrain(
     if dry_run:
         from avpref.cli.actions import estimate_work
 
-        return estimate_work.print_estimate(settings, json)
+        return estimate_work.print_estimate(settings, json, tflops)
     if not json:
         from avpref.cli.views import run_plan
 

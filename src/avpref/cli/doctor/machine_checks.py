@@ -18,6 +18,7 @@ from avpref.config.loading import load_config
 from avpref.config.schema import Settings
 from avpref.errors import AvprefError
 from avpref.execution.ray_session import OBJECT_STORE_BYTES
+from avpref.rewards.weights.benchmark_models import BENCH_MODELS
 from avpref.rewards.weights.catalogue import MODELS, Model, resolve, size_text, terms_text
 
 REINSTALL = "python -m pip install -r requirements.lock"
@@ -25,7 +26,12 @@ UNWANTED = ("torchaudio", "torchvision", "torchcodec")
 """Builds of these that do not fit the installed torch break other packages at import; avpref needs none of them."""
 OLDEST, NEWEST = (3, 11), (3, 12)
 MIB = 2**20
-USES_FILES_OF = {"javis_score": "imagebind"}
+USES_FILES_OF = {
+    "javis_score": "imagebind",
+    "imagebind_sliding": "imagebind",
+    "clip_score": "clip",
+    "cavp_score": "cavp",
+}
 """Scorers that use another reward model's files."""
 
 
@@ -133,8 +139,12 @@ def ray() -> Check:
 
 
 def reward_models(settings: Settings | None) -> list[Check]:
-    """Whether the files of each reward model are present. Missing files fail where the configuration scores with the model."""
-    return [_reward_model(model, settings) for model in MODELS]
+    """Whether the files of each reward model are present. Missing files fail where the configuration scores with the model.
+
+    Networks of benchmarks are left out unless the configuration scores with them: a benchmark names those that it lacks.
+    """
+    needed = [model for model in MODELS if model not in BENCH_MODELS or _reward_files(model.name, settings)[1]]
+    return [_reward_model(model, settings) for model in needed]
 
 
 def _reward_model(model: Model, settings: Settings | None) -> Check:
@@ -152,7 +162,8 @@ def _reward_files(name: str, settings: Settings | None) -> tuple[Path | None, bo
         return None, False
     scoring = settings.scoring
     users = [use for use in scoring.uses if USES_FILES_OF.get(use.use, use.use) == name]
-    folder = str(next((use.settings.get("folder") or getattr(scoring, use.use).folder for use in users), ""))
+    folders = (use.settings.get("folder") or getattr(getattr(scoring, use.use, None), "folder", "") for use in users)
+    folder = str(next(folders, ""))
     return Path(folder) if folder else None, bool(users) and scoring.preset == "full"
 
 

@@ -58,7 +58,7 @@ Public = Annotated[
 @app.command(name="list")
 def list_(*, runs: Runs = DEFAULT_RUNS, limit: Limit = None, json: AsJson = False) -> int:
     """List the adapters that a gate has decided on, the promoted ones first."""
-    from avpref.cli.actions import export_adapters
+    from avpref.cli.actions.exchange import export_adapters
 
     rows = first(export_adapters.rows(runs), limit)
     columns = ["adapter", "run_id", "verdict", "serves_as", "rank", "alpha", "pairs_hash"]
@@ -86,7 +86,7 @@ def export(
 
     The export is read back and compared with the trained adapter. Exit code 3: the gate refused it; see --refused.
     """
-    from avpref.cli.actions import export_adapters
+    from avpref.cli.actions.exchange import export_adapters
 
     request = export_adapters.AdapterExport(out, layout, part, base_model, revision, clips)
     document = export_adapters.export_one(runs, adapter, request, refused, push, public)
@@ -105,7 +105,7 @@ def card(
     refused: Refused = False,
 ) -> int:
     """Print the model card of an adapter, as ``adapters export`` writes it, without clips."""
-    from avpref.cli.actions import export_adapters
+    from avpref.cli.actions.exchange import export_adapters
 
     print_line(export_adapters.card_of(runs, adapter, layout, base_model, revision, refused).rstrip("\n"))
     return 0

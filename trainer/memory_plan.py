@@ -1,0 +1,193 @@
+"""Memory of a training on one device, in bytes by part, without the device: networks of one and of two layers on the meta device.
+
+The parts are
+
+    weights       frozen tensors, in the dtype of the base
+    trained       trained tensors, float32
+    gradients     one value per trained one, float32
+    optimiser     AdamW's two moments, float32
+    average       the moving average of the trained tensors, where there is one
+    activations   tensors that autograd keeps for the backward pass of one forward pass
+    block         with activation checkpointing: what one block keeps while it is recomputed
+
+Activations are counted, not estimated: the policy's forward pass runs on tensors without memory, and every distinct storage that
+autograd saves is added up, for one and for two layers; all layers are equal, so the rest follows. Attention is counted as a fused
+kernel, which keeps q, k, v, its output and one number per query and head. Not in the parts: workspaces of kernels, fragmentation of the
+allocator, the CUDA context (about 0.5 GiB), and copies of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from avpref.config.network_settings import NetworkSettings
+from avpref.config.training_settings import AdapterSettings, CheckpointingMode
+from avpref.models.dit import JavisDiT, NetworkConfig
+from avpref.models.flow import Latents, LatentShapes
+from avpref.trainer.adapters import add_adapter
+from avpref.trainer.scaling.base_dtype import QUANTISED
+
+FLOAT32_BYTES = 4
+ADAM_MOMENTS = 2
+
+
+@dataclass(frozen=True)
+class MemoryParts:
+    """Bytes of a training by part; see the module."""
+
+    weights: int
+    trained: int
+    gradients: int
+    optimiser: int
+    average: int
+    activations: int
+    block: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class MemoryRequest:
+    """Everything that the memory of a training depends on.
+
+    Attributes:
+        network: the sizes of the network.
+        adapter: the trained adapter; None: all weights are trained.
+        dtype: of frozen weights; the linear layers of ``int8`` and ``float8`` have one byte per weight, all else is bfloat16.
+        shapes: of a clip's latents.
+        rows: rows of one forward pass: two per pair, one where the sides of a pair are computed alone (``dpo.two_pass``).
+        checkpointing: of activations: ``none``, ``selective`` or ``full``.
+        has_average: whether there is a moving average.
+        state_bits: of the optimiser's moments.
+    """
+
+    network: NetworkSettings
+    adapter: AdapterSettings | None
+    dtype: str
+    shapes: LatentShapes
+    rows: int
+    checkpointing: CheckpointingMode
+    has_average: bool = False
+    state_bits: int = 32
+
+
+def plan_memory(request: MemoryRequest) -> MemoryParts:
+    """Bytes of one device by part. No memory is allocated for weights or activations."""
+    layers = request.network.num_layers
+    one, two = (_count(_with(request, num_layers=number)) for number in (1, 2))
+    parts = {name: one[name] + (two[name] - one[name]) * (layers - 1) for name in one}
+    own_block = 0
+    if request.checkpointing != "none":
+        kept = [_count(_with(request, num_layers=number, checkpointing="none"))["activations"] for number in (1, 2)]
+        own_block = kept[1] - kept[0]
+    trained = parts["trained"]
+    return MemoryParts(
+        weights=parts["weights"],
+        trained=trained * FLOAT32_BYTES,
+        gradients=trained * FLOAT32_BYTES,
+        optimiser=trained * request.state_bits // 8 * ADAM_MOMENTS,
+        average=trained * FLOAT32_BYTES if request.has_average else 0,
+        activations=parts["activations"],
+        block=own_block,
+    )
+
+
+def _with(request: MemoryRequest, num_layers: int, checkpointing: CheckpointingMode | None = None) -> MemoryRequest:
+    network = request.network.model_copy(update={"num_layers": num_layers})
+    return replace(request, network=network, checkpointing=checkpointing or request.checkpointing)
+
+
+@lru_cache(maxsize=64)
+def _count(request: MemoryRequest) -> dict[str, int]:
+    """Bytes of frozen weights and of activations, and the number of trained values, of a network with the layers of the request."""
+    is_quantised = request.dtype in QUANTISED
+    dtype = torch.bfloat16 if is_quantised else getattr(torch, request.dtype)
+    with torch.device("meta"):
+        network = JavisDiT(NetworkConfig.from_settings(request.network)).to(dtype)
+        network.checkpointing = lambda num_tokens: request.checkpointing
+        module: nn.Module = network
+        if request.adapter is not None:
+            module = add_adapter(network, request.adapter, 0)
+        activations = _saved_bytes(module, lambda: _loss(module, request))
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    linear = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
+    saved = sum(p.numel() * (p.element_size() - 1) for p in frozen if id(p) in linear) if is_quantised else 0
+    return {
+        "weights": sum(parameter.numel() * parameter.element_size() for parameter in frozen) - saved,
+        "trained": sum(parameter.numel() for parameter in trained),
+        "activations": activations,
+    }
+
+
+def _loss(module: nn.Module, request: MemoryRequest) -> Tensor:
+    """The flow-matching loss of ``rows`` clips on the meta device."""
+    rows, network = request.rows, request.network
+    latents = Latents(*(None if shape is None else torch.empty(rows, *shape) for shape in request.shapes))
+    text, mask = torch.empty(rows, network.text_len, network.text_dim), torch.empty(rows, network.text_len)
+    velocity = module(latents, torch.empty(rows), text, mask)
+    parts = [part.square().mean() for part in velocity if part is not None]
+    return torch.stack(parts).sum()
+
+
+def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes of the distinct storages, other than parameters, that autograd keeps for the backward pass of ``forward``."""
+    own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    saved: dict[int, int] = {}
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            saved[storage._cdata] = storage.nbytes()
+            kept.append(tensor)  # so that no other storage takes its place
+        return tensor
+
+    with _FusedAttention(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = forward()
+    del loss
+    return sum(saved.values())
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Replaces attention by an operation that keeps for its backward pass what fused kernels keep."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func``; of attention the output's shape alone."""
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _AttentionMemory.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _AttentionMemory(torch.autograd.Function):
+    """Attention on the meta device: q [B, h, N, c], k and v [B, h, M, c] -> [B, h, N, c]."""
+
+    @staticmethod
+    def forward(context: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keep inputs, output and the logarithms of the sums [B, h, N]."""
+        out = torch.empty_like(q)
+        context.save_for_backward(q, k, v, out, torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device))
+        return out
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        """Gradients without values, in the shapes of the inputs."""
+        q, k, v, _, _ = context.saved_tensors
+        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
