@@ -81,7 +81,7 @@ def test_scenes_are_held_out_whole(film, tmp_path):
     splits = set()
     for seed in range(5):
         settings = ClipPrompts(clips=str(tmp_path / "clips.csv"), held_out_share=0.4, num_evaluation_clips=6)
-        made, _ = prompts(settings, SHAPE, seed)
+        made, _ = prompts(settings, [SHAPE], seed)
         sides = {split: {listed[recording_of(prompt)] for prompt in made if prompt.split == split} for split in Split}
         assert all(sides.values()) and not sides[Split.TRAIN] & sides[Split.HELD_OUT]
         splits.add(frozenset(sides[Split.HELD_OUT]))
@@ -91,7 +91,7 @@ def test_scenes_are_held_out_whole(film, tmp_path):
 def test_a_film_of_one_scene_cannot_be_split(film, tmp_path):
     cut(film, tmp_path, [TimedText(0.0, "a text")], CutSettings(Stretch(), 36, scene_s=99.0))
     with pytest.raises(InputError, match="usable recordings of one group"):
-        prompts(ClipPrompts(clips=str(tmp_path / "clips.csv")), SHAPE, 0)
+        prompts(ClipPrompts(clips=str(tmp_path / "clips.csv")), [SHAPE], 0)
 
 
 @pytest.mark.parametrize(

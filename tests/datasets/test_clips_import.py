@@ -106,7 +106,7 @@ def test_weird_names(folder, name):
     (folder / name).write_bytes(recording(99))
     path = table(folder, f'"{name}",x', "a.mp4,y")
     assert [row.file for row in read_clip_list(path).rows] == [name, "a.mp4"]
-    made, _ = prompts(settings(path), SHAPE, seed=0)
+    made, _ = prompts(settings(path), [SHAPE], seed=0)
     odd = next(prompt for prompt in made if prompt.text == "x")
     assert odd.ground_truth_path == str((folder / name).resolve())
     assert recording_of(odd) == "r" + odd.ground_truth_sha256[:16]
@@ -218,7 +218,7 @@ def test_import_does_not_hold_recordings_in_memory(folder):
 
 
 def test_one_prompt_per_window_of_training_recordings(clips):
-    made, refused = prompts(settings(clips, held_out_share=0.25), SHAPE, seed=3)
+    made, refused = prompts(settings(clips, held_out_share=0.25), [SHAPE], seed=3)
     training = [prompt for prompt in made if prompt.split is Split.TRAIN]
     assert refused == []
     by_text: dict[str, list[float]] = {}
@@ -232,7 +232,7 @@ def test_one_prompt_per_window_of_training_recordings(clips):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_no_recording_is_on_both_sides_and_no_side_is_empty(clips, seed, share):
-    made, _ = prompts(settings(clips, held_out_share=share), SHAPE, seed)
+    made, _ = prompts(settings(clips, held_out_share=share), [SHAPE], seed)
     sides = {split: {recording_of(prompt) for prompt in made if prompt.split is split} for split in Split}
     assert sides[Split.TRAIN] and sides[Split.HELD_OUT]
     assert not sides[Split.TRAIN] & sides[Split.HELD_OUT]
@@ -242,7 +242,7 @@ def test_no_recording_is_on_both_sides_and_no_side_is_empty(clips, seed, share):
 
 def test_the_split_follows_bytes_and_seed_not_names_or_order(clips, folder):
     def held_out(path: Path, seed: int) -> set[str]:
-        made, _ = prompts(settings(path, held_out_share=0.5), SHAPE, seed)
+        made, _ = prompts(settings(path, held_out_share=0.5), [SHAPE], seed)
         return {recording_of(prompt) for prompt in made if prompt.split is Split.HELD_OUT}
 
     before = {seed: held_out(clips, seed) for seed in range(8)}
@@ -254,7 +254,7 @@ def test_the_split_follows_bytes_and_seed_not_names_or_order(clips, folder):
 
 @pytest.mark.parametrize("num_clips", [1, 5, 40])
 def test_evaluation_prompts_are_as_many_as_asked_and_distinct(clips, num_clips):
-    made, _ = prompts(settings(clips, held_out_share=0.5, num_evaluation_clips=num_clips), SHAPE, seed=1)
+    made, _ = prompts(settings(clips, held_out_share=0.5, num_evaluation_clips=num_clips), [SHAPE], seed=1)
     evaluation = [prompt for prompt in made if prompt.split is Split.HELD_OUT]
     assert len(evaluation) == num_clips
     assert len({prompt.prompt_id for prompt in made}) == len(made)
@@ -267,7 +267,7 @@ def test_evaluation_prompts_are_as_many_as_asked_and_distinct(clips, num_clips):
 
 
 def test_instances_repeat_the_same_windows(clips):
-    made, _ = prompts(settings(clips, held_out_share=0.25, num_evaluation_clips=40), SHAPE, seed=1)
+    made, _ = prompts(settings(clips, held_out_share=0.25, num_evaluation_clips=40), [SHAPE], seed=1)
     windows = [prompt.ground_truth_start_s for prompt in made if prompt.split is Split.HELD_OUT]
     period = len(set(windows))
     assert windows[period:] == windows[:-period]
@@ -275,8 +275,8 @@ def test_instances_repeat_the_same_windows(clips):
 
 def test_prompts_are_the_same_every_time_and_keep_the_row(folder):
     path = table(folder, "a.mp4,first,0", "b.mp4,second,", header="file,text,taxonomy")
-    made, _ = prompts(settings(path), SHAPE, seed=0)
-    assert made == prompts(settings(path), SHAPE, seed=0)[0]
+    made, _ = prompts(settings(path), [SHAPE], seed=0)
+    assert made == prompts(settings(path), [SHAPE], seed=0)[0]
     assert {(prompt.text, prompt.taxonomy) for prompt in made} == {("first", "0"), ("second", "")}
     assert {prompt.ground_truth_sha256 for prompt in made} == {file_sha256(folder / f"{name}.mp4") for name in "ab"}
 
@@ -284,7 +284,7 @@ def test_prompts_are_the_same_every_time_and_keep_the_row(folder):
 def test_recordings_shorter_than_a_window_are_refused_in_order(folder):
     long_shape = replace(SHAPE, num_frames=32)  # 4 s: a.mp4 has 3
     path = table(folder, "gone.mp4,x", "a.mp4,a", "gone too.mp4,x", "c.mp4,c", "d.mp4,d")
-    made, refused = prompts(settings(path), long_shape, seed=0)
+    made, refused = prompts(settings(path), [long_shape], seed=0)
     assert [row.line for row in refused] == [2, 3, 4]
     assert "shorter than one window of 4 s" in refused[1].reason
     assert {prompt.text for prompt in made} == {"c", "d"}
@@ -293,21 +293,21 @@ def test_recordings_shorter_than_a_window_are_refused_in_order(folder):
 def test_fewer_than_two_usable_recordings(folder):
     path = table(folder, "a.mp4,a", "gone.mp4,b")
     with pytest.raises(InputError) as error:
-        prompts(settings(path), SHAPE, seed=0)
+        prompts(settings(path), [SHAPE], seed=0)
     assert "1 usable recordings, 1 refused" in error.value.found
     assert "line 3: gone.mp4: no such file" in error.value.found
 
 
 def test_no_csv_named_is_a_configuration_error():
     with pytest.raises(ConfigError, match=r"prompts\.clips is empty"):
-        prompts(ClipPrompts(), SHAPE, seed=0)
+        prompts(ClipPrompts(), [SHAPE], seed=0)
 
 
 # --- ground truth -------------------------------------------------------------------------------------------------------
 
 
 def test_every_window_can_be_read_at_the_models_shape(clips):
-    made, _ = prompts(settings(clips), SHAPE, seed=0)
+    made, _ = prompts(settings(clips), [SHAPE], seed=0)
     for prompt in made[::4]:
         clip = ground_truth_clip(prompt, SHAPE)
         frames, audio = present(clip.frames), present(clip.audio)
@@ -317,7 +317,7 @@ def test_every_window_can_be_read_at_the_models_shape(clips):
 
 
 def test_a_window_is_the_recordings_own_piece(clips):
-    made, _ = prompts(settings(clips), SHAPE, seed=0)
+    made, _ = prompts(settings(clips), [SHAPE], seed=0)
     windows = [prompt for prompt in made if prompt.text == "d" and prompt.source.endswith(("#1", "#2"))]
     original = np.random.default_rng(3).integers(40, 200, (48, 1, 1, 3), np.uint8).astype(float)
     for prompt in windows:
@@ -327,7 +327,7 @@ def test_a_window_is_the_recordings_own_piece(clips):
 
 
 def test_changed_and_missing_files_are_noticed(clips, folder):
-    made, _ = prompts(settings(clips), SHAPE, seed=0)
+    made, _ = prompts(settings(clips), [SHAPE], seed=0)
     prompt = next(prompt for prompt in made if prompt.text == "a")
     ground_truth_clip(prompt, SHAPE)
     (folder / "a.mp4").write_bytes(recording(77))
@@ -339,14 +339,14 @@ def test_changed_and_missing_files_are_noticed(clips, folder):
 
 
 def test_a_window_past_the_end_is_a_media_error(clips):
-    made, _ = prompts(settings(clips), SHAPE, seed=0)
+    made, _ = prompts(settings(clips), [SHAPE], seed=0)
     with pytest.raises(MediaError):
         ground_truth_clip(replace(made[0], ground_truth_start_s=60.0), SHAPE)
 
 
 def test_the_real_recordings(media):
     made, refused = prompts(
-        settings(media / "clips.csv", num_evaluation_clips=6), replace(SHAPE, num_frames=16), seed=0
+        settings(media / "clips.csv", num_evaluation_clips=6), [replace(SHAPE, num_frames=16)], seed=0
     )
     assert refused == []
     assert len({recording_of(prompt) for prompt in made}) == len(read_clip_list(media / "clips.csv").rows) >= 2

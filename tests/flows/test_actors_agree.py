@@ -77,8 +77,8 @@ def test_workers_use_one_thread_and_the_trainer_the_configured_number(tiny_run: 
     """The number of threads determines the order of sums, so no worker may use the number of another."""
     settings, root = tiny_run.settings, tiny_run.root
     specs: list[WorkerSpec] = [
-        SftEncodeSpec(settings, tiny_run.units(LATENTS)),
-        CandidateEncodeSpec(tiny_run.media, settings, tiny_run.units(LATENTS)),
+        SftEncodeSpec(tiny_run.files, settings, tiny_run.units(LATENTS)),
+        CandidateEncodeSpec(tiny_run.media, tiny_run.files, settings, tiny_run.units(LATENTS)),
         GenerateSpec(
             tiny_run.files, tiny_run.models, root.parent, settings, tiny_run.units(CANDIDATES), Run.of(tiny_run).sft
         ),

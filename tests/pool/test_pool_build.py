@@ -96,7 +96,7 @@ def test_written_clips_are_exact_and_can_be_imported(videos: Path, build_pool: B
         sound = whole.audio[start : start + len(copy.audio)]
         assert np.corrcoef(sound, copy.audio[: len(sound)])[0, 1] > 0.95
     settings = ClipPrompts(clips=str(pool.root / "clips.csv"), held_out_share=0.5, num_evaluation_clips=2)
-    found, refused = prompts(settings, ClipShape(25, 64, 64, 12.5, 16_000), 0)
+    found, refused = prompts(settings, [ClipShape(25, 64, 64, 12.5, 16_000)], 0)
     assert found and not refused
 
 

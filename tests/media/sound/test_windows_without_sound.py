@@ -54,7 +54,7 @@ def test_the_start_of_the_sound_is_known_from_the_header(folder: Path) -> None:
 def test_import_uses_the_windows_that_have_sound(folder: Path) -> None:
     table = folder / "clips.csv"
     table.write_text("file,text\nlate.mp4,late\na.mp4,a\nb.mp4,b\nearly.mp4,early\n")
-    made, refused = prompts(ClipPrompts(clips=str(table), num_evaluation_clips=8), SHAPE, 0)
+    made, refused = prompts(ClipPrompts(clips=str(table), num_evaluation_clips=8), [SHAPE], 0)
     starts = {prompt.ground_truth_start_s for prompt in made if prompt.text == "late"}
     assert starts == {4.0}
     assert {prompt.ground_truth_start_s for prompt in made if prompt.text == "early"} == {0.0}

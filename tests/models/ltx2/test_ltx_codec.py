@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_decoded_clips_equal_the_pipeline(codec: LtxCodec) -> None:
     vae, audio_vae, vocoder = codec._video_vae, codec._audio_vae, codec._vocoder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LTX2Pipeline, "__init__", lambda *args: None)
-        pipeline = LTX2Pipeline()
+        pipeline: Any = LTX2Pipeline()
     generator = torch.Generator().manual_seed(3)
     video, audio = torch.randn(1, 128, 2, 2, 2, generator=generator), torch.randn(1, 8, 9, 16, generator=generator)
     ((frames, sound),) = codec.decode(Latents(video, audio))
@@ -132,7 +133,7 @@ def test_text_states_equal_the_pipeline(path: tuple[LtxVersion, Path], tmp_path:
     version, folder = path
     files = LtxTextFiles(LtxSource(version, str(folder)), torch.float32, length=32)
     encoder = files.load()
-    pipeline = LTX2Pipeline(
+    pipeline: Any = LTX2Pipeline(
         **dict.fromkeys(("scheduler", "vae", "audio_vae", "vocoder", "transformer")),
         text_encoder=encoder._encoder,
         tokenizer=encoder._tokenizer,

@@ -49,9 +49,9 @@ def test_known_parts_come_out_unchanged_and_change_the_rest(mode: str) -> None:
     assert latents.video is not None and latents.audio is not None
     start = Latents(latents.video[:, :, :2], latents.audio[:, :, :4])
     conditioning = {
-        "image": lambda: image_to_av(latents.video[:, :, :1], SHAPES),  # type: ignore[index]
-        "audio": lambda: audio_to_video(latents.audio),  # type: ignore[arg-type]
-        "video": lambda: video_to_audio(latents.video),  # type: ignore[arg-type]
+        "image": lambda: image_to_av(latents.video[:, :, :1], SHAPES),
+        "audio": lambda: audio_to_video(latents.audio),
+        "video": lambda: video_to_audio(latents.video),
         "start": lambda: extend(start, SHAPES),
     }[mode]()
     free, fixed = sampled(network, None), sampled(network, conditioning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_ltx import save_tiny_ltx, tiny_transformer
 
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
+from avpref.models.flow import LatentShapes
 from avpref.models.ltx2.ltx_components import load_network, load_vocoder, new_network
 from avpref.models.ltx2.ltx_folder import open_folder
 from avpref.models.ltx2.ltx_grid import latent_shapes, require_grid, token_counts
@@ -119,12 +121,12 @@ def test_fingerprints_follow_the_weights(copy_of: dict[LtxVersion, Path], tmp_pa
     assert all(ours != theirs for ours, theirs in zip(*hashes, strict=True))
 
 
-GOOD = {"num_frames": 121, "height_px": 512, "width_px": 768, "fps_hz": 24.0, "sample_rate_hz": 48000}
+GOOD: dict[str, Any] = {"num_frames": 121, "height_px": 512, "width_px": 768, "fps_hz": 24.0, "sample_rate_hz": 48000}
 
 
 def test_tokens_of_the_published_size() -> None:
     shapes = latent_shapes(ClipShape(**GOOD))
-    assert shapes == ((128, 16, 16, 24), (8, 126, 16))
+    assert shapes == LatentShapes((128, 16, 16, 24), (8, 126, 16))
     assert token_counts(shapes) == (6144, 126)
 
 
@@ -141,6 +143,6 @@ def test_tokens_of_the_published_size() -> None:
 def test_clips_off_the_grid_are_refused(change: dict[str, float], found: str, fix: str) -> None:
     require_grid(ClipShape(**GOOD), 48000)
     with pytest.raises(ConfigError) as error:
-        require_grid(ClipShape(**GOOD | change), 48000)  # type: ignore[arg-type]
+        require_grid(ClipShape(**GOOD | change), 48000)
     assert error.value.found.startswith(found)
     assert error.value.fix == fix

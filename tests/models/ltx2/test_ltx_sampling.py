@@ -82,7 +82,7 @@ def make_pair(version: LtxVersion) -> Pair:
     texts = [states_of(connectors, *rows) for rows in zip(hidden, masks, strict=True)]
     convention = LtxConvention.of(version, "diffusers")
     network = LtxNetwork(transformer, video_text_dim(transformer.config), convention)
-    return Pair(version, parts, network, *texts, (hidden[0], masks[0], hidden[1], masks[1]))
+    return Pair(version, parts, network, texts[0], texts[1], (hidden[0], masks[0], hidden[1], masks[1]))
 
 
 @torch.no_grad()
@@ -136,7 +136,7 @@ def test_latents_equal_the_pipeline(pair: Pair, name: str) -> None:
     from diffusers import LTX2Pipeline
 
     guidance = GUIDANCES[name]
-    pipeline = LTX2Pipeline(**pair.parts)
+    pipeline: Any = LTX2Pipeline(**pair.parts)
     pipeline.set_progress_bar_config(disable=True)
     video, audio = pipeline(**arguments(pair, guidance))
     levels = noise_levels(STEPS, 18)
@@ -151,7 +151,7 @@ def test_a_known_first_frame_equals_the_image_pipeline(pair: Pair) -> None:
     from diffusers import LTX2ImageToVideoPipeline
 
     guidance = GUIDANCES["all"]
-    pipeline = LTX2ImageToVideoPipeline(**pair.parts)
+    pipeline: Any = LTX2ImageToVideoPipeline(**pair.parts)
     pipeline.set_progress_bar_config(disable=True)
     noise = draw_noise(SHAPES, SEEDS)
     assert noise.video is not None

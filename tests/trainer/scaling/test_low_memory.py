@@ -17,6 +17,7 @@ from avpref.trainer.job import TrainingJob
 from avpref.trainer.launch import launch
 from avpref.trainer.noise import NoiseConfig, PairSource, SampleIndex
 from avpref.trainer.objectives import LiveReference, PreferenceObjective
+from avpref.trainer.scaling.base_dtype import BaseDtype
 
 pytest.importorskip("torchao")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,11 +26,10 @@ MakeJob = Callable[..., TrainingJob]
 
 @pytest.mark.parametrize("dtype", ["int8", "float8"])
 def test_an_adapter_trains_over_weights_of_eight_bits(
-    make_network: Callable[..., JavisDiT], make_pairs: Callable[..., PairSet], dtype: str
+    make_network: Callable[..., JavisDiT], make_pairs: Callable[..., PairSet], dtype: BaseDtype
 ) -> None:
-    policies = [
-        make_policy(make_network(), AdapterSettings(rank=2, alpha=4), 1, dtype=name) for name in (dtype, "bfloat16")
-    ]  # type: ignore[arg-type]
+    dtypes: tuple[BaseDtype, ...] = (dtype, "bfloat16")
+    policies = [make_policy(make_network(), AdapterSettings(rank=2, alpha=4), 1, dtype=name) for name in dtypes]
     batch = PairSource(make_pairs(), NoiseConfig(1, 2.0)).batch([SampleIndex(0, 0), SampleIndex(1, 0)])
     gradients = []
     for policy in policies:
@@ -41,7 +41,7 @@ def test_an_adapter_trains_over_weights_of_eight_bits(
             torch.cat([g.flatten() for layer in policy.layers if (g := factors(layer, "policy")[1].grad) is not None])
         )
     assert gradients[0].dtype == torch.float32 and len(gradients[0]) == len(gradients[1])
-    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.95
+    assert torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.95
 
 
 @pytest.mark.slow
@@ -60,5 +60,5 @@ def test_moments_of_eight_bits_train_and_resume_bitwise(dpo_job: MakeJob) -> Non
     launch(exact)
     other = read_adapter_weights(exact.output / "adapter")
     ups = [torch.cat([factor[1].flatten() for factor in weights.values()]) for weights in (mine, other)]
-    assert torch.nn.functional.cosine_similarity(*ups, dim=0) > 0.9
+    assert torch.nn.functional.cosine_similarity(ups[0], ups[1], dim=0) > 0.9
     assert replace(whole, output=exact.output).fingerprint() != exact.fingerprint()
