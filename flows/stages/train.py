@@ -24,10 +24,10 @@ from avpref.flows.shapes import shape_of_candidate
 from avpref.flows.stages.alignment.preview_texts import with_previews
 from avpref.flows.stages.alignment.reference_scores import cached_scores
 from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
-from avpref.flows.stages.token_budget import within_budget
-from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import TrainingSource, launch_training, write_training_set
-from avpref.flows.stages.training_record import record_trained
+from avpref.flows.stages.training.token_budget import within_budget
+from avpref.flows.stages.training.trained_models import reuse_trained_model
+from avpref.flows.stages.training.training_data import TrainingSource, launch_training, write_training_set
+from avpref.flows.stages.training.training_record import record_trained
 from avpref.flows.workers.encode_worker import CandidateEncodeSpec, EncodeItem
 from avpref.flows.workers.generator import codec_identity
 from avpref.flows.workers.sound_changes import SoundChange, sound_changes
