@@ -68,7 +68,7 @@ def test_pairs_weigh_by_the_distance_of_their_rewards(tiny_copy: TinyCopy) -> No
     run = run_with(tiny_copy("train", "weighted"), "dpo.loss.margin_power=1.0")
     train.fn(run)
     data = open_pairs(run.training_job)
-    stored = data.weights(range(len(data.ids)))
+    stored = data.pair_weights(range(len(data.ids)))
     assert stored is not None and float(stored.mean()) == pytest.approx(1.0)
 
 
