@@ -32,7 +32,8 @@ from avpref.config.training_settings import AdapterSettings, PreferenceLossSetti
 from avpref.errors import AvprefError
 from avpref.flows.workers.reward_models import reward_model
 from avpref.media.reading import DecodedClip
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig, compile_blocks
+from avpref.models.bases.velocity_network import compile_blocks
+from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.dit_work import forward_flop
 from avpref.models.flow import Latents, interpolate, velocity_target
 from avpref.rewards.protocol import ScorableClip

@@ -26,10 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avpref.config.loading import load_config
-from avpref.flows.workers.encode_worker import encode_clips
 from avpref.flows.workers.prompt_sources import clip_shape, open_prompt_source
 from avpref.media.reading import DecodedClip
-from avpref.models.codecs.codec import IdentityCodec
+from avpref.models.codecs.codec import IdentityCodec, moments_of
 from avpref.models.dual_stream.prior_losses import TEMPORAL, ClipBatch, clip_embeddings, prior_loss
 from avpref.models.dual_stream.synchrony_prior import PriorConfig, SynchronyPrior
 from avpref.models.text import WordText
@@ -82,10 +81,10 @@ def toy_clips(num: int) -> Clips:
     decoded = [
         DecodedClip(clip.frames, shape.fps_hz, clip.audio, shape.sample_rate_hz, shape.duration_s) for clip in made
     ]
-    video, audio = encode_clips(codec, decoded)
+    encoded = moments_of(codec, decoded)
     text = WordText(TEXT_DIM, TEXT_LENGTH).encode([clip.text for clip in made]).states
     size = float(shape.height_px), float(shape.width_px)
-    return Clips(torch.from_numpy(video), torch.from_numpy(audio), text, size, shape.fps_hz)
+    return Clips(encoded.video, encoded.audio, text, size, shape.fps_hz)
 
 
 def window(clips: Clips, picture_start: int, sound_start: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 from avpref.datasets import tables
 from avpref.datasets.evidence.gate import PROMOTE
 from avpref.flows.run import Run
-from avpref.flows.stages.training_record import adapter_origin
+from avpref.flows.stages.training.training_record import adapter_origin
 from avpref.registry.adapter_records import PROMOTED
 from avpref.registry.decision_record import ADAPTER, CHECKPOINT, SUMMARY, RecordedFile
 from avpref.storage.file_hashes import sha256_of

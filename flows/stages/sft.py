@@ -12,9 +12,9 @@ from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run, start_hash
-from avpref.flows.stages.sft_data import write_clips, write_sound
-from avpref.flows.stages.trained_models import reuse_trained_model
-from avpref.flows.stages.training_data import launch_training
+from avpref.flows.stages.training.sft_data import write_clips, write_sound
+from avpref.flows.stages.training.trained_models import reuse_trained_model
+from avpref.flows.stages.training.training_data import launch_training
 from avpref.flows.workers.generator import base_of
 from avpref.identity import derive_seed, digest
 from avpref.models.bases.base_model import GivenWeights

@@ -19,8 +19,8 @@ from avpref.execution.reuse import Reuse
 from avpref.flows.run import Run
 from avpref.flows.shapes import drawn_shape
 from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
-from avpref.flows.stages.token_budget import within_budget
-from avpref.flows.stages.training_data import TrainingSource, write_training_set
+from avpref.flows.stages.training.token_budget import within_budget
+from avpref.flows.stages.training.training_data import TrainingSource, write_training_set
 from avpref.flows.workers.encode_worker import SftEncodeSpec
 from avpref.flows.workers.generator import codec_identity
 from avpref.flows.workers.prompt_sources import SftItem, reading_rules, shapes_of
