@@ -30,7 +30,7 @@ from avpref.bench.features.parts import ClipIdentity, FeatureItem, NetworkPart, 
 from avpref.bench.results.bench_folder import feature_files
 from avpref.config.schema import BenchJobSettings
 from avpref.domain import PICTURE
-from avpref.flows.bench_job_sources import BenchChoice, bench_job
+from avpref.flows.bench.bench_job_sources import BenchChoice, bench_job
 from avpref.media.writing import encode_clip
 from avpref.storage.unit import Unit
 

@@ -17,7 +17,7 @@ def check_before_first_stage(settings: Settings) -> None:
     """
     require_judges(settings)
     if settings.evaluation.bench.preset:
-        from avpref.flows.stages.bench_sides import check_bench
+        from avpref.flows.bench.bench_sides import check_bench
 
         check_bench(settings)
     for finding in checked_prompt_blind(checked_metrics(settings), settings.audit.prompt_blind):

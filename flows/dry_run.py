@@ -26,7 +26,7 @@ from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.placement import Placement, placements
 from avpref.flows.shapes import settings_of
 from avpref.flows.stages.candidate_plan import planned_candidates
-from avpref.flows.stages.train import delays_s
+from avpref.flows.stages.train import changes_of, delays_s
 from avpref.flows.training_plan import SmallerTraining, TrainingPlan, smaller_trainings, training_plans
 from avpref.flows.workers.encode_worker import mp4_bytes
 from avpref.flows.workers.generator import base_of, open_codec
@@ -188,7 +188,9 @@ def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[DryRunRow]:
     pairs = train * settings.pairs.max_pairs_per_prompt
     if isinstance(settings.prompts, PairPrompts):
         pairs = num_rows(settings.prompts)
-    latents = pairs * (latent_bytes(settings) + latent_bytes(settings, len(delays_s(settings.dpo))))
+    latents = pairs * (
+        latent_bytes(settings) + latent_bytes(settings, len(delays_s(settings.dpo)) + len(changes_of(settings.dpo)))
+    )
     _, values = network_values(settings)
     kept = _checkpoints(settings.dpo.loop) * ADAM_COPIES + 1
     return [

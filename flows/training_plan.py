@@ -1,6 +1,6 @@
 """Plan of a run's trainings without running them: tokens, forward passes, steps, memory per device and GPU-hours of every bucket.
 
-Operations are those of :func:`avpref.models.dit_work.forward_flop`. With F operations of one forward pass of a row, of which
+Operations are those of :meth:`avpref.models.bases.base_model.Base.work`. With F operations of one forward pass of a row, of which
 A are attention and L = F - A the rest: training all weights takes F forward, 2 L + 2.5 A backward; training an adapter of a frozen network
 F forward, L + 2.5 A backward (fused attention recomputes its products); activation checkpointing adds F, a live reference F per row.
 GPU-hours are these operations at a sustained speed that the caller names; nothing else is counted in them.
@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from avpref.config.network_settings import NetworkSettings
 from avpref.config.schema import Settings
 from avpref.config.training_settings import CheckpointingMode, DpoSettings, LoopSettings, SftSettings
 from avpref.flows.flops import TERA
 from avpref.flows.placement import placed_loop
 from avpref.flows.shapes import settings_of, shape_name
-from avpref.flows.workers.generator import open_codec
+from avpref.flows.workers.generator import base_of, open_codec
 from avpref.flows.workers.prompt_sources import shapes_of
 from avpref.media.geometry import ClipShape
-from avpref.models.dit_work import attention_flop, forward_flop, num_tokens
+from avpref.models.bases.base_model import Work
 from avpref.models.flow import LatentShapes
 from avpref.observability.meters import S_PER_H
 from avpref.trainer.memory_plan import MemoryParts, MemoryRequest, plan_memory
@@ -75,12 +74,7 @@ class SmallerTraining:
 
 
 def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
-    """The plan of every training and bucket, at ``tflops`` sustained; none for other base models than JavisDiT++.
-
-    Raises what opening the codec raises for a shape that it cannot make.
-    """
-    if settings.network is None:
-        return
+    """The plan of every training and bucket, at ``tflops`` sustained. Raises what opening the codec raises for a shape it cannot make."""
     trainings: list[tuple[str, SftSettings | DpoSettings]] = [("train", settings.dpo)]
     if isinstance(settings.sft, SftSettings):
         trainings.insert(0, ("sft", settings.sft))
@@ -92,23 +86,21 @@ def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
 
 def smaller_trainings(settings: Settings) -> Iterator[SmallerTraining]:
     """AV-DPO of one pair of the smallest bucket per forward pass, under settings that lower its memory, largest memory first."""
-    network = settings.network
-    if network is None:
-        return
+    base, sections = base_of(settings), settings.base_sections
     shapes = {shape: open_codec(settings_of(settings, shape)).encoded_shapes() for shape in shapes_of(settings)}
-    shape = min(shapes, key=lambda shape: num_tokens(shapes[shape], network))
+    shape = min(shapes, key=lambda shape: base.latent_work(shapes[shape]).num_tokens)
     latents = shapes[shape]
     rows = []
     dtypes: tuple[tuple[str, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True), ("int8", True))
     for dtype, is_two_pass in dtypes:
         for mode, value in MODES:
             rows_of_pass = 1 if is_two_pass else 2
-            request = MemoryRequest(network, settings.dpo.adapter, dtype, latents, rows_of_pass, mode)
+            request = MemoryRequest(sections, settings.dpo.adapter, dtype, latents, rows_of_pass, mode)
             changes = {
                 "base_dtype": dtype,
                 "loop.activation_checkpointing": value,
                 "two_pass": str(is_two_pass).lower(),
-                "loop.max_tokens": str(2 * num_tokens(latents, network)),
+                "loop.max_tokens": str(2 * base.latent_work(latents).num_tokens),
             }
             memory = plan_memory(request)
             overrides = " ".join(f"--set dpo.{key}={value}" for key, value in changes.items())
@@ -129,16 +121,15 @@ def _plan(
     tflops: float,
 ) -> TrainingPlan:
     shape, share = shape_and_share
-    network = settings.network
-    assert network is not None, "only JavisDiT++ is planned"
     loop = placed_loop(settings.executor, training.loop)
     latents = open_codec(settings_of(settings, shape)).encoded_shapes()
     rows = 2 if isinstance(training, DpoSettings) else 1
-    tokens = rows * num_tokens(latents, network)
+    work = base_of(settings).latent_work(latents)
+    tokens = rows * work.num_tokens
     per_pass = samples_per_pass(loop, tokens)
-    memory = plan_memory(_request(network, training, latents, rows * per_pass))
+    memory = plan_memory(_request(settings, training, latents, rows * per_pass))
     samples = loop.steps * loop.batch_size * share
-    flop = samples * rows * training_flop(tokens // rows, network, training)
+    flop = samples * rows * training_flop(work, training)
     return TrainingPlan(
         stage=stage,
         bucket=shape_name(shape),
@@ -160,13 +151,13 @@ def samples_per_pass(loop: LoopSettings, tokens: int) -> int:
     return own if loop.max_tokens is None else min(own, loop.max_tokens // tokens)
 
 
-def training_flop(tokens: int, network: NetworkSettings, training: SftSettings | DpoSettings) -> float:
+def training_flop(work: Work, training: SftSettings | DpoSettings) -> float:
     """Operations of one row of a training step, reference included."""
-    forward, attention = forward_flop(tokens, network), attention_flop(tokens, network)
+    forward, attention = work.forward_flop, work.attention_flop
     other = forward - attention
     is_adapter = isinstance(training, DpoSettings) or training.adapter is not None
     backward = (1.0 if is_adapter else 2.0) * other + 2.5 * attention
-    recomputed = forward if training.loop.checkpointing(tokens) == "full" else 0.0
+    recomputed = forward if training.loop.checkpointing(work.num_tokens) == "full" else 0.0
     if not isinstance(training, DpoSettings):
         return forward + backward + recomputed
     reference = forward if training.reference in ("live", "ema") else 0.0
@@ -174,9 +165,10 @@ def training_flop(tokens: int, network: NetworkSettings, training: SftSettings |
 
 
 def _request(
-    network: NetworkSettings, training: SftSettings | DpoSettings, latents: LatentShapes, rows: int
+    settings: Settings, training: SftSettings | DpoSettings, latents: LatentShapes, rows: int
 ) -> MemoryRequest:
-    mode, bits = training.loop.checkpointing(num_tokens(latents, network)), training.optimiser.state_bits
+    network, bits = settings.base_sections, training.optimiser.state_bits
+    mode = training.loop.checkpointing(base_of(settings).latent_work(latents).num_tokens)
     match training:
         case DpoSettings():
             has_average = bool(training.ema_decay)

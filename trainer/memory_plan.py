@@ -28,9 +28,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from avpref.config.base_settings import BaseSections
 from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, CheckpointingMode
-from avpref.models.dit import JavisDiT, NetworkConfig
+from avpref.models.bases.base_model import Base
+from avpref.models.bases.base_opening import open_base
 from avpref.models.flow import Latents, LatentShapes
 from avpref.trainer.adapters import add_adapter
 from avpref.trainer.scaling.base_dtype import QUANTISED
@@ -62,7 +64,7 @@ class MemoryRequest:
     """Everything that the memory of a training depends on.
 
     Attributes:
-        network: the sizes of the network.
+        network: the sections that describe the base model, or section ``network`` of JavisDiT++ alone.
         adapter: the trained adapter; None: all weights are trained.
         dtype: of frozen weights; the linear layers of ``int8`` and ``float8`` have one byte per weight, all else is bfloat16.
         shapes: of a clip's latents.
@@ -72,7 +74,7 @@ class MemoryRequest:
         state_bits: of the optimiser's moments.
     """
 
-    network: NetworkSettings
+    network: BaseSections | NetworkSettings
     adapter: AdapterSettings | None
     dtype: str
     shapes: LatentShapes
@@ -81,15 +83,23 @@ class MemoryRequest:
     has_average: bool = False
     state_bits: int = 32
 
+    @property
+    def base(self) -> Base:
+        """The base model."""
+        own = self.network
+        return open_base(BaseSections(network=own) if isinstance(own, NetworkSettings) else own)
+
 
 def plan_memory(request: MemoryRequest) -> MemoryParts:
     """Bytes of one device by part. No memory is allocated for weights or activations."""
-    layers = request.network.num_layers
-    one, two = (_count(_with(request, num_layers=number)) for number in (1, 2))
-    parts = {name: one[name] + (two[name] - one[name]) * (layers - 1) for name in one}
-    own_block = 0
-    if request.checkpointing != "none":
-        kept = [_count(_with(request, num_layers=number, checkpointing="none"))["activations"] for number in (1, 2)]
+    blocks, own_block = request.base.num_blocks, 0
+    if blocks:
+        one, two = (_count(request, number) for number in (1, 2))
+        parts = {name: one[name] + (two[name] - one[name]) * (blocks - 1) for name in one}
+    else:
+        parts = _count(request, 0)
+    if blocks and request.checkpointing != "none":
+        kept = [_count(replace(request, checkpointing="none"), number)["activations"] for number in (1, 2)]
         own_block = kept[1] - kept[0]
     trained = parts["trained"]
     return MemoryParts(
@@ -103,18 +113,14 @@ def plan_memory(request: MemoryRequest) -> MemoryParts:
     )
 
 
-def _with(request: MemoryRequest, num_layers: int, checkpointing: CheckpointingMode | None = None) -> MemoryRequest:
-    network = request.network.model_copy(update={"num_layers": num_layers})
-    return replace(request, network=network, checkpointing=checkpointing or request.checkpointing)
-
-
 @lru_cache(maxsize=64)
-def _count(request: MemoryRequest) -> dict[str, int]:
-    """Bytes of frozen weights and of activations, and the number of trained values, of a network with the layers of the request."""
+def _count(request: MemoryRequest, num_blocks: int) -> dict[str, int]:
+    """Bytes of frozen weights and of activations, and the number of trained values, of a network of ``num_blocks`` (0: of all)."""
     is_quantised = request.dtype in QUANTISED
     dtype = torch.bfloat16 if is_quantised else getattr(torch, request.dtype)
     with torch.device("meta"):
-        network = JavisDiT(NetworkConfig.from_settings(request.network)).to(dtype)
+        base = request.base
+        network = (base.shallow(num_blocks) if num_blocks else base.build_network()).to(dtype)
         network.checkpointing = lambda num_tokens: request.checkpointing
         module: nn.Module = network
         if request.adapter is not None:
@@ -133,9 +139,9 @@ def _count(request: MemoryRequest) -> dict[str, int]:
 
 def _loss(module: nn.Module, request: MemoryRequest) -> Tensor:
     """The flow-matching loss of ``rows`` clips on the meta device."""
-    rows, network = request.rows, request.network
+    rows, text_shape = request.rows, request.base.text_shape()
     latents = Latents(*(None if shape is None else torch.empty(rows, *shape) for shape in request.shapes))
-    text, mask = torch.empty(rows, network.text_len, network.text_dim), torch.empty(rows, network.text_len)
+    text, mask = torch.empty(rows, *text_shape), torch.empty(rows, text_shape[0])
     velocity = module(latents, torch.empty(rows), text, mask)
     parts = [part.square().mean() for part in velocity if part is not None]
     return torch.stack(parts).sum()
@@ -172,7 +178,8 @@ class _FusedAttention(TorchFunctionMode):
     ) -> Any:
         """Run ``func``; of attention the output's shape alone."""
         if func is torch.nn.functional.scaled_dot_product_attention:
-            return _AttentionMemory.apply(*args[:3])
+            named = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs or {})
+            return _AttentionMemory.apply(named["query"], named["key"], named["value"])
         return func(*args, **(kwargs or {}))
 
 

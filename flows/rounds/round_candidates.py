@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from avpref.datasets import tables
 from avpref.datasets.rounds.informative import allocate, disagreement, most_informative_first
 from avpref.domain import Origin, Split, candidate_id, candidate_seed
+from avpref.errors import InputError
 from avpref.execution.plan import StagePlan
 from avpref.flows.rounds.earlier_pairs import earlier_candidates, is_drawn
 from avpref.flows.run import Run
@@ -50,8 +51,8 @@ def generation_plans(run: Run, stage: str) -> list[NetworkPlan]:
         if not requests:
             continue
         plan = plan_requests(run, stage, list(requests.values()), network_hash)
-        name = stage if network_hash == run.sft.hash else f"{stage}-{network_hash[:SHOWN]}"
-        plans.append(NetworkPlan(run.networks[network_hash], replace(plan, name=name)))
+        ending = {run.sft.hash: "", run.start.hash: "-policy"}.get(network_hash, f"-{network_hash[:SHOWN]}")
+        plans.append(NetworkPlan(run.networks[network_hash], replace(plan, name=stage + ending)))
     return plans
 
 
@@ -82,9 +83,15 @@ def _own_requests(run: Run) -> Iterator[tuple[str, CandidateRequest]]:
 
 
 def _earlier_requests(run: Run) -> Iterator[tuple[str, CandidateRequest]]:
-    """The clips of earlier pairs; they are imported from the runs that made them, or made again where those are gone."""
+    """The clips of earlier pairs; they are imported from the runs that made them, or made again where those are gone.
+
+    Raises InputError for a clip that no network of the rounds has made.
+    """
     prompts = {prompt.prompt_id: prompt for prompt in run.prompts}
     for clip in earlier_candidates(run):
+        if clip.origin != Origin.GROUND_TRUTH and clip.checkpoint_hash not in run.networks:
+            found = f"round {run.settings.rounds.round}: clip {clip.candidate_id} of an earlier pair was imported"
+            raise InputError(found, "clips that a round has sampled", "--set rounds.earlier_share=0")
         request = CandidateRequest(clip.candidate_id, prompts[clip.prompt_id], clip.index, clip.origin, clip.seed)
         yield clip.checkpoint_hash or run.sft.hash, request
 

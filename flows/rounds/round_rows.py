@@ -1,4 +1,4 @@
-"""The changes of each round as one row: gain, drift from the SFT network, yield of pairs, and diversity of the samples."""
+"""The rows of finished rounds: gain, drift from the SFT network, yield of pairs, and diversity of the samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def _row(run: Run, unit: pd.Series) -> RoundRow:
     assert verdict is not None and adapter is not None
     own = _own_candidates(run)
     pairs = run.tables.read(tables.PAIRS)
-    num_new = sum(name in set(own.candidate_id) for name in pairs["chosen"].to_pylist())
+    ids = set(own.candidate_id)
+    num_new = sum({row["chosen"], row["rejected"]} <= ids for row in pairs.select(["chosen", "rejected"]).to_pylist())
     drifts = [value for value in vars(summary.drift).values() if value is not None]
     return RoundRow(
         round=run.settings.rounds.round,

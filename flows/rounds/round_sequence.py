@@ -30,14 +30,14 @@ class SequenceResult:
     ended_by: str
 
     @property
-    def standing(self) -> RunResult:
+    def last_good(self) -> RunResult:
         """The last round whose adapter passed; the first round where none did."""
         passed = [result for result in self.rounds if result.gate.is_promoted]
         return passed[-1] if passed else self.rounds[0]
 
     def document(self) -> dict[str, Any]:
         """The result of the round that stands, as JSON values; with several rounds also a row per round."""
-        document = self.standing.document()
+        document = self.last_good.document()
         if len(self.rounds) == 1 and not self.ended_by:
             return document
         rows = {"rounds": [row.document() for row in self.rows], "ended_by": self.ended_by}

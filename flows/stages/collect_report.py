@@ -51,6 +51,7 @@ def collect(run: Run) -> ReportData:
     )
     metrics = metrics_of(run.settings.scoring, run.settings.executor)
     rewards, pairs = run.tables.read(tables.REWARDS).to_pandas(), run.tables.read(tables.PAIRS).to_pandas()
+    is_own = pairs.chosen.isin(rewards.candidate_id) & pairs.rejected.isin(rewards.candidate_id)
     return ReportData(
         run_id=run.run_id,
         settings=run.settings,
@@ -71,7 +72,7 @@ def collect(run: Run) -> ReportData:
         num_train_prompts=len(run.prompts_of(Split.TRAIN)),
         candidates=candidates,
         rewards=_with_origin(rewards, candidates),
-        pairs=pairs[pairs.chosen.isin(rewards.candidate_id)],  # without those of an earlier round
+        pairs=pairs[is_own],  # without those of an earlier round
         skipped=run.tables.read(tables.SKIPPED).to_pandas(),
         excluded=run.tables.read(tables.EXCLUDED).to_pandas(),
         quarantine=quarantine.to_pandas(),

@@ -21,10 +21,10 @@ from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide, QuarantineRow
 from avpref.domain import Candidate, Prompt, ScoreStatus, Split
 from avpref.execution.item_counts import ItemCounts, StageCounts
+from avpref.flows.bench.bench_sides import bench_sides
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.adapter_lineage import adapter_files, lineage
-from avpref.flows.stages.bench_sides import bench_sides
 from avpref.flows.stages.generate import candidates_of, make_candidates
 from avpref.flows.stages.judge import Judgement, judge_clips
 from avpref.flows.stages.score import score_candidates

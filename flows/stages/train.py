@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from avpref.flows.stages.training.training_data import TrainingSource, launch_tr
 from avpref.flows.stages.training.training_record import record_trained
 from avpref.flows.workers.encode_worker import CandidateEncodeSpec, EncodeItem
 from avpref.flows.workers.generator import codec_identity
+from avpref.flows.workers.sound_changes import SoundChange, sound_changes
 from avpref.storage.documents import quarantine_file
 from avpref.storage.latents.latent_units import ShardImporter
 from avpref.storage.table_readers import read_candidates
@@ -81,15 +82,20 @@ def delays_s(settings: DpoSettings) -> tuple[float, ...]:
     """Delays in seconds of the rejected clips that are made by delaying sound, evenly spaced over the configured range.
 
     Early sound has a negative delay; late negatives alone teach the policy to sound too early (see docs/decisions/0007). With the
-    order ``large_first`` the largest delays come first. Empty where ``desync_share`` is 0.
+    order ``large_first`` the largest delays come first. Empty where ``desync_share`` is 0, and without kind ``delay``.
     """
-    if not settings.desync_share:
+    if not settings.desync_share or "delay" not in settings.desync_kinds:
         return ()
     num_early = round(NUM_DELAYS * settings.desync_early_share)
     bounds = settings.desync_min_s, settings.desync_max_s
     late, early = np.linspace(*bounds, NUM_DELAYS - num_early), -np.linspace(*bounds, num_early)
     delays = [float(delay) for delay in (*late, *early)]
     return tuple(delays if settings.desync_order == "flat" else sorted(delays, key=lambda delay: -abs(delay)))
+
+
+def changes_of(settings: DpoSettings) -> tuple[SoundChange, ...]:
+    """The versions of rejected clips that are made by changing sound otherwise; empty where ``desync_share`` is 0."""
+    return sound_changes(settings.desync_kinds) if settings.desync_share else ()
 
 
 def _write_data(run: Run, job: TrainingJob) -> tuple[str, tuple[ItemCounts, ...]]:
@@ -102,7 +108,8 @@ def _write_data(run: Run, job: TrainingJob) -> tuple[str, tuple[ItemCounts, ...]
     run.documents.write_quarantine(quarantine_file(TRAIN), dropped)
     encoded = _encode(run, samples)
     clips = run.units(LATENTS).read(encoded.units)[0]
-    source = TrainingSource("pairs", samples, _without_marks(clips), len(delays_s(run.settings.dpo)))
+    num_versions = len(delays_s(run.settings.dpo)) + len(changes_of(run.settings.dpo))
+    source = TrainingSource("pairs", samples, _without_marks(clips), num_versions)
     fingerprint, text_counts = write_training_set(run, job.data, source)
     return fingerprint, (*encoded.counts, *text_counts)
 
@@ -129,19 +136,20 @@ def _encode(run: Run, samples: Sequence[TrainingSample]) -> FinishedPasses[Encod
     text = {prompt.prompt_id: prompt.text for prompt in run.prompts}
     chosen = {sample.chosen for sample in samples}
     used = chosen | {sample.rejected for sample in samples}
-    delays = delays_s(run.settings.dpo)
+    delays, changes = delays_s(run.settings.dpo), changes_of(run.settings.dpo)
+    further = [[asdict(change) for change in changes]] if changes else []
 
     def encode_item(candidate: Candidate) -> EncodeItem:
-        item_delays = delays if candidate.candidate_id in chosen else ()
-        identity = candidate.candidate_id + (DELAYED if item_delays else "")
-        return EncodeItem(identity, candidate.path, text[candidate.prompt_id], item_delays)
+        own = (delays, changes) if candidate.candidate_id in chosen else ((), ())
+        identity = candidate.candidate_id + (DELAYED if any(own) else "")
+        return EncodeItem(identity, candidate.path, text[candidate.prompt_id], *own)
 
     candidates = [candidate for candidate in read_candidates(run.tables) if candidate.candidate_id in used]
     files = run.units(LATENTS)
 
     def pass_of(settings: Settings, members: Sequence[Candidate]) -> StagePass[EncodeItem]:
         items = [encode_item(candidate) for candidate in members]
-        fingerprint = run.fingerprint(ENCODE, STORE_VERSION, delays, codec_identity(settings))
+        fingerprint = run.fingerprint(ENCODE, STORE_VERSION, delays, codec_identity(settings), *further)
         importer = ShardImporter(run.files, {item.item_id: item.path for item in items})
         return StagePass(
             plan_stage(ENCODE, "clips", fingerprint, [[item] for item in items], settings.run),

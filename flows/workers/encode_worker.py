@@ -29,6 +29,7 @@ from avpref.execution.contract import Receipt
 from avpref.flows.workers.committed_clips import open_clip
 from avpref.flows.workers.generator import device_of, open_codec
 from avpref.flows.workers.prompt_sources import PromptSource, SftItem, UnencodedClip, clip_shape, open_prompt_source
+from avpref.flows.workers.sound_changes import SoundChange
 from avpref.media.delay import delay_audio
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, read_clip
@@ -90,12 +91,13 @@ class SftEncodeWorker:
 
 @dataclass(frozen=True)
 class EncodeItem:
-    """A candidate to encode; for each of ``delays_s`` (seconds), a version with delayed audio is encoded too."""
+    """A candidate to encode; a version is encoded too for each of ``delays_s`` (seconds), with delayed audio, and of ``changes``."""
 
     item_id: str
     path: str
     text: str
     delays_s: tuple[float, ...] = ()
+    changes: tuple[SoundChange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class CandidateEncodeWorker:
             raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
         delayed = [with_delayed_audio(clip, delay_s) for delay_s in item.delays_s]
+        delayed += [with_changed_sound(clip, change) for change in item.changes]
         versions = moments_of(self.codec, delayed) if delayed else None
         return _encoded(item.item_id, item.text, moments_of(self.codec, [clip]), self.shape, versions)
 
@@ -171,3 +174,9 @@ def with_delayed_audio(clip: DecodedClip, delay_s: float) -> DecodedClip:
     audio = delay_audio(clip.audio, delay_s, clip.sample_rate_hz)
     channels = None if clip.channels is None else delay_audio(clip.channels, delay_s, clip.sample_rate_hz)
     return replace(clip, audio=audio, channels=channels)
+
+
+def with_changed_sound(clip: DecodedClip, change: SoundChange) -> DecodedClip:
+    """The clip with its audio changed."""
+    assert clip.audio is not None
+    return replace(clip, audio=change(clip.audio, clip.sample_rate_hz))

@@ -62,10 +62,14 @@ class Precisions:
 
 @dataclass(frozen=True)
 class Work:
-    """Work of one row through the network: tokens of a clip, and floating point operations of one forward pass."""
+    """Work of one row through the network: tokens of a clip, and floating point operations of one forward pass.
+
+    ``attention_flop`` is the share of the products of queries, keys and values; 0 where it is not known.
+    """
 
     num_tokens: int
     forward_flop: float
+    attention_flop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,20 @@ class Base(ABC):
         """Work of one row of latents. The default counts latent cells as tokens, and two operations per value and token."""
         cells = sum(torch.Size(part[1:]).numel() for part in shapes if part is not None)
         return Work(cells, 2.0 * cells * self._num_values)
+
+    def text_shape(self) -> tuple[int, int]:
+        """Length and width of the states of one text. The default encodes one, which suits encoders without weights."""
+        _, length, width = self.text_encoder(Path()).encode(["a text"]).states.shape
+        return length, width
+
+    @property
+    def num_blocks(self) -> int:
+        """Equal blocks of the network, of which :meth:`shallow` builds fewer; 0 where it cannot."""
+        return 0
+
+    def shallow(self, num_blocks: int) -> VelocityNetwork:
+        """The network with ``num_blocks`` of its blocks, for plans of memory; needed where :attr:`num_blocks` is not 0."""
+        raise NotImplementedError(f"{type(self).__name__} builds no shallow network")
 
     @cached_property
     def _num_values(self) -> int:

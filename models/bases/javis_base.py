@@ -53,7 +53,7 @@ from avpref.models.checkpoints.network_loading import (
 from avpref.models.checkpoints.shipped_networks import locate_network, network_hash
 from avpref.models.codecs.codec import Codec, IdentityCodec
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
-from avpref.models.dit_work import forward_flop, num_tokens
+from avpref.models.dit_work import attention_flop, forward_flop, num_tokens
 from avpref.models.flow import LatentShapes, shift_ratio
 from avpref.models.initialisation import create_network
 from avpref.models.sampling import EulerSampler, SamplerSettings
@@ -178,7 +178,20 @@ class JavisBase(Base):
     def latent_work(self, shapes: LatentShapes) -> Work:
         """See :class:`Base`."""
         tokens = num_tokens(shapes, self._network)
-        return Work(tokens, forward_flop(tokens, self._network))
+        return Work(tokens, forward_flop(tokens, self._network), attention_flop(tokens, self._network))
+
+    def text_shape(self) -> tuple[int, int]:
+        """See :class:`Base`."""
+        return self._network.text_len, self._network.text_dim
+
+    @property
+    def num_blocks(self) -> int:
+        """See :class:`Base`."""
+        return self._network.num_layers
+
+    def shallow(self, num_blocks: int) -> JavisDiT:
+        """See :class:`Base`."""
+        return JavisDiT(NetworkConfig.from_settings(self._network.model_copy(update={"num_layers": num_blocks})))
 
     def export_adapter(self, adapter: Path, output: Path, layout: str) -> None:
         """See :class:`Base`: a folder in PEFT's format or for diffusers, or one file under the names that ComfyUI reads."""

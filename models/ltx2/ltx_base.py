@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -25,9 +26,10 @@ from avpref.models.bases.base_model import (
 )
 from avpref.models.bases.own_files import copy_adapter
 from avpref.models.checkpoints.weight_folders import weights_hash
+from avpref.models.flow import LatentShapes
 from avpref.models.ltx2.ltx_codec import LtxCodec, LtxCodecFiles
 from avpref.models.ltx2.ltx_components import load_network, load_tokenizer, new_network
-from avpref.models.ltx2.ltx_estimate import TokenCounts, forward_operations
+from avpref.models.ltx2.ltx_estimate import TokenCounts, attention_operations, forward_operations
 from avpref.models.ltx2.ltx_folder import LtxSource, transformer_folder
 from avpref.models.ltx2.ltx_grid import latent_shapes, require_grid, token_counts
 from avpref.models.ltx2.ltx_lora import LoraLayout, fold_ltx_lora, read_ltx_lora, save_ltx_lora
@@ -126,10 +128,33 @@ class LtxBase(Base):
     def work(self, shape: ClipShape) -> Work:
         """See :class:`Base`."""
         self._require_grid(shape)
-        video, audio = token_counts(latent_shapes(shape))
-        one_block = on_meta(lambda: new_network({**self._structure, "num_layers": 1}, self.convention))
-        num_blocks = int(str(self._structure.get("num_layers", NUM_BLOCKS)))
-        return Work(video + audio, num_blocks * forward_operations(one_block, TokenCounts(video, audio, LENGTH)))
+        return super().work(shape)
+
+    def latent_work(self, shapes: LatentShapes) -> Work:
+        """See :class:`Base`."""
+        (video, audio), block = token_counts(shapes), self._one_block
+        tokens = TokenCounts(video, audio, LENGTH)
+        flop, attention = forward_operations(block, tokens), attention_operations(block, tokens)
+        return Work(video + audio, self.num_blocks * flop, self.num_blocks * attention)
+
+    def text_shape(self) -> tuple[int, int]:
+        """See :class:`Base`: states of both streams, side by side."""
+        config = self._one_block.transformer.config
+        widths = (config.cross_attention_dim, config.audio_cross_attention_dim)
+        return LENGTH, 2 * config.caption_channels if config.use_prompt_embeddings else sum(widths)
+
+    @property
+    def num_blocks(self) -> int:
+        """See :class:`Base`."""
+        return int(str(self._structure.get("num_layers", NUM_BLOCKS)))
+
+    def shallow(self, num_blocks: int) -> LtxNetwork:
+        """See :class:`Base`."""
+        return new_network({**self._structure, "num_layers": num_blocks}, self.convention)
+
+    @cached_property
+    def _one_block(self) -> LtxNetwork:
+        return on_meta(lambda: self.shallow(1))
 
     @property
     def _structure(self) -> Mapping[str, object]:

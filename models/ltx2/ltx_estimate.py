@@ -45,10 +45,15 @@ class TokenCounts:
 
 def forward_operations(network: LtxNetwork, tokens: TokenCounts) -> float:
     """Floating point operations of one forward pass of one row: the linear layers and attention products of all blocks."""
-    block = network.blocks[0]
-    linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+    linears = {name: module for name, module in network.blocks[0].named_modules() if isinstance(module, nn.Linear)}
     total = sum(tokens.of_linear(name) * module.weight.numel() for name, module in linears.items())
-    total += sum(
+    return float(OPERATIONS * len(network.blocks) * total) + attention_operations(network, tokens)
+
+
+def attention_operations(network: LtxNetwork, tokens: TokenCounts) -> float:
+    """The share of :func:`forward_operations` of the products of queries, keys and values."""
+    linears = {name: module for name, module in network.blocks[0].named_modules() if isinstance(module, nn.Linear)}
+    total = sum(
         2 * tokens.of_attention(name.removesuffix(".to_q")) * module.out_features
         for name, module in linears.items()
         if name.endswith(".to_q")

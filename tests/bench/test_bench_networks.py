@@ -99,7 +99,7 @@ def test_sound_is_read_as_javisbench_reads_it(golden: Path, rate_hz: int) -> Non
 def test_frames_are_spread_and_ranges_differ() -> None:
     published, full = (fvd_input(frames_of(0, 4.0), 16, value_range) for value_range in ("published", "full"))
     assert published.shape == full.shape == (3, 16, 224, 224)
-    assert float(published.min()) >= 0.0 and float(full.min()) < -0.9
+    assert float(published.min()) > -0.01 and float(full.min()) < -0.8
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))

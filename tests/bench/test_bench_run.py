@@ -21,7 +21,7 @@ from avpref.bench.results.comparison import compare_results
 from avpref.bench.results.loaded_results import load_result
 from avpref.config.schema import BenchJobSettings
 from avpref.errors import ConfigError, InputError
-from avpref.flows.bench_job_sources import BenchChoice, bench_job
+from avpref.flows.bench.bench_job_sources import BenchChoice, bench_job
 
 COLUMNS = ("FD-VGG", "KL-PANNS-softmax")
 Run = Callable[..., BenchOutcome]

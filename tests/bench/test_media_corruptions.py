@@ -11,7 +11,7 @@ import pytest
 
 from avpref.bench.bench_run import run_benchmark
 from avpref.config.schema import BenchJobSettings
-from avpref.flows.bench_job_sources import BenchChoice, bench_job
+from avpref.flows.bench.bench_job_sources import BenchChoice, bench_job
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.writing import encode_clip
 

@@ -24,7 +24,7 @@ NOUNS = {
     "automations": {"apply"},
     "config": {"show", "validate"},
     "eval": {"run"},
-    "gate": {"check", "promote", "approve", "reject", "rollback", "serving", "list", "history"},
+    "gate": {"decide", "check", "promote", "approve", "reject", "rollback", "serving", "list", "history"},
     "lineage": {"show"},
     "pairs": {"select", "show", "diff", "leaderboard", "audit", "open", "export", "import"},
     "prompts": {"import", "cut", "fetch-film", "list"},
@@ -33,6 +33,7 @@ NOUNS = {
     "scorers": {"list", "check"},
     "scores": {"list", "show", "export"},
     "train": {"run", "sft"},
+    "votes": {"plan", "list", "open", "result"},
     "weights": {"list", "fetch", "verify"},
 }
 COMMANDS = [(noun, verb) for noun, verbs in NOUNS.items() for verb in sorted(verbs)] + [("retrain",), ("doctor",)]

@@ -67,12 +67,12 @@ def test_an_export_into_a_folder_with_files_is_refused(call, runs, tmp_path):
 def test_nothing_is_uploaded_unless_asked(call, own_runs, tmp_path, monkeypatch):
     sent = []
 
-    def record(folder, target):
+    def upload(folder, target):
         sent.append((folder, target))
         return "the commit"
 
     for module in (export_pairs, export_adapters):
-        monkeypatch.setattr(module, "upload", record)
+        monkeypatch.setattr(module, "upload", upload)
     promotion.promote(own_runs, reason="test", by="test", override=True)
     call("pairs", "export", tmp_path / "one", "--runs", own_runs)
     call("adapters", "export", "--runs", own_runs, "--out", tmp_path / "two")

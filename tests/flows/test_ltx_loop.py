@@ -22,6 +22,7 @@ from avpref.flows.dry_run import estimate
 from avpref.flows.flops import estimate_sampling
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
+from avpref.flows.training_plan import training_plans
 from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.models.ltx2.ltx_versions import LtxVersion
@@ -166,6 +167,12 @@ def test_the_published_configuration_is_estimated_without_weights(tmp_path: Path
     work = base_of(settings).work(clip_shape(settings))
     assert work.num_tokens == 6144 + 126
     assert 1e14 < work.forward_flop < 1e15
+    (plan,) = training_plans(settings, tflops=400.0)
+    assert plan.tokens == 2 * (6144 + 126)
+    assert plan.memory.trained == 4 * 9_633_792 * 32
+    assert plan.memory.optimiser == 2 * plan.memory.trained
+    assert plan.memory.weights == rows["sft"].num_bytes
+    assert 40e9 < plan.memory.total < 72e9 and plan.smallest_card_gb == 80
     sampling = estimate_sampling(settings, tflops=400.0)
     assert sampling.flop_per_candidate == 30 * 4 * work.forward_flop
     assert sampling.gpu_hours == pytest.approx(

@@ -73,6 +73,13 @@ def test_every_bad_source_has_a_row_with_its_reason(tmp_path: Path, build_pool: 
     assert all(name in lost for name, reason in reason_of.items() if reason)
 
 
+def test_a_pool_without_a_usable_source_is_built_and_says_why(tmp_path: Path, build_pool: BuildPool) -> None:
+    (tmp_path / "text.mp4").write_text("this is no video")
+    pool = build_pool(tmp_path / "text.mp4", sets=("filter.preset=javisbench",))
+    assert (pool.root / "clips.csv").read_text(encoding="utf-8") == "file,text,taxonomy,group\n"
+    assert "text.mp4" in (pool.root / "lost.csv").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_damage_never_ends_the_work_on_others(tmp_path: Path, build_pool: BuildPool) -> None:
     """The decoder may conceal the damage; then the clip is used, else the source has a row. Nothing stops."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from avpref.config.base_settings import BaseSections
 from avpref.config.training_settings import DpoSettings
 from avpref.errors import ConfigError
-from avpref.models.dit_work import num_tokens
 from avpref.trainer.data.buckets import Schedule
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.memory_plan import MemoryRequest, plan_memory
@@ -16,7 +16,7 @@ from avpref.trainer.parallel import Context
 def require_room(job: TrainingJob, schedule: Schedule, context: Context) -> None:
     """Raises ConfigError that names the first bucket whose forward pass needs more memory than the CUDA device has.
 
-    A CPU is not checked: its memory can be larger than what is resident. Base models other than JavisDiT++ have no memory plan.
+    A CPU is not checked: its memory can be larger than what is resident.
     """
     if context.device.type == "cuda":
         total = torch.cuda.get_device_properties(context.device).total_memory
@@ -25,18 +25,16 @@ def require_room(job: TrainingJob, schedule: Schedule, context: Context) -> None
 
 def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world: int = 1) -> None:
     """Raises ConfigError that names the first bucket whose forward pass needs more than ``total_bytes``."""
-    if job.network is None:
-        return
-    settings = job.settings
+    settings, sections = job.settings, BaseSections(base=job.base, network=job.network)
     adapter, per_sample = job.adapter, schedule.buckets.rows_per_sample
     if isinstance(settings, DpoSettings):
         adapter, per_sample = settings.adapter, 1 if settings.two_pass else per_sample
     own = -(-settings.loop.batch_size // world)
     for index, bucket in enumerate(schedule.buckets.kinds):
         samples = own if schedule.capacity is None else min(own, schedule.capacity[index])
-        mode = settings.loop.checkpointing(num_tokens(bucket.shapes, job.network))
+        mode = settings.loop.checkpointing(job.base_model.latent_work(bucket.shapes).num_tokens)
         request = MemoryRequest(
-            job.network,
+            sections,
             adapter,
             job.dtype,
             bucket.shapes,

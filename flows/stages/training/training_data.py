@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avpref.config.codec_settings import WordTextSettings
 from avpref.config.executor_settings import InProcessExecutor
 from avpref.datasets import tables
 from avpref.datasets.latents import LATENTS, TRAINING_SAMPLES, TrainingSample, text_id
@@ -22,7 +21,7 @@ from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.placement import join_for_training
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
-from avpref.flows.workers.generator import negative_text, open_text_encoder, text_identity
+from avpref.flows.workers.generator import base_of, negative_text, open_text_encoder, text_identity
 from avpref.flows.workers.text_state_worker import TextStateItem, TextStateSpec
 from avpref.identity import digest
 from avpref.observability.meters import StageMeter, Workers
@@ -85,7 +84,7 @@ def _encode_texts(run: Run, ids: set[str], clips: pa.Table) -> FinishedUnits[Tex
     negative = text_id(settings.sampling.negative_prompt)
     items = [TextStateItem(text_id(text), text) for text in distinct if text_id(text) in {*ids, negative}]
     fingerprint = run.fingerprint(TEXT_STATES, text_identity(settings))
-    executor = InProcessExecutor() if isinstance(settings.text, WordTextSettings) else None
+    executor = None if base_of(settings).precisions.text else InProcessExecutor()
     plan = plan_stage(TEXT_STATES, "texts", fingerprint, [[item] for item in items], settings.run)
     files = run.units(LATENTS)
     spec = TextStateSpec(run.runs, run.files, settings, files)

@@ -51,7 +51,7 @@ NOUNS = {
     "votes": "Plan studies in which people compare clips blindly, take their votes, show results.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }
-SUBFOLDERS = {"adapters": "exchange."}
+SUBFOLDERS = {"adapters": "exchange.", "pool": "pool."}
 """Nouns whose module is in a subfolder of ``commands``."""
 for noun, noun_help in NOUNS.items():
     app.command(f"avpref.cli.commands.{SUBFOLDERS.get(noun, '')}{noun}_commands:app", name=noun, help=noun_help)

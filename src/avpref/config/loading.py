@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from avpref.config.data_settings import PairPrompts
 from avpref.config.optional_scorers import with_installed
 from avpref.config.pool_names import require_pools_of_scorers
 from avpref.config.schema import ScoreJob, Settings
@@ -141,6 +142,9 @@ def _require_implemented(settings: Settings, path: Path) -> None:
     if settings.dpo.adapter.layout == "two_adapters":
         found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
         raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    if isinstance(settings.prompts, PairPrompts) and len(settings.clip.shapes) > 1:
+        found = f"{path}: prompts.kind pairs with {len(settings.clip.shapes)} clip.shapes"
+        raise ConfigError(found, "one shape, in which clips of pairs are imported", "--set clip.shapes=[]")
     if settings.rounds.count > 1 and len(settings.clip.shapes) > 1:
         found = f"{path}: rounds.count {settings.rounds.count} with {len(settings.clip.shapes)} clip.shapes"
         raise ConfigError(found, "one shape in a run of several rounds", "--set clip.shapes=[]")

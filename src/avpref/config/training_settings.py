@@ -11,6 +11,7 @@ from avpref.config.training.monitoring_settings import AlarmSettings, PreviewSet
 from avpref.config.training.preference_settings import PreferenceLossSettings
 
 CheckpointingMode = Literal["none", "selective", "full"]
+DesyncKind = Literal["delay", "stretch", "repeat", "swap"]
 
 
 class OptimiserSettings(ExtendedSection):
@@ -172,7 +173,7 @@ class DpoSettings(ExtendedSection):
     """AV-DPO training of the LoRA adapter. ``base_dtype`` is the dtype of the frozen network; the adapter is float32."""
 
     ADDED: ClassVar[frozenset[str]] = frozenset(
-        {"reference", "reference_decay", "ema_decay", "two_pass", "by_side", "desync_order"}
+        {"reference", "reference_decay", "ema_decay", "two_pass", "by_side", "desync_kinds", "desync_order"}
     )
 
     loop: LoopSettings
@@ -197,6 +198,7 @@ class DpoSettings(ExtendedSection):
     desync_early_share: float = Field(
         default=0.5, ge=0, le=1, description="share of those whose audio is early instead of late"
     )
+    desync_kinds: tuple[DesyncKind, ...] = Field(default=("delay",), min_length=1)
     desync_order: Literal["flat", "large_first"] = "flat"
     displacement_alarm: float = Field(default=0.01, gt=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)

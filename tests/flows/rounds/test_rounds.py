@@ -19,6 +19,7 @@ from avpref.domain import Origin, Split
 from avpref.errors import AuditRefused, ConfigError, InputError
 from avpref.flows.reproduce import reproduce
 from avpref.flows.retrain import retrain, run_loop
+from avpref.flows.rounds import round_candidates
 from avpref.flows.rounds.round_sequence import next_round, run_rounds
 from avpref.flows.run import Run
 from avpref.flows.run_result import GateResult, RunResult
@@ -27,6 +28,7 @@ from avpref.registry.adapter_records import adapter_records
 from avpref.registry.garbage import GarbageKind
 from avpref.registry.garbage_collection import Request, collect
 from avpref.storage.run_folder import RunFolder, create, open_root, run_id
+from avpref.storage.table_readers import read_candidates
 from avpref.trainer.adapter_files import read_adapter_config
 
 TINY = str(Path(__file__).parents[3] / "configs" / "tiny.yaml")
@@ -171,7 +173,7 @@ def test_a_refused_round_ends_the_sequence_and_the_last_good_adapter_stands(
     settings = load_config(TINY, [PASSED, "rounds.count=4"], environment={}).settings
     result = run_rounds(create(tmp_path, settings), stand_in(promoted, run_loop(rounds[0]), audited))
     assert f"round {promoted + 1} was refused" in result.ended_by
-    assert result.standing.gate.is_promoted and result.standing is result.rounds[promoted - 1]
+    assert result.last_good.gate.is_promoted and result.last_good is result.rounds[promoted - 1]
     assert result.document()["gate"]["verdict"] == "promote"
 
 
@@ -185,6 +187,15 @@ def test_a_round_without_a_pair_names_the_round_and_the_adapter_that_stands(
     with pytest.raises(InputError, match="round 2: no prompt gave a pair") as caught:
         retrain.fn(TINY, str(tmp_path), None, [PASSED, "rounds.count=2", "rounds.sft_share=0.4"])
     assert f"{rounds[0].run_id} stands" in caught.value.found and "--rounds 1" in caught.value.fix
+
+
+def test_clips_that_were_imported_cannot_be_taken_over(
+    rounds: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = replace(read_candidates(rounds[0].tables)[0], origin=Origin.IMPORTED, checkpoint_hash="")
+    monkeypatch.setattr(round_candidates, "earlier_candidates", lambda run: [imported])
+    with pytest.raises(InputError, match=imported.candidate_id):
+        round_candidates.generation_plans(rounds[1], "generate")
 
 
 def test_contradicting_or_absent_rounds_are_one_error_each(rounds: tuple[Run, Run], tmp_path: Path) -> None:

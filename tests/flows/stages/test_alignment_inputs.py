@@ -9,13 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from avpref.config.loading import load_config
 from avpref.domain import Split
 from avpref.flows.run import Run
 from avpref.flows.stages.train import delays_s, pair_weights, train
 from avpref.storage.run_folder import RunFolder
-from avpref.trainer.batches import load_pair_set
+from avpref.trainer.data.buckets import SampleIndex
+from avpref.trainer.data.job_data import open_pairs
 
 TinyCopy = Callable[..., RunFolder]
 
@@ -65,8 +67,9 @@ def test_pairs_weigh_by_the_distance_of_their_rewards(tiny_copy: TinyCopy) -> No
     assert pair_weights(pa.table({"margin_total": [0.0, -1.0]}), 1.0) is None
     run = run_with(tiny_copy("train", "weighted"), "dpo.loss.margin_power=1.0")
     train.fn(run)
-    data = load_pair_set(run.training_job.data)
-    assert data.weights is not None and float(data.weights.mean()) == pytest.approx(1.0)
+    data = open_pairs(run.training_job)
+    stored = data.pair_weights(range(len(data.ids)))
+    assert stored is not None and float(stored.mean()) == pytest.approx(1.0)
 
 
 def test_a_curriculum_lists_large_delays_first(tiny_run: RunFolder) -> None:
@@ -75,6 +78,20 @@ def test_a_curriculum_lists_large_delays_first(tiny_run: RunFolder) -> None:
     assert sorted(flat) == sorted(large_first)
     sizes = [abs(delay) for delay in large_first]
     assert sizes == sorted(sizes, reverse=True) and [abs(delay) for delay in flat] != sizes
+
+
+def test_other_kinds_of_desynchronised_sound_are_encoded_after_the_delays(tiny_copy: TinyCopy) -> None:
+    kinds = "dpo.desync_kinds=[delay, repeat, swap]"
+    run = run_with(tiny_copy("train", "kinds"), "dpo.desync_share=1.0", kinds, "dpo.desync_order=large_first")
+    plain = run_with(tiny_copy("train", "delays"), "dpo.desync_share=1.0", "dpo.desync_order=large_first")
+    for each_run in (run, plain):
+        train.fn(each_run)
+    mine, theirs = (open_pairs(each_run.training_job) for each_run in (run, plain))
+    assert mine.num_delays == theirs.num_delays + 4 == len(delays_s(run.settings.dpo)) + 4
+    sounds = [mine.delayed(SampleIndex(0, 0), version) for version in range(mine.num_delays)]
+    for version in range(theirs.num_delays):
+        torch.testing.assert_close(sounds[version], theirs.delayed(SampleIndex(0, 0), version), rtol=1e-2, atol=1e-2)
+    assert len({sound.numpy().tobytes() for sound in sounds}) == mine.num_delays
 
 
 def test_new_keys_with_their_default_change_no_identity(tiny_run: RunFolder) -> None:

@@ -173,6 +173,13 @@ def test_pairs_need_a_trained_network(tiny_run: RunFolder, exported: Path, tmp_p
         sft.fn(run)
 
 
+def test_pairs_are_imported_in_one_shape(exported: Path) -> None:
+    section = json.dumps({"kind": "pairs", "pairs": str(exported)})
+    sizes = [{"num_frames": 16, "height_px": side, "width_px": side} for side in (96, 64)]
+    with pytest.raises(ConfigError, match=r"prompts\.kind pairs with 2 clip\.shapes"):
+        load_config(TINY, [f"prompts={section}", f"clip.shapes={json.dumps(sizes)}"], environment={})
+
+
 def test_clips_of_a_sibling_run_are_reused(tiny_run: RunFolder, exported: Path, tmp_path: Path) -> None:
     up_to(importing(tmp_path / "runs", exported, tiny_run), prompts, import_clips)
     moved = tmp_path / "moved"

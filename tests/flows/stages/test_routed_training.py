@@ -15,7 +15,7 @@ from avpref.domain import ALL_DIMENSIONS
 from avpref.flows.run import Run
 from avpref.flows.stages.train import moved_modalities, train
 from avpref.storage.run_folder import RunFolder
-from avpref.trainer.batches import load_pair_set
+from avpref.trainer.data.job_data import open_pairs
 
 
 def with_dimensions(folder: RunFolder, dimensions: list[str]) -> list[str]:
@@ -41,15 +41,17 @@ def test_dimensions_become_the_modalities_that_a_loss_moves() -> None:
 def test_a_run_trains_what_its_pairs_speak_for(tiny_copy: Callable[..., RunFolder]) -> None:
     joint = Run.of(tiny_copy("train", "joint"))
     train.fn(joint)
-    assert load_pair_set(joint.training_job.data).moves_video is None
+    plain = open_pairs(joint.training_job)
+    assert plain.moves(range(len(plain.ids))) is None
     folder = tiny_copy("train", "routed")
     dimensions = with_dimensions(folder, ["video", "av", "video"])
     run = Run.of(folder)
     assert run.training_job.output.name != joint.training_job.output.name
     train.fn(run)
-    data = load_pair_set(run.training_job.data)
-    assert data.moves_video is not None and data.moves_audio is not None
-    assert data.moves_video.all() and data.moves_audio.tolist() == [name == "av" for name in dimensions]
+    data = open_pairs(run.training_job)
+    moves = data.moves(range(len(data.ids)))
+    assert moves is not None
+    assert moves[0].all() and moves[1].tolist() == [name == "av" for name in dimensions]
     rows = [json.loads(line) for line in (run.training_job.output / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == run.settings.dpo.loop.steps and all("chosen_shift_video" in row for row in rows)
     assert run.training_summary.displacement.video is not None

@@ -78,7 +78,7 @@ def run(
 
     A clip that is missing or cannot be read is a row with its reason and lowers the count. Exit code 5: there are such clips.
     """
-    from avpref.cli.actions import run_benchmark
+    from avpref.cli.actions.bench import run_benchmark
 
     request = run_benchmark.Request(
         clips, preset, reference, prompts, tuple(with_ or ()), columns, scorers, tiny, bench
@@ -89,7 +89,7 @@ def run(
 @app.command
 def compare(results: Results, /, *, plot: Plot = None, seed: IntervalSeed = 0, json: AsJson = False) -> int:
     """Show benchmarks side by side, and the paired differences of each to the first with intervals."""
-    from avpref.cli.actions import compare_benchmarks
+    from avpref.cli.actions.bench import compare_benchmarks
 
     return compare_benchmarks.compare(results, plot, seed, json)
 
@@ -97,7 +97,7 @@ def compare(results: Results, /, *, plot: Plot = None, seed: IntervalSeed = 0, j
 @app.command
 def report(result: Result, /, *, out: Page = None, json: AsJson = False) -> int:
     """Write one HTML file with the table, the settings, the categories, and the worst and best clips, which play."""
-    from avpref.cli.actions import report_benchmark
+    from avpref.cli.actions.bench import report_benchmark
 
     return report_benchmark.report(result, out, json)
 
@@ -122,7 +122,7 @@ def features(
     With --published-cache, convert JavisBench's own cache; --with then states the settings that it was made with. Exit code 5: some
     clips have no features.
     """
-    from avpref.cli.actions import export_features
+    from avpref.cli.actions.bench import export_features
 
     request = export_features.Request(
         out, clips, published_cache, preset, prompts, tuple(with_ or ()), columns, tiny, bench

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -12,6 +12,9 @@ from avpref.cli.opening import open_run
 from avpref.cli.options import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_RUNS, AsJson, Host, Limit, Port, RunId, Runs, Wait
 from avpref.cli.output import print_json, print_line, print_table
 from avpref.console import say
+
+if TYPE_CHECKING:
+    from avpref.storage.run_folder import RunFolder
 
 app = App(name="runs")
 app.command(reproduce)
@@ -69,9 +72,7 @@ def open_(
     """
     folder = open_run(runs, run)
     if explorer:
-        from avpref.cli.actions import serve_explorer
-
-        return serve_explorer.serve(folder, f"run/{folder.run_id}", (host, port), True, json)
+        return _explore(folder, (host, port), json)
     from avpref.cli.actions import open_report
 
     path = open_report.report_of(folder)
@@ -83,6 +84,13 @@ def open_(
     if not is_opened:
         say("no display here: open this file in a browser")
     return 0
+
+
+def _explore(folder: RunFolder, address: tuple[str, int], as_json: bool) -> int:
+    """Serve the pages of a run."""
+    from avpref.cli.actions import serve_explorer
+
+    return serve_explorer.serve(folder, f"run/{folder.run_id}", address, True, as_json)
 
 
 @app.command

@@ -8,6 +8,7 @@ from typing import Any
 from avpref.datasets.votes.ballots import counting
 from avpref.datasets.votes.vote_results import AspectResult, StudyResult
 from avpref.registry.study_files import StudyFiles
+from avpref.reports.vote_plot import draw_votes
 from avpref.storage.run_folder import RunFolder
 
 Document = dict[str, Any]
@@ -39,8 +40,6 @@ def result_of(folder: RunFolder, study_id: str, plot: Path | None) -> Document:
     files = StudyFiles(folder.files)
     result = files.result(files.find(study_id))
     if plot is not None:
-        from avpref.reports.vote_plot import draw_votes
-
         draw_votes(result, plot)
     return {**result.document(), "table": _table(result), "agreement": _agreement(result)}
 

@@ -36,11 +36,11 @@ class Threshold:
 def resolve_thresholds(con: duckdb.DuckDBPyConnection, filters: Sequence[FilterSettings]) -> list[Threshold]:
     """The filters with quantiles computed over the valid values of all clips.
 
-    Raises ConfigError for a measure that no clip has, naming the scorer that gives it.
+    An empty list without any measured clip. Raises ConfigError for a measure that no clip has, naming the scorer that gives it.
     """
     known = {row[0] for row in con.execute("SELECT DISTINCT measure FROM all_measures").fetchall()}
     thresholds = []
-    for entry in filters:
+    for entry in filters if known else ():
         if entry.measure not in known:
             raise _unmeasured(entry, sorted(known))
         low = entry.min if entry.min_quantile is None else _quantile(con, entry.measure, entry.min_quantile)

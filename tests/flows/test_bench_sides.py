@@ -17,7 +17,7 @@ from avpref.flows.stages.evaluate import evaluate
 from avpref.registry import decisions
 from avpref.storage.run_folder import open_root
 
-TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
+TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 BENCH = ("evaluation.bench={preset: av-benchmark, columns: [FD-VGG]}", "scoring.preset=tiny")
 SIGNALS = "evaluation.bench={preset: signals, columns: [audio_quality, visual_quality]}"
 

@@ -25,7 +25,7 @@ from avpref.datasets.evidence.bench_deltas import BenchDelta
 from avpref.datasets.rows import EvaluationSide
 from avpref.domain import Candidate, Prompt
 from avpref.errors import ConfigError, InputError, MediaError
-from avpref.flows.bench_job_sources import BenchChoice, bench_job
+from avpref.flows.bench.bench_job_sources import BenchChoice, bench_job
 from avpref.flows.run import Run
 from avpref.flows.workers.prompt_sources import has_ground_truth, open_prompt_source
 from avpref.media.reading_rules import DEFAULT_READING

@@ -9,13 +9,13 @@ from pathlib import Path
 from avpref.bench.bench_export import export_set
 from avpref.bench.features.exported_features import SUFFIX, write_published_cache
 from avpref.bench.preset_files import choose, load_preset
-from avpref.cli.actions.run_benchmark import split
+from avpref.cli.actions.bench.run_benchmark import split
 from avpref.cli.output import print_json, print_table
 from avpref.config.loading import load_sections
 from avpref.config.schema import BenchJobSettings
 from avpref.errors import ConfigError, PartialResult
 from avpref.execution.ray_session import ray_session
-from avpref.flows.bench_job_sources import BenchChoice, bench_job
+from avpref.flows.bench.bench_job_sources import BenchChoice, bench_job
 from avpref.flows.workers.prompt_sources import reading_rules
 
 

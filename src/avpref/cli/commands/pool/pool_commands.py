@@ -53,13 +53,13 @@ def build(
     json: AsJson = False,
 ) -> int:
     """Run all stages: scan, cut, measure, caption, filter, write. Only what is missing is computed. Exit code 5: some items failed."""
-    from avpref.cli.actions import build_pool
+    from avpref.cli.actions.pool import build_pool
 
     return _present(build_pool.build(config, source, pools, set_ or [], wait), json)
 
 
 def _stage(name: str, config: Path, source: list[str] | None, pools: Path, set_: list[str] | None, json: bool) -> int:
-    from avpref.cli.actions import build_pool
+    from avpref.cli.actions.pool import build_pool
 
     return _present(build_pool.run_stage(name, config, source, pools, set_ or []), json)
 
@@ -128,7 +128,7 @@ def show(
     json: AsJson = False,
 ) -> int:
     """Show the tables and measures of a pool, the measures of a clip, or the duplicates."""
-    from avpref.cli.views import pool_view
+    from avpref.cli.views.pool import pool_view
 
     document = pool_view.shown(pools, pool, clip, duplicates)
     if json:
@@ -152,7 +152,7 @@ def show(
 @app.command
 def funnel(*, pools: Pools = DEFAULT_POOLS, pool: Pool = "", json: AsJson = False) -> int:
     """Show what remains after each stage and filter, what each filter would remove alone, and the commonest reasons."""
-    from avpref.cli.views import pool_view
+    from avpref.cli.views.pool import pool_view
 
     document = pool_view.funnel(pools, pool)
     print_json(document) if json else _print_funnel(document)
@@ -171,7 +171,7 @@ def sample(
     json: AsJson = False,
 ) -> int:
     """Write pool.html: the funnel, and a contact sheet of kept or removed clips with sound."""
-    from avpref.cli.views import pool_view
+    from avpref.cli.views.pool import pool_view
 
     document = pool_view.sample(pools, pool, number, removed or bool(filter_), filter_, seed)
     print_json(document) if json else print_facts(document)
@@ -181,7 +181,7 @@ def sample(
 @app.command(name="open")
 def open_(*, pools: Pools = DEFAULT_POOLS, pool: Pool = "", json: AsJson = False) -> int:
     """Write pool.html with kept clips and show it in the browser."""
-    from avpref.cli.views import pool_view
+    from avpref.cli.views.pool import pool_view
 
     document = pool_view.open_page(pools, pool)
     print_json(document) if json else print_facts(document)

@@ -15,7 +15,7 @@ from avpref.config.schema import BenchJobSettings
 from avpref.console import say
 from avpref.errors import PartialResult
 from avpref.execution.ray_session import ray_session
-from avpref.flows.bench_job_sources import BenchChoice, bench_job
+from avpref.flows.bench.bench_job_sources import BenchChoice, bench_job
 from avpref.flows.workers.prompt_sources import reading_rules
 
 MEANINGLESS = "random weights: no number below says anything about quality"
