@@ -78,7 +78,7 @@ golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN n
 slow: $(STAMP)  ## the proofs that take minutes
 	$(BIN)/python -m pytest -m slow
 
-browser: $(STAMP)  ## pages and report in Chromium: apt-get install chromium; pip install playwright
+browser: $(STAMP)  ## pages and report in Chromium: apt-get install chromium; pip install 'playwright>=1.65,<2'
 	$(BIN)/python -m pytest -m browser -rs
 
 check: $(STAMP)  ## format, lint, types, tests

@@ -309,7 +309,9 @@ def report(sizes: argparse.Namespace) -> str:
     sections = []
     for bucket in buckets:
         rows = [
-            measure(bucket, config, mode, sizes) if has_time() else Row(mode, missing="no time left") for mode in MODES
+            measure(bucket, config, mode, sizes) if has_time() else Row(mode, missing="no time left")
+            for mode in MODES
+            if not (mode.is_compiled and sizes.eager)
         ]
         sections.append(section(bucket, rows))
     rewards = "\n".join(reward_rows(sizes, has_time))
@@ -340,6 +342,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clips", type=int, default=4, help="clips per batch of a reward model")
     parser.add_argument("--minutes", type=float, default=9.0, help="rows that would begin later are left out")
+    parser.add_argument("--eager", action="store_true", help="without compiled blocks, which need a C++ compiler")
     parser.add_argument("--out", type=Path, help="file for the page; none: it is printed")
     sizes = parser.parse_args()
     text = report(sizes)

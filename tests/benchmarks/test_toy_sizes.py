@@ -25,7 +25,7 @@ QUICK = {
     "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
-    "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1",
+    "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1 --eager",
     "latent_store": "--folder latent-store-of-the-test --pairs 40 --stored 8 --steps 6 --step-s 0.001 --divisor 6",
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
     "pairing": "--prompts 50 --large 500",
