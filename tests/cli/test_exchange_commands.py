@@ -94,6 +94,8 @@ def test_adapters_are_listed_exported_and_described(call, own_runs, own_run, tmp
     assert answer.code == 0 and "avpref_lora.safetensors" in answer.document["files"]
     card = call("adapters", "card", move.adapter, "--runs", own_runs, "--base-model", "owner/base")
     assert card.code == 0 and "base_model: owner/base" in card.out and "None are enclosed." in card.out
+    card = call("adapters", "card", move.adapter, "--runs", own_runs, "--base-model", "owner/base", "--json")
+    assert "base_model: owner/base" in card.document["card"]
 
 
 def test_an_adapter_that_does_not_exist(call, own_runs, tmp_path):

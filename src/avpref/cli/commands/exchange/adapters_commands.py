@@ -103,9 +103,11 @@ def card(
     base_model: Base = "",
     revision: Revision = "",
     refused: Refused = False,
+    json: AsJson = False,
 ) -> int:
     """Print the model card of an adapter, as ``adapters export`` writes it, without clips."""
     from avpref.cli.actions.exchange import export_adapters
 
-    print_line(export_adapters.card_of(runs, adapter, layout, base_model, revision, refused).rstrip("\n"))
+    text = export_adapters.card_of(runs, adapter, layout, base_model, revision, refused)
+    print_json({"card": text}) if json else print_line(text.rstrip("\n"))
     return 0
