@@ -109,7 +109,7 @@ def test_modules_that_do_the_work_import_at_their_top(folder):
         if modules
     }
     needed = {
-        "views": {("run_state", "_finished_state")},
+        "views": {("run_state", "_finished_state"), ("config_validation", "validated")},
         "doctor": {("machine_checks", "disk"), ("machine_checks", "_prefect_url")},
     }
     assert local == needed.get(folder, set())
