@@ -1,4 +1,5 @@
--- Pairs with the text and the category of their prompts, in the order of table pairs. In: tables pairs, prompts.
+-- Pairs with the text and the category of their prompts, in the order of table pairs.
+-- In: tables pairs, prompts.
 -- Out: table pair_rows.
 CREATE TABLE pair_rows AS
 SELECT pairs.*, prompts.text AS prompt, prompts.taxonomy

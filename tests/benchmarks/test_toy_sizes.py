@@ -20,20 +20,20 @@ from avpref.storage.run_folder import RunFolder
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py"))}
 QUICK = {
-    "bench_features": "--clips 1 --height 48 --width 64 --fps 8 --rounds 1",
-    "exchange": "--pairs 12",
     "explorer": "--pairs 40",
     "frechet": "--rows 60 --dims 8 --rounds 1",
     "gate": "--null 1 --power 1",
-    "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1 --eager",
-    "latent_store": "--folder latent-store-of-the-test --pairs 40 --stored 8 --steps 6 --step-s 0.001 --divisor 6",
     "lineage": "--runs 2 --prompts 40 --pairs 30 --repeats 1",
     "pairing": "--prompts 50 --large 500",
     "reuse": "--units 3",
-    "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
     "synchformer_trunk": "--depth 1 --dim 24 --repeats 1",
 }
 LONG = {
+    "bench_features": "--clips 1 --height 48 --width 64 --fps 8 --rounds 1",
+    "exchange": "--pairs 12",
+    "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1 --eager",
+    "latent_store": "--folder latent-store-of-the-test --pairs 40 --stored 8 --steps 6 --step-s 0.001 --divisor 6",
+    "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
     "chaos": "command --rounds 1 --strikes 1 --random-kills 1",
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",

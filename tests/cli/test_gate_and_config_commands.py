@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from avpref.config.loading import flatten, load_config
+from avpref.config.section import EVERY_KEY
 from avpref.datasets import tables
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -81,7 +82,7 @@ def test_config_show_has_every_leaf_and_its_origin(call, monkeypatch):
     assert values["dpo.loop.steps"] == (33, "environment AVPREF_DPO__LOOP__STEPS")
     assert values["clip.num_frames"][1] == TINY
     assert values["dpo.loss.variant"] == ("sigmoid", "default")
-    leaves = dict(flatten(load_config(TINY).settings.model_dump(mode="json")))
+    leaves = dict(flatten(load_config(TINY).settings.model_dump(mode="json", context={EVERY_KEY: True})))
     assert set(values) == set(leaves)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from avpref.config.gate_settings import (
+    BenchRule,
     DisplacementRule,
     GateSettings,
     MinimumEffectRule,
@@ -14,6 +15,7 @@ from avpref.config.gate_settings import (
     VotesRule,
 )
 from avpref.datasets.evidence import gate, judging, people
+from avpref.datasets.evidence.bench_deltas import BenchDelta, bench_outcomes
 from avpref.datasets.evidence.evaluation import DimensionComparison
 from avpref.datasets.evidence.rule_kinds import RULE_KINDS, RuleKind, rule_kind
 from avpref.domain import Dimension
@@ -27,6 +29,7 @@ EVERY_RULE = GateSettings(
         DisplacementRule(),
         ValidityRule(),
         VotesRule(),
+        BenchRule(column="fad"),
     )
 )
 
@@ -43,6 +46,8 @@ def outcomes() -> list[gate.RuleOutcome]:
     verdicts[0] = verdicts[0].with_rules(judging.outcomes(judged, {"video": FEW}, GateSettings()))
     votes = people.VoteEvidence("s", "h", {"overall": people.AspectVotes(0.6, 0.55, 0.7, 3)})
     verdicts[1] = verdicts[1].with_rules(people.outcomes(votes, EVERY_RULE))
+    delta = BenchDelta("fad", False, 4.0, 3.0, -1.0, -1.5, -0.5, 3)
+    verdicts[1] = verdicts[1].with_rules(bench_outcomes([delta], EVERY_RULE))
     return [rule for verdict in verdicts for rule in verdict.rules]
 
 

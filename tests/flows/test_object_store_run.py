@@ -83,7 +83,10 @@ def test_a_run_in_a_bucket_ends_like_one_in_a_folder_and_goes_on_anywhere(
         "plots",
         "progress",
         "adapters",
+        "latents",
     }
+    copies = {str(path.relative_to(folder.root)) for path in (folder.root / "latents").rglob("*") if path.is_file()}
+    assert copies and copies <= set(folder.files.names("latents"))
     assert not [name for name in folder.files.names() if ".partial" in name]
     for table in tables.TABLES:
         manifest = folder.tables.current(table.name)

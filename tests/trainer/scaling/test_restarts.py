@@ -29,6 +29,7 @@ def adapter(job: TrainingJob) -> bytes:
     return (job.output / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_the_launcher_starts_all_again(dpo_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     two: dict[str, Any] = {"num_processes": 2, "launcher": "processes", "steps": 8, "checkpoint_every": 2}
     whole, killed = dpo_job("whole", **two), dpo_job("killed", **two)

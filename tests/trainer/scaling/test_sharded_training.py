@@ -31,7 +31,9 @@ def agree(first: TrainingJob, second: TrainingJob) -> None:
             assert value == pytest.approx(theirs[name], rel=rel, abs=above), (mine["step"], name)
 
 
-@pytest.mark.parametrize("dpo", [{"ema_decay": 0.9}, {"reference": "ema", "two_pass": True}])
+@pytest.mark.parametrize(
+    "dpo", [pytest.param({"ema_decay": 0.9}, marks=pytest.mark.slow), {"reference": "ema", "two_pass": True}]
+)
 def test_sharded_dpo_trains_what_one_process_does(dpo_job: MakeJob, dpo: dict[str, object]) -> None:
     """Five pairs per step in two and three; interrupted once, so that parts are saved whole and loaded as parts."""
     changes = {"loss": SMALL, **dpo}
