@@ -1,4 +1,5 @@
--- Prompts without a pair, with their texts and the number of their candidates. In: tables skipped, prompts, candidates.
+-- Prompts without a pair, with their texts and the number of their candidates.
+-- In: tables skipped, prompts, candidates.
 -- Out: table skipped_rows.
 CREATE TABLE skipped_rows AS
 SELECT skipped.*, prompts.text AS prompt, counts.candidates, prompts.taxonomy
