@@ -108,8 +108,11 @@ class RayPool(Generic[ItemT]):
         return self._ended.popleft()
 
     def close(self) -> None:
-        """Stop the actors, except idle ones that :func:`avpref.execution.kept_actors.keep_actor` keeps."""
-        for slot in self._slots:
+        """Stop the actors, except idle ones that :func:`avpref.execution.kept_actors.keep_actor` keeps.
+
+        Those that wait for a place go first: the places of the others would start them, and each would leave its probe.
+        """
+        for slot in sorted(self._slots, key=lambda slot: slot.is_ready):
             is_idle = slot.is_ready and not slot.in_flight
             if not (is_idle and keep_actor(slot.actor, self._settings)):
                 self._ray.kill(slot.actor)
