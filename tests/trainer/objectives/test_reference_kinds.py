@@ -48,6 +48,7 @@ def test_cached_scores_equal_live_ones_bitwise(dpo_job: MakeJob, dpo: dict[str, 
     assert rows(cached) == [{k: v for k, v in row.items() if not k.startswith("drift")} for row in rows(live)]
 
 
+@pytest.mark.slow
 def test_cached_scores_of_two_processes_equal_their_live_ones_bitwise(dpo_job: MakeJob) -> None:
     two = {"num_processes": 2, "launcher": "processes", "batch_size": 5}
     live, job = dpo_job("live", **two), dpo_job("cached", dpo={"reference": "cached"}, **two)
