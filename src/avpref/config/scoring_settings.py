@@ -48,13 +48,33 @@ class ClapSettings(ModelSettings):
     short_clips: Literal["zeros", "repeat"] = "zeros"
 
 
-class ScoringSettings(Section):
-    """The scorers, the metrics that enter rewards (empty: all seven) with their weights, and the part of a clip that is scored."""
+class ScorerListSection(Section):
+    """A section that lists scorers by name, ``package.module:Class`` or long form, each once."""
 
     scorers: tuple[ScorerEntry, ...] = ("toy",)
     optional: tuple[LearnedName, ...] = Field(
         default=(), description="learned scorers that are added to scorers where their packages are installed"
     )
+
+    @field_validator("scorers", "optional", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return listed(value)
+
+    @field_validator("scorers")
+    @classmethod
+    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
+        return shortened(value)
+
+    @property
+    def uses(self) -> tuple[ScorerUse, ...]:
+        """The scorers in the long form."""
+        return tuple(as_use(entry) for entry in self.scorers)
+
+
+class ScoringSettings(ScorerListSection):
+    """The scorers, the metrics that enter rewards (empty: all seven) with their weights, and the part of a clip that is scored."""
+
     metrics: tuple[str, ...] = ()
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default={}, description="weight of a metric in the mean of its dimension; 1 where it is not listed"
@@ -79,16 +99,6 @@ class ScoringSettings(Section):
     javis_score: ModelSettings = ModelSettings()
     clap: ClapSettings = ClapSettings()
 
-    @field_validator("scorers", "optional", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return listed(value)
-
-    @field_validator("scorers")
-    @classmethod
-    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
-        return shortened(value)
-
     @field_validator("modalities")
     @classmethod
     def _of_other_dimensions(cls, value: dict[str, ModalityName]) -> dict[str, ModalityName]:
@@ -96,8 +106,3 @@ class ScoringSettings(Section):
         if fixed:
             raise ValueError(f"{fixed[0]} always moves {', '.join(sorted(modalities_of(fixed[0], {})))}: leave it out")
         return value
-
-    @property
-    def uses(self) -> tuple[ScorerUse, ...]:
-        """The scorers in the long form."""
-        return tuple(as_use(entry) for entry in self.scorers)

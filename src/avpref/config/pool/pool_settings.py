@@ -13,8 +13,14 @@ from avpref.config.observe_settings import ObserveSettings, ReportingSettings
 from avpref.config.pool.caption_settings import CaptionSettings
 from avpref.config.pool.filter_settings import FilteringSettings
 from avpref.config.run_settings import RunSettings
-from avpref.config.scorer_use import ScorerEntry, ScorerUse, as_use, listed, shortened
-from avpref.config.scoring_settings import ClapSettings, ImageBindSettings, ModelSettings, SynchformerSettings
+from avpref.config.scorer_use import ScorerEntry
+from avpref.config.scoring_settings import (
+    ClapSettings,
+    ImageBindSettings,
+    ModelSettings,
+    ScorerListSection,
+    SynchformerSettings,
+)
 from avpref.config.section import Section
 
 
@@ -75,7 +81,7 @@ class CutSettings(Section):
         return published[self.detector] if self.threshold is None else self.threshold
 
 
-class MeasureSettings(Section):
+class MeasureSettings(ScorerListSection):
     """The measures of a clip: built-in ones, and any scorer. All of them share one decoding of the clip."""
 
     scorers: tuple[ScorerEntry, ...] = ("frame_measures", "sound_measures", "flow_measures", "sync_measures")
@@ -93,21 +99,6 @@ class MeasureSettings(Section):
     imagebind: ImageBindSettings = ImageBindSettings()
     synchformer: SynchformerSettings = SynchformerSettings()
     clap: ClapSettings = ClapSettings()
-
-    @field_validator("scorers", "optional", mode="before")
-    @classmethod
-    def _listed(cls, value: object) -> object:
-        return listed(value)
-
-    @field_validator("scorers")
-    @classmethod
-    def _distinct(cls, value: tuple[str | ScorerUse, ...]) -> tuple[str | ScorerUse, ...]:
-        return shortened(value)
-
-    @property
-    def uses(self) -> tuple[ScorerUse, ...]:
-        """The scorers in the long form."""
-        return tuple(as_use(entry) for entry in self.scorers)
 
 
 class WriteSettings(Section):
