@@ -90,6 +90,15 @@ def test_actors_that_cannot_be_placed_are_sent_no_units(ray_cluster: int, tmp_pa
     assert not list(tmp_path.glob(".partial-*"))  # probes are taken away
 
 
+def test_a_pool_that_closes_while_its_actors_start_leaves_no_probe(ray_cluster: int, tmp_path: Path) -> None:
+    with open_pool(RayExecutor(num_actors=2 * ray_cluster), Spec(tmp_path), Units(tmp_path)):
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".partial-probe*")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert list(tmp_path.glob(".partial-probe*"))  # committed, and not yet read
+    assert not list(tmp_path.glob(".partial-*"))
+
+
 def test_an_actor_with_other_code_is_refused_with_both_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

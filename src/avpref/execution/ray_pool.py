@@ -8,6 +8,7 @@ removed; when no slot remains, the run ends with a ClusterError.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -37,6 +38,8 @@ MAX_FAILED_STARTS = 3
 """Number of consecutive actors dying before they are ready after which their slot is removed."""
 NODE_STATE_TIMEOUT_S = 5.0
 """Longest wait for the state of a node whose actor is unreachable: Ray reports the broken connection before the dead node."""
+STOP_TIMEOUT_S = 5.0
+"""Longest wait for the end of stopped actors, before their probes are deleted."""
 ACTOR_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -110,12 +113,24 @@ class RayPool(Generic[ItemT]):
     def close(self) -> None:
         """Stop the actors, except idle ones that :func:`avpref.execution.kept_actors.keep_actor` keeps.
 
-        Those that wait for a place go first: the places of the others would start them, and each would leave its probe.
+        Those that wait for a place go first: the places of the others would start them. An actor that was started may have
+        committed a probe that this process has not read, so probes are deleted once Ray knows that their actors ended.
         """
         for slot in sorted(self._slots, key=lambda slot: slot.is_ready):
             is_idle = slot.is_ready and not slot.in_flight
             if not (is_idle and keep_actor(slot.actor, self._settings)):
                 self._ray.kill(slot.actor)
+        self._delete_probes([slot for slot in self._slots if slot.info is None])
+
+    def _delete_probes(self, slots: list[_Slot[ItemT]]) -> None:
+        """Delete the probes of stopped actors whose info was not read. A folder that cannot be written to has none."""
+        calls = [slot.starting for slot in slots if slot.probe is not None]
+        if calls:
+            self._ray.wait(calls, num_returns=len(calls), timeout=STOP_TIMEOUT_S)
+        for slot in slots:
+            if slot.probe is not None:
+                with contextlib.suppress(StorageError):
+                    slot.probe.store.delete(slot.probe.name)
 
     def _send(self) -> None:
         """Send waiting units to ready actors, to the one with the fewest units first."""
@@ -197,6 +212,8 @@ class RayPool(Generic[ItemT]):
     def _replace_actor(self, slot: _Slot[ItemT], failed_starts: int) -> None:
         """Put a new actor into the slot, or remove the slot after too many failed starts."""
         self._ray.kill(slot.actor)
+        if slot.info is None:
+            self._delete_probes([slot])
         index = self._slots.index(slot)
         if failed_starts < MAX_FAILED_STARTS:
             self._slots[index] = self._start(failed_starts)
