@@ -141,7 +141,7 @@ def hashed_scan(files: Files) -> list[tuple[object, ...]]:
 
 def seal(selection: Selection) -> int:
     """Bytes of the sealed pairs."""
-    return len(tables.to_bytes(selection.pairs))
+    return sum(len(data) for data, _ in tables.to_files(selection.pairs))
 
 
 def pandas_rewards(files: Files) -> pd.DataFrame:

@@ -9,8 +9,10 @@ nullable.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard
@@ -45,6 +47,9 @@ AGAIN = "write the table again with the stage that made it"
 
 ROWS_PER_GROUP = 1 << 15
 """Rows per row group: the unit of reading and writing in pieces, and the least that a query reads."""
+
+ROWS_PER_FILE = 1 << 19
+"""Rows per file of a large table that is sealed from memory."""
 
 
 def _table(name: str, /, **columns: str) -> Table:
@@ -287,6 +292,16 @@ def fingerprint(arrow: pa.Table) -> str:
 def to_bytes(arrow: pa.Table) -> bytes:
     """Zstandard Parquet with the table's metadata. Equal content gives equal bytes, whatever the chunks."""
     return bytes_of(arrow.schema, [arrow])[0]
+
+
+def to_files(arrow: pa.Table) -> list[tuple[bytes, int]]:
+    """The files of a sealed table, as :func:`to_bytes`, each with its number of rows: one, or several of :data:`ROWS_PER_FILE` rows
+    that threads encode."""
+    parts = [arrow.slice(start, ROWS_PER_FILE) for start in range(0, max(arrow.num_rows, 1), ROWS_PER_FILE)]
+    if len(parts) == 1:
+        return [(to_bytes(arrow), arrow.num_rows)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(zip(pool.map(to_bytes, parts), (part.num_rows for part in parts), strict=True))
 
 
 def bytes_of(schema: pa.Schema, parts: Iterable[pa.Table]) -> tuple[bytes, int]:

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from avpref.datasets.selection.id_lookup import IdLookup, words_of
+from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, pieces
+from avpref.datasets.selection.text_hashes import Words, equal_length_words, hashes_of
 from avpref.domain import Origin, Split
 
 Ints = NDArray[np.int64]
@@ -23,6 +24,8 @@ Flags = NDArray[np.bool_]
 
 DICTIONARIES = ("prompt_id", "origin")
 SIZES = ("num_frames", "height_px", "width_px")
+MAX_INT32 = 2**31 - 1
+SLICE = 1 << 16
 COLUMNS = ("candidate_id", "prompt_id", "index", "origin", *SIZES)
 
 
@@ -48,21 +51,20 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class CandidateIndex:
-    """``row_ids`` [R]: ids in the order of the files. ``ordinal_of_row`` [R]: ordinals, −1 for a candidate that is left out.
+    """``row_ids`` [R]: ids in the order of the files. ``ordinal_of_row`` [R + 1]: ordinals, −1 for a candidate that is left out and
+    in the last place. ``sizes``: frames, height and width in the order of the files, each [R].
 
     ``row`` [N]: the row of every ordinal. ``prompt`` [N]: the position of its prompt in ``prompts``, ascending.
-    ``is_ground_truth``, ``num_frames``, ``height_px``, ``width_px`` [N].
+    ``is_ground_truth`` [N].
     """
 
     prompts: Prompts
     row_ids: pa.Array
-    ordinal_of_row: Ints
+    ordinal_of_row: NDArray[np.int32] | Ints
     row: Ints
     prompt: NDArray[np.int32]
     is_ground_truth: Flags
-    num_frames: NDArray[np.integer]
-    height_px: NDArray[np.integer]
-    width_px: NDArray[np.integer]
+    sizes: tuple[NDArray[np.integer], ...]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -70,6 +72,12 @@ class CandidateIndex:
     def ids(self, ordinals: Ints) -> pa.Array:
         """Ids of the candidates with these ordinals."""
         return self.row_ids.take(pa.array(self.row[ordinals]))
+
+    def sizes_of(self, ordinals: Ints) -> tuple[Ints, Ints, Ints]:
+        """Frames, height and width of the candidates with these ordinals; pixels."""
+        rows = self.row[ordinals]
+        num_frames, height_px, width_px = (column[rows].astype(np.int64) for column in self.sizes)
+        return num_frames, height_px, width_px
 
     def prompt_ids(self, prompts: NDArray[np.integer]) -> pa.Array:
         """Ids of the prompts at these positions."""
@@ -81,8 +89,9 @@ class _Group:
     """The candidates of a row group: ``prompt`` is dictionary-encoded; ``sizes``: frames, height and width."""
 
     ids: list[pa.Array]
+    hashes: list[Words]
     prompt: list[pa.DictionaryArray]
-    index: Ints
+    index: NDArray[np.integer]
     is_ground_truth: Flags
     sizes: tuple[NDArray[np.integer], ...]
 
@@ -94,25 +103,25 @@ def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLoo
     ]
     ids = _combined(pa.chunked_array([chunk for group in groups for chunk in group.ids], pa.string()))
     with ThreadPoolExecutor(source.threads) as pool:
-        lookup = pool.submit(IdLookup, ids)
+        hashes = (chunk for group in groups for chunk in group.hashes)
+        lookup = pool.submit(IdLookup, ids, np.concatenate([_NO_WORDS, *hashes]))
         listed_ids, listed_split = _listed(source)
         known, code, of_listed = _distinct([chunk for group in groups for chunk in group.prompt], listed_ids)
         prompts = _prompts(known, of_listed, listed_split, source.training_only)
-        row = _order(code, np.concatenate([_NO_INTS, *(group.index for group in groups)]), ids)
+        row = _order(code, np.concatenate([_NO_SIZES, *(group.index for group in groups)]), ids)
         row = row if prompts.is_known.all() else row[prompts.is_known[code[row]]]
-        ordinal_of_row = np.full(len(code), -1, np.int64)
-        ordinal_of_row[row] = np.arange(len(row))
+        kind = np.int32 if len(row) <= MAX_INT32 else np.int64
+        ordinal_of_row = np.full(len(code) + 1, -1, kind)
+        ordinal_of_row[row] = np.arange(len(row), dtype=kind)
         is_ground_truth = np.concatenate([_NO_FLAGS, *(group.is_ground_truth for group in groups)])
-        sizes = (np.concatenate([_NO_SIZES, *lines]) for lines in zip(*(group.sizes for group in groups), strict=True))
-        columns = [code, is_ground_truth, *(sizes if groups else [_NO_SIZES] * 3)]
-        prompt, is_ground_truth, num_frames, height_px, width_px = pool.map(lambda column: column.take(row), columns)
-        index = CandidateIndex(
-            prompts, ids, ordinal_of_row, row, prompt, is_ground_truth, num_frames, height_px, width_px
-        )
+        lines = zip(*(group.sizes for group in groups), strict=True)
+        sizes = tuple(np.concatenate([_NO_SIZES, *line]) for line in lines) if groups else (_NO_SIZES,) * 3
+        prompt, is_ground_truth = pool.map(lambda column: column.take(row), [code, is_ground_truth])
+        index = CandidateIndex(prompts, ids, ordinal_of_row, row, prompt, is_ground_truth, sizes)
         return index, lookup.result()
 
 
-_NO_INTS: Ints = np.zeros(0, dtype=np.int64)
+_NO_WORDS: Words = np.zeros(0, dtype=np.uint64)
 _NO_FLAGS: Flags = np.zeros(0, dtype=bool)
 _NO_SIZES = np.zeros(0, dtype=np.int32)
 
@@ -124,8 +133,9 @@ def _read(piece: Piece) -> list[_Group]:
 def _group(rows: pa.Table) -> _Group:
     return _Group(
         ids=rows["candidate_id"].chunks,
+        hashes=[hashes_of(chunk) for chunk in rows["candidate_id"].chunks],
         prompt=rows["prompt_id"].chunks,
-        index=rows["index"].to_numpy(),
+        index=_narrow(rows["index"].to_numpy()),
         is_ground_truth=_is_ground_truth(rows["origin"]),
         sizes=tuple(_narrow(rows[name].to_numpy()) for name in SIZES),
     )
@@ -155,7 +165,8 @@ def _distinct(chunks: list[pa.DictionaryArray], listed: pa.Array) -> tuple[pa.Ar
         codes.append(position[start : start + len(chunk.dictionary)][chunk.indices.to_numpy()])
         start += len(chunk.dictionary)
     of_rows = np.concatenate(codes) if codes else np.zeros(0, np.int32)
-    return ordered.filter(pa.array(is_new)), of_rows, position[start:].astype(np.int64)
+    known = ordered if is_new.all() else ordered.filter(pa.array(is_new))
+    return known, of_rows, position[start:].astype(np.int64)
 
 
 def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: bool) -> Prompts:
@@ -169,7 +180,7 @@ def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: b
     return Prompts(known, splits, is_listed, is_known, len(of_listed) - int(is_listed.sum()))
 
 
-def _order(code: NDArray[np.int32], index: Ints, ids: pa.Array) -> Ints:
+def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: pa.Array) -> Ints:
     """Rows in the order of prompt, index and id."""
     order = _by_runs(code, index)
     if order is not None:
@@ -186,7 +197,7 @@ def _order(code: NDArray[np.int32], index: Ints, ids: pa.Array) -> Ints:
     return np.lexsort((place, index, code))
 
 
-def _by_runs(code: NDArray[np.int32], index: Ints) -> Ints | None:
+def _by_runs(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints | None:
     """Rows in the order of code, then index, without a sort; None unless every prompt's rows follow each other, index ascending."""
     if not len(code):
         return None
@@ -200,11 +211,13 @@ def _by_runs(code: NDArray[np.int32], index: Ints) -> Ints | None:
     if len(runs) != len(starts):
         return None
     lengths = np.diff(np.append(starts, len(code)))[runs]
-    shift = starts[runs] - (np.cumsum(lengths) - lengths)
-    return np.repeat(shift, lengths) + np.arange(len(code))
+    rows = np.repeat(starts[runs] - (np.cumsum(lengths) - lengths), lengths)
+    for start in range(0, len(rows), SLICE):
+        rows[start : start + SLICE] += np.arange(start, min(start + SLICE, len(rows)))
+    return rows
 
 
-def _by_two(code: NDArray[np.int32], index: Ints) -> Ints:
+def _by_two(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints:
     """Rows in the order of code, then index; one sort where both fit into one integer."""
     if not len(code):
         return np.zeros(0, np.int64)
@@ -216,19 +229,19 @@ def _by_two(code: NDArray[np.int32], index: Ints) -> Ints:
 
 def _sorted_positions(texts: pa.Array) -> Ints:
     """Positions of ``texts`` in the order of their UTF-8 bytes."""
-    lengths = pc.binary_length(texts).to_numpy()
-    if not len(texts) or (lengths != lengths[0]).any():
+    words = equal_length_words(texts)
+    if words is None:
         return pc.sort_indices(texts).to_numpy().astype(np.int64)
-    words, _ = words_of(texts)
-    order = np.argsort(words[:, 0])
-    first = words[order, 0]
+    first_word = words[0].astype(np.uint64)
+    order = np.argsort(first_word)
+    first = first_word[order]
     same = np.flatnonzero(first[1:] == first[:-1])
     if len(same):  # ties of the first word are ordered among themselves
         is_run = np.zeros(len(order), dtype=bool)
         is_run[same] = is_run[same + 1] = True
         places = np.flatnonzero(is_run)
         members = order[places]
-        order[places] = members[np.lexsort([*words[members].T[::-1]])]
+        order[places] = members[np.lexsort([word[members].astype(np.uint64) for word in words[::-1]])]
     return order
 
 
@@ -242,7 +255,7 @@ def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
 
 def _narrow(values: Ints) -> NDArray[np.integer]:
     """``values`` in 32 bits where they fit, which halves the memory."""
-    fits = not len(values) or (values.min() >= 0 and values.max() < 2**31)
+    fits = not len(values) or (values.min() >= 0 and values.max() <= MAX_INT32)
     return values.astype(np.int32) if fits else values
 
 

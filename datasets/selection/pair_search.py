@@ -86,17 +86,17 @@ def _blocks(eligible: Ints, starts: Ints, sizes: Ints) -> Iterator[Ints]:
 
 def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, members: Ints) -> PairSearch:
     """The pairs of a block of prompts; ``num_compared`` is empty."""
-    by_dimension = rewards.rewards.by_dimension[:, members]
+    by_dimension = _gathered(rewards.rewards.by_dimension, members)
     prompt = matrix.index.prompt[rewards.ordinals[members[:, 0]]].astype(np.int64)
     match settings.strategy:
         case "modality" | "routed":
             is_better, margin = _all_above(by_dimension), _sum_of_margins(by_dimension)
         case "average":
-            overall = rewards.rewards.overall[members][None]
+            overall = _gathered(rewards.rewards.overall[None], members)
             is_better, margin = _all_above(overall), _sum_of_margins(overall)
         case "strict":
             scales = rewards.scales
-            raw = matrix.values[:, rewards.ordinals[members]]
+            raw = _gathered(matrix.values, rewards.ordinals[members])
             scores = normalised_scores(raw.reshape(len(scales), -1), scales).reshape(raw.shape)
             has_weight = [scale.weight > 0 for scale in scales]
             is_better, margin = _all_above(scores[has_weight]), _sum_of_margins(by_dimension)
@@ -107,6 +107,15 @@ def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSetti
 
 
 _NO_INTS: Ints = np.zeros(0, np.int64)
+
+
+def _gathered(lines: Floats, members: Ints) -> Floats:
+    """``lines`` [D, N] at ``members`` [prompts, size]: [D, prompts, size], in memory with the prompts last.
+
+    Prompts are many and candidates few, so that operations on the result run along the prompts.
+    """
+    by_place = np.ascontiguousarray(members.T)
+    return np.stack([line.take(by_place) for line in lines]).transpose(0, 2, 1)
 
 
 def _routed(

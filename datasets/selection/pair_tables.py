@@ -47,14 +47,14 @@ class Shapes:
 
 def shapes_of(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs) -> Shapes:
     """Shapes of the selected pairs. They are checked after the margins, as in the published ranking."""
-    index = matrix.index
-    chosen, rejected = rewards.ordinals[pairs.chosen], rewards.ordinals[pairs.rejected]
-    height, width = index.height_px.astype(np.int64), index.width_px.astype(np.int64)
-    is_smaller = height[chosen] * width[chosen] < height[rejected] * width[rejected]
-    side = np.where(is_smaller, chosen, rejected)
-    frames = np.stack([index.num_frames[chosen], index.num_frames[rejected]])
+    sides = (rewards.ordinals[pairs.chosen], rewards.ordinals[pairs.rejected])
+    (frames, height, width), (other_frames, other_height, other_width) = map(matrix.index.sizes_of, sides)
+    is_smaller = height * width < other_height * other_width
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Shapes(height[side] / width[side], frames.max(axis=0) / frames.min(axis=0))
+        return Shapes(
+            aspect_ratio=np.where(is_smaller, height, other_height) / np.where(is_smaller, width, other_width),
+            length_ratio=np.maximum(frames, other_frames) / np.minimum(frames, other_frames),
+        )
 
 
 def pair_table(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from avpref.datasets.tables import CANDIDATES, PROMPTS, ROWS_PER_GROUP, SCORES, 
 
 Part: TypeAlias = "Path | pa.Table"
 Result = TypeVar("Result")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 PIECE_GROUPS = 8
 """Row groups of a piece: enough work for a thread, and few enough for bounded memory."""
@@ -49,19 +51,28 @@ def source_of(
 
 @dataclass(frozen=True)
 class Piece:
-    """Some row groups of one part, in the order of the table."""
+    """Some row groups of one part, in the order of the table.
+
+    ``share_before``: the rows of all parts that precede the piece, divided by all rows.
+    """
 
     part: Part
     groups: tuple[int, ...]
     dictionaries: tuple[str, ...]
     metadata: pq.FileMetaData | None
+    share_before: float = 0.0
 
-    def read(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-        """Number of each row group, and its columns; those of ``dictionaries`` are dictionary-encoded."""
+    def read(self, columns: Sequence[str], unless: Mapping[str, str] = NOTHING) -> Iterator[tuple[int, pa.Table]]:
+        """Number of each row group, and its columns; those of ``dictionaries`` are dictionary-encoded.
+
+        ``unless``: name of a column → text. The column is not read where the file's statistics say that all its rows have this text.
+        """
         if isinstance(self.part, Path):
             with pq.ParquetFile(self.part, metadata=self.metadata, read_dictionary=list(self.dictionaries)) as file:
                 for group in self.groups:
-                    yield group, file.read_row_group(group, columns=list(columns), use_threads=False)
+                    known = [name for name, text in unless.items() if self._only_text(group, name) == text]
+                    wanted = [name for name in columns if name not in known]
+                    yield group, file.read_row_group(group, columns=wanted, use_threads=False)
             return
         for group in self.groups:
             rows = self.part.select(columns).slice(group * ROWS_PER_GROUP, ROWS_PER_GROUP).combine_chunks()
@@ -71,21 +82,36 @@ class Piece:
         """Columns of one row group of the piece."""
         return next(rows for _, rows in replace(self, groups=(group,)).read(columns))
 
+    def _only_text(self, group: int, column: str) -> str | None:
+        """The text that every row of ``column`` has in this row group, if the file's statistics say so; None otherwise."""
+        if self.metadata is None:
+            return None
+        place = self.metadata.schema.names.index(column)
+        statistics = self.metadata.row_group(group).column(place).statistics
+        if statistics is None or not statistics.has_min_max or not statistics.has_null_count or statistics.null_count:
+            return None
+        return str(statistics.min) if statistics.min == statistics.max else None
+
 
 def pieces(parts: Iterable[Part], dictionaries: Sequence[str]) -> list[Piece]:
     """The row groups of ``parts``, in order."""
-    split = []
+    split, starts, num_before = [], [], 0
     for part in parts:
-        metadata = None
-        if isinstance(part, Path):
-            metadata = pq.read_metadata(part)
-            num_groups = metadata.num_row_groups
-        else:
-            num_groups = -(-part.num_rows // ROWS_PER_GROUP)
+        metadata = pq.read_metadata(part) if isinstance(part, Path) else None
+        num_rows = _num_rows(part, metadata)
+        num_groups = -(-num_rows // ROWS_PER_GROUP) if metadata is None else metadata.num_row_groups
         for start in range(0, num_groups, PIECE_GROUPS):
             groups = tuple(range(start, min(start + PIECE_GROUPS, num_groups)))
             split.append(Piece(part, groups, tuple(dictionaries), metadata))
-    return split
+            starts.append(num_before + start / num_groups * num_rows)
+        num_before += num_rows
+    return [replace(piece, share_before=start / max(num_before, 1)) for piece, start in zip(split, starts, strict=True)]
+
+
+def _num_rows(part: Part, metadata: pq.FileMetaData | None) -> int:
+    rows = part if metadata is None else metadata
+    assert not isinstance(rows, Path), "files have metadata"
+    return int(rows.num_rows)
 
 
 def in_order(function: Callable[[Piece], Result], split: Sequence[Piece], threads: int) -> Iterator[Result]:

@@ -51,7 +51,7 @@ class RunTables:
 
     def seal(self, table: Table, fingerprint: str, rows: pa.Table) -> Manifest:
         """Write ``rows`` as the current version of ``table``."""
-        return self.store.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
+        return self.store.seal(table.name, fingerprint, tables.to_files(rows))
 
     def seal_units(self, files: UnitFiles, units: Sequence[Unit]) -> list[QuarantineRow]:
         """Seal the rows of finished ``units`` as the current version of their table; returns the rows that the units quarantined."""
