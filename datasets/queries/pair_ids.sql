@@ -1,21 +1,14 @@
 -- Ids of pairs: 'x' and 16 hex digits of the SHA-256 of a JSON list, as avpref.identity.digest computes it:
 -- ["pair", chosen, rejected], and the dimension where a pair speaks for one. Ids hold no control characters, which
--- the two JSON writers spell differently; without quotes and backslashes, an id in quotes is its JSON.
+-- the two JSON writers spell differently.
 -- In: view sides (chosen, rejected, dimension). Out: pair_id, in the order of sides.
 SELECT
     'x' || substr(
         sha256(
-            '["pair",' || CASE WHEN is_plain THEN '"' || chosen || '","' || rejected || '"'
-                ELSE to_json(chosen) || ',' || to_json(rejected) END
+            '["pair",' || to_json(chosen) || ',' || to_json(rejected)
             || CASE WHEN dimension = 'all' THEN '' ELSE ',' || to_json(dimension) END || ']'
         ),
         1,
         16
     ) AS pair_id
-FROM (
-    SELECT
-        *,
-        NOT (contains(chosen, '"') OR contains(chosen, '\') OR contains(rejected, '"') OR contains(rejected, '\'))
-            AS is_plain
-    FROM sides
-)
+FROM sides

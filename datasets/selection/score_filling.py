@@ -136,9 +136,7 @@ def _reasons(statuses: _Statuses | None, bad: NDArray[np.bool_]) -> pa.Array:
     """Why the rows of ``bad`` have no usable number: their status, or a number that is not finite."""
     if statuses is None:
         return pa.repeat(pa.scalar(NOT_FINITE), int(bad.sum()))
-    return pc.if_else(
-        pa.array(statuses.is_ok[bad]), NOT_FINITE, statuses.texts.filter(pa.array(bad)).cast(pa.string())
-    )
+    return pc.if_else(pa.array(statuses.is_ok[bad]), NOT_FINITE, statuses.texts.filter(pa.array(bad)).cast(pa.string()))
 
 
 def _next_hint(ids: pa.DictionaryArray, place: Ints) -> int:
