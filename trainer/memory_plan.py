@@ -6,14 +6,16 @@ The parts are
     trained       trained tensors, float32
     gradients     one value per trained one, float32
     optimiser     AdamW's two moments, float32
-    average       the moving average of the trained tensors, where there is one
+    average       moving averages of the trained tensors: of the policy, and of a reference that follows it
     activations   tensors that autograd keeps for the backward pass of one forward pass
     block         with activation checkpointing: what one block keeps while it is recomputed
 
 Activations are counted, not estimated: the policy's forward pass runs on tensors without memory, and every distinct storage that
 autograd saves is added up, for one and for two layers; all layers are equal, so the rest follows. Attention is counted as a fused
-kernel, which keeps q, k, v, its output and one number per query and head. Not in the parts: workspaces of kernels, fragmentation of the
-allocator, the CUDA context (about 0.5 GiB), and copies of a batch.
+kernel, which keeps q, k, v, its output and one number per query and head. A weight of 8 bits is converted to bfloat16 for its product,
+and autograd keeps the converted weight: without checkpointing such weights take more memory than those of 16 bits. Reference scores
+from a table need no memory of the device, and those of a live reference none that is kept: its pass has no gradients. Not in the parts:
+workspaces of kernels, fragmentation of the allocator, the CUDA context (about 0.5 GiB), and copies of a batch.
 """
 
 from __future__ import annotations
@@ -30,15 +32,17 @@ from torch.overrides import TorchFunctionMode
 
 from avpref.config.base_settings import BaseSections
 from avpref.config.network_settings import NetworkSettings
-from avpref.config.training_settings import AdapterSettings, CheckpointingMode
+from avpref.config.training_settings import AdapterSettings, CheckpointingMode, DpoSettings, SftSettings
 from avpref.models.bases.base_model import Base
 from avpref.models.bases.base_opening import open_base
 from avpref.models.flow import Latents, LatentShapes
 from avpref.trainer.adapters import add_adapter
-from avpref.trainer.scaling.base_dtype import QUANTISED
+from avpref.trainer.scaling.base_dtype import QUANTISED, linear_layers
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
 ADAM_MOMENTS = 2
+SCALE_BYTES = {"int8": 5, "float8": 4}
+"""Bytes per output channel beside weights of 8 bits, as torchao keeps them: a float32 scale, and the zero point of int8."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,13 @@ class MemoryRequest:
     Attributes:
         network: the sections that describe the base model, or section ``network`` of JavisDiT++ alone.
         adapter: the trained adapter; None: all weights are trained.
-        dtype: of frozen weights; the linear layers of ``int8`` and ``float8`` have one byte per weight, all else is bfloat16.
+        dtype: of frozen weights; the blocks' linear layers of ``int8`` and ``float8`` have one byte per weight, all else is bfloat16.
         shapes: of a clip's latents.
         rows: rows of one forward pass: two per pair, one where the sides of a pair are computed alone (``dpo.two_pass``).
         checkpointing: of activations: ``none``, ``selective`` or ``full``.
-        has_average: whether there is a moving average.
+        num_averages: moving averages of the trained tensors.
         state_bits: of the optimiser's moments.
+        is_by_side: whether the sides of a pair have a forward pass each, so that one side of a block is recomputed at a time.
     """
 
     network: BaseSections | NetworkSettings
@@ -80,14 +85,21 @@ class MemoryRequest:
     shapes: LatentShapes
     rows: int
     checkpointing: CheckpointingMode
-    has_average: bool = False
+    num_averages: int = 0
     state_bits: int = 32
+    is_by_side: bool = False
 
     @property
     def base(self) -> Base:
         """The base model."""
         own = self.network
         return open_base(BaseSections(network=own) if isinstance(own, NetworkSettings) else own)
+
+
+def num_averages(settings: SftSettings | DpoSettings) -> int:
+    """Moving averages of the trained tensors on the device."""
+    follows = isinstance(settings, DpoSettings) and settings.reference == "ema"
+    return int(bool(settings.ema_decay)) + int(follows)
 
 
 def plan_memory(request: MemoryRequest) -> MemoryParts:
@@ -99,7 +111,9 @@ def plan_memory(request: MemoryRequest) -> MemoryParts:
     else:
         parts = _count(request, 0)
     if blocks and request.checkpointing != "none":
-        kept = [_count(replace(request, checkpointing="none"), number)["activations"] for number in (1, 2)]
+        rows = max(request.rows // 2, 1) if request.is_by_side else request.rows
+        whole = replace(request, checkpointing="none", rows=rows)
+        kept = [_count(whole, number)["activations"] for number in (1, 2)]
         own_block = kept[1] - kept[0]
     trained = parts["trained"]
     return MemoryParts(
@@ -107,7 +121,7 @@ def plan_memory(request: MemoryRequest) -> MemoryParts:
         trained=trained * FLOAT32_BYTES,
         gradients=trained * FLOAT32_BYTES,
         optimiser=trained * request.state_bits // 8 * ADAM_MOMENTS,
-        average=trained * FLOAT32_BYTES if request.has_average else 0,
+        average=trained * FLOAT32_BYTES * request.num_averages,
         activations=parts["activations"],
         block=own_block,
     )
@@ -122,18 +136,20 @@ def _count(request: MemoryRequest, num_blocks: int) -> dict[str, int]:
         base = request.base
         network = (base.shallow(num_blocks) if num_blocks else base.build_network()).to(dtype)
         network.checkpointing = lambda num_tokens: request.checkpointing
+        quantised = linear_layers(network) if is_quantised else []
         module: nn.Module = network
         if request.adapter is not None:
             module = add_adapter(network, request.adapter, 0)
         activations = _saved_bytes(module, lambda: _loss(module, request))
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-    linear = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
-    saved = sum(p.numel() * (p.element_size() - 1) for p in frozen if id(p) in linear) if is_quantised else 0
+    num_quantised = sum(layer.weight.numel() for layer in quantised)
+    scales = sum(layer.out_features for layer in quantised) * SCALE_BYTES.get(request.dtype, 0)
+    converted = BFLOAT16_BYTES * num_quantised if request.checkpointing == "none" else 0
     return {
-        "weights": sum(parameter.numel() * parameter.element_size() for parameter in frozen) - saved,
+        "weights": sum(p.numel() * p.element_size() for p in frozen) - (BFLOAT16_BYTES - 1) * num_quantised + scales,
         "trained": sum(parameter.numel() for parameter in trained),
-        "activations": activations,
+        "activations": activations + converted,
     }
 
 

@@ -9,7 +9,7 @@ from avpref.config.training_settings import DpoSettings
 from avpref.errors import ConfigError
 from avpref.trainer.data.buckets import Schedule
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.memory_plan import MemoryRequest, plan_memory
+from avpref.trainer.memory_plan import MemoryRequest, num_averages, plan_memory
 from avpref.trainer.parallel import Context
 
 
@@ -26,9 +26,10 @@ def require_room(job: TrainingJob, schedule: Schedule, context: Context) -> None
 def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world: int = 1) -> None:
     """Raises ConfigError that names the first bucket whose forward pass needs more than ``total_bytes``."""
     settings, sections = job.settings, BaseSections(base=job.base, network=job.network)
-    adapter, per_sample = job.adapter, schedule.buckets.rows_per_sample
+    adapter, per_sample, is_by_side = job.adapter, schedule.buckets.rows_per_sample, False
     if isinstance(settings, DpoSettings):
         adapter, per_sample = settings.adapter, 1 if settings.two_pass else per_sample
+        is_by_side = settings.by_side and not settings.two_pass
     own = -(-settings.loop.batch_size // world)
     for index, bucket in enumerate(schedule.buckets.kinds):
         samples = own if schedule.capacity is None else min(own, schedule.capacity[index])
@@ -40,8 +41,9 @@ def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world
             bucket.shapes,
             samples * per_sample,
             mode,
-            bool(settings.ema_decay),
+            num_averages(settings),
             settings.optimiser.state_bits,
+            is_by_side,
         )
         needed = plan_memory(request).total
         if needed > total_bytes:
