@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -30,7 +29,7 @@ from avpref.domain import dimensions_of
 Average = Literal["micro", "macro"]
 Floats = NDArray[np.float64]
 
-SLICE = 1 << 14
+SLICE = 1 << 13
 """Columns that are computed at once: few enough for a processor's cache."""
 
 
@@ -91,9 +90,9 @@ def compute_rewards(
         own = Rewards(dimensions, rewards.by_dimension[:, part], rewards.overall[part])
         _add_up(own, numbers, metrics)
         if missing is MissingScores.EXCLUDE:
-            is_incomplete = reduce(np.logical_or, map(np.isnan, scores[:, part]))
-            if is_incomplete.any():
-                own.by_dimension[:, is_incomplete] = own.overall[is_incomplete] = np.nan
+            suspects = np.flatnonzero(np.isnan(own.overall))  # a score that is missing, or an overflow
+            lacking = suspects[np.isnan(scores[:, part][:, suspects]).any(axis=0)]
+            own.by_dimension[:, lacking] = own.overall[lacking] = np.nan
 
     starts = range(0, num_rows, SLICE)
     if threads == 1 or len(starts) < 2:

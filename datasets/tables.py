@@ -9,10 +9,8 @@ nullable.
 from __future__ import annotations
 
 import io
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard
@@ -47,9 +45,6 @@ AGAIN = "write the table again with the stage that made it"
 
 ROWS_PER_GROUP = 1 << 15
 """Rows per row group: the unit of reading and writing in pieces, and the least that a query reads."""
-
-ROWS_PER_FILE = 1 << 19
-"""Rows per file of a large table that is sealed from memory."""
 
 
 def _table(name: str, /, **columns: str) -> Table:
@@ -294,22 +289,17 @@ def to_bytes(arrow: pa.Table) -> bytes:
     return bytes_of(arrow.schema, [arrow])[0]
 
 
-def to_files(arrow: pa.Table) -> list[tuple[bytes, int]]:
-    """The files of a sealed table, as :func:`to_bytes`, each with its number of rows: one, or several of :data:`ROWS_PER_FILE` rows
-    that threads encode."""
-    parts = [arrow.slice(start, ROWS_PER_FILE) for start in range(0, max(arrow.num_rows, 1), ROWS_PER_FILE)]
-    if len(parts) == 1:
-        return [(to_bytes(arrow), arrow.num_rows)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(zip(pool.map(to_bytes, parts), (part.num_rows for part in parts), strict=True))
+def bytes_of(
+    schema: pa.Schema, parts: Iterable[pa.Table], level: int = 3, distinct: Collection[str] = ()
+) -> tuple[bytes, int]:
+    """Concatenated tables as the bytes of one file, as :func:`to_bytes`, and the number of rows; bounded memory.
 
-
-def bytes_of(schema: pa.Schema, parts: Iterable[pa.Table]) -> tuple[bytes, int]:
-    """Concatenated tables as the bytes of one file, as :func:`to_bytes`, and the number of rows; bounded memory."""
+    ``level``: of Zstandard. ``distinct``: columns whose values do not repeat, so that no dictionary is made of them.
+    """
     sink, num_rows = io.BytesIO(), 0
-    repeated = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    repeated = [field.name for field in schema if not pa.types.is_floating(field.type) and field.name not in distinct]
     with pq.ParquetWriter(
-        sink, schema, compression="zstd", compression_level=3, use_dictionary=repeated
+        sink, schema, compression="zstd", compression_level=level, use_dictionary=repeated
     ) as writer:  # measured numbers rarely repeat, and looking for repeats takes longer than writing them
         for group in _row_groups(schema, parts):
             writer.write_table(group, row_group_size=ROWS_PER_GROUP)

@@ -6,8 +6,10 @@ alike whatever the order of the files.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,14 +88,12 @@ class CandidateIndex:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """The candidates of a row group: ``prompt`` is dictionary-encoded; ``sizes``: frames, height and width."""
+    """The candidates of a row group: ``prompt`` is dictionary-encoded; ``columns``: ``index``, ``is_ground_truth`` and :data:`SIZES`."""
 
     ids: list[pa.Array]
     hashes: list[Words]
     prompt: list[pa.DictionaryArray]
-    index: NDArray[np.integer]
-    is_ground_truth: Flags
-    sizes: tuple[NDArray[np.integer], ...]
+    columns: dict[str, NDArray[Any]]
 
 
 def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLookup]:
@@ -101,29 +101,45 @@ def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLoo
     groups = [
         group for read in in_order(_read, pieces(source.candidates, DICTIONARIES), source.threads) for group in read
     ]
-    ids = _combined(pa.chunked_array([chunk for group in groups for chunk in group.ids], pa.string()))
     with ThreadPoolExecutor(source.threads) as pool:
-        hashes = (chunk for group in groups for chunk in group.hashes)
-        lookup = pool.submit(IdLookup, ids, np.concatenate([_NO_WORDS, *hashes]))
+        lookup = pool.submit(_lookup, groups)
+        columns = [pool.submit(_column, groups, name) for name in ("is_ground_truth", *SIZES)]
         listed_ids, listed_split = _listed(source)
         known, code, of_listed = _distinct([chunk for group in groups for chunk in group.prompt], listed_ids)
         prompts = _prompts(known, of_listed, listed_split, source.training_only)
-        row = _order(code, np.concatenate([_NO_SIZES, *(group.index for group in groups)]), ids)
+        row = _order(code, _column(groups, "index"), lambda: lookup.result().ids)
         row = row if prompts.is_known.all() else row[prompts.is_known[code[row]]]
+        prompt = pool.submit(code.take, row)
         kind = np.int32 if len(row) <= MAX_INT32 else np.int64
         ordinal_of_row = np.full(len(code) + 1, -1, kind)
         ordinal_of_row[row] = np.arange(len(row), dtype=kind)
-        is_ground_truth = np.concatenate([_NO_FLAGS, *(group.is_ground_truth for group in groups)])
-        lines = zip(*(group.sizes for group in groups), strict=True)
-        sizes = tuple(np.concatenate([_NO_SIZES, *line]) for line in lines) if groups else (_NO_SIZES,) * 3
-        prompt, is_ground_truth = pool.map(lambda column: column.take(row), [code, is_ground_truth])
-        index = CandidateIndex(prompts, ids, ordinal_of_row, row, prompt, is_ground_truth, sizes)
+        is_ground_truth, *sizes = (column.result() for column in columns)
+        index = CandidateIndex(
+            prompts=prompts,
+            row_ids=lookup.result().ids,
+            ordinal_of_row=ordinal_of_row,
+            row=row,
+            prompt=prompt.result(),
+            is_ground_truth=is_ground_truth.take(row),
+            sizes=tuple(sizes),
+        )
         return index, lookup.result()
 
 
 _NO_WORDS: Words = np.zeros(0, dtype=np.uint64)
 _NO_FLAGS: Flags = np.zeros(0, dtype=bool)
-_NO_SIZES = np.zeros(0, dtype=np.int32)
+_NO_NUMBERS = np.zeros(0, dtype=np.int32)
+
+
+def _lookup(groups: Sequence[_Group]) -> IdLookup:
+    ids = _combined(pa.chunked_array([chunk for group in groups for chunk in group.ids], pa.string()))
+    return IdLookup(ids, np.concatenate([_NO_WORDS, *(chunk for group in groups for chunk in group.hashes)]))
+
+
+def _column(groups: Sequence[_Group], name: str) -> NDArray[Any]:
+    """One of the columns of numbers or flags of all candidates, in the order of the files [R]."""
+    none = _NO_FLAGS if name == "is_ground_truth" else _NO_NUMBERS
+    return np.concatenate([none, *(group.columns[name] for group in groups)])
 
 
 def _read(piece: Piece) -> list[_Group]:
@@ -135,9 +151,8 @@ def _group(rows: pa.Table) -> _Group:
         ids=rows["candidate_id"].chunks,
         hashes=[hashes_of(chunk) for chunk in rows["candidate_id"].chunks],
         prompt=rows["prompt_id"].chunks,
-        index=_narrow(rows["index"].to_numpy()),
-        is_ground_truth=_is_ground_truth(rows["origin"]),
-        sizes=tuple(_narrow(rows[name].to_numpy()) for name in SIZES),
+        columns={name: _narrow(rows[name].to_numpy()) for name in ("index", *SIZES)}
+        | {"is_ground_truth": _is_ground_truth(rows["origin"])},
     )
 
 
@@ -180,8 +195,8 @@ def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: b
     return Prompts(known, splits, is_listed, is_known, len(of_listed) - int(is_listed.sum()))
 
 
-def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: pa.Array) -> Ints:
-    """Rows in the order of prompt, index and id."""
+def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: Callable[[], pa.Array]) -> Ints:
+    """Rows in the order of prompt, index and id; ``ids`` are asked for only where prompt and index are equal."""
     order = _by_runs(code, index)
     if order is not None:
         return order
@@ -193,7 +208,7 @@ def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: pa.Array) -
     is_tied[order[:-1][is_tie]] = is_tied[order[1:][is_tie]] = True
     tied = np.flatnonzero(is_tied)
     place = np.zeros(len(code), np.int64)
-    place[tied[_sorted_positions(ids.take(pa.array(tied)))]] = np.arange(len(tied))
+    place[tied[_sorted_positions(ids().take(pa.array(tied)))]] = np.arange(len(tied))
     return np.lexsort((place, index, code))
 
 

@@ -26,7 +26,7 @@ class IdLookup:
     """
 
     def __init__(self, ids: pa.Array, hashes: Words) -> None:
-        self._ids, self._hashes = ids, hashes
+        self.ids, self._hashes = ids, hashes
         ordered = np.sort(hashes)
         self._is_ambiguous = bool((ordered[1:] == ordered[:-1]).any())
         self._lock = Lock()
@@ -34,28 +34,28 @@ class IdLookup:
         self._sorted = hashes[:0]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     @property
     def num_doubled(self) -> int:
         """Number of ids that another position has too."""
-        return len(self._ids) - pc.count_distinct(self._ids).as_py() if self._is_ambiguous else 0
+        return len(self.ids) - pc.count_distinct(self.ids).as_py() if self._is_ambiguous else 0
 
     def find(self, texts: pa.Array, hint: int) -> Ints:
         """The position of each of ``texts``, −1 for one that is not there. Fast where they follow each other from ``hint`` on, or
         from a position near it."""
-        if texts.type != self._ids.type:
-            texts = texts.cast(self._ids.type)
+        if texts.type != self.ids.type:
+            texts = texts.cast(self.ids.type)
         first = next((first for first in self._guesses(texts, hint) if self._follow(texts, first)), None)
         if first is not None:
             return np.arange(first, first + len(texts))
         if self._is_ambiguous:
-            return pc.fill_null(pc.index_in(texts, value_set=self._ids), -1).to_numpy().astype(np.int64)
+            return pc.fill_null(pc.index_in(texts, value_set=self.ids), -1).to_numpy().astype(np.int64)
         return self._search(texts)
 
     def _follow(self, texts: pa.Array, first: int) -> bool:
         """Whether ``texts`` are the ids from position ``first`` on."""
-        return first >= 0 and texts.equals(self._ids.slice(first, len(texts)))
+        return first >= 0 and texts.equals(self.ids.slice(first, len(texts)))
 
     def _guesses(self, texts: pa.Array, hint: int) -> Iterator[int]:
         """Positions at which the first of ``texts`` may be: ``hint``, those near it, and the one that the search finds."""
@@ -67,12 +67,12 @@ class IdLookup:
             yield int(self._search(first)[0])
 
     def _search(self, texts: pa.Array) -> Ints:
-        if not len(self._ids):
+        if not len(self.ids):
             return np.full(len(texts), -1, np.int64)
         order, ordered = self._by_hash()
         place = np.minimum(np.searchsorted(ordered, hashes_of(texts)), len(ordered) - 1)
         positions = order[place]
-        is_equal = pc.equal(self._ids.take(pa.array(positions)), texts).to_numpy(zero_copy_only=False)
+        is_equal = pc.equal(self.ids.take(pa.array(positions)), texts).to_numpy(zero_copy_only=False)
         return np.where(is_equal, positions, -1)
 
     def _by_hash(self) -> tuple[Ints, Words]:

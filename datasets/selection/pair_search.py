@@ -53,12 +53,12 @@ class PairSearch:
 def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings) -> PairSearch:
     """The pairs of every prompt of the training split."""
     prompts = matrix.index.prompts
-    prompt = matrix.index.prompt[rewards.ordinals]
-    if prompts.is_train.all():
-        eligible = np.arange(len(prompt))
-    else:
-        eligible = np.flatnonzero(prompts.is_train[prompt])
-        prompt = prompt[eligible]
+    prompt = (
+        matrix.index.prompt if len(rewards.ordinals) == len(matrix.index) else matrix.index.prompt[rewards.ordinals]
+    )
+    is_train = prompts.is_train
+    eligible = None if is_train.all() else np.flatnonzero(is_train[prompt])
+    prompt = prompt if eligible is None else prompt[eligible]
     is_first = np.append(True, prompt[1:] != prompt[:-1]) if len(prompt) else np.zeros(0, dtype=bool)
     starts = np.flatnonzero(is_first)
     sizes = np.diff(np.append(starts, len(prompt)))
@@ -75,13 +75,17 @@ def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSetting
     return PairSearch(_in_order(parts), num_compared, best_margin)
 
 
-def _blocks(eligible: Ints, starts: Ints, sizes: Ints) -> Iterator[Ints]:
-    """Positions of the candidates of some prompts with equally many of them, at least two: [prompts, size]."""
+def _blocks(eligible: Ints | None, starts: Ints, sizes: Ints) -> Iterator[Ints]:
+    """Positions of the candidates of some prompts with equally many of them, at least two: [prompts, size].
+
+    ``eligible``: positions of the candidates that ``starts`` count; None: all.
+    """
     for size in np.unique(sizes[sizes > 1]):
         of_size = starts[sizes == size]
         step = max(1, COMPARISONS // int(size) ** 2)
         for start in range(0, len(of_size), step):
-            yield eligible[of_size[start : start + step, None] + np.arange(size)]
+            places = of_size[start : start + step, None] + np.arange(size)
+            yield places if eligible is None else eligible[places]
 
 
 def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, members: Ints) -> PairSearch:

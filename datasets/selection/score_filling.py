@@ -155,9 +155,9 @@ def _copy_all(target: Target, rows: _Rows) -> None:
         target.values[rows.positions[rest.metric_codes], rows.ordinals[rest.id_codes]] = rest.values
     if count:
         ordinals = rows.ordinals[rows.id_codes[start:end:size]]
-        numbers = rows.values[start:end].reshape(count, size)
-        for number, code in enumerate(rows.metric_codes[start : start + size]):
-            target.values[rows.positions[code]][ordinals] = numbers[:, number]
+        lines = np.ascontiguousarray(rows.values[start:end].reshape(count, size).T)
+        for line, code in zip(lines, rows.metric_codes[start : start + size], strict=True):
+            target.values[rows.positions[code]][ordinals] = line
 
 
 def _block(rows: _Rows) -> tuple[int, int, int]:

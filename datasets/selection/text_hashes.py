@@ -26,7 +26,7 @@ def hashes_of(texts: pa.Array) -> Words:
     """
     hashes = np.empty(len(texts), np.uint64)
     for start in range(0, len(texts), CHUNK):
-        _fill(hashes[start : start + CHUNK], *_characters(texts.slice(start, CHUNK)))
+        _fill(hashes[start : start + CHUNK], *characters_of(texts.slice(start, CHUNK)))
     return hashes
 
 
@@ -35,13 +35,13 @@ def equal_length_words(texts: pa.Array) -> list[NDArray[np.unsignedinteger]] | N
 
     None unless all texts have the same length, of at least eight bytes. The columns are views of the texts.
     """
-    characters, offsets = _characters(texts)
-    length = _common_length(offsets)
+    characters, offsets = characters_of(texts)
+    length = common_length(offsets)
     return None if length < WORD_BYTES else list(_columns(characters, length, len(texts), ">u8"))
 
 
 def _fill(hashes: Words, characters: Bytes, offsets: Ints) -> None:
-    length = _common_length(offsets)
+    length = common_length(offsets)
     if length >= WORD_BYTES:
         hashes[:] = np.uint64(length)
         for column in _columns(characters, length, len(hashes), "<u8"):
@@ -73,7 +73,7 @@ def _columns(characters: Bytes, length: int, count: int, kind: str) -> Iterator[
         yield np.ndarray((count,), kind, characters, offset=first, strides=(length,))
 
 
-def _common_length(offsets: Ints) -> int:
+def common_length(offsets: Ints) -> int:
     """The length of all texts; 0 where they differ or there is none."""
     if len(offsets) < 2:
         return 0
@@ -81,7 +81,7 @@ def _common_length(offsets: Ints) -> int:
     return length if (offsets[1:] - offsets[:-1] == length).all() else 0
 
 
-def _characters(texts: pa.Array) -> tuple[Bytes, Ints]:
+def characters_of(texts: pa.Array) -> tuple[Bytes, Ints]:
     """The bytes of ``texts``, and where each begins and the last ends [N + 1], counted from the first."""
     _, offset_buffer, data = texts.buffers()
     kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32

@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from avpref.config.pairs_settings import PairSettings
-from avpref.datasets import reward_formula, tables
+from avpref.datasets import large_tables, reward_formula, tables
 from avpref.datasets.reward_formula import MetricScale, MissingScores, compute_rewards
+from avpref.datasets.selection import text_columns
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.selection_source import pieces, source_of
+from avpref.datasets.selection.text_columns import take
 from avpref.domain import METRICS
 from avpref.identity import digest
 from avpref.storage.local_files import LocalFiles
@@ -34,8 +36,10 @@ def outcome(source):
 def test_a_large_table_is_sealed_as_several_files(found, monkeypatch, tmp_path):
     run = RunTables(TableStore(LocalFiles(tmp_path / "tables")), tmp_path)
     one_file = run.seal(tables.SCORES, "f", found["scores"])
-    monkeypatch.setattr(tables, "ROWS_PER_FILE", 100)
+    monkeypatch.setattr(large_tables, "ROWS_PER_FILE", 100)
     manifest = run.seal(tables.SCORES, "g", found["scores"])
+    chunked = pa.concat_tables([found["scores"].slice(0, 130), found["scores"].slice(130)])
+    assert large_tables.to_files(chunked) == large_tables.to_files(found["scores"])
     assert (len(one_file.files), [file.rows for file in manifest.files]) == (1, [100] * 8 + [40])
     assert run.read(tables.SCORES).equals(found["scores"])
     with run.connect() as con:
@@ -103,3 +107,27 @@ def test_threads_and_slices_change_no_bit_of_rewards(monkeypatch, weights):
     first = weights[0] * ((scores[0] - 0.3) / 1.7) + weights[1] * -((scores[1] - 0.3) / 1.7)
     np.testing.assert_allclose(whole.by_dimension[0][complete], (first / (weights[0] + weights[1]))[complete])
     assert np.isnan(whole.overall[~complete]).all()
+
+
+@pytest.mark.parametrize("names", [["aa", "bb", "cc"], ["a", "bb", ""], ["é", "bb", "cc"], ["", "", ""]])
+def test_taken_texts_are_those_of_arrow(monkeypatch, names):
+    monkeypatch.setattr(text_columns, "CHUNK", 7)
+    places = np.random.default_rng(0).integers(0, 3, 25)
+    for kind in (pa.string(), pa.large_string()):
+        texts = pa.array(["left out", *names], kind).slice(1)
+        taken = take(texts, places, 2)
+        taken.validate(full=True)
+        assert taken.combine_chunks().equals(texts.take(pa.array(places))) and taken.num_chunks == 4
+    assert take(pa.array(names), places[:0], 2).to_pylist() == []
+
+
+def test_distinct_texts_have_no_dictionary(found, monkeypatch, tmp_path):
+    monkeypatch.setattr(large_tables, "ROWS_PER_FILE", 64)
+    first, *_ = large_tables.to_files(found["candidates"])
+    (tmp_path / "c.parquet").write_bytes(first[0])
+    group = pq.read_metadata(tmp_path / "c.parquet").row_group(0)
+    has_dictionary = {
+        group.column(n).path_in_schema: group.column(n).has_dictionary_page for n in range(group.num_columns)
+    }
+    assert not has_dictionary["candidate_id"] and has_dictionary["origin"]
+    assert not any(has_dictionary[name] for name in ("fps_hz", "duration_s"))
