@@ -203,8 +203,8 @@ def _request(
         case DpoSettings():
             own = max(rows, 2) // (2 if training.two_pass else 1)
             is_by_side = training.by_side and not training.two_pass
-            adapter, dtype = training.adapter, training.base_dtype
-            return MemoryRequest(network, adapter, dtype, latents, own, mode, averages, bits, is_by_side)
+            dtype: str = training.base_dtype
+            return MemoryRequest(network, training.adapter, dtype, latents, own, mode, averages, bits, is_by_side)
         case SftSettings():
-            adapter, dtype = training.adapter, training.base_dtype if training.adapter else "float32"
-            return MemoryRequest(network, adapter, dtype, latents, max(rows, 1), mode, averages, bits)
+            dtype = training.base_dtype if training.adapter else "float32"
+            return MemoryRequest(network, training.adapter, dtype, latents, max(rows, 1), mode, averages, bits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avpref.datasets.selection.id_lookup import IdLookup
-from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, pieces
+from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, num_rows, pieces
 from avpref.datasets.selection.text_hashes import Words, equal_length_words, hashes_of
 from avpref.domain import Origin, Split
 
@@ -62,7 +62,7 @@ class CandidateIndex:
 
     prompts: Prompts
     row_ids: pa.Array
-    ordinal_of_row: NDArray[np.int32] | Ints
+    ordinal_of_row: NDArray[np.integer]
     row: Ints
     prompt: NDArray[np.int32]
     is_ground_truth: Flags
@@ -87,73 +87,91 @@ class CandidateIndex:
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
-    """The candidates of a row group: ``prompt`` is dictionary-encoded; ``columns``: ``index``, ``is_ground_truth`` and :data:`SIZES`."""
+class _Rows:
+    """Columns of all candidates in the order of the files, each [R]; sizes and index are 32 bits wide where they fit."""
+
+    hashes: Words
+    is_ground_truth: Flags
+    numbers: dict[str, NDArray[np.integer]]
+
+    def part(self, first: int, count: int) -> _Rows:
+        """Views of the rows of a row group."""
+        rows = slice(first, first + count)
+        numbers = {name: column[rows] for name, column in self.numbers.items()}
+        return _Rows(self.hashes[rows], self.is_ground_truth[rows], numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """Ids and dictionary-encoded prompts of a row group."""
 
     ids: list[pa.Array]
-    hashes: list[Words]
     prompt: list[pa.DictionaryArray]
-    columns: dict[str, NDArray[Any]]
 
 
 def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLookup]:
     """Read the candidates and prompts of ``source``; the lookup finds the rows of candidates by id."""
-    groups = [
-        group for read in in_order(_read, pieces(source.candidates, DICTIONARIES), source.threads) for group in read
-    ]
+    rows = _empty(num_rows(source.candidates), _width(source))
+    reads = in_order(partial(_read, rows), pieces(source.candidates, DICTIONARIES), source.threads)
+    texts = [of_group for read in reads for of_group in read]
     with ThreadPoolExecutor(source.threads) as pool:
-        lookup = pool.submit(_lookup, groups)
-        columns = [pool.submit(_column, groups, name) for name in ("is_ground_truth", *SIZES)]
+        lookup = pool.submit(_lookup, texts, rows.hashes)
         listed_ids, listed_split = _listed(source)
-        known, code, of_listed = _distinct([chunk for group in groups for chunk in group.prompt], listed_ids)
+        known, code, of_listed = _distinct([chunk for group in texts for chunk in group.prompt], listed_ids)
         prompts = _prompts(known, of_listed, listed_split, source.training_only)
-        row = _order(code, _column(groups, "index"), lambda: lookup.result().ids)
+        row = _order(code, rows.numbers["index"], lambda: lookup.result().ids)
         row = row if prompts.is_known.all() else row[prompts.is_known[code[row]]]
         prompt = pool.submit(code.take, row)
-        kind = np.int32 if len(row) <= MAX_INT32 else np.int64
-        ordinal_of_row = np.full(len(code) + 1, -1, kind)
+        kind: type[np.signedinteger] = np.int32 if len(row) <= MAX_INT32 else np.int64
+        ordinal_of_row: NDArray[np.integer] = np.full(len(code) + 1, -1, kind)
         ordinal_of_row[row] = np.arange(len(row), dtype=kind)
-        is_ground_truth, *sizes = (column.result() for column in columns)
         index = CandidateIndex(
             prompts=prompts,
             row_ids=lookup.result().ids,
             ordinal_of_row=ordinal_of_row,
             row=row,
             prompt=prompt.result(),
-            is_ground_truth=is_ground_truth.take(row),
-            sizes=tuple(sizes),
+            is_ground_truth=rows.is_ground_truth.take(row),
+            sizes=tuple(rows.numbers[name] for name in SIZES),
         )
         return index, lookup.result()
 
 
-_NO_WORDS: Words = np.zeros(0, dtype=np.uint64)
-_NO_FLAGS: Flags = np.zeros(0, dtype=bool)
-_NO_NUMBERS = np.zeros(0, dtype=np.int32)
+def _lookup(texts: Sequence[_Texts], hashes: Words) -> IdLookup:
+    return IdLookup(_combined(pa.chunked_array([chunk for group in texts for chunk in group.ids], pa.string())), hashes)
 
 
-def _lookup(groups: Sequence[_Group]) -> IdLookup:
-    ids = _combined(pa.chunked_array([chunk for group in groups for chunk in group.ids], pa.string()))
-    return IdLookup(ids, np.concatenate([_NO_WORDS, *(chunk for group in groups for chunk in group.hashes)]))
+def _empty(count: int, kind: type[np.signedinteger]) -> _Rows:
+    numbers: dict[str, NDArray[np.integer]] = {name: np.empty(count, kind) for name in ("index", *SIZES)}
+    return _Rows(np.empty(count, np.uint64), np.empty(count, dtype=bool), numbers)
 
 
-def _column(groups: Sequence[_Group], name: str) -> NDArray[Any]:
-    """One of the columns of numbers or flags of all candidates, in the order of the files [R]."""
-    none = _NO_FLAGS if name == "is_ground_truth" else _NO_NUMBERS
-    return np.concatenate([none, *(group.columns[name] for group in groups)])
+def _width(source: SelectionSource) -> type[np.signedinteger]:
+    """32 bits where the statistics of all files say that index and sizes fit, which halves the memory; 64 otherwise."""
+    bounds = [piece.bounds(name) for piece in pieces(source.candidates, ()) for name in ("index", *SIZES)]
+    fits = all(known is not None and -MAX_INT32 <= known[0] <= known[1] <= MAX_INT32 for known in bounds)
+    return np.int32 if fits else np.int64
 
 
-def _read(piece: Piece) -> list[_Group]:
-    return [_group(rows) for _, rows in piece.read(COLUMNS) if rows.num_rows]
+def _read(rows: _Rows, piece: Piece) -> list[_Texts]:
+    texts, first = [], piece.first_row
+    for _, columns in piece.read(COLUMNS):
+        if columns.num_rows:
+            texts.append(_fill(rows.part(first, columns.num_rows), columns))
+            first += columns.num_rows
+    return texts
 
 
-def _group(rows: pa.Table) -> _Group:
-    return _Group(
-        ids=rows["candidate_id"].chunks,
-        hashes=[hashes_of(chunk) for chunk in rows["candidate_id"].chunks],
-        prompt=rows["prompt_id"].chunks,
-        columns={name: _narrow(rows[name].to_numpy()) for name in ("index", *SIZES)}
-        | {"is_ground_truth": _is_ground_truth(rows["origin"])},
-    )
+def _fill(own: _Rows, columns: pa.Table) -> _Texts:
+    """Copy a row group into its place; returns its texts."""
+    start = 0
+    for chunk in columns["candidate_id"].chunks:
+        own.hashes[start : start + len(chunk)] = hashes_of(chunk)
+        start += len(chunk)
+    own.is_ground_truth[:] = _is_ground_truth(columns["origin"])
+    for name, column in own.numbers.items():
+        column[:] = columns[name].to_numpy()
+    return _Texts(columns["candidate_id"].chunks, columns["prompt_id"].chunks)
 
 
 def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
@@ -265,13 +283,7 @@ def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
         np.array([name == Origin.GROUND_TRUTH for name in chunk.dictionary.to_pylist()], bool)[chunk.indices.to_numpy()]
         for chunk in column.chunks
     ]
-    return np.concatenate([_NO_FLAGS, *parts])
-
-
-def _narrow(values: Ints) -> NDArray[np.integer]:
-    """``values`` in 32 bits where they fit, which halves the memory."""
-    fits = not len(values) or (values.min() >= 0 and values.max() <= MAX_INT32)
-    return values.astype(np.int32) if fits else values
+    return np.concatenate(parts)
 
 
 def _combined(column: pa.ChunkedArray) -> pa.Array:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from avpref.datasets.population import mean_and_std, quantiles
+from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.tables import NORMS, to_arrow
 from avpref.errors import TableError
@@ -82,6 +83,7 @@ class Norm:
         return to_arrow(NORMS, rows, fingerprint=self.norm_id)
 
 
+@reused_memory()
 def measure(matrix: ScoreMatrix, population: str) -> Norm:
     """Statistics of every metric of ``matrix`` over its usable scores.
 

@@ -144,6 +144,8 @@ def excluded_table(matrix: ScoreMatrix) -> pa.Table:
 def kept_pairs(found: PairSearch, shapes: Shapes, settings: PairSettings) -> SelectedPairs:
     """The selected pairs whose shapes are allowed."""
     is_kept = shapes.is_shape_kept(settings) & shapes.is_length_kept(settings)
+    if is_kept.all():
+        return found.pairs
     return SelectedPairs(**{name: values[is_kept] for name, values in vars(found.pairs).items()})
 
 

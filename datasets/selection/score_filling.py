@@ -35,12 +35,14 @@ class Target:
     """Where scores go: ``values`` [M, N], a column per ordinal and a line per position of a metric in ``positions``.
 
     ``ordinals`` [R + 1]: the ordinal of every row of the candidates, −1 for one that is left out and in the last place.
+    ``num_rows``: rows of all scores, from which the place of a row's candidate is guessed.
     """
 
     lookup: IdLookup
     positions: dict[str, int]
     values: Floats
     ordinals: NDArray[np.integer]
+    num_rows: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ class _Rows:
 
 def fill(target: Target, piece: Piece) -> PieceScores:
     """Copy the scores of a piece into the matrix. May be called from several threads, for different pieces."""
-    num_rows, hint = 0, int(piece.share_before * len(target.lookup))
+    num_rows, hint = 0, piece.first_row * len(target.lookup) // max(target.num_rows, 1)
     unusable: list[pa.Table] = []
     orphans: list[pa.Array] = []
     for group, columns in piece.read(COLUMNS, unless=ALL_OK):

@@ -16,7 +16,7 @@ from avpref.datasets.selection.candidate_index import CandidateIndex, read_candi
 from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_filling import DICTIONARIES, LACKING, PieceScores, Target, fill
-from avpref.datasets.selection.selection_source import SelectionSource, in_order, pieces
+from avpref.datasets.selection.selection_source import SelectionSource, in_order, num_rows, pieces
 from avpref.domain import Metric
 from avpref.errors import TableError
 
@@ -48,9 +48,11 @@ def read_matrix(source: SelectionSource, metrics: Sequence[Metric]) -> ScoreMatr
     """
     check_metrics(metrics)
     index, lookup = read_candidate_index(source)
-    values = np.full((len(metrics), len(index)), np.nan)
+    values = np.empty((len(metrics), len(index)))
+    with ThreadPoolExecutor(source.threads) as pool:
+        list(pool.map(lambda line: line.fill(np.nan), values))
     positions = {metric.name: number for number, metric in enumerate(metrics)}
-    target = Target(lookup, positions, values, index.ordinal_of_row)
+    target = Target(lookup, positions, values, index.ordinal_of_row, num_rows(source.scores))
     reads = list(in_order(partial(fill, target), pieces(source.scores, DICTIONARIES), source.threads))
     unusable = pa.concat_tables([LACKING.empty_table(), *(part for read in reads for part in read.unusable)])
     is_complete, num_missing = np.ones(values.shape[1], dtype=bool), 0

@@ -53,14 +53,14 @@ def source_of(
 class Piece:
     """Some row groups of one part, in the order of the table.
 
-    ``share_before``: the rows of all parts that precede the piece, divided by all rows.
+    ``first_row``: the number of rows of all parts that precede the piece.
     """
 
     part: Part
     groups: tuple[int, ...]
     dictionaries: tuple[str, ...]
     metadata: pq.FileMetaData | None
-    share_before: float = 0.0
+    first_row: int = 0
 
     def read(self, columns: Sequence[str], unless: Mapping[str, str] = NOTHING) -> Iterator[tuple[int, pa.Table]]:
         """Number of each row group, and its columns; those of ``dictionaries`` are dictionary-encoded.
@@ -68,7 +68,8 @@ class Piece:
         ``unless``: name of a column → text. The column is not read where the file's statistics say that all its rows have this text.
         """
         if isinstance(self.part, Path):
-            with pq.ParquetFile(self.part, metadata=self.metadata, read_dictionary=list(self.dictionaries)) as file:
+            options = {"metadata": self.metadata, "read_dictionary": list(self.dictionaries), "pre_buffer": False}
+            with pq.ParquetFile(self.part, **options) as file:
                 for group in self.groups:
                     known = [name for name, text in unless.items() if self._only_text(group, name) == text]
                     wanted = [name for name in columns if name not in known]
@@ -82,36 +83,52 @@ class Piece:
         """Columns of one row group of the piece."""
         return next(rows for _, rows in replace(self, groups=(group,)).read(columns))
 
+    def bounds(self, column: str) -> tuple[int, int] | None:
+        """Bounds of whole numbers, from the statistics of a file; None where they are not known."""
+        known = [self._statistics(group, column) for group in self.groups]
+        bounds = [(own.min, own.max) for own in known if own is not None]
+        if not bounds or len(bounds) < len(known):
+            return None
+        return min(low for low, _ in bounds), max(high for _, high in bounds)
+
     def _only_text(self, group: int, column: str) -> str | None:
         """The text that every row of ``column`` has in this row group, if the file's statistics say so; None otherwise."""
+        own = self._statistics(group, column)
+        return str(own.min) if own is not None and own.min == own.max else None
+
+    def _statistics(self, group: int, column: str) -> pq.Statistics | None:
+        """Statistics of a column without nulls; None where there are none."""
         if self.metadata is None:
             return None
         place = self.metadata.schema.names.index(column)
-        statistics = self.metadata.row_group(group).column(place).statistics
-        if statistics is None or not statistics.has_min_max or not statistics.has_null_count or statistics.null_count:
-            return None
-        return str(statistics.min) if statistics.min == statistics.max else None
+        own = self.metadata.row_group(group).column(place).statistics
+        is_known = own is not None and own.has_min_max and own.has_null_count and not own.null_count
+        return own if is_known else None
 
 
 def pieces(parts: Iterable[Part], dictionaries: Sequence[str]) -> list[Piece]:
     """The row groups of ``parts``, in order."""
-    split, starts, num_before = [], [], 0
+    split, first_row = [], 0
     for part in parts:
         metadata = pq.read_metadata(part) if isinstance(part, Path) else None
-        num_rows = _num_rows(part, metadata)
-        num_groups = -(-num_rows // ROWS_PER_GROUP) if metadata is None else metadata.num_row_groups
-        for start in range(0, num_groups, PIECE_GROUPS):
-            groups = tuple(range(start, min(start + PIECE_GROUPS, num_groups)))
-            split.append(Piece(part, groups, tuple(dictionaries), metadata))
-            starts.append(num_before + start / num_groups * num_rows)
-        num_before += num_rows
-    return [replace(piece, share_before=start / max(num_before, 1)) for piece, start in zip(split, starts, strict=True)]
+        rows_of_groups = _rows_of_groups(part, metadata)
+        for start in range(0, len(rows_of_groups), PIECE_GROUPS):
+            groups = tuple(range(start, min(start + PIECE_GROUPS, len(rows_of_groups))))
+            split.append(Piece(part, groups, tuple(dictionaries), metadata, first_row))
+            first_row += sum(rows_of_groups[group] for group in groups)
+    return split
 
 
-def _num_rows(part: Part, metadata: pq.FileMetaData | None) -> int:
-    rows = part if metadata is None else metadata
-    assert not isinstance(rows, Path), "files have metadata"
-    return int(rows.num_rows)
+def num_rows(parts: Iterable[Part]) -> int:
+    """Rows of all parts."""
+    return sum(pq.read_metadata(part).num_rows if isinstance(part, Path) else part.num_rows for part in parts)
+
+
+def _rows_of_groups(part: Part, metadata: pq.FileMetaData | None) -> list[int]:
+    if metadata is not None:
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert not isinstance(part, Path), "files have metadata"
+    return [min(ROWS_PER_GROUP, part.num_rows - start) for start in range(0, part.num_rows, ROWS_PER_GROUP)]
 
 
 def in_order(function: Callable[[Piece], Result], split: Sequence[Piece], threads: int) -> Iterator[Result]:

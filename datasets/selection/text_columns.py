@@ -21,15 +21,18 @@ def take(texts: pa.Array, places: NDArray[np.integer], threads: int) -> pa.Chunk
     characters, offsets = characters_of(texts)
     length = common_length(offsets)
 
+    is_plain = 0 < length <= MAX_OFFSET // CHUNK and not pa.types.is_large_string(texts.type)
+    largest = min(CHUNK, len(places)) if is_plain else 0
+    ends = pa.py_buffer(np.arange(largest + 1, dtype=np.int32) * np.int32(length))
+
     def part(start: int) -> pa.Array:
         own = places[start : start + CHUNK]
-        if not 0 < length * len(own) <= MAX_OFFSET or pa.types.is_large_string(texts.type):
+        if not is_plain:
             return texts.take(pa.array(own))
         copied = np.empty(length * len(own), np.uint8)
         record = f"V{length}"
         characters.view(record).take(own, out=copied.view(record), mode="clip")
-        ends = np.arange(0, len(copied) + 1, length, dtype=np.int32)
-        return pa.StringArray.from_buffers(len(own), pa.py_buffer(ends), pa.py_buffer(copied))
+        return pa.StringArray.from_buffers(len(own), ends, pa.py_buffer(copied))
 
     with ThreadPoolExecutor(threads) as pool:
         return pa.chunked_array(list(pool.map(part, range(0, len(places), CHUNK))), texts.type)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings
 from avpref.errors import ConfigError, InputError
 from avpref.models.dit import JavisDiT
@@ -68,9 +69,10 @@ def test_a_policy_starts_from_an_adapter_of_its_rank(make_network: MakeNetwork, 
 
 @pytest.mark.parametrize("changes", [{"num_layers": 3}, {"num_layers": 1}, {"ffn_dim": 48}, {"dual_ffn": False}])
 def test_an_adapter_of_another_base_is_refused_and_changes_nothing(
-    make_network: MakeNetwork, tmp_path: Path, changes: dict[str, object]
+    make_network: MakeNetwork, network_settings: NetworkSettings, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    folder = saved(make_network(**changes), tmp_path / "a", 3)
+    other = make_network(settings=network_settings.model_copy(update=changes))
+    folder = saved(other, tmp_path / "a", 3)
     policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), 9)
     before = {name: value.clone() for name, value in policy.parameters.items()}
     with pytest.raises(InputError, match=r"layers that the network lacks.*blocks\."):

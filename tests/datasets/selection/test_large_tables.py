@@ -14,7 +14,7 @@ from avpref.datasets.selection import text_columns
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.selection.score_matrix import read_matrix
-from avpref.datasets.selection.selection_source import pieces, source_of
+from avpref.datasets.selection.selection_source import num_rows, pieces, source_of
 from avpref.datasets.selection.text_columns import take
 from avpref.domain import METRICS
 from avpref.identity import digest
@@ -72,11 +72,23 @@ def test_a_column_of_one_text_is_not_read(found, tmp_path):
     assert [rows.column_names for _, rows in piece.read(columns, {"status": "skipped"})] == [list(columns)] * 3
 
 
-def test_pieces_know_the_share_of_rows_before_them(found, tmp_path):
-    scores = found["scores"]
-    pq.write_table(scores, tmp_path / "s.parquet", row_group_size=42)
-    shares = [piece.share_before for piece in pieces([tmp_path / "s.parquet", scores], ())]
-    assert shares == [0.0, 0.2, 0.4, 0.5] or shares == pytest.approx([0.0, 0.2, 0.4, 0.5])
+def test_pieces_know_their_first_row_and_the_bounds_of_numbers(found, tmp_path):
+    candidates = found["candidates"]
+    pq.write_table(candidates, tmp_path / "c.parquet", row_group_size=6)
+    split = pieces([tmp_path / "c.parquet", candidates], ())
+    assert [piece.first_row for piece in split] == [0, 48, 96, 120] and num_rows([candidates] * 2) == 240
+    assert split[0].bounds("index") == (0, 3) and split[3].bounds("index") is None
+
+
+@pytest.mark.parametrize("largest", [3, 2**31 - 1, 2**31, 2**40])
+def test_an_index_of_any_size_keeps_the_order(found, tmp_path, largest):
+    rows = found["candidates"].to_pandas()
+    rows.loc[rows["index"] == 3, "index"] = largest
+    table = tables.to_arrow(tables.CANDIDATES, rows.sample(frac=1, random_state=1))
+    pq.write_table(table, tmp_path / "c.parquet", row_group_size=50)
+    for source in ([tmp_path / "c.parquet"], table):
+        index = read_matrix(source_of({**found, "candidates": source}), METRICS).index
+        assert index.ids(np.arange(120)).to_pylist() == rows["candidate_id"].to_list()
 
 
 @pytest.mark.parametrize("name", ['c"1', "c\\1", "cé1", "c,1", "c'1"])

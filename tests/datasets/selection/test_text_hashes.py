@@ -56,8 +56,13 @@ def test_ids_that_follow_each_other_are_found_from_any_guess(monkeypatch, hint):
 
 
 def test_ids_are_sorted_only_for_a_search(monkeypatch):
-    calls = []
-    monkeypatch.setattr(id_lookup.np, "argsort", lambda *a, **k: calls.append(1) or np.lexsort(a[:1]))
+    calls: list[int] = []
+
+    def argsort(values):
+        calls.append(len(values))
+        return np.lexsort((values,))
+
+    monkeypatch.setattr(id_lookup.np, "argsort", argsort)
     ids = [f"candidate-{number:03d}" for number in range(100)]
     lookup = lookup_of(ids)
     assert lookup.find(pa.array(ids[10:20]), 12).tolist() == list(range(10, 20))
