@@ -63,7 +63,8 @@ def make_clip(path: Path, seed: int, seconds: float, height: int) -> None:
     random = np.random.default_rng(seed)
     width, number = height * 16 // 9 // 2 * 2, round(seconds * FPS_HZ)
     grids = [random.integers(10, 246, shape).astype(np.float32) for shape in ((6, 10, 3), (24, 42, 3))]
-    wide = sum(share * cv2.resize(grid, (2 * width, 2 * height)) for grid, share in zip(grids, (0.6, 0.4), strict=True))
+    layers = [share * cv2.resize(grid, (2 * width, 2 * height)) for grid, share in zip(grids, (0.6, 0.4), strict=True)]
+    wide = np.sum(layers, axis=0)
     step = random.uniform(0.3, 0.9, 2) * height / 72
     places = [(int(k * step[0]) % height, int(k * step[1]) % width) for k in range(number)]
     frames = np.stack([wide[y : y + height, x : x + width] for y, x in places]).astype(np.uint8)
