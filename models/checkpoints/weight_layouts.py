@@ -2,8 +2,7 @@
 
 The base table follows diffusers' own class, whose ``norm2`` is the original's ``norm3``, the only norm of a block with parameters.
 The audio branch and added synchronisers have no class in diffusers; their names there are formed like the others. Complete module
-names are looked up, because
-``audio_ffn.0`` contains ``ffn.0``.
+names are looked up, because ``audio_ffn.0`` contains ``ffn.0``.
 """
 
 from __future__ import annotations
