@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
+from present import present
 from safetensors.torch import load_file
 
 from avpref.config.network_settings import NetworkSettings, PriorSettings
@@ -21,10 +23,11 @@ from avpref.trainer.launch import launch
 
 MakeJob = Callable[..., TrainingJob]
 PRIOR = PriorSettings(weights="prior.safetensors", spatial_tokens=2, temporal_tokens=1, channels=6)
+Data = TypeVar("Data", ClipSet, PairSet)
 KINDS = [kind for kind in Synchroniser if kind is not Synchroniser.TA_ROPE]
 
 
-def with_priors(data: ClipSet | PairSet, num: int) -> ClipSet | PairSet:
+def with_priors(data: Data, num: int) -> Data:
     """The set with ``num`` prior tokens before the states of every text."""
     draw = torch.Generator().manual_seed(8)
 
@@ -33,7 +36,7 @@ def with_priors(data: ClipSet | PairSet, num: int) -> ClipSet | PairSet:
         return torch.cat([priors, states], dim=1), torch.cat([mask.new_ones(len(mask), num), mask], dim=1)
 
     text, text_mask = before(data.text, data.text_mask)
-    negative, negative_mask = before(data.negative_text, data.negative_mask)
+    negative, negative_mask = before(present(data.negative_text), present(data.negative_mask))
     return replace(data, text=text, text_mask=text_mask, negative_text=negative, negative_mask=negative_mask)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,6 @@ def test_fingerprint_follows_bytes_and_text_encoder(tmp_path: Path) -> None:
 
 
 def test_tensors_of_training_are_not_needed(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     trained = replace(CONFIG, encode_va=True, video_in_channel=3, audio_in_channel=1)
     estimator = read_estimator(saved(tmp_path / "trained.safetensors", trained))
     assert estimator.state_dict().keys() == SynchronyPrior(CONFIG).state_dict().keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from avpref.models.bases.javis_base import JavisBase
 from avpref.models.checkpoints.exporting import save_diffusers, to_diffusers_names, to_original_names
 from avpref.models.checkpoints.network_loading import load_generator, load_network, save_network
 from avpref.models.dit import ModelType, NetworkConfig
+from avpref.models.flow import LatentShapes
 from avpref.models.synchronisers.synchroniser import PriorSizes, Synchroniser, is_added
 
 PRIOR = PriorSizes(spatial_tokens=3, temporal_tokens=2, channels=7)
@@ -30,7 +32,7 @@ SETTINGS = NetworkSettings(
 )
 
 
-def changes_of(kind: Synchroniser) -> dict[str, object]:
+def changes_of(kind: Synchroniser) -> dict[str, Any]:
     return {"synchroniser": kind, "prior": PRIOR if kind.has_priors else None}
 
 
@@ -123,22 +125,18 @@ def test_exports(tmp_path: Path, make_network, kind: Synchroniser) -> None:
         ),
     ],
 )
-def test_settings_that_contradict_themselves_are_refused(changes: dict[str, object], message: str) -> None:
+def test_settings_that_contradict_themselves_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NetworkSettings.model_validate(SETTINGS.model_dump() | changes)
 
 
 def test_work_counts_the_added_layers() -> None:
-    works = {kind: base_of(kind).latent_work(_shapes()).forward_flop for kind in Synchroniser}
+    works = {
+        kind: base_of(kind).latent_work(LatentShapes((3, 3, 4, 4), (1, 6, 4))).forward_flop for kind in Synchroniser
+    }
     assert works[Synchroniser.NONE] == works[Synchroniser.TA_ROPE]
     tokens, dim, depth = 3 * 2 * 2 + 3 * 2, 24, 2
     frames = works[Synchroniser.FRAME_ATTENTION] - works[Synchroniser.NONE]
     assert frames == 2 * depth * tokens * 4 * dim**2
     priors = works[Synchroniser.ST_PRIOR] - works[Synchroniser.FRAME_ATTENTION]
     assert priors == 2 * depth * 2 * 3 * dim**2 + 4 * depth * tokens * dim * 3
-
-
-def _shapes():
-    from avpref.models.flow import LatentShapes
-
-    return LatentShapes((3, 3, 4, 4), (1, 6, 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ PRIOR = PriorSizes(spatial_tokens=3, temporal_tokens=2, channels=7)
 ADDING = [kind for kind in Synchroniser if kind.adds_layers]
 
 
-def changes_of(kind: Synchroniser) -> dict[str, object]:
+def changes_of(kind: Synchroniser) -> dict[str, Any]:
     return {"synchroniser": kind, "prior": PRIOR if kind.has_priors else None}
 
 
@@ -70,7 +71,7 @@ def test_added_layers_start_as_identity(make_network, make_inputs, kind: Synchro
         torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
     loss_of(run(started, inputs)).backward()
     outputs = [weight for name, weight in started.named_parameters() if is_added(name) and name.endswith(".o.weight")]
-    assert len(outputs) == 2 * config.num_layers and all(weight.grad.any() for weight in outputs)
+    assert len(outputs) == 2 * config.num_layers and all(present(weight.grad).any() for weight in outputs)
 
 
 @pytest.mark.parametrize("kind", ADDING)
@@ -184,7 +185,7 @@ def test_checkpointing_changes_no_gradient(make_network, make_inputs, kind: Sync
     ],
 )
 def test_configurations_that_contradict_themselves_are_refused(
-    tiny_config: NetworkConfig, changes: dict[str, object], message: str
+    tiny_config: NetworkConfig, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(tiny_config, **changes)
