@@ -2,7 +2,8 @@
 
 Operations are those of :meth:`avpref.models.bases.base_model.Base.work`. With F operations of one forward pass of a row, of which
 A are attention and L = F - A the rest: training all weights takes F forward, 2 L + 2.5 A backward; training an adapter of a frozen network
-F forward, L + 2.5 A backward (fused attention recomputes its products); activation checkpointing adds F, a live reference F per row.
+F forward, L + 2.5 A backward (fused attention recomputes its products); activation checkpointing adds F (selective: L / 2, as every
+second product is kept), a live reference and the first of two passes F per row each.
 GPU-hours are these operations at a sustained speed that the caller names; nothing else is counted in them.
 """
 
@@ -187,7 +188,7 @@ def training_flop(work: Work, training: SftSettings | DpoSettings) -> float:
     other = forward - attention
     is_adapter = isinstance(training, DpoSettings) or training.adapter is not None
     backward = (1.0 if is_adapter else 2.0) * other + 2.5 * attention
-    recomputed = forward if training.loop.checkpointing(work.num_tokens) == "full" else 0.0
+    recomputed = {"none": 0.0, "selective": other / 2, "full": forward}[training.loop.checkpointing(work.num_tokens)]
     if not isinstance(training, DpoSettings):
         return forward + backward + recomputed
     reference = forward if training.reference in ("live", "ema") else 0.0

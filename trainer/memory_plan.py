@@ -12,10 +12,13 @@ The parts are
 
 Activations are counted, not estimated: the policy's forward pass runs on tensors without memory, and every distinct storage that
 autograd saves is added up, for one and for two layers; all layers are equal, so the rest follows. Attention is counted as a fused
-kernel, which keeps q, k, v, its output and one number per query and head. A weight of 8 bits is converted to bfloat16 for its product,
-and autograd keeps the converted weight: without checkpointing such weights take more memory than those of 16 bits. Reference scores
-from a table need no memory of the device, and those of a live reference none that is kept: its pass has no gradients. Not in the parts:
-workspaces of kernels, fragmentation of the allocator, the CUDA context (about 0.5 GiB), and copies of a batch.
+kernel, which keeps q, k, v, its output and one number per query and head. Selective checkpointing keeps the outputs of attention and of
+the products that it does not compute again; while their block is recomputed they are counted twice, so this mode may need less.
+
+A weight of 8 bits is converted to bfloat16 for its product, and autograd keeps the converted weight: without checkpointing such weights
+take more memory than those of 16 bits. Reference scores from a table need no memory of the device, and a live reference keeps none: its
+pass has no gradients. Not in the parts: workspaces of kernels, fragmentation of the allocator, the CUDA context (about 0.5 GiB), and
+copies of a batch.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from avpref.config.training_settings import AdapterSettings, CheckpointingMode, 
 from avpref.models.bases.base_model import Base
 from avpref.models.bases.base_opening import open_base
 from avpref.models.flow import Latents, LatentShapes
+from avpref.models.recomputation import counted_products
 from avpref.trainer.adapters import add_adapter
 from avpref.trainer.scaling.base_dtype import QUANTISED, linear_layers
 
@@ -140,7 +144,7 @@ def _count(request: MemoryRequest, num_blocks: int) -> dict[str, int]:
         module: nn.Module = network
         if request.adapter is not None:
             module = add_adapter(network, request.adapter, 0)
-        activations = _saved_bytes(module, lambda: _loss(module, request))
+        activations = _saved_bytes(module, lambda: _loss(module, request), request.checkpointing == "selective")
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
     num_quantised = sum(layer.weight.numel() for layer in quantised)
@@ -163,8 +167,9 @@ def _loss(module: nn.Module, request: MemoryRequest) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes of the distinct storages, other than parameters, that autograd keeps for the backward pass of ``forward``."""
+def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor], is_selective: bool) -> int:
+    """Bytes of the distinct storages, other than parameters, that autograd and selective checkpointing keep for the backward pass of
+    ``forward``."""
     own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
     saved: dict[int, int] = {}
     kept: list[Tensor] = []
@@ -176,14 +181,23 @@ def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
             kept.append(tensor)  # so that no other storage takes its place
         return tensor
 
-    with _FusedAttention(), saved_tensors_hooks(pack, lambda tensor: tensor):
+    fused = _FusedAttention()
+    with counted_products() as products, fused, saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward()
     del loss
-    return sum(saved.values())
+    kept_outputs = sum(products) + fused.output_bytes if is_selective else 0
+    return sum(saved.values()) + kept_outputs
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Replaces attention by an operation that keeps for its backward pass what fused kernels keep."""
+    """Replaces attention by an operation that keeps for its backward pass what fused kernels keep.
+
+    ``output_bytes``: of the outputs of all passes: attention, and one number per query and head.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output_bytes = 0
 
     def __torch_function__(
         self,
@@ -195,6 +209,8 @@ class _FusedAttention(TorchFunctionMode):
         """Run ``func``; of attention the output's shape alone."""
         if func is torch.nn.functional.scaled_dot_product_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs or {})
+            query = named["query"]
+            self.output_bytes += query.numel() * query.element_size() + query.shape[:-1].numel() * FLOAT32_BYTES
             return _AttentionMemory.apply(named["query"], named["key"], named["value"])
         return func(*args, **(kwargs or {}))
 

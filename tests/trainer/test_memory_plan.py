@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from avpref.config.network_settings import NetworkSettings
-from avpref.config.training_settings import AdapterSettings, DpoSettings, LoopSettings
+from avpref.config.training_settings import AdapterSettings, CheckpointingMode, DpoSettings, LoopSettings
+from avpref.models import recomputation
 from avpref.models.dit import JavisDiT, NetworkConfig
 from avpref.models.flow import Latents, LatentShapes
 from avpref.trainer.adapters import add_adapter
@@ -24,9 +27,10 @@ SHAPES = LatentShapes((2, 3, 8, 8), (1, 8, 4))
 ADAPTER = AdapterSettings(rank=4, alpha=4.0)
 
 
-def measured(rows: int) -> int:
+def measured(rows: int, mode: CheckpointingMode = "none") -> int:
     """Bytes that autograd saves in a forward pass of five layers on the CPU, attention included as it runs there."""
     network = JavisDiT(NetworkConfig.from_settings(NETWORK))
+    network.checkpointing = lambda num_tokens: mode
     model = add_adapter(network, ADAPTER, 0)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
@@ -46,6 +50,25 @@ def measured(rows: int) -> int:
         loss = sum(part.square().mean() for part in out if part is not None)
     assert loss is not None
     return sum(saved.values())
+
+
+def test_selective_checkpointing_keeps_what_its_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = []
+
+    def noted(policy: Any) -> Any:
+        contexts = create_selective_checkpoint_contexts(policy)
+        caches.append(contexts[0].storage)
+        return contexts
+
+    monkeypatch.setattr(recomputation, "create_selective_checkpoint_contexts", noted)
+    inputs = measured(2, "selective")
+    entries = tree_leaves([list(of_operation.values()) for cache in caches for of_operation in cache.values()])
+    tensors = [entry.val for entry in entries if isinstance(getattr(entry, "val", None), torch.Tensor)]
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    assert len(caches) == NETWORK.num_layers
+    plan = plan_memory(MemoryRequest(NETWORK, ADAPTER, "float32", SHAPES, 2, "selective"))
+    assert plan.activations > 1.5 * inputs
+    assert plan.activations == pytest.approx(inputs + sum(held.values()), rel=0.1)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
