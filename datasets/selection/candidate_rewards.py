@@ -69,10 +69,10 @@ def rewards_of(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Candi
     is_admitted = np.ones(len(index), dtype=bool) if settings.ground_truth else ~index.is_ground_truth
     is_used = is_admitted if settings.average == "macro" else is_admitted & matrix.is_complete
     used = np.flatnonzero(is_used)
-    scores = matrix.values if is_used.all() else matrix.values[:, used]
-    prompt = index.prompt if is_used.all() else index.prompt[used]
+    scores, prompt, is_complete = matrix.values, index.prompt, matrix.is_complete
+    if len(used) < len(index):
+        scores, prompt, is_complete = scores[:, used], prompt[used], is_complete[used]
     rewards = compute_rewards(scores, scales, settings.average, MissingScores.EXCLUDE, prompt, matrix.threads)
-    is_complete = matrix.is_complete[used]
     if not is_complete.all():
         kept = np.flatnonzero(is_complete)
         used = used[kept]
