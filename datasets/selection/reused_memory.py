@@ -30,4 +30,5 @@ def reused_memory() -> Iterator[None]:
 
 def _huge_pages() -> Callable[[bool], bool]:
     """NumPy's switch, which returns the state before. It has no public name; a NumPy without it keeps its pages."""
-    return getattr(np._core.multiarray, "_set_madvise_hugepage", lambda state: state)
+    internals = getattr(np, "_core", None)
+    return getattr(getattr(internals, "multiarray", None), "_set_madvise_hugepage", lambda state: state)
