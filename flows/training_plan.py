@@ -132,11 +132,11 @@ def smaller_trainings(settings: Settings) -> Iterator[SmallerTraining]:
 
 
 def fewest_operations(rows: Sequence[SmallerTraining]) -> Iterator[tuple[int, SmallerTraining]]:
-    """For each of :data:`CARDS_GB` the training of ``rows`` that it holds with the fewest operations, then the most memory."""
+    """For each of :data:`CARDS_GB` the training of ``rows`` that it holds with the fewest operations, then the least memory."""
     for card in CARDS_GB:
         fitting = [row for row in rows if row.smallest_card_gb and row.smallest_card_gb <= card]
         if fitting:
-            yield card, min(fitting, key=lambda row: (row.pflop_per_pair, -row.memory.total))
+            yield card, min(fitting, key=lambda row: (row.pflop_per_pair, row.memory.total))
 
 
 def smallest_card_gb(memory: MemoryParts) -> int:

@@ -75,7 +75,8 @@ def test_the_fewest_operations_that_fit_are_chosen() -> None:
     def row(name: str, memory: int, card: int, pflop: float) -> SmallerTraining:
         return SmallerTraining("bucket", name, MemoryParts(memory, 0, 0, 0, 0, 0, 0), card, pflop)
 
-    rows = [row("fast", 60, 80, 1.0), row("slow", 20, 24, 3.0), row("middle", 21, 24, 2.0), row("none", 900, 0, 0.5)]
+    rows = [row("fast", 60, 80, 1.0), row("slow", 19, 24, 3.0), row("middle", 20, 24, 2.0), row("none", 900, 0, 0.5)]
+    rows += [row("large", 21, 24, 2.0), row("larger", 61, 80, 1.0)]
     chosen = {card: own.overrides for card, own in fewest_operations(rows)}
     assert chosen == {24: "middle", 48: "middle", 80: "fast", 141: "fast"}
     assert list(fewest_operations([row("none", 900, 0, 0.5)])) == []
