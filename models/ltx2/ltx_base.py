@@ -189,4 +189,7 @@ class LtxBase(Base):
         return transformer_folder(self.source.version, Path(network))
 
     def _require_grid(self, shape: ClipShape) -> None:
+        """Raises ConfigError for clips that this version does not make; before, where a folder is named, as :func:`open_folder`."""
+        if self.settings.folder:
+            assert self.source.folder.version is self.source.version
         require_grid(shape, self.source.version.traits.sample_rate_hz)

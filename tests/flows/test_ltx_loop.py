@@ -24,6 +24,8 @@ from avpref.flows.dry_run import estimate
 from avpref.flows.flops import estimate_sampling
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
+from avpref.flows.run_stages import CURATION, run_stages
+from avpref.flows.stages.train import train
 from avpref.flows.training_plan import training_plans
 from avpref.flows.workers.generator import base_of, load_for_sampling
 from avpref.flows.workers.prompt_sources import clip_shape
@@ -129,6 +131,20 @@ def test_the_network_with_the_adapter_folded_in_is_the_policy(run: RunFolder, tm
         assert torch.equal(ours, theirs), name
         changed += not torch.equal(ours, start[name])
     assert changed == 2 * 28
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_stage_trains_over_a_base_of_eight_bits(run: RunFolder, config: Path) -> None:
+    """Another run of the same folder, which differs from stage ``train`` on."""
+    pytest.importorskip("torchao")
+    opened = Run.of(create(run.runs, load_config(config, ["dpo.base_dtype=int8"], {}).settings))
+    with opened.locked():
+        run_stages(opened, (*CURATION, train))
+    adapters = [Run.of(folder).policy.adapter for folder in (opened, run)]
+    eight, plain = (load_file((adapter or Path()) / "adapter_model.safetensors") for adapter in adapters)
+    assert eight.keys() == plain.keys() and all(tensor.abs().max() > 0 for tensor in eight.values())
+    assert any(not torch.equal(eight[name], plain[name]) for name in plain)
 
 
 @pytest.mark.slow

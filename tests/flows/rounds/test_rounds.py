@@ -156,8 +156,8 @@ def test_commands_that_list_runs_know_rounds(rounds: tuple[Run, Run], capsys: py
     taken = set(second.tables.read(tables.PAIRS)["pair_id"].to_pylist())
     earlier = sorted(taken & set(first.tables.read(tables.PAIRS)["pair_id"].to_pylist()))
     pair = command(capsys, "lineage", "show", earlier[0], "--runs", runs)
-    assert {row["run_id"] for row in pair["runs"]} == {first.run_id, second.run_id}
-    assert {row["run_id"] for row in pair["adapters"]} == {first.run_id, second.run_id}
+    assert {row["run_id"] for row in pair["runs"]} >= {first.run_id, second.run_id}
+    assert {row["run_id"] for row in pair["adapters"]} >= {first.run_id, second.run_id}
 
 
 def test_the_dry_run_describes_every_round(
