@@ -47,7 +47,7 @@ class AdapterExport:
     def layout_for(self, base: Base) -> str:
         """The layout to write. Raises ConfigError for one that ``base`` does not have."""
         layouts = base.network_layouts if self.merged else base.adapter_layouts
-        if not layouts:
+        if self.merged and not layouts:
             found = f"--merged with base model {type(base).__name__}, which exports no networks"
             raise ConfigError(found, "a base model with network_layouts", "the adapter alone: leave --merged out")
         layout = self.layout or (layouts[0] if self.merged else PEFT_LAYOUT)
