@@ -88,12 +88,12 @@ def test_a_layout_or_part_that_is_not_of_networks_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_base_model_without_layouts_exports_no_network(tiny_run: RunFolder, tmp_path: Path) -> None:
-    class Plain(JavisBase):
-        network_layouts = ()
-
+def test_a_base_model_without_layouts_exports_no_network(
+    tiny_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = tiny_run.settings
-    base: Base = Plain(BaseSections(network=settings.network, codec=settings.codec, text=settings.text))
-    with pytest.raises(ConfigError, match="--merged with base model Plain") as caught:
+    base: Base = JavisBase(BaseSections(network=settings.network, codec=settings.codec, text=settings.text))
+    monkeypatch.setattr(JavisBase, "network_layouts", ())
+    with pytest.raises(ConfigError, match="--merged with base model JavisBase") as caught:
         AdapterExport(tmp_path / "out", merged=True).layout_for(base)
     assert "network_layouts" in caught.value.expected

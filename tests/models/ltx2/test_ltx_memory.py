@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -43,8 +44,13 @@ def gradient(policy: Policy, version: LtxVersion) -> Tensor:
     text = torch.randn(2, 16, width, generator=generator)
     velocity = policy.model(latents, torch.tensor([0.3, 0.9]), text, torch.ones(2, 16))
     (velocity.video.square().mean() + velocity.audio.square().mean()).backward()
-    parts = [factor.grad.flatten().float() for layer in policy.layers for factor in factors(layer, "policy")]
-    return torch.cat(parts)
+    gradients = [factor.grad for layer in policy.layers for factor in factors(layer, "policy")]
+    return torch.cat([part.flatten().float() for part in gradients if part is not None])
+
+
+def always(mode: CheckpointingMode) -> Callable[[int], CheckpointingMode]:
+    """``mode`` for every number of tokens."""
+    return lambda num_tokens: mode
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -53,7 +59,7 @@ def test_checkpointing_changes_no_gradient(version: LtxVersion) -> None:
     modes: tuple[CheckpointingMode, ...] = ("none", "selective", "full")
     for mode in modes:
         policy, network = policy_of(version)
-        network.checkpointing = lambda num_tokens, mode=mode: mode
+        network.checkpointing = always(mode)
         gradients[mode] = gradient(policy, version)
     assert gradients["none"].abs().max() > 0
     for mode in ("selective", "full"):
@@ -66,7 +72,7 @@ def test_selective_checkpointing_computes_more_again_than_none_and_less_than_ful
     modes: tuple[CheckpointingMode, ...] = ("none", "selective", "full")
     for mode in modes:
         policy, network = policy_of(LtxVersion.V2_3)
-        network.checkpointing = lambda num_tokens, mode=mode: mode
+        network.checkpointing = always(mode)
         with FlopCounterMode(display=False) as counter:
             gradient(policy, LtxVersion.V2_3)
         operations[mode] = counter.get_total_flops()
@@ -90,8 +96,8 @@ def weight_bytes(policy: Policy) -> int:
     return sum(_bytes(layer.get_base_layer().weight) for layer in policy.layers)
 
 
-def _bytes(weight: Tensor) -> int:
+def _bytes(weight: Any) -> int:
     parts = getattr(weight, "__tensor_flatten__", None)
     if parts is None or type(weight) in (Tensor, torch.nn.Parameter):
-        return weight.numel() * weight.element_size()
+        return int(weight.numel() * weight.element_size())
     return sum(_bytes(getattr(weight, name)) for name in parts()[0])
