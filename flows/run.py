@@ -156,6 +156,7 @@ class Run(RunFolder):
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),
             base=settings.base,
+            base_version=version,
             network=settings.network,
             clip=settings.clip,
             data=output / PAIR_DATA_FILE,

@@ -20,7 +20,7 @@ from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSet
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
 from avpref.models.bases.base_model import Base, TimestepLaw
-from avpref.models.bases.base_opening import open_base
+from avpref.models.bases.base_opening import open_base, open_same_base
 from avpref.storage.latents.latent_reader import ClipSize
 from avpref.storage.latents.training_set import is_training_set, training_set_hash
 from avpref.storage.local_files import replace
@@ -50,7 +50,8 @@ class TrainingJob:
     weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
     ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
     process's rank) or ``cuda:N``. ``previews`` names a file of :mod:`avpref.trainer.monitoring.previews`. ``latents`` (of
-    ``audio_data``: ``audio_latents``) is the fingerprint that a latent store must have; empty: any.
+    ``audio_data``: ``audio_latents``) is the fingerprint that a latent store must have; empty: any. ``base_version`` is the version of
+    the base model's class that all processes must have; empty: any.
     """
 
     settings: SftSettings | DpoSettings
@@ -70,13 +71,15 @@ class TrainingJob:
     latents: str = ""
     audio_latents: str = ""
     base: BaseSettings = DEFAULT_BASE
+    base_version: str = ""
     start_adapter: Path | None = None
     reference: Literal["base", "start"] = "base"
 
     @property
     def base_model(self) -> Base:
-        """The base model whose network is trained. Raises ConfigError where it cannot be used."""
-        return open_base(BaseSections(base=self.base, network=self.network))
+        """The base model whose network is trained. Raises ConfigError where it cannot be used, ClusterError for another version."""
+        sections = BaseSections(base=self.base, network=self.network)
+        return open_same_base(sections, self.base_version) if self.base_version else open_base(sections)
 
     def timestep_law(self, size: ClipSize | None = None) -> TimestepLaw:
         """The distribution of timesteps for clips of ``size`` (the job's without).

@@ -106,6 +106,7 @@ def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
     return TrainingJob(
         settings=sft_settings.model_copy(update={"loop": loop}),
         base=settings.base,
+        base_version=base_of(settings).version,
         network=settings.network,
         clip=settings.clip,
         data=output / DATA_FILE,
