@@ -5,7 +5,9 @@ transcription follows the released trainer: a deep copy of the network with its 
 rotary tables are computed in float64 in every layer, and nothing is cached. Its losses and gradients must agree with ours. It leaves out
 the released EMA copy of the whole network, dropout, and encoding of clips and texts in the step, which would all make it slower or larger.
 
-Memory is the peak of a process that takes one step, above that of a process that has imported everything and built nothing.
+Memory is the peak of a process that takes one step, above that of a process that has only taken steps of a network of about a megabyte,
+which import what a step imports. Tensors of 1 MiB and more are mapped one by one (glibc's ``MALLOC_MMAP_THRESHOLD_``), so that freed
+ones do not count. In glibc's heap they leave holes that the next larger tensor does not fit into.
 
     python benchmarks/training_step.py                                    writes benchmarks/training_step.md (some minutes)
     python benchmarks/training_step.py --layers 1 --frames 1 --repeats 1  another size: prints the result and writes nothing
@@ -25,7 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +57,8 @@ LIVE_LEAN = "ours, live, full checkpointing, by side"
 MODES = (RELEASED, LIVE, CACHED, SELECTIVE, LEAN, REPLAYED, LIVE_LEAN)
 TIMED = (RELEASED, LIVE, CACHED, LEAN)
 NOTHING = "nothing"
+
+MAPPED_BYTES, HEAD = 2**20, 128
 
 Weights = dict[str, Tensor]
 Step = Callable[[], Tensor]
@@ -255,10 +259,21 @@ def check_agreement(steps: dict[str, Step]) -> float:
 def peak_mib(mode: str) -> float:
     """Peak resident memory of one step in a process of its own, in MiB."""
     command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", mode]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES)}
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def report_memory(mode: str, sizes: argparse.Namespace) -> None:
+    small = argparse.Namespace(layers=1, frames=1)
+    for step in (
+        released_step,
+        partial(our_step, mode=LEAN, known=None),
+        partial(our_step, mode=SELECTIVE, known=None),
+    ):
+        released = forward_module()
+        name, config = next(iter(released.SHAPES.items()))
+        released.SHAPES = {name: replace(config, dim=HEAD, ffn_dim=8, freq_dim=8, text_dim=8, text_len=8, num_heads=1)}
+        step(released, sizes=small)()
     if mode != NOTHING:
         make_step(mode, sizes)()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

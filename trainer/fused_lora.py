@@ -1,8 +1,8 @@
 """LoRA updates as one differentiable operation, which keeps less for the backward pass than PEFT's modules.
 
-PEFT casts the input of an adapted linear layer to float32 for each adapter, and autograd keeps every cast: of a bfloat16 network that is
-the most part of all activations. Here the input is kept in its own dtype, once for all layers that read it, and cast again in the
-backward pass. Values and gradients are those of PEFT, up to rounding.
+PEFT casts the input of an adapted linear layer to float32, and autograd keeps a cast for every layer. Here the input is kept in its own
+dtype, once for all layers that read it, and cast again in the backward pass. After a GELU, the input of the GELU is kept anyway, and
+its output is computed again. Values and gradients are those of PEFT, up to rounding.
 """
 
 from __future__ import annotations
@@ -19,31 +19,48 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 
+GELU = "tanh"
+"""The form of GELU in the networks' feed-forward layers."""
+
+
 class _AddUpdate(torch.autograd.Function):
-    """result + scale · (x Aᵀ) Bᵀ in float32, then the dtype of ``result``: x [..., in], A [r, in], B [out, r], result [..., out]."""
+    """result + scale · (x Aᵀ) Bᵀ in float32, then the dtype of ``result``: x [..., in], A [r, in], B [out, r], result [..., out].
+
+    ``source`` [..., in], where it is given, is what x is the GELU of.
+    """
 
     @staticmethod
-    def forward(context: FunctionCtx, result: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-        """The sum. Keeps x in its own dtype and x Aᵀ."""
+    def forward(
+        context: FunctionCtx, result: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float, source: Tensor | None
+    ) -> Tensor:
+        """The sum. Keeps x (or its source) in its own dtype, and x Aᵀ."""
         inner = F.linear(x.to(down.dtype), down)
-        context.save_for_backward(x, inner, down, up)
-        cast(Any, context).scale = scale
+        context.save_for_backward(x if source is None else source, inner, down, up)
+        cast(Any, context).scale, cast(Any, context).is_source = scale, source is not None
         update = F.linear(inner, up)
-        if math.frexp(scale)[0] == 0.5:  # a power of two: multiplying rounds nothing, so that one operation does both
+        if _is_exact(scale):
             return torch.add(result, update, alpha=scale).to(result.dtype)
-        return torch.add(result, update * scale).to(result.dtype)
+        return (result + update * scale).to(result.dtype)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of result, x, A and B."""
         x, inner, down, up = context.saved_tensors
-        outer = gradient.to(up.dtype).flatten(0, -2)
-        through = (outer @ up).mul_(context.scale)
+        x = F.gelu(x, approximate=GELU) if context.is_source and context.needs_input_grad[2] else x
+        outer, scale = gradient.to(up.dtype).flatten(0, -2), context.scale
+        if not _is_exact(scale):
+            outer, scale = outer * scale, 1.0
+        through = (outer @ up).mul_(scale)
         of_x = (through @ down).view(x.shape).to(x.dtype) if context.needs_input_grad[1] else None
         of_down = (x.to(down.dtype).flatten(0, -2).t() @ through).t() if context.needs_input_grad[2] else None
-        of_up = (inner.flatten(0, -2).t() @ outer).mul_(context.scale).t() if context.needs_input_grad[3] else None
-        return gradient, of_x, of_down, of_up, None
+        of_up = (inner.flatten(0, -2).t() @ outer).mul_(scale).t() if context.needs_input_grad[3] else None
+        return gradient, of_x, of_down, of_up, None, None
+
+
+def _is_exact(scale: float) -> bool:
+    """Whether ``scale`` is a power of two, so that multiplying rounds nothing and may be done early or late."""
+    return math.frexp(scale)[0] == 0.5
 
 
 class _Fused:
@@ -52,13 +69,27 @@ class _Fused:
     def forward(self, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
         """x [..., in] -> [..., out]."""
         layer = cast(LoraLinear, self)
-        is_plain = not (arguments or keywords or layer.disable_adapters or layer.merged)
-        if not is_plain or len(layer.active_adapters) != 1 or torch.compiler.is_compiling():
+        if arguments or keywords or not _is_plain(layer):
             output: Tensor = super().forward(x, *arguments, **keywords)  # type: ignore[misc]
             return output
-        (name,) = layer.active_adapters
-        down, up = (cast(nn.Linear, side[name]).weight for side in (layer.lora_A, layer.lora_B))
-        return cast(Tensor, _AddUpdate.apply(layer.base_layer(x), x, down, up, layer.scaling[name]))  # type: ignore[no-untyped-call]
+        return _updated(layer, x, None)
+
+    def after_gelu(self, hidden: Tensor) -> Tensor:
+        """The layer on the GELU of ``hidden`` [..., in], which is computed again in the backward pass instead of kept."""
+        layer, x = cast(LoraLinear, self), F.gelu(hidden, approximate=GELU)
+        return _updated(layer, x, hidden.detach()) if _is_plain(layer) else cast(Tensor, layer(x))
+
+
+def _is_plain(layer: LoraLinear) -> bool:
+    is_off = layer.disable_adapters or layer.merged
+    return not is_off and len(layer.active_adapters) == 1 and not torch.compiler.is_compiling()
+
+
+def _updated(layer: LoraLinear, x: Tensor, source: Tensor | None) -> Tensor:
+    (name,) = layer.active_adapters
+    down, up = (cast(nn.Linear, side[name]).weight for side in (layer.lora_A, layer.lora_B))
+    arguments = (layer.base_layer(x), x, down, up, layer.scaling[name], source)
+    return cast(Tensor, _AddUpdate.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
 @lru_cache

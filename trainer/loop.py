@@ -178,7 +178,6 @@ class _Run:
         _advance(self.state.reference, self.state.parameters, plan.reference_decay or 0.0)
         return joined(results), norm
 
-
     def _keep_up(self, step: int, batches: Sequence[FlowBatch]) -> None:
         """Make as many passes as the rank with the most in ``step``, because ranks gather the parts of the weights together.
 

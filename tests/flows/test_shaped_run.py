@@ -104,9 +104,7 @@ def test_a_pair_that_fits_no_forward_pass_is_a_row_with_its_reason(shaped: RunFo
     """Only pairs of the smaller shape fit; the others are counted as lost, and the training goes on without them."""
     root = tmp_path / shaped.run_id
     shutil.copytree(shaped.root, root)
-    tokens = {
-        shape: 2 * base_of(shaped.settings).work(shape).num_tokens for shape in shapes_of(shaped.settings)
-    }
+    tokens = {shape: 2 * base_of(shaped.settings).work(shape).num_tokens for shape in shapes_of(shaped.settings)}
     small, large = sorted(tokens.values())
     settings = load_config(root / "config.yaml", [f"dpo.loop.max_tokens={small}"], {}).settings
     run = Run.of(RunFolder(root, settings))

@@ -63,7 +63,9 @@ def test_the_policy_continues_the_adapter_of_sft_and_the_reference_keeps_it(fini
     saved = read_adapter_weights(run.sft_output / "adapter")
     for name, layer in training.policy.named_layers().items():
         for adapter in ("policy", "reference"):
-            assert all(torch.equal(own, of_sft) for own, of_sft in zip(factors(layer, adapter), saved[name], strict=True))
+            assert all(
+                torch.equal(own, of_sft) for own, of_sft in zip(factors(layer, adapter), saved[name], strict=True)
+            )
         assert [factor.requires_grad for factor in factors(layer, "reference")] == [False, False]
     with reference(training.policy) as frozen:
         referred = velocities(frozen, run)
@@ -96,7 +98,9 @@ def test_sampling_sees_the_policy_that_was_trained(finished: RunFolder) -> None:
     run = Run.of(finished)
     output = run.training_job.output
     assert run.policy.adapter == output / "adapter" and run.policy.checkpoint == run.sft.checkpoint
-    assert read_adapter_config(output / "adapter").rank == 2 * read_adapter_config(output / "continued_adapter").rank == 8
+    assert (
+        read_adapter_config(output / "adapter").rank == 2 * read_adapter_config(output / "continued_adapter").rank == 8
+    )
     policy = prepare_preference_training(run.training_job, Context()).policy
     base = base_of(run.settings).create(0)
     base.load_state_dict({name.replace("base_model.model.", ""): value for name, value in _base(policy.model)})

@@ -118,7 +118,12 @@ def open_wan_run(folder: Path, wan: Path) -> Run:
         f"codec={{kind: javisdit, {codecs}}}",
         *("text={kind: words}", "executor={kind: in_process}"),
         f"network={{{sizes}, in_dim: 16, audio_in_dim: 8, audio_pe_type: interleave_offset, dual_ffn: true}}",
-        *(f"sft.network={wan}", f"sft.audio_clips={sounds}", f"sft.audio_steps={AUDIO_STEPS}", "sft.audio_batch_size=3"),
+        *(
+            f"sft.network={wan}",
+            f"sft.audio_clips={sounds}",
+            f"sft.audio_steps={AUDIO_STEPS}",
+            "sft.audio_batch_size=3",
+        ),
         *(f"sft.loop.{key}={value}" for key, value in loop.items()),
         *("sft.optimiser.lr=0.01", "sft.optimiser.warmup_steps=0", f"sft.adapter.rank={RANK}", "sft.adapter.alpha=1.0"),
         *("sft.audio_optimiser.lr=0.01", "sft.audio_optimiser.warmup_steps=0"),
