@@ -12,7 +12,7 @@ interrupted continues where it stopped.
     python benchmarks/curriculum.py --runs FOLDER                                  prints the result and writes nothing
     python benchmarks/curriculum.py --runs FOLDER --seeds 0 --arms flat --prepare  one piece of the work: up to the pairs
     python benchmarks/curriculum.py --runs FOLDER --seeds 0 --arms flat            the next piece
-    python benchmarks/curriculum.py --runs FOLDER --arms --write                   computes nothing; writes curriculum.md from what is finished
+    python benchmarks/curriculum.py --runs FOLDER --arms --write                   writes curriculum.md from what is finished
     python benchmarks/curriculum.py --seeds 0 --config configs/tiny.yaml           toy size, in a temporary folder
 """
 

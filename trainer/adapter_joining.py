@@ -45,7 +45,8 @@ def start_from(policy: Policy, folder: Path) -> None:
 def join_adapters(first: Path, second: Path, output: Path, factor: float = 1.0) -> None:
     """Write one adapter whose update is ``factor`` times that of the first plus that of the second.
 
-    The ranks add up, alpha / rank is that of the second. Raises InputError for unreadable adapters and for adapters of different layers, StorageError.
+    The ranks add up, alpha / rank is that of the second. Raises InputError for unreadable adapters and for adapters of different
+    layers, StorageError.
     """
     scale, own = read_adapter_config(second).scale, read_adapter_weights(second)
     ratio, earlier = factor * read_adapter_config(first).scale / scale, read_adapter_weights(first)

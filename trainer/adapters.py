@@ -2,8 +2,8 @@
 
 ``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero, and the reference is
 the network with the adapter off. ``two_adapters`` (the released layout): the weights are those under the SFT adapter, which the
-trainable "policy" continues, and a frozen copy of it is the "reference". In both, policy and reference are bitwise equal before the first step. :func:`add_moving_reference` replaces
-the frozen reference by a moving average of the policy.
+trainable "policy" continues, and a frozen copy of it is the "reference". In both, policy and reference are bitwise equal before the
+first step. :func:`add_moving_reference` replaces the frozen reference by a moving average of the policy.
 """
 
 from __future__ import annotations

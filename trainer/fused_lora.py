@@ -18,7 +18,6 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-
 GELU = "tanh"
 """The form of GELU in the networks' feed-forward layers."""
 

@@ -46,7 +46,8 @@ class TrainingJob:
     seeded by ``seed``, trains all weights or, with ``adapter``, a new adapter, and writes ``network.safetensors`` or ``adapter/``.
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``, which belongs to ``weights``.
     With ``sft_is_folded`` the weights hold the SFT adapter already: layout ``two_adapters`` takes it out, writes the adapter that
-    it trained as ``continued_adapter/`` and its difference from the SFT adapter as ``adapter/``. ``reference_scores`` names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
+    it trained as ``continued_adapter/`` and its difference from the SFT adapter as ``adapter/``. ``reference_scores`` names a table
+    of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
     weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
     ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each

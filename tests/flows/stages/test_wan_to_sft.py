@@ -1,4 +1,4 @@
-"""configs/javisdit-sft.yaml at tiny size: from a file of Wan 2.1's names through both stages of SFT, with the released codecs' structure."""
+"""configs/javisdit-sft.yaml at tiny size: from a file of Wan 2.1's names through both stages of SFT, with the released codecs."""
 
 from __future__ import annotations
 
