@@ -42,7 +42,7 @@ class _AddUpdate(torch.autograd.Function):
         return (result + update * scale).to(result.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of result, x, A and B."""
         x, inner, down, up = context.saved_tensors
@@ -88,7 +88,7 @@ def _updated(layer: LoraLinear, x: Tensor, source: Tensor | None) -> Tensor:
     (name,) = layer.active_adapters
     down, up = (cast(nn.Linear, side[name]).weight for side in (layer.lora_A, layer.lora_B))
     arguments = (layer.base_layer(x), x, down, up, layer.scaling[name], source)
-    return cast(Tensor, _AddUpdate.apply(*arguments))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _AddUpdate.apply(*arguments))
 
 
 @lru_cache
@@ -103,4 +103,4 @@ def fuse_updates(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, LoraLinear) and type(module).forward is LoraLinear.forward and not module.lora_variant:
-            module.__class__ = _fused_class(type(module))
+            object.__setattr__(module, "__class__", _fused_class(type(module)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 
-from avpref.config.training_settings import AdapterSettings
+from avpref.config.training_settings import AdapterSettings, CheckpointingMode
 from avpref.models.dit import JavisDiT
 from avpref.models.flow import Latents
 from avpref.trainer.adapters import POLICY, Policy, factors, make_policy
@@ -32,6 +33,10 @@ def trained(make_network: MakeNetwork, alpha: float, dtype: torch.dtype) -> Poli
             for factor in factors(layer, POLICY):
                 factor.add_(0.1 * torch.randn(factor.shape, generator=draw))
     return policy
+
+
+def network_of(policy: Policy) -> JavisDiT:
+    return cast(JavisDiT, policy.model.base_model.model)
 
 
 def as_peft(policy: Policy) -> Policy:
@@ -68,11 +73,13 @@ def kept_bytes(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 @pytest.mark.parametrize("alpha", [1.0, 3.0])
-def test_values_and_gradients_are_those_of_peft(make_network: MakeNetwork, alpha: float, checkpointing: str) -> None:
+def test_values_and_gradients_are_those_of_peft(
+    make_network: MakeNetwork, alpha: float, checkpointing: CheckpointingMode
+) -> None:
     """With a scale that is a power of two, and with another."""
     policy, plain = (trained(make_network, alpha, torch.float32) for _ in range(2))
     for model in (policy, plain):
-        model.model.base_model.model.checkpointing = lambda num_tokens: checkpointing
+        network_of(model).checkpointing = lambda num_tokens: checkpointing
     assert all(type(layer) is not LoraLinear for layer in policy.layers)
     (loss, mine), (expected, theirs) = gradients(policy.model), gradients(as_peft(plain).model)
     torch.testing.assert_close(loss, expected)
@@ -95,7 +102,7 @@ def test_a_bfloat16_network_keeps_its_activations_in_bfloat16(make_network: Make
 def test_the_output_of_a_gelu_is_not_kept(make_network: MakeNetwork) -> None:
     """In float32 the only difference is the hidden values of both feed-forward networks, which PEFT keeps twice."""
     policy, plain = (trained(make_network, 1.0, torch.float32) for _ in range(2))
-    network = policy.model.base_model.model
+    network = network_of(policy)
     grid = network.token_grid(inputs()[0])
     hidden = 2 * (grid.num_video + grid.num_audio) * network.config.ffn_dim * 4
     assert kept_bytes(as_peft(plain).model) - kept_bytes(policy.model) == network.config.num_layers * hidden
