@@ -16,6 +16,7 @@ from safetensors import safe_open
 from avpref.config.base_settings import DEFAULT_BASE, BaseSections, BaseSettings
 from avpref.config.data_settings import ClipSettings
 from avpref.config.network_settings import NetworkSettings
+from avpref.config.training.prior_settings import PriorSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
@@ -45,7 +46,8 @@ class TrainingJob:
     SFT reads a clip set from ``data`` (stage 1: from ``audio_data`` if set), starts from ``weights`` or from random values
     seeded by ``seed``, trains all weights or, with ``adapter``, a new adapter, and writes ``network.safetensors`` or ``adapter/``.
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
-    names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
+    names a table of :mod:`avpref.trainer.reference_cache`. Settings of the prior read clips with negatives from ``data`` and write
+    ``prior.safetensors``. All write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
     weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
     ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
@@ -53,7 +55,7 @@ class TrainingJob:
     ``audio_data``: ``audio_latents``) is the fingerprint that a latent store must have; empty: any.
     """
 
-    settings: SftSettings | DpoSettings
+    settings: SftSettings | DpoSettings | PriorSettings
     network: NetworkSettings | None
     clip: ClipSettings
     data: Path
@@ -84,6 +86,7 @@ class TrainingJob:
         Raises ConfigError where no shift can be derived from the clip's length.
         """
         clip = self.clip if size is None else size
+        assert not isinstance(self.settings, PriorSettings), "the prior has no timesteps"
         rates = self.clip.fps_hz, self.clip.sample_rate_hz
         shape = ClipShape(clip.num_frames, clip.height_px, clip.width_px, *rates)
         return self.base_model.timestep_law(self.settings.timesteps, shape)
@@ -98,6 +101,12 @@ class TrainingJob:
     def dpo(self) -> DpoSettings:
         """Settings of an AV-DPO job."""
         assert isinstance(self.settings, DpoSettings), "an SFT job has no AV-DPO settings"
+        return self.settings
+
+    @property
+    def prior(self) -> PriorSettings:
+        """Settings of a training of the prior."""
+        assert isinstance(self.settings, PriorSettings), "a job of another training"
         return self.settings
 
     def inputs(self) -> Iterator[tuple[str, Path]]:

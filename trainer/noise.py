@@ -122,6 +122,23 @@ class FlowBatch(NamedTuple):
         text, mask = self.text[part], self.text_mask[part]
         return FlowBatch(noisy, target, self.t[part], text, mask, (), None, t_audio, None, self.rounded)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch."""
+        return len(self.t)
+
+    @property
+    def latents(self) -> Latents:
+        """The noisy latents."""
+        return self.noisy
+
+    def pinned(self) -> FlowBatch:
+        """The same batch, with latents and text in pinned memory."""
+        noisy, target = (
+            Latents(*(None if x is None else x.pin_memory() for x in latents)) for latents in (self.noisy, self.target)
+        )
+        return self._replace(noisy=noisy, target=target, text=self.text.pin_memory())
+
     def to(self, device: torch.device) -> FlowBatch:
         """The same batch on ``device``."""
         noisy, target = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -75,14 +75,17 @@ def _counts(result: LossAndMetrics, name: str) -> Tensor:
     return result.counted.get(name, torch.ones_like(result.t, dtype=torch.bool))
 
 
-class Objective(Protocol):
+BatchIn = TypeVar("BatchIn", contravariant=True)
+
+
+class Objective(Protocol[BatchIn]):
     """A network with a loss. The trained parameters are those of ``module`` that require a gradient."""
 
     @property
     def module(self) -> nn.Module:
         """The network."""
 
-    def compute(self, batch: FlowBatch) -> LossAndMetrics:
+    def compute(self, batch: BatchIn) -> LossAndMetrics:
         """Loss (with its graph) and metrics of a batch."""
 
 

@@ -1,4 +1,4 @@
-"""Run a training job: SFT (the paper's stages 1 and 2) or AV-DPO (stage 3). Builds the network, trains it, writes the results."""
+"""Run a training job: SFT (the paper's stages 1 and 2), AV-DPO (stage 3) or a prior. Builds the network, trains it, writes the results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from avpref.config.training.prior_settings import PriorSettings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed, digest
@@ -33,6 +34,7 @@ from avpref.trainer.monitoring.speed import ADAPTER_ALONE, ADAPTER_AND_REFERENCE
 from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource
 from avpref.trainer.objectives import FlowObjective, LiveReference, NoReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
+from avpref.trainer.prior.run_prior import run_prior
 from avpref.trainer.reference_cache import (
     CachedReference,
     ReferenceScoreTable,
@@ -62,6 +64,8 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
             summary = _run_sft(job, context)
         case DpoSettings():
             summary = _run_dpo(job, context)
+        case PriorSettings():
+            summary = run_prior(job, context)
     if context.is_first:
         hit(FailPoint.TRAINING_DONE)
         write_file(job.output / SUMMARY_FILE, summary.to_json().encode())

@@ -33,7 +33,7 @@ LONG = {
     "exchange": "--pairs 12",
     "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1 --eager",
     "latent_store": "--folder latent-store-of-the-test --pairs 40 --stored 8 --steps 6 --step-s 0.001 --divisor 6",
-    "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
+    "synchrony_prior": "--toy-config configs/tiny.yaml --steps 2 --seeds 1",
     "chaos": "command --rounds 1 --strikes 1 --random-kills 1",
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
