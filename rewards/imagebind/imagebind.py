@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from avpref.domain import FIRST_CHANNEL, METRIC_BY_NAME, Metric, Terms
 from avpref.errors import InputError
 from avpref.identity import digest
-from avpref.rewards.imagebind.clip_text import CONTEXT, LongPrompts, encode, has_special_ids, in_context
-from avpref.rewards.imagebind.imagebind_towers import (
+from avpref.models.imagebind.clip_text import CONTEXT, LongPrompts, encode, has_special_ids, in_context
+from avpref.models.imagebind.imagebind_towers import (
     EVERY_MODALITY,
     FULL,
     TINY,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from avpref.models.dual_stream.dual_config import DualStreamConfig
 from avpref.models.dual_stream.dual_flow import flow_errors
+from avpref.models.dual_stream.dual_inputs import DualStreamInputs
 from avpref.models.dual_stream.dual_loading import load_dual_stream
-from avpref.models.dual_stream.dual_network import DualStreamInputs
 from avpref.models.dual_stream.dual_sampling import DualSampling, duration_shift, sample_dual, shifted_times
 from avpref.models.dual_stream.temporal_masks import audio_mask
 from avpref.models.flow import Latents, interpolate
@@ -116,7 +116,7 @@ def test_the_loss(v01: V01, masked: bool) -> None:
     if masked:
         mixed = zip(tracks(x), tracks(data), masks.values(), strict=True)
         x = Latents(*(torch.where(_wide(mask, now), now, known) for now, known, mask in mixed))
-    errors = flow_errors(v01.network()(x, t, inputs), data, noise, **masks)
+    errors = flow_errors(v01.network().velocity(x, t, inputs), data, noise, **masks)
     close(errors.total, v01.io[f"flow.{name}.loss"], 1e-4)
     close(errors.video.mean(), v01.io[f"flow.{name}.loss_video"].reshape(()), 1e-4)
     close(errors.audio.mean(), v01.io[f"flow.{name}.loss_audio"].reshape(()), 1e-4)
