@@ -1,7 +1,7 @@
 """The prior of JavisDiT v0.1 at small size: does it tell synchronised clips from desynchronised ones, on the toy world and on a film?
 
     python benchmarks/synchrony_prior.py --film films/scenes/clips.csv     writes benchmarks/synchrony_prior.md (about ten minutes)
-    python benchmarks/synchrony_prior.py --toy-config configs/tiny.yaml --steps 2 --seeds 1     at toy size: prints the lines, writes nothing
+    python benchmarks/synchrony_prior.py --toy-config configs/tiny.yaml --steps 2 --seeds 1  toy size: prints, writes nothing
 
 Each seed is a run of `avpref train prior`: the product's clips, negatives, text states and loop. Afterwards clips of the held-out
 prompts are compared with copies whose sound is late or early. Only copies count whose sound is known throughout, so that no silence
@@ -173,7 +173,8 @@ def section(world: World, seeds: int, steps: int, runs: Path) -> list[str]:
                 counts = f"{(clips.shift_s == 0).sum()} / {(clips.shift_s == shift_s).sum()}"
                 lines.append(f"| {seed} | ± {shift_s:g} s | {name} | {counts} | {shown(first)} | {shown(second)} |")
     lines += [
-        f"| all | ± {shift_s:g} s | {name} | | | {over_seeds(values)} |" for (shift_s, name), values in after_all.items()
+        f"| all | ± {shift_s:g} s | {name} | | | {over_seeds(values)} |"
+        for (shift_s, name), values in after_all.items()
     ]
     return [
         f"## {world.name}",
@@ -206,7 +207,9 @@ def main() -> None:
     parser.add_argument("--toy-config", type=Path, default=ROOT / "configs" / "toyworld.yaml")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--runs", type=Path, help="folder of the runs, which a later call goes on with; default: a temporary one")
+    parser.add_argument(
+        "--runs", type=Path, help="folder of the runs, which a later call goes on with; default: a temporary one"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
@@ -222,8 +225,8 @@ def main() -> None:
         f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch "
         f"{torch.__version__}. Made with `python benchmarks/synchrony_prior.py --film films/scenes/clips.csv`.",
         "",
-        f"{arguments.steps} steps, batch {BATCH}, {NUM_NEGATIVES} negatives of each kind and clip, text states of ImageBind's tower at small "
-        "size with random weights. AUROC of held-out clips against copies with late and early sound (0.5 is chance).",
+        f"{arguments.steps} steps, batch {BATCH}, {NUM_NEGATIVES} negatives of each kind and clip, text states of a small ImageBind tower "
+        "with random weights. AUROC of held-out clips against copies with late and early sound (0.5 is chance).",
         "",
         *tables,
         f"Processor time of this call: {time.process_time() - began:.0f} s.",

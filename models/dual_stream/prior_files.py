@@ -75,6 +75,8 @@ def _require_width(path: Path, tensors: Mapping[str, Tensor], config: PriorConfi
     doubled = 2 if config.apply_sampling else 1
     expected = [config.hidden_size, config.text_emb_dim], [doubled * config.out_dim, config.hidden_size]
     if (list(weight.shape), list(output.shape)) != expected:
-        found = f"{path}: a prior of text width {weight.shape[1]}, width {weight.shape[0]} and {output.shape[0]} outputs"
+        found = (
+            f"{path}: a prior of text width {weight.shape[1]}, width {weight.shape[0]} and {output.shape[0]} outputs"
+        )
         wanted = f"text width {config.text_emb_dim}, width {config.hidden_size} and {doubled * config.out_dim} outputs"
         raise InputError(found, wanted, "give the sizes in section prior.network or base.settings those of the file")

@@ -58,9 +58,7 @@ def read_prompt_donor(prompt: Prompt, settings: Settings) -> Donor:
     shape, seed = clip_shape(settings), settings.run.seed
     if isinstance(settings.prompts, ToyWorldPrompts):
         _, frames, audio = toyworld.ground_truth(prompt, seed, shape)
-        return Donor(
-            prompt.prompt_id, DecodedClip(frames, shape.fps_hz, audio, shape.sample_rate_hz, shape.duration_s)
-        )
+        return Donor(prompt.prompt_id, DecodedClip(frames, shape.fps_hz, audio, shape.sample_rate_hz, shape.duration_s))
     clip = _recorded(prompt, shape, reading_rules(settings.clip))
     return Donor(prompt.prompt_id, replace(clip, channels=None, weights=()))
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from avpref.config.schema import Settings
 from avpref.config.training.prior_settings import ImageBindStates, PriorText, WordStates
 from avpref.flows.workers.generator import device_of
 from avpref.flows.workers.text_state_worker import TextStateWorker
 from avpref.identity import digest
+from avpref.models.imagebind.clip_text import CONTEXT, LongPrompts, encode, in_context
+from avpref.models.imagebind.imagebind_towers import FULL, TINY, Modality, Towers
 from avpref.models.text import TextBatch, TextEncoder, WordText
-from avpref.rewards.imagebind.clip_text import CONTEXT, LongPrompts, encode, in_context
 from avpref.rewards.imagebind.imagebind import TINY_WEIGHTS, random_towers, read_towers
-from avpref.rewards.imagebind.imagebind_towers import FULL, TINY, Modality, Towers
 from avpref.rewards.model_scorer import Placement
 from avpref.rewards.weights import catalogue as weights
 from avpref.storage.files import Files
@@ -39,18 +38,8 @@ class ImageBindText:
     def encode(self, texts: Sequence[str]) -> TextBatch:
         """States [B, 77, width] float32 and a mask of ones."""
         ids = torch.tensor([in_context(encode(text), LongPrompts.JAVISBENCH) for text in texts])
-        stem, trunk = (parts[Modality.TEXT] for parts in (self._stems, self._trunks))
-        tokens, mask = stem(ids.to(next(self._towers.parameters()).device))
-        states: Tensor = trunk(tokens, mask).float().cpu()
+        states = self._towers.text_states(ids.to(next(self._towers.parameters()).device)).float().cpu()
         return TextBatch(states, torch.ones(states.shape[:2]))
-
-    @property
-    def _stems(self) -> torch.nn.ModuleDict:
-        return self._towers.modality_preprocessors
-
-    @property
-    def _trunks(self) -> torch.nn.ModuleDict:
-        return self._towers.modality_trunks
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,7 @@ class PriorEncodeWorker:
         size = shape.num_frames, shape.height_px, shape.width_px
         return EncodedSample(item.item_id, item.prompt.text, self._encoded(cut.clip, made), *size)
 
-    def _encoded(
-        self, clip: DecodedClip, made: dict[NegativeKind, list[DecodedClip]]
-    ) -> dict[str, LatentArray]:
+    def _encoded(self, clip: DecodedClip, made: dict[NegativeKind, list[DecodedClip]]) -> dict[str, LatentArray]:
         """The arrays of a clip and of its negatives, as they are stored."""
         pictures = [negative for kind in NEGATIVE_KINDS for negative in made[KIND_OF[VIDEO, kind]]]
         moments = moments_of(self.codec, [clip, *pictures])

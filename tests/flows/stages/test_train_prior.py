@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pool_clips import write_video
 from safetensors.torch import load_file
 
 from avpref.config.loading import identity_hash, load_config
-from avpref.datasets.latents import AUDIO, LATENTS, NEGATIVE_KINDS, VIDEO, negative_part
+from avpref.datasets.latents import AUDIO, NEGATIVE_KINDS, VIDEO, negative_part
 from avpref.errors import AvprefError, ConfigError, InputError
 from avpref.flows.run import Run
 from avpref.flows.stages.prompts import prompts
 from avpref.flows.stages.train_prior import DATA_FILE, prior_output, train_prior
-from avpref.media.writing import encode_clip
+from avpref.flows.workers.generator import open_codec
 from avpref.models.dual_stream.prior_files import inference_config, load_prior, prior_fingerprint
 from avpref.storage.failpoints import KILL_VARIABLE, FailPoint
 from avpref.storage.latents.latent_reader import LatentReader
@@ -59,8 +60,6 @@ def test_the_file_has_the_released_names_and_is_what_the_base_model_loads(finish
     path = prior_output(finished) / PRIOR_FILE
     data = read_training_set(path.with_name(DATA_FILE), "priors")
     assert (data.header.text_len, data.header.text_dim) == (77, 16)
-    from avpref.flows.workers.generator import open_codec
-
     assert finished.settings.prior is not None
     config = prior_config(finished.settings.prior.network, 16, open_codec(finished.settings).encoded_shapes())
     whole, inference = load_prior(path, config), load_prior(path, inference_config(config))
@@ -69,7 +68,9 @@ def test_the_file_has_the_released_names_and_is_what_the_base_model_loads(finish
     text = torch.randn(2, 77, 16)
     with torch.no_grad():
         assert torch.equal(whole(text).temporal, inference(text).temporal)
-    loss = [float(row.split('"loss": ')[1].split(",")[0]) for row in (path.parent / METRICS_FILE).read_text().splitlines()]
+    loss = [
+        float(row.split('"loss": ')[1].split(",")[0]) for row in (path.parent / METRICS_FILE).read_text().splitlines()
+    ]
     assert len(loss) == 4 and all(np.isfinite(loss)) and loss[0] != loss[-1]
 
 
@@ -126,9 +127,9 @@ def test_prompts_without_clips_are_refused(tmp_path: Path) -> None:
     texts = tmp_path / "texts.csv"
     texts.write_text("text\na red ball\na blue ball\na green ball\na small ball\n", encoding="utf-8")
     sft = "sft={kind: weights, network: 'shipped:toyworld'}"
-    run = run_in(tmp_path / "runs", f"prompts={{kind: texts, texts: {texts}}}", sft)
+    run = run_in(tmp_path / "runs", f"prompts={{kind: texts, prompts: {texts}}}", sft)
     prompts.fn(run)
-    with pytest.raises(InputError, match="no training prompt of run .* has a clip of its own"):
+    with pytest.raises(InputError, match="has a clip of its own"):
         train_prior.fn(run)
 
 
@@ -137,7 +138,7 @@ def test_clips_without_sound_are_refused_with_one_reason(tmp_path: Path, silent:
     table = tmp_path / "texts.csv"
     table.write_text(f"text,file\n{rows}", encoding="utf-8")
     sft = "sft={kind: weights, network: 'shipped:toyworld'}"
-    run = run_in(tmp_path / "runs", f"prompts={{kind: texts, texts: {table}}}", sft)
+    run = run_in(tmp_path / "runs", f"prompts={{kind: texts, prompts: {table}}}", sft)
     with pytest.raises(AvprefError, match="no sound"):
         prompts.fn(run)
         train_prior.fn(run)
@@ -150,15 +151,13 @@ def silent(tmp_path: Path) -> Callable[[int], Path]:
     def write(number: int) -> Path:
         frames = np.random.default_rng(number).integers(0, 255, (16, 96, 96, 3), np.uint8)
         path = tmp_path / f"silent{number}.mp4"
-        path.write_bytes(encode_clip(frames, 8.0, None, 16000))
-        return path
+        return write_video(path, frames, None)
 
     return write
 
 
 def test_weights_of_another_width_are_refused(finished: Run) -> None:
     assert finished.settings.prior is not None
-    from avpref.flows.workers.generator import open_codec
 
     config = prior_config(finished.settings.prior.network, 16, open_codec(finished.settings).encoded_shapes())
     path = prior_output(finished) / PRIOR_FILE
