@@ -43,7 +43,7 @@ from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.identity import derive_seed
 from avpref.media.reading import DecodedClip
 from avpref.models.codecs.codec import Codec
-from avpref.models.dual_stream.prior_files import load_prior
+from avpref.models.dual_stream.dual_loading import read_prior
 from avpref.models.dual_stream.prior_losses import TEMPORAL, ClipBatch, clip_embeddings
 from avpref.models.dual_stream.synchrony_prior import SynchronyPrior
 from avpref.rewards.negatives.corruptions import Absent, delayed_negatives
@@ -165,7 +165,7 @@ def section(world: World, seeds: int, steps: int, runs: Path) -> list[str]:
         shapes = open_codec(run.settings).encoded_shapes()
         config = prior_config(require_prior(run).network, clips.text.shape[2], shapes)
         before = numbers_of(new_prior(config, derive_seed("prior network", seed)).eval(), clips)
-        after = numbers_of(load_prior(path, config), clips)
+        after = numbers_of(read_prior(path, config), clips)
         for shift_s in SHIFTS_S:
             for name in NUMBERS:
                 first, second = (auroc(values[name], clips, shift_s, seed) for values in (before, after))

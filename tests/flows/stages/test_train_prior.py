@@ -13,17 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pool_clips import write_video
+from pool_clips import Encoding, write_video
 from safetensors.torch import load_file
 
+import avpref.datasets.prompts.toyworld as toyworld
+from avpref.config.data_settings import ClipPrompts
 from avpref.config.loading import identity_hash, load_config
 from avpref.datasets.latents import AUDIO, NEGATIVE_KINDS, VIDEO, negative_part
+from avpref.domain import Prompt, Split
 from avpref.errors import AvprefError, ConfigError, InputError
 from avpref.flows.run import Run
 from avpref.flows.stages.prompts import prompts
 from avpref.flows.stages.train_prior import DATA_FILE, prior_output, train_prior
 from avpref.flows.workers.generator import open_codec
-from avpref.models.dual_stream.prior_files import inference_config, load_prior, prior_fingerprint
+from avpref.flows.workers.prior.prior_cuts import read_prompt_cut
+from avpref.flows.workers.prompt_sources import clip_shape
+from avpref.identity import file_sha256
+from avpref.models.dual_stream.dual_loading import read_prior
+from avpref.models.dual_stream.prior_files import prior_fingerprint
 from avpref.storage.failpoints import KILL_VARIABLE, FailPoint
 from avpref.storage.latents.latent_reader import LatentReader
 from avpref.storage.latents.training_set import read_training_set
@@ -62,7 +69,7 @@ def test_the_file_has_the_released_names_and_is_what_the_base_model_loads(finish
     assert (data.header.text_len, data.header.text_dim) == (77, 16)
     assert finished.settings.prior is not None
     config = prior_config(finished.settings.prior.network, 16, open_codec(finished.settings).encoded_shapes())
-    whole, inference = load_prior(path, config), load_prior(path, inference_config(config))
+    whole, inference = read_prior(path, config), read_prior(path, replace(config, encode_va=False))
     assert set(load_file(path)) == set(whole.state_dict())
     assert len(prior_fingerprint(path)) == 64
     text = torch.randn(2, 77, 16)
@@ -72,6 +79,29 @@ def test_the_file_has_the_released_names_and_is_what_the_base_model_loads(finish
         float(row.split('"loss": ')[1].split(",")[0]) for row in (path.parent / METRICS_FILE).read_text().splitlines()
     ]
     assert len(loss) == 4 and all(np.isfinite(loss)) and loss[0] != loss[-1]
+
+
+def test_a_cut_has_the_sound_around_the_ground_truth(finished: Run, tmp_path: Path) -> None:
+    prompt = finished.prompts[0]
+    cut = read_prompt_cut(prompt, finished.settings)
+    _, frames, audio = toyworld.ground_truth(prompt, 0, clip_shape(finished.settings))
+    assert cut.clip.audio is not None and np.array_equal(cut.clip.audio, audio)
+    assert np.array_equal(cut.frames, frames)
+    assert cut.first == len(audio) and cut.sound.shape == (1, 3 * len(audio))
+
+    seconds, rate = np.arange(5 * 48000) / 48000, finished.settings.clip.sample_rate_hz
+    sound = (0.1 + 0.1 * np.floor(seconds)) * np.sin(2 * np.pi * 440 * seconds)
+    path = tmp_path / "recording.mp4"
+    frames = np.random.default_rng(0).integers(0, 255, (120, 96, 96, 3), np.uint8)
+    write_video(path, frames, sound.astype(np.float32), Encoding(fps_hz=24.0, rate_hz=48000))
+    table = tmp_path / "clips.csv"
+    table.write_text("file,text\n" + f"{path},a tone\n", encoding="utf-8")
+    settings = finished.settings.model_copy(update={"prompts": ClipPrompts(clips=str(table))})
+    recorded = Prompt("p", "a tone", Split.TRAIN, str(path), "", str(path), 1.5, file_sha256(path))
+    cut = read_prompt_cut(recorded, settings)
+    assert cut.first == round(1.5 * rate) and abs(cut.sound.shape[1] - 5 * rate) <= rate // 10
+    levels = [np.abs(cut.sound[0, round(at * rate) : round((at + 0.3) * rate)]).max() for at in (0.3, 1.3, 2.3, 3.3)]
+    assert levels == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.05)
 
 
 def test_negatives_differ_from_their_clip_and_from_each_other(finished: Run) -> None:
@@ -161,12 +191,12 @@ def test_weights_of_another_width_are_refused(finished: Run) -> None:
 
     config = prior_config(finished.settings.prior.network, 16, open_codec(finished.settings).encoded_shapes())
     path = prior_output(finished) / PRIOR_FILE
-    with pytest.raises(InputError, match="a prior of text width 16, width 16 and 16 outputs"):
-        load_prior(path, replace(config, hidden_size=32))
+    with pytest.raises(InputError, match="of another shape"):
+        read_prior(path, replace(config, hidden_size=32))
     with pytest.raises(InputError, match="1 of another shape"):
-        load_prior(path, replace(config, spatial_token_num=5))
+        read_prior(path, replace(config, spatial_token_num=5))
     with pytest.raises(InputError, match="missing"):
-        load_prior(path, replace(config, num_encoder_layers=2))
+        read_prior(path, replace(config, num_encoder_layers=2))
 
 
 @pytest.mark.parametrize("key", ["sharding: fsdp2", "compile_blocks: true", "max_tokens: 100"])
