@@ -335,6 +335,7 @@ def _condition_draws(job: TrainingJob, part: str) -> ConditionDraws:
 
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:
     settings = job.settings
+    assert not isinstance(settings, PriorSettings), "the prior has a plan of its own"
     plan = LoopPlan(loop, settings.optimiser, order_seed(job), output, job.fingerprint())
     match settings:
         case SftSettings():
