@@ -107,6 +107,19 @@ class Lora:
             _FIX,
         )
 
+    @torch.no_grad()
+    def fold_into(self, network: nn.Module) -> None:
+        """Add the update to the weights of ``network``, in place: in float32, then in the weight's dtype.
+
+        Raises InputError, naming the differences, for an adapter that does not fit; nothing is changed then.
+        """
+        self.require_fit(network)
+        linears = dict(network.named_modules())
+        for name, factors in self.factors.items():
+            layer = linears[name]
+            assert isinstance(layer, nn.Linear)
+            layer.weight.copy_(factors.merged(layer.weight))
+
     def _factor_shapes(self, module: str, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
         """Shapes of A and B of ``module``, a linear layer of ``shape`` (outputs, inputs)."""
         rank = self.factors[module].rank if module in self.factors else next(iter(self.factors.values())).rank

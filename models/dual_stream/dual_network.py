@@ -112,8 +112,8 @@ class DualStreamNetwork(VelocityNetwork):
         inputs = self._inputs(latents, text, text_mask, is_paired)
         if dropped is not None:
             inputs = self._without(inputs, dropped)
-        masks = {"video_mask": times.video_mask, "audio_mask": times.audio_mask}
-        return self.velocity(latents, times.t, replace(inputs, **masks))
+        masked = replace(inputs, video_mask=times.video_mask, audio_mask=times.audio_mask)
+        return self.velocity(latents, times.t, masked)
 
     def velocity(self, x: Latents, t: Tensor, inputs: DualStreamInputs) -> Latents:
         """Velocity noise − data of ``x`` at ``t`` [B] in [0, 1], float32 in the shapes of ``x``; None for an absent modality.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +16,9 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from avpref.errors import InputError
+from avpref.models.checkpoints.checkpoint_files import find_checkpoint, read_tensors
 from avpref.models.dual_stream.temporal_vae import TemporalVae, TemporalVaeConfig, drawn
-from avpref.storage.weight_files import require_shapes
+from avpref.storage.weight_files import on_meta, require_shapes
 
 WINDOW_FRAMES = 17
 """Frames of a window; each becomes 5 latents independently of the others, and a shorter last one ⌈n / 4⌉."""
@@ -111,6 +113,14 @@ class OpenSoraVae(nn.Module):
         return SPATIAL_SCALE * (posterior.mean + posterior.std * normal(posterior.mean.shape))
 
 
+def read_opensora_vae(
+    path: Path, sizes: OpenSoraSizes, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> OpenSoraVae:
+    """The VAE in the files at ``path``, in evaluation mode. Raises as :func:`load_opensora_vae`."""
+    vae = on_meta(lambda: OpenSoraVae(sizes))
+    return load_opensora_vae(vae, read_tensors(find_checkpoint(path)), path).to(device, dtype)
+
+
 def load_opensora_vae(vae: OpenSoraVae, tensors: Mapping[str, Tensor], source: object) -> OpenSoraVae:
     """Give ``vae`` exactly ``tensors`` under the released names. Raises InputError for other names, shapes, shift or scale."""
     expected = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
@@ -120,7 +130,7 @@ def load_opensora_vae(vae: OpenSoraVae, tensors: Mapping[str, Tensor], source: o
     for name, values in (("scale", SCALE), ("shift", SHIFT)):
         if not torch.allclose(tensors[name].float().flatten(), torch.tensor(values), rtol=4e-3):
             raise InputError(f"{source}: {name} is {tensors[name].flatten().tolist()}", str(values), fix)
-    vae.load_state_dict(dict(tensors))
+    vae.load_state_dict(dict(tensors), assign=True)
     return vae
 
 
