@@ -4,8 +4,8 @@
     python benchmarks/synchrony_prior.py --toy-config configs/tiny.yaml --steps 2 --seeds 1  toy size: prints, writes nothing
 
 Each seed is a run of `avpref train prior`: the product's clips, negatives, text states and loop. Afterwards clips of the held-out
-prompts are compared with copies whose sound is late or early. Only copies count whose sound is known throughout, so that no silence
-gives the answer away. A clip's number is the logit of the discriminator for its temporal tokens, or their mean cosine with the prior
+prompts are compared with copies whose sound is late or early, and with temporal negatives as training draws them. Of the former only
+copies count whose sound is known throughout, so that no silence gives the answer away. A clip's number is the logit of the discriminator for its temporal tokens, or their mean cosine with the prior
 of its text. The AUROC is the probability that a clip has a larger number than a desynchronised one (0.5 is chance), with a bootstrap
 interval over recordings; the mean over seeds has Student's interval. The estimator before training is the control.
 """
@@ -46,19 +46,23 @@ from avpref.models.codecs.codec import Codec
 from avpref.models.dual_stream.dual_loading import read_prior
 from avpref.models.dual_stream.prior_losses import TEMPORAL, ClipBatch, clip_embeddings
 from avpref.models.dual_stream.synchrony_prior import SynchronyPrior
-from avpref.rewards.negatives.corruptions import Absent, delayed_negatives
+from avpref.rewards.negatives.corruptions import Absent, NegativeKind, delayed_negatives, negatives
 from avpref.storage.run_folder import create
 from avpref.trainer.prior.run_prior import PRIOR_FILE, new_prior, prior_config
 from avpref.validation.discrimination import DiscriminationData, Estimate, discriminate
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "synchrony_prior.md"
-STEPS, SEEDS, BATCH, NUM_NEGATIVES = 600, 3, 16, 4
+STEPS, SEEDS, BATCH, NUM_NEGATIVES, NUM_WINDOWS = 600, 3, 16, 4, 4
 SHIFTS_S = (0.25, 0.5)
+TEMPORAL_KINDS = (NegativeKind.AUDIO_TEMPORAL, NegativeKind.VIDEO_TEMPORAL)
+COPIES = (*(f"sound ± {shift_s:g} s" for shift_s in SHIFTS_S), *(f"negative {kind}" for kind in TEMPORAL_KINDS))
+"""Kinds of desynchronised copies: late and early sound, and a negative of each temporal kind that training draws from."""
+OWN = "the clip itself"
 NUMBERS = ("logit of the discriminator", "nearness to the prior")
 SECTION = (
     "{{loop: {{steps: {steps}, batch_size: {batch}, checkpoint_every: 200, num_threads: 1}}, "
-    "optimiser: {{lr: 1.0e-3, warmup_steps: 20, eps: 1.0e-8}}, num_negatives: {negatives}, text: {{kind: imagebind, preset: tiny}}, "
+    "optimiser: {{lr: 1.0e-3, warmup_steps: 20, eps: 1.0e-8}}, num_negatives: {negatives}, num_windows: {windows}, text: {{kind: imagebind, preset: tiny}}, "
     "network: {{spatial_tokens: 8, temporal_tokens: 16, token_dim: 32, hidden_dim: 64, num_encoder_layers: 1, num_decoder_layers: 1}}}}"
 )
 
@@ -74,20 +78,20 @@ class World:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out clips and their desynchronised copies: latents, the clip and recording of each row, and the shift (0: the clip itself)."""
+    """Held-out clips and their desynchronised copies: latents, the clip, recording and kind (:data:`COPIES` or own) of each row."""
 
     video: Tensor
     audio: Tensor
     text: Tensor
     clip: np.ndarray
     recording: np.ndarray
-    shift_s: np.ndarray
+    kind: np.ndarray
     size_px: tuple[float, float]
 
 
 def trained(world: World, seed: int, steps: int, runs: Path) -> Run:
     """A run whose prior is trained; pieces that exist already are kept."""
-    section = SECTION.format(steps=steps, batch=BATCH, negatives=NUM_NEGATIVES)
+    section = SECTION.format(steps=steps, batch=BATCH, negatives=NUM_NEGATIVES, windows=NUM_WINDOWS)
     changes = [*world.overrides, f"prior={section}", "executor={kind: in_process}", f"run.seed={seed}"]
     run = Run.of(create(runs, load_config(world.config, changes, {}).settings))
     with owned(run):
@@ -96,19 +100,22 @@ def trained(world: World, seed: int, steps: int, runs: Path) -> Run:
 
 
 def held_out(run: Run) -> HeldOut:
-    """The held-out clips of a run, each once, with copies whose sound is late and early by :data:`SHIFTS_S`."""
+    """The held-out clips of a run, each once, with their copies."""
     codec = open_codec(run.settings)
-    rows: list[tuple[DecodedClip, Prompt, int, float]] = []
+    rows: list[tuple[DecodedClip, Prompt, int, str]] = []
     windows = {(p.ground_truth_path or p.source, p.ground_truth_start_s): p for p in run.prompts_of(Split.HELD_OUT)}
     for number, prompt in enumerate(windows.values()):
         try:
             cut = read_prompt_cut(prompt, run.settings)
         except MediaError:
             continue
-        rows.append((cut.clip, prompt, number, 0.0))
+        rows.append((cut.clip, prompt, number, OWN))
         for negative in delayed_negatives(cut, SHIFTS_S):
             if not isinstance(negative, Absent) and not negative.parameters["silence_s"]:
-                rows.append((negative.clip, prompt, number, negative.step_s))
+                rows.append((negative.clip, prompt, number, f"sound ± {negative.step_s:g} s"))
+        for negative in negatives(cut, None, run.settings.run.seed, kinds=TEMPORAL_KINDS):
+            if not isinstance(negative, Absent):
+                rows.append((negative.clip, prompt, number, f"negative {negative.kind}"))
     shape = clip_shape(run.settings)
     video, audio = encoded(codec, [clip for clip, *_ in rows])
     text = open_prior_text(require_prior(run).text).encode([prompt.text for _, prompt, *_ in rows]).states
@@ -120,7 +127,7 @@ def held_out(run: Run) -> HeldOut:
         text,
         np.array([clip for *_, clip, _ in rows]),
         np.array([numbers[name] for name in recordings]),
-        np.array([shift_s for *_, shift_s in rows]),
+        np.array([kind for *_, kind in rows]),
         (float(shape.height_px), float(shape.width_px)),
     )
 
@@ -145,9 +152,9 @@ def numbers_of(network: SynchronyPrior, clips: HeldOut) -> Mapping[str, np.ndarr
     return {name: torch.cat(parts).double().numpy() for name, parts in values.items()}
 
 
-def auroc(numbers: np.ndarray, clips: HeldOut, shift_s: float, seed: int) -> Estimate:
-    """AUROC of the clips against their copies shifted by ``shift_s``, with an interval over recordings."""
-    own, other = clips.shift_s == 0, clips.shift_s == shift_s
+def auroc(numbers: np.ndarray, clips: HeldOut, kind: str, seed: int) -> Estimate:
+    """AUROC of the clips against their copies of ``kind``, with an interval over recordings."""
+    own, other = clips.kind == OWN, clips.kind == kind
     place = {clip: index for index, clip in enumerate(clips.clip[own])}
     positive_of = np.array([place[clip] for clip in clips.clip[other]], np.int64)
     data = DiscriminationData(numbers[own], clips.recording[own].astype(np.int64), numbers[other], positive_of)
@@ -158,7 +165,7 @@ def auroc(numbers: np.ndarray, clips: HeldOut, shift_s: float, seed: int) -> Est
 
 def section(world: World, seeds: int, steps: int, runs: Path) -> list[str]:
     """The table of one world."""
-    lines, after_all = [], dict[tuple[float, str], list[float]]()
+    lines, after_all = [], dict[tuple[str, str], list[float]]()
     for seed in range(seeds):
         run = trained(world, seed, steps, runs)
         path, clips = prior_output(run) / PRIOR_FILE, held_out(run)
@@ -179,7 +186,7 @@ def section(world: World, seeds: int, steps: int, runs: Path) -> list[str]:
     return [
         f"## {world.name}",
         "",
-        "| seed | sound shifted by | number | clips / copies | AUROC before training | AUROC after training |",
+        "| seed | copies | number | clips / copies | AUROC before training | AUROC after training |",
         "|---|---|---|---|---|---|",
         *lines,
         "",
@@ -225,8 +232,9 @@ def main() -> None:
         f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch "
         f"{torch.__version__}. Made with `python benchmarks/synchrony_prior.py --film films/scenes/clips.csv`.",
         "",
-        f"{arguments.steps} steps, batch {BATCH}, {NUM_NEGATIVES} negatives of each kind and clip, text states of a small ImageBind tower "
-        "with random weights. AUROC of held-out clips against copies with late and early sound (0.5 is chance).",
+        f"{arguments.steps} steps, batch {BATCH}, {NUM_NEGATIVES} negatives of each kind and clip, up to {NUM_WINDOWS} windows of each "
+        "recording's prompt, text states of a small ImageBind tower with random weights. AUROC of held-out clips against copies (0.5 is "
+        "chance).",
         "",
         *tables,
         f"Processor time of this call: {time.process_time() - began:.0f} s.",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from avpref.config.data_settings import ToyWorldPrompts
 from avpref.config.schema import Settings
 from avpref.config.training.prior_settings import PriorSettings
 from avpref.datasets import tables
@@ -37,7 +38,7 @@ PRIOR_CLIPS, PRIOR_TEXTS = "prior_clips", "prior_texts"
 
 
 def prior_items(run: Run, settings: PriorSettings) -> list[PriorItem]:
-    """The training prompts with a ground-truth clip, each with a drawn prompt of another recording.
+    """The windows of the training prompts with a ground-truth clip, each with a drawn prompt of another recording.
 
     Raises InputError where there is none.
     """
@@ -45,11 +46,13 @@ def prior_items(run: Run, settings: PriorSettings) -> list[PriorItem]:
     if not prompts:
         found = f"no training prompt of run {run.run_id} has a clip of its own"
         raise InputError(found, "recordings, or the toy world", "--set prompts.kind=clips --set prompts.clips=FILE.csv")
+    num_windows = 1 if isinstance(run.settings.prompts, ToyWorldPrompts) else settings.num_windows
     items = []
     for prompt in prompts:
-        donor = _donor(prompt, prompts, run.settings.run.seed)
-        identity = digest("prior", prompt.prompt_id, donor and donor.prompt_id, settings.num_negatives)
-        items.append(PriorItem(f"prior{identity}", prompt, donor, settings.num_negatives))
+        for window in range(num_windows):
+            donor = _donor(prompt, prompts, derive_seed("donor", run.settings.run.seed, window))
+            identity = digest("prior", prompt.prompt_id, donor and donor.prompt_id, settings.num_negatives, window)
+            items.append(PriorItem(f"prior{identity}", prompt, donor, settings.num_negatives, window))
     return items
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from numpy.random import PCG64, Generator
+
 import avpref.datasets.prompts.toyworld as toyworld
 from avpref.config.data_settings import ToyWorldPrompts
 from avpref.config.schema import Settings
@@ -13,6 +15,7 @@ from avpref.datasets.prompts.clips import ground_truth_clip
 from avpref.domain import Prompt
 from avpref.errors import MediaError
 from avpref.flows.workers.prompt_sources import clip_shape, reading_rules
+from avpref.identity import derive_seed
 from avpref.media.geometry import ClipShape
 from avpref.media.reading import DecodedClip, probe, read_clip
 from avpref.media.reading_rules import ReadingRules
@@ -22,11 +25,12 @@ ONE_FRAME_PX = 16
 """Side of the single frame that is decoded where only the sound is needed."""
 
 
-def read_prompt_cut(prompt: Prompt, settings: Settings) -> Cut:
+def read_prompt_cut(prompt: Prompt, settings: Settings, window: int = 0) -> Cut:
     """The ground truth of ``prompt``, mono, with the sound of one more clip length on each side, as far as there is any.
 
-    Before a clip of the toy world nothing happens: its sound is there the noise floor. Raises MediaError for a recording that cannot be
-    read or has no sound.
+    Of a recording, ``window`` 0 is the prompt's; others begin up to half a clip earlier or later, as far as the recording reaches, at a
+    drawn time. Before a clip of the toy world nothing happens: its sound is there the noise floor, and it has one window. Raises
+    MediaError for a recording that cannot be read or has no sound.
     """
     shape, seed = clip_shape(settings), settings.run.seed
     if isinstance(settings.prompts, ToyWorldPrompts):
@@ -41,6 +45,10 @@ def read_prompt_cut(prompt: Prompt, settings: Settings) -> Cut:
         )
         return Cut(prompt.prompt_id, clip, sound[None], shape.num_samples)
     rules = reading_rules(settings.clip)
+    if window:
+        prompt = replace(
+            prompt, ground_truth_start_s=_drawn_start_s(prompt, shape, rules, derive_seed("window", seed, window))
+        )
     clip = _recorded(prompt, shape, rules)
     first_s = max(0.0, prompt.ground_truth_start_s - shape.duration_s)
     end_s = min(_duration_s(prompt.ground_truth_path, rules), prompt.ground_truth_start_s + 2 * shape.duration_s)
@@ -70,6 +78,15 @@ def _recorded(prompt: Prompt, shape: ClipShape, rules: ReadingRules) -> DecodedC
         missing = "picture" if clip.frames is None else "sound"
         raise MediaError(f"{prompt.ground_truth_path} has no {missing}", "both tracks", "remove its row from the list")
     return clip
+
+
+def _drawn_start_s(prompt: Prompt, shape: ClipShape, rules: ReadingRules, seed: int) -> float:
+    """A start within half a clip of the prompt's, in whole milliseconds."""
+    drawn = PCG64(derive_seed("start", seed, prompt.prompt_id))
+    shift_s = shape.duration_s * (float(Generator(drawn).random()) - 0.5)
+    last_s = max(0.0, _duration_s(prompt.ground_truth_path, rules) - shape.duration_s)
+    own_s = prompt.ground_truth_start_s
+    return round(min(max(own_s + shift_s, 0.0), max(last_s, own_s)), 3)
 
 
 @lru_cache(maxsize=256)

@@ -13,32 +13,29 @@ from avpref.config.training.prior_settings import ImageBindStates, PriorText, Wo
 from avpref.flows.workers.generator import device_of
 from avpref.flows.workers.text_state_worker import TextStateWorker
 from avpref.identity import digest
-from avpref.models.imagebind.clip_text import CONTEXT, LongPrompts, encode, in_context
-from avpref.models.imagebind.imagebind_towers import FULL, TINY, Modality, Towers
+from avpref.models.imagebind.clip_text import CONTEXT
+from avpref.models.imagebind.imagebind_towers import FULL, TINY, causal_mask
+from avpref.models.imagebind.text_tower import MASK, TextTower, read_text_tower
 from avpref.models.text import TextBatch, TextEncoder, WordText
-from avpref.rewards.imagebind.imagebind import TINY_WEIGHTS, random_towers, read_towers
-from avpref.rewards.model_scorer import Placement
+from avpref.rewards.imagebind.imagebind import TINY_WEIGHTS
+from avpref.rewards.random_weights import fill
 from avpref.rewards.weights import catalogue as weights
 from avpref.storage.files import Files
 from avpref.storage.unit_files import UnitFiles
+from avpref.storage.weight_files import on_meta
 
 VERSION = 1
 
 
 class ImageBindText:
-    """All 77 states of the last block of ImageBind's text tower, before its head; states after the end of a text count too.
+    """All 77 states of the last block of ImageBind's text tower; states after the end of a text count too."""
 
-    Texts are cut to 77 ids without their end id, as in the released training.
-    """
+    def __init__(self, tower: TextTower, fingerprint: str) -> None:
+        self._tower, self.fingerprint = tower, fingerprint
 
-    def __init__(self, towers: Towers, fingerprint: str) -> None:
-        self._towers, self.fingerprint = towers, fingerprint
-
-    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> TextBatch:
         """States [B, 77, width] float32 and a mask of ones."""
-        ids = torch.tensor([in_context(encode(text), LongPrompts.JAVISBENCH) for text in texts])
-        states = self._towers.text_states(ids.to(next(self._towers.parameters()).device)).float().cpu()
+        states = self._tower(texts).float().cpu()
         return TextBatch(states, torch.ones(states.shape[:2]))
 
 
@@ -63,13 +60,11 @@ def open_prior_text(text: PriorText, device: str = "cpu") -> TextEncoder:
     match text:
         case WordStates():
             return WordText(text.dim, text.length)
+        case ImageBindStates(preset="tiny"):
+            return ImageBindText(_random_tower(device), prior_text_identity(text))
         case ImageBindStates():
-            placement = Placement(device, getattr(torch, text.dtype))
-            modalities = (Modality.TEXT,)
-            if text.preset == "tiny":
-                return ImageBindText(random_towers(TINY, placement, modalities), prior_text_identity(text))
             (path,) = _paths(text).values()
-            return ImageBindText(read_towers(path, placement, modalities), prior_text_identity(text))
+            return ImageBindText(read_text_tower(path, FULL.text, device), prior_text_identity(text))
 
 
 def prior_text_identity(text: PriorText) -> str:
@@ -79,7 +74,7 @@ def prior_text_identity(text: PriorText) -> str:
             return WordText(text.dim, text.length).fingerprint
         case ImageBindStates():
             weights_id = TINY_WEIGHTS if text.preset == "tiny" else weights.weights_id(_paths(text))
-            return digest("imagebind text states", VERSION, weights_id, text.dtype)
+            return digest("imagebind text states", VERSION, weights_id)
 
 
 def prior_text_shape(text: PriorText) -> tuple[int, int]:
@@ -89,6 +84,13 @@ def prior_text_shape(text: PriorText) -> tuple[int, int]:
             return text.length, text.dim
         case ImageBindStates():
             return CONTEXT, (TINY if text.preset == "tiny" else FULL).text.dim
+
+
+def _random_tower(device: str) -> TextTower:
+    tower = on_meta(lambda: TextTower(TINY.text))
+    fill(tower)
+    tower.load_state_dict({MASK: causal_mask()}, strict=False, assign=True)
+    return tower.to(device)
 
 
 def _paths(text: ImageBindStates) -> Mapping[str, Path]:

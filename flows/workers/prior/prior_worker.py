@@ -43,12 +43,13 @@ NO_NEGATIVE = "NoNegative"
 
 @dataclass(frozen=True)
 class PriorItem:
-    """A prompt whose ground truth is encoded with ``num_negatives`` of each kind; ``donor`` is a prompt of another recording."""
+    """A window of a prompt's ground truth, encoded with ``num_negatives`` of each kind; ``donor`` is a prompt of another recording."""
 
     item_id: str
     prompt: Prompt
     donor: Prompt | None
     num_negatives: int
+    window: int = 0
 
 
 class NoNegativeError(Exception):
@@ -93,7 +94,7 @@ class PriorEncodeWorker:
         return Receipt(len(samples), len(quarantined), time.perf_counter() - started)
 
     def _sample(self, item: PriorItem) -> EncodedSample:
-        cut = read_prompt_cut(item.prompt, self.settings)
+        cut = read_prompt_cut(item.prompt, self.settings, item.window)
         donor = None if item.donor is None else read_prompt_donor(item.donor, self.settings)
         made: dict[NegativeKind, list[DecodedClip]] = {kind: [] for kind in KIND_OF.values()}
         for index in range(item.num_negatives):

@@ -40,7 +40,6 @@ class ImageBindStates(Section):
     kind: Literal["imagebind"] = "imagebind"
     preset: Literal["full", "tiny"] = "full"
     folder: str = ""
-    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class WordStates(Section):
@@ -65,6 +64,7 @@ class PriorSettings(Section):
     text: PriorText = ImageBindStates()
     network: PriorNetworkSettings = PriorNetworkSettings()
     num_negatives: int = Field(default=1, gt=0)
+    num_windows: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
     def _uses_every_key(self) -> Self:
