@@ -5,9 +5,10 @@
 
 Each seed is a run of `avpref train prior`: the product's clips, negatives, text states and loop. Afterwards clips of the held-out
 prompts are compared with copies whose sound is late or early, and with temporal negatives as training draws them. Of the former only
-copies count whose sound is known throughout, so that no silence gives the answer away. A clip's number is the logit of the discriminator for its temporal tokens, or their mean cosine with the prior
-of its text. The AUROC is the probability that a clip has a larger number than a desynchronised one (0.5 is chance), with a bootstrap
-interval over recordings; the mean over seeds has Student's interval. The estimator before training is the control.
+copies count whose sound is known throughout, so that no silence gives the answer away. A clip's number is the logit of the
+discriminator for its temporal tokens, or their mean cosine with the prior of its text. The AUROC is the probability that a clip has a
+larger number than a copy (0.5 is chance), with a bootstrap interval over recordings; the mean over seeds has Student's interval. The
+estimator before training is the control.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ OWN = "the clip itself"
 NUMBERS = ("logit of the discriminator", "nearness to the prior")
 SECTION = (
     "{{loop: {{steps: {steps}, batch_size: {batch}, checkpoint_every: 200, num_threads: 1}}, "
-    "optimiser: {{lr: 1.0e-3, warmup_steps: 20, eps: 1.0e-8}}, num_negatives: {negatives}, num_windows: {windows}, text: {{kind: imagebind, preset: tiny}}, "
+    "optimiser: {{lr: 1.0e-3, warmup_steps: 20, eps: 1.0e-8}}, num_negatives: {negatives}, num_windows: {windows}, "
+    "text: {{kind: imagebind, preset: tiny}}, "
     "network: {{spatial_tokens: 8, temporal_tokens: 16, token_dim: 32, hidden_dim: 64, num_encoder_layers: 1, num_decoder_layers: 1}}}}"
 )
 
