@@ -103,9 +103,12 @@ class Attention(nn.Module):
         """[B, N, d] -> [B, N, heads, d / heads], a view."""
         return x.unflatten(-1, (self.num_heads, -1))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention, scale 1 / sqrt(c): q [B, N, heads, c], k and v [B, M, heads, c] -> [B, N, heads * c]."""
-        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Softmax attention, scale 1 / sqrt(c): q [B, N, heads, c], k and v [B, M, heads, c] -> [B, N, heads * c].
+
+        ``mask`` [N, M]: True where a query may attend to a key; none: everywhere.
+        """
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
         return self.o(mixed.transpose(1, 2).flatten(2))
 
 
@@ -122,11 +125,11 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Tokens attend to all text positions including padding: the original has no key mask and its weights rely on that."""
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x [B, N, d], context [B, L, d] -> [B, N, d]."""
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x [B, N, d], context [B, L, d] -> [B, N, d]; ``mask`` [N, L]: True where a token may attend, none: everywhere."""
         q = self.heads(self.norm_q(self.q(x)))
         k = self.heads(self.norm_k(self.k(context)))
-        return self.attend(q, k, self.heads(self.v(context)))
+        return self.attend(q, k, self.heads(self.v(context)), mask)
 
 
 class AudioModulation(nn.Module):
@@ -141,7 +144,8 @@ class Block(nn.Module):
     """One block: modulated self-attention, cross-attention to text, then the feed-forward network(s).
 
     ``has_base`` builds ``ffn``, ``has_audio`` builds ``audio_ffn``. With both, each modality uses its own; with one of
-    them, all tokens use that one.
+    them, all tokens use that one. ``synchroniser`` is a layer (x, inputs) -> x between the attention to the text and the feed-forward
+    network; see :mod:`avpref.models.synchronisers.added_attention`.
     """
 
     def __init__(
@@ -154,6 +158,7 @@ class Block(nn.Module):
         cross_attn_norm: bool,
         has_base: bool,
         has_audio: bool,
+        synchroniser: nn.Module | None = None,
     ) -> None:
         super().__init__()
         assert has_base or has_audio, "a block needs a feed-forward network"
@@ -161,19 +166,30 @@ class Block(nn.Module):
         self.self_attn = SelfAttention(dim, num_heads, qk_norm)
         self.norm3 = nn.LayerNorm(dim, eps=EPS) if cross_attn_norm else nn.Identity()
         self.cross_attn = CrossAttention(dim, num_heads, qk_norm)
+        self.synchroniser = synchroniser
         self.norm2 = nn.LayerNorm(dim, eps=EPS, elementwise_affine=False)
         self.ffn = FeedForward(dim, ffn_dim, dim) if has_base else None
         self.audio_ffn = FeedForward(dim, ffn_dim, dim) if has_audio else None
         self.audio_modulation = AudioModulation(dim) if has_audio else None
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / math.sqrt(dim))
 
-    def forward(self, x: Tensor, modulation: Modulation, context: Tensor, rotary: Tensor, num_video: int) -> Tensor:
-        """x [B, N, d] with the video tokens first, context [B, L, d] -> [B, N, d]."""
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Modulation,
+        context: Tensor,
+        rotary: Tensor,
+        num_video: int,
+        added: tuple[object, ...] | None = None,
+    ) -> Tensor:
+        """x [B, N, d] with the video tokens first, context [B, L, d] -> [B, N, d]; ``added``: inputs of the synchroniser."""
         frames = modulation.frames
         rows = (self.modulation + modulation.base).unbind(2)
         shift, scale, gate = (rows_for_tokens(row, frames) for row in rows[:3])
         x = torch.addcmul(x, self.self_attn(modulate(self.norm1(x), shift, scale), rotary), gate)
         x = x + self.cross_attn(self.norm3(x), context)
+        if self.synchroniser is not None:
+            x = self.synchroniser(x, added)
         if self.audio_ffn is None:
             return self._feed_base(x, rows[3:], frames)
         if self.ffn is None:

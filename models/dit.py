@@ -23,6 +23,8 @@ from avpref.models.embeddings import Float32Linear, Head, embed_patches, sinusoi
 from avpref.models.flow import Latents
 from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
 from avpref.models.recomputation import run_block
+from avpref.models.synchronisers.added_attention import SynchroniserInputs, same_time, synchroniser_layer
+from avpref.models.synchronisers.synchroniser import LAYER, PriorSizes, Synchroniser
 
 
 class ModelType(StrEnum):
@@ -43,11 +45,16 @@ class ModelType(StrEnum):
         return self is not ModelType.T2V
 
 
+ADDED_DEFAULTS: Mapping[str, object] = {"synchroniser": "ta_rope", "prior": None}
+"""Values of a configuration that were added later, with their defaults."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Constructor values under the original's names; the network has as many output as input channels.
 
     ``dual_ffn=False`` is the shared variant of the paper's ablation (table 2): audio tokens use the base feed-forward.
+    ``synchroniser`` is one of table 3; ``prior``, the sizes of its prior tokens, belongs to those with priors.
     Raises ValueError for sizes that contradict each other.
     """
 
@@ -66,6 +73,8 @@ class NetworkConfig:
     dual_ffn: bool = True
     qk_norm: bool = True
     cross_attn_norm: bool = True
+    synchroniser: Synchroniser = Synchroniser.TA_ROPE
+    prior: PriorSizes | None = None
 
     def __post_init__(self) -> None:
         if self.dim % (2 * self.num_heads):
@@ -74,11 +83,32 @@ class NetworkConfig:
             )
         if self.freq_dim % 2:
             raise ValueError(f"freq_dim must be even, found {self.freq_dim}; change network.freq_dim")
+        if self.synchroniser.has_priors != (self.prior is not None):
+            raise ValueError(
+                f"synchroniser {self.synchroniser} with prior {self.prior}; set network.prior if it has priors"
+            )
+        if self.prior is not None and self.prior.channels > self.text_dim:
+            raise ValueError(
+                f"prior.channels {self.prior.channels} exceed text_dim {self.text_dim}; change network.prior"
+            )
+
+    @property
+    def positions(self) -> AudioPositions:
+        """The scheme of audio positions: ``audio_pe_type`` with a synchroniser that aligns positions, else ``vanilla``."""
+        return self.audio_pe_type if self.synchroniser.aligns_positions else AudioPositions.VANILLA
+
+    @property
+    def num_states(self) -> int:
+        """States per text: prior tokens, then those of the text encoder."""
+        return self.text_len + (0 if self.prior is None else self.prior.num_tokens)
 
     @classmethod
     def from_settings(cls, settings: NetworkSettings) -> NetworkConfig:
         """From the section ``network`` of a configuration file."""
-        return TypeAdapter(cls).validate_python(settings.model_dump())
+        values = settings.model_dump(exclude={"prior"})
+        if settings.prior is not None:
+            values["prior"] = settings.prior.model_dump(exclude={"weights"})
+        return TypeAdapter(cls).validate_python(values)
 
     @classmethod
     def from_original(cls, values: Mapping[str, object]) -> NetworkConfig:
@@ -95,8 +125,15 @@ class NetworkConfig:
         return TypeAdapter(cls).validate_python(known)
 
     def to_json(self) -> str:
-        """Canonical JSON; :meth:`from_original` of its values gives an equal configuration."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Canonical JSON; :meth:`from_original` of its values gives an equal configuration.
+
+        Values that were added later are left out where they have their default, so that files of earlier networks stay equal.
+        """
+        values = asdict(self)
+        for name, default in ADDED_DEFAULTS.items():
+            if values[name] == default:
+                del values[name]
+        return json.dumps(values, sort_keys=True)
 
 
 ADAPTED = tuple(
@@ -104,6 +141,12 @@ ADAPTED = tuple(
     + [f"{network}.{layer}" for network in ("ffn", "audio_ffn") for layer in (0, 2)]
 )
 """Adapted linear layers of one block in the released configuration: 12 with two feed-forward networks, 10 with one."""
+ADAPTED_ADDED = tuple(
+    f"{LAYER}.{attention}.{projection}"
+    for attention in ("spatial", "temporal", "of_video", "of_audio")
+    for projection in "qkvo"
+)
+"""Adapted linear layers of an added synchroniser: 8 of these."""
 
 
 class JavisDiT(VelocityNetwork):
@@ -127,6 +170,9 @@ class JavisDiT(VelocityNetwork):
         self.time_projection = nn.Sequential(nn.SiLU(), Float32Linear(dim, 6 * dim))
         if self.has_audio_ffn:
             self.audio_time_projection = nn.Sequential(nn.SiLU(), Float32Linear(dim, 3 * dim))
+        self.prior = config.prior if model_type is ModelType.T2AV else None
+        if self.prior is not None:
+            self.prior_embedding = FeedForward(self.prior.channels, dim, dim)
         self.blocks = nn.ModuleList(
             Block(
                 dim,
@@ -136,6 +182,7 @@ class JavisDiT(VelocityNetwork):
                 cross_attn_norm=config.cross_attn_norm,
                 has_base=model_type.has_video or not config.dual_ffn,
                 has_audio=self.has_audio_ffn,
+                synchroniser=self._synchroniser_layer(),
             )
             for _ in range(config.num_layers)
         )
@@ -154,8 +201,9 @@ class JavisDiT(VelocityNetwork):
         Args:
             latents: x_t; exactly the modalities of this network.
             t: [B], one timestep in [0, 1] per sample; or LatentTimes, one per latent frame.
-            text: [B, text_len, text_dim] hidden states.
-            text_mask: [B, text_len], zero for padding.
+            text: [B, text_len, text_dim] hidden states; with priors [B, prior tokens + text_len, text_dim], of which the first are the
+                prior tokens in their first channels.
+            text_mask: zero for padding, as long as ``text``.
             num_video_latents: for audio-only networks, the number of latent frames that the audio spans; the original uses
                 (n - 1) // 4 + 1 for a clip of n frames. Networks with video take it from their latents.
 
@@ -166,18 +214,20 @@ class JavisDiT(VelocityNetwork):
         times, frames = token_times(t, latents, grid)
         e = self.time_embedding(sinusoid(times, self.config.freq_dim))
         x = self._embed_latents(latents)
+        priors, text, text_mask = self._split_text(text, text_mask)
         context = self._embed_text(text, text_mask, x.dtype)
+        added = self._added_inputs(priors, grid, x)
         modulation = self._modulation(e, x.dtype, frames)
-        rotary = rotary_table(grid, self.config.audio_pe_type, self.config.dim // self.config.num_heads, x.device)
+        rotary = rotary_table(grid, self.config.positions, self.config.dim // self.config.num_heads, x.device)
         mode = self.checkpointing_mode(x.shape[1])
         for block in self.blocks:
-            x = run_block(block, mode, x, modulation, context, rotary, grid.num_video)
+            x = run_block(block, mode, x, modulation, context, rotary, grid.num_video, added)
         return self._read_out(x, e, frames, grid)
 
     def adapter_targets(self) -> AdapterTargets:
-        """See :class:`VelocityNetwork`: those of :data:`ADAPTED` that the blocks have."""
+        """See :class:`VelocityNetwork`: those of :data:`ADAPTED` and :data:`ADAPTED_ADDED` that the blocks have."""
         modules = {name for name, _ in self.blocks[0].named_modules()}
-        names = tuple(name for name in ADAPTED if name in modules)
+        names = tuple(name for name in (*ADAPTED, *ADAPTED_ADDED) if name in modules)
         return AdapterTargets(names, len(self.blocks) * len(names))
 
     def repeated_blocks(self) -> Iterable[nn.Module]:
@@ -202,10 +252,34 @@ class JavisDiT(VelocityNetwork):
             return Modulation(base, None, frames)
         return Modulation(base, self.audio_time_projection(e).unflatten(2, (3, -1)).to(dtype), frames)
 
+    def _synchroniser_layer(self) -> nn.Module | None:
+        """A new added layer. Networks of one modality have none, because there is nothing to synchronise."""
+        config = self.config
+        if self.model_type is not ModelType.T2AV:
+            return None
+        norms = {"qk_norm": config.qk_norm, "has_norm": config.cross_attn_norm}
+        return synchroniser_layer(config.synchroniser, config.dim, config.num_heads, **norms)
+
+    def _added_inputs(self, priors: Tensor | None, grid: TokenGrid, x: Tensor) -> SynchroniserInputs | None:
+        """Inputs of the added layers; ``priors`` [B, K, text_dim]."""
+        if self.prior is not None:
+            assert priors is not None
+            tokens = self.prior_embedding(priors[..., : self.prior.channels].to(x.dtype))
+            spatial, temporal = tokens.split((self.prior.spatial_tokens, self.prior.temporal_tokens), dim=1)
+            return SynchroniserInputs(grid.num_video, spatial, temporal)
+        if self.model_type is ModelType.T2AV and self.config.synchroniser.has_frame_attention:
+            return SynchroniserInputs(grid.num_video, same_time=same_time(grid, x.device))
+        return None
+
+    def _split_text(self, text: Tensor, text_mask: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Prior tokens (None for a network without), states of the text, and their mask. Raises ValueError for another length."""
+        if text.shape[1] != self.config.num_states:
+            raise ValueError(f"text must be padded to {self.config.num_states} positions, found {text.shape[1]}")
+        num = self.config.num_states - self.config.text_len
+        return (text[:, :num] if num else None), text[:, num:], text_mask[:, num:]
+
     def _embed_text(self, text: Tensor, text_mask: Tensor, dtype: torch.dtype) -> Tensor:
         """States [B, L, text_dim], mask [B, L] -> context [B, L, d]; masked states become zeros, as in the original."""
-        if text.shape[1] != self.config.text_len:
-            raise ValueError(f"text must be padded to {self.config.text_len} positions, found {text.shape[1]}")
         unpadded = text.masked_fill((text_mask == 0).unsqueeze(-1), 0)
         return self.text_embedding(unpadded.to(dtype))
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from avpref.errors import InputError
 from avpref.models.blocks import RMSNorm
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
+from avpref.models.synchronisers.starting import added_modules, initialise_added
+from avpref.models.synchronisers.synchroniser import is_added
 
 
 def create_network(config: NetworkConfig, model_type: ModelType, generator: torch.Generator) -> JavisDiT:
@@ -25,9 +27,13 @@ def create_network(config: NetworkConfig, model_type: ModelType, generator: torc
 def initialise(network: JavisDiT, generator: torch.Generator) -> None:
     """Overwrite every parameter: Xavier-uniform maps, zero biases, zero output heads, modulation N(0, 1) / sqrt(d).
 
-    Invariants: equal generators give equal networks, whatever the previous values; the output of the result is exactly 0.
+    Layers of an added synchroniser come last (:func:`avpref.models.synchronisers.starting.initialise_added`). Invariants: equal
+    generators give equal networks, whatever the previous values, and equal values of all other tensors whatever the synchroniser;
+    the output of the result is exactly 0.
     """
     for name, module in network.named_modules():
+        if is_added(name):
+            continue
         match module:
             case nn.Linear() if name in ("head.head", "audio_head.head"):
                 module.weight.zero_()
@@ -44,6 +50,25 @@ def initialise(network: JavisDiT, generator: torch.Generator) -> None:
     for name, parameter in network.named_parameters():
         if name.endswith((".modulation", "audio_modulation.param")):
             parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+    initialise_added(network, generator)
+
+
+def with_synchroniser(network: JavisDiT, config: NetworkConfig, generator: torch.Generator) -> JavisDiT:
+    """A network of ``config`` with the values of ``network``, on the CPU, that computes the same function.
+
+    ``network`` has no added layers; those of the result are new, in the dtype of ``network``, and start from ``generator``.
+    """
+    with torch.device("meta"):
+        started = JavisDiT(config, network.model_type)
+    for _, module in added_modules(started):
+        for name, parameter in module.named_parameters(recurse=False):
+            module.register_parameter(name, nn.Parameter(torch.empty(parameter.shape)))
+    initialise_added(started, generator)
+    own = {name: value for name, value in started.state_dict().items() if is_added(name)}
+    dtype = next(network.parameters()).dtype
+    state = network.state_dict() | {name: value.to(dtype) for name, value in own.items()}
+    started.load_state_dict(state, assign=True)
+    return started
 
 
 def with_audio_started(

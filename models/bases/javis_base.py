@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ from avpref.models.checkpoints.exporting import (
 )
 from avpref.models.checkpoints.lora_files import read_lora
 from avpref.models.checkpoints.network_loading import (
+    has_synchroniser,
     is_video_only,
     load_generator,
     load_network,
@@ -55,7 +57,7 @@ from avpref.models.codecs.codec import Codec, IdentityCodec
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.dit_work import attention_flop, forward_flop, num_tokens
 from avpref.models.flow import LatentShapes, shift_ratio
-from avpref.models.initialisation import create_network
+from avpref.models.initialisation import create_network, with_synchroniser
 from avpref.models.sampling import EulerSampler, SamplerSettings
 from avpref.models.text import TextEncoder, WordText
 
@@ -116,12 +118,19 @@ class JavisBase(Base):
         return load_generator(path, self.config, ModelType.T2AV, lora=weights.lora, dtype=weights.dtype)
 
     def start(self, weights: GivenWeights, seed: int) -> JavisDiT:
-        """See :class:`Base`. The audio branch of a video network is started from it, as in the paper's stage 1."""
-        path = locate_network(weights.network)
-        if not is_video_only(path):
-            return self.convert(weights)
+        """See :class:`Base`. The audio branch of a video network is started from it, as in the paper's stage 1.
+
+        Layers of a synchroniser that the weights lack are started so that the function stays the same.
+        """
+        path, config = locate_network(weights.network), self.config
         generator = torch.Generator().manual_seed(seed)
-        return with_audio_from_video(path, self.config, ModelType.T2AV, generator, dtype=weights.dtype)
+        lacks_layers = config.synchroniser.adds_layers and not has_synchroniser(path)
+        start = replace(config, synchroniser=config.synchroniser.without_layers, prior=None) if lacks_layers else config
+        if is_video_only(path):
+            network = with_audio_from_video(path, start, ModelType.T2AV, generator, dtype=weights.dtype)
+        else:
+            network = load_generator(path, start, ModelType.T2AV, lora=weights.lora, dtype=weights.dtype)
+        return with_synchroniser(network, config, generator) if lacks_layers else network
 
     def given_hash(self, network: str) -> str:
         """See :class:`Base`: also of a network that ships with the package (``shipped:NAME``)."""
@@ -150,7 +159,15 @@ class JavisBase(Base):
                 return self.codec(shape).fingerprint
 
     def text_encoder(self, cache: Path, device: str = "cpu") -> TextEncoder:
-        """See :class:`Base`."""
+        """See :class:`Base`: with the prior tokens of the synchroniser, if it has any."""
+        encoder = self._plain_text_encoder(cache, device)
+        if self._network.prior is None:
+            return encoder
+        from avpref.models.synchronisers.prior_text import PriorText
+
+        return PriorText(encoder, self._network.prior, device)
+
+    def _plain_text_encoder(self, cache: Path, device: str) -> TextEncoder:
         match self._text:
             case WordTextSettings():
                 return WordText(self._network.text_dim, self._network.text_len)
@@ -183,7 +200,7 @@ class JavisBase(Base):
 
     def text_shape(self) -> tuple[int, int]:
         """See :class:`Base`."""
-        return self._network.text_len, self._network.text_dim
+        return self.config.num_states, self._network.text_dim
 
     @property
     def num_blocks(self) -> int:

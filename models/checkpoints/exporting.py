@@ -24,6 +24,7 @@ from avpref.models.checkpoints.weight_layouts import (
     recognise,
 )
 from avpref.models.dit import JavisDiT, NetworkConfig
+from avpref.models.synchronisers.synchroniser import is_added
 from avpref.storage.local_files import replace, storage_errors
 
 SHARD_BYTES = 5_000_000_000
@@ -63,12 +64,16 @@ def save_sharded(network: JavisDiT, folder: Path, max_shard_bytes: int = SHARD_B
 def save_diffusers(network: JavisDiT, folder: Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Write the video part of ``network`` as a folder that diffusers' ``WanTransformer3DModel.from_pretrained`` reads.
 
-    Raises as :func:`write_shards`, and InputError for a network that the class cannot hold: audio only, or without q and k norms.
+    Raises as :func:`write_shards`, and InputError for a network that the class cannot hold: audio only, without q and k norms, or
+    with an added synchroniser.
     """
     config = network.config
     if not network.model_type.has_video or not config.qk_norm:
         found = f"a {network.model_type} network with qk_norm {config.qk_norm}"
         raise InputError(found, "one with video and norms of q and k", "export it with save_sharded")
+    if any(map(is_added, network.state_dict())):
+        found = f"a network with synchroniser {config.synchroniser}"
+        raise InputError(found, "one without added layers", "export it with --layout original")
     tensors = to_diffusers_names(video_only(network.state_dict()))
     write_shards(tensors, folder, "diffusion_pytorch_model", max_shard_bytes, {"format": "pt"})
     replace(folder / "config.json", json.dumps(_diffusers_config(config), indent=1).encode())

@@ -25,6 +25,7 @@ from avpref.models.checkpoints.strict_reading import (
 from avpref.models.checkpoints.weight_layouts import SHOWN, is_audio
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.initialisation import with_audio_started
+from avpref.models.synchronisers.synchroniser import is_added
 from avpref.storage.weight_files import require_shapes
 
 
@@ -124,6 +125,11 @@ def with_audio_from_video(
 def is_video_only(path: Path) -> bool:
     """Whether the network at ``path`` has no audio branch. Raises InputError as :func:`load_generator`."""
     return not any(is_audio(name) for name in read_tensors(find_checkpoint(path)))
+
+
+def has_synchroniser(path: Path) -> bool:
+    """Whether the network at ``path`` has an added synchroniser. Raises InputError as :func:`load_generator`."""
+    return any(is_added(name) for name in read_tensors(find_checkpoint(path)))
 
 
 def _on_meta(config: NetworkConfig, model_type: ModelType) -> JavisDiT:

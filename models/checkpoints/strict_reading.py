@@ -13,7 +13,8 @@ from avpref.domain import SCHEMA_VERSION
 from avpref.errors import InputError, SchemaVersionError
 from avpref.models.checkpoints.checkpoint_files import Checkpoint, is_adapter_tensor, read_tensors, require_same_config
 from avpref.models.checkpoints.weight_layouts import Layout, name_in, recognise
-from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
+from avpref.models.dit import ADDED_DEFAULTS, JavisDiT, ModelType, NetworkConfig
+from avpref.models.synchronisers.synchroniser import is_added
 from avpref.storage.weight_files import require_shapes
 
 METADATA_KEY = "avpref"
@@ -23,6 +24,7 @@ CHECK_CONFIGURATION = "check the path, the model type and the section `network` 
 _START_AUDIO = (
     "start an audio branch with network_loading.with_audio_from_video, or give its stage-1 weights as audio_from"
 )
+_START_SYNCHRONISER = "train its layers: give this path as sft.network with sft.kind train; or choose network.synchroniser ta_rope or none"
 _FIXES: Mapping[tuple[ModelType | None, ModelType], str] = {
     (ModelType.T2V, ModelType.T2AV): _START_AUDIO,
     (ModelType.T2V, ModelType.T2A): _START_AUDIO,
@@ -51,6 +53,8 @@ def read_exactly(checkpoint: Checkpoint, network: JavisDiT) -> dict[str, Tensor]
     expected = {name_in(layout, name): shape for name, shape in shapes_of(network.state_dict()).items()}
     saved_type = _model_type(own, layout)
     fix = _FIXES.get((saved_type, network.model_type), CHECK_CONFIGURATION)
+    if any(map(is_added, expected)) and not any(map(is_added, own)):
+        fix = _START_SYNCHRONISER
     require_shapes(f"{path} (a {saved_type} network under {layout.value} names)", shapes_of(own), expected, fix)
     return {name: own[name_in(layout, name)] for name in network.state_dict()}
 
@@ -94,11 +98,11 @@ def check_metadata(path: Path | str, metadata: Mapping[str, str], config: Networ
         raise SchemaVersionError(f"{path} has schema {schema}", f"schema {SCHEMA_VERSION}", "train the network again")
     saved = metadata.get("config", config.to_json())
     if saved != config.to_json():
-        expected, stored = json.loads(config.to_json()), json.loads(saved)
-        changed = [name for name in expected if expected[name] != stored.get(name)]
+        expected, stored = ({**ADDED_DEFAULTS, **json.loads(text)} for text in (config.to_json(), saved))
+        changed = [name for name in sorted({*expected, *stored}) if expected.get(name) != stored.get(name)]
         raise InputError(
             f"{path} was saved with " + ", ".join(f"{name}={stored.get(name)}" for name in changed),
-            ", ".join(f"{name}={expected[name]}" for name in changed),
+            ", ".join(f"{name}={expected.get(name)}" for name in changed),
             "give the section `network` of the configuration the saved values",
         )
 

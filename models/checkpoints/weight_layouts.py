@@ -1,8 +1,8 @@
 """Tensor names in two layouts: the original's (also ours) and those of diffusers' ``WanTransformer3DModel``.
 
 The base table follows diffusers' own class, whose ``norm2`` is the original's ``norm3``, the only norm of a block with parameters.
-The audio branch has no class in diffusers; its names there are formed like the others. Complete module names are looked up, because
-``audio_ffn.0`` contains ``ffn.0``.
+The audio branch and added synchronisers have no class in diffusers; their names there are formed like the others. Complete module
+names are looked up, because ``audio_ffn.0`` contains ``ffn.0``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from enum import Enum
 
 from avpref.errors import InputError
 
+_ADDED_ATTENTIONS = ("spatial", "temporal", "of_video", "of_audio")
+_ADDED_NORMS = ("norm_spatial", "norm_temporal", "norm")
 _OUTER = {
     "patch_embedding": "patch_embedding",
     "time_embedding.0": "condition_embedder.time_embedder.linear_1",
@@ -20,6 +22,8 @@ _OUTER = {
     "time_projection.1": "condition_embedder.time_proj",
     "text_embedding.0": "condition_embedder.text_embedder.linear_1",
     "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "prior_embedding.0": "condition_embedder.prior_embedder.linear_1",
+    "prior_embedding.2": "condition_embedder.prior_embedder.linear_2",
     "head.head": "proj_out",
     "head.modulation": "scale_shift_table",
     "audio_patch_embedding": "audio_patch_embedding",
@@ -38,6 +42,12 @@ _IN_BLOCKS = {
     "audio_modulation.param": "audio_scale_shift_table",
     "audio_ffn.0": "audio_ffn.net.0.proj",
     "audio_ffn.2": "audio_ffn.net.2",
+    **{
+        f"synchroniser.{attention}.{q}": f"synchroniser.{attention}.{to_q}"
+        for attention in _ADDED_ATTENTIONS
+        for q, to_q in _PROJECTIONS.items()
+    },
+    **{f"synchroniser.{norm}": f"synchroniser.{norm}" for norm in _ADDED_NORMS},
 }
 _NAME = re.compile(r"(?P<block>blocks\.\d+\.)?(?P<module>.*?)(?P<ending>\.weight|\.bias)?", re.DOTALL)
 AUDIO = re.compile(r"(?:.*\.)?audio_.*")

@@ -72,7 +72,7 @@ def _text_size(run: Run) -> tuple[int, int]:
     """Number and width of the hidden states of a text."""
     settings = run.settings
     if settings.network is not None:
-        return settings.network.text_len, settings.network.text_dim
+        return base_of(settings).text_shape()
     _, length, width = negative_text(open_text_encoder(settings, run.runs), settings).states.shape
     return length, width
 

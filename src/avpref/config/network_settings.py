@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from avpref.config.section import Section
+from avpref.config.section import ExtendedSection, Section
 
 
-class NetworkSettings(Section):
-    """Constructor values of the JavisDiT++ network, under the original's names."""
+class PriorSettings(Section):
+    """Prior tokens of the synchroniser ``st_prior``: a trained estimator and its numbers of tokens."""
+
+    weights: str = Field(min_length=1, description="file of a prior estimator; it reads the states of the text encoder")
+    spatial_tokens: int = Field(default=32, gt=0)
+    temporal_tokens: int = Field(default=32, gt=0)
+    channels: int = Field(default=128, gt=0, description="of a prior token; at most text_dim")
+
+
+class NetworkSettings(ExtendedSection):
+    """Constructor values of the JavisDiT++ network, under the original's names, and its synchroniser."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"synchroniser", "prior"})
 
     dim: int = Field(gt=0)
     ffn_dim: int = Field(gt=0)
@@ -27,6 +38,21 @@ class NetworkSettings(Section):
         "interleave_offset"
     )
     dual_ffn: bool = True
+    synchroniser: Literal[
+        "none", "ta_rope", "st_prior", "frame_attention", "ta_rope_st_prior", "ta_rope_frame_attention"
+    ] = Field(default="ta_rope", description="how audio and video tokens learn of each other's time (table 3)")
+    prior: PriorSettings | None = Field(default=None, description="required by synchronisers with priors")
+
+    @model_validator(mode="after")
+    def _prior_belongs_to_priors(self) -> NetworkSettings:
+        """Section ``prior`` is given with a synchroniser that has priors, and with no other."""
+        if self.synchroniser.endswith("st_prior") != (self.prior is not None):
+            state = "missing" if self.prior is None else "set"
+            fix = "set prior.weights to a trained estimator" if self.prior is None else "remove prior"
+            raise ValueError(f"prior is {state} with synchroniser {self.synchroniser}; {fix}")
+        if self.prior is not None and self.prior.channels > self.text_dim:
+            raise ValueError(f"prior.channels {self.prior.channels} exceed text_dim {self.text_dim}")
+        return self
 
 
 class SamplingSettings(Section):
