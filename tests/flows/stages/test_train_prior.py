@@ -105,6 +105,9 @@ def test_a_cut_has_the_sound_around_the_ground_truth(finished: Run, tmp_path: Pa
     whole = read_clip(path, ClipShape(40, 96, 96, 8.0, rate)).audio
     assert whole is not None and np.allclose(cut.sound[0], whole[: cut.sound.shape[1]], atol=1e-3)
     assert np.array_equal(cut.channels[0], cut.sound[0, cut.first : cut.first + 2 * rate])
+    moved, again, other = (read_prompt_cut(recorded, settings, window) for window in (1, 1, 2))
+    assert moved.first != cut.first and np.array_equal(moved.channels, again.channels)
+    assert not np.array_equal(moved.channels, cut.channels) and not np.array_equal(moved.channels, other.channels)
 
 
 def test_negatives_differ_from_their_clip_and_from_each_other(finished: Run) -> None:
