@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +56,7 @@ from avpref.validation.discrimination import DiscriminationData, Estimate, discr
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "synchrony_prior.md"
-STEPS, SEEDS, BATCH, NUM_NEGATIVES, NUM_WINDOWS = 600, 3, 16, 4, 4
+STEPS, SEEDS, BATCH, NUM_NEGATIVES, NUM_WINDOWS = 400, 3, 16, 4, 4
 SHIFTS_S = (0.25, 0.5)
 TEMPORAL_KINDS = (NegativeKind.AUDIO_TEMPORAL, NegativeKind.VIDEO_TEMPORAL)
 COPIES = (*(f"sound ± {shift_s:g} s" for shift_s in SHIFTS_S), *(f"negative {kind}" for kind in TEMPORAL_KINDS))
@@ -165,26 +167,47 @@ def auroc(numbers: np.ndarray, clips: HeldOut, kind: str, seed: int) -> Estimate
     return estimate
 
 
+def piece(world: World, seed: int, steps: int, runs: Path) -> list[dict[str, Any]]:
+    """The rows of one seed; they are kept in ``runs``, so that a later call with the same settings reads them."""
+    path = runs / f"{world.name.lower().replace(' ', '-')}-{seed}-{steps}.json"
+    if path.exists():
+        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return rows
+    run = trained(world, seed, steps, runs)
+    clips, shapes = held_out(run), open_codec(run.settings).encoded_shapes()
+    config = prior_config(require_prior(run).network, clips.text.shape[2], shapes)
+    networks = {
+        "before": new_prior(config, derive_seed("prior network", seed)).eval(),
+        "after": read_prior(prior_output(run) / PRIOR_FILE, config),
+    }
+    numbers = {name: numbers_of(network, clips) for name, network in networks.items()}
+    rows = [
+        {
+            "kind": kind,
+            "number": name,
+            "clips": int((clips.kind == OWN).sum()),
+            "copies": int((clips.kind == kind).sum()),
+            **{when: asdict(auroc(values[name], clips, kind, seed)) for when, values in numbers.items()},
+        }
+        for kind in COPIES
+        for name in NUMBERS
+    ]
+    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return rows
+
+
 def section(world: World, seeds: int, steps: int, runs: Path) -> list[str]:
     """The table of one world."""
-    lines, after_all = [], dict[tuple[str, str], list[float]]()
-    for seed in range(seeds):
-        run = trained(world, seed, steps, runs)
-        path, clips = prior_output(run) / PRIOR_FILE, held_out(run)
-        shapes = open_codec(run.settings).encoded_shapes()
-        config = prior_config(require_prior(run).network, clips.text.shape[2], shapes)
-        before = numbers_of(new_prior(config, derive_seed("prior network", seed)).eval(), clips)
-        after = numbers_of(read_prior(path, config), clips)
-        for shift_s in SHIFTS_S:
-            for name in NUMBERS:
-                first, second = (auroc(values[name], clips, shift_s, seed) for values in (before, after))
-                after_all.setdefault((shift_s, name), []).append(second.value)
-                counts = f"{(clips.shift_s == 0).sum()} / {(clips.shift_s == shift_s).sum()}"
-                lines.append(f"| {seed} | ± {shift_s:g} s | {name} | {counts} | {shown(first)} | {shown(second)} |")
-    lines += [
-        f"| all | ± {shift_s:g} s | {name} | | | {over_seeds(values)} |"
-        for (shift_s, name), values in after_all.items()
+    pieces = [piece(world, seed, steps, runs) for seed in range(seeds)]
+    lines = [
+        f"| {seed} | {row['kind']} | {row['number']} | {row['clips']} / {row['copies']} | {shown(Estimate(**row['before']))} | "
+        f"{shown(Estimate(**row['after']))} |"
+        for seed, rows in enumerate(pieces)
+        for row in rows
     ]
+    for place, row in enumerate(pieces[0]):
+        values = [rows[place]["after"]["value"] for rows in pieces]
+        lines.append(f"| all | {row['kind']} | {row['number']} | | | {over_seeds(values)} |")
     return [
         f"## {world.name}",
         "",
@@ -219,6 +242,9 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, help="folder of the runs, which a later call goes on with; default: a temporary one"
     )
+    parser.add_argument(
+        "--only", nargs=2, metavar=("WORLD", "SEED"), help="compute one piece, such as toy 0 or film 2, into --runs"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
@@ -227,6 +253,14 @@ def main() -> None:
         worlds.append(World("Film", ROOT / "configs" / "film.yaml", (f"prompts.clips={arguments.film.resolve()}",)))
     with tempfile.TemporaryDirectory() as temporary:
         runs = arguments.runs or Path(temporary)
+        runs.mkdir(parents=True, exist_ok=True)
+        if arguments.only:
+            world, seed = (
+                next(w for w in worlds if w.name.lower().startswith(arguments.only[0])),
+                int(arguments.only[1]),
+            )
+            piece(world, seed, arguments.steps, runs)
+            return
         tables = [line for world in worlds for line in section(world, arguments.seeds, arguments.steps, runs)]
     lines = [
         "# Synchrony prior on the toy world and on a film",
