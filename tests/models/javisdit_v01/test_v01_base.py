@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_guidance_is_the_released_call_with_the_rows_of_one_clip(
     torch.testing.assert_close(inputs.spatial_prior[1:], null_spatial)
     torch.testing.assert_close(inputs.temporal_prior[1:], null_temporal)
     released = replace(inputs, text_mask=inputs.text_mask[:1], own_priors=False)
-    same(network(x, t, *pair, is_paired=True), network.velocity(x, t, released))
+    same(network(x, t, *pair, is_paired=True), network.velocity(x, t, released), 1e-4)
     apart = network(x, t, *pair)
     assert not torch.allclose(tracks(apart)[0], tracks(network(x, t, *pair, is_paired=True))[0], atol=1e-3)
 
@@ -215,7 +216,7 @@ def test_operations_are_those_that_torch_counts(base: V01Base, text: TextBatch, 
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         network(x, torch.tensor([0.5]), *rows_of(text, slice(0, 1)))
     blocks = {
-        name: sum(flop.values()) for name, flop in counter.get_flop_counts().items() if name.split(".")[-1].isdigit()
+        name: sum(flop.values()) for name, flop in counter.get_flop_counts().items() if re.search(r"blocks\.\d+$", name)
     }
     assert own.latent_work(SHAPES).forward_flop == pytest.approx(sum(blocks.values()), rel=1e-6)
 

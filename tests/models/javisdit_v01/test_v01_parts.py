@@ -74,13 +74,13 @@ def test_latents_are_samples_or_means_and_the_fingerprint_says_which(settings: V
 def test_bad_clips_are_refused(settings: V01Settings) -> None:
     codec = V01Codec(settings, SHAPE)
     clip = clip_of(3)
-    silent = DecodedClip(clip.frames, clip.fps_hz, None, None, clip.duration_s)
+    silent = DecodedClip(clip.frames, clip.fps_hz, None, 0, clip.duration_s)
     with pytest.raises(MediaError, match="without sound"):
         codec.encode([silent])
     with pytest.raises(ValueError, match="expected frames"):
         codec.encode([clip_of(3, ClipShape(21, 32, 40, 24.0, 16000))])
     with pytest.raises(ConfigError, match="at least"):
-        V01Codec(settings, ClipShape(1, 32, 40, 24.0, 16000))
+        V01Codec(V01Settings.model_validate({"network": {"fps_hz": 48.0}}), ClipShape(1, 32, 40, 48.0, 16000))
 
 
 def test_states_of_a_text_are_its_tokens_and_its_priors(settings: V01Settings, tmp_path: Path) -> None:
