@@ -326,7 +326,7 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
 
 
 def _condition_draws(job: TrainingJob, part: str) -> ConditionDraws:
-    """What one part of SFT draws of the conditions; masks belong to the joint part."""
+    """Draws of the conditions of one part of SFT; masks belong to the joint part."""
     base, seed = job.base_model, derive_seed("conditions", part, job.seed)
     num_dropped = base.num_conditions if base.num_conditions > 1 else 0
     has_masks = job.sft.masks == "released" and part == "joint"

@@ -1,4 +1,4 @@
-"""What SFT of JavisDiT v0.1 needs beside the network: where its stages start, and the priors that every step draws anew.
+"""Parts of the SFT of JavisDiT v0.1 beside the network: where its stages start, and the priors that every step draws anew.
 
 After the released training: stage 1 trains the audio stream alone, in a network without video that starts from Open-Sora's video
 stream; stage 3 trains the injection of priors and the bridges. Stage 2 trains the prior estimator (docs/synchrony-prior.md).

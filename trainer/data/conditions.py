@@ -34,7 +34,7 @@ class LatentMasks(NamedTuple):
 
 @dataclass(frozen=True)
 class ConditionDraws:
-    """What is drawn: masks from the released mixture, ``num_dropped`` conditions that are each dropped with probability
+    """The draws: masks from the released mixture, ``num_dropped`` conditions that are each dropped with probability
     ``dropped_share``, and states of texts that ``redraw`` draws again; None and 0: nothing.
     """
 
