@@ -41,7 +41,7 @@ from avpref.flows.stages.prompts import prompts
 from avpref.flows.stages.train_prior import prior_output, require_prior, train_prior
 from avpref.flows.workers.generator import open_codec
 from avpref.flows.workers.prior.prior_cuts import read_prompt_cut
-from avpref.flows.workers.prior.prior_text import open_prior_text
+from avpref.flows.workers.prior.prior_text_states import open_prior_text
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.identity import derive_seed
 from avpref.media.reading import DecodedClip

@@ -14,7 +14,7 @@ from avpref.flows.stages.training.prior_data import prior_items, write_prior_set
 from avpref.flows.stages.training.trained_models import reuse_trained_model
 from avpref.flows.stages.training.training_data import launch_training
 from avpref.flows.workers.generator import codec_identity
-from avpref.flows.workers.prior.prior_text import prior_text_identity
+from avpref.flows.workers.prior.prior_text_states import prior_text_identity
 from avpref.storage.documents import quarantine_file
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.metrics import METRICS_FILE

@@ -25,7 +25,7 @@ from avpref.flows.run import Run
 from avpref.flows.stages.shaped_passes import FinishedPasses, StagePass, run_by_shape
 from avpref.flows.stages.training.training_data import bring_shards
 from avpref.flows.workers.generator import codec_identity
-from avpref.flows.workers.prior.prior_text import PriorTextSpec, prior_text_identity, prior_text_shape
+from avpref.flows.workers.prior.prior_text_states import PriorTextSpec, prior_text_identity, prior_text_shape
 from avpref.flows.workers.prior.prior_worker import PriorEncodeSpec, PriorItem
 from avpref.flows.workers.prompt_sources import has_ground_truth
 from avpref.flows.workers.text_state_worker import TextStateItem
