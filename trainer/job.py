@@ -16,7 +16,7 @@ from safetensors import safe_open
 from avpref.config.base_settings import DEFAULT_BASE, BaseSections, BaseSettings
 from avpref.config.data_settings import ClipSettings
 from avpref.config.network_settings import NetworkSettings
-from avpref.config.training.prior_settings import PriorSettings
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
@@ -55,7 +55,7 @@ class TrainingJob:
     ``audio_data``: ``audio_latents``) is the fingerprint that a latent store must have; empty: any.
     """
 
-    settings: SftSettings | DpoSettings | PriorSettings
+    settings: SftSettings | DpoSettings | PriorTrainingSettings
     network: NetworkSettings | None
     clip: ClipSettings
     data: Path
@@ -86,7 +86,7 @@ class TrainingJob:
         Raises ConfigError where no shift can be derived from the clip's length.
         """
         clip = self.clip if size is None else size
-        assert not isinstance(self.settings, PriorSettings), "the prior has no timesteps"
+        assert not isinstance(self.settings, PriorTrainingSettings), "the prior has no timesteps"
         rates = self.clip.fps_hz, self.clip.sample_rate_hz
         shape = ClipShape(clip.num_frames, clip.height_px, clip.width_px, *rates)
         return self.base_model.timestep_law(self.settings.timesteps, shape)
@@ -104,9 +104,9 @@ class TrainingJob:
         return self.settings
 
     @property
-    def prior(self) -> PriorSettings:
+    def prior(self) -> PriorTrainingSettings:
         """Settings of a training of the prior."""
-        assert isinstance(self.settings, PriorSettings), "a job of another training"
+        assert isinstance(self.settings, PriorTrainingSettings), "a job of another training"
         return self.settings
 
     def inputs(self) -> Iterator[tuple[str, Path]]:

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from avpref.config.training.prior_settings import PriorSettings
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed, digest
@@ -65,7 +65,7 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
             summary = _run_sft(job, context)
         case DpoSettings():
             summary = _run_dpo(job, context)
-        case PriorSettings():
+        case PriorTrainingSettings():
             summary = run_prior(job, context)
     if context.is_first:
         hit(FailPoint.TRAINING_DONE)
@@ -335,7 +335,7 @@ def _condition_draws(job: TrainingJob, part: str) -> ConditionDraws:
 
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:
     settings = job.settings
-    assert not isinstance(settings, PriorSettings), "the prior has a plan of its own"
+    assert not isinstance(settings, PriorTrainingSettings), "the prior has a plan of its own"
     plan = LoopPlan(loop, settings.optimiser, order_seed(job), output, job.fingerprint())
     match settings:
         case SftSettings():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avpref.config.training.prior_settings import PriorSettings
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.errors import ConfigError
 from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.placement import placed_loop
@@ -25,7 +25,7 @@ DATA_FILE = "prior_clips.json"
 PRIORS = "priors"
 
 
-def require_prior(run: Run) -> PriorSettings:
+def require_prior(run: Run) -> PriorTrainingSettings:
     """Section ``prior`` of the run. Raises ConfigError where it has none."""
     if run.settings.prior is None:
         fix = "--set 'prior={loop: {steps: 300, batch_size: 16}}'"
@@ -66,7 +66,7 @@ def train_prior(run: Run) -> StageCounts:
     return StageCounts(settings.loop.steps, (*clip_counts, log_counts(run.events, counts)))
 
 
-def _job(run: Run, prior: PriorSettings, output: Path) -> TrainingJob:
+def _job(run: Run, prior: PriorTrainingSettings, output: Path) -> TrainingJob:
     settings, loop = run.settings, placed_loop(run.settings.executor, prior.loop)
     return TrainingJob(
         settings=prior.model_copy(update={"loop": loop}),

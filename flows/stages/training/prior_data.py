@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from avpref.config.data_settings import ToyWorldPrompts
 from avpref.config.schema import Settings
-from avpref.config.training.prior_settings import PriorSettings
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.datasets import tables
 from avpref.datasets.latents import AUDIO, LATENTS, STORE_VERSION, TRAINING_SAMPLES, TrainingSample, text_id
 from avpref.datasets.rows import QuarantineRow
@@ -37,7 +37,7 @@ from avpref.storage.latents.training_set import SetHeader, seal_training_set
 PRIOR_CLIPS, PRIOR_TEXTS = "prior_clips", "prior_texts"
 
 
-def prior_items(run: Run, settings: PriorSettings) -> list[PriorItem]:
+def prior_items(run: Run, settings: PriorTrainingSettings) -> list[PriorItem]:
     """The windows of the training prompts with a ground-truth clip, each with a drawn prompt of another recording.
 
     Raises InputError where there is none.
@@ -57,7 +57,7 @@ def prior_items(run: Run, settings: PriorSettings) -> list[PriorItem]:
 
 
 def write_prior_set(
-    run: Run, settings: PriorSettings, items: Sequence[PriorItem], path: Path
+    run: Run, settings: PriorTrainingSettings, items: Sequence[PriorItem], path: Path
 ) -> tuple[list[QuarantineRow], tuple[ItemCounts, ...]]:
     """Encode clips, negatives and texts and seal the training set at ``path``; returns the rows of what was left out, and counts.
 
@@ -111,7 +111,7 @@ def _encode_clips(run: Run, items: Sequence[PriorItem]) -> FinishedPasses[PriorI
     return run_by_shape(run, items, shape_of, pass_of)
 
 
-def _encode_texts(run: Run, settings: PriorSettings, clips: pa.Table) -> FinishedUnits[TextStateItem]:
+def _encode_texts(run: Run, settings: PriorTrainingSettings, clips: pa.Table) -> FinishedUnits[TextStateItem]:
     """Store the states of the clips' texts, each once."""
     items = [TextStateItem(text_id(text), text) for text in sorted(set(clips["text"].to_pylist()))]
     fingerprint = run.fingerprint(PRIOR_TEXTS, prior_text_identity(settings.text))

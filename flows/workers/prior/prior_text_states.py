@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from avpref.config.schema import Settings
-from avpref.config.training.prior_settings import ImageBindStates, PriorText, WordStates
+from avpref.config.training.prior_settings import ImageBindStates, PriorTextSettings, WordStates
 from avpref.flows.workers.generator import device_of
 from avpref.flows.workers.text_state_worker import TextStateWorker
 from avpref.identity import digest
@@ -55,7 +55,7 @@ class PriorTextSpec:
         return TextStateWorker(self.store, self.files, encoder)
 
 
-def open_prior_text(text: PriorText, device: str = "cpu") -> TextEncoder:
+def open_prior_text(text: PriorTextSettings, device: str = "cpu") -> TextEncoder:
     """The encoder that ``text`` describes. Raises InputError where weights are absent."""
     match text:
         case WordStates():
@@ -67,7 +67,7 @@ def open_prior_text(text: PriorText, device: str = "cpu") -> TextEncoder:
             return ImageBindText(read_text_tower(path, FULL.text, device), prior_text_identity(text))
 
 
-def prior_text_identity(text: PriorText) -> str:
+def prior_text_identity(text: PriorTextSettings) -> str:
     """Hash of everything that the states depend on, weights included. Raises InputError where weights are absent."""
     match text:
         case WordStates():
@@ -77,7 +77,7 @@ def prior_text_identity(text: PriorText) -> str:
             return digest("imagebind text states", VERSION, weights_id)
 
 
-def prior_text_shape(text: PriorText) -> tuple[int, int]:
+def prior_text_shape(text: PriorTextSettings) -> tuple[int, int]:
     """Number and width of the states of a text."""
     match text:
         case WordStates():

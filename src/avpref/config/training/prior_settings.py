@@ -50,18 +50,18 @@ class WordStates(Section):
     length: int = Field(default=16, gt=0)
 
 
-PriorText = Annotated[ImageBindStates | WordStates, Field(discriminator="kind")]
+PriorTextSettings = Annotated[ImageBindStates | WordStates, Field(discriminator="kind")]
 
 UNUSED = ("sharding", "compile_blocks", "activation_checkpointing", "checkpointing_by_tokens", "max_tokens", "previews")
 """Keys of a loop that the training of the prior does not have."""
 
 
-class PriorSettings(Section):
+class PriorTrainingSettings(Section):
     """Training of the synchrony prior on clean clips and negatives made from them."""
 
     loop: LoopSettings
     optimiser: OptimiserSettings = OptimiserSettings(lr=1e-5, warmup_steps=0, eps=1e-8)
-    text: PriorText = ImageBindStates()
+    text: PriorTextSettings = ImageBindStates()
     network: PriorNetworkSettings = PriorNetworkSettings()
     num_negatives: int = Field(default=1, gt=0)
     num_windows: int = Field(default=1, gt=0)
