@@ -180,6 +180,37 @@ def test_clips_without_sound_are_refused_with_one_reason(tmp_path: Path, silent:
         train_prior.fn(run)
 
 
+def test_a_clip_without_a_negative_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    """Three of eight recordings have a picture that never changes, so that it cannot be out of time."""
+    random, rows = np.random.default_rng(1), ""
+    for number in range(8):
+        frames = random.integers(0, 255, (1 if number < 3 else 18, 96, 96, 3), np.uint8)
+        sound = 0.1 * random.standard_normal(round(2.25 * 48000)).astype(np.float32)
+        moving = np.repeat(frames, 18, axis=0) if number < 3 else frames
+        path = write_video(tmp_path / f"{number}.mp4", moving, sound, Encoding(fps_hz=8.0, rate_hz=48000))
+        rows += f"{path},recording {number}\n"
+    table = tmp_path / "clips.csv"
+    table.write_text(f"file,text\n{rows}", encoding="utf-8")
+    clips = f"prompts={{kind: clips, clips: {table}, num_evaluation_clips: 2}}"
+    run = run_in(tmp_path / "runs", clips, "run.max_quarantined_share=0.9", "prior.num_windows=2")
+    prompts.fn(run)
+    train_prior.fn(run)
+    left_out = run.documents.quarantined()
+    assert left_out and {row.error for row in left_out} == {"NoNegative"}
+    assert all("no video_temporal negative: changes nothing in this clip" in row.message for row in left_out)
+    data = read_training_set(prior_output(run) / DATA_FILE, "priors")
+    num_train = sum(prompt.split == Split.TRAIN for prompt in run.prompts)
+    assert len(data.samples) + len(left_out) == 2 * num_train
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(finished: Run, tmp_path: Path) -> None:
+    run = trained(tmp_path, "prior.loop.num_processes=2", "prior.loop.launcher=processes")
+    first, second = (load_file(prior_output(of) / PRIOR_FILE) for of in (finished, run))
+    assert first.keys() == second.keys()
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
 @pytest.fixture
 def silent(tmp_path: Path) -> Callable[[int], Path]:
     """Recordings without a track of sound."""
