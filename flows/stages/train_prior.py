@@ -13,7 +13,7 @@ from avpref.flows.run import Run
 from avpref.flows.stages.training.prior_data import prior_items, write_prior_set
 from avpref.flows.stages.training.trained_models import reuse_trained_model
 from avpref.flows.stages.training.training_data import launch_training
-from avpref.flows.workers.generator import codec_identity
+from avpref.flows.workers.generator import base_of, codec_identity
 from avpref.flows.workers.prior.prior_text_states import prior_text_identity
 from avpref.storage.documents import quarantine_file
 from avpref.trainer.job import TrainingJob
@@ -77,4 +77,5 @@ def _job(run: Run, prior: PriorTrainingSettings, output: Path) -> TrainingJob:
         output=output,
         seed=settings.run.seed,
         device=loop.device,
+        base_version=base_of(settings).version,
     )
