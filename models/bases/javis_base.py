@@ -76,6 +76,7 @@ class JavisBase(Base):
 
     adapter_layouts = (PEFT_LAYOUT, DIFFUSERS_LAYOUT, COMFYUI_LAYOUT)
     network_layouts = (ORIGINAL_LAYOUT, DIFFUSERS_LAYOUT)
+    aligns_sound = True
 
     def __init__(self, sections: BaseSections) -> None:
         sections.check()
