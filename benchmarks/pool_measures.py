@@ -4,7 +4,8 @@
 
 Bases are windows of the real clips of a folder (default: AVPREF_MEDIA or ../shared/media) and moving patterns. Each base is encoded once
 as it is and once per change. A measure's truth is whether the clip has the change that it is for; clips of a base that already has
-the property are left out for that measure. Speech is made by espeak-ng where that is installed. Learned measures join where installed.
+the property are left out for that measure. Speech is made by espeak-ng where that is installed. Learned measures join where installed;
+faces are a photograph of scikit-image, pasted at random sizes and places, where that package is installed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -73,6 +75,7 @@ MEASURES = (
     Measure("narrow", "bandwidth_hz", lambda value: value < 3000, "< 3000"),
     Measure("quiet", "loudness_lufs", lambda value: value < -50, "< -50"),
     Measure("speech", "speech_share", lambda value: value > 0.25, "> 0.25"),
+    Measure("face", "num_faces", lambda value: value >= 1, ">= 1"),
     Measure("shifted", "sync_error_s", lambda value: value > 0.2, "> 0.2"),
 )
 
@@ -103,7 +106,7 @@ def pattern(seed: int) -> Clip:
 
 def real_bases(media: Path, seed: int, number: int) -> list[Clip]:
     """Windows of the real clips, at 25 frames a second and a height of at most 270 pixels, and what they are known to have."""
-    known = {"telescope": frozenset({"speech"})}
+    known = {"telescope": frozenset({"speech", "face-unknown"}), "tennis": frozenset({"face-unknown"})}
     windows = []
     for path in sorted(media.glob("*.mp4")):
         info = probe(path)
@@ -142,6 +145,19 @@ def speech(seed: int) -> Sound | None:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
         rate_hz = file.getframerate()
     return resample_poly(samples, RATE_HZ, rate_hz).astype(np.float32)
+
+
+def portrait(face_px: float, limit: tuple[int, ...]) -> Frames | None:
+    """A photograph of a head whose face is ``face_px`` pixels high, smaller than ``limit``; None without scikit-image."""
+    spec = find_spec("skimage")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    picture = cv2.imread(str(Path(spec.submodule_search_locations[0]) / "data" / "astronaut.png"))
+    assert picture is not None
+    head = picture[20:215, 140:310, ::-1]
+    scale = min(face_px / 120, 0.9 * limit[0] / head.shape[0], 0.9 * limit[1] / head.shape[1])
+    size = max(1, round(head.shape[1] * scale)), max(1, round(head.shape[0] * scale))
+    return cv2.resize(np.ascontiguousarray(head), size, interpolation=cv2.INTER_AREA)
 
 
 def variants(base: Clip, seed: int) -> list[Clip]:
@@ -185,6 +201,13 @@ def variants(base: Clip, seed: int) -> list[Clip]:
         changed("narrow", ("narrow",), sound=low),
         changed("shifted", ("shifted",), sound=np.roll(base.sound, shift)),
     ]
+    photograph = portrait(random.uniform(16, 60), base.frames.shape[1:3])
+    if photograph is not None:
+        rows, columns = photograph.shape[:2]
+        top, left = (int(random.integers(0, size)) for size in (height - rows, width - columns))
+        pasted = base.frames.copy()
+        pasted[:, top : top + rows, left : left + columns] = photograph
+        clips.append(changed("face", ("face", "watermark-unknown", "text-unknown"), pasted))
     voice = speech(seed)
     if voice is not None:
         mixed = base.sound.copy()
@@ -353,10 +376,10 @@ def main() -> None:
     arguments = parser.parse_args()
     bases = real_bases(arguments.media, arguments.seed, arguments.bases) if arguments.media.is_dir() else []
     bases += [pattern(arguments.seed * 100 + number) for number in range(arguments.bases)]
-    learned = [name for name in ("speech", "sound_classes", "screen_text") if is_installed(name)]
-    print(
-        f"{len(bases)} bases, learned measures: {', '.join(learned) or 'none'}, espeak-ng: {shutil.which('espeak-ng') is not None}"
-    )
+    learned = [name for name in ("speech", "sound_classes", "screen_text", "faces") if is_installed(name)]
+    names = ", ".join(learned) or "none"
+    print("# Measures of a pool: precision and recall\n")
+    print(f"{len(bases)} bases, learned measures: {names}, espeak-ng: {shutil.which('espeak-ng') is not None}\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = [clip for number, base in enumerate(bases) for clip in variants(base, arguments.seed * 1000 + number)]

@@ -1,9 +1,10 @@
 """Speed of a pool against a plain script with the same functions, decoding once against once per measurer, memory, and a kill.
 
-    python benchmarks/pool_speed.py [--clips N] [--seconds S] [--height H] [--actors N] [--decoded K] [--folder DIR]
+    python benchmarks/pool_speed.py [--clips N] [--actors N] [--parts speed decoding kill] [--rounds N]
 
-Videos are moving patterns with notes, made first. The pool runs as a command on Ray actors; the script runs the same functions in as
-many processes and writes one Parquet file. Both are timed from scan to measures, without the start of Ray and of Python.
+Videos are moving patterns with notes, made first. The pool runs as a command on Ray actors. The script hashes, probes, profiles, cuts and
+measures each file by the same functions in as many processes, searches for duplicates, and writes three Parquet files. Both are
+commands of their own, whose whole time, work (without the start of Python, Ray and workers) and processor time are compared.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avpref.config.pool.pool_loading import load_pool
-from avpref.config.pool.pool_settings import CutSettings, PoolConfig
+from avpref.config.pool.pool_settings import CutSettings
 from avpref.media.reading import probe
 from avpref.media.reading_rules import DEFAULT_READING
 from avpref.media.writing import encode_clip
@@ -39,6 +41,7 @@ from avpref.pool.measure.clip_window import ClipWindow, decode_clip
 from avpref.pool.measure.descriptors import descriptor
 from avpref.pool.measure.frame_measures import FACTS_KEY
 from avpref.pool.measure.measurers import measurers
+from avpref.pool.scan.duplicates import Fingerprints, similar
 from avpref.pool.scan.pool_source import content_sha256
 from avpref.pool.scan.source_profile import profile
 from avpref.rewards.picture_needs import SCORED_SIZE
@@ -48,8 +51,11 @@ from avpref.storage.event_log import read_events
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "pool.yaml"
 RATE_HZ, FPS_HZ = 16_000, 25.0
-SETS = ("measure.optional=[]", "scan.duplicates=keep", "filter.filters=[]", "write.text=a pattern")
+SETS = ("measure.optional=[]", "scan.duplicates=keep", "write.text=a pattern")
+KEEP_ALL, KEEP_NONE = "filter.filters=[]", "filter.filters=[{measure: duration_s, min: 1000}]"
 UNIT = 16
+COMPARED = ("scan", "cut", "measure")
+CLOCK_HZ = os.sysconf("SC_CLK_TCK")
 
 
 def make_clip(path: Path, seed: int, seconds: float, height: int) -> None:
@@ -57,7 +63,8 @@ def make_clip(path: Path, seed: int, seconds: float, height: int) -> None:
     random = np.random.default_rng(seed)
     width, number = height * 16 // 9 // 2 * 2, round(seconds * FPS_HZ)
     grids = [random.integers(10, 246, shape).astype(np.float32) for shape in ((6, 10, 3), (24, 42, 3))]
-    wide = sum(share * cv2.resize(grid, (2 * width, 2 * height)) for grid, share in zip(grids, (0.6, 0.4), strict=True))
+    layers = [share * cv2.resize(grid, (2 * width, 2 * height)) for grid, share in zip(grids, (0.6, 0.4), strict=True)]
+    wide = np.sum(layers, axis=0)
     step = random.uniform(0.3, 0.9, 2) * height / 72
     places = [(int(k * step[0]) % height, int(k * step[1]) % width) for k in range(number)]
     frames = np.stack([wide[y : y + height, x : x + width] for y, x in places]).astype(np.uint8)
@@ -67,100 +74,126 @@ def make_clip(path: Path, seed: int, seconds: float, height: int) -> None:
     path.write_bytes(encode_clip(frames, FPS_HZ, sound, RATE_HZ))
 
 
-def command(folder: Path, pools: Path, actors: int) -> list[str]:
+def pool_command(folder: Path, pools: Path, actors: int, filters: str = KEEP_ALL) -> list[str]:
+    """The command that builds a pool of ``folder``; without actors, in one process."""
     executor = f"executor={{kind: ray, num_actors: {actors}}}" if actors else "executor={kind: in_process}"
-    sets = [word for value in (*SETS, executor, f"run.unit_candidates={UNIT}") for word in ("--set", value)]
+    sets = [word for value in (*SETS, filters, executor, f"run.unit_candidates={UNIT}") for word in ("--set", value)]
     words = ["pool", "build", "--config", str(CONFIG), "--source", str(folder), "--pools", str(pools), "--json", *sets]
     return [sys.executable, "-m", "avpref.cli.main", *words]
 
 
-class Memory:
-    """The largest resident memory in bytes of any worker of a command: actors, or the command itself."""
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended: its document, seconds, processor seconds, and the largest memory in bytes of a process of Python."""
+
+    document: dict[str, Any]
+    seconds: float
+    processor_s: float
+    largest: int
+
+
+class Family:
+    """Watches a process and all its descendants: their processor time, and the largest resident memory of one."""
 
     def __init__(self, process: int) -> None:
         self.process, self.largest, self._ended = process, 0, threading.Event()
+        self._ticks: dict[str, int] = {}
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.5):
-            for status in Path("/proc").glob("[0-9]*/status"):
-                try:
-                    text, words = status.read_text(), (status.parent / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if b"ActorProcess" in words or status.parent.name == str(self.process):
-                    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-                    self.largest = max(self.largest, 1024 * int(fields.get("VmRSS", "0 kB").split()[0]))
+        while not self._ended.wait(0.25):
+            self._look()
 
-    def end(self) -> int:
+    def _look(self) -> None:
+        known = {str(self.process)}
+        for number in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))):
+            with contextlib.suppress(OSError, IndexError):
+                fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+                if fields[1] not in known and str(number) not in known:
+                    continue
+                known.add(str(number))
+                self._ticks[str(number)] = int(fields[11]) + int(fields[12])
+                if b"python" in Path(f"/proc/{number}/exe").readlink().name.encode():
+                    self.largest = max(self.largest, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
+
+    def end(self) -> float:
+        """Processor seconds of all processes, to the last look."""
         self._ended.set()
         self._thread.join()
-        return self.largest
+        return sum(self._ticks.values()) / CLOCK_HZ
 
 
-def run_pool(folder: Path, pools: Path, actors: int) -> tuple[dict[str, Any], int]:
-    """The document of a build, and the largest memory of a worker."""
-    process = subprocess.Popen(
-        command(folder, pools, actors), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
-    )
-    memory = Memory(process.pid)
+def finish(command: Sequence[str]) -> Finished:
+    """Run a command that prints a document."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
+    family = Family(process.pid)
     output, _ = process.communicate()
-    largest = memory.end()
-    assert process.returncode == 0, f"the build ended with {process.returncode}"
-    return json.loads(output), largest
+    seconds = time.perf_counter() - started
+    processor_s = family.end()
+    assert process.returncode == 0, f"{' '.join(command)} ended with {process.returncode}"
+    return Finished(json.loads(output), seconds, processor_s, family.largest)
 
 
-def script_config() -> PoolConfig:
-    return load_pool(CONFIG, SETS, environment={})
-
-
-def script_file(path: Path) -> list[dict[str, Any]]:
-    """One file in the plain script: hash, probe, profile, cuts, measures."""
-    content_sha256(path)
+def script_file(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """One file in the plain script: hash, probe, profile, cuts, measures; returns the rows of source, clips and measures."""
+    sha256 = content_sha256(path)
     info, profiled = probe(path), profile(path, DEFAULT_READING)
+    assert info.audio is not None and info.video is not None
     names = ("hue", "saturation", "luma", "matches")
     changes = Changes(*(np.array(getattr(profiled.changes, name)) for name in names))
-    assert info.audio is not None
+    source = {"file": str(path), "sha256": sha256, "codec": info.video.codec, "times_s": profiled.frame_times_s}
+    source |= {name: getattr(changes, name) for name in names}
+    source |= {"hashes": profiled.pictures.hashes, "slots": profiled.pictures.slots, "prints": profiled.sound_prints}
     timeline = Timeline(profiled.frame_times_s, profiled.end_s, info.audio.start_s, info.audio.duration_s)
-    rows: list[dict[str, Any]] = []
-    for entry in clip_ranges(timeline, cuts_of("adaptive", changes, 3.0, 15), CutSettings()):
-        if not entry.reason:
-            rows += script_clip(path, entry.start_s, entry.end_s)
-    return rows
+    ranges = clip_ranges(timeline, cuts_of("adaptive", changes, 3.0, 15), CutSettings())
+    clips = [{"file": str(path), **vars(entry)} for entry in ranges]
+    values = [row for entry in ranges if not entry.reason for row in script_clip(path, entry.start_s, entry.end_s)]
+    return source, clips, values
 
 
 def script_clip(path: Path, start_s: float, end_s: float) -> list[dict[str, Any]]:
     """One clip in the plain script: decoded once for all measurers."""
     decoded = decode_clip(path, ClipWindow(start_s, end_s, SCORED_SIZE, DEFAULT_READING, 512 << 20))
     clip = ScorableClip(path.stem, "", decoded.clip, {FACTS_KEY: decoded.facts})
-    rows = [
-        {"clip": path.stem, "measure": score.metric, "value": score.value}
+    rows: list[dict[str, Any]] = [
+        {"clip": path.stem, "start_s": start_s, **vars(score), "vector": []}
         for scorer in SCORERS
         for score in scorer.score([clip])[0]
     ]
-    descriptor(decoded.clip)
-    return rows
+    vector = {"clip": path.stem, "start_s": start_s, "metric": "descriptor", "vector": descriptor(decoded.clip)}
+    return [*rows, vector]
 
 
 SCORERS: list[Any] = []
 
 
 def start_script() -> None:
-    config = script_config()
+    """Open the measurers of the pool."""
+    config = load_pool(CONFIG, SETS, environment={})
     SCORERS[:] = [source.open("cpu") for source in measurers(config.measure, config.executor)]
 
 
-def run_script(folder: Path, target: Path, processes: int) -> float:
-    """Seconds of the plain script over all files, without the start of its processes."""
+def run_script(folder: Path, processes: int) -> dict[str, float]:
+    """The plain script over all files of ``folder``, with Parquet files beside it; returns the seconds of its work."""
     paths = sorted(folder.glob("*.mp4"))
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, start_script) as pool:
-        pool.map(script_file, paths[:processes], chunksize=1)
+        pool.map(os.path.basename, paths[:processes], chunksize=1)
         started = time.perf_counter()
-        rows = [row for part in pool.imap(script_file, paths, chunksize=UNIT) for row in part]
-        pq.write_table(pa.Table.from_pylist(rows), target)
-        return time.perf_counter() - started
+        parts = list(pool.imap(script_file, paths, chunksize=UNIT))
+        sources = [source for source, _, _ in parts]
+        arrays = [[np.array(source[name], np.int64) for name in ("hashes", "slots", "prints")] for source in sources]
+        pairs = similar([Fingerprints(source["sha256"], *part) for source, part in zip(sources, arrays, strict=True)])
+        tables = {
+            "sources": sources,
+            "clips": [row for _, rows, _ in parts for row in rows],
+            "measures": [row for _, _, rows in parts for row in rows],
+        }
+        for name, rows in tables.items():
+            pq.write_table(pa.Table.from_pylist(rows), folder.parent / f"{name}.parquet", compression="zstd")
+        return {"work_s": time.perf_counter() - started, "pairs": float(len(pairs))}
 
 
 def decoding_times(paths: Sequence[Path], seconds: float) -> tuple[float, float]:
@@ -196,22 +229,22 @@ def events(pools: Path) -> Iterator[dict[str, Any]]:
 
 
 def start_waits(pools: Path) -> dict[str, float]:
-    """Seconds of each stage until its first unit was begun by a worker that had started."""
+    """Seconds of each stage between the plan of its units and the first that was begun by a worker that had started."""
     waits: dict[str, float] = {}
-    begun: dict[str, float] = {}
+    planned: dict[str, float] = {}
     for event in events(pools):
         stage = event.get("stage", "")
-        if event["event"] == "stage_started":
-            begun[stage] = event["time_s"]
+        if event["event"] == "units_planned":
+            planned[stage] = event["time_s"]
         elif event["event"] == "unit_done" and stage not in waits:
-            waits[stage] = max(0.0, event["time_s"] - event["seconds"] - begun[stage])
+            waits[stage] = max(0.0, event["time_s"] - event["seconds"] - planned[stage])
     return waits
 
 
 def kill_and_resume(folder: Path, pools: Path, actors: int, num_units: int) -> tuple[int, int]:
     """Kill a build in stage measure, build again; returns the units that were finished before, and those that were repeated."""
     process = subprocess.Popen(
-        command(folder, pools, actors),
+        pool_command(folder, pools, actors),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
@@ -226,60 +259,97 @@ def kill_and_resume(folder: Path, pools: Path, actors: int, num_units: int) -> t
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     finished = sum(event["event"] == "unit_done" for event in events(pools))
-    run_pool(folder, pools, actors)
+    finish(pool_command(folder, pools, actors))
     started = sum(event["event"] == "unit_started" for event in events(pools))
     planned = len({(event["stage"], event["unit"]) for event in events(pools) if event["event"] == "unit_done"})
     return finished, started - planned
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--clips", type=int, default=5000)
     parser.add_argument("--seconds", type=float, default=2.2)
     parser.add_argument("--height", type=int, default=72)
     parser.add_argument("--actors", type=int, default=2, help="0: in one process")
+    parser.add_argument("--rounds", type=int, default=1, help="of pool and script in turn; the fastest of each counts")
+    parser.add_argument("--parts", nargs="+", default=["speed", "decoding", "kill"], metavar="PART")
     parser.add_argument("--decoded", type=int, default=60, help="clips of the comparison of decodings")
     parser.add_argument("--decoded-height", type=int, default=360)
+    parser.add_argument("--script", type=Path, help="only run the plain script on this folder")
     arguments = parser.parse_args()
+    if arguments.script:
+        print(json.dumps(run_script(arguments.script, max(1, arguments.actors))))
+        return
+    print("# Pools: speed, decoding, kill\n")
     with tempfile.TemporaryDirectory() as name:
         report(Path(name), arguments)
 
 
 def report(root: Path, arguments: argparse.Namespace) -> None:
-    folder, large = root / "clips", root / "large"
+    """Print the results of the parts."""
+    folder = root / "clips"
     folder.mkdir()
-    large.mkdir()
-    started = time.perf_counter()
-    for number in range(arguments.clips):
-        make_clip(folder / f"{number:05d}.mp4", number, arguments.seconds, arguments.height)
-    print(f"made {arguments.clips} clips of {arguments.seconds} s in {time.perf_counter() - started:.1f} s")
-    document, largest = run_pool(folder, root / "pools", arguments.actors)
-    seconds = {stage["stage"]: stage["seconds"] for stage in document["stages"]}
-    waits = start_waits(root / "pools")
-    for stage, took in seconds.items():
-        seconds[stage] = took - waits.get(stage, 0.0)
-        rate = arguments.clips / max(seconds[stage], 1e-9)
-        print(f"{stage}: {seconds[stage]:.1f} s, {rate:.1f} clips/s (start of workers: {waits.get(stage, 0.0):.1f} s)")
-    print(f"largest worker: {largest / 2**30:.2f} GiB")
-    script = run_script(folder, root / "script.parquet", max(1, arguments.actors))
-    pool_s = seconds["scan"] + seconds["cut"] + seconds["measure"]
-    print(f"pool, scan to measure: {pool_s:.1f} s; plain script: {script:.1f} s; ratio {pool_s / script:.2f}")
-    paths = []
-    for number in range(arguments.decoded):
-        paths.append(large / f"{number}.mp4")
-        make_clip(paths[-1], 900_000 + number, arguments.seconds, arguments.decoded_height)
-    once, apart = decoding_times(paths, arguments.seconds)
-    print(
-        f"decoded once: {once:.2f} s; once per measurer: {apart:.2f} s; ratio {once / apart:.2f} ({arguments.decoded_height} rows)"
-    )
-    small = root / "small"
-    small.mkdir()
-    for path in sorted(folder.glob("*.mp4"))[: min(arguments.clips, 20 * UNIT)]:
-        os.link(path, small / path.name)
-    num_units = -(-len(list(small.iterdir())) // UNIT)
-    finished, repeated = kill_and_resume(small, root / "killed", arguments.actors, num_units)
-    print(f"killed after {finished} finished units of {num_units} per stage; repeated by the second build: {repeated}")
+    number = arguments.clips if "speed" in arguments.parts else min(arguments.clips, 20 * UNIT)
+    for index in range(number):
+        make_clip(folder / f"{index:05d}.mp4", index, arguments.seconds, arguments.height)
+    print(f"{number} clips of {arguments.seconds:g} s, {arguments.height} rows, {arguments.actors} actors\n")
+    if "speed" in arguments.parts:
+        report_speed(root, arguments)
+    if "decoding" in arguments.parts:
+        large = root / "large"
+        large.mkdir()
+        for index in range(arguments.decoded):
+            make_clip(large / f"{index}.mp4", 900_000 + index, arguments.seconds, arguments.decoded_height)
+        once, apart = decoding_times(sorted(large.iterdir()), arguments.seconds)
+        print(f"Decoded once {once:.2f} s, once per measurer {apart:.2f} s, ratio {once / apart:.2f}", end="")
+        print(f" ({arguments.decoded} clips of {arguments.decoded_height} rows, one process).")
+    if "kill" in arguments.parts:
+        small = root / "small"
+        small.mkdir()
+        for path in sorted(folder.glob("*.mp4"))[: min(arguments.clips, 20 * UNIT)]:
+            os.link(path, small / path.name)
+        num_units = -(-len(list(small.iterdir())) // UNIT)
+        finished, repeated = kill_and_resume(small, root / "killed", arguments.actors, num_units)
+        print(f"Killed after {finished} units ({num_units} per stage); the second build repeated {repeated}.")
+
+
+def report_speed(root: Path, arguments: argparse.Namespace) -> None:
+    """Print a table of the stages, and one of pool and script. The compared build keeps no clip; another one then writes all."""
+    script = [sys.executable, __file__, "--script", str(root / "clips"), "--actors", str(arguments.actors)]
+    built, plain, works = [], [], []
+    for index in range(arguments.rounds):
+        pools = root / f"pools-{index}"
+        built.append(finish(pool_command(root / "clips", pools, arguments.actors, KEEP_NONE)))
+        works.append(work_of_stages(built[-1], pools))
+        plain.append(finish(script))
+    writing = finish(pool_command(root / "clips", root / "pools-0", arguments.actors))
+    last = work_of_stages(writing, root / "pools-0")
+    best = min(works, key=lambda work: sum(work[name] for name in COMPARED))
+    print("| stage | s | clips/s |\n|---|---|---|")
+    for name, took in {name: best[name] if name in COMPARED else last[name] for name in last}.items():
+        print(f"| {name} | {took:.1f} | {arguments.clips / max(took, 1e-9):.1f} |")
+    rows = {
+        "work, s": (sum(best[name] for name in COMPARED), min(run.document["work_s"] for run in plain)),
+        "with the start of Python, Ray and workers, s": least(built, plain, "seconds"),
+        "processor time of all processes, s": least(built, plain, "processor_s"),
+    }
+    print("\n| | pool, scan to measure | plain script | ratio |\n|---|---|---|---|")
+    for name, (pool_s, script_s) in rows.items():
+        print(f"| {name} | {pool_s:.1f} | {script_s:.1f} | {pool_s / script_s:.2f} |")
+    sizes = [max(run.largest for run in runs) / 2**30 for runs in (built, plain)]
+    print(f"| largest process, GiB | {sizes[0]:.2f} | {sizes[1]:.2f} | |\n")
+
+
+def work_of_stages(built: Finished, pools: Path) -> dict[str, float]:
+    """Seconds of each stage without the start of its workers."""
+    waits = start_waits(pools)
+    return {stage["stage"]: stage["seconds"] - waits.get(stage["stage"], 0.0) for stage in built.document["stages"]}
+
+
+def least(built: Sequence[Finished], plain: Sequence[Finished], name: str) -> tuple[float, float]:
+    """The least value of both."""
+    return min(getattr(run, name) for run in built), min(getattr(run, name) for run in plain)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Protocol
 
-from avpref.config.executor_settings import Executor, InProcessExecutor, PoolSettings, RayExecutor
+from avpref.config.executor_settings import RayExecutor
 from avpref.config.run_settings import RunSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.datasets import tables
@@ -32,11 +32,12 @@ from avpref.execution.run_units import StageContext, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.shapes import shape_of_candidate
+from avpref.flows.stages.scorer_groups import CANARIES, ScorerGroup, scorer_groups
 from avpref.flows.stages.shaped_passes import members_by_shape, pass_suffix
 from avpref.flows.workers.canary import Canary
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.flows.workers.score_worker import ClipView, ScoreItem, ScoreSpec
-from avpref.flows.workers.scorers import ScorerSource, sources
+from avpref.flows.workers.scorers import sources
 from avpref.storage.documents import quarantine_file
 from avpref.storage.files import Files
 from avpref.storage.score_files import ScoreFiles, distinct
@@ -46,7 +47,6 @@ from avpref.storage.unit import Unit
 from avpref.storage.unit_files import UnitFiles
 
 STAGE = "score"
-CANARIES = "canaries"
 
 
 @reporting.stage("score")
@@ -146,16 +146,6 @@ def score_items(folder: ScoringFolder, stage: str, request: ScoringRequest) -> S
 
 
 @dataclass(frozen=True)
-class ScorerGroup:
-    """Scorers that share a pool of actors; ``suffix`` of the stage's name tells the groups of a stage apart."""
-
-    suffix: str
-    sources: tuple[ScorerSource, ...]
-    fingerprints: tuple[str, ...]
-    executor: Executor
-
-
-@dataclass(frozen=True)
 class _ScorerPass:
     """One pass over the plan by one group of scorers."""
 
@@ -205,46 +195,3 @@ def _run(passes: Sequence[_ScorerPass], is_parallel: bool) -> list[ItemCounts]:
     with ThreadPoolExecutor(len(passes)) as threads:
         running = [threads.submit(contextvars.copy_context().run, scorer_pass.run) for scorer_pass in passes]
         return [future.result() for future in running]
-
-
-def scorer_groups(
-    executor: Executor, scorers: Sequence[ScorerSource], fingerprints: Sequence[str]
-) -> list[ScorerGroup]:
-    """One group of all scorers, or a group per scorer, as ``executor.scoring`` says; a scorer from outside is always alone."""
-    executor = _with_pools(executor, scorers)
-    members = list(zip(scorers, fingerprints, strict=True))
-    shared = [member for member in members if not _is_alone(executor, member[0], len(members))]
-    groups = [ScorerGroup("", *_columns(shared), executor)] if shared else []
-    return groups + [
-        ScorerGroup(f"-{source.slug}", (source,), (fingerprint,), _executor_of(executor, source))
-        for source, fingerprint in members
-        if _is_alone(executor, source, len(members))
-    ]
-
-
-def _is_alone(executor: Executor, source: ScorerSource, num_scorers: int) -> bool:
-    """Whether the scorer has a pass of its own."""
-    has_own_pool = isinstance(executor, RayExecutor) and executor.has_own_pool(source.slug) and num_scorers > 1
-    return source.is_isolated or has_own_pool or (executor.scoring != "together" and num_scorers > 1)
-
-
-def _columns(
-    members: Sequence[tuple[ScorerSource, str]],
-) -> tuple[tuple[ScorerSource, ...], tuple[str, ...]]:
-    return tuple(source for source, _ in members), tuple(fingerprint for _, fingerprint in members)
-
-
-def _with_pools(executor: Executor, scorers: Sequence[ScorerSource]) -> Executor:
-    """The executor with a pool for every scorer from outside that has none, so that a local Ray has processors for all of them."""
-    if isinstance(executor, InProcessExecutor):
-        return executor
-    default = PoolSettings(num_actors=executor.num_actors, num_gpus_per_actor=executor.num_gpus_per_actor)
-    missing = [source.slug for source in scorers if source.is_isolated and source.slug not in executor.pools]
-    return executor.model_copy(update={"pools": {**executor.pools, **dict.fromkeys(missing, default)}})
-
-
-def _executor_of(executor: Executor, source: ScorerSource) -> Executor:
-    """The executor of a scorer's own pool: scorers without a pool of their own use the stage's."""
-    if isinstance(executor, InProcessExecutor) or source.slug not in executor.pools:
-        return executor
-    return executor.of_pool(source.slug)

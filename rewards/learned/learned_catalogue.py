@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from avpref.domain import Metric, Terms
-from avpref.rewards.learned import screen_text, shot_cuts, sound_classes, speech, speech_quality, unsafe_frames
+from avpref.rewards.learned import faces, screen_text, shot_cuts, sound_classes, speech, speech_quality, unsafe_frames
 from avpref.rewards.learned.packaged_weights import PackagedWeights
 from avpref.rewards.protocol import Scorer
 
@@ -103,8 +103,17 @@ _UNSAFE_FRAMES = LearnedScorer(
     unsafe_frames.UnsafeFramesScorer,
     unsafe_frames.unsafe_frames_fingerprint,
 )
+_FACES = LearnedScorer(
+    faces.NAME,
+    faces.METRICS,
+    faces.TERMS,
+    (faces.WEIGHTS,),
+    "photographs of people in everyday scenes (WIDER FACE)",
+    faces.FacesScorer,
+    faces.faces_fingerprint,
+)
 LEARNED = {
     source.name: source
-    for source in (_SPEECH, _SPEECH_QUALITY, _SOUND_CLASSES, _SHOT_CUTS, _SCREEN_TEXT, _UNSAFE_FRAMES)
+    for source in (_SPEECH, _SPEECH_QUALITY, _SOUND_CLASSES, _SHOT_CUTS, _SCREEN_TEXT, _UNSAFE_FRAMES, _FACES)
 }
 """All learned scorers by name, in the order of :data:`avpref.config.learned_names.MODULES_OF`."""

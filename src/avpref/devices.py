@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 AUTO = "auto"
 
 
@@ -11,4 +9,6 @@ def resolved(device: str) -> str:
     """``device``; ``auto`` becomes ``cuda`` if this process has a CUDA device and ``cpu`` otherwise."""
     if device != AUTO:
         return device
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"

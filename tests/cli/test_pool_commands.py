@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from pool_clips import plain_video, scene, tune, write_video
 
 from avpref.cli.main import main
+from avpref.identity import file_sha256
 
 ROOT = Path(__file__).parents[2]
 PLAIN = ("executor={kind: in_process}", "measure.optional=[]", "measure.scorers=[frame_measures, sound_measures]")
@@ -61,6 +63,36 @@ def test_build_then_look_at_the_pool(videos: Path, tmp_path: Path, capsys: pytes
     kept = next(clip for clip in shown["clips"] if clip["is_kept"])
     assert Path(kept["uri"]).name == "a.mp4" and (tmp_path / "pools" / "pool" / kept["file"]).is_file()
     assert run("pool", "show", "--pools", pools, "--clip", "x") == 4
+
+
+def test_a_prompt_of_a_run_leads_back_to_the_source_of_its_clip(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the lineage of a prompt over the pool to the file, its hash and the range of its frames."""
+    videos, runs = tmp_path / "videos", str(tmp_path / "runs")
+    videos.mkdir()
+    for number in range(4):
+        plain_video(videos / f"{number}.mp4", 10 + number, 2.4)
+    pools, config = str(tmp_path / "pools"), str(ROOT / "configs" / "pool.yaml")
+    words = sets("filter.filters=[]", "write.text=a pattern")
+    assert run("pool", "build", "--config", config, "--source", str(videos), "--pools", pools, *words) == 0
+    tree = yaml.safe_load((ROOT / "configs" / "tiny.yaml").read_text(encoding="utf-8"))
+    tree["prompts"] = {"kind": "clips", "num_evaluation_clips": 1}
+    (tmp_path / "clips.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    lists = tmp_path / "pools" / "pool" / "clips.csv"
+    assert run("prompts", "import", str(lists), "--config", str(tmp_path / "clips.yaml"), "--runs", runs) == 0
+    capsys.readouterr()
+    assert run("prompts", "list", "--runs", runs, "--json") == 0
+    prompt = json.loads(capsys.readouterr().out)["prompts"][0]["prompt_id"]
+    assert run("lineage", "show", prompt, "--runs", runs, "--json") == 0
+    (shown,) = json.loads(capsys.readouterr().out)["prompts"]
+    origin = shown["pool"]
+    source = Path(origin["uri"])
+    assert source.parent == videos and origin["sha256"] == file_sha256(source) and origin["is_same_file"]
+    assert (origin["pool"], origin["first_frame"], origin["end_frame"]) == ("pool", 0, 60)
+    Path(shown["ground_truth_path"]).parents[1].joinpath("pool.json").unlink()
+    assert run("lineage", "show", prompt, "--runs", runs, "--json") == 0
+    assert "pool" not in json.loads(capsys.readouterr().out)["prompts"][0]
 
 
 def test_stages_are_commands_and_say_which_one_is_missing(

@@ -42,7 +42,7 @@ OUTSIDERS = {
     "duckdb": {"datasets", "storage", "registry", "explorer", "flows", "pool", "cli"},
     "ray": {"execution", "trainer"},
     "peft": {"trainer"},
-    "starlette": {"explorer"},
+    "starlette": {"explorer", "pool"},
     "uvicorn": {"explorer"},
 }
 OUTSIDER_FILES = {

@@ -113,6 +113,15 @@ def test_a_service_that_is_away_costs_rows_and_is_asked_again_by_the_next_execut
         assert len(seen.documents) == 2 and len(captions(pool)) == 3
 
 
+@pytest.mark.parametrize("kind", ["hangs", "refuses"])
+def test_a_service_that_never_answers_costs_rows(kind: str, videos: Path, build_pool: BuildPool) -> None:
+    with reward_server(lambda document, number: Reply(completion(GOOD), delay_s=1.5)) as (url, _):
+        address = url if kind == "hangs" else "http://127.0.0.1:9/v1"
+        pool = build_pool(videos, sets=sets(address, timeout_s=0.3, attempts=1), until="caption")
+    assert [row["origin"] for row in captions(pool)] == ["existing"]
+    assert len(read_lost(pool, "caption")) == 2 and all(row.reason for row in read_lost(pool, "caption"))
+
+
 @pytest.mark.slow
 def test_clips_that_fail_a_threshold_are_not_sent(videos: Path, build_pool: BuildPool) -> None:
     strict = "filter.filters=[{measure: duration_s, min: 10.0}]"

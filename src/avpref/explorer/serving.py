@@ -10,7 +10,7 @@ from collections.abc import Callable
 import uvicorn
 
 from avpref.errors import ConfigError
-from avpref.explorer.access import Access, access_of
+from avpref.explorer.access import Access, Application, access_of
 from avpref.explorer.application import application_of
 from avpref.explorer.opened_runs import OpenedRuns
 from avpref.storage.run_folder import RunFolder
@@ -41,11 +41,25 @@ def serve(run: RunFolder, address: tuple[str, int], opened: Callable[[Access], N
     The database of ``run`` is made first, so that its first page is quick. Raises ConfigError as :func:`bind`, StorageError where the
     run's store cannot be reached.
     """
+    runs = OpenedRuns(run.runs)
+
+    def build(access: Access) -> Application:
+        _ = runs.run(run.run_id).database
+        return application_of(runs, access)
+
+    serve_application(address, build, opened)
+
+
+def serve_application(
+    address: tuple[str, int], build: Callable[[Access], Application], opened: Callable[[Access], None]
+) -> None:
+    """Serve what ``build`` makes at ``address`` (host, port); ``opened`` is called before the first request is answered.
+
+    Raises ConfigError as :func:`bind`, and as ``build``.
+    """
     with bind(*address) as listening:
         access = access_of(address[0], listening.getsockname()[1])
-        runs = OpenedRuns(run.runs)
-        _ = runs.run(run.run_id).database
-        application = application_of(runs, access)
+        application = build(access)
         config = uvicorn.Config(application, log_level="warning", access_log=False, lifespan="off", server_header=False)
         opened(access)
         uvicorn.Server(config).run(sockets=[listening])

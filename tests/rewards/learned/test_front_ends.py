@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avpref.rewards.learned import faces
 from avpref.rewards.learned.frame_choice import spread_frames
 from avpref.rewards.learned.screen_text import Region, measures
 from avpref.rewards.learned.shot_cuts import CONTEXT, HEIGHT_PX, WIDTH_PX, WINDOW, count_cuts, network_windows
@@ -109,3 +110,39 @@ def test_unsafe_input_is_bgr_minus_the_means(size: tuple[int, int]) -> None:
     prepared = network_input(frame)
     assert prepared.shape == (224, 224, 3) and prepared.dtype == np.float32
     np.testing.assert_array_equal(np.unique(prepared.reshape(-1, 3), axis=0), [[50 - 104, 100 - 117, 200 - 123]])
+
+
+def face_maps(*entries: tuple[int, int, float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps of 20 × 30 places with faces at (row, column), of a probability, height and width in pixels."""
+    probabilities, sizes = np.zeros((20, 30), np.float32), np.zeros((2, 20, 30), np.float32)
+    offsets = np.full((2, 20, 30), 0.25, np.float32)
+    for row, column, probability, height_px, width_px in entries:
+        probabilities[row, column] = probability
+        sizes[:, row, column] = np.log([height_px / 4, width_px / 4])
+    return probabilities, sizes, offsets
+
+
+def test_boxes_of_faces_have_the_middles_and_sizes_of_the_maps() -> None:
+    boxes = faces.boxes_of(*face_maps((5, 10, 0.9, 20.0, 16.0), (15, 25, 0.49, 20.0, 16.0)))
+    middle = (5.75 * 4, 10.75 * 4)
+    np.testing.assert_allclose(boxes, [[middle[0] - 10, middle[1] - 8, middle[0] + 10, middle[1] + 8]], rtol=1e-6)
+
+
+def test_of_overlapping_boxes_the_most_probable_face_counts() -> None:
+    maps = face_maps((5, 10, 0.7, 20.0, 16.0), (5, 11, 0.9, 20.0, 16.0), (15, 25, 0.6, 8.0, 8.0))
+    boxes = faces.boxes_of(*maps)
+    assert len(boxes) == 2 and boxes[0, 1] == pytest.approx(11.75 * 4 - 8)
+    assert faces.boxes_of(*face_maps()).shape == (0, 4)
+
+
+def test_faces_are_counted_in_the_fullest_frame_and_cover_pixels_once() -> None:
+    two = np.array([[0, 0, 10, 10], [0, 5, 10, 15]], np.float32)
+    values = faces.measures([two, np.zeros((0, 4), np.float32)], 20, 20)
+    assert values == {"num_faces": 2.0, "face_area": pytest.approx(150 / 400 / 2)}
+
+
+def test_pictures_for_the_search_of_faces_are_shrunk_and_extended_to_multiples_of_32() -> None:
+    frame = np.full((360, 1280, 3), 200, np.uint8)
+    extended = faces.network_input(frame)
+    assert extended.shape == (192, 640, 3) and extended[:180].min() == 200 and extended[180:].max() == 0
+    assert faces.network_input(frame[:64, :96]).shape == (64, 96, 3)

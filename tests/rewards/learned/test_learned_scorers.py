@@ -29,7 +29,7 @@ def opened() -> dict[str, Scorer]:
 def scorer(request: pytest.FixtureRequest, opened: dict[str, Scorer]) -> Scorer:
     name = request.param
     if absent := absent_modules(name):
-        pytest.skip(f"{name}: {', '.join(absent)} not installed (pip install 'avpref[learned]')")
+        pytest.skip(f"{name}: {', '.join(absent)} not installed (see docs/learned-scorers.md)")
     return opened.setdefault(name, LEARNED[name].open())
 
 
@@ -89,7 +89,7 @@ def test_clips_that_cannot_be_judged_are_skipped(scorer: Scorer) -> None:
 @pytest.mark.parametrize("name", list(MODULES_OF))
 def test_loading_and_scoring_leave_global_state_alone(name: str) -> None:
     if absent := absent_modules(name):
-        pytest.skip(f"{name}: {', '.join(absent)} not installed (pip install 'avpref[learned]')")
+        pytest.skip(f"{name}: {', '.join(absent)} not installed (see docs/learned-scorers.md)")
     torch.set_num_threads(2)
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     expected = random.random(), np.random.rand(), torch.rand(1).item()
@@ -145,3 +145,11 @@ def test_speech_is_told_from_a_barking_dog(scorer: Scorer, media: Path) -> None:
 def test_music_is_told_from_a_barking_dog(scorer: Scorer, media: Path) -> None:
     with_music, dog = (read_clip(media / name, duration_s=3.0, start_s=2.0) for name in ("telescope.mp4", "dog.mp4"))
     assert [row["music_share"] for row in numbers(scorer, with_music, dog)] == [pytest.approx(1.0, abs=0.1), 0.0]
+
+
+@only("faces")
+def test_the_face_of_a_player_is_seen_and_a_dog_has_none(scorer: Scorer, media: Path) -> None:
+    player, dog = (read_clip(media / name, duration_s=3.0, start_s=2.0) for name in ("tennis.mp4", "dog.mp4"))
+    seen, unseen = numbers(scorer, player, dog)
+    assert seen["num_faces"] == 1.0 and 0 < present(seen["face_area"]) < 0.01
+    assert unseen == {"num_faces": 0.0, "face_area": 0.0}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from avpref.pool.show.pool_origin import with_pool_origins
 from avpref.registry.catalog import open_catalog
 from avpref.registry.lineage_view import document
 
@@ -29,8 +30,12 @@ Branch = tuple[str, list[Any]]
 
 
 def document_of(runs: Path, id_: str, limit: int | None) -> dict[str, Any]:
-    """The lineage of ``id_`` in the runs of a folder, with at most ``limit`` rows per list. Raises InputError."""
-    return document(open_catalog(runs), id_, limit)
+    """The lineage of ``id_`` in the runs of a folder, with at most ``limit`` rows per list. Raises InputError.
+
+    Prompts whose clip a pool wrote lead on to the source of that clip.
+    """
+    lineage: dict[str, Any] = with_pool_origins(document(open_catalog(runs), id_, limit))
+    return lineage
 
 
 def lines(lineage: Mapping[str, Any]) -> Iterator[str]:

@@ -86,7 +86,7 @@ class MeasureSettings(ScorerListSection):
 
     scorers: tuple[ScorerEntry, ...] = ("frame_measures", "sound_measures", "flow_measures", "sync_measures")
     optional: tuple[LearnedName, ...] = Field(
-        default=("speech", "sound_classes", "screen_text"),
+        default=("speech", "sound_classes", "screen_text", "faces"),
         description="learned scorers that are added to scorers where their packages are installed",
     )
     preset: Literal["full", "tiny"] = Field(

@@ -12,7 +12,6 @@ from typing import Any
 
 from avpref.config.pool.caption_settings import CaptionSettings
 from avpref.media.reading import DecodedClip
-from avpref.rewards.learned.mono16k import mono_16k
 from avpref.rewards.service.clip_messages import MediaLimits, frame_urls, wav_base64
 from avpref.rewards.service.service_client import ServiceFailure
 
@@ -62,6 +61,8 @@ def request_of(clip: DecodedClip, settings: CaptionSettings, seed: int) -> dict[
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     content += [{"type": "image_url", "image_url": {"url": url}} for url in frame_urls(clip, limits)]
     if has_sound:
+        from avpref.rewards.learned.mono16k import mono_16k
+
         sound_data = wav_base64(mono_16k(clip), RATE_HZ)
         content.append({"type": "input_audio", "input_audio": {"data": sound_data, "format": "wav"}})
     return {

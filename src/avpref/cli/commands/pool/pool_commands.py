@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter, validators
 
-from avpref.cli.options import AsJson, Config, Limit, Overrides, Wait
+from avpref.cli.options import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    AsJson,
+    Config,
+    Host,
+    Limit,
+    NoBrowser,
+    Overrides,
+    Port,
+    Wait,
+)
 from avpref.cli.output import first, print_facts, print_json, print_line, print_table
 from avpref.errors import PartialResult
 
@@ -179,13 +190,22 @@ def sample(
 
 
 @app.command(name="open")
-def open_(*, pools: Pools = DEFAULT_POOLS, pool: Pool = "", json: AsJson = False) -> int:
-    """Write pool.html with kept clips and show it in the browser."""
-    from avpref.cli.views.pool import pool_view
+def open_(
+    *,
+    pools: Pools = DEFAULT_POOLS,
+    pool: Pool = "",
+    host: Host = DEFAULT_HOST,
+    port: Port = DEFAULT_PORT,
+    no_browser: NoBrowser = False,
+    json: AsJson = False,
+) -> int:
+    """Open pages over a pool: the funnel, tables with filters by any measure, clips with sound. Ends with Ctrl-C.
 
-    document = pool_view.open_page(pools, pool)
-    print_json(document) if json else print_facts(document)
-    return 0
+    It changes nothing in the pool. Addresses other than this machine's own get a random token.
+    """
+    from avpref.cli.actions.pool import serve_pool
+
+    return serve_pool.serve(pools, pool, (host, port), not no_browser, json)
 
 
 def _present(document: dict[str, Any], as_json: bool) -> int:

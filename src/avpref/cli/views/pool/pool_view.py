@@ -1,11 +1,10 @@
-"""The documents of ``avpref pool show``, ``funnel``, ``sample`` and ``open``."""
+"""The documents of ``avpref pool show``, ``funnel`` and ``sample``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from avpref.cli.actions.open_report import open_page as show_in_browser
 from avpref.pool import funnel as funnel_module
 from avpref.pool.pool_folder import open_pool_folder
 from avpref.pool.show.pool_page import Selection, funnel_document, write_page
@@ -33,9 +32,3 @@ def sample(pools: Path, pool: str, number: int, is_removed: bool, filter_name: s
     folder = open_pool_folder(pools, pool)
     page = write_page(folder, Selection(number, is_removed, filter_name, seed))
     return {"pool": folder.root.name, "page": str(page)}
-
-
-def open_page(pools: Path, pool: str) -> dict[str, Any]:
-    """Write the page of a pool with kept clips, and show it in the browser where there is one."""
-    document = sample(pools, pool, Selection().number, False, "", 0)
-    return {**document, "shown": show_in_browser(Path(document["page"]))}
