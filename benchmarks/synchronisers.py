@@ -56,9 +56,11 @@ RESULT = Path(__file__).with_suffix(".md")
 SETTINGS = (
     "executor={kind: in_process}",
     "prompts.num_prompts=8",
-    "prompts.num_evaluation_clips=192",
+    "prompts.num_evaluation_clips=160",
+    "prompts.num_sft_clips=1024",
     "sampling.num_candidates=1",
     "sft.loop.steps=450",
+    "sft.loop.batch_size=20",
     "sft.loop.num_processes=1",
     "sft.loop.launcher=in_process",
 )
@@ -182,7 +184,6 @@ def finish(arguments: argparse.Namespace, seed: int, arm: str) -> None:
         "parameters": sum(parameter.numel() for parameter in base_of(settings).outline().parameters()),
         "steps": run.settings.sft.loop.steps,
         "batch": run.settings.sft.loop.batch_size,
-        "clips": len(run.sft_items),
         "processor_s": elapsed_s,
         "sample_s": own_s,
         "sample_none_s": none_s,
@@ -314,7 +315,7 @@ def page(pieces: Pieces, arms: Sequence[str]) -> str:
         f"{datetime.date.today()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, torch"
         f" {version('torch')}; a machine that others used at the same time. Made by `benchmarks/synchronisers.py`.",
         "",
-        f"SFT from random values, {first['steps']} steps of {first['batch']} of {first['clips']} clips; {num} held-out prompts per",
+        f"SFT from random values, {first['steps']} steps of {first['batch']} clips; {num} held-out prompts per",
         "seed, one clip each, the same noise in all arms of a seed. Desync (lower is better) and the cosine of impacts and onsets are",
         f"the toy world's metrics; the reward is the product's, in standard deviations of the clips of `{arms[0]}`. Intervals: 95 %,",
         "bootstrap over seeds and over prompts within a seed.",
