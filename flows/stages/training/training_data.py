@@ -21,6 +21,7 @@ from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.placement import join_for_training
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.stages.same_base import on_same_base
 from avpref.flows.workers.generator import base_of, negative_text, open_text_encoder, text_identity
 from avpref.flows.workers.text_state_worker import TextStateItem, TextStateSpec
 from avpref.identity import digest
@@ -87,7 +88,7 @@ def _encode_texts(run: Run, ids: set[str], clips: pa.Table) -> FinishedUnits[Tex
     executor = None if base_of(settings).precisions.text else InProcessExecutor()
     plan = plan_stage(TEXT_STATES, "texts", fingerprint, [[item] for item in items], settings.run)
     files = run.units(LATENTS)
-    spec = TextStateSpec(run.runs, run.files, settings, files)
+    spec = on_same_base(TextStateSpec(run.runs, run.files, settings, files), settings)
     reuse: Reuse[TextStateItem] = Reuse(files, run.files, run.siblings, "sample_id", importer=ShardImporter(run.files))
     return run_stage(run, replace(plan, executor=executor), files, lambda: spec, reuse, reporting.observer())
 
