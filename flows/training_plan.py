@@ -173,7 +173,9 @@ def _request(
         case DpoSettings():
             has_average = bool(training.ema_decay)
             own = max(rows, 2) // (2 if training.two_pass else 1)
-            return MemoryRequest(network, training.adapter, training.base_dtype, latents, own, mode, has_average, bits)
+            own_adapter, own_dtype = training.adapter, training.base_dtype
+            has_second = training.has_reference_adapter
+            return MemoryRequest(network, own_adapter, own_dtype, latents, own, mode, has_average, bits, has_second)
         case SftSettings():
             adapter, dtype = training.adapter, training.base_dtype if training.adapter else "float32"
             has_average = bool(training.ema_decay)

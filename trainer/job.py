@@ -44,8 +44,10 @@ class TrainingJob:
 
     SFT reads a clip set from ``data`` (stage 1: from ``audio_data`` if set), starts from ``weights`` or from random values
     seeded by ``seed``, trains all weights or, with ``adapter``, a new adapter, and writes ``network.safetensors`` or ``adapter/``.
-    DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
-    names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
+    DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``, which belongs to ``weights``.
+    With ``sft_is_folded`` the weights hold the SFT adapter already: layout ``two_adapters`` takes it out, writes the adapter that
+    it trained as ``continued_adapter/`` and its difference from the SFT adapter as ``adapter/``. ``reference_scores`` names a table
+    of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
     weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
     ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
@@ -62,6 +64,7 @@ class TrainingJob:
     seed: int
     weights: Path | None = None
     sft_adapter: Path | None = None
+    sft_is_folded: bool = False
     adapter: AdapterSettings | None = None
     audio_data: Path | None = None
     reference_scores: Path | None = None
@@ -138,6 +141,14 @@ class TrainingJob:
             case DpoSettings() if self.reference_scores is not None and self.settings.reference in ("ema", "none"):
                 found = f"reference scores for dpo.reference {self.settings.reference}"
                 raise ConfigError(found, "dpo.reference live or cached", "--set dpo.reference=cached")
+            case DpoSettings() if self.sft_is_folded and (
+                self.sft_adapter is None or self.dpo.adapter.layout != "two_adapters"
+            ):
+                raise ConfigError(
+                    "sft_is_folded without an SFT adapter of layout two_adapters",
+                    "sft_adapter and dpo.adapter.layout two_adapters",
+                    "set sft_is_folded: false",
+                )
             case DpoSettings() if self.start_adapter is not None and self.dpo.adapter.layout != "merged":
                 raise ConfigError(
                     "start_adapter with layout two_adapters", "layout merged", "set adapter.layout: merged"
@@ -165,6 +176,8 @@ class TrainingJob:
             kept["base"] = {"version": version}
         if self.start_adapter is not None:
             kept["reference"] = self.reference
+        if self.sft_is_folded:
+            kept["sft_is_folded"] = True
         flat = {key: value for key, value in _flatten("", kept) if not is_execution_key(key)}
         if self.settings.optimiser.schedule != "constant" or self._has_curriculum:
             flat["steps"] = repr(self.settings.loop.steps)

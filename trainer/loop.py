@@ -24,7 +24,7 @@ from avpref.trainer.data.feeding import BatchSource, step_batches
 from avpref.trainer.metrics import MetricLog, MetricRow, TrainingSummary, add_displacement, summarise
 from avpref.trainer.monitoring.alarms import GradientWatch, act, mark, raised_alarms
 from avpref.trainer.monitoring.speed import NO_SPEED, SpeedMeter
-from avpref.trainer.noise import FlowBatch
+from avpref.trainer.noise import FlowBatch, shard_for_rank
 from avpref.trainer.objectives import LossAndMetrics, Objective, joined
 from avpref.trainer.parallel import Context, torch_threads
 from avpref.trainer.scaling.background import BackgroundCheckpoints
@@ -165,7 +165,9 @@ class _Run:
             result.backward(plan.loop.batch_size)
             results.append(result._replace(loss=result.loss.detach(), replay=None))
         parameters = list(self.state.parameters.values())
-        if not is_sharded(parameters):
+        if is_sharded(parameters):
+            self._keep_up(step, batches)
+        else:
             context.all_reduce_gradients(parameters)
         watch.add(parameters)
         norm = norm_value(nn.utils.clip_grad_norm_(parameters, plan.optimiser.grad_clip))
@@ -175,6 +177,18 @@ class _Run:
         _advance(self.state.average, self.state.parameters, plan.ema_decay)
         _advance(self.state.reference, self.state.parameters, plan.reference_decay or 0.0)
         return joined(results), norm
+
+    def _keep_up(self, step: int, batches: Sequence[FlowBatch]) -> None:
+        """Make as many passes as the rank with the most in ``step``, because ranks gather the parts of the weights together.
+
+        The surplus passes repeat this rank's smallest batch, and their gradients are 0.
+        """
+        schedule, loop, world = self.source.schedule, self.plan.loop, self.context.world
+        indices = schedule.samples(self.plan.seed, step, loop.batch_size)
+        most = max(len(schedule.passes(shard_for_rank(indices, rank, world))) for rank in range(world))
+        smallest = min(batches, key=lambda batch: sum(part.numel() for part in batch.noisy if part is not None))
+        for _ in range(most - len(batches)):
+            self.objective.compute(smallest.to(self.context.device)).backward(math.inf)
 
 
 def _run_steps(

@@ -72,6 +72,7 @@ class MemoryRequest:
         checkpointing: of activations: ``none``, ``selective`` or ``full``.
         has_average: whether there is a moving average.
         state_bits: of the optimiser's moments.
+        has_reference_adapter: whether a second adapter of the same size is the reference: a copy of SFT's, or a moving average.
     """
 
     network: BaseSections | NetworkSettings
@@ -82,6 +83,7 @@ class MemoryRequest:
     checkpointing: CheckpointingMode
     has_average: bool = False
     state_bits: int = 32
+    has_reference_adapter: bool = False
 
     @property
     def base(self) -> Base:
@@ -103,7 +105,7 @@ def plan_memory(request: MemoryRequest) -> MemoryParts:
         own_block = kept[1] - kept[0]
     trained = parts["trained"]
     return MemoryParts(
-        weights=parts["weights"],
+        weights=parts["weights"] + (trained * FLOAT32_BYTES if request.has_reference_adapter else 0),
         trained=trained * FLOAT32_BYTES,
         gradients=trained * FLOAT32_BYTES,
         optimiser=trained * request.state_bits // 8 * ADAM_MOMENTS,

@@ -19,7 +19,7 @@ from avpref.models.bases.velocity_network import VelocityNetwork, compile_blocks
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
-from avpref.trainer.adapter_files import save_adapter
+from avpref.trainer.adapter_files import save_adapter, unfold_adapter
 from avpref.trainer.adapter_joining import join_adapters, start_from
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, add_moving_reference, make_policy
 from avpref.trainer.data.job_data import noise_of_buckets, open_clips, open_pairs, schedule_of, video_spans
@@ -48,6 +48,8 @@ RAW_ADAPTER_FOLDER = "adapter_raw"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
 NEW_ADAPTER_FOLDER = "new_adapter"
+CONTINUED_ADAPTER_FOLDER = "continued_adapter"
+"""The SFT adapter after AV-DPO, for the weights under it (layout ``two_adapters``)."""
 AUDIO_FOLDER = "audio_stage"
 
 
@@ -113,12 +115,13 @@ def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Con
     spans, clips = video_spans(open_clips(job, data), job), open_clips(job, data, has_video=False)
     audio_network = job.base_model.audio_branch(network)
     _prepare(audio_network, job.sft.loop)
+    shard(job, audio_network, audio_network, context)
     source = _clip_source(job, clips, "audio")
     batch_size = job.sft.audio_batch_size or job.sft.loop.batch_size
     loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps, "batch_size": batch_size})
     objective = FlowObjective(audio_network, spans)
     plan = replace(_plan(job, job.output / AUDIO_FOLDER, loop), optimiser=job.sft.audio_optimiser or job.sft.optimiser)
-    result = train(objective, source, plan, context)
+    result = whole_result(train(objective, source, plan, context), audio_network)
     _load_parameters(audio_network, result.average)
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
 
@@ -146,7 +149,15 @@ def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
 
 
 def _write_policy(job: TrainingJob, policy: Policy) -> None:
-    """Write the adapter; where the reference has one too, the joined adapter is the result and the new one is kept beside it."""
+    """Write the adapter that belongs to the job's weights, and beside it the trained one where that is another.
+
+    Where the reference has an adapter of an earlier round, the joined adapter is the result. Where the weights hold the SFT adapter,
+    the difference from it is: of twice the rank, so that networks with the SFT adapter folded in take it like any other.
+    """
+    if job.sft_is_folded and job.sft_adapter is not None:
+        save_adapter(policy.model, POLICY, job.output / CONTINUED_ADAPTER_FOLDER)
+        join_adapters(job.sft_adapter, job.output / CONTINUED_ADAPTER_FOLDER, job.output / ADAPTER_FOLDER, -1.0)
+        return
     if job.start_adapter is None or job.reference == "base":
         save_adapter(policy.model, POLICY, job.output / ADAPTER_FOLDER)
         return
@@ -168,9 +179,6 @@ def shard(job: TrainingJob, module: nn.Module, network: VelocityNetwork, context
     if settings.optimiser.state_bits != 32 or job.dtype in QUANTISED:
         found = f"loop.sharding fsdp2 with optimiser.state_bits {settings.optimiser.state_bits} and dtype {job.dtype}"
         raise ConfigError(found, "float moments and a float base", "--set dpo.loop.sharding=sums")
-    if settings.loop.max_tokens is not None or len(job.clip.shapes) > 1:
-        found = "loop.sharding fsdp2 with loop.max_tokens or several clip.shapes: ranks make unequal numbers of passes"
-        raise ConfigError(found, "one pass per step and rank", "--set dpo.loop.sharding=sums")
     shard_over_ranks(module, network, context)
 
 
@@ -211,6 +219,8 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
+    if job.sft_is_folded and job.sft_adapter is not None:
+        unfold_adapter(network, job.sft_adapter)
     folded = job.start_adapter if job.reference == "start" else job.sft_adapter
     policy = make_policy(network, job.dpo.adapter, seed, folded, job.dtype)
     if job.start_adapter is not None and job.reference == "base":
@@ -230,7 +240,7 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
 
 def reference_key(job: TrainingJob, num_pairs: int) -> str:
     """Hash of all that the reference's errors depend on, to the last bit: weights, dtype, data, noise, division into batches."""
-    relevant = ("sha256.", "network.", "base.", "reference", "dtype", "settings.adapter.layout")
+    relevant = ("sha256.", "network.", "base.", "reference", "dtype", "settings.adapter.layout", "sft_is_folded")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
     loop = job.dpo.loop
     computed: list[object] = [

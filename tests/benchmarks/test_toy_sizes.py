@@ -38,6 +38,7 @@ LONG = {
     "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
     "chaos": "command --rounds 1 --strikes 1 --random-kills 1",
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
+    "curriculum": "--seeds 0 --config configs/tiny.yaml",
     "forward": "--layers 1 --frames 1 --repeats 1 --shapes 1",
     "overhead": "--prompts 20",
     "pool_measures": "--bases 1 --sequences 1 --media none",

@@ -26,9 +26,10 @@ def require_room(job: TrainingJob, schedule: Schedule, context: Context) -> None
 def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world: int = 1) -> None:
     """Raises ConfigError that names the first bucket whose forward pass needs more than ``total_bytes``."""
     settings, sections = job.settings, BaseSections(base=job.base, network=job.network)
-    adapter, per_sample = job.adapter, schedule.buckets.rows_per_sample
+    adapter, per_sample, has_second = job.adapter, schedule.buckets.rows_per_sample, False
     if isinstance(settings, DpoSettings):
         adapter, per_sample = settings.adapter, 1 if settings.two_pass else per_sample
+        has_second = settings.has_reference_adapter
     own = -(-settings.loop.batch_size // world)
     for index, bucket in enumerate(schedule.buckets.kinds):
         samples = own if schedule.capacity is None else min(own, schedule.capacity[index])
@@ -42,6 +43,7 @@ def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world
             mode,
             bool(settings.ema_decay),
             settings.optimiser.state_bits,
+            has_second,
         )
         needed = plan_memory(request).total
         if needed > total_bytes:
