@@ -5,7 +5,9 @@ transcription follows the released trainer: a deep copy of the network with its 
 rotary tables are computed in float64 in every layer, and nothing is cached. Its losses and gradients must agree with ours. It leaves out
 the released EMA copy of the whole network, dropout, and encoding of clips and texts in the step, which would all make it slower or larger.
 
-Memory is the peak of a process that takes one step, above that of a process that has imported everything and built nothing.
+Memory is the peak of a process that takes one step, above that of a process that has only taken steps of a network of about a megabyte,
+which import what a step imports. Tensors of 1 MiB and more are mapped one by one (glibc's ``MALLOC_MMAP_THRESHOLD_``), so that freed
+ones do not count. In glibc's heap they leave holes that the next larger tensor does not fit into.
 
     python benchmarks/training_step.py                                    writes benchmarks/training_step.md (some minutes)
     python benchmarks/training_step.py --layers 1 --frames 1 --repeats 1  another size: prints the result and writes nothing
@@ -25,7 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -35,10 +37,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings, PreferenceLossSettings
-from avpref.models.dit import JavisDiT
-from avpref.models.flow import Latents, interpolate, velocity_target
+from avpref.models.dit import JavisDiT, NetworkConfig
+from avpref.models.dit_work import attention_flop, forward_flop, num_tokens
+from avpref.models.flow import Latents, LatentShapes, interpolate, velocity_target
 from avpref.trainer.adapters import Policy, factors, make_policy
+from avpref.trainer.memory_plan import MemoryRequest, plan_memory
 from avpref.trainer.noise import FlowBatch, SampleIndex
 from avpref.trainer.objectives import LiveReference, PreferenceObjective, Reference, ReferenceScores, errors_of
 
@@ -55,6 +60,8 @@ LIVE_LEAN = "ours, live, full checkpointing, by side"
 MODES = (RELEASED, LIVE, CACHED, SELECTIVE, LEAN, REPLAYED, LIVE_LEAN)
 TIMED = (RELEASED, LIVE, CACHED, LEAN)
 NOTHING = "nothing"
+
+MAPPED_BYTES, HEAD = 2**20, 128
 
 Weights = dict[str, Tensor]
 Step = Callable[[], Tensor]
@@ -255,10 +262,21 @@ def check_agreement(steps: dict[str, Step]) -> float:
 def peak_mib(mode: str) -> float:
     """Peak resident memory of one step in a process of its own, in MiB."""
     command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", mode]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES)}
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def report_memory(mode: str, sizes: argparse.Namespace) -> None:
+    small = argparse.Namespace(layers=1, frames=1)
+    for step in (
+        released_step,
+        partial(our_step, mode=LEAN, known=None),
+        partial(our_step, mode=SELECTIVE, known=None),
+    ):
+        released = forward_module()
+        name, config = next(iter(released.SHAPES.items()))
+        released.SHAPES = {name: replace(config, dim=HEAD, ffn_dim=8, freq_dim=8, text_dim=8, text_len=8, num_heads=1)}
+        step(released, sizes=small)()
     if mode != NOTHING:
         make_step(mode, sizes)()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
@@ -279,7 +297,31 @@ def measure(sizes: argparse.Namespace) -> str:
     grid = network.token_grid(batch.noisy)
     count = sum(parameter.numel() for parameter in network.parameters())
     shape = f"{count:,} parameters, {grid.num_video + grid.num_audio:,} tokens per clip, one pair, rank {RANK}"
-    return page(shape, agreement, repeats, memory)
+    return page(shape, agreement, repeats, memory) + counted(config, batch)
+
+
+def counted(config: NetworkConfig, batch: FlowBatch) -> str:
+    """Shares that follow from numbers of operations alone, and bytes that autograd keeps; both are counted, not measured."""
+    values = asdict(config)
+    settings = NetworkSettings.model_validate({name: values[name] for name in NetworkSettings.model_fields})
+    shapes = LatentShapes(*(None if part is None else tuple(part.shape[1:]) for part in batch.noisy))
+    tokens = num_tokens(shapes, settings)
+    forward, attention = forward_flop(tokens, settings), attention_flop(tokens, settings)
+    backward = forward - attention + 2.5 * attention
+    released, live, cached = (passes * forward + backward for passes in (3, 2, 1))
+    adapter = AdapterSettings(rank=RANK, alpha=ALPHA)
+    plans = {
+        mode: plan_memory(MemoryRequest(settings, adapter, "float32", shapes, 2, mode))
+        for mode in ("none", "selective", "full")
+    }
+    kept = ", ".join(f"{plan.activations / 2**20:.0f} MiB with {mode} checkpointing" for mode, plan in plans.items())
+    return f"""
+Counted, not measured: with F operations of a forward pass and B = F + 1.5 A of a backward pass to an adapter (A of F are attention), the
+transcription takes 3 F + B, and a step without checkpointing 2 F + B with a live reference and F + B with cached scores: shares of
+{live / released:.2f} and {cached / released:.2f}, if both sides did nothing else. For the backward pass autograd keeps {kept}
+({plans["full"].block / 2**20:.0f} MiB more while a block is recomputed). Weights are {plans["none"].weights / 2**20:.0f} MiB; the
+transcription holds them twice.
+"""
 
 
 def share(mode: str, repeats: list[dict[str, Seconds]], kind: str = "processor") -> list[float]:

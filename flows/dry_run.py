@@ -8,22 +8,23 @@ weights are needed. Trainings are planned by :mod:`avpref.flows.training_plan`; 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from avpref.config.codec_settings import JavisCodecSettings
 from avpref.config.data_settings import PairPrompts
 from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
 from avpref.datasets import tables
 from avpref.datasets.foreign_pairs.pair_list import num_rows
 from avpref.datasets.latents import STORED
-from avpref.domain import Prompt, Split
+from avpref.domain import Origin, Prompt, Split
 from avpref.flows.before_first_stage import check_before_first_stage
 from avpref.flows.placement import Placement, placements
+from avpref.flows.rounds.round_plan import FirstRound, RoundPlan, round_plans
 from avpref.flows.shapes import settings_of
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import changes_of, delays_s
@@ -40,6 +41,7 @@ from avpref.flows.workers.judges import judges_of
 from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source, shapes_of
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
+from avpref.models.codecs.codec import SampledCodec
 from avpref.trainer.adapters import add_adapter
 
 FLOAT_BYTES = 4
@@ -61,18 +63,22 @@ class DryRunRow:
 
 @dataclass(frozen=True)
 class DryRun:
-    """Work of a whole run, and where each stage runs. ``clip_bytes`` is the size of one clip of pure noise."""
+    """Work of a run, and where each stage runs; of several rounds, the first, and a plan per round.
+
+    ``clip_bytes`` is the size of one clip of pure noise.
+    """
 
     stages: tuple[DryRunRow, ...]
     clip_bytes: int
     placements: tuple[Placement, ...]
     trainings: tuple[TrainingPlan, ...]
     smaller: tuple[SmallerTraining, ...]
+    rounds: tuple[RoundPlan, ...] = ()
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all stages whose bytes can be computed."""
-        return sum(row.num_bytes or 0 for row in self.stages)
+        """Bytes of all stages and rounds whose bytes can be computed."""
+        return sum(row.num_bytes or 0 for row in self.rounds or self.stages)
 
     def document(self) -> dict[str, Any]:
         """The dry run as JSON values."""
@@ -87,6 +93,7 @@ class DryRun:
             "trainings": [asdict(plan) | {"memory_total": plan.memory.total} for plan in self.trainings],
             "smaller": [_document(row) for row in self.smaller],
             "cards": [{"card_gb": card} | _document(row) for card, row in fewest_operations(self.smaller)],
+            "rounds": [asdict(row) for row in self.rounds],
         }
 
 
@@ -112,7 +119,27 @@ def estimate(settings: Settings, tflops: float = DEFAULT_TFLOPS) -> DryRun:
         *_judge_stages(settings, held_out),
     )
     trainings, smaller = tuple(training_plans(settings, tflops)), tuple(smaller_trainings(settings))
-    return DryRun(stages, clip_bytes, tuple(placements(settings)), trainings, smaller)
+    rounds = tuple(round_plans(settings, _first_round(settings, stages, prompts, trainings), tflops))
+    return DryRun(stages, clip_bytes, tuple(placements(settings)), trainings, smaller, rounds)
+
+
+def _first_round(
+    settings: Settings, stages: Sequence[DryRunRow], prompts: list[Prompt], trainings: Sequence[TrainingPlan]
+) -> FirstRound:
+    rows = {row.name: row for row in stages}
+    held_out = rows["evaluate"]
+    planned = planned_candidates(_of(prompts, Split.TRAIN), settings)
+    return FirstRound(
+        train_prompts=rows["pair"].items,
+        held_out=held_out.items,
+        candidates=sum(candidate.origin == Origin.GENERATED for candidate in planned),
+        pairs=rows["encode"].items // 2,
+        clip_bytes=(held_out.num_bytes or 0) // max(1, held_out.items),
+        latent_bytes=rows["encode"].num_bytes or 0,
+        adapter_bytes=rows["train"].num_bytes or 0,
+        num_bytes=sum(row.num_bytes or 0 for row in stages),
+        training_hours=sum(plan.gpu_hours for plan in trainings if plan.stage == "train"),
+    )
 
 
 def noise_clip_bytes(settings: Settings) -> int:
@@ -127,19 +154,15 @@ def noise_clip_bytes(settings: Settings) -> int:
 def latent_bytes(settings: Settings, delays: int = 0) -> int:
     """Bytes of one clip's stored latents, with ``delays`` further versions of its sound; of several shapes the mean by weight."""
     weights = [shape.weight for shape in settings.clip.shapes] or [1.0]
-    moments = 2 if _samples_audio(settings) else 1
     total = 0.0
     for shape, weight in zip(shapes_of(settings), weights, strict=True):
-        latents = open_codec(settings_of(settings, shape)).encoded_shapes()
+        codec = open_codec(settings_of(settings, shape))
+        moments = 2 if isinstance(codec, SampledCodec) and codec.samples_audio else 1
+        latents = codec.encoded_shapes()
         assert latents.video is not None and latents.audio is not None
         values = math.prod(latents.video) + moments * (1 + delays) * math.prod(latents.audio)
         total += STORED.itemsize * values * weight / sum(weights)
     return round(total)
-
-
-def _samples_audio(settings: Settings) -> bool:
-    """Whether audio is stored as mean and log-variance."""
-    return isinstance(settings.codec, JavisCodecSettings) and settings.codec.audio_posterior == "sample"
 
 
 def network_values(settings: Settings) -> tuple[int, int]:

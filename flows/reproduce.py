@@ -30,6 +30,7 @@ from avpref.flows.stages.evaluate import STAGE as EVALUATE
 from avpref.flows.stages.generate import STAGE as GENERATE
 from avpref.flows.stages.generate import candidates_of
 from avpref.flows.stages.pair import pairs_of
+from avpref.flows.stages.same_base import on_same_base
 from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles
 from avpref.identity import bytes_sha256, derive_seed
@@ -226,7 +227,9 @@ def _make(run: Run, sandbox: Run, source: _StageCandidates, batches: Sequence[_S
     files = sandbox.units(tables.CANDIDATES)
     spec = GenerateSpec(sandbox.files, run.models, run.runs, sandbox.settings, files, source.network)
     plan = StagePlan(source.stage, (Shard(0, units),) if units else (), "candidates")
-    finished = run_stage(sandbox, plan, files, lambda: spec, observer=reporting.observer())
+    finished = run_stage(
+        sandbox, plan, files, lambda: on_same_base(spec, sandbox.settings), observer=reporting.observer()
+    )
     return candidates_of(sandbox, finished.units)
 
 

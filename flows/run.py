@@ -87,6 +87,11 @@ class Run(RunFolder):
         path = self.sft_output / NETWORK_FILE
         return NetworkFiles(path, trained_hash(self, path))
 
+    @property
+    def sft_adapter(self) -> Path | None:
+        """Folder of the adapter that SFT trained, which the policy continues; None where layout ``merged`` folds it in."""
+        return self.sft_output / ADAPTER_FOLDER if self.settings.dpo.adapter.layout == "two_adapters" else None
+
     @cached_property
     def previous(self) -> Run | None:
         """The run of the round before; None in the first round. Raises InputError where it is gone."""
@@ -152,16 +157,21 @@ class Run(RunFolder):
         depends_on += [*([routing] if routing else []), *([version] if version else [])]
         is_later = self.previous is not None
         depends_on += [["start", self.start.adapter_hash, settings.rounds.reference]] if is_later else []
+        sft_adapter = self.sft_adapter
+        depends_on += [] if sft_adapter is None else [["sft", trained_hash(self, sft_adapter / WEIGHTS_FILE)]]
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),
             base=settings.base,
+            base_version=version,
             network=settings.network,
             clip=settings.clip,
             data=output / PAIR_DATA_FILE,
             output=output,
             seed=settings.run.seed,
             weights=self.sft.checkpoint,
+            sft_adapter=sft_adapter,
+            sft_is_folded=sft_adapter is not None,
             device=loop.device,
             dtype=settings.dpo.base_dtype,
             start_adapter=self.start.adapter,

@@ -23,7 +23,7 @@ from avpref.media.geometry import ClipShape
 from avpref.models.bases.base_model import Work
 from avpref.models.flow import LatentShapes
 from avpref.observability.meters import S_PER_H
-from avpref.trainer.memory_plan import MemoryParts, MemoryRequest, num_averages, plan_memory
+from avpref.trainer.memory_plan import MemoryParts, MemoryRequest, plan_memory
 
 CARDS_GB = (24, 48, 80, 141)
 """Memory of common cards, 10^9 bytes."""
@@ -198,14 +198,24 @@ def training_flop(work: Work, training: SftSettings | DpoSettings) -> float:
 def _request(
     settings: Settings, training: SftSettings | DpoSettings, latents: LatentShapes, rows: int
 ) -> MemoryRequest:
-    network, averages, bits = settings.base_sections, num_averages(training), training.optimiser.state_bits
+    network, bits, has_average = settings.base_sections, training.optimiser.state_bits, bool(training.ema_decay)
     mode = training.loop.checkpointing(base_of(settings).latent_work(latents).num_tokens)
     match training:
         case DpoSettings():
             own = max(rows, 2) // (2 if training.two_pass else 1)
-            is_by_side = training.by_side and not training.two_pass
-            dtype: str = training.base_dtype
-            return MemoryRequest(network, training.adapter, dtype, latents, own, mode, averages, bits, is_by_side)
+            own_adapter, own_dtype = training.adapter, training.base_dtype
+            return MemoryRequest(
+                network,
+                own_adapter,
+                own_dtype,
+                latents,
+                own,
+                mode,
+                has_average,
+                bits,
+                training.has_reference_adapter,
+                training.by_side and not training.two_pass,
+            )
         case SftSettings():
             dtype = training.base_dtype if training.adapter else "float32"
-            return MemoryRequest(network, training.adapter, dtype, latents, max(rows, 1), mode, averages, bits)
+            return MemoryRequest(network, training.adapter, dtype, latents, max(rows, 1), mode, has_average, bits)

@@ -7,7 +7,7 @@ run in the parameters' dtype; rotations run in float32.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
+@runtime_checkable
+class AfterGelu(Protocol):
+    """A linear layer that can do without keeping its input for the backward pass where that is the GELU of something."""
+
+    def after_gelu(self, hidden: Tensor) -> Tensor:
+        """The layer on the GELU (tanh form) of ``hidden`` [..., in]; values as of the two in turn."""
+        ...
+
+
 class FeedForward(nn.Sequential):
     """Linear from ``width`` to ``hidden``, GELU (tanh form), Linear to ``dim``; the layers are called 0 and 2.
 
@@ -63,7 +72,11 @@ class FeedForward(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, N, width] -> [B, N, dim]."""
-        if self.training or x.device.type != "cpu" or torch.compiler.is_compiling() or not self._is_wide(x):
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        if self.training and isinstance(self[2], AfterGelu):
+            return self[2].after_gelu(self[0](x))
+        if self.training or x.device.type != "cpu" or not self._is_wide(x):
             return super().forward(x)
         pieces = x.flatten(0, 1).split(PIECE_TOKENS)
         return torch.cat([*map(super().forward, pieces)]).unflatten(0, x.shape[:2])

@@ -86,12 +86,30 @@ def read_adapter_weights(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
     return {m: (tensors[f"{PREFIX}{m}.lora_A.weight"], tensors[f"{PREFIX}{m}.lora_B.weight"]) for m in modules}
 
 
-@torch.no_grad()
 def fold_adapter(network: nn.Module, folder: Path) -> None:
     """Add a saved adapter to the weights of ``network``, in place: W + alpha / rank * B A in float32, then W's dtype.
 
     Raises InputError if the adapter names a linear layer that the network lacks or has in another shape; nothing is changed then.
     """
+    _add_update(network, folder, 1.0)
+
+
+def unfold_adapter(network: nn.Module, folder: Path) -> None:
+    """Take a saved adapter out of the weights of ``network``, in place: the inverse of :func:`fold_adapter`, up to float32 rounding.
+
+    Where the weights before folding were bfloat16, rounding the result to bfloat16 gives them back. Raises InputError as
+    :func:`fold_adapter`, and for weights of another dtype than float32, which lost digits when the adapter was folded in.
+    """
+    dtypes = {str(parameter.dtype) for parameter in network.parameters()} - {str(torch.float32)}
+    if dtypes:
+        found = f"a network in {', '.join(sorted(dtypes))} with {folder} folded in"
+        raise InputError(found, "float32, as SFT writes it", "train the SFT network again")
+    _add_update(network, folder, -1.0)
+
+
+@torch.no_grad()
+def _add_update(network: nn.Module, folder: Path, factor: float) -> None:
+    """Add ``factor`` times the update of a saved adapter to the weights."""
     config, weights = read_adapter_config(folder), read_adapter_weights(folder)
     linears = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     for name, (down, up) in weights.items():
@@ -102,7 +120,7 @@ def fold_adapter(network: nn.Module, folder: Path) -> None:
             )
     for name, (down, up) in weights.items():
         weight = linears[name].weight
-        update = config.scale * (up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32))
+        update = factor * config.scale * (up.to(weight.device, torch.float32) @ down.to(weight.device, torch.float32))
         weight.copy_(weight.float() + update)
 
 

@@ -49,16 +49,17 @@ def start_from(policy: Policy, folder: Path) -> None:
         up.copy_(weights[name][1])
 
 
-def join_adapters(first: Path, second: Path, output: Path) -> None:
-    """Write one adapter whose update is the sum of the updates of two: their ranks add up, alpha / rank is that of the second.
+def join_adapters(first: Path, second: Path, output: Path, factor: float = 1.0) -> None:
+    """Write one adapter whose update is ``factor`` times that of the first plus that of the second.
 
-    Raises InputError for unreadable adapters and for adapters of different layers, StorageError.
+    The ranks add up, alpha / rank is that of the second. Raises InputError for unreadable adapters and for adapters of different
+    layers, StorageError.
     """
     scale, own = read_adapter_config(second).scale, read_adapter_weights(second)
-    ratio, earlier = read_adapter_config(first).scale / scale, read_adapter_weights(first)
+    ratio, earlier = factor * read_adapter_config(first).scale / scale, read_adapter_weights(first)
     if own.keys() != earlier.keys():
         found = f"{first} adapts {len(earlier)} layers, {second} {len(own)}"
-        raise InputError(found, "adapters of the same layers", "train the rounds with one version of the product")
+        raise InputError(found, "adapters of the same layers", "train both with one version of the product")
     tensors = {}
     for name, (down, up) in own.items():
         earlier_down, earlier_up = earlier[name]

@@ -1,9 +1,9 @@
 """LoRA adapters: policy and reference share one network, so that no second copy is needed.
 
 ``merged`` (default): the SFT adapter is folded into the weights in float32, the policy adapter starts at zero, and the reference is
-the network with the adapter off. ``two_adapters`` (the released layout): the SFT adapter is the trainable "policy", and a copy of it
-the frozen "reference". In both, policy and reference are bitwise equal before the first step. :func:`add_moving_reference` replaces
-the frozen reference by a moving average of the policy.
+the network with the adapter off. ``two_adapters`` (the released layout): the weights are those under the SFT adapter, which the
+trainable "policy" continues, and a frozen copy of it is the "reference". In both, policy and reference are bitwise equal before the
+first step. :func:`add_moving_reference` replaces the frozen reference by a moving average of the policy.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from avpref.errors import ConfigError
 from avpref.identity import derive_seed
 from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
 from avpref.trainer.adapter_files import fold_adapter, read_adapter_config
+from avpref.trainer.fused_lora import fuse_updates
 from avpref.trainer.scaling.base_dtype import BaseDtype, with_base_dtype
 
 POLICY = "policy"
@@ -181,6 +182,7 @@ def _two_adapters(network: VelocityNetwork, settings: AdapterSettings, folder: P
         model.load_adapter(str(folder), adapter_name=REFERENCE, is_trainable=False)
     _tuner(model).set_adapter(POLICY)
     _check_count(model, network.adapter_targets())
+    fuse_updates(model)
     return Policy(model, REFERENCE)
 
 
@@ -209,6 +211,7 @@ def add_adapter(network: VelocityNetwork, settings: AdapterSettings, seed: int) 
                 down.copy_(torch.empty(down.shape).uniform_(-bound, bound, generator=generator))
                 up.zero_()
     _check_count(model, targets)
+    fuse_updates(model)
     return model
 
 

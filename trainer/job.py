@@ -16,11 +16,12 @@ from safetensors import safe_open
 from avpref.config.base_settings import DEFAULT_BASE, BaseSections, BaseSettings
 from avpref.config.data_settings import ClipSettings
 from avpref.config.network_settings import NetworkSettings
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
 from avpref.models.bases.base_model import Base, TimestepLaw
-from avpref.models.bases.base_opening import open_base
+from avpref.models.bases.base_opening import open_base, open_same_base
 from avpref.storage.latents.latent_reader import ClipSize
 from avpref.storage.latents.training_set import is_training_set, training_set_hash
 from avpref.storage.local_files import replace
@@ -44,16 +45,20 @@ class TrainingJob:
 
     SFT reads a clip set from ``data`` (stage 1: from ``audio_data`` if set), starts from ``weights`` or from random values
     seeded by ``seed``, trains all weights or, with ``adapter``, a new adapter, and writes ``network.safetensors`` or ``adapter/``.
-    DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``; ``reference_scores``
-    names a table of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
+    DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``, which belongs to ``weights``.
+    With ``sft_is_folded`` the weights hold the SFT adapter already: layout ``two_adapters`` takes it out, writes the adapter that
+    it trained as ``continued_adapter/`` and its difference from the SFT adapter as ``adapter/``. ``reference_scores`` names a table
+    of :mod:`avpref.trainer.reference_cache`. Settings of the prior read clips with negatives from ``data`` and write
+    ``prior.safetensors``. All write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
     weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
     ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
     process's rank) or ``cuda:N``. ``previews`` names a file of :mod:`avpref.trainer.monitoring.previews`. ``latents`` (of
-    ``audio_data``: ``audio_latents``) is the fingerprint that a latent store must have; empty: any.
+    ``audio_data``: ``audio_latents``) is the fingerprint that a latent store must have; empty: any. ``base_version`` is the version of
+    the base model's class that all processes must have; empty: any.
     """
 
-    settings: SftSettings | DpoSettings
+    settings: SftSettings | DpoSettings | PriorTrainingSettings
     network: NetworkSettings | None
     clip: ClipSettings
     data: Path
@@ -61,6 +66,7 @@ class TrainingJob:
     seed: int
     weights: Path | None = None
     sft_adapter: Path | None = None
+    sft_is_folded: bool = False
     adapter: AdapterSettings | None = None
     audio_data: Path | None = None
     reference_scores: Path | None = None
@@ -70,13 +76,15 @@ class TrainingJob:
     latents: str = ""
     audio_latents: str = ""
     base: BaseSettings = DEFAULT_BASE
+    base_version: str = ""
     start_adapter: Path | None = None
     reference: Literal["base", "start"] = "base"
 
     @property
     def base_model(self) -> Base:
-        """The base model whose network is trained. Raises ConfigError where it cannot be used."""
-        return open_base(BaseSections(base=self.base, network=self.network))
+        """The base model whose network is trained. Raises ConfigError where it cannot be used, ClusterError for another version."""
+        sections = BaseSections(base=self.base, network=self.network)
+        return open_same_base(sections, self.base_version) if self.base_version else open_base(sections)
 
     def timestep_law(self, size: ClipSize | None = None) -> TimestepLaw:
         """The distribution of timesteps for clips of ``size`` (the job's without).
@@ -84,6 +92,7 @@ class TrainingJob:
         Raises ConfigError where no shift can be derived from the clip's length.
         """
         clip = self.clip if size is None else size
+        assert not isinstance(self.settings, PriorTrainingSettings), "the prior has no timesteps"
         rates = self.clip.fps_hz, self.clip.sample_rate_hz
         shape = ClipShape(clip.num_frames, clip.height_px, clip.width_px, *rates)
         return self.base_model.timestep_law(self.settings.timesteps, shape)
@@ -98,6 +107,12 @@ class TrainingJob:
     def dpo(self) -> DpoSettings:
         """Settings of an AV-DPO job."""
         assert isinstance(self.settings, DpoSettings), "an SFT job has no AV-DPO settings"
+        return self.settings
+
+    @property
+    def prior(self) -> PriorTrainingSettings:
+        """Settings of a training of the prior."""
+        assert isinstance(self.settings, PriorTrainingSettings), "a job of another training"
         return self.settings
 
     def inputs(self) -> Iterator[tuple[str, Path]]:
@@ -135,6 +150,14 @@ class TrainingJob:
             case DpoSettings() if self.reference_scores is not None and self.settings.reference in ("ema", "none"):
                 found = f"reference scores for dpo.reference {self.settings.reference}"
                 raise ConfigError(found, "dpo.reference live or cached", "--set dpo.reference=cached")
+            case DpoSettings() if self.sft_is_folded and (
+                self.sft_adapter is None or self.dpo.adapter.layout != "two_adapters"
+            ):
+                raise ConfigError(
+                    "sft_is_folded without an SFT adapter of layout two_adapters",
+                    "sft_adapter and dpo.adapter.layout two_adapters",
+                    "set sft_is_folded: false",
+                )
             case DpoSettings() if self.start_adapter is not None and self.dpo.adapter.layout != "merged":
                 raise ConfigError(
                     "start_adapter with layout two_adapters", "layout merged", "set adapter.layout: merged"
@@ -162,6 +185,8 @@ class TrainingJob:
             kept["base"] = {"version": version}
         if self.start_adapter is not None:
             kept["reference"] = self.reference
+        if self.sft_is_folded:
+            kept["sft_is_folded"] = True
         flat = {key: value for key, value in _flatten("", kept) if not is_execution_key(key)}
         if self.settings.optimiser.schedule != "constant" or self._has_curriculum:
             flat["steps"] = repr(self.settings.loop.steps)

@@ -6,7 +6,7 @@ The parts are
     trained       trained tensors, float32
     gradients     one value per trained one, float32
     optimiser     AdamW's two moments, float32
-    average       moving averages of the trained tensors: of the policy, and of a reference that follows it
+    average       the moving average of the trained tensors, where there is one
     activations   tensors that autograd keeps for the backward pass of one forward pass
     block         with activation checkpointing: what one block keeps while it is recomputed
 
@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 
 from avpref.config.base_settings import BaseSections
 from avpref.config.network_settings import NetworkSettings
-from avpref.config.training_settings import AdapterSettings, CheckpointingMode, DpoSettings, SftSettings
+from avpref.config.training_settings import AdapterSettings, CheckpointingMode
 from avpref.models.bases.base_model import Base
 from avpref.models.bases.base_opening import open_base
 from avpref.models.flow import Latents, LatentShapes
@@ -78,8 +78,9 @@ class MemoryRequest:
         shapes: of a clip's latents.
         rows: rows of one forward pass: two per pair, one where the sides of a pair are computed alone (``dpo.two_pass``).
         checkpointing: of activations: ``none``, ``selective`` or ``full``.
-        num_averages: moving averages of the trained tensors.
+        has_average: whether there is a moving average.
         state_bits: of the optimiser's moments.
+        has_reference_adapter: whether a second adapter of the same size is the reference: a copy of SFT's, or a moving average.
         is_by_side: whether the sides of a pair have a forward pass each, so that one side of a block is recomputed at a time.
     """
 
@@ -89,8 +90,9 @@ class MemoryRequest:
     shapes: LatentShapes
     rows: int
     checkpointing: CheckpointingMode
-    num_averages: int = 0
+    has_average: bool = False
     state_bits: int = 32
+    has_reference_adapter: bool = False
     is_by_side: bool = False
 
     @property
@@ -98,12 +100,6 @@ class MemoryRequest:
         """The base model."""
         own = self.network
         return open_base(BaseSections(network=own) if isinstance(own, NetworkSettings) else own)
-
-
-def num_averages(settings: SftSettings | DpoSettings) -> int:
-    """Moving averages of the trained tensors on the device."""
-    follows = isinstance(settings, DpoSettings) and settings.reference == "ema"
-    return int(bool(settings.ema_decay)) + int(follows)
 
 
 def plan_memory(request: MemoryRequest) -> MemoryParts:
@@ -121,11 +117,11 @@ def plan_memory(request: MemoryRequest) -> MemoryParts:
         own_block = kept[1] - kept[0]
     trained = parts["trained"]
     return MemoryParts(
-        weights=parts["weights"],
+        weights=parts["weights"] + (trained * FLOAT32_BYTES if request.has_reference_adapter else 0),
         trained=trained * FLOAT32_BYTES,
         gradients=trained * FLOAT32_BYTES,
         optimiser=trained * request.state_bits // 8 * ADAM_MOMENTS,
-        average=trained * FLOAT32_BYTES * request.num_averages,
+        average=trained * FLOAT32_BYTES if request.has_average else 0,
         activations=parts["activations"],
         block=own_block,
     )

@@ -1,4 +1,4 @@
-"""Run a training job: SFT (the paper's stages 1 and 2) or AV-DPO (stage 3). Builds the network, trains it, writes the results."""
+"""Run a training job: SFT (the paper's stages 1 and 2), AV-DPO (stage 3) or a prior. Builds the network, trains it, writes the results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed, digest
@@ -19,9 +20,10 @@ from avpref.models.bases.velocity_network import VelocityNetwork, compile_blocks
 from avpref.storage.documents import SUMMARY_FILE
 from avpref.storage.failpoints import FailPoint, hit
 from avpref.storage.local_files import replace as write_file
-from avpref.trainer.adapter_files import save_adapter
+from avpref.trainer.adapter_files import save_adapter, unfold_adapter
 from avpref.trainer.adapter_joining import join_adapters, start_from
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, add_moving_reference, make_policy
+from avpref.trainer.data.conditions import ConditionDraws
 from avpref.trainer.data.job_data import noise_of_buckets, open_clips, open_pairs, schedule_of, video_spans
 from avpref.trainer.data.memory_check import require_room
 from avpref.trainer.data.sample_data import ClipRows
@@ -33,6 +35,7 @@ from avpref.trainer.monitoring.speed import ADAPTER_ALONE, ADAPTER_AND_REFERENCE
 from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource
 from avpref.trainer.objectives import FlowObjective, LiveReference, NoReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
+from avpref.trainer.prior.run_prior import run_prior
 from avpref.trainer.reference_cache import (
     CachedReference,
     ReferenceScoreTable,
@@ -48,6 +51,8 @@ RAW_ADAPTER_FOLDER = "adapter_raw"
 RAW_NETWORK_FILE = "network_raw.safetensors"
 ADAPTER_FOLDER = "adapter"
 NEW_ADAPTER_FOLDER = "new_adapter"
+CONTINUED_ADAPTER_FOLDER = "continued_adapter"
+"""The SFT adapter after AV-DPO, for the weights under it (layout ``two_adapters``)."""
 AUDIO_FOLDER = "audio_stage"
 
 
@@ -62,6 +67,8 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
             summary = _run_sft(job, context)
         case DpoSettings():
             summary = _run_dpo(job, context)
+        case PriorTrainingSettings():
+            summary = run_prior(job, context)
     if context.is_first:
         hit(FailPoint.TRAINING_DONE)
         write_file(job.output / SUMMARY_FILE, summary.to_json().encode())
@@ -76,6 +83,8 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
         _train_audio_branch(job, network, context)
     clips = open_clips(job, job.data)
     module: nn.Module = network
+    if job.adapter is None and job.sft.trained == "released":
+        job.base_model.freeze_for_joint(network)
     if job.adapter is not None:
         module = add_adapter(with_base_dtype(network, job.dtype), job.adapter, derive_seed("sft adapter", job.seed))
     _prepare(network, job.sft.loop)
@@ -110,22 +119,26 @@ def _write_sft(job: TrainingJob, network: VelocityNetwork, module: nn.Module, re
 def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Context) -> None:
     """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
     data = job.audio_data or job.data
-    spans, clips = video_spans(open_clips(job, data), job), open_clips(job, data, has_video=False)
+    spans = video_spans(open_clips(job, data), job) if job.base_model.aligns_sound else None
+    clips = open_clips(job, data, has_video=False)
     audio_network = job.base_model.audio_branch(network)
     _prepare(audio_network, job.sft.loop)
+    shard(job, audio_network, audio_network, context)
     source = _clip_source(job, clips, "audio")
     batch_size = job.sft.audio_batch_size or job.sft.loop.batch_size
     loop = job.sft.loop.model_copy(update={"steps": job.sft.audio_steps, "batch_size": batch_size})
     objective = FlowObjective(audio_network, spans)
     plan = replace(_plan(job, job.output / AUDIO_FOLDER, loop), optimiser=job.sft.audio_optimiser or job.sft.optimiser)
-    result = train(objective, source, plan, context)
+    result = whole_result(train(objective, source, plan, context), audio_network)
     _load_parameters(audio_network, result.average)
     _load_parameters(network, {name: p for name, p in audio_network.named_parameters() if p.requires_grad})
 
 
 def _clip_source(job: TrainingJob, clips: ClipRows, part: str) -> ClipSource:
     schedule, noise = schedule_of(job, clips), _sft_noise(job, part)
-    return ClipSource(clips, noise, schedule, noise_of_buckets(job, noise, schedule.buckets))
+    return ClipSource(
+        clips, noise, schedule, noise_of_buckets(job, noise, schedule.buckets), _condition_draws(job, part)
+    )
 
 
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
@@ -146,7 +159,15 @@ def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
 
 
 def _write_policy(job: TrainingJob, policy: Policy) -> None:
-    """Write the adapter; where the reference has one too, the joined adapter is the result and the new one is kept beside it."""
+    """Write the adapter that belongs to the job's weights, and beside it the trained one where that is another.
+
+    Where the reference has an adapter of an earlier round, the joined adapter is the result. Where the weights hold the SFT adapter,
+    the difference from it is: of twice the rank, so that networks with the SFT adapter folded in take it like any other.
+    """
+    if job.sft_is_folded and job.sft_adapter is not None:
+        save_adapter(policy.model, POLICY, job.output / CONTINUED_ADAPTER_FOLDER)
+        join_adapters(job.sft_adapter, job.output / CONTINUED_ADAPTER_FOLDER, job.output / ADAPTER_FOLDER, -1.0)
+        return
     if job.start_adapter is None or job.reference == "base":
         save_adapter(policy.model, POLICY, job.output / ADAPTER_FOLDER)
         return
@@ -168,9 +189,6 @@ def shard(job: TrainingJob, module: nn.Module, network: VelocityNetwork, context
     if settings.optimiser.state_bits != 32 or job.dtype in QUANTISED:
         found = f"loop.sharding fsdp2 with optimiser.state_bits {settings.optimiser.state_bits} and dtype {job.dtype}"
         raise ConfigError(found, "float moments and a float base", "--set dpo.loop.sharding=sums")
-    if settings.loop.max_tokens is not None or len(job.clip.shapes) > 1:
-        found = "loop.sharding fsdp2 with loop.max_tokens or several clip.shapes: ranks make unequal numbers of passes"
-        raise ConfigError(found, "one pass per step and rank", "--set dpo.loop.sharding=sums")
     shard_over_ranks(module, network, context)
 
 
@@ -211,6 +229,8 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
+    if job.sft_is_folded and job.sft_adapter is not None:
+        unfold_adapter(network, job.sft_adapter)
     folded = job.start_adapter if job.reference == "start" else job.sft_adapter
     policy = make_policy(network, job.dpo.adapter, seed, folded, job.dtype)
     if job.start_adapter is not None and job.reference == "base":
@@ -230,7 +250,7 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
 
 def reference_key(job: TrainingJob, num_pairs: int) -> str:
     """Hash of all that the reference's errors depend on, to the last bit: weights, dtype, data, noise, division into batches."""
-    relevant = ("sha256.", "network.", "base.", "reference", "dtype", "settings.adapter.layout")
+    relevant = ("sha256.", "network.", "base.", "reference", "dtype", "settings.adapter.layout", "sft_is_folded")
     inputs = {key: value for key, value in job.fingerprint().items() if key.startswith(relevant)}
     loop = job.dpo.loop
     computed: list[object] = [
@@ -307,7 +327,7 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
         law.shift,
         law.loc,
         law.spread,
-        job.sft.caption_dropout,
+        job.sft.caption_dropout if job.base_model.num_conditions == 1 else 0.0,
         independent=timesteps.independent and part == "joint",
         rounded=timesteps.rounded,
         audio_shift=law.audio_shift,
@@ -315,8 +335,17 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
     )
 
 
+def _condition_draws(job: TrainingJob, part: str) -> ConditionDraws:
+    """Draws of the conditions of one part of SFT; masks belong to the joint part."""
+    base, seed = job.base_model, derive_seed("conditions", part, job.seed)
+    num_dropped = base.num_conditions if base.num_conditions > 1 else 0
+    has_masks = job.sft.masks == "released" and part == "joint"
+    return ConditionDraws(seed, has_masks, num_dropped, job.sft.caption_dropout, base.redrawn_texts)
+
+
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:
     settings = job.settings
+    assert not isinstance(settings, PriorTrainingSettings), "the prior has a plan of its own"
     plan = LoopPlan(loop, settings.optimiser, order_seed(job), output, job.fingerprint())
     match settings:
         case SftSettings():

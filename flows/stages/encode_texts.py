@@ -17,6 +17,7 @@ from avpref.execution.plan import plan_stage
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.stages.same_base import on_same_base
 from avpref.flows.workers.generator import base_of, device_of, open_text_encoder, text_identity
 from avpref.identity import digest
 from avpref.models.text import TextEncoder
@@ -83,5 +84,5 @@ def encode_texts(run: Run, texts: Sequence[str]) -> tuple[ItemCounts, ...]:
         run.settings.run,
     )
     files = run.units(TEXTS)
-    spec, observer = TextSpec(run.runs, run.settings, files), reporting.observer()
+    spec, observer = on_same_base(TextSpec(run.runs, run.settings, files), run.settings), reporting.observer()
     return (run_stage(run, plan, files, lambda: spec, observer=observer).counts,)

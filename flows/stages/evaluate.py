@@ -19,6 +19,7 @@ from avpref.datasets.evidence.decision import Decision, DecisionInputs, rewards_
 from avpref.datasets.evidence.people import VoteEvidence, requires_votes
 from avpref.datasets.reward_formula import MetricScale
 from avpref.datasets.rows import EvaluationKind, EvaluationRow, EvaluationSide, QuarantineRow
+from avpref.datasets.table_terms import with_base_terms
 from avpref.domain import Candidate, Prompt, ScoreStatus, Split
 from avpref.execution.item_counts import ItemCounts, StageCounts
 from avpref.flows.bench.bench_sides import bench_sides
@@ -28,6 +29,7 @@ from avpref.flows.stages.adapter_lineage import adapter_files, lineage
 from avpref.flows.stages.generate import candidates_of, make_candidates
 from avpref.flows.stages.judge import Judgement, judge_clips
 from avpref.flows.stages.score import score_candidates
+from avpref.flows.workers.generator import stated_terms
 from avpref.flows.workers.judges import all_scorers, judge_metrics
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed, digest
@@ -192,7 +194,8 @@ def _write(run: Run, sides: dict[EvaluationSide, SideClips], decision: Decision)
     rows = list(_rows(sides, rewards, inputs.norm_id))
     content = digest("evaluation", [[row.candidate_id, row.name, row.value] for row in rows])
     rows = [replace(row, evaluation_id="e" + content) for row in rows]
-    sealed = run.tables.seal(tables.EVALUATIONS, content, tables.to_arrow(tables.EVALUATIONS, rows, content))
+    table = with_base_terms(tables.to_arrow(tables.EVALUATIONS, rows, content), stated_terms(run.settings))
+    sealed = run.tables.seal(tables.EVALUATIONS, content, table)
     decision = replace(decision, inputs=replace(inputs, evaluations=sealed.version))
     decisions.seal_decision(run, decision)
     decisions.record_decision(run, decision, lineage(run), adapter_files(run))

@@ -28,6 +28,7 @@ from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.stages.candidate_plan import sampler_hash
+from avpref.flows.stages.same_base import on_same_base
 from avpref.flows.workers.import_worker import ImportItem, ImportSpec
 from avpref.flows.workers.prompt_sources import imports_pairs
 from avpref.identity import digest
@@ -51,7 +52,7 @@ def imported_units(run: Run) -> FinishedUnits[ImportItem]:
     files = run.units(tables.CANDIDATES)
     importer = ClipImporter(run.files, keeps_latents=False, ground_truth_has_latents=False)
     reuse: Reuse[ImportItem] = Reuse(files, run.files, run.siblings, "candidate_id", importer=importer)
-    spec = ImportSpec(run.files, folder, run.settings, files)
+    spec = on_same_base(ImportSpec(run.files, folder, run.settings, files), run.settings)
     return run_stage(run, import_plan(run), files, lambda: spec, reuse, reporting.observer())
 
 

@@ -15,6 +15,7 @@ from avpref.datasets.selection import normalise, pairing
 from avpref.datasets.selection.listed_pairs_table import keep_listed
 from avpref.datasets.selection.score_matrix import ScoreMatrix, read_matrix
 from avpref.datasets.selection.selection_source import SelectionSource, source_of
+from avpref.datasets.table_terms import with_base_terms
 from avpref.datasets.votes.voted_pairs import apply_votes
 from avpref.domain import Split
 from avpref.errors import InputError
@@ -23,6 +24,7 @@ from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.rounds.earlier_pairs import earlier_pairs, previous_folder, without_earlier
 from avpref.flows.run import Run
 from avpref.flows.stages.import_pairs import listed_pairs
+from avpref.flows.workers.generator import stated_terms
 from avpref.flows.workers.prompt_sources import imports_pairs
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import digest
@@ -168,11 +170,12 @@ def _fingerprint(run: Run) -> str:
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:
     """Seal the tables, pairs last: where pairs are sealed, the others are too."""
+    terms = stated_terms(run.settings)
     run.tables.seal(tables.NORMS, fingerprint, selection.norm.to_arrow())
-    run.tables.seal(tables.REWARDS, fingerprint, selection.rewards)
+    run.tables.seal(tables.REWARDS, fingerprint, with_base_terms(selection.rewards, terms))
     run.tables.seal(tables.SKIPPED, fingerprint, selection.skipped)
     run.tables.seal(tables.EXCLUDED, fingerprint, selection.excluded)
-    run.tables.seal(tables.PAIRS, fingerprint, selection.pairs)
+    run.tables.seal(tables.PAIRS, fingerprint, with_base_terms(selection.pairs, terms))
 
 
 def _require_pairs(run: Run) -> None:

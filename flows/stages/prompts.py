@@ -13,6 +13,7 @@ from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.shapes import prompt_shapes
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.prompt_sources import open_prompt_source
 from avpref.identity import digest, file_sha256
 from avpref.storage.documents import REFUSED_FILE
@@ -25,7 +26,10 @@ HASH_SHOWN = 12
 
 @reporting.stage("prompts")
 def prompts(run: Run) -> StageCounts:
-    """Seal the prompt table of the run; the rows are prompts. Raises InputError or ConfigError for an unusable list of prompts."""
+    """Seal the prompt table of the run; the rows are prompts. Raises InputError or ConfigError for an unusable list of prompts.
+
+    Raises InputError for a text that is too long for the text encoder.
+    """
     fingerprint = _fingerprint(run)
     if run.tables.is_sealed(tables.PROMPTS, fingerprint) and _has_shapes(run, fingerprint):
         num_prompts = run.tables.num_rows(tables.PROMPTS)
@@ -33,6 +37,8 @@ def prompts(run: Run) -> StageCounts:
         return StageCounts(num_prompts, (log_counts(run.events, counts),))
     known = {prompt.prompt_id for prompt in read_prompts(run.tables)} if run.tables.has(tables.PROMPTS) else set()
     prompt_list = open_prompt_source(run.settings).prompts()
+    texts = [run.settings.sampling.negative_prompt, *(prompt.text for prompt in prompt_list.prompts)]
+    base_of(run.settings).check_texts(texts)
     rows = [
         QuarantineRow(item.file, "prompts", "Refused", f"line {item.line}: {item.reason}", 1)
         for item in prompt_list.refused

@@ -12,6 +12,7 @@ from avpref.execution.item_counts import ItemCounts, StageCounts, log_counts
 from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run, start_hash
+from avpref.flows.stages.alignment.preview_texts import with_previews
 from avpref.flows.stages.training.sft_data import write_clips, write_sound
 from avpref.flows.stages.training.trained_models import reuse_trained_model
 from avpref.flows.stages.training.training_data import launch_training
@@ -20,9 +21,10 @@ from avpref.identity import derive_seed, digest
 from avpref.models.bases.base_model import GivenWeights
 from avpref.storage.documents import quarantine_file
 from avpref.storage.local_files import storage_errors
+from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.metrics import METRICS_FILE
-from avpref.trainer.run_job import NETWORK_FILE, SUMMARY_FILE
+from avpref.trainer.run_job import ADAPTER_FOLDER, NETWORK_FILE, SUMMARY_FILE
 
 DATA_FILE = "clips.json"
 SOUND_FILE = "sound.json"
@@ -57,16 +59,18 @@ def _convert(run: Run, weights: SftWeights) -> ItemCounts:
 def _train(run: Run, settings: SftSettings) -> tuple[tuple[ItemCounts, ...], ItemCounts]:
     """Reuse the network of another run, or train it, unless this run has it; returns the counts of clips and of networks."""
     output = run.sft_output
+    adapter = [] if settings.adapter is None else [ADAPTER_FOLDER]
     clip_counts: tuple[ItemCounts, ...] = ()
     if run.models.bring(output / NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, present=1)
-    elif source := reuse_trained_model(run, output, [SUMMARY_FILE], NETWORK_FILE):
+    elif source := reuse_trained_model(run, output, [SUMMARY_FILE, *adapter], NETWORK_FILE):
         counts = ItemCounts("sft", NETWORKS, reused={source: 1})
     else:
         job, clip_counts = _prepared(run, settings, output)
         launch_training(run, "sft", job)
         counts = ItemCounts("sft", NETWORKS, made=1)
-    run.models.publish(output, (NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
+    files = (f"{folder}/{name}" for folder in adapter for name in (WEIGHTS_FILE, CONFIG_FILE))
+    run.models.publish(output, (*files, NETWORK_FILE, METRICS_FILE, SUMMARY_FILE))
     return clip_counts, counts
 
 
@@ -79,6 +83,8 @@ def _prepared(run: Run, settings: SftSettings, output: Path) -> tuple[TrainingJo
         left_out, counts = [*left_out, *refused], (*counts, *sound_counts)
         job = replace(job, audio_data=output / SOUND_FILE, audio_latents=sound)
     run.documents.write_quarantine(quarantine_file("sft"), left_out)
+    if settings.loop.previews.every:
+        job = with_previews(run, job)
     return job, counts
 
 
@@ -106,6 +112,7 @@ def _job(run: Run, sft_settings: SftSettings, output: Path) -> TrainingJob:
     return TrainingJob(
         settings=sft_settings.model_copy(update={"loop": loop}),
         base=settings.base,
+        base_version=base_of(settings).version,
         network=settings.network,
         clip=settings.clip,
         data=output / DATA_FILE,

@@ -16,6 +16,7 @@ from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
 from avpref.flows.shapes import settings_of, shape_name
+from avpref.flows.stages.same_base import on_same_base
 from avpref.flows.workers.prompt_sources import clip_shape, shapes_of
 from avpref.media.geometry import ClipShape
 from avpref.storage.unit import ItemT, Unit
@@ -66,7 +67,7 @@ def run_by_shape(
 
 def finish(run: Run, stage_pass: StagePass[ItemT]) -> FinishedUnits[ItemT]:
     """Run one pass. Raises as :func:`avpref.execution.run_units.run_stage`."""
-    spec = partial(_itself, stage_pass.spec)
+    spec = partial(on_same_base, stage_pass.spec, run.settings)
     return run_stage(run, stage_pass.plan, stage_pass.files, spec, stage_pass.reuse, reporting.observer())
 
 
@@ -84,7 +85,3 @@ def members_by_shape(
 def pass_suffix(settings: Settings, own: Settings) -> str:
     """The end of the name of a pass: the shape of ``own``, where the run of ``settings`` has several; otherwise nothing."""
     return f"-{shape_name(clip_shape(own))}" if len(settings.clip.shapes) > 1 else ""
-
-
-def _itself(spec: WorkerSpec[ItemT]) -> WorkerSpec[ItemT]:
-    return spec

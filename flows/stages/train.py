@@ -38,7 +38,7 @@ from avpref.trainer.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from avpref.trainer.job import TrainingJob
 from avpref.trainer.losses import Moves
 from avpref.trainer.metrics import METRICS_FILE
-from avpref.trainer.run_job import ADAPTER_FOLDER, SUMMARY_FILE
+from avpref.trainer.run_job import ADAPTER_FOLDER, CONTINUED_ADAPTER_FOLDER, SUMMARY_FILE
 
 ENCODE = "encode"
 TRAIN = "train"
@@ -54,7 +54,8 @@ def train(run: Run) -> StageCounts:
     job = run.training_job
     clip_counts, counts = _train(run, job)
     log_counts(run.events, counts)
-    adapter = (f"{ADAPTER_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
+    folders = (ADAPTER_FOLDER, CONTINUED_ADAPTER_FOLDER)
+    adapter = (f"{folder}/{name}" for folder in folders for name in (WEIGHTS_FILE, CONFIG_FILE))
     run.models.publish(job.output, (*adapter, METRICS_FILE, SUMMARY_FILE))
     record_trained(run)
     return StageCounts(run.settings.dpo.loop.steps, (*clip_counts, counts))
@@ -65,7 +66,8 @@ def _train(run: Run, job: TrainingJob) -> tuple[tuple[ItemCounts, ...], ItemCoun
     clip_counts: tuple[ItemCounts, ...] = ()
     if run.models.bring(job.output / SUMMARY_FILE):  # the trainer writes it last
         return clip_counts, ItemCounts("train", ADAPTERS, present=1)
-    if source := reuse_trained_model(run, job.output, [ADAPTER_FOLDER], SUMMARY_FILE):
+    folders = [ADAPTER_FOLDER, *([CONTINUED_ADAPTER_FOLDER] if job.sft_is_folded else [])]
+    if source := reuse_trained_model(run, job.output, folders, SUMMARY_FILE):
         return clip_counts, ItemCounts("train", ADAPTERS, reused={source: 1})
     fingerprint, clip_counts = _write_data(run, job)
     job = replace(job, latents=fingerprint)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from avpref.config.base_settings import BaseSections
 from avpref.config.schema import Settings
+from avpref.datasets.table_terms import BaseTerms
 from avpref.devices import resolved
+from avpref.domain import OWN_TERMS
 from avpref.flows.workers.prompt_sources import clip_shape
 from avpref.media.geometry import ClipShape
 from avpref.models.bases.base_model import Base, Sampler
@@ -24,6 +26,14 @@ TEXTS = "texts"
 def base_of(settings: Settings) -> Base:
     """The configuration's base model; nothing is loaded. Raises ConfigError where it cannot be used."""
     return open_base(settings.base_sections)
+
+
+def stated_terms(settings: Settings) -> BaseTerms | None:
+    """The terms that tables made from clips of the base model state; None for the product's own toy network."""
+    base = base_of(settings)
+    if not base.version and base.terms == OWN_TERMS:
+        return None
+    return BaseTerms(settings.base.model, base.terms.licence, base.terms.commercial_use)
 
 
 def open_codec(settings: Settings, device: str = "cpu") -> Codec:

@@ -49,6 +49,9 @@ class ReferenceSpec:
         torch.set_num_threads(job.dpo.loop.num_threads)
         assert job.weights is not None, "AV-DPO has weights"
         self.models.bring(job.weights)
+        for folder in (job.sft_adapter, job.start_adapter):
+            if folder is not None:
+                self.models.bring(folder)
         context = Context(device=choose_device(job.device, 0))
         return ReferenceWorker(self.files, prepare_preference_training(job, context), context.device)
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import socket
 from collections.abc import Collection, Mapping
 from functools import lru_cache
+from pathlib import Path
 
 from avpref.config.base_settings import JAVISDIT, BaseSections, BaseSettings
 from avpref.domain import Terms
-from avpref.errors import ConfigError
+from avpref.errors import ClusterError, ConfigError
 from avpref.identity import digest
 from avpref.models.bases.base_model import Base
 from avpref.models.bases.javis_base import JavisBase
-from avpref.outside.class_loading import BASE_MODEL, REFERENCE, load_class, offer_of, offers
+from avpref.outside.class_loading import BASE_MODEL, REFERENCE, load_class, make_importable, offer_of, offers
 from avpref.outside.class_settings import make
 from avpref.outside.source_version import source_version
 
-BUILT_IN_CLASSES: Mapping[str, str] = {"ltx2": "avpref.models.ltx2.ltx_base:LtxBase"}
+BUILT_IN_CLASSES: Mapping[str, str] = {
+    "ltx2": "avpref.models.ltx2.ltx_base:LtxBase",
+    "javisdit-v01": "avpref.models.javisdit_v01.v01_base:V01Base",
+}
 """Base models of the product that have settings of their own: name → ``package.module:Class``."""
 BUILT_IN_NAMES = (JAVISDIT, *BUILT_IN_CLASSES)
 
@@ -40,6 +45,25 @@ def open_base(sections: BaseSections) -> Base:
     if offer is None:
         raise _unknown(name)
     return _of_class(sections.base, offer.reference)
+
+
+def open_same_base(sections: BaseSections, version: str, folder: Path | None = None) -> Base:
+    """The base model of ``sections`` in a process that works for a command whose base model has ``version``.
+
+    A module that is not installed here is searched in ``folder``, the command's working directory (None: this process's). Raises as
+    :func:`open_base`, and ClusterError where the class is another version here.
+    """
+    module, is_reference, _ = sections.base.model.partition(":")
+    if is_reference and folder is not None:
+        make_importable(module, folder)
+    base = open_base(sections)
+    if base.version == version:
+        return base
+    raise ClusterError(
+        f"base model {sections.base.model} on {socket.gethostname()} has version {base.version}, and the command has {version}",
+        "one version of the base model's class in all processes, because names of units depend on it",
+        "install the same version of its package on all machines, and run the command again",
+    )
 
 
 def _of_class(settings: BaseSettings, reference: str, is_built_in: bool = False) -> Base:

@@ -25,6 +25,7 @@ from avpref.models.bases.base_model import (
     require_layout,
 )
 from avpref.models.bases.own_files import copy_adapter
+from avpref.models.bases.velocity_network import VelocityNetwork
 from avpref.models.checkpoints.weight_folders import weights_hash
 from avpref.models.flow import LatentShapes
 from avpref.models.ltx2.ltx_codec import LtxCodec, LtxCodecFiles
@@ -32,7 +33,7 @@ from avpref.models.ltx2.ltx_components import load_network, load_tokenizer, new_
 from avpref.models.ltx2.ltx_estimate import TokenCounts, attention_operations, forward_operations
 from avpref.models.ltx2.ltx_folder import LtxSource, transformer_folder
 from avpref.models.ltx2.ltx_grid import latent_shapes, require_grid, token_counts
-from avpref.models.ltx2.ltx_lora import LoraLayout, fold_ltx_lora, read_ltx_lora, save_ltx_lora
+from avpref.models.ltx2.ltx_lora import LoraLayout, read_ltx_lora, save_ltx_lora
 from avpref.models.ltx2.ltx_network import LtxConvention, LtxNetwork
 from avpref.models.ltx2.ltx_sampler import LtxSampler, noise_levels
 from avpref.models.ltx2.ltx_settings import LtxSettings
@@ -40,9 +41,11 @@ from avpref.models.ltx2.ltx_text import LENGTH, LtxTextFiles, require_length
 from avpref.models.ltx2.ltx_times import token_shift
 from avpref.models.ltx2.ltx_versions import LtxVersion
 from avpref.models.text import TextEncoder
+from avpref.storage.local_files import storage_errors
 from avpref.storage.weight_files import on_meta
 
 NUM_BLOCKS = 48
+DIFFUSERS_LAYOUT = "diffusers"
 PUBLISHED = "published"
 """Value of ``sft.network`` for the transformer in the base model's own folder."""
 LICENCE = Terms(
@@ -58,6 +61,7 @@ class LtxBase(Base):
     Settings = LtxSettings
     terms = LICENCE
     adapter_layouts = (PEFT_LAYOUT, *LoraLayout)
+    network_layouts = (DIFFUSERS_LAYOUT,)
     not_of_results = frozenset({"folder"})
     is_stereo = True
 
@@ -80,7 +84,7 @@ class LtxBase(Base):
         """See :class:`Base`: the transformer of the folder (``published``), or of another one of the same version."""
         network = load_network(self._transformer(weights.network), self.convention, weights.dtype)
         if weights.lora is not None:
-            fold_ltx_lora(network.transformer, read_ltx_lora(weights.lora))
+            read_ltx_lora(weights.lora).fold_into(network.transformer)
         return network
 
     def given_hash(self, network: str) -> str:
@@ -171,6 +175,13 @@ class LtxBase(Base):
         else:
             save_ltx_lora(lora, output, LoraLayout(layout))
 
+    def export_network(self, network: VelocityNetwork, output: Path, layout: str) -> None:
+        """See :class:`Base`: the transformer as diffusers saves it; ``sft.network`` reads it too."""
+        require_layout(layout, self.network_layouts)
+        assert isinstance(network, LtxNetwork), "a network of another base model"
+        with storage_errors(output):
+            network.transformer.save_pretrained(output)
+
     def _transformer(self, network: str) -> Path:
         """Folder of the transformer that ``sft.network`` names. Raises InputError for one of another version."""
         if network == PUBLISHED:
@@ -178,4 +189,7 @@ class LtxBase(Base):
         return transformer_folder(self.source.version, Path(network))
 
     def _require_grid(self, shape: ClipShape) -> None:
+        """Raises ConfigError for clips that this version does not make; before, where a folder is named, as :func:`open_folder`."""
+        if self.settings.folder:
+            assert self.source.folder.version is self.source.version
         require_grid(shape, self.source.version.traits.sample_rate_hz)

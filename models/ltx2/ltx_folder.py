@@ -151,26 +151,32 @@ def open_folder(version: LtxVersion, configured: str = "") -> LtxFolder:
 def transformer_folder(version: LtxVersion, path: Path) -> Path:
     """The folder of a transformer at ``path``: itself, or the full transformer in a folder as diffusers saves it.
 
-    Raises InputError for no transformer, or one of another version.
+    Raises InputError for no transformer, one of another version, and the distilled one of a folder as diffusers saves it.
     """
     if (path / INDEX).is_file():
         return open_folder(version, str(path)).transformer
     if not (path / CONFIG).is_file():
         raise InputError(f"{path} has no {CONFIG}", f"a transformer of LTX-{version}", "--set sft.network=published")
     require_version(str(path), read_json(path / CONFIG), version)
+    if (path.parent / INDEX).is_file() and path.name == DISTILLED_25:
+        _require_full(LtxFolder(path.parent, version), is_named=True)
     return path
 
 
-def _require_full(folder: LtxFolder) -> None:
-    """Raises InputError where the folder has only a distilled transformer. It takes no guidance and is not trained further."""
+def _require_full(folder: LtxFolder, is_named: bool = False) -> None:
+    """Raises InputError where the folder has only a distilled transformer, or a configuration names that (``is_named``).
+
+    It takes no guidance and is not trained further.
+    """
     traits, repo = folder.version.traits, folder.version.traits.repo
-    distilled = folder.path / DISTILLED_25
-    if folder.version is LtxVersion.V2_5 and not (folder.path / traits.transformer).is_dir() and distilled.is_dir():
+    distilled, has_full = folder.path / DISTILLED_25, (folder.path / traits.transformer).is_dir()
+    if folder.version is LtxVersion.V2_5 and distilled.is_dir() and (is_named or not has_full):
         require_version(str(distilled), folder.config(DISTILLED_25), folder.version)
+        download = f"hf download {repo} --include '{traits.transformer}/*'"
         raise InputError(
-            f"{folder.path} has {DISTILLED_25}/, the distilled transformer, and no {traits.transformer}/",
+            f"{distilled} is the distilled transformer{'' if has_full else f', and there is no {traits.transformer}/'}",
             f"{traits.transformer}/, which guidance and training need",
-            f"hf download {repo} --include '{traits.transformer}/*'",
+            f"--set sft.network={folder.path / traits.transformer}" if has_full else download,
         )
     if folder.version is LtxVersion.V2_5:
         return

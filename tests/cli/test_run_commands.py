@@ -23,6 +23,7 @@ def test_list_says_what_each_run_is(call, own_runs, own_run):
     assert row == {
         "run_id": own_run.run_id,
         "seed": own_run.settings.run.seed,
+        "round": 1,
         "state": "finished",
         "pairs": own_run.tables.num_rows(tables.PAIRS),
         "verdict": own_run.documents.read("result.json")["gate"]["verdict"],

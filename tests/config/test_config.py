@@ -29,6 +29,9 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
     return path
 
 
+TWO_ADAPTERS = "dpo.adapter.layout=two_adapters"
+
+
 def refusal(path: Path, *overrides: str, **environment: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides, environment)
@@ -239,6 +242,42 @@ def test_a_key_of_another_kind_is_explained_as_that() -> None:
 
 
 def test_an_adapter_layout_that_no_stage_can_serve_is_refused_before_a_run_begins() -> None:
-    error = refusal(TINY, "dpo.adapter.layout=two_adapters")
-    assert "dpo.adapter.layout two_adapters" in error.found
+    error = refusal(TINY, TWO_ADAPTERS)
+    assert "dpo.adapter.layout two_adapters without sft.adapter" in error.found
     assert error.fix == "--set dpo.adapter.layout=merged"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found", "fix"),
+    [
+        (["dpo.adapter.dropout=0.05"], "dpo.adapter.dropout 0.05", "--set dpo.adapter.dropout=0"),
+        (["sft.adapter={dropout: 0.05}"], "sft.adapter.dropout 0.05", "--set sft.adapter.dropout=0"),
+        (["sft.adapter={layout: two_adapters}"], "sft.adapter.layout", "--set sft.adapter.layout=merged"),
+        (
+            [TWO_ADAPTERS, "sft.adapter={rank: 8, alpha: 2}"],
+            "rank 4",
+            "--set dpo.adapter.rank=8 --set dpo.adapter.alpha=2",
+        ),
+        (
+            [TWO_ADAPTERS, "sft.adapter={rank: 4, alpha: 4}", "dpo.reference=ema"],
+            "ema",
+            "--set dpo.adapter.layout=merged",
+        ),
+        (
+            [TWO_ADAPTERS, "sft.adapter={rank: 4, alpha: 4}", "rounds.count=2"],
+            "rounds",
+            "--set dpo.adapter.layout=merged",
+        ),
+    ],
+)
+def test_adapters_that_do_not_go_together_are_refused_before_a_run_begins(
+    overrides: list[str], found: str, fix: str
+) -> None:
+    error = refusal(TINY, *overrides)
+    assert found in error.found and error.fix == fix
+    load_config(TINY, [*overrides, *fix.replace("--set ", "").split()], {})
+
+
+def test_an_adapter_to_continue_is_accepted() -> None:
+    overrides = ["sft.adapter={rank: 4, alpha: 4}", TWO_ADAPTERS]
+    assert load_config(TINY, overrides, {}).settings.dpo.has_reference_adapter

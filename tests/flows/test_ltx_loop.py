@@ -3,70 +3,38 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_ltx import save_tiny_ltx
+from tiny_ltx_runs import write_config
 
 from avpref.config.loading import load_config
 from avpref.datasets import tables
+from avpref.datasets.table_terms import base_terms_of
 from avpref.errors import ConfigError, InputError
 from avpref.exchange.adapter_export import AdapterExport, export_adapter
 from avpref.exchange.adapter_source import find_adapter
+from avpref.exchange.pair_export import PairExport, export_pairs
 from avpref.flows.dry_run import estimate
 from avpref.flows.flops import estimate_sampling
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
+from avpref.flows.run_stages import CURATION, run_stages
+from avpref.flows.stages.train import train
 from avpref.flows.training_plan import training_plans
-from avpref.flows.workers.generator import base_of
+from avpref.flows.workers.generator import base_of, load_for_sampling
 from avpref.flows.workers.prompt_sources import clip_shape
+from avpref.models.bases.base_model import GivenWeights
 from avpref.models.ltx2.ltx_versions import LtxVersion
 from avpref.storage.run_folder import RESULT_FILE, RunFolder, create
 from avpref.storage.table_readers import read_candidates
 
 CONFIG = Path(__file__).parents[2] / "configs" / "ltx2.yaml"
-WORDS = ("dog", "rain", "train", "bell", "fire", "river", "drum", "glass", "wind", "door", "bird", "engine")
-TINY: dict[str, Any] = {
-    "run": {"name": "ltx", "seed": 0, "shard_prompts": 8, "unit_candidates": 6},
-    "executor": {"kind": "in_process"},
-    "clip": {"num_frames": 25, "height_px": 64, "width_px": 64, "fps_hz": 24.0, "sample_rate_hz": 48000},
-    "sft": {"kind": "weights", "network": "published", "dtype": "float32"},
-    "sampling": {"num_candidates": 3, "steps": 2, "guidance": 2.0, "dtype": "float32", "ground_truth": False},
-    "scoring": {"scorers": ["audiobox", "imagebind", "synchformer", "videoalign"], "preset": "tiny"},
-    "dpo": {
-        "loop": {
-            "steps": 2,
-            "batch_size": 2,
-            "checkpoint_every": 2,
-            "num_threads": 1,
-            "activation_checkpointing": True,
-        },
-        "optimiser": {"lr": 1.0e-3, "warmup_steps": 1, "eps": 1.0e-8},
-        "timesteps": {"scale": 1.0},
-        "adapter": {"rank": 2, "alpha": 4.0},
-        "desync_share": 0.5,
-    },
-    "evaluation": {"bootstrap_samples": 100, "gate": {}},
-}
-
-
-def write_config(root: Path, folder: Path, version: LtxVersion = LtxVersion.V2_3) -> Path:
-    """A configuration of a tiny run, and its list of prompts."""
-    listed = root / "prompts.csv"
-    listed.write_text("\n".join(["text", *(f"a {word} far away" for word in WORDS)]) + "\n", encoding="utf-8")
-    own = {"version": str(version), "folder": str(folder), "text_dtype": "float32", "perturbed_blocks": [1]}
-    values = TINY | {
-        "prompts": {"kind": "texts", "prompts": str(listed), "held_out_share": 0.3},
-        "base": {"model": "ltx2", "settings": own},
-    }
-    path = root / "ltx.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +102,52 @@ def test_an_export_has_a_card_with_the_terms(run: RunFolder, tmp_path: Path, lay
 
 
 @pytest.mark.slow
+def test_pairs_rewards_and_evaluation_state_the_terms(run: RunFolder) -> None:
+    for table in (tables.PAIRS, tables.REWARDS, tables.EVALUATIONS):
+        terms = base_terms_of(run.tables.read(table))
+        assert terms is not None and terms.base_model == "ltx2" and not terms.commercial_use, table.name
+        assert "LTX-2 Community License" in terms.licence
+
+
+@pytest.mark.slow
+def test_exported_pairs_state_the_terms(run: RunFolder, tmp_path: Path) -> None:
+    manifest = export_pairs(run, PairExport(tmp_path / "out"))
+    assert "LTX-2 Community License" in manifest["base_terms"]["licence"]
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "base model `ltx2`: LTX-2 Community License" in card and "no commercial use" in card
+
+
+@pytest.mark.slow
+def test_the_network_with_the_adapter_folded_in_is_the_policy(run: RunFolder, tmp_path: Path) -> None:
+    source = find_adapter(run.runs, run.run_id, allows_refused=True)
+    export_adapter(source, AdapterExport(tmp_path / "out", num_clips=0, merged=True))
+    assert "LTX-2 Community License" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    opened = Run.of(run)
+    again = base_of(run.settings).convert(GivenWeights(str(tmp_path / "out"), None, torch.float32))
+    policy = load_for_sampling(opened.policy, run.settings)
+    start = load_file(opened.sft.checkpoint)
+    changed = 0
+    for (name, ours), theirs in zip(policy.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+        changed += not torch.equal(ours, start[name])
+    assert changed == 2 * 28
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_stage_trains_over_a_base_of_eight_bits(run: RunFolder, config: Path) -> None:
+    """Another run of the same folder, which differs from stage ``train`` on."""
+    pytest.importorskip("torchao")
+    opened = Run.of(create(run.runs, load_config(config, ["dpo.base_dtype=int8"], {}).settings))
+    with opened.locked():
+        run_stages(opened, (*CURATION, train))
+    adapters = [Run.of(folder).policy.adapter for folder in (opened, run)]
+    eight, plain = (load_file((adapter or Path()) / "adapter_model.safetensors") for adapter in adapters)
+    assert eight.keys() == plain.keys() and all(tensor.abs().max() > 0 for tensor in eight.values())
+    assert any(not torch.equal(eight[name], plain[name]) for name in plain)
+
+
+@pytest.mark.slow
 def test_terms_are_in_the_report(run: RunFolder) -> None:
     page = (run.root / "report.html").read_text(encoding="utf-8")
     assert "LTX-2 Community License" in page
@@ -145,6 +159,8 @@ def test_terms_are_in_the_report(run: RunFolder) -> None:
         ("base.settings.version=2.0", InputError, "holds LTX-2.3"),
         ("clip.num_frames=24", ConfigError, "is not 8k"),
         ("clip.width_px=72", ConfigError, "multiple of 32"),
+        ("clip.fps_hz=16", ConfigError, "24"),
+        ("sft.network=nowhere", InputError, "nowhere"),
         ("sampling.negative_prompt=" + "a" * 2000, InputError, "at most 1024 tokens"),
         ("base.settings.perturbed_blocks=[]", ConfigError, "perturbed_blocks"),
         ("base.settings.frame_rate=24", ConfigError, "unknown setting frame_rate"),
@@ -155,6 +171,57 @@ def test_bad_input_is_one_error_that_says_what_was_expected(
 ) -> None:
     with pytest.raises(error, match=words):
         run_loop(create(tmp_path, load_config(config, [override], {}).settings))
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_made(config: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "prompts.csv"
+    listed.write_text("text\na dog barks\n" + "b" * 1500 + "\na bell rings\n", encoding="utf-8")
+    folder = create(tmp_path, load_config(config, [f"prompts.prompts={listed}"], {}).settings)
+    with pytest.raises(InputError, match=r"a text of 15\d\d tokens") as caught:
+        run_loop(folder)
+    assert caught.value.expected == "at most 1024 tokens"
+    assert not folder.tables.has(tables.PROMPTS) and not (tmp_path / "networks").exists()
+
+
+def test_a_clip_off_the_grid_is_refused_before_the_first_stage(config: Path, tmp_path: Path) -> None:
+    settings = load_config(config, ["clip.num_frames=24"], {}).settings
+    with pytest.raises(ConfigError, match="is not 8k"):
+        estimate(settings)
+    folder = create(tmp_path, settings)
+    with pytest.raises(ConfigError, match="is not 8k"):
+        run_loop(folder)
+    assert not folder.tables.has(tables.PROMPTS)
+
+
+def test_a_distilled_base_is_refused(config: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(config.parent / "weights", tmp_path / "distilled")
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    schedule.write_text(json.dumps(json.loads(schedule.read_text()) | {"use_dynamic_shifting": False}))
+    settings = load_config(config, [f"base.settings.folder={folder}"], {}).settings
+    with pytest.raises(InputError, match="distilled") as caught:
+        run_loop(create(tmp_path / "runs", settings))
+    assert "the full transformer" in caught.value.expected
+
+
+def adapter_file(path: Path, module: str) -> Path:
+    """A LoRA file in ComfyUI's names that adapts one layer."""
+    factors = {"A": torch.zeros(2, 32), "B": torch.zeros(32, 2)}
+    save_file({f"diffusion_model.{module}.lora_{side}.weight": value for side, value in factors.items()}, path)
+    return path
+
+
+def test_an_adapter_of_the_other_base_is_refused(config: Path, tmp_path: Path, tiny_run: RunFolder) -> None:
+    of_javis = adapter_file(tmp_path / "javis.safetensors", "blocks.0.self_attn.q")
+    settings = load_config(config, [f"sft.lora={of_javis}"], {}).settings
+    with pytest.raises(InputError, match=r"layers that LTX-2 does not adapt, first blocks\.0\.self_attn\.q") as caught:
+        run_loop(create(tmp_path / "runs", settings))
+    assert "an adapter of LTX-2" in caught.value.expected
+    of_ltx = adapter_file(tmp_path / "ltx.safetensors", "transformer_blocks.0.attn1.to_q")
+    sft = {"kind": "weights", "network": str(Run.of(tiny_run).sft.checkpoint), "lora": str(of_ltx), "dtype": "float32"}
+    javis = load_config(CONFIG.with_name("tiny.yaml"), [f"sft={json.dumps(sft)}"], {}).settings
+    with pytest.raises(InputError, match="ltx") as caught:
+        run_loop(create(tmp_path / "runs", javis))
+    assert caught.value.expected and caught.value.fix
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,16 @@ from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.flows.retrain import run_loop
 from avpref.flows.run import Run
-from avpref.flows.shapes import drawn_shape, settings_of
+from avpref.flows.shapes import drawn_shape, settings_of, shape_of_candidate
 from avpref.flows.stages.candidate_plan import candidate_requests
+from avpref.flows.stages.train import train
+from avpref.flows.workers.generator import base_of
 from avpref.flows.workers.prompt_sources import shapes_of
 from avpref.media.geometry import ClipShape, nearest_shape
+from avpref.storage.documents import quarantine_file
 from avpref.storage.run_folder import RunFolder, create, run_id
 from avpref.storage.table_readers import read_candidates
+from avpref.trainer.data.job_data import open_pairs
 
 TINY = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 SHAPES = (
@@ -93,3 +98,25 @@ def test_the_nearest_shape_to_a_recording(size: tuple[int, int, float], expected
         ClipShape(*shape, 16.0, 16000) for shape in ((33, 240, 432), (81, 480, 864), (81, 864, 480), (65, 320, 320))
     ]
     assert nearest_shape(shapes, *size) == shapes[expected]
+
+
+def test_a_pair_that_fits_no_forward_pass_is_a_row_with_its_reason(shaped: RunFolder, tmp_path: Path) -> None:
+    """Only pairs of the smaller shape fit; the others are counted as lost, and the training goes on without them."""
+    root = tmp_path / shaped.run_id
+    shutil.copytree(shaped.root, root)
+    tokens = {shape: 2 * base_of(shaped.settings).work(shape).num_tokens for shape in shapes_of(shaped.settings)}
+    small, large = sorted(tokens.values())
+    settings = load_config(root / "config.yaml", [f"dpo.loop.max_tokens={small}"], {}).settings
+    run = Run.of(RunFolder(root, settings))
+    candidates = {candidate.candidate_id: shape_of_candidate(candidate) for candidate in read_candidates(run.tables)}
+    pairs = {pair["pair_id"]: candidates[pair["chosen"]] for pair in run.tables.read(tables.PAIRS).to_pylist()}
+    refused = {pair for pair, shape in pairs.items() if tokens[shape] == large}
+    assert refused and refused != set(pairs)
+    train.fn(run)
+    rows = run.documents.read_quarantine(quarantine_file("train"))
+    assert {row.candidate_id for row in rows} == refused
+    message = f"{large} tokens of shape 16x96x96, and loop.max_tokens is {small}"
+    assert {(row.stage, row.error, row.message) for row in rows} == {("train", "NoBucket", message)}
+    assert set(open_pairs(run.training_job).ids) == set(pairs) - refused
+    for row in (run.training_job.output / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(row)["loss"] > 0

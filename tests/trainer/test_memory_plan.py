@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import create_selective_checkpoint_contexts
 
 from avpref.config.network_settings import NetworkSettings
-from avpref.config.training_settings import AdapterSettings, CheckpointingMode, DpoSettings, LoopSettings
+from avpref.config.training_settings import AdapterSettings, CheckpointingMode
 from avpref.models import recomputation
 from avpref.models.dit import JavisDiT, NetworkConfig
 from avpref.models.flow import Latents, LatentShapes
 from avpref.trainer.adapters import add_adapter
-from avpref.trainer.memory_plan import MemoryRequest, num_averages, plan_memory
+from avpref.trainer.memory_plan import MemoryRequest, plan_memory
 from avpref.trainer.scaling.base_dtype import linear_layers
 
 NETWORK = NetworkSettings(
@@ -78,7 +78,7 @@ def test_activations_are_those_that_autograd_saves(rows: int) -> None:
 
 
 def test_static_parts_are_the_parameters() -> None:
-    plan = plan_memory(MemoryRequest(NETWORK, ADAPTER, "bfloat16", SHAPES, 2, "none", num_averages=1))
+    plan = plan_memory(MemoryRequest(NETWORK, ADAPTER, "bfloat16", SHAPES, 2, "none", has_average=True))
     network = JavisDiT(NetworkConfig.from_settings(NETWORK))
     frozen = sum(parameter.numel() for parameter in network.parameters())
     adapted = add_adapter(network, ADAPTER, 0)
@@ -130,12 +130,3 @@ def test_sides_that_are_computed_alone_recompute_half_a_block() -> None:
     )
     assert by_side.activations == whole.activations
     assert by_side.block == pytest.approx(whole.block / 2, rel=0.05)
-
-
-def test_every_moving_average_is_counted() -> None:
-    loop = LoopSettings(steps=1, batch_size=1)
-    kinds: list[tuple[float, Literal["live", "ema"], int]] = [(0, "live", 0), (0.9, "live", 1), (0.9, "ema", 2)]
-    for decay, reference, number in kinds:
-        assert num_averages(DpoSettings(loop=loop, ema_decay=decay, reference=reference)) == number
-    one, two = (plan_memory(MemoryRequest(NETWORK, ADAPTER, "float32", SHAPES, 2, "full", n)) for n in (1, 2))
-    assert two.average == 2 * one.average == 2 * one.trained

@@ -12,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from latent_stores import FINGERPRINT, clip, seal, store_of_pairs, text, write_store
+from latent_stores import FINGERPRINT, store_of_pairs, store_of_two_shapes
 
 from avpref.config.network_settings import NetworkSettings
-from avpref.datasets.latents import TrainingSample
 from avpref.errors import ConfigError, InputError
 from avpref.models.dit_work import num_tokens
 from avpref.models.flow import LatentShapes
@@ -182,18 +181,7 @@ def test_tokens_of_the_published_shapes() -> None:
 
 @pytest.fixture
 def two_shapes(tmp_path: Path) -> Path:
-    """Eight pairs of two shapes."""
-    generator = torch.Generator().manual_seed(3)
-    samples, rows = [], []
-    for number in range(8):
-        frames = 3 if number % 3 else 5
-        for side in "wl":
-            video = torch.randn(2, frames, 4, 4, generator=generator)
-            samples.append(clip(f"p{number}{side}", video, torch.randn(1, 2 * frames, 4, generator=generator)))
-        rows.append(TrainingSample(f"p{number}", f"p{number}w", f"p{number}l", "t0", frames, 4, 4))
-    samples += [text("t0", torch.randn(2, 8, generator=generator)), text("negative", torch.zeros(1, 8))]
-    write_store(tmp_path / "store", samples)
-    return seal(tmp_path / "store", rows, (3, 8))
+    return store_of_two_shapes(tmp_path / "store")
 
 
 @pytest.mark.parametrize("budget", [60, 80, 200])

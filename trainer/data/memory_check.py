@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from avpref.config.base_settings import BaseSections
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import DpoSettings
 from avpref.errors import ConfigError
 from avpref.trainer.data.buckets import Schedule
 from avpref.trainer.job import TrainingJob
-from avpref.trainer.memory_plan import MemoryRequest, num_averages, plan_memory
+from avpref.trainer.memory_plan import MemoryRequest, plan_memory
 from avpref.trainer.parallel import Context
 
 
@@ -26,9 +27,12 @@ def require_room(job: TrainingJob, schedule: Schedule, context: Context) -> None
 def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world: int = 1) -> None:
     """Raises ConfigError that names the first bucket whose forward pass needs more than ``total_bytes``."""
     settings, sections = job.settings, BaseSections(base=job.base, network=job.network)
-    adapter, per_sample, is_by_side = job.adapter, schedule.buckets.rows_per_sample, False
+    assert not isinstance(settings, PriorTrainingSettings), "memory is planned for base models"
+    is_by_side = False
+    adapter, per_sample, has_second = job.adapter, schedule.buckets.rows_per_sample, False
     if isinstance(settings, DpoSettings):
         adapter, per_sample = settings.adapter, 1 if settings.two_pass else per_sample
+        has_second = settings.has_reference_adapter
         is_by_side = settings.by_side and not settings.two_pass
     own = -(-settings.loop.batch_size // world)
     for index, bucket in enumerate(schedule.buckets.kinds):
@@ -41,8 +45,9 @@ def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world
             bucket.shapes,
             samples * per_sample,
             mode,
-            num_averages(settings),
+            bool(settings.ema_decay),
             settings.optimiser.state_bits,
+            has_second,
             is_by_side,
         )
         needed = plan_memory(request).total

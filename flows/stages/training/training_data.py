@@ -21,6 +21,7 @@ from avpref.execution.run_units import FinishedUnits, run_stage
 from avpref.flows.placement import join_for_training
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import Run
+from avpref.flows.stages.same_base import on_same_base
 from avpref.flows.workers.generator import base_of, negative_text, open_text_encoder, text_identity
 from avpref.flows.workers.text_state_worker import TextStateItem, TextStateSpec
 from avpref.identity import digest
@@ -62,7 +63,7 @@ def write_training_set(run: Run, path: Path, source: TrainingSource) -> tuple[st
     used = {name for sample in source.samples for name in (sample.chosen, sample.rejected, sample.text_id)} | {negative}
     index = _rows_of(pa.concat_tables([source.clips, states]), used)
     fingerprint = digest("latents", sorted(set(index["fingerprint"].to_pylist())))
-    _bring_shards(run, index)
+    bring_shards(run, index)
     header = SetHeader(source.kind, fingerprint, *_text_size(run), negative, source.num_delays)
     seal_training_set(path, header, tables.to_arrow(TRAINING_SAMPLES, source.samples), index, run.root)
     return fingerprint, (texts.counts,)
@@ -87,7 +88,7 @@ def _encode_texts(run: Run, ids: set[str], clips: pa.Table) -> FinishedUnits[Tex
     executor = None if base_of(settings).precisions.text else InProcessExecutor()
     plan = plan_stage(TEXT_STATES, "texts", fingerprint, [[item] for item in items], settings.run)
     files = run.units(LATENTS)
-    spec = TextStateSpec(run.runs, run.files, settings, files)
+    spec = on_same_base(TextStateSpec(run.runs, run.files, settings, files), settings)
     reuse: Reuse[TextStateItem] = Reuse(files, run.files, run.siblings, "sample_id", importer=ShardImporter(run.files))
     return run_stage(run, replace(plan, executor=executor), files, lambda: spec, reuse, reporting.observer())
 
@@ -96,7 +97,7 @@ def _rows_of(index: pa.Table, used: set[str]) -> pa.Table:
     return index.filter(pc.is_in(index["sample_id"], pa.array(sorted(used), pa.string())))
 
 
-def _bring_shards(run: Run, index: pa.Table) -> None:
+def bring_shards(run: Run, index: pa.Table) -> None:
     """Copy the shards of ``index`` from the run's bucket, if it uses one, to its folder, where the trainer maps them."""
     if not isinstance(run.files, ObjectFiles):
         return

@@ -21,6 +21,7 @@ from avpref.config.pool_names import require_pools_of_scorers
 from avpref.config.schema import ScoreJob, Settings
 from avpref.config.scorer_use import FORMS, entry_for_override
 from avpref.config.section import EVERY_KEY, Section
+from avpref.config.training.adapter_rules import require_adapters
 from avpref.errors import ConfigError
 from avpref.identity import digest
 
@@ -139,9 +140,7 @@ def _require_implemented(settings: Settings, path: Path) -> None:
     """Raises ConfigError for a value that the schema knows and no stage of a run can serve, and for a judge that is a scorer."""
     settings.base_sections.check()
     settings.rounds.check()
-    if settings.dpo.adapter.layout == "two_adapters":
-        found = f"{path}: dpo.adapter.layout two_adapters, which needs an SFT adapter, and no stage trains one"
-        raise ConfigError(found, "merged", "--set dpo.adapter.layout=merged")
+    require_adapters(settings, path)
     if isinstance(settings.prompts, PairPrompts) and len(settings.clip.shapes) > 1:
         found = f"{path}: prompts.kind pairs with {len(settings.clip.shapes)} clip.shapes"
         raise ConfigError(found, "one shape, in which clips of pairs are imported", "--set clip.shapes=[]")
@@ -170,7 +169,7 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
 
 NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
 """Sections that affect where a run executes and how it is observed, but not its results."""
-WITHOUT_DEFAULT = ("base",)
+WITHOUT_DEFAULT = ("base", "prior")
 """Sections that came later than others: runs that leave them at their defaults keep their ids."""
 
 

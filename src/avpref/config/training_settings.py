@@ -107,10 +107,10 @@ class LoopSettings(ExtendedSection):
 
 
 class AdapterSettings(Section):
-    """LoRA. ``merged``: the reference is the network with the adapter off.
+    """LoRA. ``merged``: a new adapter over the SFT network; the reference is the network with the adapter off.
 
-    ``two_adapters`` (an SFT adapter is copied into policy and frozen reference) exists in the trainer only: :func:`load_config`
-    refuses it, because no stage writes an SFT adapter yet.
+    ``two_adapters``, as released: the policy continues the adapter that SFT trained, and the reference is a frozen copy of it.
+    :mod:`avpref.config.training.adapter_rules` says which sections go together.
     """
 
     layout: Literal["merged", "two_adapters"] = "merged"
@@ -128,7 +128,7 @@ class SftSettings(ExtendedSection):
     ADDED: ClassVar[frozenset[str]] = frozenset(
         {
             *("weight_video", "weight_audio", "network", "adapter", "base_dtype"),
-            *("audio_clips", "audio_optimiser", "audio_batch_size"),
+            *("audio_clips", "audio_optimiser", "audio_batch_size", "masks", "trained"),
         }
     )
 
@@ -155,6 +155,14 @@ class SftSettings(ExtendedSection):
     )
     audio_optimiser: OptimiserSettings | None = Field(default=None, description="stage 1; none: optimiser")
     audio_batch_size: int | None = Field(default=None, gt=0, description="stage 1; none: loop.batch_size")
+    masks: Literal["none", "released"] = Field(
+        default="none",
+        description="stage 2: released: latents of some clips are known, as JavisDiT v0.1 trains conditioned modes",
+    )
+    trained: Literal["released", "all"] = Field(
+        default="released",
+        description="stage 2 without an adapter: the parameters of the base model's released training, or all",
+    )
 
 
 class SftWeights(Section):
@@ -202,3 +210,8 @@ class DpoSettings(ExtendedSection):
     desync_order: Literal["flat", "large_first"] = "flat"
     displacement_alarm: float = Field(default=0.01, gt=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def has_reference_adapter(self) -> bool:
+        """Whether the reference has an adapter of its own: a frozen copy of SFT's, or a moving average."""
+        return self.adapter.layout == "two_adapters" or self.reference == "ema"

@@ -23,7 +23,7 @@ S_PER_H = 3600.0
 @dataclass(frozen=True)
 class AdapterCard:
     """The parts of a card: the adapter, the terms of its base, the exported factors (None for another base model than the built-in
-    one) and their layout, the base on a hub (may be empty), and clips."""
+    one, and for a whole network) and their layout, the base on a hub (may be empty), clips, and whether a whole network is exported."""
 
     source: AdapterSource
     base_terms: Terms
@@ -32,14 +32,18 @@ class AdapterCard:
     base_model: str
     revision: str
     clips: Sequence[ClipPair]
+    merged: bool = False
 
 
 def adapter_card(card: AdapterCard) -> str:
     """The text of the card."""
     front = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True)
+    noun = "A LoRA adapter for a joint audio-video generator, trained"
+    if card.merged:
+        noun = "A joint audio-video generator with a LoRA adapter folded into its weights, which was trained"
     sections = [
-        f"# Adapter of `{card.source.run_id}`",
-        "A LoRA adapter for a joint audio-video generator, trained with AV-DPO (direct preference optimisation with a loss per "
+        f"# {'Network' if card.merged else 'Adapter'} of `{card.source.run_id}`",
+        f"{noun} with AV-DPO (direct preference optimisation with a loss per "
         "modality) on preference pairs that were selected by reward models.",
         f"## Base and adapter\n\n{_base(card)}",
         f"## Training\n\n{_training(card.source)}",
@@ -52,13 +56,14 @@ def adapter_card(card: AdapterCard) -> str:
 
 
 def _front_matter(card: AdapterCard) -> dict[str, Any]:
-    named = {"base_model": card.base_model, "base_model_relation": "adapter"} if card.base_model else {}
+    relation = "finetune" if card.merged else "adapter"
+    named = {"base_model": card.base_model, "base_model_relation": relation} if card.base_model else {}
     return {
         **named,
         "library_name": card.layout,
         "license": "other",
         "pipeline_tag": "text-to-video",
-        "tags": ["lora", "dpo", "audio", "video", "avpref"],
+        "tags": [*([] if card.merged else ["lora"]), "dpo", "audio", "video", "avpref"],
     }
 
 
@@ -166,8 +171,11 @@ def _clips(card: AdapterCard) -> str:
 
 
 def _load(card: AdapterCard) -> str:
+    model = card.source.run.settings.base.model
+    if card.merged:
+        return f"The files are the whole network of base model `{model}` in the layout `{card.layout}`, the adapter folded in."
     if card.lora is None:
-        return f"The files are in the layout `{card.layout}` of base model `{card.source.run.settings.base.model}`."
+        return f"The files are in the layout `{card.layout}` of base model `{model}`."
     base = card.base_model if card.layout == "diffusers" and card.base_model else "BASE"
     snippet = SNIPPETS[card.layout].replace("BASE", base)
     note = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from avpref.exchange.adapter_card import AdapterCard, adapter_card
 from avpref.exchange.adapter_source import AdapterSource
 from avpref.exchange.evaluation_clips import copy_clips
 from avpref.exchange.staged_folder import staged_folder
-from avpref.models.bases.base_model import PEFT_LAYOUT, require_layout
+from avpref.models.bases.base_model import PEFT_LAYOUT, Base, require_layout
 from avpref.models.bases.base_opening import open_base
 from avpref.models.bases.javis_base import COMFYUI_LAYOUT, DIFFUSERS_LAYOUT, JavisBase
 from avpref.models.checkpoints.diffusers_lora import save_diffusers_adapter
@@ -30,14 +30,29 @@ CARD_FILE, NETWORK_FILE = "README.md", "network.json"
 
 @dataclass(frozen=True)
 class AdapterExport:
-    """An export: the new folder ``out``, the layout, the part of the adapter, and what the card says about the base on a hub."""
+    """An export: the new folder ``out``, the layout, the part of the adapter, and what the card says about the base on a hub.
+
+    ``merged``: the whole network with the adapter folded in, instead of the adapter. An empty layout is PEFT's, or with ``merged`` the
+    first of the base model's layouts of networks.
+    """
 
     out: Path
-    layout: str = PEFT_LAYOUT
+    layout: str = ""
     part: Part = "all"
     base_model: str = ""
     revision: str = ""
     num_clips: int = 3
+    merged: bool = False
+
+    def layout_for(self, base: Base) -> str:
+        """The layout to write. Raises ConfigError for one that ``base`` does not have."""
+        layouts = base.network_layouts if self.merged else base.adapter_layouts
+        if self.merged and not layouts:
+            found = f"--merged with base model {type(base).__name__}, which exports no networks"
+            raise ConfigError(found, "a base model with network_layouts", "the adapter alone: leave --merged out")
+        layout = self.layout or (layouts[0] if self.merged else PEFT_LAYOUT)
+        require_layout(layout, layouts)
+        return layout
 
 
 def export_adapter(source: AdapterSource, request: AdapterExport) -> list[str]:
@@ -49,13 +64,17 @@ def export_adapter(source: AdapterSource, request: AdapterExport) -> list[str]:
     """
     settings = source.run.settings
     base = open_base(settings.base_sections)
-    require_layout(request.layout, base.adapter_layouts)
+    request = replace(request, layout=request.layout_for(base))
+    if request.part != "all" and request.merged:
+        raise ConfigError(f"--part {request.part} with --merged", "the whole network", "--part all")
     if request.part != "all" and not isinstance(base, JavisBase):
         found = f"--part {request.part} with base model {settings.base.model}, whose adapters have no parts"
         raise ConfigError(found, "the whole adapter", "--part all")
     with staged_folder(request.out) as staging:
         lora = None
-        if isinstance(base, JavisBase) and settings.network is not None:
+        if request.merged:
+            _export_merged(source, base, request.layout, staging)
+        elif isinstance(base, JavisBase) and settings.network is not None:
             lora = _export_parts(source, request, staging)
             network = NetworkConfig.from_settings(settings.network)
             (staging / NETWORK_FILE).write_text(network.to_json(), encoding="utf-8")
@@ -63,9 +82,19 @@ def export_adapter(source: AdapterSource, request: AdapterExport) -> list[str]:
             output = staging if request.layout == PEFT_LAYOUT else staging / OTHER_FILE
             base.export_adapter(source.folder, output, request.layout)
         clips = copy_clips(source.run, staging, request.num_clips)
-        card = AdapterCard(source, base.terms, lora, request.layout, request.base_model, request.revision, clips)
+        named = request.base_model, request.revision
+        card = AdapterCard(source, base.terms, lora, request.layout, *named, clips, request.merged)
         (staging / CARD_FILE).write_text(adapter_card(card), encoding="utf-8")
         return sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
+
+
+def _export_merged(source: AdapterSource, base: Base, layout: str, folder: Path) -> None:
+    """Write the base network with the adapter folded in, as the policy is sampled, in the weights' own dtype."""
+    from avpref.trainer.adapter_files import fold_adapter  # importing PEFT takes seconds
+
+    network = base.load(source.checkpoint)
+    fold_adapter(network, source.folder)
+    base.export_network(network, folder, layout)
 
 
 def _export_parts(source: AdapterSource, request: AdapterExport, folder: Path) -> Lora:

@@ -151,6 +151,16 @@ def _terms(manifest: Mapping[str, Any]) -> str:
     table = markdown_table(("scorer", "licence of its weights", "commercial use", "meaningful numbers"), lines)
     return (
         "The preferences come from the numbers of these scorers, whose terms apply to what is made of them:\n\n"
-        f"{table}\n\nTexts and clips keep the terms of their sources: those of the prompts, of recordings that serve as "
-        "ground truth, and of the network that generated the clips. Whoever publishes this data set states its licence in place of `other`."
+        f"{table}\n\n{_base_terms(manifest)}"
+        "Texts and clips keep the terms of their sources: those of the prompts, of recordings that serve as ground truth, and of the "
+        "network that generated the clips. Whoever publishes this data set states its licence in place of `other`."
     )
+
+
+def _base_terms(manifest: Mapping[str, Any]) -> str:
+    """The terms of the network that generated the clips, where the pairs state them."""
+    terms = manifest.get("base_terms")
+    if terms is None:
+        return ""
+    use = "commercial use is allowed" if terms["commercial_use"] else "no commercial use"
+    return f"Generated clips come from base model `{terms['base_model']}`: {terms['licence']}; {use}.\n\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from avpref.config.loading import identity_hash
 from avpref.datasets import tables
 from avpref.datasets.foreign_pairs.pair_layout import CLIP, FORMAT, FORMAT_VERSION, PREFERRED, pair_schema
 from avpref.datasets.metric_tables import SIDES, metric_document, metrics_of_table
+from avpref.datasets.table_terms import base_terms_of
 from avpref.domain import Metric, dimensions_of
 from avpref.errors import InputError, TableError
 from avpref.identity import bytes_sha256
@@ -111,7 +112,7 @@ def _facts(folder: RunFolder, pairs: pa.Table, metrics: Sequence[Metric]) -> dic
     scores = folder.tables.read(tables.SCORES)
     columns = ["scorer", "fingerprint", "licence", "commercial_use", "is_meaningful"]
     scorers = scores.group_by(columns).aggregate([]).sort_by([("scorer", "ascending"), ("fingerprint", "ascending")])
-    settings = folder.settings
+    settings, terms = folder.settings, base_terms_of(pairs)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -126,4 +127,5 @@ def _facts(folder: RunFolder, pairs: pa.Table, metrics: Sequence[Metric]) -> dic
         "clip": settings.clip.model_dump(mode="json"),
         "metrics": [metric_document(metric) for metric in metrics],
         "scorers": scorers.to_pylist(),
+        **({} if terms is None else {"base_terms": asdict(terms)}),
     }

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from avpref.cli.main import main
 from avpref.config.loading import load_config
 from avpref.config.storage_settings import RetentionSettings
 from avpref.datasets import tables
 from avpref.domain import Origin, Split
 from avpref.errors import AuditRefused, ConfigError, InputError
+from avpref.flows.dry_run import estimate
 from avpref.flows.reproduce import reproduce
 from avpref.flows.retrain import retrain, run_loop
 from avpref.flows.rounds import round_candidates
@@ -132,6 +134,55 @@ def test_a_run_is_kept_as_long_as_a_later_round_names_it(rounds: tuple[Run, Run]
     collection = collect(tmp_path, Request(retention, runs_too=True, is_dry=True), now_s=time.time() + 1e6)
     removed = [entry.path.name for entry in collection.entries if entry.kind is GarbageKind.RUN]
     assert removed == [rounds[0].run_id]
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    """The document that a command prints with --json."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*map(str, words), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_commands_that_list_runs_know_rounds(rounds: tuple[Run, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    runs, (first, second) = rounds[0].runs, rounds
+    listed = {row["run_id"]: row["round"] for row in command(capsys, "runs", "list", "--runs", runs)["runs"]}
+    assert (listed[first.run_id], listed[second.run_id]) == (1, 2)
+    shown = command(capsys, "runs", "show", second.run_id, "--runs", runs)["lineage"]
+    assert (shown["round"], shown["previous_run"]) == (2, first.run_id)
+    adapter = command(capsys, "lineage", "show", second.run_id, "--runs", runs)
+    assert (adapter["round"], adapter["previous_run"]) == (2, first.run_id)
+    assert adapter["start_policy_hash"] == first.policy.hash
+    taken = set(second.tables.read(tables.PAIRS)["pair_id"].to_pylist())
+    earlier = sorted(taken & set(first.tables.read(tables.PAIRS)["pair_id"].to_pylist()))
+    pair = command(capsys, "lineage", "show", earlier[0], "--runs", runs)
+    assert {row["run_id"] for row in pair["runs"]} >= {first.run_id, second.run_id}
+    assert {row["run_id"] for row in pair["adapters"]} >= {first.run_id, second.run_id}
+
+
+def test_the_dry_run_describes_every_round(
+    sequence: dict[str, Any], rounds: tuple[Run, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for change in CHANGES for word in ("--set", change)]
+    document = command(capsys, "retrain", "--config", TINY, "--rounds", 3, "--dry-run", *words)
+    plans = document["rounds"]
+    assert [plan["round"] for plan in plans] == [1, 2, 3]
+    for plan, row, run in zip(plans, sequence["rounds"], rounds, strict=False):
+        assert plan["candidates"] == row["candidates"] and plan["pairs"] >= row["pairs"]
+        assert plan["steps"] == run.training_summary.steps
+        assert plan["rank"] == read_adapter_config(run.policy.adapter or Path()).rank
+        assert plan["training_hours"] > 0 and plan["sampling_hours"] > 0
+    assert plans[0]["earlier_pairs"] == 0 and plans[2]["earlier_pairs"] >= plans[1]["earlier_pairs"] > 0
+    assert document["total_bytes"] == sum(plan["num_bytes"] for plan in plans)
+    with pytest.raises(SystemExit):
+        main(["retrain", "--config", TINY, "--rounds", "3", "--dry-run", *words])
+    printed = capsys.readouterr()
+    assert "sampling_GPU_hours" in printed.out
+    assert f"all 3 rounds: {sum(plan['candidates'] for plan in plans)} candidates" in printed.err
+    changes = [*CHANGES, "rounds.count=3", "rounds.reference=previous"]
+    previous = estimate(load_config(TINY, changes, environment={}).settings)
+    assert [plan.rank for plan in previous.rounds] == [4, 8, 12]
+    assert not estimate(load_config(TINY, environment={}).settings).rounds
 
 
 def test_a_later_round_can_be_made_again(rounds: tuple[Run, Run]) -> None:

@@ -16,7 +16,7 @@ from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
 from avpref.models.flow import LatentShapes
 from avpref.models.ltx2.ltx_components import load_network, load_vocoder, new_network
-from avpref.models.ltx2.ltx_folder import open_folder
+from avpref.models.ltx2.ltx_folder import open_folder, transformer_folder
 from avpref.models.ltx2.ltx_grid import latent_shapes, require_grid, token_counts
 from avpref.models.ltx2.ltx_network import LtxConvention
 from avpref.models.ltx2.ltx_versions import LtxVersion, version_of
@@ -81,6 +81,16 @@ def test_the_distilled_transformer_of_2_5_is_refused(copy_of: dict[LtxVersion, P
     assert "distilled" in error.value.found
     assert "transformer_full/" in error.value.expected
     assert "--include 'transformer_full/*'" in error.value.fix
+
+
+def test_the_distilled_transformer_is_refused_where_a_configuration_names_it(copy_of: dict[LtxVersion, Path]) -> None:
+    path = copy_of[LtxVersion.V2_5]
+    assert transformer_folder(LtxVersion.V2_5, path / "transformer_full") == path / "transformer_full"
+    shutil.copytree(path / "transformer_full", path / "transformer")
+    with pytest.raises(InputError, match="is the distilled transformer") as error:
+        transformer_folder(LtxVersion.V2_5, path / "transformer")
+    assert error.value.fix == f"--set sft.network={path / 'transformer_full'}"
+    assert transformer_folder(LtxVersion.V2_3, copy_of[LtxVersion.V2_3] / "transformer").is_dir()
 
 
 def test_a_distilled_folder_of_2_3_is_known_by_its_scheduler(copy_of: dict[LtxVersion, Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,10 +52,13 @@ def test_sharded_dpo_trains_what_one_process_does(dpo_job: MakeJob, dpo: dict[st
 
 @pytest.mark.slow
 def test_sharded_sft_trains_what_one_process_does(sft_job: MakeJob) -> None:
-    alone, together = sft_job("alone", sft={"ema_decay": 0.5}), sft_job("together", sft={"ema_decay": 0.5}, **TWO)
+    """Both stages are sharded; the audio branch of the first has frozen tensors beside trained ones."""
+    changes = {"ema_decay": 0.5, "audio_steps": 3}
+    alone, together = sft_job("alone", sft=changes), sft_job("together", sft=changes, **TWO)
     launch(alone)
     launch(together)
     agree(alone, together)
+    agree(*(replace(job, output=job.output / "audio_stage") for job in (alone, together)))
 
 
 def test_sharding_refuses_what_it_cannot_hold(dpo_job: MakeJob) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avpref.cli.output import print_json, print_table
@@ -16,6 +16,10 @@ PLACEMENT_COLUMNS = ["stage", "device", "processes", "dtype"]
 PARTS = ["weights", "trained", "gradients", "optimiser", "average", "activations", "block"]
 SMALLER_COLUMNS = ["bucket", "memory", "card", "PFLOP_per_pair", "overrides"]
 TRAINING_COLUMNS = ["stage", "bucket", "device", "tokens", "samples_per_pass", "steps", "memory", "card", "GPU_hours"]
+ROUND_COLUMNS = [
+    *("round", "candidates", "held_out", "pairs", "earlier_pairs", "steps", "rank"),
+    *("sampling_GPU_hours", "training_GPU_hours", "bytes"),
+]
 
 
 def print_estimate(settings: Settings, as_json: bool, tflops: float) -> int:
@@ -33,12 +37,31 @@ def print_estimate(settings: Settings, as_json: bool, tflops: float) -> int:
             say(f"with {row['card_gb']} GB, {row['bucket']}, fewest operations: {row['overrides']}")
         speed = f"GPU-hours: at {tflops:g} TFLOP/s sustained, steps alone"
         say(f"memory: of one device, without workspaces and context; {speed}")
-    if settings.rounds.count > 1:
-        say(
-            f"of each of {settings.rounds.count} rounds; later ones reuse prompts, SFT network and the reference's clips"
-        )
+        _print_rounds(document["rounds"])
     say(f"at most {document['total_bytes'] / 2**20:,.0f} MiB, score and pair tables not counted")
     return 0
+
+
+def _print_rounds(rounds: Sequence[Mapping[str, Any]]) -> None:
+    """A row per round, and the sums of all; nothing for one round."""
+    if not rounds:
+        return
+    rows = [
+        {
+            **row,
+            "sampling_GPU_hours": f"{row['sampling_hours']:.1f}",
+            "training_GPU_hours": f"{row['training_hours']:.1f}",
+            "bytes": row["num_bytes"],
+        }
+        for row in rounds
+    ]
+    print_table(rows, ROUND_COLUMNS)
+    sums = {name: sum(row[name] for row in rounds) for name in ("candidates", "pairs", "steps")}
+    hours = sum(row["sampling_hours"] + row["training_hours"] for row in rounds)
+    say(
+        f"the tables above are of round 1; all {len(rounds)} rounds: {sums['candidates']} candidates, at most {sums['pairs']} new pairs, "
+        f"{sums['steps']} steps of AV-DPO, {hours:.1f} GPU-hours of sampling and AV-DPO"
+    )
 
 
 def _training_row(plan: Mapping[str, Any]) -> dict[str, Any]:

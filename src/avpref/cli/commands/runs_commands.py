@@ -36,11 +36,11 @@ AdoptVersion = Annotated[
 
 @app.command(name="list")
 def list_(*, runs: Runs = DEFAULT_RUNS, json: AsJson = False) -> int:
-    """List the runs of a folder, newest first: id, seed, state, pairs, verdict."""
+    """List the runs of a folder, newest first: id, seed, round, state, pairs, verdict."""
     from avpref.cli.views import run_state
 
     rows = run_state.rows_of(runs)
-    print_json({"runs": rows}) if json else print_table(rows, ["run_id", "seed", "state", "pairs", "verdict"])
+    print_json({"runs": rows}) if json else print_table(rows, ["run_id", "seed", "round", "state", "pairs", "verdict"])
     if not rows:
         say(f"no runs in {runs}; make one: avpref retrain --runs {runs}")
     return 0

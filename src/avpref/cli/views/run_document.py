@@ -34,7 +34,8 @@ def print_run(document: dict[str, Any]) -> None:
     """Print the document of a run for people."""
     facts = {name: document[name] for name in ("run_id", "run_dir", "state", "owner") if document[name]}
     lineage = document["lineage"]
-    print_facts(facts | {name: lineage[name] for name in ("seed", "settings_hash")})
+    of_a_round = ("round", "previous_run") if lineage["previous_run"] else ()
+    print_facts(facts | {name: lineage[name] for name in ("seed", "settings_hash", *of_a_round)})
     print_line()
     print_table(document["stages"], ["name", "state", "rows", "since", "why"])
     print_line()

@@ -97,6 +97,8 @@ def lineage(folder: RunFolder) -> dict[str, Any]:
     return {
         "seed": folder.settings.run.seed,
         "settings_hash": identity_hash(folder.settings),
+        "round": folder.settings.rounds.round,
+        "previous_run": folder.settings.rounds.previous or None,
         "tables": {name: manifest.version for name, manifest in sealed.items() if manifest is not None},
         "models": {"sft": _sft_networks(folder), "train": _matching(folder, ADAPTER)},
         "promoted": folder.files.children("promoted"),
@@ -110,13 +112,15 @@ def row_of(runs: Path, run_id: str) -> dict[str, Any]:
         return {
             "run_id": run_id,
             "seed": folder.settings.run.seed,
+            "round": folder.settings.rounds.round,
             "state": state(folder),
             "pairs": folder.tables.num_rows(tables.PAIRS) if folder.tables.has(tables.PAIRS) else None,
             "verdict": verdict(folder),
         }
     except (AvprefError, OSError) as error:
         reason = error.found if isinstance(error, AvprefError) else str(error)
-        return {"run_id": run_id, "seed": None, "state": f"{UNREADABLE}: {reason}", "pairs": None, "verdict": None}
+        unknown = dict.fromkeys(("pairs", "verdict"))
+        return {"run_id": run_id, "seed": None, "round": None, "state": f"{UNREADABLE}: {reason}", **unknown}
 
 
 def rows_of(runs: Path) -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ def export_one(
     document = {
         "adapter": source.name,
         "run_id": source.run_id,
-        "layout": request.layout,
+        "layout": request.layout_for(open_base(source.run.settings.base_sections)),
+        "merged": request.merged,
         "part": request.part,
         "out": str(request.out),
         "files": files,

@@ -26,6 +26,20 @@ Layout = Annotated[
         help="peft: a folder for PEFT and avpref; diffusers: for diffusers' network; comfyui: one file; or another of the base model",
     ),
 ]
+AnyLayout = Annotated[
+    str,
+    Parameter(
+        name="--layout",
+        help="of an adapter: peft, comfyui, diffusers; of a network (--merged): original, diffusers; or another of the base model",
+        show_default="peft; with --merged the first of the base model",
+    ),
+]
+Merged = Annotated[
+    bool,
+    Parameter(
+        name="--merged", help="the whole network with the adapter folded in, instead of the adapter", negative=""
+    ),
+]
 Part = Annotated[
     Literal["all", "video"],
     Parameter(name="--part", help="video: leave the audio branch out, for programs without one"),
@@ -71,7 +85,8 @@ def export(
     adapter: Adapter = "",
     *,
     out: Out,
-    layout: Layout = "peft",
+    layout: AnyLayout = "",
+    merged: Merged = False,
     part: Part = "all",
     runs: Runs = DEFAULT_RUNS,
     base_model: Base = "",
@@ -84,11 +99,11 @@ def export(
 ) -> int:
     """Export a promoted adapter with a model card and clips before and after training. Nothing is uploaded without --push.
 
-    The export is read back and compared with the trained adapter. Exit code 3: the gate refused it; see --refused.
+    The files of an adapter are read back and compared with the trained one. Exit code 3: the gate refused it; see --refused.
     """
     from avpref.cli.actions.exchange import export_adapters
 
-    request = export_adapters.AdapterExport(out, layout, part, base_model, revision, clips)
+    request = export_adapters.AdapterExport(out, layout, part, base_model, revision, clips, merged)
     document = export_adapters.export_one(runs, adapter, request, refused, push, public)
     print_json(document) if json else print_facts({**document, "files": ", ".join(document["files"])})
     return 0

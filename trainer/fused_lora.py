@@ -1,0 +1,106 @@
+"""LoRA updates as one differentiable operation, which keeps less for the backward pass than PEFT's modules.
+
+PEFT casts the input of an adapted linear layer to float32, and autograd keeps a cast for every layer. Here the input is kept in its own
+dtype, once for all layers that read it, and cast again in the backward pass. After a GELU, the input of the GELU is kept anyway, and
+its output is computed again. Values and gradients are those of PEFT, up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+GELU = "tanh"
+"""The form of GELU in the networks' feed-forward layers."""
+
+
+class _AddUpdate(torch.autograd.Function):
+    """result + scale · (x Aᵀ) Bᵀ in float32, then the dtype of ``result``: x [..., in], A [r, in], B [out, r], result [..., out].
+
+    ``source`` [..., in], where it is given, is what x is the GELU of.
+    """
+
+    @staticmethod
+    def forward(
+        context: FunctionCtx, result: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float, source: Tensor | None
+    ) -> Tensor:
+        """The sum. Keeps x (or its source) in its own dtype, and x Aᵀ."""
+        inner = F.linear(x.to(down.dtype), down)
+        context.save_for_backward(x if source is None else source, inner, down, up)
+        cast(Any, context).scale, cast(Any, context).is_source = scale, source is not None
+        update = F.linear(inner, up)
+        if _is_exact(scale):
+            return torch.add(result, update, alpha=scale).to(result.dtype)
+        return (result + update * scale).to(result.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of result, x, A and B."""
+        x, inner, down, up = context.saved_tensors
+        x = F.gelu(x, approximate=GELU) if context.is_source and context.needs_input_grad[2] else x
+        outer, scale = gradient.to(up.dtype).flatten(0, -2), context.scale
+        if not _is_exact(scale):
+            outer, scale = outer * scale, 1.0
+        through = (outer @ up).mul_(scale)
+        of_x = (through @ down).view(x.shape).to(x.dtype) if context.needs_input_grad[1] else None
+        of_down = (x.to(down.dtype).flatten(0, -2).t() @ through).t() if context.needs_input_grad[2] else None
+        of_up = (inner.flatten(0, -2).t() @ outer).mul_(scale).t() if context.needs_input_grad[3] else None
+        return gradient, of_x, of_down, of_up, None, None
+
+
+def _is_exact(scale: float) -> bool:
+    """Whether ``scale`` is a power of two, so that multiplying rounds nothing and may be done early or late."""
+    return math.frexp(scale)[0] == 0.5
+
+
+class _Fused:
+    """Mixed into PEFT's linear layers: one active plain adapter in eager mode takes the operation above, all else PEFT's path."""
+
+    def forward(self, x: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        layer = cast(LoraLinear, self)
+        if arguments or keywords or not _is_plain(layer):
+            output: Tensor = super().forward(x, *arguments, **keywords)  # type: ignore[misc]
+            return output
+        return _updated(layer, x, None)
+
+    def after_gelu(self, hidden: Tensor) -> Tensor:
+        """The layer on the GELU of ``hidden`` [..., in], which is computed again in the backward pass instead of kept."""
+        layer, x = cast(LoraLinear, self), F.gelu(hidden, approximate=GELU)
+        return _updated(layer, x, hidden.detach()) if _is_plain(layer) else cast(Tensor, layer(x))
+
+
+def _is_plain(layer: LoraLinear) -> bool:
+    is_off = layer.disable_adapters or layer.merged
+    return not is_off and len(layer.active_adapters) == 1 and not torch.compiler.is_compiling()
+
+
+def _updated(layer: LoraLinear, x: Tensor, source: Tensor | None) -> Tensor:
+    (name,) = layer.active_adapters
+    down, up = (cast(nn.Linear, side[name]).weight for side in (layer.lora_A, layer.lora_B))
+    arguments = (layer.base_layer(x), x, down, up, layer.scaling[name], source)
+    return cast(Tensor, _AddUpdate.apply(*arguments))
+
+
+@lru_cache
+def _fused_class(kind: type[LoraLayer]) -> type[LoraLayer]:
+    return type(f"Fused{kind.__name__}", (_Fused, kind), {})
+
+
+def fuse_updates(model: nn.Module) -> None:
+    """Let all adapted linear layers of ``model`` compute their updates by the fused operation, in place; names do not change.
+
+    Layers of other kinds keep PEFT's path.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLinear) and type(module).forward is LoraLinear.forward and not module.lora_variant:
+            object.__setattr__(module, "__class__", _fused_class(type(module)))
