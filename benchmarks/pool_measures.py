@@ -1,6 +1,6 @@
 """Precision and recall of a pool's measures on clips of known truth: real recordings and patterns, each changed in one way.
 
-    python benchmarks/pool_measures.py [--media FOLDER] [--bases N] [--seed S]
+    python benchmarks/pool_measures.py [--media FOLDER] [--bases N] [--seed S] [--learned NAME ...]
 
 Bases are windows of the real clips of a folder (default: AVPREF_MEDIA or ../shared/media) and moving patterns. Each base is encoded once
 as it is and once per change. A measure's truth is whether the clip has the change that it is for; clips of a base that already has
@@ -19,6 +19,7 @@ import tempfile
 import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -217,12 +218,13 @@ def variants(base: Clip, seed: int) -> list[Clip]:
     return clips
 
 
-def measured(clips: Sequence[Clip], folder: Path) -> dict[str, dict[str, float | None]]:
+def measured(clips: Sequence[Clip], learned: Sequence[str], folder: Path) -> dict[str, dict[str, float | None]]:
     """Values of all measures by the clips' names, by the stages of a pool."""
     (folder / "in").mkdir()
     for clip in clips:
         (folder / "in" / f"{clip.name}.mp4").write_bytes(encode_clip(clip.frames, FPS_HZ, clip.sound, RATE_HZ))
     sets = ["executor={kind: in_process}", "scan.duplicates=keep", "cut.detector=none"]
+    sets.append(f"measure.optional=[{', '.join(learned)}]")
     config = configured(str(ROOT / "configs" / "pool.yaml"), [str(folder / "in")], sets)
     pool = create_pool(folder / "pools", config)
     with owned(pool):
@@ -350,8 +352,6 @@ def reencode(path: Path, frames: Frames, sound: Sound, crf: int) -> None:
         picture.width, picture.height, picture.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         track = container.add_stream("libopus", rate=48_000, layout="mono")
         track.bit_rate = 32_000
-        from fractions import Fraction
-
         picture.codec_context.time_base = Fraction(1, 1000)
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
@@ -373,17 +373,18 @@ def main() -> None:
     parser.add_argument("--bases", type=int, default=8, help="real windows and, as many, patterns")
     parser.add_argument("--sequences", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learned", nargs="*", default=["speech", "sound_classes", "screen_text", "faces"])
     arguments = parser.parse_args()
     bases = real_bases(arguments.media, arguments.seed, arguments.bases) if arguments.media.is_dir() else []
     bases += [pattern(arguments.seed * 100 + number) for number in range(arguments.bases)]
-    learned = [name for name in ("speech", "sound_classes", "screen_text", "faces") if is_installed(name)]
+    learned = [name for name in arguments.learned if is_installed(name)]
     names = ", ".join(learned) or "none"
     print("# Measures of a pool: precision and recall\n")
     print(f"{len(bases)} bases, learned measures: {names}, espeak-ng: {shutil.which('espeak-ng') is not None}\n")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = [clip for number, base in enumerate(bases) for clip in variants(base, arguments.seed * 1000 + number)]
-        rows = judge(clips, measured(clips, folder))
+        rows = judge(clips, measured(clips, learned, folder))
         rows += cut_rows(arguments.seed, arguments.sequences, bases, folder)
         rows.append(duplicate_row(bases, arguments.seed, folder))
     print("| property | measure | there if | with it | without it, or false | precision | recall | no value |")

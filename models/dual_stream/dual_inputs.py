@@ -32,7 +32,8 @@ class DualStreamInputs:
     ``text`` [B, N, C] and ``text_mask`` [B or fewer, N] (1 for real tokens; fewer rows are repeated, so the null text is cut to the
     prompt's length as released); ``spatial_prior`` and ``temporal_prior`` [B, K, c]; ``fps`` [B or fewer]; ``size_px``: height and
     width of the pictures. ``video_mask`` [B, T] and ``audio_mask`` [B, L]: True where latents are to be generated, False where they
-    are known; none: all are generated. With ``own_priors`` a row attends to its own priors, whatever the configuration says.
+    are known; none: all are generated. With ``own_priors`` a row attends to its own priors, whatever the configuration says. ``audio_text``
+    is the text of the audio stream where it differs from that of the video stream.
     """
 
     text: Tensor
@@ -44,6 +45,7 @@ class DualStreamInputs:
     video_mask: Tensor | None = None
     audio_mask: Tensor | None = None
     own_priors: bool = False
+    audio_text: Tensor | None = None
 
 
 class PriorStates(NamedTuple):

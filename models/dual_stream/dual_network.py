@@ -92,6 +92,7 @@ class DualStreamNetwork(VelocityNetwork):
         text_mask: Tensor,
         *,
         is_paired: bool = False,
+        dropped: Tensor | None = None,
     ) -> Latents:
         """See :class:`avpref.models.bases.velocity_network.VelocityNetwork`.
 
@@ -102,11 +103,15 @@ class DualStreamNetwork(VelocityNetwork):
             text_mask: [B, rows]; a row without any text has the null states.
             is_paired: rows i and B / 2 + i belong together, with text and without, as guidance needs them. Null texts then have the
                 length of their partner's text, and with ``prior_context: batch`` both rows attend to the priors of both.
+            dropped: [B, 3], true where training puts the null states in the place of the video stream's text, of the audio stream's
+                text and of the priors; a null text keeps the length of the text.
 
         Raises ValueError for times that the network cannot express.
         """
         times = network_times(t, latents)
         inputs = self._inputs(latents, text, text_mask, is_paired)
+        if dropped is not None:
+            inputs = self._without(inputs, dropped)
         masked = replace(inputs, video_mask=times.video_mask, audio_mask=times.audio_mask)
         return self.velocity(latents, times.t, masked)
 
@@ -187,6 +192,19 @@ class DualStreamNetwork(VelocityNetwork):
             own_priors=True,
         )
 
+    def _without(self, inputs: DualStreamInputs, dropped: Tensor) -> DualStreamInputs:
+        """``inputs`` with the null states in the place of what is ``dropped`` [B, 3]; see :meth:`forward`."""
+        video, audio, prior = (column[:, None, None] for column in dropped.bool().unbind(1))
+        text, priors = (states.to(inputs.text) for states in self._null_rows(len(inputs.text)))
+        spatial, temporal = priors.split([self.config.spatial_prior_len, self.config.temporal_prior_len], dim=1)
+        return replace(
+            inputs,
+            text=torch.where(video, text, inputs.text),
+            audio_text=torch.where(audio, text, inputs.text),
+            spatial_prior=torch.where(prior, spatial, inputs.spatial_prior),
+            temporal_prior=torch.where(prior, temporal, inputs.temporal_prior),
+        )
+
     @property
     def _mixes_priors(self) -> bool:
         """Whether tokens attend to the priors of several rows."""
@@ -261,8 +279,9 @@ class DualStreamNetwork(VelocityNetwork):
     def _texts(self, inputs: DualStreamInputs) -> tuple[Tensor, Tensor, Tensor]:
         """Embedded text of the video stream and of the audio stream, and the tokens that are real [B, N]."""
         states = inputs.text.to(self._dtype)
+        audio_states = states if inputs.audio_text is None else inputs.audio_text.to(self._dtype)
         mask = _tiled(inputs.text_mask.bool(), len(states))
-        return self.y_embedder(states), self.audio_y_embedder(states), mask
+        return self.y_embedder(states), self.audio_y_embedder(audio_states), mask
 
     def _priors(self, inputs: DualStreamInputs) -> tuple[Tensor, Tensor]:
         """Embedded spatial and temporal priors: of each row, or of all rows as one context (see :class:`PriorContext`)."""

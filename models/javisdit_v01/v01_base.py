@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from pydantic import JsonValue, TypeAdapter
+from torch import Tensor
 
 from avpref.config.network_settings import SamplingSettings
 from avpref.config.training_settings import TimestepSettings
@@ -41,6 +42,13 @@ from avpref.models.javisdit_v01.v01_codec import V01Codec, require_grid
 from avpref.models.javisdit_v01.v01_estimate import attention_flop, forward_flop, stream_sizes
 from avpref.models.javisdit_v01.v01_settings import PATHS, V01Settings
 from avpref.models.javisdit_v01.v01_text import V01TextFiles
+from avpref.models.javisdit_v01.v01_training import (
+    audio_network,
+    freeze_for_joint,
+    is_video_network,
+    redrawn_priors,
+    start_from_video,
+)
 from avpref.models.sampling import SamplerSettings, sample
 from avpref.models.text import TextBatch, TextEncoder
 from avpref.storage.local_files import replace as replace_file
@@ -64,6 +72,7 @@ class V01Base(Base):
     adapter_layouts = (PEFT_LAYOUT,)
     network_layouts = (RELEASED_LAYOUT,)
     not_of_results = PATHS
+    num_conditions = 3
 
     def __init__(self, settings: V01Settings) -> None:
         self.settings = settings
@@ -104,6 +113,29 @@ class V01Base(Base):
         if weights.lora is not None:
             read_factors(weights.lora).fold_into(network)
         return network
+
+    def start(self, weights: GivenWeights, seed: int) -> DualStreamNetwork:
+        """See :class:`Base`. The sound of a video network is started from it, as in the released stage 1."""
+        path = _locate(weights.network)
+        if weights.lora is not None or not is_video_network(path):
+            return self.convert(weights)
+        network = self.create(seed)
+        start_from_video(network, path)
+        return network.to(weights.dtype)
+
+    def audio_branch(self, network: VelocityNetwork) -> DualStreamNetwork:
+        """See :class:`Base`."""
+        return audio_network(_own(network))
+
+    def freeze_for_joint(self, network: VelocityNetwork) -> None:
+        """See :class:`Base`: priors and bridges are trained."""
+        freeze_for_joint(_own(network))
+
+    def redrawn_texts(self, states: Tensor, seeds: Sequence[int]) -> Tensor:
+        """See :class:`Base`: priors are drawn anew, unless they are means."""
+        if self.settings.prior_draw == "mean":
+            return states
+        return redrawn_priors(TextLayout.of(self.config), states, seeds)
 
     def given_hash(self, network: str) -> str:
         """See :class:`Base`."""
