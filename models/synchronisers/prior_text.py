@@ -67,8 +67,8 @@ class PriorText:
 def read_estimator(settings: PriorSettings) -> SynchronyPrior:
     """The estimator in the file that ``settings`` name, without what only training needs; its sizes are those of the tensors.
 
-    The number of heads, which no tensor shows, is that of ``settings``. Raises InputError for a file that is absent or no estimator, or whose numbers of tokens or
-    channels are not those of ``settings``.
+    The number of heads, which no tensor shows, is that of ``settings``. Raises InputError for a file that is absent or no estimator, or
+    whose numbers of tokens or channels are not those of ``settings``.
     """
     path = _present(settings)
     tensors = read_weights(path)
