@@ -27,8 +27,9 @@ import torch
 from avpref.flows.workers.score_worker import ClipView
 from avpref.media.picture.display import matrix
 from avpref.media.reading import DecodedClip
+from avpref.models.imagebind import imagebind_towers
 from avpref.rewards.audiobox import audiobox, audiobox_network
-from avpref.rewards.imagebind import imagebind, imagebind_towers
+from avpref.rewards.imagebind import imagebind
 from avpref.rewards.model_scorer import CPU, ModelScorer
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.synchformer import synchformer, synchformer_towers

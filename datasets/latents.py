@@ -22,6 +22,9 @@ VIDEO, AUDIO, LOG_VARIANCE, DELAYED, DELAYED_LOG_VARIANCE, TEXT_STATES = (
 """Parts of a sample: video [C, T, h, w] and audio [C, L, M] are means of the codecs' posteriors, the log-variance of audio is stored
 where the posterior is sampled; delayed versions [K, C, L, M]; hidden states of a text [n, D], n its number of tokens."""
 
+NEGATIVE_KINDS = ("spatial", "temporal")
+"""Kinds of negatives of a clip, of either track; see :func:`negative_part`."""
+
 LATENTS = table_of(
     "latents",
     {
@@ -141,3 +144,13 @@ def shape_from(text: str) -> tuple[int, ...]:
 def text_id(text: str) -> str:
     """Identity of a text in the index."""
     return "t" + digest("text", text)
+
+
+def negative_part(track: str, kind: str) -> str:
+    """The part that has the negatives of ``kind`` of a clip's ``video`` or ``audio``, [n, ...]."""
+    return f"negative_{track}_{kind}"
+
+
+def log_variance_of(part: str) -> str:
+    """The part that has the log-variance of audio ``part``, where it is stored."""
+    return f"{part}_log_variance"

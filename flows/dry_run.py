@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from avpref.config.codec_settings import JavisCodecSettings
 from avpref.config.data_settings import PairPrompts
 from avpref.config.schema import Settings
 from avpref.config.training_settings import LoopSettings, SftSettings, SftWeights
@@ -36,6 +35,7 @@ from avpref.flows.workers.judges import judges_of
 from avpref.flows.workers.prompt_sources import PromptSource, UnencodedClip, clip_shape, open_prompt_source, shapes_of
 from avpref.flows.workers.scorers import metrics_of
 from avpref.identity import derive_seed
+from avpref.models.codecs.codec import SampledCodec
 from avpref.trainer.adapters import add_adapter
 
 FLOAT_BYTES = 4
@@ -148,19 +148,15 @@ def noise_clip_bytes(settings: Settings) -> int:
 def latent_bytes(settings: Settings, delays: int = 0) -> int:
     """Bytes of one clip's stored latents, with ``delays`` further versions of its sound; of several shapes the mean by weight."""
     weights = [shape.weight for shape in settings.clip.shapes] or [1.0]
-    moments = 2 if _samples_audio(settings) else 1
     total = 0.0
     for shape, weight in zip(shapes_of(settings), weights, strict=True):
-        latents = open_codec(settings_of(settings, shape)).encoded_shapes()
+        codec = open_codec(settings_of(settings, shape))
+        moments = 2 if isinstance(codec, SampledCodec) and codec.samples_audio else 1
+        latents = codec.encoded_shapes()
         assert latents.video is not None and latents.audio is not None
         values = math.prod(latents.video) + moments * (1 + delays) * math.prod(latents.audio)
         total += STORED.itemsize * values * weight / sum(weights)
     return round(total)
-
-
-def _samples_audio(settings: Settings) -> bool:
-    """Whether audio is stored as mean and log-variance."""
-    return isinstance(settings.codec, JavisCodecSettings) and settings.codec.audio_posterior == "sample"
 
 
 def network_values(settings: Settings) -> tuple[int, int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from avpref.config.training_settings import CheckpointingMode
 
+Output = TypeVar("Output")
 _ATEN = torch.ops.aten
 ATTENTION = frozenset(
     {
@@ -46,12 +46,12 @@ class _KeepSlowOnes:
         return CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def run_block(block: Callable[..., Tensor], mode: CheckpointingMode, *arguments: object) -> Tensor:
+def run_block(block: Callable[..., Output], mode: CheckpointingMode, *arguments: object) -> Output:
     """The block's output. Without gradients nothing is kept, whatever ``mode`` says; gradients are equal in all modes."""
     if mode == "none" or not torch.is_grad_enabled():
         return block(*arguments)
     if mode == "full":
-        output: Tensor = checkpoint(block, *arguments, use_reentrant=False)
+        output: Output = checkpoint(block, *arguments, use_reentrant=False)
         return output
 
     def contexts() -> Any:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from avpref.config.base_settings import DEFAULT_BASE, BaseSections, BaseSettings
 from avpref.config.data_settings import ClipSettings
 from avpref.config.network_settings import NetworkSettings
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import AdapterSettings, DpoSettings, SftSettings
 from avpref.errors import ConfigError, InputError
 from avpref.media.geometry import ClipShape
@@ -47,7 +48,8 @@ class TrainingJob:
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``, which belongs to ``weights``.
     With ``sft_is_folded`` the weights hold the SFT adapter already: layout ``two_adapters`` takes it out, writes the adapter that
     it trained as ``continued_adapter/`` and its difference from the SFT adapter as ``adapter/``. ``reference_scores`` names a table
-    of :mod:`avpref.trainer.reference_cache`. Both write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
+    of :mod:`avpref.trainer.reference_cache`. Settings of the prior read clips with negatives from ``data`` and write
+    ``prior.safetensors``. All write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
     weights; ``start_adapter`` is the policy's adapter before the first step, and ``reference`` is ``base`` (the network without it) or
     ``start`` (with it; the new adapter is then written joined with it). ``device`` is ``cpu``, ``cuda`` (the device of each
@@ -56,7 +58,7 @@ class TrainingJob:
     the base model's class that all processes must have; empty: any.
     """
 
-    settings: SftSettings | DpoSettings
+    settings: SftSettings | DpoSettings | PriorTrainingSettings
     network: NetworkSettings | None
     clip: ClipSettings
     data: Path
@@ -90,6 +92,7 @@ class TrainingJob:
         Raises ConfigError where no shift can be derived from the clip's length.
         """
         clip = self.clip if size is None else size
+        assert not isinstance(self.settings, PriorTrainingSettings), "the prior has no timesteps"
         rates = self.clip.fps_hz, self.clip.sample_rate_hz
         shape = ClipShape(clip.num_frames, clip.height_px, clip.width_px, *rates)
         return self.base_model.timestep_law(self.settings.timesteps, shape)
@@ -104,6 +107,12 @@ class TrainingJob:
     def dpo(self) -> DpoSettings:
         """Settings of an AV-DPO job."""
         assert isinstance(self.settings, DpoSettings), "an SFT job has no AV-DPO settings"
+        return self.settings
+
+    @property
+    def prior(self) -> PriorTrainingSettings:
+        """Settings of a training of the prior."""
+        assert isinstance(self.settings, PriorTrainingSettings), "a job of another training"
         return self.settings
 
     def inputs(self) -> Iterator[tuple[str, Path]]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,11 @@ from avpref.config.training_settings import LoopSettings, OptimiserSettings
 from avpref.errors import AvprefError, ConfigError
 from avpref.trainer.adapters import reference_parameters
 from avpref.trainer.checkpoint import CheckpointFolder, Fingerprint, TrainingState
-from avpref.trainer.data.feeding import BatchSource, step_batches
+from avpref.trainer.data.feeding import BatchSource, BatchT, step_batches
 from avpref.trainer.metrics import MetricLog, MetricRow, TrainingSummary, add_displacement, summarise
 from avpref.trainer.monitoring.alarms import GradientWatch, act, mark, raised_alarms
 from avpref.trainer.monitoring.speed import NO_SPEED, SpeedMeter
-from avpref.trainer.noise import FlowBatch, shard_for_rank
+from avpref.trainer.noise import shard_for_rank
 from avpref.trainer.objectives import LossAndMetrics, Objective, joined
 from avpref.trainer.parallel import Context, torch_threads
 from avpref.trainer.scaling.background import BackgroundCheckpoints
@@ -102,8 +102,8 @@ class TrainingResult(NamedTuple):
 
 
 def train(
-    objective: Objective,
-    source: BatchSource,
+    objective: Objective[BatchT],
+    source: BatchSource[BatchT],
     plan: LoopPlan,
     context: Context,
     observers: Sequence[Observer] = (),
@@ -134,15 +134,15 @@ def train(
 
 
 @dataclass(frozen=True)
-class _Run:
-    objective: Objective
-    source: BatchSource
+class _Run(Generic[BatchT]):
+    objective: Objective[BatchT]
+    source: BatchSource[BatchT]
     plan: LoopPlan
     context: Context
     state: TrainingState
     speed: SpeedMeter
 
-    def batches(self, first: int) -> Iterator[tuple[FlowBatch, ...]]:
+    def batches(self, first: int) -> Iterator[tuple[BatchT, ...]]:
         """The batches of this rank for the steps from ``first`` on, one per forward pass; waiting for them is counted."""
         loop = self.plan.loop
         coming = step_batches(self.source, self.plan.seed, loop.batch_size, range(first, loop.steps), self.context)
@@ -153,7 +153,7 @@ class _Run:
                 return
             yield batches
 
-    def step(self, step: int, batches: Sequence[FlowBatch], watch: GradientWatch) -> tuple[LossAndMetrics, Tensor]:
+    def step(self, step: int, batches: Sequence[BatchT], watch: GradientWatch) -> tuple[LossAndMetrics, Tensor]:
         """Take one optimiser step on the summed gradients of ``batches``; return this rank's result and the norm of the gradient
         before clipping.
         """
@@ -178,7 +178,7 @@ class _Run:
         _advance(self.state.reference, self.state.parameters, plan.reference_decay or 0.0)
         return joined(results), norm
 
-    def _keep_up(self, step: int, batches: Sequence[FlowBatch]) -> None:
+    def _keep_up(self, step: int, batches: Sequence[BatchT]) -> None:
         """Make as many passes as the rank with the most in ``step``, because ranks gather the parts of the weights together.
 
         The surplus passes repeat this rank's smallest batch, and their gradients are 0.
@@ -186,13 +186,13 @@ class _Run:
         schedule, loop, world = self.source.schedule, self.plan.loop, self.context.world
         indices = schedule.samples(self.plan.seed, step, loop.batch_size)
         most = max(len(schedule.passes(shard_for_rank(indices, rank, world))) for rank in range(world))
-        smallest = min(batches, key=lambda batch: sum(part.numel() for part in batch.noisy if part is not None))
+        smallest = min(batches, key=lambda batch: sum(part.numel() for part in batch.latents if part is not None))
         for _ in range(most - len(batches)):
             self.objective.compute(smallest.to(self.context.device)).backward(math.inf)
 
 
 def _run_steps(
-    run: _Run, checkpoints: BackgroundCheckpoints, log: MetricLog, first: int, observers: Sequence[Observer]
+    run: _Run[BatchT], checkpoints: BackgroundCheckpoints, log: MetricLog, first: int, observers: Sequence[Observer]
 ) -> None:
     loop = run.plan.loop
     metrics = MetricWindow(run.plan, run.context, run.speed)

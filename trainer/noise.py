@@ -28,6 +28,7 @@ from avpref.models.flow import (
 )
 from avpref.models.stretched_times import draw_stretched_time
 from avpref.trainer.data.buckets import Buckets, SampleIndex, Schedule
+from avpref.trainer.data.conditions import NO_DRAWS, ConditionDraws, LatentMasks, with_known
 from avpref.trainer.data.sample_data import ClipRows, PairRows, Samples
 from avpref.trainer.losses import Moves
 
@@ -82,6 +83,7 @@ class FlowBatch(NamedTuple):
     A batch of n pairs has 2n rows: all chosen, then all rejected, with equal t, noise and text. ``indices`` has n entries, and so
     have ``moves`` and ``weights`` (of the pairs), which are None where every pair moves all modalities and where all count alike.
     ``t_audio`` [B] is None where audio shares ``t``; ``rounded`` says how the network sees timesteps (:class:`NoiseConfig`).
+    ``masks`` say which latents are known and clean, ``dropped`` [B, n] which conditions the network drops; None: none.
     """
 
     noisy: Latents
@@ -94,19 +96,24 @@ class FlowBatch(NamedTuple):
     t_audio: Tensor | None = None
     weights: Tensor | None = None
     rounded: bool = False
+    masks: LatentMasks | None = None
+    dropped: Tensor | None = None
 
     @property
     def times(self) -> Tensor | LatentTimes:
-        """Timesteps as the network takes them: [B], or one per latent frame where audio has its own."""
+        """Timesteps as the network takes them: [B], or one per latent frame where audio has its own or latents are known."""
         t = _as_released(self.t) if self.rounded else self.t
-        if self.t_audio is None:
+        if self.t_audio is None and self.masks is None:
             return t
-        t_audio = _as_released(self.t_audio) if self.rounded else self.t_audio
+        t_audio = _as_released(self.audio_times) if self.rounded else self.audio_times
         video, audio = self.noisy
-        return LatentTimes(
+        times = LatentTimes(
             None if video is None else t[:, None].expand(-1, video.shape[2]),
             None if audio is None else t_audio[:, None].expand(-1, audio.shape[2]),
         )
+        if self.masks is None or times.video is None or times.audio is None:
+            return times
+        return LatentTimes(times.video * self.masks.video, times.audio * self.masks.audio)
 
     @property
     def audio_times(self) -> Tensor:
@@ -122,6 +129,23 @@ class FlowBatch(NamedTuple):
         text, mask = self.text[part], self.text_mask[part]
         return FlowBatch(noisy, target, self.t[part], text, mask, (), None, t_audio, None, self.rounded)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the batch."""
+        return len(self.t)
+
+    @property
+    def latents(self) -> Latents:
+        """The noisy latents."""
+        return self.noisy
+
+    def pinned(self) -> FlowBatch:
+        """The same batch, with latents and text in pinned memory."""
+        noisy, target = (
+            Latents(*(None if x is None else x.pin_memory() for x in latents)) for latents in (self.noisy, self.target)
+        )
+        return self._replace(noisy=noisy, target=target, text=self.text.pin_memory())
+
     def to(self, device: torch.device) -> FlowBatch:
         """The same batch on ``device``."""
         noisy, target = (
@@ -136,6 +160,8 @@ class FlowBatch(NamedTuple):
             moves=None if self.moves is None else Moves(*(moved.to(device) for moved in self.moves)),
             t_audio=None if self.t_audio is None else self.t_audio.to(device),
             weights=None if self.weights is None else self.weights.to(device),
+            masks=None if self.masks is None else self.masks.to(device),
+            dropped=None if self.dropped is None else self.dropped.to(device),
         )
 
 
@@ -236,7 +262,8 @@ class _BucketNoise:
 class ClipSource:
     """Batches of training clips. Raises ConfigError for caption dropout without a negative text in the data.
 
-    ``of_buckets`` has the noise of each bucket, which differs in its timesteps alone; none: ``config`` for all.
+    ``of_buckets`` has the noise of each bucket, which differs in its timesteps alone; none: ``config`` for all. ``draws`` are the
+    conditions that are drawn in every step.
     """
 
     def __init__(
@@ -245,9 +272,10 @@ class ClipSource:
         config: NoiseConfig,
         schedule: Schedule | None = None,
         of_buckets: Sequence[NoiseConfig] = (),
+        draws: ConditionDraws = NO_DRAWS,
     ) -> None:
         _require_negative_text(config, clips)
-        self.clips, self.config = clips, config
+        self.clips, self.config, self._draws = clips, config, draws
         self.ids, self.schedule = clips.ids, schedule or Schedule(clips.buckets())
         self._noise = _BucketNoise(self.schedule.buckets, of_buckets or [config] * len(self.schedule.buckets.kinds))
 
@@ -257,10 +285,18 @@ class ClipSource:
         noises = self._noise.draw(self.ids, indices)
         noise, (t, t_audio) = _stack_noise(noises), _stack_times(noises)
         times = (t, t if t_audio is None else t_audio)
-        flows = [_flow(data, x1, time) for data, x1, time in zip(self.clips.clips(indices), noise, times, strict=True)]
+        clean, draws = self.clips.clips(indices), self._draws
+        flows = [_flow(data, x1, time) for data, x1, time in zip(clean, noise, times, strict=True)]
         noisy, target = (Latents(*parts) for parts in zip(*flows, strict=True))
         text, mask = _texts(self.clips, rows, noises)
-        return FlowBatch(noisy, target, t, text, mask, tuple(indices), t_audio=t_audio, rounded=self.config.rounded)
+        batch = FlowBatch(noisy, target, t, text, mask, tuple(indices), t_audio=t_audio, rounded=self.config.rounded)
+        known = draws.masks(self.ids, indices, noisy)
+        return batch._replace(
+            noisy=noisy if known is None else with_known(noisy, clean, known),
+            text=draws.texts(self.ids, indices, text),
+            masks=known,
+            dropped=draws.dropped(self.ids, indices),
+        )
 
 
 class PairSource:

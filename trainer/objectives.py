@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from avpref.config.training.preference_settings import PreferenceLossSettings
+from avpref.models.dual_stream.dual_flow import masked_mean
 from avpref.models.flow import Latents
 from avpref.trainer.adapters import Policy, reference
+from avpref.trainer.data.conditions import LatentMasks
 from avpref.trainer.losses import (
     LossWeights,
     ModalityErrors,
@@ -75,14 +77,17 @@ def _counts(result: LossAndMetrics, name: str) -> Tensor:
     return result.counted.get(name, torch.ones_like(result.t, dtype=torch.bool))
 
 
-class Objective(Protocol):
+BatchIn = TypeVar("BatchIn", contravariant=True)
+
+
+class Objective(Protocol[BatchIn]):
     """A network with a loss. The trained parameters are those of ``module`` that require a gradient."""
 
     @property
     def module(self) -> nn.Module:
         """The network."""
 
-    def compute(self, batch: FlowBatch) -> LossAndMetrics:
+    def compute(self, batch: BatchIn) -> LossAndMetrics:
         """Loss (with its graph) and metrics of a batch."""
 
 
@@ -99,11 +104,11 @@ class FlowObjective:
 
     def compute(self, batch: FlowBatch) -> LossAndMetrics:
         """Metrics: loss and flow_video, flow_audio, the mean squared velocity errors."""
-        keywords = {}
+        keywords: dict[str, object] = {} if batch.dropped is None else {"dropped": batch.dropped}
         if self._spans is not None and batch.noisy.audio is not None:
             keywords["num_video_latents"] = self._spans[batch.noisy.audio.shape[2]]
         velocity = self.module(batch.noisy, batch.times, batch.text, batch.text_mask, **keywords)
-        video, audio = errors_of(velocity, batch.target, "mean")
+        video, audio = errors_of(velocity, batch.target, "mean", batch.masks)
         loss = flow_loss(video, audio, *self._weights)
         metrics = {"loss": loss, "flow_video": video, "flow_audio": audio}
         return LossAndMetrics(loss.sum(), _present(metrics), batch.t)
@@ -300,13 +305,23 @@ def modality_metrics(name: str, errors: ModalityErrors, has_reference: bool = Tr
     }
 
 
-def errors_of(prediction: Latents, target: Latents, reduction: Reduction) -> tuple[Tensor | None, Tensor | None]:
-    """Velocity errors [rows] of video and audio; None for an absent modality."""
-    video, audio = (
-        None if predicted is None or wanted is None else velocity_error(predicted, wanted, reduction)
-        for predicted, wanted in zip(prediction, target, strict=True)
-    )
-    return video, audio
+def errors_of(
+    prediction: Latents, target: Latents, reduction: Reduction, masks: LatentMasks | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Velocity errors [rows] of video and audio; None for an absent modality.
+
+    With ``masks`` the mean over the latents that are to be generated, 1 where there are none
+    (:func:`avpref.models.dual_stream.dual_flow.masked_mean`).
+    """
+    errors: list[Tensor | None] = []
+    for predicted, wanted, mask in zip(prediction, target, masks or (None, None), strict=True):
+        if predicted is None or wanted is None:
+            errors.append(None)
+        elif mask is None:
+            errors.append(velocity_error(predicted, wanted, reduction))
+        else:
+            errors.append(masked_mean((predicted.float() - wanted.float()).square(), mask))
+    return errors[0], errors[1]
 
 
 def _pair_mean(errors: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Run a training job: SFT (the paper's stages 1 and 2) or AV-DPO (stage 3). Builds the network, trains it, writes the results."""
+"""Run a training job: SFT (the paper's stages 1 and 2), AV-DPO (stage 3) or a prior. Builds the network, trains it, writes the results."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.errors import ConfigError
 from avpref.identity import derive_seed, digest
@@ -22,6 +23,7 @@ from avpref.storage.local_files import replace as write_file
 from avpref.trainer.adapter_files import save_adapter, unfold_adapter
 from avpref.trainer.adapter_joining import join_adapters, start_from
 from avpref.trainer.adapters import POLICY, Policy, add_adapter, add_moving_reference, make_policy
+from avpref.trainer.data.conditions import ConditionDraws
 from avpref.trainer.data.job_data import noise_of_buckets, open_clips, open_pairs, schedule_of, video_spans
 from avpref.trainer.data.memory_check import require_room
 from avpref.trainer.data.sample_data import ClipRows
@@ -33,6 +35,7 @@ from avpref.trainer.monitoring.speed import ADAPTER_ALONE, ADAPTER_AND_REFERENCE
 from avpref.trainer.noise import ClipSource, NoiseConfig, PairSource
 from avpref.trainer.objectives import FlowObjective, LiveReference, NoReference, PreferenceObjective, Reference
 from avpref.trainer.parallel import Context, torch_threads
+from avpref.trainer.prior.run_prior import run_prior
 from avpref.trainer.reference_cache import (
     CachedReference,
     ReferenceScoreTable,
@@ -64,6 +67,8 @@ def run_job(job: TrainingJob, context: Context) -> TrainingSummary:
             summary = _run_sft(job, context)
         case DpoSettings():
             summary = _run_dpo(job, context)
+        case PriorTrainingSettings():
+            summary = run_prior(job, context)
     if context.is_first:
         hit(FailPoint.TRAINING_DONE)
         write_file(job.output / SUMMARY_FILE, summary.to_json().encode())
@@ -78,6 +83,8 @@ def _run_sft(job: TrainingJob, context: Context) -> TrainingSummary:
         _train_audio_branch(job, network, context)
     clips = open_clips(job, job.data)
     module: nn.Module = network
+    if job.adapter is None and job.sft.trained == "released":
+        job.base_model.freeze_for_joint(network)
     if job.adapter is not None:
         module = add_adapter(with_base_dtype(network, job.dtype), job.adapter, derive_seed("sft adapter", job.seed))
     _prepare(network, job.sft.loop)
@@ -112,7 +119,8 @@ def _write_sft(job: TrainingJob, network: VelocityNetwork, module: nn.Module, re
 def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Context) -> None:
     """Train only the audio tensors, in an audio-only network that starts from ``network``, and copy them back into it."""
     data = job.audio_data or job.data
-    spans, clips = video_spans(open_clips(job, data), job), open_clips(job, data, has_video=False)
+    spans = video_spans(open_clips(job, data), job) if job.base_model.aligns_sound else None
+    clips = open_clips(job, data, has_video=False)
     audio_network = job.base_model.audio_branch(network)
     _prepare(audio_network, job.sft.loop)
     shard(job, audio_network, audio_network, context)
@@ -128,7 +136,9 @@ def _train_audio_branch(job: TrainingJob, network: VelocityNetwork, context: Con
 
 def _clip_source(job: TrainingJob, clips: ClipRows, part: str) -> ClipSource:
     schedule, noise = schedule_of(job, clips), _sft_noise(job, part)
-    return ClipSource(clips, noise, schedule, noise_of_buckets(job, noise, schedule.buckets))
+    return ClipSource(
+        clips, noise, schedule, noise_of_buckets(job, noise, schedule.buckets), _condition_draws(job, part)
+    )
 
 
 def _run_dpo(job: TrainingJob, context: Context) -> TrainingSummary:
@@ -317,7 +327,7 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
         law.shift,
         law.loc,
         law.spread,
-        job.sft.caption_dropout,
+        job.sft.caption_dropout if job.base_model.num_conditions == 1 else 0.0,
         independent=timesteps.independent and part == "joint",
         rounded=timesteps.rounded,
         audio_shift=law.audio_shift,
@@ -325,8 +335,17 @@ def _sft_noise(job: TrainingJob, part: str) -> NoiseConfig:
     )
 
 
+def _condition_draws(job: TrainingJob, part: str) -> ConditionDraws:
+    """Draws of the conditions of one part of SFT; masks belong to the joint part."""
+    base, seed = job.base_model, derive_seed("conditions", part, job.seed)
+    num_dropped = base.num_conditions if base.num_conditions > 1 else 0
+    has_masks = job.sft.masks == "released" and part == "joint"
+    return ConditionDraws(seed, has_masks, num_dropped, job.sft.caption_dropout, base.redrawn_texts)
+
+
 def _plan(job: TrainingJob, output: Path, loop: LoopSettings) -> LoopPlan:
     settings = job.settings
+    assert not isinstance(settings, PriorTrainingSettings), "the prior has a plan of its own"
     plan = LoopPlan(loop, settings.optimiser, order_seed(job), output, job.fingerprint())
     match settings:
         case SftSettings():

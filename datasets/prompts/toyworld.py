@@ -133,6 +133,18 @@ def ground_truth(prompt: Prompt, seed: int, shape: ClipShape) -> tuple[str, NDAr
     return prompt.text, clip.frames, clip.audio
 
 
+def sound_around(prompt: Prompt, seed: int, shape: ClipShape) -> NDArray[np.float32]:
+    """The sound of :func:`ground_truth` between one clip length before it, where nothing happens yet, and one after it [3 S].
+
+    The middle third is the sound of the clip.
+    """
+    twice = dataclasses.replace(shape, num_frames=2 * shape.num_frames)
+    clip_seed = derive_seed("toy world ground truth", seed, prompt.prompt_id)
+    clip = simulate(understand(prompt.text), clip_seed, twice)
+    silence = generator("toy world before", clip_seed).standard_normal(shape.num_samples, np.float32)
+    return np.concatenate([NOISE_FLOOR_RMS * silence, clip.audio]).astype(np.float32)
+
+
 def sft_clip(number: int, seed: int, shape: ClipShape) -> tuple[str, NDArray[np.uint8], NDArray[np.float32]]:
     """Clip ``number`` of the SFT set: a training text, and a simulation that may be delayed, noisy or both."""
     known = texts(Split.TRAIN)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 from pydantic import JsonValue
+from torch import Tensor
 
 from avpref.config.network_settings import SamplingSettings
 from avpref.config.training_settings import TimestepSettings
@@ -129,6 +130,12 @@ class Base(ABC):
     """Names of settings that no result depends on, such as paths of weights, whose bytes enter fingerprints anyway."""
     is_stereo: bool = False
     """Whether clips have two channels of sound; otherwise recordings are mixed to mono before they are encoded."""
+    num_conditions: int = 1
+    """Conditions of the network that SFT drops independently of each other (``sft.caption_dropout`` for each). With more than one the
+    network's ``forward`` takes ``dropped`` [B, n] and has states of its own for what is dropped; with one, the negative text replaces
+    the caption."""
+    aligns_sound: bool = False
+    """Whether an audio-only network places its tokens on the time axis of video latents: its ``forward`` takes ``num_video_latents``."""
     version: str = ""
     """Hash of the class's source and settings, set when the base model is opened; empty for :class:`JavisBase`, which the product's
     own version and the configuration's sections cover."""
@@ -209,6 +216,17 @@ class Base(ABC):
         """An audio-only network with the values of ``network`` whose audio tensors alone require gradients, for ``sft.audio_steps``."""
         found = f"sft.audio_steps with base model {type(self).__name__}, which has no audio branch to train alone"
         raise ConfigError(found, "0", "--set sft.audio_steps=0")
+
+    def freeze_for_joint(self, network: VelocityNetwork) -> None:
+        """Let only the parameters require gradients that the released joint training (``sft.trained: released``) trains; here all."""
+        return
+
+    def redrawn_texts(self, states: Tensor, seeds: Sequence[int]) -> Tensor:
+        """States [n, L, D] of texts as one step of SFT sees them, a row of which depends on the row and on its seed; here unchanged.
+
+        For base models with conditions that are drawn from a distribution.
+        """
+        return states
 
     def timestep_law(self, timesteps: TimestepSettings, shape: ClipShape) -> TimestepLaw:
         """Distribution of the training timesteps of clips of ``shape``. Raises ConfigError where no shift can be derived.

@@ -18,7 +18,10 @@ from avpref.outside.class_loading import BASE_MODEL, REFERENCE, load_class, make
 from avpref.outside.class_settings import make
 from avpref.outside.source_version import source_version
 
-BUILT_IN_CLASSES: Mapping[str, str] = {"ltx2": "avpref.models.ltx2.ltx_base:LtxBase"}
+BUILT_IN_CLASSES: Mapping[str, str] = {
+    "ltx2": "avpref.models.ltx2.ltx_base:LtxBase",
+    "javisdit-v01": "avpref.models.javisdit_v01.v01_base:V01Base",
+}
 """Base models of the product that have settings of their own: name → ``package.module:Class``."""
 BUILT_IN_NAMES = (JAVISDIT, *BUILT_IN_CLASSES)
 

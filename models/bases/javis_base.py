@@ -76,6 +76,7 @@ class JavisBase(Base):
 
     adapter_layouts = (PEFT_LAYOUT, DIFFUSERS_LAYOUT, COMFYUI_LAYOUT)
     network_layouts = (ORIGINAL_LAYOUT, DIFFUSERS_LAYOUT)
+    aligns_sound = True
 
     def __init__(self, sections: BaseSections) -> None:
         sections.check()
@@ -91,8 +92,10 @@ class JavisBase(Base):
 
     @property
     def identity(self) -> Mapping[str, JsonValue]:
-        """The section ``network``."""
+        """The section ``network``, without the path of a prior estimator: its bytes are part of the text encoder's fingerprint."""
         values: dict[str, JsonValue] = self._network.model_dump(mode="json")
+        if self._network.prior is not None:
+            values["prior"] = self._network.prior.model_dump(mode="json", exclude={"weights"})
         return values
 
     def build_network(self) -> JavisDiT:

@@ -9,6 +9,7 @@ from avpref.errors import InputError
 from avpref.models.checkpoints.checkpoint_files import write_tensors
 from avpref.models.checkpoints.lora_files import DIFFUSERS_METADATA, DIFFUSERS_PREFIX, Lora
 from avpref.models.checkpoints.weight_layouts import diffusers_name, in_block, is_audio
+from avpref.models.synchronisers.synchroniser import is_added
 from avpref.storage.local_files import storage_errors
 
 VIDEO_FILE = "pytorch_lora_weights.safetensors"
@@ -21,8 +22,12 @@ def save_diffusers_adapter(lora: Lora, folder: Path) -> list[Path]:
 
     The class of diffusers has no audio branch, so the factors of the video part and of shared layers are in :data:`VIDEO_FILE`, which
     ``load_lora_adapter`` reads, and those of the audio branch in :data:`AUDIO_FILE`, under names formed alike. Raises InputError if
-    layers differ in rank or alpha, StorageError if the folder cannot be written.
+    layers differ in rank or alpha, or where the adapter changes an added synchroniser, which the class lacks; StorageError if the folder
+    cannot be written.
     """
+    if added := [name for name in lora.factors if is_added(name)]:
+        found = f"{lora.source} adapts {len(added)} layers of a synchroniser, first {added[0]}"
+        raise InputError(found, "layers of diffusers' class", "avpref adapters export --layout peft")
     audio = {name: pair for name, pair in lora.factors.items() if is_audio(name)}
     parts = {VIDEO_FILE: lora.video_only(), AUDIO_FILE: Lora(lora.source, audio)}
     kinds = {(factors.rank, factors.alpha) for factors in lora.factors.values()}

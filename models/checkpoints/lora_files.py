@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from avpref.errors import InputError
 from avpref.models.checkpoints.checkpoint_files import find_adapter_files
 from avpref.models.checkpoints.weight_layouts import SHOWN, Layout, in_block, is_audio, original_name, recognise
+from avpref.models.synchronisers.synchroniser import is_added
 from avpref.storage.weight_files import read_weights, require_shapes
 
 PEFT_PREFIX = "base_model.model."
@@ -85,8 +86,9 @@ class Lora:
     targets: Targets | None = None
 
     def video_only(self) -> Lora:
-        """The adapter without the modules of the audio branch, for networks and programs that have none."""
-        return Lora(self.source, {name: pair for name, pair in self.factors.items() if not is_audio(name)})
+        """The adapter without the audio branch and without an added synchroniser, for networks and programs that have none."""
+        kept = {name: pair for name, pair in self.factors.items() if not is_audio(name) and not is_added(name)}
+        return Lora(self.source, kept)
 
     def require_fit(self, network: nn.Module) -> None:
         """Raises InputError, naming the differences, unless the adapter has factors for exactly the targeted layers of ``network``.
@@ -106,6 +108,19 @@ class Lora:
             },
             _FIX,
         )
+
+    @torch.no_grad()
+    def fold_into(self, network: nn.Module) -> None:
+        """Add the update to the weights of ``network``, in place: in float32, then in the weight's dtype.
+
+        Raises InputError, naming the differences, for an adapter that does not fit; nothing is changed then.
+        """
+        self.require_fit(network)
+        linears = dict(network.named_modules())
+        for name, factors in self.factors.items():
+            layer = linears[name]
+            assert isinstance(layer, nn.Linear)
+            layer.weight.copy_(factors.merged(layer.weight))
 
     def _factor_shapes(self, module: str, shape: tuple[int, ...]) -> Mapping[str, tuple[int, ...]]:
         """Shapes of A and B of ``module``, a linear layer of ``shape`` (outputs, inputs)."""

@@ -22,7 +22,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True)
 class Published:
-    """A folder of a repository on the Hugging Face hub, and the configuration key that overrides it.
+    """A folder of a repository on the Hugging Face hub (empty: its root), and the configuration key that overrides it.
 
     ``landmark`` is a file of that folder, used to find it in the cache.
     """
@@ -41,12 +41,14 @@ class Published:
             return path
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(self.repo, f"{self.folder}/{self.landmark}")
+        cached = try_to_load_from_cache(self.repo, f"{self.folder}/{self.landmark}" if self.folder else self.landmark)
         if not isinstance(cached, str):
+            name = f"{self.repo} has no {self.folder}/ in" if self.folder else f"{self.repo} is not in"
+            part = f" --include '{self.folder}/*'" if self.folder else ""
             raise InputError(
-                f"{self.repo} has no {self.folder}/ in the Hugging Face cache",
-                f"that folder, or {self.key} with a path",
-                f"hf download {self.repo} --include '{self.folder}/*'",
+                f"{name} the Hugging Face cache",
+                f"that {'folder' if self.folder else 'repository'}, or {self.key} with a path",
+                f"hf download {self.repo}{part}",
             )
         return Path(cached).parent
 

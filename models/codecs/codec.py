@@ -89,6 +89,16 @@ class PosteriorCodec(Protocol):
         ...
 
 
+@runtime_checkable
+class SampledCodec(Protocol):
+    """A codec that says whether its moments have a log-variance, before any clip is encoded."""
+
+    @property
+    def samples_audio(self) -> bool:
+        """Whether audio latents are samples, so that mean and log-variance are stored."""
+        ...
+
+
 def moments_of(codec: Codec, clips: Sequence[DecodedClip]) -> LatentMoments:
     """Moments of ``clips``; the latents of a codec that is no :class:`PosteriorCodec` are taken as they are. Raises as ``encode``."""
     if isinstance(codec, PosteriorCodec):

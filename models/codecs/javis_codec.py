@@ -90,12 +90,17 @@ class JavisCodec:
         video = torch.stack([self._video.encode(frames) for frames, _ in tracks])
         posteriors = [self._sound.moments(audio) for _, audio in tracks]
         means, log_variances = (torch.stack(part) for part in zip(*posteriors, strict=True))
-        return LatentMoments(video, means, log_variances if SPREADS[self.config.audio_posterior] else None)
+        return LatentMoments(video, means, log_variances if self.samples_audio else None)
 
     def sound_moments(self, audio: NDArray[np.float32]) -> tuple[Tensor, Tensor | None]:
         """See :class:`avpref.models.codecs.codec.Codec`."""
         mean, log_variance = self._sound.moments(audio)
-        return mean, log_variance if SPREADS[self.config.audio_posterior] else None
+        return mean, log_variance if self.samples_audio else None
+
+    @property
+    def samples_audio(self) -> bool:
+        """See :class:`avpref.models.codecs.codec.SampledCodec`."""
+        return self.config.audio_posterior == "sample"
 
     def decode(self, latents: Latents) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """See :class:`avpref.models.codecs.codec.Codec`. Audio is cut to the length of the video."""

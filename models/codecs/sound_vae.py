@@ -11,6 +11,7 @@ bands, so the model learned to end clips with a click. The corrected tail is sil
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,12 @@ def generated_mel_frames(num_samples: int, tail: Tail = CORRECTED) -> int:
     return _round_up((num_samples + HOP - 1 - tail.omitted_samples) // HOP, GENERATED_MULTIPLE)
 
 
-def log_mel(audio: Tensor, tail: Tail) -> Tensor:
-    """Input [F, 64] of the VAE for audio [S] at 16 kHz: 1 + S // 160 frames of audio (at most F), then ``tail.level``."""
-    num_frames = encoded_mel_frames(len(audio))
+def log_mel(audio: Tensor, tail: Tail, mel_frames: Callable[[int], int] = encoded_mel_frames) -> Tensor:
+    """Input [F, 64] of the VAE for audio [S] at 16 kHz: 1 + S // 160 frames of audio (at most F), then ``tail.level``.
+
+    ``mel_frames`` gives F of S.
+    """
+    num_frames = mel_frames(len(audio))
     mel = audioldm2_log_mel(audio, num_frames / CODEC_FRAMES_PER_S)
     mel[1 + len(audio) // HOP :] = tail.level
     return mel
@@ -85,17 +89,24 @@ class SoundVae:
     """Waveforms ↔ latents, one clip at a time; see the module.
 
     ``spread`` scales the noise of the posterior: 1 as in the original's training, 0 for its mean. The noise depends only on the
-    waveform. Arithmetic runs in the dtype of the networks.
+    waveform. ``mel_frames`` gives the mel frames of encoded audio of some samples. Arithmetic runs in the dtype of the networks.
     """
 
-    def __init__(self, vae: AutoencoderKL, vocoder: SpeechT5HifiGan, tail: Tail, spread: float) -> None:
-        self._vae, self._vocoder, self._tail, self._spread = vae, vocoder, tail, spread
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        vocoder: SpeechT5HifiGan,
+        tail: Tail,
+        spread: float,
+        mel_frames: Callable[[int], int] = encoded_mel_frames,
+    ) -> None:
+        self._vae, self._vocoder, self._tail, self._spread, self._mel_frames = vae, vocoder, tail, spread, mel_frames
         weight = next(vae.parameters())
         self._device, self._dtype = weight.device, weight.dtype
 
     @torch.no_grad()
     def encode(self, audio: NDArray[np.float32]) -> Tensor:
-        """Mono [S] at 16 kHz → latents [8, F / 4, 16], float32 on the CPU, F of :func:`encoded_mel_frames`."""
+        """Mono [S] at 16 kHz → latents [8, F / 4, 16], float32 on the CPU, F = ``mel_frames`` (S)."""
         posterior = self._posterior(audio)
         mean, std = (moment[0].float().cpu() for moment in (posterior.mean, posterior.std))
         return (mean + self._spread * std * _noise(audio, mean.shape)) * SCALING
@@ -108,7 +119,7 @@ class SoundVae:
         return mean * SCALING, log_variance + 2 * math.log(SCALING)
 
     def _posterior(self, audio: NDArray[np.float32]) -> DiagonalGaussianDistribution:
-        mel = log_mel(torch.tensor(audio, dtype=torch.float32), self._tail)
+        mel = log_mel(torch.tensor(audio, dtype=torch.float32), self._tail, self._mel_frames)
         return self._vae.encode(mel[None, None].to(self._device, self._dtype)).latent_dist
 
     @torch.no_grad()

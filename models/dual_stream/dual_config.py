@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import ConfigDict
 
 TEXT_LENGTH, TEXT_CHANNELS = 300, 4096
 
@@ -21,7 +24,11 @@ class PriorInjection(StrEnum):
 
 
 class PriorContext(StrEnum):
-    """Which priors the tokens of a row attend to: those of all rows of the batch, as the released code runs, or the row's own."""
+    """Which priors the tokens of a row attend to: those of all rows of the batch, as the released code runs, or the row's own.
+
+    The loop calls the network with the rows of many clips, and a clip must not depend on the others. There ``batch`` means the rows of
+    one clip in guidance, with and without text, and the row's own priors otherwise: that is the released code with one clip per call.
+    """
 
     BATCH = "batch"
     ROW = "row"
@@ -31,9 +38,11 @@ class PriorContext(StrEnum):
 class DualStreamConfig:
     """Constructor values under the original's names; the defaults are those of the release.
 
-    The network has twice as many output as input channels; the first half is the velocity. Raises ValueError for sizes that
-    contradict each other.
+    The network has twice as many output as input channels; the first half is the velocity. ``fps_hz`` is the frame rate of clips, which
+    is embedded beside the time. Raises ValueError for sizes that contradict each other.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     depth: int = 28
     hidden_size: int = 1152
@@ -52,6 +61,7 @@ class DualStreamConfig:
     has_video: bool = True
     injection: PriorInjection = PriorInjection.CROSS_ATTN
     prior_context: PriorContext = PriorContext.BATCH
+    fps_hz: float = 24.0
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads or self.head_dim % 2 or self.num_heads % 2 or self.hidden_size % 4:

@@ -38,11 +38,11 @@ def flow_errors(
     errors = []
     for predicted, x0, x1, mask in tracks:
         assert predicted is not None and x0 is not None and x1 is not None
-        errors.append(_masked_mean((predicted.float() - velocity_target(x0, x1)).square(), mask))
+        errors.append(masked_mean((predicted.float() - velocity_target(x0, x1)).square(), mask))
     return ModalityErrors(*errors)
 
 
-def _masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
+def masked_mean(error: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of ``error`` [B, C, F, ...] over all but rows, or over the frames of ``mask`` [B, F]."""
     if mask is None:
         return error.flatten(1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""Strict loading of JavisDiT v0.1: every tensor of the network under its released name and shape, and no other."""
+"""Strict loading of JavisDiT v0.1: every tensor of a network under its released name and shape, and no other."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from avpref.models.checkpoints.checkpoint_files import find_checkpoint, read_ten
 from avpref.models.dual_stream.dual_config import DualStreamConfig
 from avpref.models.dual_stream.dual_network import DualStreamNetwork
 from avpref.models.dual_stream.stream_attention import RotaryEmbedding
-from avpref.storage.weight_files import require_shapes
+from avpref.models.dual_stream.synchrony_prior import PriorConfig, SynchronyPrior
+from avpref.storage.weight_files import fit, on_meta, require_shapes
 
 ROPE = "rope.freqs"
 ROPE_TOLERANCE = 4e-3
 """Relative difference of the rotation's frequencies that rounding to bfloat16 explains."""
 FIX = "give the folder of a JavisDiT v0.1 network whose sizes are those of the configuration"
+OF_TRAINING = (
+    *("video_embedder.", "audio_embedder.", "va_spatial_encoder.", "va_temporal_encoder.", "discriminator."),
+    "text_encoder.",
+)
+"""Prefixes of tensors in files of prior estimators that sampling does not use: networks of the losses, and ImageBind's text tower."""
 
 
 def read_dual_stream(path: Path, config: DualStreamConfig) -> DualStreamNetwork:
@@ -41,6 +47,18 @@ def load_dual_stream(tensors: Mapping[str, Tensor], config: DualStreamConfig, so
     _require_frequencies(tensors[ROPE], config, source)
     network.load_state_dict({name: tensors[name] for name in expected}, assign=True)
     network.rope.requires_grad_(False)
+    return network
+
+
+def read_prior(path: Path, config: PriorConfig, device: torch.device | str = "cpu") -> SynchronyPrior:
+    """The prior estimator in the files at ``path``, float32, in evaluation mode; tensors of :data:`OF_TRAINING` may be there.
+
+    Raises InputError for unreadable files, and for missing, surplus and misshapen tensors.
+    """
+    network = on_meta(lambda: SynchronyPrior(config))
+    ignored = () if config.encode_va else OF_TRAINING
+    tensors = read_tensors(find_checkpoint(path))
+    fit(network, tensors, f"{path} (a prior estimator)", ignored=ignored, device=device, dtype=torch.float32)
     return network
 
 

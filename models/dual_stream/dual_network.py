@@ -1,19 +1,24 @@
 """JavisDiT v0.1: two streams of spatial and temporal self-attention, synchrony priors, and cross-attention between the streams.
 
 Parameter names, shapes and order are those of the released weights. The raw output has twice the input channels, of which the
-first half is data − noise at times 0 to 1000 (:meth:`DualStreamNetwork.predict`); :meth:`DualStreamNetwork.forward` returns the
-product's velocity, noise − data, for times 0 to 1.
+first half is data − noise at times 0 to 1000 (:meth:`DualStreamNetwork.predict`); :meth:`DualStreamNetwork.velocity` returns the
+product's velocity, noise − data, for times 0 to 1, and so does :meth:`DualStreamNetwork.forward`, which takes the loop's arguments.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from avpref.models.bases.velocity_network import AdapterTargets, VelocityNetwork
+from avpref.models.conditioning import LatentTimes
 from avpref.models.dual_stream.dual_config import DualStreamConfig, PriorContext, PriorInjection
+from avpref.models.dual_stream.dual_inputs import DualStreamInputs, TextLayout, network_times, picture_size_px
 from avpref.models.dual_stream.stream_attention import RotaryEmbedding
 from avpref.models.dual_stream.stream_blocks import BridgeBlock, FinalLayer, PriorBlock, SelfBlock
 from avpref.models.dual_stream.stream_embeddings import (
@@ -26,28 +31,16 @@ from avpref.models.dual_stream.stream_embeddings import (
 )
 from avpref.models.embeddings import TIMESTEP_SCALE
 from avpref.models.flow import Latents
+from avpref.models.recomputation import run_block
+
+ADAPTED = (
+    *("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj", "mlp.fc1", "mlp.fc2"),
+    *(f"{kind}_cross_attn.{layer}" for kind in ("spatial", "temporal") for layer in ("q_linear", "kv_linear", "proj")),
+    *(f"cross_attn.{part}_proj" for part in ("m1", "m2", "values_m1", "values_m2", "out_m1", "out_m2")),
+)
+"""Adapted linear layers: all of all blocks, 50 of one depth. See docs/decisions/0066-javisdit-v01-as-a-base-model.md."""
 
 Rows = Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class DualStreamInputs:
-    """Inputs of a network call besides latents and times.
-
-    ``text`` [B, N, C] and ``text_mask`` [B or fewer, N] (1 for real tokens; fewer rows are repeated, so the null text is cut to the
-    prompt's length as released); ``spatial_prior`` and ``temporal_prior`` [B, K, c]; ``fps`` [B or fewer]; ``size_px``: height and
-    width of the pictures. ``video_mask`` [B, T] and ``audio_mask`` [B, L]: True where latents are to be generated, False where they
-    are known; none: all are generated.
-    """
-
-    text: Tensor
-    text_mask: Tensor
-    spatial_prior: Tensor
-    temporal_prior: Tensor
-    fps: Tensor
-    size_px: tuple[float, float]
-    video_mask: Tensor | None = None
-    audio_mask: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +55,7 @@ class _Times:
     audio_prior_rows: Rows | None
 
 
-class DualStreamNetwork(nn.Module):
+class DualStreamNetwork(VelocityNetwork):
     """The network; without video (``has_video=False``) it is the audio network of stage 1, whose video input is ignored."""
 
     def __init__(self, config: DualStreamConfig) -> None:
@@ -91,7 +84,38 @@ class DualStreamNetwork(nn.Module):
             self.va_cross_blocks = nn.ModuleList(BridgeBlock(config) for _ in range(depth))
         self.audio_final_layer = FinalLayer(dim, math.prod(config.audio_patch_size) * 2 * config.audio_in_channels)
 
-    def forward(self, x: Latents, t: Tensor, inputs: DualStreamInputs) -> Latents:
+    def forward(
+        self,
+        latents: Latents,
+        t: Tensor | LatentTimes,
+        text: Tensor,
+        text_mask: Tensor,
+        *,
+        is_paired: bool = False,
+        dropped: Tensor | None = None,
+    ) -> Latents:
+        """See :class:`avpref.models.bases.velocity_network.VelocityNetwork`.
+
+        Args:
+            latents: x_t, video [B, C, T, h, w] and audio [B, C, L, M].
+            t: [B] in [0, 1], or LatentTimes that are 0 for known latents and otherwise one time per row.
+            text: [B, rows, C], laid out as :class:`avpref.models.dual_stream.dual_inputs.TextLayout` says.
+            text_mask: [B, rows]; a row without any text has the null states.
+            is_paired: rows i and B / 2 + i belong together, with text and without, as guidance needs them. Null texts then have the
+                length of their partner's text, and with ``prior_context: batch`` both rows attend to the priors of both.
+            dropped: [B, 3], true where training puts the null states in the place of the video stream's text, of the audio stream's
+                text and of the priors; a null text keeps the length of the text.
+
+        Raises ValueError for times that the network cannot express.
+        """
+        times = network_times(t, latents)
+        inputs = self._inputs(latents, text, text_mask, is_paired)
+        if dropped is not None:
+            inputs = self._without(inputs, dropped)
+        masked = replace(inputs, video_mask=times.video_mask, audio_mask=times.audio_mask)
+        return self.velocity(latents, times.t, masked)
+
+    def velocity(self, x: Latents, t: Tensor, inputs: DualStreamInputs) -> Latents:
         """Velocity noise − data of ``x`` at ``t`` [B] in [0, 1], float32 in the shapes of ``x``; None for an absent modality.
 
         Raises ValueError for latents of another kind than the network's.
@@ -131,25 +155,95 @@ class DualStreamNetwork(nn.Module):
         null_text, null_spatial, null_temporal = (states.expand(rows, -1, -1) for states in (text, spatial, temporal))
         return null_text, null_spatial, null_temporal
 
+    def adapter_targets(self) -> AdapterTargets:
+        """See :class:`VelocityNetwork`: those of :data:`ADAPTED` that the blocks have."""
+        names = [name for block in self.repeated_blocks() for name, module in block.named_modules() if name in ADAPTED]
+        return AdapterTargets(tuple(name for name in ADAPTED if name in set(names)), len(names))
+
+    def repeated_blocks(self) -> Iterable[nn.Module]:
+        """The blocks of all kinds, in the order in which a depth runs them."""
+        kinds: list[nn.ModuleList] = [self.audio_spatial_blocks, self.audio_temporal_blocks]
+        if self.config.has_video:
+            kinds = [self.spatial_blocks, self.temporal_blocks, *kinds]
+            kinds += [self.video_st_prior_blocks, self.audio_st_prior_blocks, self.va_cross_blocks]
+        return [block for depth in zip(*kinds, strict=True) for block in depth]
+
+    def _inputs(self, latents: Latents, text: Tensor, text_mask: Tensor, is_paired: bool) -> DualStreamInputs:
+        """Inputs from states of texts, with the null states in rows without a text; see :meth:`forward`."""
+        layout, rows = TextLayout.of(self.config), len(text)
+        is_null = text_mask.sum(dim=1) == 0
+        mask = layout.tokens(text_mask).bool()
+        half = rows // 2 if is_paired else 0
+        whole = mask.roll(half, dims=0) | is_null.roll(half)[:, None]
+        null = self._null_rows(rows)
+        states = torch.where(is_null[:, None, None], null[0].to(text), layout.tokens(text))
+        own = torch.where(is_null[:, None, None], null[1].to(text), layout.priors(text).tokens)
+        spatial, temporal = own.split([self.config.spatial_prior_len, self.config.temporal_prior_len], dim=1)
+        if is_paired and self._mixes_priors:
+            spatial, temporal = (torch.cat([part, part.roll(half, dims=0)], dim=1) for part in (spatial, temporal))
+        height, width = (latents.video.shape[3], latents.video.shape[4]) if latents.video is not None else (0, 0)
+        return DualStreamInputs(
+            text=states,
+            text_mask=torch.where(is_null[:, None], whole, mask),
+            spatial_prior=spatial,
+            temporal_prior=temporal,
+            fps=torch.full((1,), self.config.fps_hz, device=text.device),
+            size_px=picture_size_px(height, width),
+            own_priors=True,
+        )
+
+    def _without(self, inputs: DualStreamInputs, dropped: Tensor) -> DualStreamInputs:
+        """``inputs`` with the null states in the place of what is ``dropped`` [B, 3]; see :meth:`forward`."""
+        video, audio, prior = (column[:, None, None] for column in dropped.bool().unbind(1))
+        text, priors = (states.to(inputs.text) for states in self._null_rows(len(inputs.text)))
+        spatial, temporal = priors.split([self.config.spatial_prior_len, self.config.temporal_prior_len], dim=1)
+        return replace(
+            inputs,
+            text=torch.where(video, text, inputs.text),
+            audio_text=torch.where(audio, text, inputs.text),
+            spatial_prior=torch.where(prior, spatial, inputs.spatial_prior),
+            temporal_prior=torch.where(prior, temporal, inputs.temporal_prior),
+        )
+
+    @property
+    def _mixes_priors(self) -> bool:
+        """Whether tokens attend to the priors of several rows."""
+        config = self.config
+        return config.prior_context == PriorContext.BATCH and config.injection == PriorInjection.CROSS_ATTN
+
+    def _null_rows(self, rows: int) -> tuple[Tensor, Tensor]:
+        """The null states of texts [rows, N, C] and of both kinds of priors [rows, K, c]; zeros where there are no priors."""
+        text = self.y_embedder.y_embedding.expand(rows, -1, -1)
+        if not self.config.has_video:
+            return text, text.new_zeros(rows, self.config.num_priors, self.config.st_prior_channel)
+        return text, self.st_prior_embedder.y_embedding.expand(rows, -1, -1)
+
     def _both(self, video: Tensor, audio: Tensor, times: _Times, inputs: DualStreamInputs) -> tuple[Tensor, Tensor]:
         text, audio_text, mask = self._texts(inputs)
         spatial, temporal = self._priors(inputs)
         assert times.video_prior_rows is not None and times.audio_prior_rows is not None
-        for depth in range(self.config.depth):
+
+        def run(depth: int, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
             video = self.spatial_blocks[depth](video, times.video_rows, text, mask, self.rope)
             video = self.temporal_blocks[depth](video, times.video_rows, text, mask, self.rope)
             audio = self.audio_spatial_blocks[depth](audio, times.audio_rows, audio_text, mask, self.rope)
             audio = self.audio_temporal_blocks[depth](audio, times.audio_rows, audio_text, mask, self.rope)
             video = self.video_st_prior_blocks[depth](video, times.video_prior_rows, spatial, temporal)
             audio = self.audio_st_prior_blocks[depth](audio, times.audio_prior_rows, spatial, temporal)
-            video, audio = self.va_cross_blocks[depth](video, audio)
+            bridged: tuple[Tensor, Tensor] = self.va_cross_blocks[depth](video, audio)
+            return bridged
+
+        mode = self.checkpointing_mode(video.shape[1] * video.shape[2] + audio.shape[1] * audio.shape[2])
+        for depth in range(self.config.depth):
+            video, audio = run_block(partial(run, depth), mode, video, audio)
         return video, audio
 
     def _audio_alone(self, audio: Tensor, times: _Times, inputs: DualStreamInputs, latents: Tensor) -> Tensor:
         _, text, mask = self._texts(inputs)
+        mode = self.checkpointing_mode(audio.shape[1] * audio.shape[2])
         for depth in range(self.config.depth):
-            audio = self.audio_spatial_blocks[depth](audio, times.audio_rows, text, mask, self.rope)
-            audio = self.audio_temporal_blocks[depth](audio, times.audio_rows, text, mask, self.rope)
+            for blocks in (self.audio_spatial_blocks, self.audio_temporal_blocks):
+                audio = run_block(blocks[depth], mode, audio, times.audio_rows, text, mask, self.rope)
         return self._finished_audio(audio, times, inputs, latents)
 
     def _finished_audio(self, audio: Tensor, times: _Times, inputs: DualStreamInputs, latents: Tensor) -> Tensor:
@@ -185,8 +279,9 @@ class DualStreamNetwork(nn.Module):
     def _texts(self, inputs: DualStreamInputs) -> tuple[Tensor, Tensor, Tensor]:
         """Embedded text of the video stream and of the audio stream, and the tokens that are real [B, N]."""
         states = inputs.text.to(self._dtype)
+        audio_states = states if inputs.audio_text is None else inputs.audio_text.to(self._dtype)
         mask = _tiled(inputs.text_mask.bool(), len(states))
-        return self.y_embedder(states), self.audio_y_embedder(states), mask
+        return self.y_embedder(states), self.audio_y_embedder(audio_states), mask
 
     def _priors(self, inputs: DualStreamInputs) -> tuple[Tensor, Tensor]:
         """Embedded spatial and temporal priors: of each row, or of all rows as one context (see :class:`PriorContext`)."""
@@ -194,8 +289,7 @@ class DualStreamNetwork(nn.Module):
         lengths = [inputs.spatial_prior.shape[1], inputs.temporal_prior.shape[1]]
         both = torch.cat([inputs.spatial_prior, inputs.temporal_prior], dim=1).to(dtype)
         spatial, temporal = self.st_prior_embedder(both).split(lengths, dim=1)
-        is_joint = self.config.prior_context == PriorContext.BATCH
-        if is_joint and self.config.injection == PriorInjection.CROSS_ATTN:
+        if self._mixes_priors and not inputs.own_priors:
             return spatial.flatten(0, 1)[None], temporal.flatten(0, 1)[None]
         return spatial, temporal
 

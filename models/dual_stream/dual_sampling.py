@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from avpref.models.dual_stream.dual_network import DualStreamInputs, DualStreamNetwork
+from avpref.models.dual_stream.dual_inputs import DualStreamInputs
+from avpref.models.dual_stream.dual_network import DualStreamNetwork
 from avpref.models.flow import Latents
 from avpref.models.sampling import timetable
 
@@ -74,10 +75,10 @@ def _guided(
     network: DualStreamNetwork, x: Latents, t: Tensor, inputs: DualStreamInputs, settings: DualSampling
 ) -> Latents:
     if settings.guidance == 1:
-        return network(x, t, inputs)
+        return network.velocity(x, t, inputs)
     null = _null_inputs(network, inputs)
     if not settings.is_joint:
-        return _combined(network(x, t, inputs), network(x, t, null), settings.guidance)
+        return _combined(network.velocity(x, t, inputs), network.velocity(x, t, null), settings.guidance)
     both = DualStreamInputs(
         text=torch.cat([inputs.text, null.text]),
         text_mask=inputs.text_mask,
@@ -87,7 +88,7 @@ def _guided(
         size_px=inputs.size_px,
     )
     twice = Latents(*(None if track is None else torch.cat([track, track]) for track in x))
-    v = network(twice, torch.cat([t, t]), both)
+    v = network.velocity(twice, torch.cat([t, t]), both)
     halves = [[None if track is None else track.chunk(2)[place] for track in v] for place in range(2)]
     return _combined(Latents(*halves[0]), Latents(*halves[1]), settings.guidance)
 

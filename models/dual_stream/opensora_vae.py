@@ -7,14 +7,18 @@ spatial part is diffusers' ``AutoencoderKL``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from avpref.errors import InputError
+from avpref.models.checkpoints.checkpoint_files import find_checkpoint, read_tensors
 from avpref.models.dual_stream.temporal_vae import TemporalVae, TemporalVaeConfig, drawn
-from avpref.storage.weight_files import require_shapes
+from avpref.storage.weight_files import on_meta, require_shapes
 
 WINDOW_FRAMES = 17
 """Frames of a window; each becomes 5 latents independently of the others, and a shorter last one ⌈n / 4⌉."""
@@ -25,18 +29,46 @@ SCALE = (3.85, 2.32, 2.33, 3.06)
 
 FRAMES_AT_ONCE = 4
 """Frames that the spatial part encodes or decodes together."""
-SDXL_VAE: Mapping[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "sample_size": 1024,
-}
-"""Constructor values of the spatial part, as in ``PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers`` (subfolder ``vae``)."""
+SPATIAL_LEVELS = 4
+
+
+@dataclass(frozen=True)
+class OpenSoraSizes:
+    """Sizes of both parts; the defaults are those of the release.
+
+    The spatial part is that of ``PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers`` (subfolder ``vae``): ``widths`` of its four levels,
+    residual blocks per level, and groups of its norms. Raises ValueError for another number of levels, which would have other cells.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    temporal: TemporalVaeConfig = field(default_factory=TemporalVaeConfig)
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    num_res_blocks: int = 2
+    num_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != SPATIAL_LEVELS or self.temporal.time_factor != SPATIAL_LEVELS:
+            raise ValueError(
+                f"widths of {len(self.widths)} levels and {self.temporal.time_factor} frames per latent: the video VAE has "
+                "cells of 8 pixels, which is 4 levels, and 4 frames per latent"
+            )
+
+    @property
+    def spatial(self) -> Mapping[str, Any]:
+        """Constructor values of diffusers' ``AutoencoderKL``."""
+        return {
+            "block_out_channels": self.widths,
+            "down_block_types": ("DownEncoderBlock2D",) * SPATIAL_LEVELS,
+            "up_block_types": ("UpDecoderBlock2D",) * SPATIAL_LEVELS,
+            "in_channels": 3,
+            "out_channels": 3,
+            "latent_channels": self.temporal.in_channels,
+            "layers_per_block": self.num_res_blocks,
+            "norm_num_groups": self.num_groups,
+            "sample_size": 1024,
+        }
+
 
 Normal = Callable[[torch.Size], Tensor]
 """Draws N(0, 1) of a shape."""
@@ -48,12 +80,12 @@ class OpenSoraVae(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, temporal: TemporalVaeConfig | None = None, spatial: Mapping[str, Any] = SDXL_VAE) -> None:
+    def __init__(self, sizes: OpenSoraSizes = OpenSoraSizes()) -> None:
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
         super().__init__()
-        self.spatial_vae = nn.ModuleDict({"module": AutoencoderKL(**spatial)})
-        self.temporal_vae = TemporalVae(temporal or TemporalVaeConfig())
+        self.spatial_vae = nn.ModuleDict({"module": AutoencoderKL(**sizes.spatial)})
+        self.temporal_vae = TemporalVae(sizes.temporal)
         self.register_buffer("scale", torch.tensor(SCALE).view(1, -1, 1, 1, 1))
         self.register_buffer("shift", torch.tensor(SHIFT).view(1, -1, 1, 1, 1))
 
@@ -81,6 +113,14 @@ class OpenSoraVae(nn.Module):
         return SPATIAL_SCALE * (posterior.mean + posterior.std * normal(posterior.mean.shape))
 
 
+def read_opensora_vae(
+    path: Path, sizes: OpenSoraSizes, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> OpenSoraVae:
+    """The VAE in the files at ``path``, in evaluation mode. Raises as :func:`load_opensora_vae`."""
+    vae = on_meta(lambda: OpenSoraVae(sizes))
+    return load_opensora_vae(vae, read_tensors(find_checkpoint(path)), path).to(device, dtype)
+
+
 def load_opensora_vae(vae: OpenSoraVae, tensors: Mapping[str, Tensor], source: object) -> OpenSoraVae:
     """Give ``vae`` exactly ``tensors`` under the released names. Raises InputError for other names, shapes, shift or scale."""
     expected = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
@@ -90,7 +130,7 @@ def load_opensora_vae(vae: OpenSoraVae, tensors: Mapping[str, Tensor], source: o
     for name, values in (("scale", SCALE), ("shift", SHIFT)):
         if not torch.allclose(tensors[name].float().flatten(), torch.tensor(values), rtol=4e-3):
             raise InputError(f"{source}: {name} is {tensors[name].flatten().tolist()}", str(values), fix)
-    vae.load_state_dict(dict(tensors))
+    vae.load_state_dict(dict(tensors), assign=True)
     return vae
 
 

@@ -5,7 +5,7 @@ Source: JavisDiT v0.1, paper §3.3 and appendix C, as the released code computes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +32,18 @@ class ClipBatch:
     size_px: tuple[float, float]
     negative_video: Mapping[str, Tensor] = field(default_factory=dict)
     negative_audio: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> ClipBatch:
+        """The same clips on ``device``."""
+        return self._moved(lambda tensor: tensor.to(device))
+
+    def pinned(self) -> ClipBatch:
+        """The same clips in pinned memory."""
+        return self._moved(lambda tensor: tensor.pin_memory())
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> ClipBatch:
+        negatives = ({kind: move(x) for kind, x in of.items()} for of in (self.negative_video, self.negative_audio))
+        return ClipBatch(move(self.video), move(self.audio), self.size_px, *negatives)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +72,12 @@ def clip_embeddings(network: SynchronyPrior, clips: ClipBatch, kind: str) -> Ten
 
 def prior_loss(network: SynchronyPrior, priors: Priors, clips: ClipBatch) -> PriorLoss:
     """The loss of the priors of B texts against their clips. Raises ValueError for a kind without any negative."""
+    rows = prior_loss_rows(network, priors, clips)
+    return PriorLoss(rows.total.mean(), {name: values.mean() for name, values in rows.terms.items()})
+
+
+def prior_loss_rows(network: SynchronyPrior, priors: Priors, clips: ClipBatch) -> PriorLoss:
+    """As :func:`prior_loss`, for each text and clip alone: loss and terms [B]. The loss of the batch is the mean of the rows."""
     terms: dict[str, Tensor] = {}
     for kind, prior in zip(KINDS, (priors.spatial, priors.temporal), strict=True):
         embeddings = clip_embeddings(network, clips, kind)
@@ -67,16 +85,18 @@ def prior_loss(network: SynchronyPrior, priors: Priors, clips: ClipBatch) -> Pri
             raise ValueError(f"no {kind} negative; the losses compare a clip with at least one")
         of_kind = _terms_of_kind(network, prior, embeddings)
         terms |= {f"{kind}_{name}": value for name, value in of_kind.items()}
-        terms[f"{kind}_total_loss"] = torch.stack(list(of_kind.values())).sum()
-    terms["kl_loss"] = KL_WEIGHT * kl_divergence(priors).mean()
-    total = terms["spatial_total_loss"] + terms["temporal_total_loss"] + terms["kl_loss"]
+        terms[f"{kind}_total_loss"] = torch.stack(list(of_kind.values())).sum(dim=0)
+    total = terms["spatial_total_loss"] + terms["temporal_total_loss"]
+    if priors.log_variance is not None:
+        terms["kl_loss"] = KL_WEIGHT * kl_divergence(priors)
+        total = total + terms["kl_loss"]
     return PriorLoss(total, terms)
 
 
 def _terms_of_kind(network: SynchronyPrior, prior: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
-    """``prior`` [B, K, c], ``embeddings`` [B, X, K, c]."""
+    """Terms [B] of ``prior`` [B, K, c] and ``embeddings`` [B, X, K, c]."""
     similar = F.cosine_similarity(embeddings, prior[:, None], dim=-1)
-    token = 0.5 * ((1 - similar[:, 0]).relu().mean() + (1 + similar[:, 1:]).relu().mean())
+    token = 0.5 * ((1 - similar[:, 0]).relu().mean(dim=1) + (1 + similar[:, 1:]).relu().mean(dim=(1, 2)))
     num = embeddings.shape[1]
     repeated = prior[:, None].expand(-1, num, -1, -1)
     logits = network.discriminator(repeated.flatten(0, 1), embeddings.flatten(0, 1)).unflatten(0, (-1, num))
@@ -85,9 +105,9 @@ def _terms_of_kind(network: SynchronyPrior, prior: Tensor, embeddings: Tensor) -
     apart = F.cosine_similarity(embeddings[:, :1], embeddings[:, 1:], dim=-1)
     return {
         "token_loss": token,
-        "disc_loss": F.binary_cross_entropy_with_logits(logits, labels),
-        "mse_loss": (prior - embeddings[:, 0]).square().mean(),
-        "va_loss": (1 + apart).relu().mean(),
+        "disc_loss": F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1),
+        "mse_loss": (prior - embeddings[:, 0]).square().mean(dim=(1, 2)),
+        "va_loss": (1 + apart).relu().mean(dim=(1, 2)),
     }
 
 

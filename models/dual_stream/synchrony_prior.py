@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +26,8 @@ MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
 @dataclass(frozen=True)
 class PriorConfig:
     """Constructor values under the original's names; the defaults are those of the release."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     text_emb_dim: int = 1024
     spatial_token_num: int = 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from avpref.errors import InputError
 from avpref.models.dual_stream.dual_config import TEXT_LENGTH
 from avpref.models.text import TextBatch
+from avpref.storage.weight_files import SHOWN
 
 AESTHETIC = "aesthetic score:"
 SUFFIX = f" {AESTHETIC} 6.5."
@@ -30,21 +32,29 @@ def sampled_prompt(text: str) -> str:
 class T5TextEncoder(nn.Module):
     """transformers' T5 encoder and tokeniser from a folder; texts are padded or cut to ``length`` tokens.
 
-    Raises InputError for a folder that transformers cannot read.
+    Raises InputError for a folder that transformers cannot read, and for missing or misshapen tensors, which would be random.
     """
 
     def __init__(self, folder: Path, length: int = TEXT_LENGTH, dtype: torch.dtype = torch.bfloat16) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
 
         super().__init__()
+        fix = "fetch DeepFloyd/t5-v1_1-xxl or google/t5-v1_1-xxl into a folder, and give its path"
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
-            self.encoder = T5EncoderModel.from_pretrained(str(folder), dtype=dtype).eval()
-        except (OSError, ValueError) as error:
-            fix = "fetch DeepFloyd/t5-v1_1-xxl or google/t5-v1_1-xxl into a folder, and give its path"
+            loaded: Any = T5EncoderModel.from_pretrained(
+                str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{folder}: {str(error).splitlines()[0]}", "a T5 v1.1 encoder with its tokeniser", fix
             ) from error
+        encoder, report = loaded
+        absent = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
+        if absent:
+            found = f"{folder}: {len(absent)} tensors are missing or of another shape ({', '.join(absent[:SHOWN])})"
+            raise InputError(found, "a T5 v1.1 encoder", fix)
+        self.encoder = encoder.eval().requires_grad_(False)
         self.length = length
 
     @torch.no_grad()

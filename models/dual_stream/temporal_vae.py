@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +22,8 @@ MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
 @dataclass(frozen=True)
 class TemporalVaeConfig:
     """Sizes; the defaults are those of the release. ``downsample``: the levels (from 0) after which time is halved."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     in_channels: int = 4
     latent_channels: int = 4

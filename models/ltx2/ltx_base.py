@@ -33,7 +33,7 @@ from avpref.models.ltx2.ltx_components import load_network, load_tokenizer, new_
 from avpref.models.ltx2.ltx_estimate import TokenCounts, attention_operations, forward_operations
 from avpref.models.ltx2.ltx_folder import LtxSource, transformer_folder
 from avpref.models.ltx2.ltx_grid import latent_shapes, require_grid, token_counts
-from avpref.models.ltx2.ltx_lora import LoraLayout, fold_ltx_lora, read_ltx_lora, save_ltx_lora
+from avpref.models.ltx2.ltx_lora import LoraLayout, read_ltx_lora, save_ltx_lora
 from avpref.models.ltx2.ltx_network import LtxConvention, LtxNetwork
 from avpref.models.ltx2.ltx_sampler import LtxSampler, noise_levels
 from avpref.models.ltx2.ltx_settings import LtxSettings
@@ -84,7 +84,7 @@ class LtxBase(Base):
         """See :class:`Base`: the transformer of the folder (``published``), or of another one of the same version."""
         network = load_network(self._transformer(weights.network), self.convention, weights.dtype)
         if weights.lora is not None:
-            fold_ltx_lora(network.transformer, read_ltx_lora(weights.lora))
+            read_ltx_lora(weights.lora).fold_into(network.transformer)
         return network
 
     def given_hash(self, network: str) -> str:

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avpref.errors import InputError
 from avpref.models.checkpoints.checkpoint_files import write_tensors
@@ -68,20 +67,6 @@ def is_target(name: str) -> bool:
     """Whether ``name`` is a layer of :data:`TARGETS` in some block: ``transformer_blocks.3.attn1.to_q``."""
     head, _, rest = name.removeprefix(BLOCKS).partition(".")
     return name.startswith(BLOCKS) and head.isdigit() and rest in TARGETS
-
-
-@torch.no_grad()
-def fold_ltx_lora(transformer: nn.Module, lora: Lora) -> None:
-    """Add ``lora`` to the weights of ``transformer``, in place: in float32, then in the weight's dtype.
-
-    Raises InputError, naming the differences, for an adapter that does not fit; nothing is changed then.
-    """
-    lora.require_fit(transformer)
-    linears = dict(transformer.named_modules())
-    for name, factors in lora.factors.items():
-        layer = linears[name]
-        assert isinstance(layer, nn.Linear)
-        layer.weight.copy_(factors.merged(layer.weight))
 
 
 def save_ltx_lora(lora: Lora, path: Path, layout: LoraLayout) -> None:

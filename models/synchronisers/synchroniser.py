@@ -8,6 +8,7 @@ from enum import StrEnum
 LAYER = "synchroniser"
 """Name of the added layer in a block."""
 PRIOR_EMBEDDING = "prior_embedding"
+_ADDED_PARTS = frozenset({LAYER, PRIOR_EMBEDDING, "prior_embedder"})
 
 
 class Synchroniser(StrEnum):
@@ -66,6 +67,5 @@ class PriorSizes:
 
 
 def is_added(name: str) -> bool:
-    """Whether a tensor or module belongs to an added synchroniser."""
-    parts = name.split(".")
-    return parts[0] == PRIOR_EMBEDDING or LAYER in parts
+    """Whether a tensor or module belongs to an added synchroniser, under the original's names or under those formed for diffusers."""
+    return not _ADDED_PARTS.isdisjoint(name.split("."))

@@ -20,7 +20,7 @@ from transformers import CLIPConfig, CLIPModel
 from avpref.domain import PROMPT_AND_PICTURE, Dimension, Metric
 from avpref.models.features.clip_network import ClipNetwork, load_clip, tiny_clip_config, vit_b_32_config
 from avpref.models.features.clip_pictures import NUM_FRAMES, ChannelOrder, cropped, network_input, spread_frames
-from avpref.rewards.imagebind.clip_text import LongPrompts, encode, in_context
+from avpref.models.imagebind.clip_text import LongPrompts, encode, in_context
 from avpref.rewards.model_scorer import ModelScorer, Placement
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.random_weights import MEANINGLESS, fill

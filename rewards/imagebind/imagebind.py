@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avpref.domain import FIRST_CHANNEL, METRIC_BY_NAME, Metric, Terms
-from avpref.errors import InputError
 from avpref.identity import digest
-from avpref.rewards.imagebind.clip_text import CONTEXT, LongPrompts, encode, has_special_ids, in_context
-from avpref.rewards.imagebind.imagebind_towers import (
+from avpref.models.imagebind.clip_text import CONTEXT, LongPrompts, encode, has_special_ids, in_context
+from avpref.models.imagebind.imagebind_towers import (
     EVERY_MODALITY,
     FULL,
     TINY,
@@ -30,6 +29,7 @@ from avpref.rewards.imagebind.imagebind_towers import (
     Towers,
     causal_mask,
 )
+from avpref.models.imagebind.text_tower import MASK, require_causal
 from avpref.rewards.imagebind.imagebind_views import (
     Views,
     embed_views,
@@ -49,7 +49,6 @@ IMAGEBIND_TERMS = Terms("CC-BY-NC-SA-4.0", commercial_use=False, sound=FIRST_CHA
 TINY_WEIGHTS = "random weights"
 VIEWS_PER_CLIP = 15
 MAX_TEXT_IDS = 4 * CONTEXT
-MASK = "modality_preprocessors.text.mask"
 COSINE_EPS = 1e-6
 
 TEXT_VIDEO, TEXT_AUDIO, AUDIO_VIDEO = (METRIC_BY_NAME[name] for name in ("text_video", "text_audio", "audio_video"))
@@ -238,10 +237,8 @@ def read_towers(path: Path, placement: Placement, modalities: Sequence[Modality]
     """
     towers = on_meta(lambda: Towers(FULL, modalities))
     tensors = {name: tensor for name, tensor in read_weights(path).items() if isinstance(tensor, Tensor)}
-    if Modality.TEXT in modalities and MASK in tensors and not torch.equal(tensors[MASK].float(), causal_mask()):
-        raise InputError(
-            f"{path}: {MASK} is not causal", "-inf above the diagonal and 0 elsewhere", "avpref weights verify"
-        )
+    if Modality.TEXT in modalities:
+        require_causal(tensors, path)
     fit(towers, tensors, path, ignored=_ignored(modalities), device=placement.device, dtype=placement.dtype)
     return towers
 

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from avpref.domain import PICTURE_AND_SOUND, Dimension, Metric
 from avpref.models.features.clip_pictures import normalised_pixels
+from avpref.models.imagebind.imagebind_towers import SIDE, TINY, Modality, Towers
 from avpref.rewards.frames import indices_at_rate
 from avpref.rewards.imagebind.imagebind import COSINE_EPS, IMAGEBIND_TERMS, first_channel, random_towers, read_towers
-from avpref.rewards.imagebind.imagebind_towers import SIDE, TINY, Modality, Towers
 from avpref.rewards.imagebind.imagebind_views import (
     Views,
     crop_corners,

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from avpref.media.spectra import RATE_HZ, kaldi_fbank, resample
 from avpref.models.features.clip_pictures import normalised_pixels
-from avpref.rewards.imagebind.imagebind_towers import MEL_FRAMES, SIDE
+from avpref.models.imagebind.imagebind_towers import MEL_FRAMES, SIDE
 from avpref.rewards.model_scorer import NotScorable
 
 CLIP_S = 2

@@ -24,6 +24,7 @@ from avpref.domain import FIRST_CHANNEL, PICTURE_AND_SOUND, Dimension, Metric, T
 from avpref.identity import digest
 from avpref.media.spectra import RATE_HZ
 from avpref.models.features.clip_pictures import normalised_pixels
+from avpref.models.imagebind.imagebind_towers import PAIR, SIDE, TINY, Modality, Towers
 from avpref.rewards.imagebind.imagebind import (
     COSINE_EPS,
     IMAGEBIND_TERMS,
@@ -32,7 +33,6 @@ from avpref.rewards.imagebind.imagebind import (
     random_towers,
     read_towers,
 )
-from avpref.rewards.imagebind.imagebind_towers import PAIR, SIDE, TINY, Modality, Towers
 from avpref.rewards.imagebind.imagebind_views import (
     NUM_SOUND_CLIPS,
     IndexRange,

@@ -33,9 +33,9 @@ LONG = {
     "exchange": "--pairs 12",
     "gpu": "--device cpu --size tiny --repeats 1 --rank 4 --clips 1 --eager",
     "latent_store": "--folder latent-store-of-the-test --pairs 40 --stored 8 --steps 6 --step-s 0.001 --divisor 6",
+    "synchrony_prior": "--toy-config configs/tiny.yaml --steps 2 --seeds 1",
     "synchronisers": "--seeds 0 1 --prior-clips 16 --prior-steps 2 --repeats 1 --set sft.loop.steps=2 --set prompts.num_sft_clips=32"
     " --set prompts.num_evaluation_clips=4 --set prompts.num_prompts=2 --set network.num_layers=1 --set network.dim=32",
-    "synchrony_prior": "--clips 12 --steps 2 --seeds 1",
     "chaos": "command --rounds 1 --strikes 1 --random-kills 1",
     "compare_demo": ". . --pairs 1 --config configs/tiny.yaml",
     "curriculum": "--seeds 0 --config configs/tiny.yaml",

@@ -15,8 +15,8 @@ from av.video.stream import VideoStream
 
 from avpref.media.geometry import BoundedSize
 from avpref.media.reading import read_clip
+from avpref.models.imagebind.imagebind_towers import SIDE
 from avpref.rewards.frames import square_frames
-from avpref.rewards.imagebind.imagebind_towers import SIDE
 from avpref.rewards.picture_needs import KEPT_BYTES, LARGEST_AREA_PX, LARGEST_SIDE_PX, SCORED_SIZE
 from avpref.rewards.signals import signals
 from avpref.rewards.synchformer import synchformer_towers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from avpref.config.base_settings import BaseSections
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import DpoSettings
 from avpref.errors import ConfigError
 from avpref.trainer.data.buckets import Schedule
@@ -26,6 +27,7 @@ def require_room(job: TrainingJob, schedule: Schedule, context: Context) -> None
 def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world: int = 1) -> None:
     """Raises ConfigError that names the first bucket whose forward pass needs more than ``total_bytes``."""
     settings, sections = job.settings, BaseSections(base=job.base, network=job.network)
+    assert not isinstance(settings, PriorTrainingSettings), "memory is planned for base models"
     adapter, per_sample, has_second = job.adapter, schedule.buckets.rows_per_sample, False
     if isinstance(settings, DpoSettings):
         adapter, per_sample = settings.adapter, 1 if settings.two_pass else per_sample

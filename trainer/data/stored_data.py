@@ -15,7 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avpref.datasets.latents import AUDIO, DELAYED, DELAYED_LOG_VARIANCE, LOG_VARIANCE, TEXT_STATES, VIDEO
+from avpref.datasets.latents import (
+    AUDIO,
+    DELAYED,
+    DELAYED_LOG_VARIANCE,
+    LOG_VARIANCE,
+    NEGATIVE_KINDS,
+    TEXT_STATES,
+    VIDEO,
+    log_variance_of,
+    negative_part,
+)
 from avpref.errors import InputError
 from avpref.identity import derive_seed
 from avpref.models.flow import Latents, LatentShapes
@@ -24,7 +34,7 @@ from avpref.storage.latents.training_set import Kind, TrainingSet, read_training
 from avpref.trainer.data.buckets import Bucket, Buckets, SampleIndex
 from avpref.trainer.data.sample_data import TextRows
 
-ROWS_OF = {"pairs": 2, "clips": 1}
+ROWS_OF = {"pairs": 2, "clips": 1, "priors": 1}
 TEXTS_KEPT = 64
 """Texts whose states stay in memory."""
 
@@ -118,6 +128,33 @@ class StoredClips(StoredSamples):
     def clips(self, indices: Sequence[SampleIndex]) -> Latents:
         """See :class:`avpref.trainer.data.sample_data.ClipRows`."""
         return self._latents([self._chosen[index.row] for index in indices], [index.epoch for index in indices])
+
+
+class StoredPriorClips(StoredClips):
+    """See :class:`avpref.trainer.prior.prior_batches.PriorRows`."""
+
+    def negatives(self, indices: Sequence[SampleIndex], kind: str) -> Latents:
+        """See :class:`avpref.trainer.prior.prior_batches.PriorRows`: of n negatives of a kind, number epoch mod n."""
+        video = [torch.from_numpy(self._negative(index, VIDEO, kind)) for index in indices]
+        return Latents(torch.stack(video), torch.stack([self._negative_audio(index, kind) for index in indices]))
+
+    def _negative(self, index: SampleIndex, track: str, kind: str, name: str = "") -> np.ndarray:
+        several = self._reader.read(self._chosen[index.row], name or negative_part(track, kind))
+        chosen: np.ndarray = several[index.epoch % len(several)]
+        return chosen
+
+    def _negative_audio(self, index: SampleIndex, kind: str) -> Tensor:
+        clip, part = self._chosen[index.row], negative_part(AUDIO, kind)
+        mean = torch.from_numpy(self._negative(index, AUDIO, kind))
+        if (clip, log_variance_of(part)) not in self._reader:
+            return mean
+        log_variance = torch.from_numpy(self._negative(index, AUDIO, kind, log_variance_of(part)))
+        return self._sampled(mean, log_variance, f"{clip}/{kind}", index.epoch, -1)
+
+    def _require_arrays(self) -> None:
+        super()._require_arrays()
+        parts = [negative_part(track, kind) for track in (VIDEO, AUDIO) for kind in NEGATIVE_KINDS]
+        self._reader.require((clip, part) for clip in self._chosen for part in parts)
 
 
 class StoredPairs(StoredSamples):

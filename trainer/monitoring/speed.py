@@ -11,7 +11,7 @@ import torch
 
 from avpref.models.bases.base_model import Work
 from avpref.models.flow import LatentShapes
-from avpref.trainer.noise import FlowBatch
+from avpref.trainer.data.feeding import Batch
 from avpref.trainer.parallel import Context
 
 PEAK_TFLOPS = {
@@ -73,13 +73,13 @@ class SpeedMeter:
         yield
         self._waited_s += time.monotonic() - started
 
-    def add(self, batch: FlowBatch) -> None:
+    def add(self, batch: Batch) -> None:
         """Count the rows of a batch."""
         if self._work_of is None:
             return
         work = self._work_of(shapes_of_row(batch))
-        self._tokens += work.num_tokens * len(batch.t)
-        self._flop += len(batch.t) * self._cost.total * work.forward_flop
+        self._tokens += work.num_tokens * batch.num_rows
+        self._flop += batch.num_rows * self._cost.total * work.forward_flop
 
     def values(self, seconds: float, context: Context) -> dict[str, float]:
         """tokens_per_s (of all ranks), data_wait_share, tflops (per rank), mfu and memory_gib (peak of a GPU), where known.
@@ -108,9 +108,9 @@ class SpeedMeter:
 NO_SPEED = SpeedMeter(None)
 
 
-def shapes_of_row(batch: FlowBatch) -> LatentShapes:
+def shapes_of_row(batch: Batch) -> LatentShapes:
     """Shapes of the latents of one row of ``batch``."""
-    video, audio = batch.noisy
+    video, audio = batch.latents
     return LatentShapes(
         None if video is None else (video.shape[1], video.shape[2], video.shape[3], video.shape[4]),
         None if audio is None else (audio.shape[1], audio.shape[2], audio.shape[3]),

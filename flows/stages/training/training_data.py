@@ -63,7 +63,7 @@ def write_training_set(run: Run, path: Path, source: TrainingSource) -> tuple[st
     used = {name for sample in source.samples for name in (sample.chosen, sample.rejected, sample.text_id)} | {negative}
     index = _rows_of(pa.concat_tables([source.clips, states]), used)
     fingerprint = digest("latents", sorted(set(index["fingerprint"].to_pylist())))
-    _bring_shards(run, index)
+    bring_shards(run, index)
     header = SetHeader(source.kind, fingerprint, *_text_size(run), negative, source.num_delays)
     seal_training_set(path, header, tables.to_arrow(TRAINING_SAMPLES, source.samples), index, run.root)
     return fingerprint, (texts.counts,)
@@ -97,7 +97,7 @@ def _rows_of(index: pa.Table, used: set[str]) -> pa.Table:
     return index.filter(pc.is_in(index["sample_id"], pa.array(sorted(used), pa.string())))
 
 
-def _bring_shards(run: Run, index: pa.Table) -> None:
+def bring_shards(run: Run, index: pa.Table) -> None:
     """Copy the shards of ``index`` from the run's bucket, if it uses one, to its folder, where the trainer maps them."""
     if not isinstance(run.files, ObjectFiles):
         return

@@ -47,7 +47,7 @@ NOUNS = {
     "runs": "List, inspect, open, resume and clean up runs.",
     "scorers": "List and check scorers: built-in ones and those of other packages.",
     "scores": "List, show and export the scores of a run.",
-    "train": "Train the adapter of a run, or an SFT network alone.",
+    "train": "Train the adapter of a run, or an SFT network or a synchrony prior alone.",
     "votes": "Plan studies in which people compare clips blindly, take their votes, show results.",
     "weights": "List, fetch and verify the files of the published reward models.",
 }

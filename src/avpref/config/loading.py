@@ -169,7 +169,7 @@ def _apply(tree: Tree, origins: dict[str, str], overrides: Sequence[str], enviro
 
 NOT_OF_IDENTITY = frozenset({"audit", "executor", "observe", "promotion", "reporting", "retention", "storage"})
 """Sections that affect where a run executes and how it is observed, but not its results."""
-WITHOUT_DEFAULT = ("base",)
+WITHOUT_DEFAULT = ("base", "prior")
 """Sections that came later than others: runs that leave them at their defaults keep their ids."""
 
 

@@ -19,6 +19,7 @@ from avpref.config.run_settings import RunSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.config.section import Section
 from avpref.config.storage_settings import FolderStorage, RetentionSettings, Storage
+from avpref.config.training.prior_settings import PriorTrainingSettings
 from avpref.config.training_settings import DpoSettings, Sft
 
 
@@ -35,6 +36,7 @@ class Settings(Section):
     codec: CodecSettings = IdentityCodecSettings()
     text: TextSettings = WordTextSettings()
     network: NetworkSettings | None = None
+    prior: PriorTrainingSettings | None = None
     sft: Sft
     sampling: SamplingSettings = SamplingSettings()
     scoring: ScoringSettings = ScoringSettings()

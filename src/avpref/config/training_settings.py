@@ -128,7 +128,7 @@ class SftSettings(ExtendedSection):
     ADDED: ClassVar[frozenset[str]] = frozenset(
         {
             *("weight_video", "weight_audio", "network", "adapter", "base_dtype"),
-            *("audio_clips", "audio_optimiser", "audio_batch_size"),
+            *("audio_clips", "audio_optimiser", "audio_batch_size", "masks", "trained"),
         }
     )
 
@@ -155,6 +155,14 @@ class SftSettings(ExtendedSection):
     )
     audio_optimiser: OptimiserSettings | None = Field(default=None, description="stage 1; none: optimiser")
     audio_batch_size: int | None = Field(default=None, gt=0, description="stage 1; none: loop.batch_size")
+    masks: Literal["none", "released"] = Field(
+        default="none",
+        description="stage 2: released: latents of some clips are known, as JavisDiT v0.1 trains conditioned modes",
+    )
+    trained: Literal["released", "all"] = Field(
+        default="released",
+        description="stage 2 without an adapter: the parameters of the base model's released training, or all",
+    )
 
 
 class SftWeights(Section):

@@ -26,7 +26,7 @@ REPORT_FILE = "report.html"
 REFUSED_FILE = "refused.json"
 QUARANTINE_FILES = (
     REFUSED_FILE,
-    *(quarantine_file(stage) for stage in ("sft", "generate", "score", "train", "evaluate")),
+    *(quarantine_file(stage) for stage in ("prior", "sft", "generate", "score", "train", "evaluate")),
 )
 """Lists of the candidates that stages gave up, in the order of the stages; the first are recordings refused at import."""
 SUMMARY_FILE = "summary.json"

@@ -174,6 +174,11 @@ def test_the_dry_run_describes_every_round(
         assert plan["training_hours"] > 0 and plan["sampling_hours"] > 0
     assert plans[0]["earlier_pairs"] == 0 and plans[2]["earlier_pairs"] >= plans[1]["earlier_pairs"] > 0
     assert document["total_bytes"] == sum(plan["num_bytes"] for plan in plans)
+    with pytest.raises(SystemExit):
+        main(["retrain", "--config", TINY, "--rounds", "3", "--dry-run", *words])
+    printed = capsys.readouterr()
+    assert "sampling_GPU_hours" in printed.out
+    assert f"all 3 rounds: {sum(plan['candidates'] for plan in plans)} candidates" in printed.err
     changes = [*CHANGES, "rounds.count=3", "rounds.reference=previous"]
     previous = estimate(load_config(TINY, changes, environment={}).settings)
     assert [plan.rank for plan in previous.rounds] == [4, 8, 12]

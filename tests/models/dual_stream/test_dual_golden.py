@@ -10,13 +10,17 @@ import torch
 from dual_stream_vectors import V01, config_from
 from torch import Tensor, nn
 
+from avpref.models.dual_stream import dual_network
 from avpref.models.dual_stream.dual_config import DualStreamConfig
 from avpref.models.dual_stream.dual_flow import flow_errors
+from avpref.models.dual_stream.dual_inputs import DualStreamInputs, PriorStates, TextLayout
 from avpref.models.dual_stream.dual_loading import load_dual_stream
-from avpref.models.dual_stream.dual_network import DualStreamInputs
 from avpref.models.dual_stream.dual_sampling import DualSampling, duration_shift, sample_dual, shifted_times
 from avpref.models.dual_stream.temporal_masks import audio_mask
 from avpref.models.flow import Latents, interpolate
+from avpref.models.javisdit_v01.v01_base import V01Sampler
+from avpref.models.sampling import SamplerSettings
+from avpref.models.text import TextBatch
 
 pytestmark = pytest.mark.golden
 TOLERANCE = 3e-4
@@ -116,7 +120,7 @@ def test_the_loss(v01: V01, masked: bool) -> None:
     if masked:
         mixed = zip(tracks(x), tracks(data), masks.values(), strict=True)
         x = Latents(*(torch.where(_wide(mask, now), now, known) for now, known, mask in mixed))
-    errors = flow_errors(v01.network()(x, t, inputs), data, noise, **masks)
+    errors = flow_errors(v01.network().velocity(x, t, inputs), data, noise, **masks)
     close(errors.total, v01.io[f"flow.{name}.loss"], 1e-4)
     close(errors.video.mean(), v01.io[f"flow.{name}.loss_video"].reshape(()), 1e-4)
     close(errors.audio.mean(), v01.io[f"flow.{name}.loss_audio"].reshape(()), 1e-4)
@@ -149,6 +153,24 @@ def test_the_sampler(v01: V01, is_joint: bool) -> None:
     name = "sample.joint" if is_joint else "sample.separate"
     same(kept[0], v01, f"{name}.step1", 2e-4)
     same(end, v01, name, 1e-3)
+
+
+@pytest.mark.parametrize("context", ["batch", "row"])
+def test_the_sampler_of_the_loop(v01: V01, context: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network called as the loop calls it, with one tensor of states per text and an empty negative text."""
+    data, settings, inputs = v01.config["data"], v01.config["sample"], sampling_inputs(v01)
+    monkeypatch.setattr(dual_network, "picture_size_px", lambda rows, columns: inputs.size_px)
+    network = v01.network(prior_context=context)
+    layout = TextLayout.of(network.config)
+    tokens = torch.cat([inputs.spatial_prior, inputs.temporal_prior], dim=1)
+    states = layout.packed(inputs.text, PriorStates(torch.zeros_like(tokens), torch.zeros_like(tokens), tokens))
+    mask = torch.cat([torch.ones(len(states), layout.num_prior_rows), inputs.text_mask.float()], dim=1)
+    negative = TextBatch(torch.zeros_like(states), torch.zeros_like(mask))
+    ratio = duration_shift(data["height"], data["width"], data["num_frames"]).item()
+    sampler = V01Sampler(SamplerSettings(settings["steps"], settings["cfg_scale"], ratio))
+    noise = Latents(v01.io["sample.z.video"], v01.io["sample.z.audio"])
+    end = sampler.sample(network, noise, TextBatch(states, mask), negative)
+    same(end, v01, "sample.joint" if context == "batch" else "sample.separate", 1e-3)
 
 
 @torch.no_grad()

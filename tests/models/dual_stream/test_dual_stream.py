@@ -15,8 +15,9 @@ from torch import Tensor
 from avpref.errors import InputError
 from avpref.models.dual_stream.dual_config import DualStreamConfig, PriorContext
 from avpref.models.dual_stream.dual_flow import flow_errors
+from avpref.models.dual_stream.dual_inputs import DualStreamInputs
 from avpref.models.dual_stream.dual_loading import load_dual_stream, read_dual_stream
-from avpref.models.dual_stream.dual_network import DualStreamInputs, DualStreamNetwork
+from avpref.models.dual_stream.dual_network import DualStreamNetwork
 from avpref.models.dual_stream.dual_sampling import DualSampling, sample_dual
 from avpref.models.dual_stream.dual_stages import DualStage, freeze_for
 from avpref.models.dual_stream.opensora_vae import num_latent_frames
@@ -54,7 +55,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def inputs_of(rows: int, **more: Tensor) -> DualStreamInputs:
+def inputs_of(rows: int, **more: Any) -> DualStreamInputs:
     mask = torch.ones(rows, 5, dtype=torch.long)
     mask[0, 3:] = 0
     text, spatial, temporal = normal(rows, 5, 6), normal(rows, 3, 4, seed=1), normal(rows, 2, 4, seed=2)
@@ -63,6 +64,11 @@ def inputs_of(rows: int, **more: Tensor) -> DualStreamInputs:
 
 def latents_of(rows: int, seed: int = 3) -> Latents:
     return Latents(normal(rows, 4, 3, 4, 5, seed=seed), normal(rows, 8, 8, 3, seed=seed + 1))
+
+
+def tracks(latents: Latents) -> tuple[Tensor, Tensor]:
+    assert latents.video is not None and latents.audio is not None
+    return latents.video, latents.audio
 
 
 def elements(module: torch.nn.Module) -> tuple[int, int]:
@@ -92,17 +98,17 @@ def test_what_each_stage_of_the_release_trains() -> None:
 @torch.no_grad()
 def test_a_row_does_not_depend_on_the_others_unless_priors_are_mixed(network: DualStreamNetwork) -> None:
     x, t, inputs = latents_of(3), torch.tensor([0.9, 0.5, 0.1]), inputs_of(3)
-    together = network(x, t, inputs)
+    together = network.velocity(x, t, inputs)
     parts: dict[str, Any] = {
         name: value[2:] if isinstance(value, Tensor) else value for name, value in vars(inputs).items()
     }
     last = DualStreamInputs(**parts)
-    alone = network(Latents(*(track[2:] for track in x if track is not None)), t[2:], last)
-    for one, other in zip(together, alone, strict=True):
+    alone = network.velocity(Latents(*(track[2:] for track in x if track is not None)), t[2:], last)
+    for one, other in zip(tracks(together), alone, strict=True):
         torch.testing.assert_close(one[2:], other, atol=1e-5, rtol=1e-4)
     mixed = DualStreamNetwork(replace(SMALL, prior_context=PriorContext.BATCH))
     mixed.load_state_dict(network.state_dict())
-    assert not torch.allclose(mixed(x, t, inputs).audio, together.audio, atol=1e-3)
+    assert not torch.allclose(tracks(mixed.velocity(x, t, inputs))[1], tracks(together)[1], atol=1e-3)
 
 
 @torch.no_grad()
@@ -110,8 +116,8 @@ def test_padding_of_a_text_has_no_effect(network: DualStreamNetwork) -> None:
     x, t, inputs = latents_of(1), torch.tensor([0.7]), inputs_of(1)
     text = inputs.text.clone()
     text[0, 3:] = 100.0
-    changed = network(x, t, replace(inputs, text=text))
-    for one, other in zip(network(x, t, inputs), changed, strict=True):
+    changed = network.velocity(x, t, replace(inputs, text=text))
+    for one, other in zip(network.velocity(x, t, inputs), changed, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -119,10 +125,13 @@ def test_padding_of_a_text_has_no_effect(network: DualStreamNetwork) -> None:
 def test_masks_that_ask_for_everything_change_nothing(network: DualStreamNetwork) -> None:
     x, t = latents_of(2), torch.tensor([0.7, 0.2])
     masks = {"video_mask": torch.ones(2, 3, dtype=torch.bool), "audio_mask": torch.ones(2, 8, dtype=torch.bool)}
-    for one, other in zip(network(x, t, inputs_of(2)), network(x, t, inputs_of(2, **masks)), strict=True):
+    for one, other in zip(
+        network.velocity(x, t, inputs_of(2)), network.velocity(x, t, inputs_of(2, **masks)), strict=True
+    ):
         torch.testing.assert_close(one, other)
     masks["video_mask"] = torch.tensor([[False, True, True]] * 2)
-    assert not torch.allclose(network(x, t, inputs_of(2)).video, network(x, t, inputs_of(2, **masks)).video, atol=1e-3)
+    free, masked = (network.velocity(x, t, inputs) for inputs in (inputs_of(2), inputs_of(2, **masks)))
+    assert not torch.allclose(tracks(free)[0], tracks(masked)[0], atol=1e-3)
 
 
 def test_a_modality_that_is_known_has_a_constant_error(network: DualStreamNetwork) -> None:

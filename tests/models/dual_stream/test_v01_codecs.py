@@ -13,32 +13,26 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from avpref.errors import InputError
-from avpref.models.dual_stream.opensora_vae import OpenSoraVae, load_opensora_vae
+from avpref.models.dual_stream.opensora_vae import OpenSoraSizes, OpenSoraVae, load_opensora_vae
 from avpref.models.dual_stream.t5_text import T5TextEncoder, sampled_prompt
 from avpref.models.dual_stream.temporal_vae import TemporalVaeConfig
 
-TEMPORAL = TemporalVaeConfig(filters=8, num_res_blocks=1, num_groups=4)
-SPATIAL = {
-    "block_out_channels": (8, 8),
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "latent_channels": 4,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
+SIZES = OpenSoraSizes(
+    TemporalVaeConfig(filters=8, num_res_blocks=1, num_groups=4), widths=(8, 8, 8, 8), num_res_blocks=1, num_groups=4
+)
 
 
 @pytest.fixture
 def vae() -> OpenSoraVae:
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        return OpenSoraVae(TEMPORAL, SPATIAL).eval()
+        return OpenSoraVae(SIZES).eval()
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("num_frames", [1, 17, 20])
 def test_a_video_keeps_its_shape_through_the_vae(vae: OpenSoraVae, num_frames: int) -> None:
-    video = torch.rand(2, 3, num_frames, 8, 12, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    video = torch.rand(2, 3, num_frames, 32, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
     drawn: list[torch.Size] = []
 
     def normal(shape: torch.Size) -> torch.Tensor:
@@ -59,7 +53,7 @@ def test_the_vae_loads_strictly_under_the_released_names(vae: OpenSoraVae) -> No
     state = dict(vae.state_dict())
     assert {name.split(".")[0] for name in state} == {"spatial_vae", "temporal_vae", "scale", "shift"}
     assert all(name.startswith("spatial_vae.module.") for name in state if name.startswith("spatial"))
-    loaded = load_opensora_vae(OpenSoraVae(TEMPORAL, SPATIAL), state, "a file")
+    loaded = load_opensora_vae(OpenSoraVae(SIZES), state, "a file")
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in state.items())
     with pytest.raises(InputError, match="OpenSora's video VAE"):
         load_opensora_vae(vae, {**state, "more": torch.zeros(1)}, "a file")

@@ -16,7 +16,7 @@ from transformers import CLIPConfig
 from avpref.errors import InputError
 from avpref.models.features.clip_network import ClipNetwork, load_clip
 from avpref.models.features.clip_pictures import NUM_FRAMES, ChannelOrder, cropped, network_input, spread_frames
-from avpref.rewards.imagebind.clip_text import LongPrompts, encode, in_context
+from avpref.models.imagebind.clip_text import LongPrompts, encode, in_context
 
 pytestmark = pytest.mark.golden
 

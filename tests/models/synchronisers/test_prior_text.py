@@ -106,5 +106,7 @@ def test_the_base_model_puts_priors_before_its_texts(tmp_path: Path) -> None:
     base = JavisBase(BaseSections(network=network, codec=IdentityCodecSettings(audio_bands=8)))
     encoded = base.text_encoder(tmp_path).encode(["a ball"])
     assert base.text_shape() == tuple(encoded.states.shape[1:]) == (5 + LENGTH, WIDTH)
-    plain = base._plain_text_encoder(tmp_path, "cpu")
-    assert base.text_fingerprint() != plain.fingerprint
+    assert base.text_fingerprint() != WordText(WIDTH, LENGTH).fingerprint
+    moved = network.model_copy(update={"prior": saved(tmp_path / "moved.safetensors")})
+    other = JavisBase(BaseSections(network=moved, codec=IdentityCodecSettings(audio_bands=8)))
+    assert other.identity == base.identity and other.text_fingerprint() == base.text_fingerprint()

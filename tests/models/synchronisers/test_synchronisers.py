@@ -11,6 +11,7 @@ from present import present
 from torch import Tensor
 
 from avpref.models.audio_branch import audio_only_network
+from avpref.models.bases.velocity_network import compile_blocks
 from avpref.models.dit import JavisDiT, ModelType, NetworkConfig
 from avpref.models.flow import Latents
 from avpref.models.initialisation import create_network, with_synchroniser
@@ -94,7 +95,10 @@ def test_both_added_layers_have_eight_square_matrices_per_block(full_size) -> No
     sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (plain, frames, priors)]
     dim, depth = config.dim, config.num_layers
     assert sizes[1] - sizes[0] == depth * (8 * dim**2 + 12 * dim + 2 * dim)
-    assert sizes[2] - sizes[0] == depth * (8 * dim**2 + 12 * dim + 4 * dim) + 128 * dim + dim**2 + 2 * dim
+    assert sizes[1] - sizes[0] == 566_876_160
+    assert (
+        sizes[2] - sizes[0] == depth * (8 * dim**2 + 12 * dim + 4 * dim) + 128 * dim + dim**2 + 2 * dim == 569_527_296
+    )
 
 
 def test_audio_positions_follow_the_video_with_ta_rope_and_not_with_none(tiny_config: NetworkConfig) -> None:
@@ -174,6 +178,15 @@ def test_checkpointing_changes_no_gradient(make_network, make_inputs, kind: Sync
         loss_of(run(network, make_inputs())).backward()
     for wanted, actual in zip(plain.parameters(), saving.parameters(), strict=True):
         assert torch.equal(wanted.grad, actual.grad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Synchroniser.ST_PRIOR, Synchroniser.FRAME_ATTENTION])
+def test_compiled_blocks_agree(make_network, make_inputs, kind: Synchroniser) -> None:
+    plain, compiled = make_network(**changes_of(kind)), make_network(**changes_of(kind))
+    compile_blocks(compiled)
+    for wanted, actual in zip(run(plain, make_inputs()), run(compiled, make_inputs()), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avpref.rewards.imagebind.clip_text import (
+from avpref.models.imagebind.clip_text import (
     CONTEXT,
     END,
     MERGES,

@@ -18,7 +18,14 @@ from torch import Tensor
 from avpref.domain import Score, ScoreStatus
 from avpref.errors import InputError
 from avpref.media.reading import DecodedClip
-from avpref.rewards.imagebind.clip_text import LongPrompts, encode, in_context
+from avpref.models.imagebind.clip_text import LongPrompts, encode, in_context
+from avpref.models.imagebind.imagebind_towers import (
+    FULL,
+    TINY,
+    AttentionWithExtraKey,
+    Modality,
+    Towers,
+)
 from avpref.rewards.imagebind.imagebind import (
     MASK,
     MAX_TEXT_IDS,
@@ -29,13 +36,6 @@ from avpref.rewards.imagebind.imagebind import (
     read_towers,
     text_reason,
     tiny_imagebind,
-)
-from avpref.rewards.imagebind.imagebind_towers import (
-    FULL,
-    TINY,
-    AttentionWithExtraKey,
-    Modality,
-    Towers,
 )
 from avpref.rewards.model_scorer import CPU, Placement
 from avpref.rewards.protocol import ScorableClip

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from avpref.domain import Score
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.media.spectra import RATE_HZ
-from avpref.rewards.imagebind.clip_text import LongPrompts, encode, in_context
+from avpref.models.imagebind.clip_text import LongPrompts, encode, in_context
+from avpref.models.imagebind.imagebind_towers import ImageBindSizes, Towers, TowerSizes, causal_mask
 from avpref.rewards.imagebind.imagebind import MASK, ImageBindScorer, cosines
-from avpref.rewards.imagebind.imagebind_towers import ImageBindSizes, Towers, TowerSizes, causal_mask
 from avpref.rewards.imagebind.imagebind_views import frame_pairs, picture_views, sound_16k, sound_cuts, sound_views
 from avpref.rewards.model_scorer import CPU
 from avpref.rewards.protocol import ScorableClip

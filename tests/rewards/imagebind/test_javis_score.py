@@ -20,8 +20,8 @@ from torch import Tensor
 from avpref.domain import ScoreStatus
 from avpref.media.reading import DecodedClip, read_clip
 from avpref.models.features.clip_pictures import normalised_pixels
+from avpref.models.imagebind.imagebind_towers import TINY, ImageBindSizes, Towers, TowerSizes
 from avpref.rewards.imagebind.imagebind import random_towers
-from avpref.rewards.imagebind.imagebind_towers import TINY, ImageBindSizes, Towers, TowerSizes
 from avpref.rewards.imagebind.imagebind_views import sound_16k, sound_cuts, sound_views
 from avpref.rewards.imagebind.javis_score import (
     USED_MODALITIES,

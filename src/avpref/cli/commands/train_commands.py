@@ -1,4 +1,4 @@
-"""``avpref train``: AV-DPO on the pairs of a run, and SFT alone."""
+"""``avpref train``: AV-DPO on the pairs of a run, SFT alone, and the synchrony prior of JavisDiT v0.1."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Save = Annotated[
 SaveDtype = Annotated[
     Literal["float32", "float16", "bfloat16"], Parameter(name="--dtype", help="of the weights in that file")
 ]
+SavePrior = Annotated[Path | None, Parameter(name="--save", help="also write the prior's weights to this file")]
 
 
 @app.command
@@ -53,6 +54,28 @@ def sft(
     changes = "".join(f" --set {change}" for change in set_ or ())
     command = f"avpref train sft --config {config}{changes} --seed {settings.run.seed}"
     document = train_sft.train_network(train_sft.opened(runs, settings), command, save, dtype)
+    print_json(document) if json else print_facts(document)
+    return 0
+
+
+@app.command
+def prior(
+    *,
+    config: Config,
+    runs: Runs = DEFAULT_RUNS,
+    seed: Seed = None,
+    set_: Overrides = None,
+    save: SavePrior = None,
+    json: AsJson = False,
+) -> int:
+    """Train the synchrony prior of section prior on the clips of a configuration, starting from its newest checkpoint.
+
+    The saved file can be the ``base.settings.prior`` of base model javisdit-v01.
+    """
+    settings = load_settings(config, overrides(set_, seed))
+    from avpref.cli.actions import train_prior_weights
+
+    document = train_prior_weights.train(runs, settings, save)
     print_json(document) if json else print_facts(document)
     return 0
 

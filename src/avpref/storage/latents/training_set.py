@@ -23,7 +23,7 @@ from avpref.storage.local_files import commit_once, replace
 
 SCHEMA = 1
 HASH_IN_NAME = 12
-Kind = Literal["clips", "pairs"]
+Kind = Literal["clips", "pairs", "priors"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SetHeader:
     """Facts about a whole training set.
 
     Attributes:
-        kind: ``pairs`` for AV-DPO, ``clips`` for flow matching.
+        kind: ``pairs`` for AV-DPO, ``clips`` for flow matching, ``priors`` for clips with negatives.
         fingerprint: hash of everything that the latents depend on: codec and its weights, shapes, rates.
         text_len: number of hidden states that the network attends to; stored states are padded to it with zeros.
         text_dim: width of a hidden state.

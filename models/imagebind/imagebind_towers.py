@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avpref.rewards.imagebind.clip_text import CONTEXT, END
+from avpref.models.imagebind.clip_text import CONTEXT, END
 
 NORM_EPS = 1e-6
 SIDE = 224
@@ -49,6 +50,8 @@ UNBUILT = ("depth", "thermal", "imu")
 @dataclass(frozen=True)
 class TowerSizes:
     """A transformer's width, number of blocks and number of heads."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     dim: int
     num_blocks: int
@@ -94,10 +97,15 @@ class Towers(nn.Module):
     def embed_texts(self, ids: Tensor) -> Tensor:
         """Token ids [N, 77] of texts → [N, E], of the learned norm, at most 100. Pooled at the first occurrence of the largest id."""
         name = Modality.TEXT
-        tokens, mask = self.modality_preprocessors[name](ids)
-        states = self.modality_trunks[name](tokens, mask)
+        states = self.text_states(ids)
         pooled = states[torch.arange(len(ids), device=ids.device), ids.argmax(dim=-1)]
         return self._scaled(name, self.modality_heads[name](pooled))
+
+    def text_states(self, ids: Tensor) -> Tensor:
+        """States [N, 77, D] of token ids [N, 77] after the last block, before the head and its norm."""
+        tokens, mask = self.modality_preprocessors[Modality.TEXT](ids)
+        states: Tensor = self.modality_trunks[Modality.TEXT](tokens, mask)
+        return states
 
     def _embed(self, name: Modality, inputs: Tensor) -> Tensor:
         tokens = self.modality_preprocessors[name](inputs)
