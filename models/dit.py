@@ -107,7 +107,7 @@ class NetworkConfig:
         """From the section ``network`` of a configuration file."""
         values = settings.model_dump(exclude={"prior"})
         if settings.prior is not None:
-            values["prior"] = settings.prior.model_dump(exclude={"weights"})
+            values["prior"] = settings.prior.model_dump(exclude={"weights", "num_heads"})
         return TypeAdapter(cls).validate_python(values)
 
     @classmethod

@@ -37,8 +37,9 @@ class PriorText:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the text encoder's fingerprint and of the estimator's file. Raises InputError where it is absent."""
-        return digest("prior text", VERSION, self._encoder.fingerprint, sha256_of(_present(self._settings)))
+        """Hash of the text encoder's fingerprint and of the estimator's file and heads. Raises InputError where the file is absent."""
+        sha256 = sha256_of(_present(self._settings))
+        return digest("prior text", VERSION, self._encoder.fingerprint, sha256, self._settings.num_heads)
 
     def encode(self, texts: Sequence[str]) -> TextBatch:
         """States [B, K + L, D] and masks [B, K + L]. Raises InputError for an estimator of other sizes."""
@@ -66,8 +67,8 @@ class PriorText:
 def read_estimator(settings: PriorSettings) -> SynchronyPrior:
     """The estimator in the file that ``settings`` name, without what only training needs; its sizes are those of the tensors.
 
-    The number of heads is the release's. Raises InputError for a file that is absent or no estimator, or whose numbers of tokens or
-    channels are not those of ``settings``.
+    The number of heads, which no tensor shows, is that of ``settings``. Raises InputError for a file that is absent or no estimator, or
+    whose numbers of tokens or channels are not those of ``settings``.
     """
     path = _present(settings)
     tensors = read_weights(path)
@@ -80,7 +81,10 @@ def read_estimator(settings: PriorSettings) -> SynchronyPrior:
 def _present(settings: PriorSettings) -> Path:
     path = Path(settings.weights)
     if not path.is_file():
-        raise InputError(f"network.prior.weights: {path} is absent", "a file of a prior estimator", "check the path")
+        found = f"network.prior.weights: {path} is absent"
+        raise InputError(
+            found, "a file of a prior estimator", "avpref train prior --config FILE --save prior.safetensors"
+        )
     return path
 
 
@@ -93,6 +97,8 @@ def _config_of(tensors: Mapping[str, Tensor], settings: PriorSettings) -> PriorC
     except (KeyError, ValueError) as error:
         found = f"{settings.weights} is no prior estimator: {error}"
         raise InputError(found, "a file with the released names", FIX) from error
+    if hidden % settings.num_heads:
+        raise InputError(f"{settings.weights} has width {hidden}", f"a multiple of num_heads {settings.num_heads}", FIX)
     expected = settings.spatial_tokens, settings.temporal_tokens
     if tokens != expected or rows not in (settings.channels, 2 * settings.channels):
         found = f"{settings.weights} has {tokens[0]} spatial and {tokens[1]} temporal tokens, {rows} outputs"
@@ -104,6 +110,7 @@ def _config_of(tensors: Mapping[str, Tensor], settings: PriorSettings) -> PriorC
         temporal_token_num=tokens[1],
         hidden_size=hidden,
         out_dim=settings.channels,
+        nhead=settings.num_heads,
         num_encoder_layers=_num_layers(tensors, "encoder"),
         num_decoder_layers=_num_layers(tensors, "decoder"),
         feedforward_scale=inner // hidden,

@@ -16,6 +16,7 @@ class PriorSettings(Section):
     spatial_tokens: int = Field(default=32, gt=0)
     temporal_tokens: int = Field(default=32, gt=0)
     channels: int = Field(default=128, gt=0, description="of a prior token; at most text_dim")
+    num_heads: int = Field(default=4, gt=0, description="attention heads of the estimator")
 
 
 class NetworkSettings(ExtendedSection):

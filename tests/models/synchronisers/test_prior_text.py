@@ -64,8 +64,10 @@ def test_fingerprint_follows_bytes_and_text_encoder(tmp_path: Path) -> None:
     other = saved(tmp_path / "b.safetensors", seed=1)
     words = WordText(WIDTH, LENGTH)
     assert PriorText(words, first).fingerprint == PriorText(words, copy).fingerprint
-    different = {PriorText(words, other).fingerprint, PriorText(WordText(WIDTH, 6), first).fingerprint}
-    assert len(different | {PriorText(words, first).fingerprint, words.fingerprint}) == 4
+    fewer_heads = first.model_copy(update={"num_heads": 2})
+    different = {PriorText(words, own).fingerprint for own in (first, other, fewer_heads)}
+    different |= {PriorText(WordText(WIDTH, 6), first).fingerprint, words.fingerprint}
+    assert len(different) == 5
 
 
 def test_tensors_of_training_are_not_needed(tmp_path: Path) -> None:
@@ -80,6 +82,8 @@ def test_estimators_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         PriorText(WordText(13, LENGTH), settings).encode(["a ball"])
     with pytest.raises(InputError, match="3 spatial and 2 temporal tokens"):
         read_estimator(settings.model_copy(update={"temporal_tokens": 4}))
+    with pytest.raises(InputError, match="has width 16"):
+        read_estimator(settings.model_copy(update={"num_heads": 5}))
     with pytest.raises(InputError, match="16 outputs"):
         read_estimator(settings.model_copy(update={"channels": 9}))
     with pytest.raises(InputError, match="is absent"):
