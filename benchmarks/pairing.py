@@ -30,6 +30,7 @@ import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
+from avpref.datasets.large_tables import to_files
 from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
 from avpref.datasets.selection.normalise import measure
@@ -141,7 +142,7 @@ def hashed_scan(files: Files) -> list[tuple[object, ...]]:
 
 def seal(selection: Selection) -> int:
     """Bytes of the sealed pairs."""
-    return len(tables.to_bytes(selection.pairs))
+    return sum(len(data) for data, _ in to_files(selection.pairs))
 
 
 def pandas_rewards(files: Files) -> pd.DataFrame:

@@ -15,7 +15,8 @@ Source: JavisDiT++ §"Reward Models" and its ranking script.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -28,7 +29,7 @@ from avpref.domain import dimensions_of
 Average = Literal["micro", "macro"]
 Floats = NDArray[np.float64]
 
-SLICE = 1 << 14
+SLICE = 1 << 13
 """Columns that are computed at once: few enough for a processor's cache."""
 
 
@@ -71,30 +72,45 @@ def compute_rewards(
     average: Average,
     missing: MissingScores,
     prompts: NDArray[np.integer],
+    threads: int = 1,
 ) -> Rewards:
     """Rewards of raw ``scores`` [M, N], NaN where one is missing; ``prompts`` [N] tells the rows of one prompt from others.
 
-    With ``EXCLUDE`` a row that lacks a score has no rewards at all, whatever the weight of the metric.
+    With ``EXCLUDE`` a row that lacks a score has no rewards at all, whatever the weight of the metric. No bit depends on ``threads``.
     """
     dimensions = dimensions_of(metrics)
-    rewards = Rewards(dimensions, np.empty((len(dimensions), scores.shape[1])), np.empty(scores.shape[1]))
+    num_rows = scores.shape[1]
+    rewards = Rewards(dimensions, np.zeros((len(dimensions), num_rows)), np.zeros(num_rows))
     is_plain = average == "micro" and missing is MissingScores.EXCLUDE
     values = scores if is_plain else _replaced(scores, metrics, average, missing, prompts)
-    for start in range(0, scores.shape[1], SLICE):
+
+    def compute(start: int) -> None:
         part = slice(start, start + SLICE)
-        numbers = normalised_scores(values[:, part], metrics) if is_plain else values[:, part]
-        for number, dimension in enumerate(dimensions):
-            rewards.by_dimension[number, part] = _mean(numbers, metrics, [m.dimension == dimension for m in metrics])
-        rewards.overall[part] = _mean(numbers, metrics, [True] * len(metrics))
+        numbers = _normalised_lines(values[:, part], metrics) if is_plain else values[:, part]
+        own = Rewards(dimensions, rewards.by_dimension[:, part], rewards.overall[part])
+        _add_up(own, numbers, metrics)
         if missing is MissingScores.EXCLUDE:
-            is_incomplete = np.isnan(scores[:, part]).any(axis=0)
-            rewards.by_dimension[:, part][:, is_incomplete] = rewards.overall[part][is_incomplete] = np.nan
+            suspects = np.flatnonzero(np.isnan(own.overall))  # a score that is missing, or an overflow
+            lacking = suspects[np.isnan(scores[:, part][:, suspects]).any(axis=0)]
+            own.by_dimension[:, lacking] = own.overall[lacking] = np.nan
+
+    starts = range(0, num_rows, SLICE)
+    if threads == 1 or len(starts) < 2:
+        for start in starts:
+            compute(start)
+        return rewards
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(compute, starts))
     return rewards
 
 
 def normalised_scores(scores: Floats, metrics: Sequence[MetricScale]) -> Floats:
     """Scores [M, N] after direction and normalisation; NaN stays NaN."""
-    return np.stack([normalised(line, metric) for line, metric in zip(scores, metrics, strict=True)])
+    return np.stack(list(_normalised_lines(scores, metrics)))
+
+
+def _normalised_lines(scores: Floats, metrics: Sequence[MetricScale]) -> Iterator[Floats]:
+    return (normalised(line, metric) for line, metric in zip(scores, metrics, strict=True))
 
 
 def normalised(scores: Floats, metric: MetricScale) -> Floats:
@@ -102,7 +118,9 @@ def normalised(scores: Floats, metric: MetricScale) -> Floats:
     if not metric.std > 0:
         return np.where(np.isnan(scores), np.nan, 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
-        return (1.0 if metric.higher_is_better else -1.0) * ((scores - metric.mean) / metric.std)
+        values = scores - metric.mean
+        values /= metric.std
+        return values if metric.higher_is_better else np.multiply(values, -1.0, out=values)
 
 
 def mean_ranks(values: Floats) -> Floats:
@@ -145,13 +163,20 @@ def _worst_if_missing(values: Floats, prompts: NDArray[np.integer]) -> Floats:
     return np.where(is_missing & has_score, np.nanmin(values), values)
 
 
-def _mean(values: Floats, metrics: Sequence[MetricScale], is_part: Sequence[bool]) -> Floats:
-    """Weighted mean over the metrics of ``is_part``, added from 0, so that it is never negative zero [N]."""
-    total, weight = np.zeros(values.shape[1]), 0.0
+def _add_up(rewards: Rewards, values: Iterable[Floats], metrics: Sequence[MetricScale]) -> None:
+    """Weighted means over the metrics of every dimension, and over all. Terms are added to the zeros that ``rewards`` begins with,
+    so that no mean is negative zero."""
+    totals = dict(zip(rewards.dimensions, rewards.by_dimension, strict=True)) | {_OVERALL: rewards.overall}
+    weights = dict.fromkeys(totals, 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
-        for line, metric in zip(
-            values[list(is_part)], [m for m, part in zip(metrics, is_part, strict=True) if part], strict=True
-        ):
-            total += line if metric.weight == 1 else metric.weight * line
-            weight += metric.weight
-        return total / weight
+        for line, metric in zip(values, metrics, strict=True):
+            weighted = line if metric.weight == 1 else metric.weight * line
+            for name in (metric.dimension, _OVERALL):
+                np.add(totals[name], weighted, out=totals[name])
+                weights[name] += metric.weight
+        for name, total in totals.items():
+            np.divide(total, weights[name], out=total)
+
+
+_OVERALL = ""
+"""The place of the mean over all metrics among those of the dimensions."""

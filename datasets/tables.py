@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard
@@ -289,12 +289,17 @@ def to_bytes(arrow: pa.Table) -> bytes:
     return bytes_of(arrow.schema, [arrow])[0]
 
 
-def bytes_of(schema: pa.Schema, parts: Iterable[pa.Table]) -> tuple[bytes, int]:
-    """Concatenated tables as the bytes of one file, as :func:`to_bytes`, and the number of rows; bounded memory."""
+def bytes_of(
+    schema: pa.Schema, parts: Iterable[pa.Table], level: int = 3, distinct: Collection[str] = ()
+) -> tuple[bytes, int]:
+    """Concatenated tables as the bytes of one file, as :func:`to_bytes`, and the number of rows; bounded memory.
+
+    ``level``: of Zstandard. ``distinct``: columns whose values do not repeat, so that no dictionary is made of them.
+    """
     sink, num_rows = io.BytesIO(), 0
-    repeated = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    repeated = [field.name for field in schema if not pa.types.is_floating(field.type) and field.name not in distinct]
     with pq.ParquetWriter(
-        sink, schema, compression="zstd", compression_level=3, use_dictionary=repeated
+        sink, schema, compression="zstd", compression_level=level, use_dictionary=repeated
     ) as writer:  # measured numbers rarely repeat, and looking for repeats takes longer than writing them
         for group in _row_groups(schema, parts):
             writer.write_table(group, row_group_size=ROWS_PER_GROUP)

@@ -28,7 +28,13 @@ from avpref.flows.rounds.round_plan import FirstRound, RoundPlan, round_plans
 from avpref.flows.shapes import settings_of
 from avpref.flows.stages.candidate_plan import planned_candidates
 from avpref.flows.stages.train import changes_of, delays_s
-from avpref.flows.training_plan import SmallerTraining, TrainingPlan, smaller_trainings, training_plans
+from avpref.flows.training_plan import (
+    SmallerTraining,
+    TrainingPlan,
+    fewest_operations,
+    smaller_trainings,
+    training_plans,
+)
 from avpref.flows.workers.encode_worker import mp4_bytes
 from avpref.flows.workers.generator import base_of, open_codec
 from avpref.flows.workers.judges import judges_of
@@ -84,15 +90,15 @@ class DryRun:
             "total_bytes": self.total_bytes,
             "clip_bytes": self.clip_bytes,
             "placements": [asdict(row) for row in self.placements],
-            "trainings": [
-                asdict(plan) | {"memory_total": plan.memory.total, "memory": asdict(plan.memory)}
-                for plan in self.trainings
-            ],
-            "smaller": [
-                asdict(row) | {"memory_total": row.memory.total, "memory": asdict(row.memory)} for row in self.smaller
-            ],
+            "trainings": [asdict(plan) | {"memory_total": plan.memory.total} for plan in self.trainings],
+            "smaller": [_document(row) for row in self.smaller],
+            "cards": [{"card_gb": card} | _document(row) for card, row in fewest_operations(self.smaller)],
             "rounds": [asdict(row) for row in self.rounds],
         }
+
+
+def _document(row: SmallerTraining) -> dict[str, Any]:
+    return asdict(row) | {"memory_total": row.memory.total}
 
 
 def estimate(settings: Settings, tflops: float = DEFAULT_TFLOPS) -> DryRun:

@@ -2,17 +2,18 @@
 
 Operations are those of :meth:`avpref.models.bases.base_model.Base.work`. With F operations of one forward pass of a row, of which
 A are attention and L = F - A the rest: training all weights takes F forward, 2 L + 2.5 A backward; training an adapter of a frozen network
-F forward, L + 2.5 A backward (fused attention recomputes its products); activation checkpointing adds F, a live reference F per row.
+F forward, L + 2.5 A backward (fused attention recomputes its products); activation checkpointing adds F (selective: L / 2, as every
+second product is kept), a live reference and the first of two passes F per row each.
 GPU-hours are these operations at a sustained speed that the caller names; nothing else is counted in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from avpref.config.schema import Settings
-from avpref.config.training_settings import CheckpointingMode, DpoSettings, LoopSettings, SftSettings
+from avpref.config.training_settings import DpoSettings, LoopSettings, SftSettings
 from avpref.flows.flops import TERA
 from avpref.flows.placement import placed_loop
 from avpref.flows.shapes import settings_of, shape_name
@@ -26,10 +27,9 @@ from avpref.trainer.memory_plan import MemoryParts, MemoryRequest, plan_memory
 
 CARDS_GB = (24, 48, 80, 141)
 """Memory of common cards, 10^9 bytes."""
-MODES: tuple[tuple[CheckpointingMode, str], ...] = (("none", "false"), ("full", "true"))
 USABLE = 0.9
 """Share of a card's memory that the plan may fill: an assumption about contexts, workspaces and fragmentation."""
-GB = 1e9
+GB, PETA = 1e9, 1e15
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,36 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class SmallerTraining:
-    """Memory of AV-DPO with one pair of a bucket per forward pass under ``overrides``; ``smallest_card_gb`` as in the plan."""
+    """Memory of AV-DPO with one pair of a bucket per forward pass under ``overrides``; ``smallest_card_gb`` as in the plan.
+
+    ``pflop_per_pair``: operations of a step per pair, 10^15; conversions of 8-bit weights are not counted.
+    """
 
     bucket: str
     overrides: str
     memory: MemoryParts
     smallest_card_gb: int
+    pflop_per_pair: float
+
+
+@dataclass(frozen=True)
+class MemoryTrade:
+    """Settings of section ``dpo`` that trade memory for time."""
+
+    base_dtype: str
+    checkpointing: bool | str
+    by_side: bool = False
+    two_pass: bool = False
+
+
+TRADES = (
+    *(MemoryTrade("float32", checkpointing) for checkpointing in (False, True)),
+    *(MemoryTrade("bfloat16", checkpointing) for checkpointing in (False, "selective", True)),
+    MemoryTrade("bfloat16", True, by_side=True),
+    *(MemoryTrade("bfloat16", checkpointing, two_pass=True) for checkpointing in (False, True)),
+    MemoryTrade("int8", True, two_pass=True),
+)
+"""The settings that a dry run compares; float8 takes the memory of int8, without the zero points."""
 
 
 def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
@@ -85,27 +109,34 @@ def training_plans(settings: Settings, tflops: float) -> Iterator[TrainingPlan]:
 
 
 def smaller_trainings(settings: Settings) -> Iterator[SmallerTraining]:
-    """AV-DPO of one pair of the smallest bucket per forward pass, under settings that lower its memory, largest memory first."""
-    base, sections = base_of(settings), settings.base_sections
+    """AV-DPO of one pair of the smallest bucket per forward pass, under settings that trade memory for time, largest memory first."""
+    base = base_of(settings)
     shapes = {shape: open_codec(settings_of(settings, shape)).encoded_shapes() for shape in shapes_of(settings)}
     shape = min(shapes, key=lambda shape: base.latent_work(shapes[shape]).num_tokens)
-    latents = shapes[shape]
+    work = base.latent_work(shapes[shape])
     rows = []
-    dtypes: tuple[tuple[str, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True), ("int8", True))
-    for dtype, is_two_pass in dtypes:
-        for mode, value in MODES:
-            rows_of_pass = 1 if is_two_pass else 2
-            request = MemoryRequest(sections, settings.dpo.adapter, dtype, latents, rows_of_pass, mode)
-            changes = {
-                "base_dtype": dtype,
-                "loop.activation_checkpointing": value,
-                "two_pass": str(is_two_pass).lower(),
-                "loop.max_tokens": str(2 * base.latent_work(latents).num_tokens),
-            }
-            memory = plan_memory(request)
-            overrides = " ".join(f"--set dpo.{key}={value}" for key, value in changes.items())
-            rows.append(SmallerTraining(shape_name(shape), overrides, memory, smallest_card_gb(memory)))
+    for trade in TRADES:
+        loop = {"activation_checkpointing": trade.checkpointing, "checkpointing_by_tokens": ()}
+        changes = {"base_dtype": trade.base_dtype, "by_side": trade.by_side, "two_pass": trade.two_pass}
+        training = settings.dpo.model_copy(update={**changes, "loop": settings.dpo.loop.model_copy(update=loop)})
+        memory = plan_memory(_request(settings, training, shapes[shape], 2))
+        values = {
+            **changes,
+            **{f"loop.{key}": value for key, value in loop.items() if value != ()},
+            "loop.max_tokens": 2 * work.num_tokens,
+        }
+        overrides = " ".join(f"--set dpo.{key}={str(value).lower()}" for key, value in values.items())
+        pflop = 2 * training_flop(work, training) / PETA
+        rows.append(SmallerTraining(shape_name(shape), overrides, memory, smallest_card_gb(memory), pflop))
     yield from sorted(rows, key=lambda row: -row.memory.total)
+
+
+def fewest_operations(rows: Sequence[SmallerTraining]) -> Iterator[tuple[int, SmallerTraining]]:
+    """For each of :data:`CARDS_GB` the training of ``rows`` that it holds with the fewest operations, then the least memory."""
+    for card in CARDS_GB:
+        fitting = [row for row in rows if row.smallest_card_gb and row.smallest_card_gb <= card]
+        if fitting:
+            yield card, min(fitting, key=lambda row: (row.pflop_per_pair, row.memory.total))
 
 
 def smallest_card_gb(memory: MemoryParts) -> int:
@@ -140,7 +171,7 @@ def _plan(
         samples=samples,
         memory=memory,
         smallest_card_gb=smallest_card_gb(memory),
-        pflop=flop / 1e15,
+        pflop=flop / PETA,
         gpu_hours=flop / (tflops * TERA) / S_PER_H,
     )
 
@@ -157,7 +188,7 @@ def training_flop(work: Work, training: SftSettings | DpoSettings) -> float:
     other = forward - attention
     is_adapter = isinstance(training, DpoSettings) or training.adapter is not None
     backward = (1.0 if is_adapter else 2.0) * other + 2.5 * attention
-    recomputed = forward if training.loop.checkpointing(work.num_tokens) == "full" else 0.0
+    recomputed = {"none": 0.0, "selective": other / 2, "full": forward}[training.loop.checkpointing(work.num_tokens)]
     if not isinstance(training, DpoSettings):
         return forward + backward + recomputed
     reference = forward if training.reference in ("live", "ema") else 0.0
@@ -167,16 +198,24 @@ def training_flop(work: Work, training: SftSettings | DpoSettings) -> float:
 def _request(
     settings: Settings, training: SftSettings | DpoSettings, latents: LatentShapes, rows: int
 ) -> MemoryRequest:
-    network, bits = settings.base_sections, training.optimiser.state_bits
+    network, bits, has_average = settings.base_sections, training.optimiser.state_bits, bool(training.ema_decay)
     mode = training.loop.checkpointing(base_of(settings).latent_work(latents).num_tokens)
     match training:
         case DpoSettings():
-            has_average = bool(training.ema_decay)
             own = max(rows, 2) // (2 if training.two_pass else 1)
             own_adapter, own_dtype = training.adapter, training.base_dtype
-            has_second = training.has_reference_adapter
-            return MemoryRequest(network, own_adapter, own_dtype, latents, own, mode, has_average, bits, has_second)
+            return MemoryRequest(
+                network,
+                own_adapter,
+                own_dtype,
+                latents,
+                own,
+                mode,
+                has_average,
+                bits,
+                training.has_reference_adapter,
+                training.by_side and not training.two_pass,
+            )
         case SftSettings():
-            adapter, dtype = training.adapter, training.base_dtype if training.adapter else "float32"
-            has_average = bool(training.ema_decay)
-            return MemoryRequest(network, adapter, dtype, latents, max(rows, 1), mode, has_average, bits)
+            dtype = training.base_dtype if training.adapter else "float32"
+            return MemoryRequest(network, training.adapter, dtype, latents, max(rows, 1), mode, has_average, bits)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +31,20 @@ def keep_all(num_tokens: int) -> CheckpointingMode:
     return "none"
 
 
+_KEPT_PRODUCTS: ContextVar[list[int] | None] = ContextVar("bytes of kept products", default=None)
+
+
+@contextmanager
+def counted_products() -> Iterator[list[int]]:
+    """Collects the bytes of every matrix product that ``selective`` checkpointing keeps in the forward passes inside the block."""
+    kept: list[int] = []
+    token = _KEPT_PRODUCTS.set(kept)
+    try:
+        yield kept
+    finally:
+        _KEPT_PRODUCTS.reset(token)
+
+
 class _KeepSlowOnes:
     """Keeps attention and every second matrix product of a forward pass; counts on its own in the pass that recomputes."""
 
@@ -42,6 +58,8 @@ class _KeepSlowOnes:
         if operation in PRODUCTS:
             self._counts[context.is_recompute] += 1
             if self._counts[context.is_recompute] % 2:
+                if (kept := _KEPT_PRODUCTS.get()) is not None and not context.is_recompute:
+                    kept.append(context.op_output.untyped_storage().nbytes())
                 return CheckpointPolicy.MUST_SAVE
         return CheckpointPolicy.PREFER_RECOMPUTE
 

@@ -35,11 +35,18 @@ def start_from(policy: Policy, folder: Path) -> None:
         found = f"dpo.adapter rank {settings.r}, alpha {settings.lora_alpha:g}"
         expected = f"rank {config.rank}, alpha {config.alpha:g}, as the adapter of the round before"
         raise ConfigError(found, expected, "--set rounds.reference=previous, or the same rank in all rounds")
-    for name, layer in policy.named_layers().items():
-        down, up = factors(layer, POLICY)
-        saved_down, saved_up = weights[name]
-        down.copy_(saved_down)
-        up.copy_(saved_up)
+    own = {name: factors(layer, POLICY) for name, layer in policy.named_layers().items()}
+    shapes, saved = ({name: (a.shape, b.shape) for name, (a, b) in pairs.items()} for pairs in (own, weights))
+    other = sorted(name for name in shapes.keys() | saved.keys() if shapes.get(name) != saved.get(name))
+    if other:
+        found = (
+            f"{folder}: {len(other)} layers that the network lacks, has in addition or has in another shape: {other[0]}"
+        )
+        fix = "start from an adapter of the network that sft names, or train it again: avpref retrain"
+        raise InputError(found, f"the {len(shapes)} adapted layers of this network", fix)
+    for name, (down, up) in own.items():
+        down.copy_(weights[name][0])
+        up.copy_(weights[name][1])
 
 
 def join_adapters(first: Path, second: Path, output: Path, factor: float = 1.0) -> None:

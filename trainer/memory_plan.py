@@ -12,8 +12,13 @@ The parts are
 
 Activations are counted, not estimated: the policy's forward pass runs on tensors without memory, and every distinct storage that
 autograd saves is added up, for one and for two layers; all layers are equal, so the rest follows. Attention is counted as a fused
-kernel, which keeps q, k, v, its output and one number per query and head. Not in the parts: workspaces of kernels, fragmentation of the
-allocator, the CUDA context (about 0.5 GiB), and copies of a batch.
+kernel, which keeps q, k, v, its output and one number per query and head. Selective checkpointing keeps the outputs of attention and of
+the products that it does not compute again; while their block is recomputed they are counted twice, so this mode may need less.
+
+A weight of 8 bits is converted to bfloat16 for its product, and autograd keeps the converted weight: without checkpointing such weights
+take more memory than those of 16 bits. Reference scores from a table need no memory of the device, and a live reference keeps none: its
+pass has no gradients. Not in the parts: workspaces of kernels, fragmentation of the allocator, the CUDA context (about 0.5 GiB), and
+copies of a batch.
 """
 
 from __future__ import annotations
@@ -34,11 +39,14 @@ from avpref.config.training_settings import AdapterSettings, CheckpointingMode
 from avpref.models.bases.base_model import Base
 from avpref.models.bases.base_opening import open_base
 from avpref.models.flow import Latents, LatentShapes
+from avpref.models.recomputation import counted_products
 from avpref.trainer.adapters import add_adapter
-from avpref.trainer.scaling.base_dtype import QUANTISED
+from avpref.trainer.scaling.base_dtype import QUANTISED, linear_layers
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
 ADAM_MOMENTS = 2
+SCALE_BYTES = {"int8": 5, "float8": 4}
+"""Bytes per output channel beside weights of 8 bits, as torchao keeps them: a float32 scale, and the zero point of int8."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,14 @@ class MemoryRequest:
     Attributes:
         network: the sections that describe the base model, or section ``network`` of JavisDiT++ alone.
         adapter: the trained adapter; None: all weights are trained.
-        dtype: of frozen weights; the linear layers of ``int8`` and ``float8`` have one byte per weight, all else is bfloat16.
+        dtype: of frozen weights; the blocks' linear layers of ``int8`` and ``float8`` have one byte per weight, all else is bfloat16.
         shapes: of a clip's latents.
         rows: rows of one forward pass: two per pair, one where the sides of a pair are computed alone (``dpo.two_pass``).
         checkpointing: of activations: ``none``, ``selective`` or ``full``.
         has_average: whether there is a moving average.
         state_bits: of the optimiser's moments.
         has_reference_adapter: whether a second adapter of the same size is the reference: a copy of SFT's, or a moving average.
+        is_by_side: whether the sides of a pair have a forward pass each, so that one side of a block is recomputed at a time.
     """
 
     network: BaseSections | NetworkSettings
@@ -84,6 +93,7 @@ class MemoryRequest:
     has_average: bool = False
     state_bits: int = 32
     has_reference_adapter: bool = False
+    is_by_side: bool = False
 
     @property
     def base(self) -> Base:
@@ -101,7 +111,9 @@ def plan_memory(request: MemoryRequest) -> MemoryParts:
     else:
         parts = _count(request, 0)
     if blocks and request.checkpointing != "none":
-        kept = [_count(replace(request, checkpointing="none"), number)["activations"] for number in (1, 2)]
+        rows = max(request.rows // 2, 1) if request.is_by_side else request.rows
+        whole = replace(request, checkpointing="none", rows=rows)
+        kept = [_count(whole, number)["activations"] for number in (1, 2)]
         own_block = kept[1] - kept[0]
     trained = parts["trained"]
     return MemoryParts(
@@ -124,18 +136,20 @@ def _count(request: MemoryRequest, num_blocks: int) -> dict[str, int]:
         base = request.base
         network = (base.shallow(num_blocks) if num_blocks else base.build_network()).to(dtype)
         network.checkpointing = lambda num_tokens: request.checkpointing
+        quantised = linear_layers(network) if is_quantised else []
         module: nn.Module = network
         if request.adapter is not None:
             module = add_adapter(network, request.adapter, 0)
-        activations = _saved_bytes(module, lambda: _loss(module, request))
+        activations = _saved_bytes(module, lambda: _loss(module, request), request.checkpointing == "selective")
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-    linear = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
-    saved = sum(p.numel() * (p.element_size() - 1) for p in frozen if id(p) in linear) if is_quantised else 0
+    num_quantised = sum(layer.weight.numel() for layer in quantised)
+    scales = sum(layer.out_features for layer in quantised) * SCALE_BYTES.get(request.dtype, 0)
+    converted = BFLOAT16_BYTES * num_quantised if request.checkpointing == "none" else 0
     return {
-        "weights": sum(parameter.numel() * parameter.element_size() for parameter in frozen) - saved,
+        "weights": sum(p.numel() * p.element_size() for p in frozen) - (BFLOAT16_BYTES - 1) * num_quantised + scales,
         "trained": sum(parameter.numel() for parameter in trained),
-        "activations": activations,
+        "activations": activations + converted,
     }
 
 
@@ -149,8 +163,9 @@ def _loss(module: nn.Module, request: MemoryRequest) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes of the distinct storages, other than parameters, that autograd keeps for the backward pass of ``forward``."""
+def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor], is_selective: bool) -> int:
+    """Bytes of the distinct storages, other than parameters, that autograd and selective checkpointing keep for the backward pass of
+    ``forward``."""
     own = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
     saved: dict[int, int] = {}
     kept: list[Tensor] = []
@@ -162,14 +177,23 @@ def _saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
             kept.append(tensor)  # so that no other storage takes its place
         return tensor
 
-    with _FusedAttention(), saved_tensors_hooks(pack, lambda tensor: tensor):
+    fused = _FusedAttention()
+    with counted_products() as products, fused, saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward()
     del loss
-    return sum(saved.values())
+    kept_outputs = sum(products) + fused.output_bytes if is_selective else 0
+    return sum(saved.values()) + kept_outputs
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Replaces attention by an operation that keeps for its backward pass what fused kernels keep."""
+    """Replaces attention by an operation that keeps for its backward pass what fused kernels keep.
+
+    ``output_bytes``: of the outputs of all passes: attention, and one number per query and head.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output_bytes = 0
 
     def __torch_function__(
         self,
@@ -181,6 +205,8 @@ class _FusedAttention(TorchFunctionMode):
         """Run ``func``; of attention the output's shape alone."""
         if func is torch.nn.functional.scaled_dot_product_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | dict(kwargs or {})
+            query = named["query"]
+            self.output_bytes += query.numel() * query.element_size() + query.shape[:-1].numel() * FLOAT32_BYTES
             return _AttentionMemory.apply(named["query"], named["key"], named["value"])
         return func(*args, **(kwargs or {}))
 

@@ -6,16 +6,19 @@ alike whatever the order of the files.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from avpref.datasets.selection.id_lookup import IdLookup, words_of
-from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, pieces
+from avpref.datasets.selection.id_lookup import IdLookup
+from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, num_rows, pieces
+from avpref.datasets.selection.text_hashes import Words, equal_length_words, hashes_of
 from avpref.domain import Origin, Split
 
 Ints = NDArray[np.int64]
@@ -23,6 +26,8 @@ Flags = NDArray[np.bool_]
 
 DICTIONARIES = ("prompt_id", "origin")
 SIZES = ("num_frames", "height_px", "width_px")
+MAX_INT32 = 2**31 - 1
+SLICE = 1 << 16
 COLUMNS = ("candidate_id", "prompt_id", "index", "origin", *SIZES)
 
 
@@ -48,21 +53,20 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class CandidateIndex:
-    """``row_ids`` [R]: ids in the order of the files. ``ordinal_of_row`` [R]: ordinals, −1 for a candidate that is left out.
+    """``row_ids`` [R]: ids in the order of the files. ``ordinal_of_row`` [R + 1]: ordinals, −1 for a candidate that is left out and
+    in the last place. ``sizes``: frames, height and width in the order of the files, each [R].
 
     ``row`` [N]: the row of every ordinal. ``prompt`` [N]: the position of its prompt in ``prompts``, ascending.
-    ``is_ground_truth``, ``num_frames``, ``height_px``, ``width_px`` [N].
+    ``is_ground_truth`` [N].
     """
 
     prompts: Prompts
     row_ids: pa.Array
-    ordinal_of_row: Ints
+    ordinal_of_row: NDArray[np.integer]
     row: Ints
     prompt: NDArray[np.int32]
     is_ground_truth: Flags
-    num_frames: NDArray[np.integer]
-    height_px: NDArray[np.integer]
-    width_px: NDArray[np.integer]
+    sizes: tuple[NDArray[np.integer], ...]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -71,64 +75,103 @@ class CandidateIndex:
         """Ids of the candidates with these ordinals."""
         return self.row_ids.take(pa.array(self.row[ordinals]))
 
+    def sizes_of(self, ordinals: Ints) -> tuple[Ints, Ints, Ints]:
+        """Frames, height and width of the candidates with these ordinals; pixels."""
+        rows = self.row[ordinals]
+        num_frames, height_px, width_px = (column[rows].astype(np.int64) for column in self.sizes)
+        return num_frames, height_px, width_px
+
     def prompt_ids(self, prompts: NDArray[np.integer]) -> pa.Array:
         """Ids of the prompts at these positions."""
         return self.prompts.ids.take(pa.array(prompts))
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
-    """The candidates of a row group: ``prompt`` is dictionary-encoded; ``sizes``: frames, height and width."""
+class _Rows:
+    """Columns of all candidates in the order of the files, each [R]; sizes and index are 32 bits wide where they fit."""
+
+    hashes: Words
+    is_ground_truth: Flags
+    numbers: dict[str, NDArray[np.integer]]
+
+    def part(self, first: int, count: int) -> _Rows:
+        """Views of the rows of a row group."""
+        rows = slice(first, first + count)
+        numbers = {name: column[rows] for name, column in self.numbers.items()}
+        return _Rows(self.hashes[rows], self.is_ground_truth[rows], numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """Ids and dictionary-encoded prompts of a row group."""
 
     ids: list[pa.Array]
     prompt: list[pa.DictionaryArray]
-    index: Ints
-    is_ground_truth: Flags
-    sizes: tuple[NDArray[np.integer], ...]
 
 
 def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLookup]:
     """Read the candidates and prompts of ``source``; the lookup finds the rows of candidates by id."""
-    groups = [
-        group for read in in_order(_read, pieces(source.candidates, DICTIONARIES), source.threads) for group in read
-    ]
-    ids = _combined(pa.chunked_array([chunk for group in groups for chunk in group.ids], pa.string()))
+    rows = _empty(num_rows(source.candidates), _width(source))
+    reads = in_order(partial(_read, rows), pieces(source.candidates, DICTIONARIES), source.threads)
+    texts = [of_group for read in reads for of_group in read]
     with ThreadPoolExecutor(source.threads) as pool:
-        lookup = pool.submit(IdLookup, ids)
+        lookup = pool.submit(_lookup, texts, rows.hashes)
         listed_ids, listed_split = _listed(source)
-        known, code, of_listed = _distinct([chunk for group in groups for chunk in group.prompt], listed_ids)
+        known, code, of_listed = _distinct([chunk for group in texts for chunk in group.prompt], listed_ids)
         prompts = _prompts(known, of_listed, listed_split, source.training_only)
-        row = _order(code, np.concatenate([_NO_INTS, *(group.index for group in groups)]), ids)
+        row = _order(code, rows.numbers["index"], lambda: lookup.result().ids)
         row = row if prompts.is_known.all() else row[prompts.is_known[code[row]]]
-        ordinal_of_row = np.full(len(code), -1, np.int64)
-        ordinal_of_row[row] = np.arange(len(row))
-        is_ground_truth = np.concatenate([_NO_FLAGS, *(group.is_ground_truth for group in groups)])
-        sizes = (np.concatenate([_NO_SIZES, *lines]) for lines in zip(*(group.sizes for group in groups), strict=True))
-        columns = [code, is_ground_truth, *(sizes if groups else [_NO_SIZES] * 3)]
-        prompt, is_ground_truth, num_frames, height_px, width_px = pool.map(lambda column: column.take(row), columns)
+        prompt = pool.submit(code.take, row)
+        kind: type[np.signedinteger] = np.int32 if len(row) <= MAX_INT32 else np.int64
+        ordinal_of_row: NDArray[np.integer] = np.full(len(code) + 1, -1, kind)
+        ordinal_of_row[row] = np.arange(len(row), dtype=kind)
         index = CandidateIndex(
-            prompts, ids, ordinal_of_row, row, prompt, is_ground_truth, num_frames, height_px, width_px
+            prompts=prompts,
+            row_ids=lookup.result().ids,
+            ordinal_of_row=ordinal_of_row,
+            row=row,
+            prompt=prompt.result(),
+            is_ground_truth=rows.is_ground_truth.take(row),
+            sizes=tuple(rows.numbers[name] for name in SIZES),
         )
         return index, lookup.result()
 
 
-_NO_INTS: Ints = np.zeros(0, dtype=np.int64)
-_NO_FLAGS: Flags = np.zeros(0, dtype=bool)
-_NO_SIZES = np.zeros(0, dtype=np.int32)
+def _lookup(texts: Sequence[_Texts], hashes: Words) -> IdLookup:
+    return IdLookup(_combined(pa.chunked_array([chunk for group in texts for chunk in group.ids], pa.string())), hashes)
 
 
-def _read(piece: Piece) -> list[_Group]:
-    return [_group(rows) for _, rows in piece.read(COLUMNS) if rows.num_rows]
+def _empty(count: int, kind: type[np.signedinteger]) -> _Rows:
+    numbers: dict[str, NDArray[np.integer]] = {name: np.empty(count, kind) for name in ("index", *SIZES)}
+    return _Rows(np.empty(count, np.uint64), np.empty(count, dtype=bool), numbers)
 
 
-def _group(rows: pa.Table) -> _Group:
-    return _Group(
-        ids=rows["candidate_id"].chunks,
-        prompt=rows["prompt_id"].chunks,
-        index=rows["index"].to_numpy(),
-        is_ground_truth=_is_ground_truth(rows["origin"]),
-        sizes=tuple(_narrow(rows[name].to_numpy()) for name in SIZES),
-    )
+def _width(source: SelectionSource) -> type[np.signedinteger]:
+    """32 bits where the statistics of all files say that index and sizes fit, which halves the memory; 64 otherwise."""
+    bounds = [piece.bounds(name) for piece in pieces(source.candidates, ()) for name in ("index", *SIZES)]
+    fits = all(known is not None and -MAX_INT32 <= known[0] <= known[1] <= MAX_INT32 for known in bounds)
+    return np.int32 if fits else np.int64
+
+
+def _read(rows: _Rows, piece: Piece) -> list[_Texts]:
+    texts, first = [], piece.first_row
+    for _, columns in piece.read(COLUMNS):
+        if columns.num_rows:
+            texts.append(_fill(rows.part(first, columns.num_rows), columns))
+            first += columns.num_rows
+    return texts
+
+
+def _fill(own: _Rows, columns: pa.Table) -> _Texts:
+    """Copy a row group into its place; returns its texts."""
+    start = 0
+    for chunk in columns["candidate_id"].chunks:
+        own.hashes[start : start + len(chunk)] = hashes_of(chunk)
+        start += len(chunk)
+    own.is_ground_truth[:] = _is_ground_truth(columns["origin"])
+    for name, column in own.numbers.items():
+        column[:] = columns[name].to_numpy()
+    return _Texts(columns["candidate_id"].chunks, columns["prompt_id"].chunks)
 
 
 def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
@@ -155,7 +198,8 @@ def _distinct(chunks: list[pa.DictionaryArray], listed: pa.Array) -> tuple[pa.Ar
         codes.append(position[start : start + len(chunk.dictionary)][chunk.indices.to_numpy()])
         start += len(chunk.dictionary)
     of_rows = np.concatenate(codes) if codes else np.zeros(0, np.int32)
-    return ordered.filter(pa.array(is_new)), of_rows, position[start:].astype(np.int64)
+    known = ordered if is_new.all() else ordered.filter(pa.array(is_new))
+    return known, of_rows, position[start:].astype(np.int64)
 
 
 def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: bool) -> Prompts:
@@ -169,8 +213,8 @@ def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: b
     return Prompts(known, splits, is_listed, is_known, len(of_listed) - int(is_listed.sum()))
 
 
-def _order(code: NDArray[np.int32], index: Ints, ids: pa.Array) -> Ints:
-    """Rows in the order of prompt, index and id."""
+def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: Callable[[], pa.Array]) -> Ints:
+    """Rows in the order of prompt, index and id; ``ids`` are asked for only where prompt and index are equal."""
     order = _by_runs(code, index)
     if order is not None:
         return order
@@ -182,11 +226,11 @@ def _order(code: NDArray[np.int32], index: Ints, ids: pa.Array) -> Ints:
     is_tied[order[:-1][is_tie]] = is_tied[order[1:][is_tie]] = True
     tied = np.flatnonzero(is_tied)
     place = np.zeros(len(code), np.int64)
-    place[tied[_sorted_positions(ids.take(pa.array(tied)))]] = np.arange(len(tied))
+    place[tied[_sorted_positions(ids().take(pa.array(tied)))]] = np.arange(len(tied))
     return np.lexsort((place, index, code))
 
 
-def _by_runs(code: NDArray[np.int32], index: Ints) -> Ints | None:
+def _by_runs(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints | None:
     """Rows in the order of code, then index, without a sort; None unless every prompt's rows follow each other, index ascending."""
     if not len(code):
         return None
@@ -200,11 +244,13 @@ def _by_runs(code: NDArray[np.int32], index: Ints) -> Ints | None:
     if len(runs) != len(starts):
         return None
     lengths = np.diff(np.append(starts, len(code)))[runs]
-    shift = starts[runs] - (np.cumsum(lengths) - lengths)
-    return np.repeat(shift, lengths) + np.arange(len(code))
+    rows = np.repeat(starts[runs] - (np.cumsum(lengths) - lengths), lengths)
+    for start in range(0, len(rows), SLICE):
+        rows[start : start + SLICE] += np.arange(start, min(start + SLICE, len(rows)))
+    return rows
 
 
-def _by_two(code: NDArray[np.int32], index: Ints) -> Ints:
+def _by_two(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints:
     """Rows in the order of code, then index; one sort where both fit into one integer."""
     if not len(code):
         return np.zeros(0, np.int64)
@@ -216,19 +262,19 @@ def _by_two(code: NDArray[np.int32], index: Ints) -> Ints:
 
 def _sorted_positions(texts: pa.Array) -> Ints:
     """Positions of ``texts`` in the order of their UTF-8 bytes."""
-    lengths = pc.binary_length(texts).to_numpy()
-    if not len(texts) or (lengths != lengths[0]).any():
+    words = equal_length_words(texts)
+    if words is None:
         return pc.sort_indices(texts).to_numpy().astype(np.int64)
-    words, _ = words_of(texts)
-    order = np.argsort(words[:, 0])
-    first = words[order, 0]
+    first_word = words[0].astype(np.uint64)
+    order = np.argsort(first_word)
+    first = first_word[order]
     same = np.flatnonzero(first[1:] == first[:-1])
     if len(same):  # ties of the first word are ordered among themselves
         is_run = np.zeros(len(order), dtype=bool)
         is_run[same] = is_run[same + 1] = True
         places = np.flatnonzero(is_run)
         members = order[places]
-        order[places] = members[np.lexsort([*words[members].T[::-1]])]
+        order[places] = members[np.lexsort([word[members].astype(np.uint64) for word in words[::-1]])]
     return order
 
 
@@ -237,13 +283,7 @@ def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
         np.array([name == Origin.GROUND_TRUTH for name in chunk.dictionary.to_pylist()], bool)[chunk.indices.to_numpy()]
         for chunk in column.chunks
     ]
-    return np.concatenate([_NO_FLAGS, *parts])
-
-
-def _narrow(values: Ints) -> NDArray[np.integer]:
-    """``values`` in 32 bits where they fit, which halves the memory."""
-    fits = not len(values) or (values.min() >= 0 and values.max() < 2**31)
-    return values.astype(np.int32) if fits else values
+    return np.concatenate(parts)
 
 
 def _combined(column: pa.ChunkedArray) -> pa.Array:

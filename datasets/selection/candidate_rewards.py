@@ -69,9 +69,10 @@ def rewards_of(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Candi
     is_admitted = np.ones(len(index), dtype=bool) if settings.ground_truth else ~index.is_ground_truth
     is_used = is_admitted if settings.average == "macro" else is_admitted & matrix.is_complete
     used = np.flatnonzero(is_used)
-    scores = matrix.values if is_used.all() else matrix.values[:, used]
-    rewards = compute_rewards(scores, scales, settings.average, MissingScores.EXCLUDE, index.prompt[used])
-    is_complete = matrix.is_complete[used]
+    scores, prompt, is_complete = matrix.values, index.prompt, matrix.is_complete
+    if len(used) < len(index):
+        scores, prompt, is_complete = scores[:, used], prompt[used], is_complete[used]
+    rewards = compute_rewards(scores, scales, settings.average, MissingScores.EXCLUDE, prompt, matrix.threads)
     if not is_complete.all():
         kept = np.flatnonzero(is_complete)
         used = used[kept]
@@ -82,9 +83,10 @@ def rewards_of(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Candi
 def reward_table(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, norm: Norm) -> pa.Table:
     """Table ``rewards``. Raises TableError where a reward overflowed."""
     index, ordinals = matrix.index, rewards.ordinals
+    is_all = len(ordinals) == len(index)
     columns = {
-        "candidate_id": take(index.row_ids, index.row[ordinals], matrix.threads),
-        "prompt_id": take(index.prompts.ids, index.prompt[ordinals], matrix.threads),
+        "candidate_id": take(index.row_ids, index.row if is_all else index.row[ordinals], matrix.threads),
+        "prompt_id": take(index.prompts.ids, index.prompt if is_all else index.prompt[ordinals], matrix.threads),
         **dict(zip(rewards.rewards.dimensions, map(pa.array, rewards.rewards.by_dimension), strict=True)),
         "strategy": constant(strategy_label(settings), len(ordinals)),
         "norm_id": constant(applied_norm_id(settings, norm), len(ordinals)),

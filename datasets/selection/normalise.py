@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from avpref.datasets.population import mean_and_std, quantiles
+from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.tables import NORMS, to_arrow
 from avpref.errors import TableError
@@ -81,6 +83,7 @@ class Norm:
         return to_arrow(NORMS, rows, fingerprint=self.norm_id)
 
 
+@reused_memory()
 def measure(matrix: ScoreMatrix, population: str) -> Norm:
     """Statistics of every metric of ``matrix`` over its usable scores.
 
@@ -100,13 +103,11 @@ def _measure_one(name: str, scores: NDArray[np.float64]) -> MetricNorm | None:
     if not len(values):
         return None
     low, high = float(values.min()), float(values.max())
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = low if low == high else float(values.mean())
-        std = 0.0 if low == high else float(values.std(ddof=1))
+    mean, std = (low, 0.0) if low == high else mean_and_std(values)
     if not (math.isfinite(mean) and math.isfinite(std)):
         found = f"values of metric '{name}' from {low} to {high}"
         raise TableError(found, "values whose mean and variance are finite", "quarantine the outliers and score again")
-    return MetricNorm(name, len(values), mean, std, *(float(q) for q in np.quantile(values, QUANTILES)))
+    return MetricNorm(name, len(values), mean, std, *quantiles(values, QUANTILES))
 
 
 def from_arrow(arrow: pa.Table, norm_id: str) -> Norm:

@@ -53,12 +53,12 @@ class PairSearch:
 def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings) -> PairSearch:
     """The pairs of every prompt of the training split."""
     prompts = matrix.index.prompts
-    prompt = matrix.index.prompt[rewards.ordinals]
-    if prompts.is_train.all():
-        eligible = np.arange(len(prompt))
-    else:
-        eligible = np.flatnonzero(prompts.is_train[prompt])
-        prompt = prompt[eligible]
+    prompt = (
+        matrix.index.prompt if len(rewards.ordinals) == len(matrix.index) else matrix.index.prompt[rewards.ordinals]
+    )
+    is_train = prompts.is_train
+    eligible = None if is_train.all() else np.flatnonzero(is_train[prompt])
+    prompt = prompt if eligible is None else prompt[eligible]
     is_first = np.append(True, prompt[1:] != prompt[:-1]) if len(prompt) else np.zeros(0, dtype=bool)
     starts = np.flatnonzero(is_first)
     sizes = np.diff(np.append(starts, len(prompt)))
@@ -75,28 +75,32 @@ def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSetting
     return PairSearch(_in_order(parts), num_compared, best_margin)
 
 
-def _blocks(eligible: Ints, starts: Ints, sizes: Ints) -> Iterator[Ints]:
-    """Positions of the candidates of some prompts with equally many of them, at least two: [prompts, size]."""
+def _blocks(eligible: Ints | None, starts: Ints, sizes: Ints) -> Iterator[Ints]:
+    """Positions of the candidates of some prompts with equally many of them, at least two: [prompts, size].
+
+    ``eligible``: positions of the candidates that ``starts`` count; None: all.
+    """
     for size in np.unique(sizes[sizes > 1]):
         of_size = starts[sizes == size]
         step = max(1, COMPARISONS // int(size) ** 2)
         for start in range(0, len(of_size), step):
-            yield eligible[of_size[start : start + step, None] + np.arange(size)]
+            places = of_size[start : start + step, None] + np.arange(size)
+            yield places if eligible is None else eligible[places]
 
 
 def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, members: Ints) -> PairSearch:
     """The pairs of a block of prompts; ``num_compared`` is empty."""
-    by_dimension = rewards.rewards.by_dimension[:, members]
+    by_dimension = _gathered(rewards.rewards.by_dimension, members)
     prompt = matrix.index.prompt[rewards.ordinals[members[:, 0]]].astype(np.int64)
     match settings.strategy:
         case "modality" | "routed":
             is_better, margin = _all_above(by_dimension), _sum_of_margins(by_dimension)
         case "average":
-            overall = rewards.rewards.overall[members][None]
+            overall = _gathered(rewards.rewards.overall[None], members)
             is_better, margin = _all_above(overall), _sum_of_margins(overall)
         case "strict":
             scales = rewards.scales
-            raw = matrix.values[:, rewards.ordinals[members]]
+            raw = _gathered(matrix.values, rewards.ordinals[members])
             scores = normalised_scores(raw.reshape(len(scales), -1), scales).reshape(raw.shape)
             has_weight = [scale.weight > 0 for scale in scales]
             is_better, margin = _all_above(scores[has_weight]), _sum_of_margins(by_dimension)
@@ -107,6 +111,15 @@ def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSetti
 
 
 _NO_INTS: Ints = np.zeros(0, np.int64)
+
+
+def _gathered(lines: Floats, members: Ints) -> Floats:
+    """``lines`` [D, N] at ``members`` [prompts, size]: [D, prompts, size], in memory with the prompts last.
+
+    Prompts are many and candidates few, so that operations on the result run along the prompts.
+    """
+    by_place = np.ascontiguousarray(members.T)
+    return np.stack([line.take(by_place) for line in lines]).transpose(0, 2, 1)
 
 
 def _routed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from avpref.datasets.selection.candidate_rewards import CandidateRewards, applie
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pair_search import ALL, PairSearch, SelectedPairs
 from avpref.datasets.selection.score_matrix import ScoreMatrix
-from avpref.datasets.selection.text_columns import constant
+from avpref.datasets.selection.text_columns import constant, take
 from avpref.datasets.tables import EXCLUDED, ROWS_PER_GROUP, conform
 from avpref.datasets.views import Limits, open_connection, sql
 from avpref.domain import ALL_DIMENSIONS, Origin
@@ -47,52 +46,71 @@ class Shapes:
 
 def shapes_of(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs) -> Shapes:
     """Shapes of the selected pairs. They are checked after the margins, as in the published ranking."""
-    index = matrix.index
-    chosen, rejected = rewards.ordinals[pairs.chosen], rewards.ordinals[pairs.rejected]
-    height, width = index.height_px.astype(np.int64), index.width_px.astype(np.int64)
-    is_smaller = height[chosen] * width[chosen] < height[rejected] * width[rejected]
-    side = np.where(is_smaller, chosen, rejected)
-    frames = np.stack([index.num_frames[chosen], index.num_frames[rejected]])
+    sides = (rewards.ordinals[pairs.chosen], rewards.ordinals[pairs.rejected])
+    (frames, height, width), (other_frames, other_height, other_width) = map(matrix.index.sizes_of, sides)
+    is_smaller = height * width < other_height * other_width
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Shapes(height[side] / width[side], frames.max(axis=0) / frames.min(axis=0))
+        return Shapes(
+            aspect_ratio=np.where(is_smaller, height, other_height) / np.where(is_smaller, width, other_width),
+            length_ratio=np.maximum(frames, other_frames) / np.minimum(frames, other_frames),
+        )
 
 
 def pair_table(
     matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs, settings: PairSettings, norm: Norm
 ) -> pa.Table:
     """Table ``pairs``, in the order of prompt and rank."""
-    starts = range(0, max(len(pairs.prompt), 1), ROWS_PER_GROUP)
-    parts = [
-        SelectedPairs(**{name: values[start : start + ROWS_PER_GROUP] for name, values in vars(pairs).items()})
-        for start in starts
-    ]
-    with ThreadPoolExecutor(matrix.threads) as pool:
-        table = pa.concat_tables(pool.map(lambda part: _columns(matrix, rewards, part), parts))
-    num_pairs = table.num_rows
-    table = table.append_column("pair_id", _pair_ids(table.select(["chosen", "rejected", "dimension"])))
-    table = table.append_column("strategy", constant(strategy_label(settings), num_pairs))
-    table = table.append_column("norm_id", constant(applied_norm_id(settings, norm), num_pairs))
-    return conform(pairs_table(matrix.metrics), table)
-
-
-def _columns(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs) -> pa.Table:
-    """The columns of some pairs, without those that name the pair, the strategy and the norm."""
-    index = matrix.index
+    index, threads = matrix.index, matrix.threads
     ordinals = {"chosen": rewards.ordinals[pairs.chosen], "rejected": rewards.ordinals[pairs.rejected]}
-    names = np.array([*rewards.rewards.dimensions, ALL_DIMENSIONS], dtype=object)  # ALL is the last
+    names = [*rewards.rewards.dimensions, ALL_DIMENSIONS]
     dimension = np.where(pairs.dimension == ALL, len(names) - 1, pairs.dimension)
-    by_dimension = zip(rewards.rewards.dimensions, rewards.rewards.by_dimension, strict=True)
+    ids = {side: take(index.row_ids, index.row[ordinals[side]], threads) for side in SIDES}
+    ids["dimension"] = take(pa.array(names, pa.string()), dimension, threads)
+    origins = pa.array([str(Origin.GENERATED), str(Origin.GROUND_TRUTH)])
+    num_pairs = len(pairs.prompt)
     columns = {
-        "prompt_id": index.prompt_ids(pairs.prompt),
-        **{side: index.ids(ordinals[side]) for side in SIDES},
+        **ids,
+        "pair_id": _pair_ids(pa.table(ids)),
+        "prompt_id": take(index.prompts.ids, pairs.prompt, threads),
         "rank": pa.array(pairs.rank),
-        **{f"margin_{name}": pa.array(line[pairs.chosen] - line[pairs.rejected]) for name, line in by_dimension},
         "margin_total": pa.array(pairs.margin),
-        **{f"{side}_origin": _origins(index.is_ground_truth[ordinals[side]]) for side in SIDES},
-        **dict(_scores(matrix, rewards, ordinals)),
-        "dimension": pa.array(names).cast(pa.string()).take(pa.array(dimension)),
+        **{
+            f"{side}_origin": take(origins, index.is_ground_truth[ordinals[side]].astype(np.int8), threads)
+            for side in SIDES
+        },
+        **_numbers(matrix, rewards, pairs, ordinals),
+        "strategy": constant(strategy_label(settings), num_pairs),
+        "norm_id": constant(applied_norm_id(settings, norm), num_pairs),
     }
-    return pa.table(columns)
+    return conform(pairs_table(matrix.metrics), pa.table(columns))
+
+
+def _numbers(
+    matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs, ordinals: dict[str, Ints]
+) -> dict[str, pa.Array]:
+    """Margins of every dimension, and raw and normalised score of both sides for each metric of the pair table; null where it is not
+    configured."""
+    by_dimension = dict(zip(rewards.rewards.dimensions, rewards.rewards.by_dimension, strict=True))
+    position = {metric.name: number for number, metric in enumerate(matrix.metrics)}
+    scored = [(side, name) for side in SIDES for name in position]
+    names = [f"{side}_{name}{suffix}" for side, name in scored for suffix in ("", "_normalised")]
+    columns = {name: np.empty(len(pairs.prompt)) for name in (*(f"margin_{name}" for name in by_dimension), *names)}
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + ROWS_PER_GROUP)
+        for name, line in by_dimension.items():
+            np.subtract(line[pairs.chosen[rows]], line[pairs.rejected[rows]], out=columns[f"margin_{name}"][rows])
+        for side, name in scored:
+            raw = matrix.values[position[name]][ordinals[side][rows]]
+            columns[f"{side}_{name}"][rows] = raw
+            columns[f"{side}_{name}_normalised"][rows] = normalised(raw, rewards.scales[position[name]])
+
+    with ThreadPoolExecutor(matrix.threads) as pool:
+        list(pool.map(fill, range(0, len(pairs.prompt), ROWS_PER_GROUP)))
+    nothing = pa.nulls(len(pairs.prompt), pa.float64())
+    absent = [f"{side}_{name}" for side in SIDES for name in scored_columns(matrix.metrics) if name not in position]
+    lacking = {f"{name}{suffix}": nothing for name in absent for suffix in ("", "_normalised")}
+    return {name: pa.array(values) for name, values in columns.items()} | lacking
 
 
 def excluded_table(matrix: ScoreMatrix) -> pa.Table:
@@ -126,6 +144,8 @@ def excluded_table(matrix: ScoreMatrix) -> pa.Table:
 def kept_pairs(found: PairSearch, shapes: Shapes, settings: PairSettings) -> SelectedPairs:
     """The selected pairs whose shapes are allowed."""
     is_kept = shapes.is_shape_kept(settings) & shapes.is_length_kept(settings)
+    if is_kept.all():
+        return found.pairs
     return SelectedPairs(**{name: values[is_kept] for name, values in vars(found.pairs).items()})
 
 
@@ -133,24 +153,3 @@ def _pair_ids(sides: pa.Table) -> pa.ChunkedArray:
     with open_connection(Limits()) as con:
         con.register("sides", sides)
         return con.sql(sql("pair_ids")).to_arrow_table()["pair_id"]
-
-
-def _origins(is_ground_truth: NDArray[np.bool_]) -> pa.Array:
-    names = pa.array([str(Origin.GENERATED), str(Origin.GROUND_TRUTH)])
-    return names.take(pa.array(is_ground_truth.astype(np.int8)))
-
-
-def _scores(
-    matrix: ScoreMatrix, rewards: CandidateRewards, ordinals: dict[str, Ints]
-) -> Iterator[tuple[str, pa.Array]]:
-    """Raw and normalised score of both sides for each metric of the pair table; null where it is not configured."""
-    position = {metric.name: number for number, metric in enumerate(matrix.metrics)}
-    for side in SIDES:
-        for name in scored_columns(matrix.metrics):
-            if name not in position:
-                nothing = pa.nulls(len(ordinals[side]), pa.float64())
-                yield from ((f"{side}_{name}", nothing), (f"{side}_{name}_normalised", nothing))
-                continue
-            raw = matrix.values[position[name]][ordinals[side]]
-            yield f"{side}_{name}", pa.array(raw)
-            yield f"{side}_{name}_normalised", pa.array(normalised(raw, rewards.scales[position[name]]))

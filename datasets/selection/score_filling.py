@@ -23,6 +23,7 @@ Codes = NDArray[np.integer]
 
 DICTIONARIES = ("candidate_id", "metric", "status", "reason")
 COLUMNS = ("candidate_id", "metric", "value", "status")
+ALL_OK = {"status": str(ScoreStatus.OK)}
 NOT_FINITE = "not_finite"
 LACKING = pa.schema(
     [("position", pa.int64()), ("ordinal", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
@@ -34,12 +35,14 @@ class Target:
     """Where scores go: ``values`` [M, N], a column per ordinal and a line per position of a metric in ``positions``.
 
     ``ordinals`` [R + 1]: the ordinal of every row of the candidates, −1 for one that is left out and in the last place.
+    ``num_rows``: rows of all scores, from which the place of a row's candidate is guessed.
     """
 
     lookup: IdLookup
     positions: dict[str, int]
     values: Floats
-    ordinals: Ints
+    ordinals: NDArray[np.integer]
+    num_rows: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,42 +72,81 @@ class _Rows:
 
 def fill(target: Target, piece: Piece) -> PieceScores:
     """Copy the scores of a piece into the matrix. May be called from several threads, for different pieces."""
-    num_rows, hint = 0, 0
+    num_rows, hint = 0, piece.first_row * len(target.lookup) // max(target.num_rows, 1)
     unusable: list[pa.Table] = []
     orphans: list[pa.Array] = []
-    for group, columns in piece.read(COLUMNS):
+    for group, columns in piece.read(COLUMNS, unless=ALL_OK):
         if not columns.num_rows:
             continue
-        ids, metrics, statuses = (_encoded(columns[name]) for name in ("candidate_id", "metric", "status"))
+        ids, metrics = (_encoded(columns[name]) for name in ("candidate_id", "metric"))
         place = target.lookup.find(ids.dictionary, hint)
-        id_codes, status_codes = ids.indices.to_numpy(), statuses.indices.to_numpy()
-        hint = int(place[-1]) + 1 if len(place) else 0
-        if hint and len(ids) and id_codes[-1] == len(place) - 1:
-            hint -= 1  # the next row group may begin with the same candidate
+        hint = _next_hint(ids, place)
         positions = np.array([target.positions.get(name, -1) for name in metrics.dictionary.to_pylist()], np.int64)
-        is_ok = np.array([name == ScoreStatus.OK for name in statuses.dictionary.to_pylist()], bool)
         values = columns["value"].to_numpy()
-        rows = _Rows(id_codes, metrics.indices.to_numpy(), values, target.ordinals[place], positions)
+        ordinals = target.ordinals[place].astype(np.int64)
+        rows = _Rows(ids.indices.to_numpy(), metrics.indices.to_numpy(), values, ordinals, positions)
+        statuses = _statuses(columns)
+        is_usual = (statuses is None or statuses.is_all_ok) and (ordinals >= 0).all() and (positions >= 0).all()
         is_finite = np.isfinite(values)
-        if is_ok.all() and is_finite.all() and (rows.ordinals >= 0).all() and (positions >= 0).all():
+        if is_usual and is_finite.all():
             _copy_all(target, rows)
             num_rows += len(values)
             continue
-        ordinal, position = rows.ordinals[rows.id_codes], positions[rows.metric_codes]
+        ordinal, position = ordinals[rows.id_codes], positions[rows.metric_codes]
         is_orphan = (place[rows.id_codes] < 0) & (position >= 0)
         if is_orphan.any():
             orphans.append(pc.unique(ids.filter(pa.array(is_orphan)).cast(pa.string())))
         is_wanted = (ordinal >= 0) & (position >= 0)
-        is_ok_row = is_ok[status_codes]
-        kept = is_wanted & is_ok_row & is_finite
+        is_ok = np.ones(len(values), dtype=bool) if statuses is None else statuses.is_ok
+        kept = is_wanted & is_ok & is_finite
         target.values[position[kept], ordinal[kept]] = values[kept]
         num_rows += int(is_wanted.sum())
-        bad = is_wanted & ~(is_ok_row & is_finite)
+        bad = is_wanted & ~(is_ok & is_finite)
         if bad.any():
             details = piece.read_group(group, ("reason",))["reason"].cast(pa.string()).filter(pa.array(bad))
-            reason = pc.if_else(pa.array(is_ok_row[bad]), NOT_FINITE, statuses.filter(pa.array(bad)).cast(pa.string()))
+            reason = _reasons(statuses, bad)
             unusable.append(pa.table([position[bad], ordinal[bad], reason, details], schema=LACKING))
     return PieceScores(num_rows, unusable, orphans)
+
+
+@dataclass(frozen=True, eq=False)
+class _Statuses:
+    """The statuses of the rows of a row group; ``is_ok_code``: for each of the dictionary."""
+
+    texts: pa.DictionaryArray
+    is_ok_code: NDArray[np.bool_]
+
+    @property
+    def is_all_ok(self) -> bool:
+        return bool(self.is_ok_code.all())
+
+    @property
+    def is_ok(self) -> NDArray[np.bool_]:
+        """Whether the status of a row is ok [n]."""
+        return self.is_ok_code[self.texts.indices.to_numpy()]
+
+
+def _statuses(columns: pa.Table) -> _Statuses | None:
+    """None where the column was not read because every row is ok."""
+    if "status" not in columns.column_names:
+        return None
+    texts = _encoded(columns["status"])
+    return _Statuses(texts, np.array([name == ScoreStatus.OK for name in texts.dictionary.to_pylist()], bool))
+
+
+def _reasons(statuses: _Statuses | None, bad: NDArray[np.bool_]) -> pa.Array:
+    """Why the rows of ``bad`` have no usable number: their status, or a number that is not finite."""
+    if statuses is None:
+        return pa.repeat(pa.scalar(NOT_FINITE), int(bad.sum()))
+    return pc.if_else(pa.array(statuses.is_ok[bad]), NOT_FINITE, statuses.texts.filter(pa.array(bad)).cast(pa.string()))
+
+
+def _next_hint(ids: pa.DictionaryArray, place: Ints) -> int:
+    """The position with which the next row group probably begins: it may be that of the last candidate again."""
+    if not len(place):
+        return 0
+    is_open = len(ids) and ids.indices[len(ids) - 1].as_py() == len(place) - 1
+    return int(place[-1]) + (0 if is_open else 1)
 
 
 def _copy_all(target: Target, rows: _Rows) -> None:
@@ -115,9 +157,9 @@ def _copy_all(target: Target, rows: _Rows) -> None:
         target.values[rows.positions[rest.metric_codes], rows.ordinals[rest.id_codes]] = rest.values
     if count:
         ordinals = rows.ordinals[rows.id_codes[start:end:size]]
-        numbers = rows.values[start:end].reshape(count, size)
-        for number, code in enumerate(rows.metric_codes[start : start + size]):
-            target.values[rows.positions[code]][ordinals] = numbers[:, number]
+        lines = np.ascontiguousarray(rows.values[start:end].reshape(count, size).T)
+        for line, code in zip(lines, rows.metric_codes[start : start + size], strict=True):
+            target.values[rows.positions[code]][ordinals] = line
 
 
 def _block(rows: _Rows) -> tuple[int, int, int]:
@@ -126,14 +168,18 @@ def _block(rows: _Rows) -> tuple[int, int, int]:
     The rows of the first candidate may begin in the row group before, those of the last one may end in the next.
     """
     none, codes = (0, 1, 0), rows.id_codes
-    changes = np.flatnonzero(codes[1:] != codes[:-1])[:2] + 1
-    if len(changes) < 2:
+    is_change = codes[1:] != codes[:-1]
+    first = int(is_change.argmax()) if len(is_change) else 0
+    second = first + 1 + int(is_change[first + 1 :].argmax()) if first + 1 < len(is_change) else 0
+    if second <= first or not is_change[second]:
         return none
-    start, size = int(changes[0]), int(changes[1] - changes[0])
+    start, size = first + 1, second - first
     count = (len(codes) - start) // size
     end = start + size * count
-    candidates, metrics = (part[start:end].reshape(count, size) for part in (codes, rows.metric_codes))
-    is_block = (candidates == candidates[:, :1]).all() and (metrics == metrics[:1]).all()
+    inside = is_change[start : end - 1]
+    inside[size - 1 :: size] = False  # between candidates the id may change or not
+    metrics = rows.metric_codes[start:end]
+    is_block = not inside.any() and np.array_equal(metrics[size:], metrics[:-size])
     return (start, size, count) if is_block else none
 
 

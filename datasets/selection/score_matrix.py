@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +16,7 @@ from avpref.datasets.selection.candidate_index import CandidateIndex, read_candi
 from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_filling import DICTIONARIES, LACKING, PieceScores, Target, fill
-from avpref.datasets.selection.selection_source import SelectionSource, in_order, pieces
+from avpref.datasets.selection.selection_source import SelectionSource, in_order, num_rows, pieces
 from avpref.domain import Metric
 from avpref.errors import TableError
 
@@ -47,31 +48,45 @@ def read_matrix(source: SelectionSource, metrics: Sequence[Metric]) -> ScoreMatr
     """
     check_metrics(metrics)
     index, lookup = read_candidate_index(source)
-    values = np.full((len(metrics), len(index)), np.nan)
+    values = np.empty((len(metrics), len(index)))
+    with ThreadPoolExecutor(source.threads) as pool:
+        list(pool.map(lambda line: line.fill(np.nan), values))
     positions = {metric.name: number for number, metric in enumerate(metrics)}
-    target = Target(lookup, positions, values, np.append(index.ordinal_of_row, -1))
+    target = Target(lookup, positions, values, index.ordinal_of_row, num_rows(source.scores))
     reads = list(in_order(partial(fill, target), pieces(source.scores, DICTIONARIES), source.threads))
     unusable = pa.concat_tables([LACKING.empty_table(), *(part for read in reads for part in read.unusable)])
-    is_complete = np.ones(values.shape[1], dtype=bool)
-    for line in values:
-        is_complete &= ~np.isnan(line)
+    is_complete, num_missing = np.ones(values.shape[1], dtype=bool), 0
+    with ThreadPoolExecutor(source.threads) as pool:
+        for is_missing in pool.map(np.isnan, values):
+            if number := int(np.count_nonzero(is_missing)):
+                is_complete &= ~is_missing
+                num_missing += number
     matrix = ScoreMatrix(index, tuple(metrics), values, unusable, is_complete, source.threads)
-    _refuse_faults(matrix, lookup, reads, source.training_only)
+    _refuse_faults(matrix, lookup, _Reads(reads, values.size - num_missing, source.training_only))
     return matrix
 
 
-def _refuse_faults(matrix: ScoreMatrix, lookup: IdLookup, reads: Sequence[PieceScores], training_only: bool) -> None:
+@dataclass(frozen=True, eq=False)
+class _Reads:
+    """The scores that were read, and how many cells of the matrix have a number."""
+
+    pieces: Sequence[PieceScores]
+    num_usable: int
+    training_only: bool
+
+
+def _refuse_faults(matrix: ScoreMatrix, lookup: IdLookup, reads: _Reads) -> None:
     index, prompts = matrix.index, matrix.index.prompts
     cells = matrix.unusable["position"].to_numpy() * len(index) + matrix.unusable["ordinal"].to_numpy()
-    num_usable = sum(len(line) - int(np.isnan(line).sum()) for line in matrix.values)
     hidden = matrix.values[matrix.unusable["position"].to_numpy(), matrix.unusable["ordinal"].to_numpy()]
     num_hidden = len(hidden) - int(np.isnan(hidden).sum())
-    orphans = {name for read in reads for part in read.orphans for name in part.to_pylist()}
+    orphans = {name for read in reads.pieces for part in read.orphans for name in part.to_pylist()}
+    num_doubled = sum(read.num_rows for read in reads.pieces) - reads.num_usable - len(np.unique(cells)) + num_hidden
     is_orphan = ~prompts.is_listed[index.prompt] if prompts.is_listed.any() else np.zeros(0, dtype=bool)
     counts = {
         "doubled candidates": lookup.num_doubled,
-        "doubled scores": sum(read.num_rows for read in reads) - num_usable - len(np.unique(cells)) + num_hidden,
-        "orphan scores": 0 if training_only else len(orphans),
+        "doubled scores": num_doubled,
+        "orphan scores": 0 if reads.training_only else len(orphans),
         "doubled prompts": prompts.num_doubled,
         "orphan candidates": int(is_orphan.sum()),
     }

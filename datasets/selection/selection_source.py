@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from avpref.datasets.tables import CANDIDATES, PROMPTS, ROWS_PER_GROUP, SCORES, 
 
 Part: TypeAlias = "Path | pa.Table"
 Result = TypeVar("Result")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 PIECE_GROUPS = 8
 """Row groups of a piece: enough work for a thread, and few enough for bounded memory."""
@@ -49,19 +51,29 @@ def source_of(
 
 @dataclass(frozen=True)
 class Piece:
-    """Some row groups of one part, in the order of the table."""
+    """Some row groups of one part, in the order of the table.
+
+    ``first_row``: the number of rows of all parts that precede the piece.
+    """
 
     part: Part
     groups: tuple[int, ...]
     dictionaries: tuple[str, ...]
     metadata: pq.FileMetaData | None
+    first_row: int = 0
 
-    def read(self, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
-        """Number of each row group, and its columns; those of ``dictionaries`` are dictionary-encoded."""
+    def read(self, columns: Sequence[str], unless: Mapping[str, str] = NOTHING) -> Iterator[tuple[int, pa.Table]]:
+        """Number of each row group, and its columns; those of ``dictionaries`` are dictionary-encoded.
+
+        ``unless``: name of a column → text. The column is not read where the file's statistics say that all its rows have this text.
+        """
         if isinstance(self.part, Path):
-            with pq.ParquetFile(self.part, metadata=self.metadata, read_dictionary=list(self.dictionaries)) as file:
+            options = {"metadata": self.metadata, "read_dictionary": list(self.dictionaries), "pre_buffer": False}
+            with pq.ParquetFile(self.part, **options) as file:
                 for group in self.groups:
-                    yield group, file.read_row_group(group, columns=list(columns), use_threads=False)
+                    known = [name for name, text in unless.items() if self._only_text(group, name) == text]
+                    wanted = [name for name in columns if name not in known]
+                    yield group, file.read_row_group(group, columns=wanted, use_threads=False)
             return
         for group in self.groups:
             rows = self.part.select(columns).slice(group * ROWS_PER_GROUP, ROWS_PER_GROUP).combine_chunks()
@@ -71,21 +83,52 @@ class Piece:
         """Columns of one row group of the piece."""
         return next(rows for _, rows in replace(self, groups=(group,)).read(columns))
 
+    def bounds(self, column: str) -> tuple[int, int] | None:
+        """Bounds of whole numbers, from the statistics of a file; None where they are not known."""
+        known = [self._statistics(group, column) for group in self.groups]
+        bounds = [(own.min, own.max) for own in known if own is not None]
+        if not bounds or len(bounds) < len(known):
+            return None
+        return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+    def _only_text(self, group: int, column: str) -> str | None:
+        """The text that every row of ``column`` has in this row group, if the file's statistics say so; None otherwise."""
+        own = self._statistics(group, column)
+        return str(own.min) if own is not None and own.min == own.max else None
+
+    def _statistics(self, group: int, column: str) -> pq.Statistics | None:
+        """Statistics of a column without nulls; None where there are none."""
+        if self.metadata is None:
+            return None
+        place = self.metadata.schema.names.index(column)
+        own = self.metadata.row_group(group).column(place).statistics
+        is_known = own is not None and own.has_min_max and own.has_null_count and not own.null_count
+        return own if is_known else None
+
 
 def pieces(parts: Iterable[Part], dictionaries: Sequence[str]) -> list[Piece]:
     """The row groups of ``parts``, in order."""
-    split = []
+    split, first_row = [], 0
     for part in parts:
-        metadata = None
-        if isinstance(part, Path):
-            metadata = pq.read_metadata(part)
-            num_groups = metadata.num_row_groups
-        else:
-            num_groups = -(-part.num_rows // ROWS_PER_GROUP)
-        for start in range(0, num_groups, PIECE_GROUPS):
-            groups = tuple(range(start, min(start + PIECE_GROUPS, num_groups)))
-            split.append(Piece(part, groups, tuple(dictionaries), metadata))
+        metadata = pq.read_metadata(part) if isinstance(part, Path) else None
+        rows_of_groups = _rows_of_groups(part, metadata)
+        for start in range(0, len(rows_of_groups), PIECE_GROUPS):
+            groups = tuple(range(start, min(start + PIECE_GROUPS, len(rows_of_groups))))
+            split.append(Piece(part, groups, tuple(dictionaries), metadata, first_row))
+            first_row += sum(rows_of_groups[group] for group in groups)
     return split
+
+
+def num_rows(parts: Iterable[Part]) -> int:
+    """Rows of all parts."""
+    return sum(pq.read_metadata(part).num_rows if isinstance(part, Path) else part.num_rows for part in parts)
+
+
+def _rows_of_groups(part: Part, metadata: pq.FileMetaData | None) -> list[int]:
+    if metadata is not None:
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert not isinstance(part, Path), "files have metadata"
+    return [min(ROWS_PER_GROUP, part.num_rows - start) for start in range(0, part.num_rows, ROWS_PER_GROUP)]
 
 
 def in_order(function: Callable[[Piece], Result], split: Sequence[Piece], threads: int) -> Iterator[Result]:

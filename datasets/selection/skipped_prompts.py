@@ -6,7 +6,9 @@ another), margin, shape, length (of the best pair).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,62 +31,72 @@ def skipped_table(
 ) -> pa.Table:
     """Table ``skipped``, in the order of the prompts' ids."""
     prompts, index = matrix.index.prompts, matrix.index
-    num_prompts = len(prompts.ids)
-    num_candidates, num_admitted, num_incomplete = (
-        np.bincount(index.prompt[part], minlength=num_prompts)
-        for part in (slice(None), rewards.is_admitted, ~matrix.is_complete)
-    )
     is_shape_kept, is_length_kept = shapes.is_shape_kept(settings), shapes.is_length_kept(settings)
-    is_paired = np.zeros(num_prompts, dtype=bool)
+    is_paired = np.zeros(len(prompts.ids), dtype=bool)
     is_paired[found.pairs.prompt[is_shape_kept & is_length_kept]] = True
-    first = np.full(num_prompts, -1)
+    skipped = np.flatnonzero(prompts.is_known & ~is_paired)
+    counts = _counts(matrix, rewards, found, skipped)
+    first = np.full(len(prompts.ids), -1)
     first[found.pairs.prompt[::-1]] = np.arange(len(found.pairs.prompt))[::-1]  # the best pair of a prompt comes first
+    first, margin = first[skipped], found.best_margin[skipped]
     has_pair = first >= 0
     conditions = [
-        ~prompts.is_train,
-        num_admitted == 0,
-        num_admitted == 1,
-        found.num_compared < 2,
-        np.isnan(found.best_margin),
+        ~prompts.is_train[skipped],
+        counts.num_admitted == 0,
+        counts.num_admitted == 1,
+        counts.num_compared < 2,
+        np.isnan(margin),
         ~has_pair,
         ~is_shape_kept[first] if len(is_shape_kept) else has_pair,
     ]
     reason = np.select(conditions, range(len(conditions)), len(conditions))
-    skipped = np.flatnonzero(prompts.is_known & ~is_paired)
-    reason, first = reason[skipped], first[skipped]
-    counts = _Counts(*(count[skipped] for count in (num_candidates, num_incomplete, found.num_compared)))
-    margin, place = found.best_margin[skipped], np.maximum(first, 0)
+    place = np.maximum(first, 0)
     aspect_ratio, length_ratio = (ratio[place] if len(ratio) else margin for ratio in vars(shapes).values())
-    splits = prompts.split.take(pa.array(skipped)).to_numpy(zero_copy_only=False)
-    texts = {
-        "held_out": (splits, lambda split: f"split is {split}"),
-        "no_candidates": (counts.key, lambda key: f"{counts.of(key)[0]} candidates, 0 admitted"),
-        "one_candidate": (counts.key, lambda key: f"{counts.of(key)[0]} candidates, 1 admitted"),
-        "unscored": (counts.key, lambda key: f"{counts.of(key)[1]} of {counts.of(key)[0]} candidates lack a score"),
-        "no_dominance": (counts.key, lambda key: _no_dominance(*counts.of(key), settings)),
+    key = counts.key
+    split = prompts.split.take(pa.array(skipped)).dictionary_encode()
+    describe: dict[str, tuple[NDArray[np.generic], Callable[[Any], str]]] = {
+        "held_out": (split.indices.to_numpy(), lambda code: f"split is {split.dictionary[code].as_py()}"),
+        "no_candidates": (key, lambda key: f"{counts.of(key)[0]} candidates, 0 admitted"),
+        "one_candidate": (key, lambda key: f"{counts.of(key)[0]} candidates, 1 admitted"),
+        "unscored": (key, lambda key: f"{counts.of(key)[1]} of {counts.of(key)[0]} candidates lack a score"),
+        "no_dominance": (key, lambda key: _no_dominance(*counts.of(key), settings)),
         "margin": (margin, lambda value: f"largest margin {value:.6g}, at least {settings.min_margin:.6g} asked"),
         "shape": (aspect_ratio, lambda value: f"aspect ratio {value:.6g} of the smaller side"),
         "length": (length_ratio, lambda value: f"one side has {value:.6g} times the frames of the other"),
     }
-    details = np.empty(len(skipped), dtype=object)
+    texts: list[str] = []
+    text_code = np.zeros(len(skipped), np.int64)
     for number, name in enumerate(REASONS):
         of_reason = np.flatnonzero(reason == number)
-        values, text = texts[name]
+        values, text = describe[name]
         distinct, inverse = np.unique(values[of_reason], return_inverse=True)
-        details[of_reason] = np.array([text(value) for value in distinct], dtype=object)[inverse]
+        text_code[of_reason] = len(texts) + inverse
+        texts += map(text, distinct)
     columns = {
         "prompt_id": index.prompt_ids(skipped),
         "reason": pa.array(REASONS, pa.string()).take(pa.array(reason)),
-        "detail": pa.array(details, pa.string()),
+        "detail": pa.array(texts, pa.string()).take(pa.array(text_code)),
     }
     return conform(SKIPPED, pa.table(columns))
 
 
+def _counts(matrix: ScoreMatrix, rewards: CandidateRewards, found: PairSearch, skipped: Ints) -> _Counts:
+    prompt, num_prompts = matrix.index.prompt, len(matrix.index.prompts.ids)
+    whole = np.bincount(prompt, minlength=num_prompts)
+    num_left_out, num_incomplete = (
+        np.bincount(prompt[np.flatnonzero(~flags)], minlength=num_prompts)
+        for flags in (rewards.is_admitted, matrix.is_complete)
+    )
+    return _Counts(*(count[skipped] for count in (whole, whole - num_left_out, num_incomplete, found.num_compared)))
+
+
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """Candidates of each skipped prompt, those that lack a score, and those that were compared; ``key`` holds all three."""
+    """Candidates of each skipped prompt, those that the strategy admits, those that lack a score, and those that were compared;
+    ``key`` holds all but the admitted."""
 
     num_candidates: Ints
+    num_admitted: Ints
     num_incomplete: Ints
     num_compared: Ints
 

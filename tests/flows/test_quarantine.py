@@ -119,17 +119,19 @@ def test_a_circuit_opened_by_the_very_last_unit_does_not_let_the_next_execution_
             score.fn(Run.of(folder))
 
 
-def test_a_pair_s_clip_that_goes_bad_later_stops_the_run_and_nothing_is_lost_by_restoring_it(
+def test_a_pair_s_clip_that_goes_bad_or_vanishes_later_stops_the_run_and_nothing_is_lost_by_restoring_it(
     tiny_copy: Copy, tiny_run: RunFolder, sealed: Callable[[RunFolder, str], list[bytes]]
 ) -> None:
     folder = tiny_copy("train")
     members = pair_members(folder)
     victim = next(path for path in clip_paths(folder) if candidate_of(path) in members)
-    (folder.root / victim).write_bytes((folder.root / victim).read_bytes()[:300])
-    with pytest.raises(InputError) as caught:
-        run_loop(folder)
-    assert not isinstance(caught.value, MediaError)
-    assert f"restore {victim}" in caught.value.fix
+    damages: list[Callable[[Path], object]] = [truncate, Path.unlink]
+    for damage in damages:
+        damage(folder.root / victim)
+        with pytest.raises(InputError) as caught:
+            run_loop(folder)
+        assert not isinstance(caught.value, MediaError)
+        assert f"restore {victim}" in caught.value.fix
     shutil.copy2(tiny_run.root / victim, folder.root / victim)
     run_loop(folder)
     assert sealed(folder, "evaluations") == sealed(tiny_run, "evaluations")

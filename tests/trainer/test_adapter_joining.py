@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from avpref.config.network_settings import NetworkSettings
 from avpref.config.training_settings import AdapterSettings
-from avpref.errors import ConfigError
+from avpref.errors import ConfigError, InputError
 from avpref.models.dit import JavisDiT
 from avpref.trainer.adapter_files import fold_adapter, read_adapter_config, save_adapter
 from avpref.trainer.adapter_joining import join_adapters, start_from, update_norm
@@ -64,6 +65,19 @@ def test_a_policy_starts_from_an_adapter_of_its_rank(make_network: MakeNetwork, 
     assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
     with pytest.raises(ConfigError, match="rank 2, alpha 4"):
         start_from(make_policy(make_network(), AdapterSettings(rank=4, alpha=4), 9), folder)
+
+
+@pytest.mark.parametrize("changes", [{"num_layers": 3}, {"num_layers": 1}, {"ffn_dim": 48}, {"dual_ffn": False}])
+def test_an_adapter_of_another_base_is_refused_and_changes_nothing(
+    make_network: MakeNetwork, network_settings: NetworkSettings, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    other = make_network(settings=network_settings.model_copy(update=changes))
+    folder = saved(other, tmp_path / "a", 3)
+    policy = make_policy(make_network(), AdapterSettings(rank=2, alpha=4), 9)
+    before = {name: value.clone() for name, value in policy.parameters.items()}
+    with pytest.raises(InputError, match=r"layers that the network lacks.*blocks\."):
+        start_from(policy, folder)
+    assert all(torch.equal(value, before[name]) for name, value in policy.parameters.items())
 
 
 @pytest.mark.parametrize("reference", ["base", "start"])

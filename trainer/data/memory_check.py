@@ -28,10 +28,12 @@ def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world
     """Raises ConfigError that names the first bucket whose forward pass needs more than ``total_bytes``."""
     settings, sections = job.settings, BaseSections(base=job.base, network=job.network)
     assert not isinstance(settings, PriorTrainingSettings), "memory is planned for base models"
+    is_by_side = False
     adapter, per_sample, has_second = job.adapter, schedule.buckets.rows_per_sample, False
     if isinstance(settings, DpoSettings):
         adapter, per_sample = settings.adapter, 1 if settings.two_pass else per_sample
         has_second = settings.has_reference_adapter
+        is_by_side = settings.by_side and not settings.two_pass
     own = -(-settings.loop.batch_size // world)
     for index, bucket in enumerate(schedule.buckets.kinds):
         samples = own if schedule.capacity is None else min(own, schedule.capacity[index])
@@ -46,6 +48,7 @@ def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world
             bool(settings.ema_decay),
             settings.optimiser.state_bits,
             has_second,
+            is_by_side,
         )
         needed = plan_memory(request).total
         if needed > total_bytes:

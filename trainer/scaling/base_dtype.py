@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import nn
@@ -35,5 +35,14 @@ def with_base_dtype(network: VelocityNetwork, dtype: BaseDtype | torch.dtype) ->
     network.to(torch.bfloat16)
     config = Int8WeightOnlyConfig() if dtype == "int8" else Float8WeightOnlyConfig()
     for block in network.repeated_blocks():
-        quantize_(block, config, filter_fn=lambda module, name: isinstance(module, nn.Linear))
+        quantize_(block, config, filter_fn=_is_linear)
     return network
+
+
+def linear_layers(network: VelocityNetwork) -> list[nn.Linear]:
+    """The layers of ``network`` that 8-bit dtypes change."""
+    return [layer for block in network.repeated_blocks() for layer in block.modules() if _is_linear(layer)]
+
+
+def _is_linear(module: nn.Module, name: str = "") -> TypeGuard[nn.Linear]:
+    return isinstance(module, nn.Linear)

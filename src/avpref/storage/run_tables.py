@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from avpref.datasets import tables, views
+from avpref.datasets.large_tables import to_files
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
 from avpref.errors import InputError, TableError
@@ -51,7 +52,7 @@ class RunTables:
 
     def seal(self, table: Table, fingerprint: str, rows: pa.Table) -> Manifest:
         """Write ``rows`` as the current version of ``table``."""
-        return self.store.seal(table.name, fingerprint, [(tables.to_bytes(rows), rows.num_rows)])
+        return self.store.seal(table.name, fingerprint, to_files(rows))
 
     def seal_units(self, files: UnitFiles, units: Sequence[Unit]) -> list[QuarantineRow]:
         """Seal the rows of finished ``units`` as the current version of their table; returns the rows that the units quarantined."""

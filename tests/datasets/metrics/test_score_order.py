@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avpref.datasets.selection.candidate_index import _by_runs, _by_two
-from avpref.datasets.selection.reused_memory import reused_memory
+from avpref.datasets.selection.reused_memory import _huge_pages, reused_memory
 from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.selection_source import source_of
 from avpref.datasets.selection.text_columns import constant, take
@@ -87,8 +87,9 @@ def test_columns_of_texts_are_those_of_one_chunk():
 
 
 def test_the_pool_of_before_is_back_after_an_error():
-    before = pa.default_memory_pool().backend_name
+    before, set_huge_pages = pa.default_memory_pool().backend_name, _huge_pages()
+    had_huge_pages = set_huge_pages(True)
     with pytest.raises(ValueError, match="stop"), reused_memory():
-        assert pa.default_memory_pool().backend_name == "system"
+        assert pa.default_memory_pool().backend_name == "system" and not set_huge_pages(False)
         raise ValueError("stop")
-    assert pa.default_memory_pool().backend_name == before
+    assert pa.default_memory_pool().backend_name == before and set_huge_pages(had_huge_pages)

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
-from avpref.datasets.selection.id_lookup import IdLookup, hashes_of
+from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.normalise import measure
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.selection_source import source_of
+from avpref.datasets.selection.text_hashes import hashes_of
 from avpref.domain import METRICS
 from avpref.errors import TableError
 
@@ -64,13 +65,14 @@ def test_files_row_groups_and_order_change_no_byte(
 )
 def test_ids_are_found_wherever_they_are(ids, others, hint):
     asked = [*others, *ids[::2]]
-    found = IdLookup(pa.array(ids)).find(pa.array(asked, pa.string()), hint).tolist()
+    found = IdLookup(pa.array(ids), hashes_of(pa.array(ids))).find(pa.array(asked, pa.string()), hint).tolist()
     assert found == [ids.index(text) if text in ids else -1 for text in asked]
     assert len(set(hashes_of(pa.array(ids)).tolist())) == len(ids)
 
 
 def test_a_lookup_counts_doubled_ids():
-    assert IdLookup(pa.array(["a", "b", "a", "a"])).num_doubled == 2
+    ids = pa.array(["a", "b", "a", "a"])
+    assert IdLookup(ids, hashes_of(ids)).num_doubled == 2
 
 
 def held_out(found, name):

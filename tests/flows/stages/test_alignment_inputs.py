@@ -12,9 +12,13 @@ import pytest
 import torch
 
 from avpref.config.loading import load_config
+from avpref.datasets import tables
 from avpref.domain import Split
+from avpref.errors import InputError
 from avpref.flows.run import Run
+from avpref.flows.stages.pair import pair
 from avpref.flows.stages.train import delays_s, pair_weights, train
+from avpref.storage.documents import quarantine_file
 from avpref.storage.run_folder import RunFolder
 from avpref.trainer.data.buckets import SampleIndex
 from avpref.trainer.data.job_data import open_pairs
@@ -102,3 +106,21 @@ def test_new_keys_with_their_default_change_no_identity(tiny_run: RunFolder) -> 
         assert f'"{key}"' not in dumped
     changed = run_with(tiny_run, "dpo.two_pass=true")
     assert '"two_pass": true' in json.dumps(changed.settings.dpo.model_dump(mode="json"))
+
+
+def test_a_run_without_pairs_names_the_reasons_and_a_way_out(tiny_copy: TinyCopy) -> None:
+    run = run_with(tiny_copy("pair"), "pairs.min_margin=1000000")
+    with pytest.raises(InputError, match=r"no prompt gave a pair \(.*margin: \d+") as caught:
+        pair.fn(run)
+    assert "pairs.min_margin" in caught.value.fix
+    assert run.tables.num_rows(tables.PAIRS) == 0 < run.tables.num_rows(tables.SKIPPED)
+
+
+def test_pairs_that_all_exceed_the_budget_are_rows_and_the_training_does_not_start(tiny_copy: TinyCopy) -> None:
+    run = run_with(tiny_copy("train"), "dpo.loop.max_tokens=1")
+    with pytest.raises(InputError, match="no pairs to train on"):
+        train.fn(run)
+    rows = run.documents.read_quarantine(quarantine_file("train"))
+    assert len(rows) == run.tables.num_rows(tables.PAIRS)
+    assert {row.error for row in rows} == {"NoBucket"} and "loop.max_tokens is 1" in rows[0].message
+    assert not (run.training_job.output / "metrics.jsonl").exists()

@@ -184,10 +184,10 @@ def test_a_clip_without_a_negative_is_left_out_with_the_reason(tmp_path: Path) -
     """Three of eight recordings have a picture that never changes, so that it cannot be out of time."""
     random, rows = np.random.default_rng(1), ""
     for number in range(8):
-        frames = random.integers(0, 255, (1 if number < 3 else 18, 96, 96, 3), np.uint8)
+        frames = random.integers(0, 255, (18, 96, 96, 3), np.uint8)
         sound = 0.1 * random.standard_normal(round(2.25 * 48000)).astype(np.float32)
-        moving = np.repeat(frames, 18, axis=0) if number < 3 else frames
-        path = write_video(tmp_path / f"{number}.mp4", moving, sound, Encoding(fps_hz=8.0, rate_hz=48000))
+        shown = np.full_like(frames, 60 * number) if number < 3 else frames
+        path = write_video(tmp_path / f"{number}.mp4", shown, sound, Encoding(fps_hz=8.0, rate_hz=48000))
         rows += f"{path},recording {number}\n"
     table = tmp_path / "clips.csv"
     table.write_text(f"file,text\n{rows}", encoding="utf-8")

@@ -14,6 +14,7 @@ PLACEMENT_COLUMNS = ["stage", "device", "processes", "dtype"]
 
 
 PARTS = ["weights", "trained", "gradients", "optimiser", "average", "activations", "block"]
+SMALLER_COLUMNS = ["bucket", "memory", "card", "PFLOP_per_pair", "overrides"]
 TRAINING_COLUMNS = ["stage", "bucket", "device", "tokens", "samples_per_pass", "steps", "memory", "card", "GPU_hours"]
 ROUND_COLUMNS = [
     *("round", "candidates", "held_out", "pairs", "earlier_pairs", "steps", "rank"),
@@ -31,7 +32,9 @@ def print_estimate(settings: Settings, as_json: bool, tflops: float) -> int:
         print_table(document["placements"], PLACEMENT_COLUMNS)
         print_table([_training_row(plan) for plan in document["trainings"]], TRAINING_COLUMNS)
         print_table([_training_row(plan) for plan in document["trainings"]], ["stage", "bucket", *PARTS])
-        print_table([_training_row(row) for row in document["smaller"]], ["bucket", "memory", "card", "overrides"])
+        print_table([_training_row(row) for row in document["smaller"]], SMALLER_COLUMNS)
+        for row in document["cards"]:
+            say(f"with {row['card_gb']} GB, {row['bucket']}, fewest operations: {row['overrides']}")
         speed = f"GPU-hours: at {tflops:g} TFLOP/s sustained, steps alone"
         say(f"memory: of one device, without workspaces and context; {speed}")
         _print_rounds(document["rounds"])
@@ -66,6 +69,7 @@ def _training_row(plan: Mapping[str, Any]) -> dict[str, Any]:
     card = f"{plan['smallest_card_gb']} GB" if plan["smallest_card_gb"] else "none"
     row = {**plan, "memory": gigabytes(plan["memory_total"]), "card": card}
     row |= {name: gigabytes(value) for name, value in plan["memory"].items()}
+    row |= {"PFLOP_per_pair": f"{plan['pflop_per_pair']:.2f}"} if "pflop_per_pair" in plan else {}
     return row | ({"GPU_hours": f"{plan['gpu_hours']:.1f}"} if "gpu_hours" in plan else {})
 
 
