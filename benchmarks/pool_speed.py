@@ -127,12 +127,13 @@ class Family:
 def finish(command: Sequence[str]) -> Finished:
     """Run a command that prints a document."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     family = Family(process.pid)
-    output, _ = process.communicate()
+    output, messages = process.communicate()
     seconds = time.perf_counter() - started
     processor_s = family.end()
-    assert process.returncode == 0, f"{' '.join(command)} ended with {process.returncode}"
+    ending = messages.decode(errors="replace")[-3000:]
+    assert process.returncode == 0, f"{' '.join(command)} ended with {process.returncode}: {ending}"
     return Finished(json.loads(output), seconds, processor_s, family.largest)
 
 

@@ -308,7 +308,7 @@ def table(pieces: Pieces, arms: Sequence[str]) -> Iterator[str]:
 
 def page(pieces: Pieces, arms: Sequence[str]) -> str:
     first = next(iter(pieces.values()))
-    num = len(first["scores"])
+    num, seeds = len(first["scores"]), sorted({seed for seed, _ in pieces})
     lines = [
         "# The synchronisers of table 3 on the toy world",
         "",
@@ -318,7 +318,8 @@ def page(pieces: Pieces, arms: Sequence[str]) -> str:
         f"SFT from random values, {first['steps']} steps of {first['batch']} clips; {num} held-out prompts per",
         "seed, one clip each, the same noise in all arms of a seed. Desync (lower is better) and the cosine of impacts and onsets are",
         f"the toy world's metrics; the reward is the product's, in standard deviations of the clips of `{arms[0]}`. Intervals: 95 %,",
-        "bootstrap over seeds and over prompts within a seed.",
+        f"bootstrap over seeds and over prompts within a seed. Seeds: {', '.join(map(str, seeds))}; with one seed, intervals say nothing",
+        "of the differences between trainings.",
         "Time is processor time of sampling a batch, alternating with a network of `none`. What the options are:",
         "docs/decisions/0068-synchronisers-of-table-3.md.",
         "",

@@ -60,13 +60,14 @@ def train_prior(run: Run) -> StageCounts:
         data = output / DATA_FILE
         left_out, clip_counts = write_prior_set(run, settings, prior_items(run, settings), data)
         run.documents.write_quarantine(quarantine_file("prior"), left_out)
-        launch_training(run, "prior", _job(run, settings, output))
+        launch_training(run, "prior", prior_job(run, settings, output))
         counts = ItemCounts("prior", PRIORS, made=1)
     run.models.publish(output, (PRIOR_FILE, METRICS_FILE, SUMMARY_FILE))
     return StageCounts(settings.loop.steps, (*clip_counts, log_counts(run.events, counts)))
 
 
-def _job(run: Run, prior: PriorTrainingSettings, output: Path) -> TrainingJob:
+def prior_job(run: Run, prior: PriorTrainingSettings, output: Path) -> TrainingJob:
+    """The job that trains the prior of the run on the set in ``output``."""
     settings, loop = run.settings, placed_loop(run.settings.executor, prior.loop)
     return TrainingJob(
         settings=prior.model_copy(update={"loop": loop}),

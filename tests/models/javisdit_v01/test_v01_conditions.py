@@ -39,7 +39,7 @@ def test_spans_are_aligned_to_windows_and_later_ones_win() -> None:
     ("span", "words"),
     [
         (KnownSpan(0, 10, 6), "6 video latents from 0 of 15 cannot be known from 10 of 15"),
-        (KnownSpan(10, 0, 7, has_video=False), "22 audio latents from 35 of 56"),
+        (KnownSpan(10, 0, 7, has_video=False), "25 audio latents from 35 of 56"),
         (KnownSpan(0, 0, 0), "0 video latents"),
     ],
 )
