@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from avpref.errors import AvprefError
-from avpref.pool.pool_folder import POOL_FILE, arrow_rows, open_pool_folder
 
 FOLDER = "clips"
 """Folder of the written clips in a pool's folder; their names begin with the clip's id and a dash."""
@@ -24,7 +23,11 @@ def pool_origin(path: str, sha256: str) -> dict[str, Any] | None:
     """
     file = Path(path)
     root = file.parent.parent
-    if file.parent.name != FOLDER or not (root / POOL_FILE).is_file():
+    if file.parent.name != FOLDER:
+        return None
+    from avpref.pool.pool_folder import POOL_FILE, arrow_rows, open_pool_folder  # imports pyarrow and DuckDB
+
+    if not (root / POOL_FILE).is_file():
         return None
     clip_id = file.name.partition("-")[0]
     try:
