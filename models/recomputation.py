@@ -24,6 +24,8 @@ ATTENTION = frozenset(
     }
 )
 PRODUCTS = frozenset({_ATEN.mm.default, _ATEN.addmm.default, _ATEN.bmm.default})
+NARROW = 8
+"""A product with a matrix that is so many times longer than wide is quick for the size of its result: those of LoRA are."""
 
 
 def keep_all(num_tokens: int) -> CheckpointingMode:
@@ -45,8 +47,16 @@ def counted_products() -> Iterator[list[int]]:
         _KEPT_PRODUCTS.reset(token)
 
 
+def _is_slow(operation: Any, arguments: tuple[Any, ...]) -> bool:
+    """Whether an operation is a matrix product whose second matrix [..., k, m] is about square."""
+    if operation not in PRODUCTS:
+        return False
+    matrix: torch.Tensor = arguments[2 if operation is _ATEN.addmm.default else 1]
+    return max(matrix.shape[-2:]) < NARROW * min(matrix.shape[-2:])
+
+
 class _KeepSlowOnes:
-    """Keeps attention and every second matrix product of a forward pass; counts on its own in the pass that recomputes."""
+    """Keeps attention and every second slow matrix product of a forward pass; counts on its own in the pass that recomputes."""
 
     def __init__(self) -> None:
         self._counts = {False: 0, True: 0}
@@ -55,7 +65,7 @@ class _KeepSlowOnes:
         """The policy of one operation."""
         if operation in ATTENTION:
             return CheckpointPolicy.MUST_SAVE
-        if operation in PRODUCTS:
+        if _is_slow(operation, arguments):
             self._counts[context.is_recompute] += 1
             if self._counts[context.is_recompute] % 2:
                 if (kept := _KEPT_PRODUCTS.get()) is not None and not context.is_recompute:
