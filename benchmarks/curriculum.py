@@ -173,8 +173,8 @@ def against_flat(results: Sequence[ArmResult]) -> Iterator[str]:
             yield f"| {arm} | all {len(own)} | " + " | ".join(cells) + " |"
 
 
-def page(results: Sequence[ArmResult], config: Path) -> str:
-    """The benchmark's page."""
+def page(results: Sequence[ArmResult], config: Path, missing: Sequence[str] = ()) -> str:
+    """The benchmark's page; ``missing`` are the arms and seeds that were not run."""
     steps = ", ".join(str(number) for number in sorted({result.steps for result in results}))
     lines = [
         "# Curriculum of desynchronised rejected clips",
@@ -191,6 +191,11 @@ def page(results: Sequence[ArmResult], config: Path) -> str:
         "Minus the flat mix, prompt by prompt:",
         "",
         *against_flat(results),
+        *(
+            ["", f"Not measured yet: {', '.join(missing)}. Conclusions from fewer than three seeds are preliminary."]
+            if missing
+            else []
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -211,9 +216,10 @@ def main(words: Sequence[str] | None = None) -> None:
         for seed in arguments.seeds:
             for arm in arguments.arms:
                 finish(arguments, seed, arm)
-        paths = [_file(arguments.runs, seed, arm) for seed in arguments.seeds for arm in ARMS]
-        results = [ArmResult(**json.loads(path.read_text())) for path in paths if path.exists()]
-    text = page(results, arguments.config)
+        paths = {f"{arm} of seed {seed}": _file(arguments.runs, seed, arm) for seed in arguments.seeds for arm in ARMS}
+        results = [ArmResult(**json.loads(path.read_text())) for path in paths.values() if path.exists()]
+        missing = [name for name, path in paths.items() if not path.exists()]
+    text = page(results, arguments.config, missing)
     print(text)
     if arguments.write:
         RESULT.write_text(text, encoding="utf-8")

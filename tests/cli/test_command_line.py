@@ -32,7 +32,7 @@ NOUNS = {
     "runs": {"list", "show", "open", "logs", "resume", "reproduce", "gc"},
     "scorers": {"list", "check"},
     "scores": {"list", "show", "export"},
-    "train": {"run", "sft"},
+    "train": {"prior", "run", "sft"},
     "votes": {"plan", "list", "open", "result"},
     "weights": {"list", "fetch", "verify"},
 }
