@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from avpref.errors import AvprefError
+from avpref.models.bases.base_opening import search_in
 from avpref.trainer.job import JOB, TrainingJob
 from avpref.trainer.local_processes import run_in_processes
 from avpref.trainer.metrics import METRICS_FILE, PerModality, TrainingSummary
@@ -80,7 +81,7 @@ def _launch_ray(job: TrainingJob) -> TrainingSummary:
     is_cuda = job.device != "cpu"
     trainer = TorchTrainer(
         _ray_worker,
-        train_loop_config={"job": JOB.dump_json(job).decode()},
+        train_loop_config={"job": JOB.dump_json(job).decode(), "folder": str(Path.cwd())},
         torch_config=TorchConfig(backend="nccl" if is_cuda else "gloo"),
         scaling_config=ScalingConfig(num_workers=job.settings.loop.num_processes, use_gpu=is_cuda),
         run_config=RunConfig(
@@ -107,7 +108,9 @@ def _ray_worker(config: Mapping[str, str]) -> None:
 
     worker = ray.train.get_context()
     context = Context(worker.get_world_rank(), worker.get_world_size(), ray.train.torch.get_device(), report_to_ray)
-    run_job(JOB.validate_json(config["job"]), context)
+    job = JOB.validate_json(config["job"])
+    search_in(Path(config["folder"]), job.base)
+    run_job(job, context)
 
 
 def read_summary(job: TrainingJob) -> TrainingSummary:

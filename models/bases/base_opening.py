@@ -47,15 +47,21 @@ def open_base(sections: BaseSections) -> Base:
     return _of_class(sections.base, offer.reference)
 
 
+def search_in(folder: Path, settings: BaseSettings) -> None:
+    """Let the class of ``package.module:Class`` be found in ``folder``, a command's working directory, if it is not installed here."""
+    module, is_reference, _ = settings.model.partition(":")
+    if is_reference:
+        make_importable(module, folder)
+
+
 def open_same_base(sections: BaseSections, version: str, folder: Path | None = None) -> Base:
     """The base model of ``sections`` in a process that works for a command whose base model has ``version``.
 
     A module that is not installed here is searched in ``folder``, the command's working directory (None: this process's). Raises as
     :func:`open_base`, and ClusterError where the class is another version here.
     """
-    module, is_reference, _ = sections.base.model.partition(":")
-    if is_reference and folder is not None:
-        make_importable(module, folder)
+    if folder is not None:
+        search_in(folder, sections.base)
     base = open_base(sections)
     if base.version == version:
         return base

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from avpref.domain import ScoreStatus
-from avpref.media.reading import DecodedClip
+from avpref.media.reading import DecodedClip, read_clip
+from avpref.media.writing import encode_clip
 from avpref.pool.measure.loudness import integrated_lufs
 from avpref.pool.measure.sound_measures import SoundMeasures, bandwidth_hz, clipped_share, silent_share
 from avpref.rewards.protocol import ScorableClip
@@ -54,9 +57,27 @@ def test_silence_and_short_sound_have_no_loudness_and_low_frequencies_no_weight(
 
 
 def test_clipped_sound_is_told_from_loud_sound() -> None:
-    loud = sine(-0.5, 1.0)
-    clipped = np.clip(4 * loud, -1.0, 1.0)
-    assert clipped_share(loud) == 0.0 and clipped_share(clipped) > 0.7
+    for loud in (sine(-0.5, 1.0), sine(0.0, 1.0)):
+        clipped = np.clip(4 * loud, -1.0, 1.0)
+        assert clipped_share(loud) == 0.0 and clipped_share(clipped) > 0.7
+
+
+def test_clipping_is_seen_through_a_lossy_code(tmp_path: Path) -> None:
+    seconds = np.arange(3 * 16_000) / 16_000
+    low = np.convolve(noise(3.0), np.ones(8), "same")
+    loud = (low * (1 + np.sin(6 * seconds))).astype(np.float32)
+    loud *= 0.95 / np.abs(loud).max()
+    frames = np.zeros((24, 32, 32, 3), np.uint8)
+
+    def coded(sound: NDArray[np.float32]) -> NDArray[np.float32]:
+        path = tmp_path / "coded.mp4"
+        path.write_bytes(encode_clip(frames, 8.0, sound, 16_000))
+        audio = read_clip(path).audio
+        assert audio is not None
+        return audio
+
+    assert clipped_share(coded(loud)) < 0.001
+    assert clipped_share(coded(np.clip(12 * loud, -1.0, 1.0))) > 0.02
 
 
 def test_the_share_of_silence_is_that_of_its_time() -> None:

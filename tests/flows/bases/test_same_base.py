@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from outside_modules import write_module
+from safetensors.torch import load_file
 
 from avpref.config.loading import load_config
 from avpref.datasets import tables
 from avpref.errors import ClusterError
+from avpref.flows.retrain import retrain
 from avpref.flows.run import Run
 from avpref.flows.stages.generate import generate
 from avpref.flows.stages.prompts import prompts
@@ -22,7 +25,7 @@ from avpref.flows.workers.generate_worker import GenerateSpec
 from avpref.flows.workers.generator import NetworkFiles, base_of
 from avpref.models.bases.base_opening import open_base
 from avpref.outside.source_version import _hash
-from avpref.storage.run_folder import RunFolder, create
+from avpref.storage.run_folder import RunFolder, create, open_root
 from avpref.trainer.job import JOB
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "write-a-base-model.md").read_text(encoding="utf-8")
@@ -116,3 +119,23 @@ def test_actors_import_the_class_and_refuse_another_version(own_run: RunFolder, 
         assert f"the command has {ours}" in caught.value.found
         write_base(workplace, "same_cells", is_changed=False)
         assert generate.fn(run).rows > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_on_actors_and_ray_train_has_the_pairs_and_the_adapter_of_one_process(
+    own_run: RunFolder, workplace: Path
+) -> None:
+    on_ray = ["executor={kind: ray, num_actors: 2}", "dpo.loop.launcher=ray"]
+    ends = {}
+    for name, changes in (("alone", []), ("actors", on_ray)):
+        document = retrain.fn("mine.yaml", str(workplace / name), None, changes)
+        run = Run.of(open_root(Path(document["run_dir"])))
+        adapter = load_file((run.policy.adapter or Path()) / "adapter_model.safetensors")
+        ends[name] = run.tables.read(tables.PAIRS).to_pylist(), adapter
+    alone, actors = ends["alone"], ends["actors"]
+    assert alone[0] == actors[0] != []
+    assert alone[1].keys() == actors[1].keys()
+    for key, value in alone[1].items():
+        torch.testing.assert_close(actors[1][key], value, atol=1e-6, rtol=0)

@@ -13,11 +13,12 @@ from avpref.identity import digest
 from avpref.pool.measure.loudness import integrated_lufs
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 
-VERSION = 1
+VERSION = 2
 WINDOW_S = 0.02
 SILENT_DB, FLOOR_DB = -60.0, -120.0
-CLIP_LEVEL, CLIP_RUN = 0.99, 3
-"""A sample is clipped in a run of three or more, all at 0.99 of full scale or more, on one side."""
+CLIP_LEVEL, CLIP_RUN, FLATNESS = 0.9, 3, 3.0
+"""Sound is clipped in a run of three samples or more, all at 0.9 of full scale or more, on one side, that is flatter than its ends say:
+an arc with their slopes would rise three times as far on average. Coded sound leaves the plateau, so that a higher level misses it."""
 FFT, BAND_HZ, BAND_RANGE_DB, LOUD_PERCENT = 2048, 200.0, 60.0, 95.0
 METRICS = tuple(
     Metric(name, unit, is_better, Dimension.AUDIO, SOUND)
@@ -71,13 +72,21 @@ def decibels(magnitude: float) -> float:
 
 
 def clipped_share(sound: NDArray[np.float32]) -> float:
-    """Share of samples [S] in runs of :data:`CLIP_RUN` or more at or beyond :data:`CLIP_LEVEL` of full scale, on one side."""
-    total = 0
-    for side in (sound >= CLIP_LEVEL, sound <= -CLIP_LEVEL):
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], side, [False]]).astype(np.int8))).reshape(-1, 2)
-        lengths = edges[:, 1] - edges[:, 0]
-        total += int(lengths[lengths >= CLIP_RUN].sum())
-    return total / len(sound)
+    """Share of the samples [S] in clipped runs; see :data:`CLIP_LEVEL`."""
+    return sum(_num_clipped(side) for side in (sound, -sound)) / len(sound)
+
+
+def _num_clipped(sound: NDArray[np.float32]) -> int:
+    """Number of samples in the runs of ``sound`` [S] that are clipped on the upper side."""
+    padded = np.concatenate([[0.0], sound, [0.0]])
+    starts, ends = np.flatnonzero(np.diff((padded >= CLIP_LEVEL).astype(np.int8))).reshape(-1, 2).T + 1
+    lengths = ends - starts
+    sums = np.concatenate([[0.0], np.cumsum(padded)])
+    rises = (sums[ends] - sums[starts]) / np.maximum(lengths, 1) - CLIP_LEVEL
+    slopes = (padded[starts] - padded[starts - 1] + padded[ends - 1] - padded[ends]) / 2
+    # a parabola that rises and falls with these slopes over this length is slope * length / 6 above its ends on average
+    is_clipped = (lengths >= CLIP_RUN) & (slopes * lengths / 6 >= FLATNESS * rises)
+    return int(lengths[is_clipped].sum())
 
 
 def silent_share(sound: NDArray[np.float32], rate_hz: int) -> float:
