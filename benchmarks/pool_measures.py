@@ -199,7 +199,7 @@ def variants(base: Clip, seed: int) -> list[Clip]:
         changed("text", ("text", "watermark-unknown"), texts),
         changed("watermark", ("watermark", "text-unknown"), marked),
         changed("silent", ("silent", "quiet-unknown", "shifted-unknown"), sound=np.zeros_like(base.sound)),
-        changed("quiet", ("quiet", "silent-unknown"), sound=(base.sound * 0.003 / level).astype(np.float32)),
+        changed("quiet", ("quiet", "silent-unknown"), sound=(base.sound * 0.001 / level).astype(np.float32)),
         changed("clipped", ("clipped",), sound=np.clip(base.sound * 1.2 / level, -1.0, 1.0).astype(np.float32)),
         changed("narrow", ("narrow",), sound=low),
         changed("shifted", ("shifted",), sound=np.roll(base.sound, shift)),
