@@ -57,7 +57,12 @@ class EulerSampler:
         progress: Callable[[int, int], None] | None = None,
     ) -> Latents:
         """Latents, float32, in the shapes of ``noise``. Raises as :func:`sample`."""
-        return sample(network, noise, text, negative, self.settings, progress, conditioning=conditioning)
+        velocity = self.velocity(network)
+        return sample(velocity, noise, text, negative, self.settings, progress, conditioning=conditioning)
+
+    def velocity(self, network: Callable[..., Latents]) -> Callable[..., Latents]:
+        """The function that a step calls, with rows and, in guidance, their negative partners as :func:`sample` gives them."""
+        return network
 
 
 def timetable(steps: int, shift_ratio: float) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from avpref.models.bases.velocity_network import VelocityNetwork
 from avpref.models.checkpoints.exporting import SHARD_BYTES, write_shards
 from avpref.models.checkpoints.lora_files import read_factors
 from avpref.models.checkpoints.weight_folders import CONFIG, Published, weights_hash
-from avpref.models.conditioning import Conditioning
 from avpref.models.dual_stream.dual_config import DualStreamConfig
 from avpref.models.dual_stream.dual_initialisation import initialise_dual
 from avpref.models.dual_stream.dual_inputs import CELL_PX, TextLayout, picture_size_px
@@ -49,8 +48,8 @@ from avpref.models.javisdit_v01.v01_training import (
     redrawn_priors,
     start_from_video,
 )
-from avpref.models.sampling import SamplerSettings, sample
-from avpref.models.text import TextBatch, TextEncoder
+from avpref.models.sampling import EulerSampler, SamplerSettings
+from avpref.models.text import TextEncoder
 from avpref.storage.local_files import replace as replace_file
 
 PUBLISHED = "published"
@@ -205,30 +204,12 @@ class V01Base(Base):
         return ratio
 
 
-@dataclass(frozen=True)
-class V01Sampler:
-    """See :class:`avpref.models.bases.base_model.Sampler`: Euler steps, guidance of both modalities in one call of the network."""
+class V01Sampler(EulerSampler):
+    """Euler steps, with guidance of both modalities in one call of the network: an empty negative text is its null text and null prior."""
 
-    settings: SamplerSettings
-
-    @property
-    def num_passes(self) -> int:
-        """Rows that the network computes per clip."""
-        return self.settings.steps * (1 if self.settings.guidance == 1 else 2)
-
-    def sample(
-        self,
-        network: Callable[..., Latents],
-        noise: Latents,
-        text: TextBatch,
-        negative: TextBatch,
-        *,
-        conditioning: Conditioning | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Latents:
-        """Latents, float32, in the shapes of ``noise``. An empty negative text is the network's null text and null prior."""
-        paired = network if self.settings.guidance == 1 else partial(network, is_paired=True)
-        return sample(paired, noise, text, negative, self.settings, progress, conditioning=conditioning)
+    def velocity(self, network: Callable[..., Latents]) -> Callable[..., Latents]:
+        """See :class:`EulerSampler`: with guidance the network knows which rows are partners."""
+        return network if self.settings.guidance == 1 else partial(network, is_paired=True)
 
 
 def _locate(network: str) -> Path:
