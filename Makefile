@@ -69,7 +69,7 @@ demo-clips: $(RUNTIME_STAMP) $(filter $(SHORT_CLIPS),$(CLIPS))  ## the whole loo
 demo-film: $(RUNTIME_STAMP) $(FILM_CLIPS)  ## the whole loop on a film, Big Buck Bunny, with held-out scenes
 	$(BIN)/avpref retrain --config configs/film.yaml --set prompts.clips=$(FILM_CLIPS) --runs $(RUNS) --seed $(SEED) || test $$? -eq 3
 
-test: $(STAMP)  ## the tests, in one process per core (four at most): about seven and a half minutes on two cores
+test: $(STAMP)  ## the tests, in one process per core (four at most): about ten minutes on two cores
 	$(BIN)/python -m pytest $(PROCESSES)
 
 golden: $(STAMP)  ## numeric parity with the originals' vectors; AVPREF_GOLDEN names another folder of them
