@@ -314,7 +314,8 @@ def counted(config: NetworkConfig, batch: FlowBatch) -> str:
         mode: plan_memory(MemoryRequest(settings, adapter, "float32", shapes, 2, mode))
         for mode in ("none", "selective", "full")
     }
-    kept = ", ".join(f"{plan.activations / 2**20:.0f} MiB with {mode} checkpointing" for mode, plan in plans.items())
+    words = {mode: "without" if mode == "none" else f"with {mode}" for mode in plans}
+    kept = ", ".join(f"{plan.activations / 2**20:.0f} MiB {words[mode]} checkpointing" for mode, plan in plans.items())
     return f"""
 Counted, not measured: with F operations of a forward pass and B = F + 1.5 A of a backward pass to an adapter (A of F are attention), the
 transcription takes 3 F + B, and a step without checkpointing 2 F + B with a live reference and F + B with cached scores: shares of
