@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import pairwise
 
 import pyarrow as pa
@@ -30,11 +29,14 @@ def to_files(arrow: pa.Table) -> list[tuple[bytes, int]]:
     """
     if arrow.num_rows <= ROWS_PER_FILE:
         return [(to_bytes(arrow), arrow.num_rows)]
-    parts = [[arrow.slice(start, end - start)] for start, end in pairwise(_bounds(arrow.num_rows))]
+    parts = [arrow.slice(start, end - start) for start, end in pairwise(_bounds(arrow.num_rows))]
     distinct, plain = (_distinct(arrow, is_kind) for is_kind in (pa.types.is_string, pa.types.is_floating))
     levels = {name: LEVEL for name in _leaves(arrow.schema) if name not in plain}
     codec = {"compression": dict.fromkeys(plain, "none") | dict.fromkeys(levels, "zstd"), "compression_level": levels}
-    encode = partial(bytes_of, arrow.schema, distinct=distinct, codec=codec)
+
+    def encode(part: pa.Table) -> tuple[bytes, int]:
+        return bytes_of(arrow.schema, [part], distinct, codec, reserved_bytes=part.nbytes)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(encode, parts))
 
