@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avpref.datasets.selection.id_lookup import IdLookup
-from avpref.datasets.selection.row_texts import RowTexts, combined
 from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, num_rows, pieces
+from avpref.datasets.selection.text_columns import RowTexts, combined
 from avpref.datasets.selection.text_hashes import Words, equal_length_words, hashes_of
 from avpref.domain import Origin, Split
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from avpref.datasets.selection import row_texts
-from avpref.datasets.selection.row_texts import RowTexts
+from avpref.datasets.selection import text_columns
+from avpref.datasets.selection.text_columns import RowTexts
 
 COLUMNS = {
     "one length": ["ab", "cd", "ef", "gh", "ij", "kl"],
@@ -32,7 +32,7 @@ def test_no_rows_are_an_empty_column():
 
 
 def test_many_bytes_have_long_offsets(monkeypatch):
-    monkeypatch.setattr(row_texts, "MAX_INT32", 5)
+    monkeypatch.setattr(text_columns, "MAX_OFFSET", 5)
     rows = RowTexts(3)
     rows.put(0, pa.array(["ab", "cd", "ef"]))
     assert rows.array().equals(pa.array(["ab", "cd", "ef"], pa.large_string()))
