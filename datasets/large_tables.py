@@ -25,7 +25,7 @@ def to_files(arrow: pa.Table) -> list[tuple[bytes, int]]:
     """The files of a sealed table, each with its number of rows: one, as :func:`avpref.datasets.tables.to_bytes` makes it, or several
     of at most :data:`ROWS_PER_FILE` rows. Equal content gives equal bytes, whatever the chunks and the number of threads.
 
-    In large tables, numbers that rarely repeat are not compressed: it makes them 4 % smaller and takes half the time of writing.
+    In large tables, numbers that rarely repeat are not compressed: it makes them 4 % smaller and takes nearly half the time of writing.
     """
     if arrow.num_rows <= ROWS_PER_FILE:
         return [(to_bytes(arrow), arrow.num_rows)]
