@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import pairwise
 
 import pyarrow as pa
@@ -26,15 +25,18 @@ def to_files(arrow: pa.Table) -> list[tuple[bytes, int]]:
     """The files of a sealed table, each with its number of rows: one, as :func:`avpref.datasets.tables.to_bytes` makes it, or several
     of at most :data:`ROWS_PER_FILE` rows. Equal content gives equal bytes, whatever the chunks and the number of threads.
 
-    In large tables, numbers that rarely repeat are not compressed: it makes them 4 % smaller and takes half the time of writing.
+    In large tables, numbers that rarely repeat are not compressed: it makes them 4 % smaller and takes nearly half the time of writing.
     """
     if arrow.num_rows <= ROWS_PER_FILE:
         return [(to_bytes(arrow), arrow.num_rows)]
-    parts = [[arrow.slice(start, end - start)] for start, end in pairwise(_bounds(arrow.num_rows))]
+    parts = [arrow.slice(start, end - start) for start, end in pairwise(_bounds(arrow.num_rows))]
     distinct, plain = (_distinct(arrow, is_kind) for is_kind in (pa.types.is_string, pa.types.is_floating))
     levels = {name: LEVEL for name in _leaves(arrow.schema) if name not in plain}
     codec = {"compression": dict.fromkeys(plain, "none") | dict.fromkeys(levels, "zstd"), "compression_level": levels}
-    encode = partial(bytes_of, arrow.schema, distinct=distinct, codec=codec)
+
+    def encode(part: pa.Table) -> tuple[bytes, int]:
+        return bytes_of(arrow.schema, [part], distinct, codec, reserved_bytes=part.nbytes)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(encode, parts))
 

@@ -7,7 +7,7 @@ alike whatever the order of the files.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, num_rows, pieces
+from avpref.datasets.selection.text_columns import RowTexts, combined
 from avpref.datasets.selection.text_hashes import Words, equal_length_words, hashes_of
 from avpref.domain import Origin, Split
 
@@ -43,7 +44,7 @@ class Prompts:
     is_known: Flags
     num_doubled: int
 
-    @property
+    @cached_property
     def is_train(self) -> Flags:
         """Whether a prompt's pairs may be trained on [P]."""
         return np.asarray(pc.equal(self.split, str(Split.TRAIN)).to_numpy(zero_copy_only=False))
@@ -54,7 +55,7 @@ class CandidateIndex:
     """``row_ids`` [R]: ids in the order of the files. ``sizes``: frames, height and width in the order of the files, each [R].
 
     ``row`` [N]: the row of every ordinal. ``prompt`` [N]: the position of its prompt in ``prompts``, ascending.
-    ``is_ground_truth`` [N].
+    ``is_ground_truth`` [N]. ``num_candidates`` [P]: candidates of every prompt.
     """
 
     prompts: Prompts
@@ -62,6 +63,7 @@ class CandidateIndex:
     row: Ints
     prompt: NDArray[np.int32]
     is_ground_truth: Flags
+    num_candidates: Ints
     sizes: tuple[NDArray[np.integer], ...]
 
     def __len__(self) -> int:
@@ -102,49 +104,44 @@ class _Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Texts:
-    """Ids and dictionary-encoded prompts of a row group."""
-
-    ids: list[pa.Array]
-    prompt: list[pa.DictionaryArray]
-
-
-@dataclass(frozen=True, eq=False)
 class Candidates:
-    """All candidates as they were read: numbers in the order of the files, and the texts of every row group."""
+    """All candidates as they were read, in the order of the files: ``ids``, numbers, and the prompts of every row group."""
 
+    ids: pa.Array
     rows: _Rows
-    texts: list[_Texts]
+    prompts: list[pa.DictionaryArray]
 
     def lookup(self) -> IdLookup:
         """Finds the rows of candidates by id."""
-        chunks = [chunk for group in self.texts for chunk in group.ids]
-        return IdLookup(_combined(pa.chunked_array(chunks, pa.string())), self.rows.hashes)
+        return IdLookup(self.ids, self.rows.hashes)
 
 
 def read_candidates(source: SelectionSource) -> Candidates:
     """Read the candidates of ``source``."""
-    rows = _empty(num_rows(source.candidates), _width(source))
-    reads = in_order(partial(_read, rows), pieces(source.candidates, DICTIONARIES), source.threads)
-    return Candidates(rows, [of_group for read in reads for of_group in read])
+    count = num_rows(source.candidates)
+    rows, ids = _empty(count, _width(source)), RowTexts(count)
+    reads = in_order(partial(_read, rows, ids), pieces(source.candidates, DICTIONARIES), source.threads)
+    prompts = [chunk for read in reads for chunk in read]
+    return Candidates(ids.array(), rows, prompts)
 
 
-def index_of(source: SelectionSource, candidates: Candidates, row_ids: pa.Array) -> CandidateIndex:
-    """The order of ``candidates``, whose ids are ``row_ids``; reads the prompts of ``source``."""
+def index_of(source: SelectionSource, candidates: Candidates) -> CandidateIndex:
+    """The order of ``candidates``; reads the prompts of ``source``."""
     rows = candidates.rows
     listed_ids, listed_split = _listed(source)
-    known, code, of_listed = _distinct([chunk for group in candidates.texts for chunk in group.prompt], listed_ids)
+    known, code, of_listed = _distinct(candidates.prompts, listed_ids)
     prompts = _prompts(known, of_listed, listed_split, source.training_only)
-    row = _order(code, rows.numbers["index"], row_ids)
+    row = _order(code, rows.numbers["index"], candidates.ids)
     num_candidates = np.bincount(code, minlength=len(known))
     if not prompts.is_known.all():
         row, num_candidates = row[prompts.is_known[code[row]]], np.where(prompts.is_known, num_candidates, 0)
     return CandidateIndex(
         prompts=prompts,
-        row_ids=row_ids,
+        row_ids=candidates.ids,
         row=row,
         prompt=np.repeat(np.arange(len(known), dtype=np.int32), num_candidates),
         is_ground_truth=rows.is_ground_truth.take(row),
+        num_candidates=num_candidates,
         sizes=tuple(rows.numbers[name] for name in SIZES),
     )
 
@@ -161,25 +158,23 @@ def _width(source: SelectionSource) -> type[np.signedinteger]:
     return np.int32 if fits else np.int64
 
 
-def _read(rows: _Rows, piece: Piece) -> list[_Texts]:
-    texts, first = [], piece.first_row
+def _read(rows: _Rows, ids: RowTexts, piece: Piece) -> list[pa.DictionaryArray]:
+    """Copy the row groups of a piece into their place; returns their prompts."""
+    prompts, first = [], piece.first_row
     for _, columns in piece.read(COLUMNS):
-        if columns.num_rows:
-            texts.append(_fill(rows.part(first, columns.num_rows), columns))
-            first += columns.num_rows
-    return texts
-
-
-def _fill(own: _Rows, columns: pa.Table) -> _Texts:
-    """Copy a row group into its place; returns its texts."""
-    start = 0
-    for chunk in columns["candidate_id"].chunks:
-        own.hashes[start : start + len(chunk)] = hashes_of(chunk)
-        start += len(chunk)
-    own.is_ground_truth[:] = _is_ground_truth(columns["origin"])
-    for name, column in own.numbers.items():
-        column[:] = columns[name].to_numpy()
-    return _Texts(columns["candidate_id"].chunks, columns["prompt_id"].chunks)
+        if not columns.num_rows:
+            continue
+        own, start = rows.part(first, columns.num_rows), 0
+        for chunk in columns["candidate_id"].chunks:
+            own.hashes[start : start + len(chunk)] = hashes_of(chunk)
+            ids.put(first + start, chunk)
+            start += len(chunk)
+        own.is_ground_truth[:] = _is_ground_truth(columns["origin"])
+        for name, column in own.numbers.items():
+            column[:] = columns[name].to_numpy()
+        prompts += columns["prompt_id"].chunks
+        first += columns.num_rows
+    return prompts
 
 
 def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
@@ -189,12 +184,12 @@ def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
     table = pa.concat_tables(rows)
     if source.training_only:
         table = table.filter(pc.equal(table["split"], str(Split.TRAIN)))
-    return _combined(table["prompt_id"]), _combined(table["split"])
+    return combined(table["prompt_id"]), combined(table["split"])
 
 
 def _distinct(chunks: list[pa.DictionaryArray], listed: pa.Array) -> tuple[pa.Array, NDArray[np.int32], Ints]:
     """All distinct ids in order [P], the position of every candidate's prompt [R], and that of every listed one."""
-    words = _combined(pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string()))
+    words = combined(pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string()))
     order = _sorted_positions(words)
     ordered = words.take(pa.array(order))
     is_new = np.ones(len(order), dtype=bool)
@@ -300,10 +295,3 @@ def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
         for chunk in column.chunks
     ]
     return np.concatenate(parts)
-
-
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    if isinstance(combined, pa.ChunkedArray):
-        return pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in combined.chunks])
-    return combined

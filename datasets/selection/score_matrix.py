@@ -58,7 +58,7 @@ def read_matrix(source: SelectionSource, metrics: Sequence[Metric]) -> ScoreMatr
     lookup = candidates.lookup()
     lines = np.empty((len(metrics) + 1, len(lookup)))
     with ThreadPoolExecutor(1) as beside:  # the order of the candidates is found while their scores are read
-        ordered = beside.submit(index_of, source, candidates, lookup.ids)
+        ordered = beside.submit(index_of, source, candidates)
         beside.submit(lambda: lookup.num_doubled)
         _each(lambda line: line.fill(np.nan), lines[1:], source.threads)
         is_kept = _kept_rows(ordered.result()) if source.training_only else None
