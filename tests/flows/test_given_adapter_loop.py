@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -59,24 +60,28 @@ def curves(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_losses_are_those_of_a_run_whose_sft_trained_the_adapter(finished: Finished, tmp_path: Path) -> None:
-    """The trained network holds the adapter, which the trainer takes out; of the given files it reads the weights under it."""
-    given = Run.of(finished.folder).training_job
-    network = finished.trained.sft_output / "network.safetensors"
-    trained = replace(
-        given,
-        weights=network,
-        sft_adapter=finished.trained.sft_output / "adapter",
-        weights_under=None,
-        output=tmp_path / "trained",
-    )
-    run_job(trained, Context())
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 1e-6), ("float32", 1e-3)])
+def test_the_losses_are_those_of_a_run_whose_sft_trained_the_adapter(
+    finished: Finished, tmp_path: Path, dtype: Literal["bfloat16", "float32"], tolerance: float
+) -> None:
+    """Of files the trainer reads the weights under the adapter; a trained adapter it takes out of the network.
+
+    In bfloat16 both are equal. In float32 they may differ in the last bit, which the steps enlarge.
+    """
+    given = replace(Run.of(finished.folder).training_job, dtype=dtype, output=tmp_path / "given")
+    network, adapter = (finished.trained.sft_output / name for name in ("network.safetensors", "adapter"))
+    trained = replace(given, weights=network, sft_adapter=adapter, weights_under=None, output=tmp_path / "trained")
+    for job in (given, trained):
+        run_job(job, Context())
     own, other = curves(given.output), curves(trained.output)
-    assert len(own) == len(other) > 1 and own[0].keys() == other[0].keys()
+    assert len(own) == len(other) > 1
     assert own[0]["margin_video"] == own[0]["margin_audio"] == 0.0
+    assert own[0]["loss"] == pytest.approx(other[0]["loss"], rel=1e-6)
     for row, same in zip(own, other, strict=True):
-        assert row["loss"] == pytest.approx(same["loss"], rel=1e-6)
-    assert own[-1]["loss"] != own[0]["loss"]
+        assert row["loss"] == pytest.approx(same["loss"], rel=tolerance)
+        for name in ("margin_video", "margin_audio"):
+            assert row[name] == pytest.approx(same[name], rel=tolerance, abs=tolerance)
+    assert own[0]["grad_norm"] > 0 and own[-1]["margin_video"] != 0 != own[-1]["margin_audio"]
     folded, converted = load_file(network), load_file(Run.of(finished.folder).sft.checkpoint)
     for name, value in folded.items():
         torch.testing.assert_close(converted[name], value, rtol=1e-6, atol=1e-7)

@@ -86,7 +86,7 @@ def test_layouts_of_other_programs_give_the_same_files(files: tuple[Path, Path],
     shutil.copy(files[0], release / "model" / "model.safetensors")
     shutil.copytree(files[1], release / "lora")
     save_comfyui_adapter(read_lora(files[1]), tmp_path / "comfyui.safetensors")
-    pairs = [files, (release, ""), (files[0], tmp_path / "comfyui.safetensors")]
+    pairs: list[tuple[Path, Path | str]] = [files, (release, ""), (files[0], tmp_path / "comfyui.safetensors")]
     runs = [converted(tmp_path, *overrides_of(*pair)) for pair in pairs]
     folders = [run.sft_output for run in runs]
     assert len(set(folders)) == 3, "folders are named by the given files"
