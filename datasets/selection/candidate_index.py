@@ -6,8 +6,6 @@ alike whatever the order of the files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,8 +51,7 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class CandidateIndex:
-    """``row_ids`` [R]: ids in the order of the files. ``ordinal_of_row`` [R + 1]: ordinals, −1 for a candidate that is left out and
-    in the last place. ``sizes``: frames, height and width in the order of the files, each [R].
+    """``row_ids`` [R]: ids in the order of the files. ``sizes``: frames, height and width in the order of the files, each [R].
 
     ``row`` [N]: the row of every ordinal. ``prompt`` [N]: the position of its prompt in ``prompts``, ascending.
     ``is_ground_truth`` [N].
@@ -62,7 +59,6 @@ class CandidateIndex:
 
     prompts: Prompts
     row_ids: pa.Array
-    ordinal_of_row: NDArray[np.integer]
     row: Ints
     prompt: NDArray[np.int32]
     is_ground_truth: Flags
@@ -74,6 +70,10 @@ class CandidateIndex:
     def ids(self, ordinals: Ints) -> pa.Array:
         """Ids of the candidates with these ordinals."""
         return self.row_ids.take(pa.array(self.row[ordinals]))
+
+    def ordinal_of_row(self) -> Ints:
+        """The ordinal of every row of the files [R], −1 for a candidate that is left out."""
+        return _inverse(self.row, len(self.row_ids))
 
     def sizes_of(self, ordinals: Ints) -> tuple[Ints, Ints, Ints]:
         """Frames, height and width of the candidates with these ordinals; pixels."""
@@ -109,36 +109,44 @@ class _Texts:
     prompt: list[pa.DictionaryArray]
 
 
-def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLookup]:
-    """Read the candidates and prompts of ``source``; the lookup finds the rows of candidates by id."""
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """All candidates as they were read: numbers in the order of the files, and the texts of every row group."""
+
+    rows: _Rows
+    texts: list[_Texts]
+
+    def lookup(self) -> IdLookup:
+        """Finds the rows of candidates by id."""
+        chunks = [chunk for group in self.texts for chunk in group.ids]
+        return IdLookup(_combined(pa.chunked_array(chunks, pa.string())), self.rows.hashes)
+
+
+def read_candidates(source: SelectionSource) -> Candidates:
+    """Read the candidates of ``source``."""
     rows = _empty(num_rows(source.candidates), _width(source))
     reads = in_order(partial(_read, rows), pieces(source.candidates, DICTIONARIES), source.threads)
-    texts = [of_group for read in reads for of_group in read]
-    with ThreadPoolExecutor(source.threads) as pool:
-        lookup = pool.submit(_lookup, texts, rows.hashes)
-        listed_ids, listed_split = _listed(source)
-        known, code, of_listed = _distinct([chunk for group in texts for chunk in group.prompt], listed_ids)
-        prompts = _prompts(known, of_listed, listed_split, source.training_only)
-        row = _order(code, rows.numbers["index"], lambda: lookup.result().ids)
-        row = row if prompts.is_known.all() else row[prompts.is_known[code[row]]]
-        prompt = pool.submit(code.take, row)
-        kind: type[np.signedinteger] = np.int32 if len(row) <= MAX_INT32 else np.int64
-        ordinal_of_row: NDArray[np.integer] = np.full(len(code) + 1, -1, kind)
-        ordinal_of_row[row] = np.arange(len(row), dtype=kind)
-        index = CandidateIndex(
-            prompts=prompts,
-            row_ids=lookup.result().ids,
-            ordinal_of_row=ordinal_of_row,
-            row=row,
-            prompt=prompt.result(),
-            is_ground_truth=rows.is_ground_truth.take(row),
-            sizes=tuple(rows.numbers[name] for name in SIZES),
-        )
-        return index, lookup.result()
+    return Candidates(rows, [of_group for read in reads for of_group in read])
 
 
-def _lookup(texts: Sequence[_Texts], hashes: Words) -> IdLookup:
-    return IdLookup(_combined(pa.chunked_array([chunk for group in texts for chunk in group.ids], pa.string())), hashes)
+def index_of(source: SelectionSource, candidates: Candidates, row_ids: pa.Array) -> CandidateIndex:
+    """The order of ``candidates``, whose ids are ``row_ids``; reads the prompts of ``source``."""
+    rows = candidates.rows
+    listed_ids, listed_split = _listed(source)
+    known, code, of_listed = _distinct([chunk for group in candidates.texts for chunk in group.prompt], listed_ids)
+    prompts = _prompts(known, of_listed, listed_split, source.training_only)
+    row = _order(code, rows.numbers["index"], row_ids)
+    num_candidates = np.bincount(code, minlength=len(known))
+    if not prompts.is_known.all():
+        row, num_candidates = row[prompts.is_known[code[row]]], np.where(prompts.is_known, num_candidates, 0)
+    return CandidateIndex(
+        prompts=prompts,
+        row_ids=row_ids,
+        row=row,
+        prompt=np.repeat(np.arange(len(known), dtype=np.int32), num_candidates),
+        is_ground_truth=rows.is_ground_truth.take(row),
+        sizes=tuple(rows.numbers[name] for name in SIZES),
+    )
 
 
 def _empty(count: int, kind: type[np.signedinteger]) -> _Rows:
@@ -213,8 +221,8 @@ def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: b
     return Prompts(known, splits, is_listed, is_known, len(of_listed) - int(is_listed.sum()))
 
 
-def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: Callable[[], pa.Array]) -> Ints:
-    """Rows in the order of prompt, index and id; ``ids`` are asked for only where prompt and index are equal."""
+def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: pa.Array) -> Ints:
+    """Rows in the order of prompt, index and id; by ``ids`` only where prompt and index are equal."""
     order = _by_runs(code, index)
     if order is not None:
         return order
@@ -226,7 +234,7 @@ def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: Callable[[]
     is_tied[order[:-1][is_tie]] = is_tied[order[1:][is_tie]] = True
     tied = np.flatnonzero(is_tied)
     place = np.zeros(len(code), np.int64)
-    place[tied[_sorted_positions(ids().take(pa.array(tied)))]] = np.arange(len(tied))
+    place[tied[_sorted_positions(ids.take(pa.array(tied)))]] = np.arange(len(tied))
     return np.lexsort((place, index, code))
 
 
@@ -248,6 +256,14 @@ def _by_runs(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints | None
     for start in range(0, len(rows), SLICE):
         rows[start : start + SLICE] += np.arange(start, min(start + SLICE, len(rows)))
     return rows
+
+
+def _inverse(row: Ints, num_rows: int) -> Ints:
+    ordinals = np.full(num_rows, -1)
+    for start in range(0, len(row), SLICE):
+        own = row[start : start + SLICE]
+        ordinals[own] = np.arange(start, start + len(own))
+    return ordinals
 
 
 def _by_two(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints:
