@@ -328,8 +328,8 @@ def counted(config: NetworkConfig, batch: FlowBatch) -> str:
     return f"""
 Counted, not measured: with F operations of a forward pass and B = F + 1.5 A of a backward pass to an adapter (A of F are attention), the
 transcription takes 3 F + B, and a step without checkpointing 2 F + B with a live reference and F + B with cached scores. Our F has
-{positions} of {config.text_len} positions of the text. Shares of {live / released:.2f} and {cached / released:.2f} follow, if both sides did nothing else. For
-the backward pass autograd keeps {kept}
+{positions} of {config.text_len} positions of the text. Shares of {live / released:.2f} and {cached / released:.2f} follow, if both sides
+did nothing else. For the backward pass autograd keeps {kept}
 ({plans["full"].block / 2**20:.0f} MiB more while a block is recomputed). Weights are {plans["none"].weights / 2**20:.0f} MiB; the
 transcription holds them twice.
 """
