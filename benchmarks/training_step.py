@@ -42,6 +42,7 @@ from avpref.config.training_settings import AdapterSettings, PreferenceLossSetti
 from avpref.models.dit import JavisDiT, NetworkConfig
 from avpref.models.dit_work import attention_flop, forward_flop, num_tokens
 from avpref.models.flow import Latents, LatentShapes, interpolate, velocity_target
+from avpref.models.text_padding import merge_padding
 from avpref.trainer.adapters import Policy, factors, make_policy
 from avpref.trainer.memory_plan import MemoryRequest, plan_memory
 from avpref.trainer.noise import FlowBatch, SampleIndex
@@ -300,15 +301,23 @@ def measure(sizes: argparse.Namespace) -> str:
     return page(shape, agreement, repeats, memory) + counted(config, batch)
 
 
+def operations(tokens: int, settings: NetworkSettings) -> tuple[float, float]:
+    """Operations of a forward pass, and of a backward pass to an adapter."""
+    forward, attention = forward_flop(tokens, settings), attention_flop(tokens, settings)
+    return forward, forward + 1.5 * attention
+
+
 def counted(config: NetworkConfig, batch: FlowBatch) -> str:
     """Shares that follow from numbers of operations alone, and bytes that autograd keeps; both are counted, not measured."""
     values = asdict(config)
     settings = NetworkSettings.model_validate({name: values[name] for name in NetworkSettings.model_fields})
     shapes = LatentShapes(*(None if part is None else tuple(part.shape[1:]) for part in batch.noisy))
     tokens = num_tokens(shapes, settings)
-    forward, attention = forward_flop(tokens, settings), attention_flop(tokens, settings)
-    backward = forward - attention + 2.5 * attention
-    released, live, cached = (passes * forward + backward for passes in (3, 2, 1))
+    positions = merge_padding(batch.text, batch.text_mask)[0].shape[1]
+    forward, backward = operations(tokens, settings)
+    our_forward, our_backward = operations(tokens, settings.model_copy(update={"text_len": positions}))
+    released = 3 * forward + backward
+    live, cached = (passes * our_forward + our_backward for passes in (2, 1))
     adapter = AdapterSettings(rank=RANK, alpha=ALPHA)
     plans = {
         mode: plan_memory(MemoryRequest(settings, adapter, "float32", shapes, 2, mode))
@@ -318,8 +327,9 @@ def counted(config: NetworkConfig, batch: FlowBatch) -> str:
     kept = ", ".join(f"{plan.activations / 2**20:.0f} MiB {words[mode]} checkpointing" for mode, plan in plans.items())
     return f"""
 Counted, not measured: with F operations of a forward pass and B = F + 1.5 A of a backward pass to an adapter (A of F are attention), the
-transcription takes 3 F + B, and a step without checkpointing 2 F + B with a live reference and F + B with cached scores: shares of
-{live / released:.2f} and {cached / released:.2f}, if both sides did nothing else. For the backward pass autograd keeps {kept}
+transcription takes 3 F + B, and a step without checkpointing 2 F + B with a live reference and F + B with cached scores. Our F has
+{positions} of {config.text_len} positions of the text. Shares of {live / released:.2f} and {cached / released:.2f} follow, if both sides
+did nothing else. For the backward pass autograd keeps {kept}
 ({plans["full"].block / 2**20:.0f} MiB more while a block is recomputed). Weights are {plans["none"].weights / 2**20:.0f} MiB; the
 transcription holds them twice.
 """

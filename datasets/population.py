@@ -22,11 +22,13 @@ def mean_and_std(values: Floats) -> tuple[float, float]:
         return float(mean), math.sqrt(squares / (len(values) - 1)) if math.isfinite(squares) else math.inf
 
 
-def quantiles(values: Floats, shares: Sequence[float]) -> tuple[float, ...]:
-    """Quantiles of ``values`` [N] by linear interpolation between the two nearest ranks."""
+def quantiles(values: Floats, shares: Sequence[float], scratch: Floats) -> tuple[float, ...]:
+    """Quantiles of ``values`` [N] by linear interpolation between the two nearest ranks. ``scratch`` [at least N] is overwritten."""
+    ranked = scratch[: len(values)]
+    np.copyto(ranked, values)
     places = [(len(values) - 1) * share for share in shares]
     ranks = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
-    by_rank = dict(zip(ranks, _ranked(values.copy(), ranks), strict=True))
+    by_rank = dict(zip(ranks, _ranked(ranked, ranks), strict=True))
     return tuple(
         _between(by_rank[math.floor(place)], by_rank[math.ceil(place)], place - math.floor(place)) for place in places
     )

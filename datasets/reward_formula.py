@@ -29,7 +29,7 @@ from avpref.domain import dimensions_of
 Average = Literal["micro", "macro"]
 Floats = NDArray[np.float64]
 
-SLICE = 1 << 13
+SLICE = 1 << 14
 """Columns that are computed at once: few enough for a processor's cache."""
 
 
@@ -59,7 +59,7 @@ class MetricScale:
 
 @dataclass(frozen=True, eq=False)
 class Rewards:
-    """``by_dimension`` [D, N] in the order of ``dimensions``; ``overall`` [N]."""
+    """``by_dimension`` [D, N] in the order of ``dimensions``; ``overall`` [N], or [0] where nobody asked for it."""
 
     dimensions: tuple[str, ...]
     by_dimension: Floats
@@ -73,6 +73,7 @@ def compute_rewards(
     missing: MissingScores,
     prompts: NDArray[np.integer],
     threads: int = 1,
+    with_overall: bool = True,
 ) -> Rewards:
     """Rewards of raw ``scores`` [M, N], NaN where one is missing; ``prompts`` [N] tells the rows of one prompt from others.
 
@@ -80,14 +81,16 @@ def compute_rewards(
     """
     dimensions = dimensions_of(metrics)
     num_rows = scores.shape[1]
-    rewards = Rewards(dimensions, np.zeros((len(dimensions), num_rows)), np.zeros(num_rows))
+    rewards = Rewards(dimensions, np.empty((len(dimensions), num_rows)), np.empty(num_rows * with_overall))
     is_plain = average == "micro" and missing is MissingScores.EXCLUDE
     values = scores if is_plain else _replaced(scores, metrics, average, missing, prompts)
 
     def compute(start: int) -> None:
         part = slice(start, start + SLICE)
         numbers = _normalised_lines(values[:, part], metrics) if is_plain else values[:, part]
-        own = Rewards(dimensions, rewards.by_dimension[:, part], rewards.overall[part])
+        by_dimension = rewards.by_dimension[:, part]
+        overall = rewards.overall[part] if with_overall else np.empty(by_dimension.shape[1])
+        own = Rewards(dimensions, by_dimension, overall)
         _add_up(own, numbers, metrics)
         if missing is MissingScores.EXCLUDE:
             suspects = np.flatnonzero(np.isnan(own.overall))  # a score that is missing, or an overflow
@@ -164,9 +167,10 @@ def _worst_if_missing(values: Floats, prompts: NDArray[np.integer]) -> Floats:
 
 
 def _add_up(rewards: Rewards, values: Iterable[Floats], metrics: Sequence[MetricScale]) -> None:
-    """Weighted means over the metrics of every dimension, and over all. Terms are added to the zeros that ``rewards`` begins with,
-    so that no mean is negative zero."""
+    """Weighted means over the metrics of every dimension, and over all. Terms are added to zeros, so that no mean is negative zero."""
     totals = dict(zip(rewards.dimensions, rewards.by_dimension, strict=True)) | {_OVERALL: rewards.overall}
+    for total in totals.values():
+        total.fill(0)
     weights = dict.fromkeys(totals, 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         for line, metric in zip(values, metrics, strict=True):

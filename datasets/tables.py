@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeGuard
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,6 +46,7 @@ AGAIN = "write the table again with the stage that made it"
 
 ROWS_PER_GROUP = 1 << 15
 """Rows per row group: the unit of reading and writing in pieces, and the least that a query reads."""
+ZSTD = MappingProxyType({"compression": "zstd", "compression_level": 3})
 
 
 def _table(name: str, /, **columns: str) -> Table:
@@ -290,20 +292,25 @@ def to_bytes(arrow: pa.Table) -> bytes:
 
 
 def bytes_of(
-    schema: pa.Schema, parts: Iterable[pa.Table], level: int = 3, distinct: Collection[str] = ()
+    schema: pa.Schema,
+    parts: Iterable[pa.Table],
+    distinct: Collection[str] = (),
+    codec: Mapping[str, Any] = ZSTD,
+    reserved_bytes: int = 0,
 ) -> tuple[bytes, int]:
     """Concatenated tables as the bytes of one file, as :func:`to_bytes`, and the number of rows; bounded memory.
 
-    ``level``: of Zstandard. ``distinct``: columns whose values do not repeat, so that no dictionary is made of them.
+    ``distinct``: columns whose values do not repeat, so that no dictionary is made of them. ``codec``: options of the Parquet writer.
+    ``reserved_bytes``: memory that the file probably needs; without it, the file is copied as it grows.
     """
-    sink, num_rows = io.BytesIO(), 0
+    sink, num_rows = io.BytesIO(bytes(reserved_bytes)), 0
     repeated = [field.name for field in schema if not pa.types.is_floating(field.type) and field.name not in distinct]
-    with pq.ParquetWriter(
-        sink, schema, compression="zstd", compression_level=level, use_dictionary=repeated
-    ) as writer:  # measured numbers rarely repeat, and looking for repeats takes longer than writing them
+    with pq.ParquetWriter(sink, schema, use_dictionary=repeated, **codec) as writer:
+        # measured numbers rarely repeat, and looking for repeats takes longer than writing them
         for group in _row_groups(schema, parts):
             writer.write_table(group, row_group_size=ROWS_PER_GROUP)
             num_rows += group.num_rows
+    sink.truncate()
     return sink.getvalue(), num_rows
 
 

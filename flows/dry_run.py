@@ -177,10 +177,13 @@ def network_values(settings: Settings) -> tuple[int, int]:
 def _data_stages(settings: Settings, source: PromptSource, prompts: list[Prompt]) -> list[DryRunRow]:
     table_bytes = len(tables.to_bytes(tables.to_arrow(tables.PROMPTS, prompts)))
     first = DryRunRow("prompts", len(prompts), "prompts", table_bytes)
-    values, _ = network_values(settings)
+    values, adapter_values = network_values(settings)
     match settings.sft:
         case SftWeights() as sft:
-            return [first, DryRunRow("sft", 0, "steps", values * (FLOAT_BYTES if sft.dtype == "float32" else 2))]
+            num_bytes = values * (FLOAT_BYTES if sft.dtype == "float32" else 2)
+            if settings.continues_given_adapter:  # the weights under the adapter and the adapter are kept too
+                num_bytes += num_bytes + FLOAT_BYTES * adapter_values
+            return [first, DryRunRow("sft", 0, "steps", num_bytes)]
         case SftSettings() as sft:
             return [first, *_training_stages(settings, sft, len(source.sft_items(prompts)), values)]
 
@@ -221,7 +224,10 @@ def _pair_stages(settings: Settings, prompts: list[Prompt]) -> list[DryRunRow]:
         latent_bytes(settings) + latent_bytes(settings, len(delays_s(settings.dpo)) + len(changes_of(settings.dpo)))
     )
     _, values = network_values(settings)
-    kept = _checkpoints(settings.dpo.loop) * ADAM_COPIES + 1
+    written = (
+        3 if settings.dpo.adapter.layout == "two_adapters" else 1
+    )  # the continued one, and the difference of twice its rank
+    kept = _checkpoints(settings.dpo.loop) * ADAM_COPIES + written
     return [
         DryRunRow("pair", train, "prompts", None),
         DryRunRow("encode", 2 * pairs, "clips at most", latents),

@@ -35,6 +35,8 @@ from avpref.trainer.run_job import ADAPTER_FOLDER, NETWORK_FILE, SUMMARY_FILE
 
 NETWORKS = "networks"
 """Folder beside the runs of networks that were made from given weights."""
+WEIGHTS_UNDER_FILE = "under_adapter.safetensors"
+"""Given weights without the adapter that is folded into the network beside them."""
 PAIR_DATA_FILE = "pairs.json"
 
 
@@ -89,8 +91,14 @@ class Run(RunFolder):
 
     @property
     def sft_adapter(self) -> Path | None:
-        """Folder of the adapter that SFT trained, which the policy continues; None where layout ``merged`` folds it in."""
+        """Folder of SFT's adapter, trained or given, which the policy continues; None where layout ``merged`` folds it in."""
         return self.sft_output / ADAPTER_FOLDER if self.settings.dpo.adapter.layout == "two_adapters" else None
+
+    @property
+    def weights_under(self) -> Path | None:
+        """File of the given weights under SFT's adapter; None where SFT trained the adapter, and for layout ``merged``."""
+        is_given = self.settings.continues_given_adapter
+        return self.sft_output / WEIGHTS_UNDER_FILE if is_given else None
 
     @cached_property
     def previous(self) -> Run | None:
@@ -159,6 +167,8 @@ class Run(RunFolder):
         depends_on += [["start", self.start.adapter_hash, settings.rounds.reference]] if is_later else []
         sft_adapter = self.sft_adapter
         depends_on += [] if sft_adapter is None else [["sft", trained_hash(self, sft_adapter / WEIGHTS_FILE)]]
+        weights_under = self.weights_under
+        depends_on += [] if weights_under is None else [["under", trained_hash(self, weights_under)]]
         output = self.model_folder("dpo", self.fingerprint("dpo", *depends_on))
         return TrainingJob(
             settings=settings.dpo.model_copy(update={"loop": loop}),
@@ -172,6 +182,7 @@ class Run(RunFolder):
             weights=self.sft.checkpoint,
             sft_adapter=sft_adapter,
             sft_is_folded=sft_adapter is not None,
+            weights_under=weights_under,
             device=loop.device,
             dtype=settings.dpo.base_dtype,
             start_adapter=self.start.adapter,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avpref.models.positions import rotate
+from avpref.models.text_padding import Context
 
 EPS = 1e-6
 PIECE_TOKENS = 512
@@ -119,7 +120,7 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Softmax attention, scale 1 / sqrt(c): q [B, N, heads, c], k and v [B, M, heads, c] -> [B, N, heads * c].
 
-        ``mask`` [N, M]: True where a query may attend to a key; none: everywhere.
+        ``mask`` [N, M]: True where a query may attend to a key; or [B, 1, 1, M] in the dtype of q: added to the logits; none: no change.
         """
         mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
         return self.o(mixed.transpose(1, 2).flatten(2))
@@ -136,10 +137,13 @@ class SelfAttention(Attention):
 
 
 class CrossAttention(Attention):
-    """Tokens attend to all text positions including padding: the original has no key mask and its weights rely on that."""
+    """Tokens attend to all text positions including padding: the original has no key mask and its weights rely on that.
+
+    A mask that merges the padding keeps the results; see :mod:`avpref.models.text_padding`.
+    """
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B, N, d], context [B, L, d] -> [B, N, d]; ``mask`` [N, L]: True where a token may attend, none: everywhere."""
+        """x [B, N, d], context [B, L, d] -> [B, N, d]; ``mask``: see :meth:`attend`."""
         q = self.heads(self.norm_q(self.q(x)))
         k = self.heads(self.norm_k(self.k(context)))
         return self.attend(q, k, self.heads(self.v(context)), mask)
@@ -190,17 +194,17 @@ class Block(nn.Module):
         self,
         x: Tensor,
         modulation: Modulation,
-        context: Tensor,
+        context: Context,
         rotary: Tensor,
         num_video: int,
         added: tuple[object, ...] | None = None,
     ) -> Tensor:
-        """x [B, N, d] with the video tokens first, context [B, L, d] -> [B, N, d]; ``added``: inputs of the synchroniser."""
+        """x [B, N, d] with the video tokens first -> [B, N, d]; ``added``: inputs of the synchroniser."""
         frames = modulation.frames
         rows = (self.modulation + modulation.base).unbind(2)
         shift, scale, gate = (rows_for_tokens(row, frames) for row in rows[:3])
         x = torch.addcmul(x, self.self_attn(modulate(self.norm1(x), shift, scale), rotary), gate)
-        x = x + self.cross_attn(self.norm3(x), context)
+        x = x + self.cross_attn(self.norm3(x), context.states, context.bias)
         if self.synchroniser is not None:
             x = self.synchroniser(x, added)
         if self.audio_ffn is None:

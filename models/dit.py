@@ -25,6 +25,7 @@ from avpref.models.positions import AudioPositions, TokenGrid, rotary_table
 from avpref.models.recomputation import run_block
 from avpref.models.synchronisers.added_attention import SynchroniserInputs, same_time, synchroniser_layer
 from avpref.models.synchronisers.synchroniser import LAYER, PriorSizes, Synchroniser
+from avpref.models.text_padding import Context, merge_padding
 
 
 class ModelType(StrEnum):
@@ -215,7 +216,8 @@ class JavisDiT(VelocityNetwork):
         e = self.time_embedding(sinusoid(times, self.config.freq_dim))
         x = self._embed_latents(latents)
         priors, text, text_mask = self._split_text(text, text_mask)
-        context = self._embed_text(text, text_mask, x.dtype)
+        text, text_mask, bias = merge_padding(text, text_mask)
+        context = Context(self._embed_text(text, text_mask, x.dtype), None if bias is None else bias.to(x.dtype))
         added = self._added_inputs(priors, grid, x)
         modulation = self._modulation(e, x.dtype, frames)
         rotary = rotary_table(grid, self.config.positions, self.config.dim // self.config.num_heads, x.device)

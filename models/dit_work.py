@@ -24,7 +24,8 @@ def forward_flop(num_tokens: int, network: NetworkSettings) -> float:
 
     Per block and token: four square matrices of self-attention, two of cross-attention, the feed-forward layers, four of an added
     synchroniser, and the products of the attentions. Per block: keys and values of the text and of prior tokens. The products of
-    frame attention, which depend on the division into video and audio, are left out.
+    frame attention, which depend on the division into video and audio, are left out. All positions of a text count, as the original
+    computes them, although the network attends to its padding once.
     """
     dim, context = network.dim, network.text_len + _num_priors(network)
     synchroniser = 4 * dim**2 if Synchroniser(network.synchroniser).adds_layers else 0

@@ -1,4 +1,4 @@
-"""LoRA updates as one differentiable operation, which keeps less for the backward pass than PEFT's modules.
+"""LoRA layers as one differentiable operation, which keeps less for the backward pass than PEFT's modules and writes less memory.
 
 PEFT casts the input of an adapted linear layer to float32, and autograd keeps a cast for every layer. Here the input is kept in its own
 dtype, once for all layers that read it, and cast again in the backward pass. After a GELU, the input of the GELU is kept anyway, and
@@ -57,6 +57,46 @@ class _AddUpdate(torch.autograd.Function):
         return gradient, of_x, of_down, of_up, None, None
 
 
+class _AdaptedLinear(torch.autograd.Function):
+    """x Wᵀ + b + scale · (x Aᵀ) Bᵀ with frozen W [out, in] and b, all of one dtype: x [..., in] -> [..., out].
+
+    The products of the update are added by the product itself, so that nothing as large as a wide result is written twice. ``source`` as
+    for :class:`_AddUpdate`. With B = 0 the result has the bits of the layer without adapter.
+    """
+
+    @staticmethod
+    def forward(
+        context: FunctionCtx,
+        x: Tensor,
+        base: tuple[Tensor, Tensor | None],
+        down: Tensor,
+        up: Tensor,
+        scale: float,
+        source: Tensor | None,
+    ) -> Tensor:
+        """The sum. Keeps x (or its source) and x Aᵀ."""
+        inner = F.linear(x, down)
+        context.save_for_backward(x if source is None else source, inner, base[0], down, up)
+        cast(Any, context).scale, cast(Any, context).is_source = scale, source is not None
+        result = F.linear(x, *base)
+        sums = torch.addmm(result.flatten(0, -2), inner.flatten(0, -2), up.t(), alpha=scale)
+        return sums.view(result.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, A and B."""
+        x, inner, weight, down, up = context.saved_tensors
+        needs_x, _, needs_down, needs_up, *_ = context.needs_input_grad
+        outer, scale = gradient.flatten(0, -2), context.scale
+        through = (outer @ up).mul_(scale)
+        of_x = (outer @ weight).addmm_(through, down).view(x.shape) if needs_x else None
+        x = F.gelu(x, approximate=GELU) if context.is_source and needs_down else x
+        of_down = (x.flatten(0, -2).t() @ through).t() if needs_down else None
+        of_up = (inner.flatten(0, -2).t() @ outer).mul_(scale).t() if needs_up else None
+        return of_x, None, of_down, of_up, None, None
+
+
 def _is_exact(scale: float) -> bool:
     """Whether ``scale`` is a power of two, so that multiplying rounds nothing and may be done early or late."""
     return math.frexp(scale)[0] == 0.5
@@ -87,8 +127,19 @@ def _is_plain(layer: LoraLinear) -> bool:
 def _updated(layer: LoraLinear, x: Tensor, source: Tensor | None) -> Tensor:
     (name,) = layer.active_adapters
     down, up = (cast(nn.Linear, side[name]).weight for side in (layer.lora_A, layer.lora_B))
-    arguments = (layer.base_layer(x), x, down, up, layer.scaling[name], source)
-    return cast(Tensor, _AddUpdate.apply(*arguments))
+    scale, base = layer.scaling[name], cast(nn.Module, layer.base_layer)
+    if _is_frozen_alike(base, x, down):
+        return cast(Tensor, _AdaptedLinear.apply(x, (base.weight, base.bias), down, up, scale, source))
+    return cast(Tensor, _AddUpdate.apply(base(x), x, down, up, scale, source))
+
+
+def _is_frozen_alike(base: nn.Module, x: Tensor, down: Tensor) -> bool:
+    """Whether the base layer is an ordinary linear layer without gradients whose values have the dtype of x and of the adapter."""
+    kind = x.device.type
+    if type(base) is not nn.Linear or (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return False
+    parameters = (base.weight,) if base.bias is None else (base.weight, base.bias)
+    return x.dtype == down.dtype and all(p.dtype == x.dtype and not p.requires_grad for p in parameters)
 
 
 @lru_cache

@@ -46,8 +46,9 @@ class TrainingJob:
     SFT reads a clip set from ``data`` (stage 1: from ``audio_data`` if set), starts from ``weights`` or from random values
     seeded by ``seed``, trains all weights or, with ``adapter``, a new adapter, and writes ``network.safetensors`` or ``adapter/``.
     DPO reads a pair set from ``data``, adapts ``weights`` plus ``sft_adapter``, and writes ``adapter/``, which belongs to ``weights``.
-    With ``sft_is_folded`` the weights hold the SFT adapter already: layout ``two_adapters`` takes it out, writes the adapter that
-    it trained as ``continued_adapter/`` and its difference from the SFT adapter as ``adapter/``. ``reference_scores`` names a table
+    With ``sft_is_folded`` the weights hold the SFT adapter already: layout ``two_adapters`` takes it out, or reads the weights under
+    it from ``weights_under`` where they are a file, writes the adapter that it trained as ``continued_adapter/`` and its
+    difference from the SFT adapter as ``adapter/``. ``reference_scores`` names a table
     of :mod:`avpref.trainer.reference_cache`. Settings of the prior read clips with negatives from ``data`` and write
     ``prior.safetensors``. All write ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and
     ``summary.json``. With several machines ``output`` and the inputs must be on shared storage. ``dtype`` is the dtype of frozen
@@ -67,6 +68,7 @@ class TrainingJob:
     weights: Path | None = None
     sft_adapter: Path | None = None
     sft_is_folded: bool = False
+    weights_under: Path | None = None
     adapter: AdapterSettings | None = None
     audio_data: Path | None = None
     reference_scores: Path | None = None
@@ -120,7 +122,10 @@ class TrainingJob:
         folder = self.sft_adapter
         named = {
             "data": self.data,
-            "weights": self.weights,
+            "weights": None
+            if self.weights_under is not None
+            else self.weights,  # those under the adapter are read instead
+            "weights_under": self.weights_under,
             "sft_adapter": None if folder is None else folder / WEIGHTS_FILE,
             "audio_data": self.audio_data,
             "reference_scores": self.reference_scores,
@@ -157,6 +162,11 @@ class TrainingJob:
                     "sft_is_folded without an SFT adapter of layout two_adapters",
                     "sft_adapter and dpo.adapter.layout two_adapters",
                     "set sft_is_folded: false",
+                )
+            case DpoSettings() if self.weights_under is not None and not self.sft_is_folded:
+                found = "weights_under without sft_is_folded"
+                raise ConfigError(
+                    found, "the weights under an SFT adapter that weights hold", "set sft_is_folded: true"
                 )
             case DpoSettings() if self.start_adapter is not None and self.dpo.adapter.layout != "merged":
                 raise ConfigError(

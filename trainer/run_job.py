@@ -229,7 +229,7 @@ def prepare_preference_training(job: TrainingJob, context: Context) -> Preferenc
     """Load network and pairs of an AV-DPO job and adapt the network. Raises InputError and ConfigError as the loaders do."""
     network = _start_network(job, context)
     seed = derive_seed("policy adapter", job.seed)
-    if job.sft_is_folded and job.sft_adapter is not None:
+    if job.sft_is_folded and job.sft_adapter is not None and job.weights_under is None:
         unfold_adapter(network, job.sft_adapter)
     folded = job.start_adapter if job.reference == "start" else job.sft_adapter
     policy = make_policy(network, job.dpo.adapter, seed, folded, job.dtype)
@@ -306,8 +306,9 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
 
 
 def _start_network(job: TrainingJob, context: Context) -> VelocityNetwork:
-    if job.weights is not None:
-        network = job.base_model.load(job.weights, context.device)
+    weights = job.weights_under or job.weights
+    if weights is not None:
+        network = job.base_model.load(weights, context.device)
         return network.float() if isinstance(job.settings, SftSettings) else network
     return job.base_model.create(derive_seed("network", job.seed)).to(context.device)
 

@@ -6,10 +6,8 @@ alike whatever the order of the files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, num_rows, pieces
+from avpref.datasets.selection.text_columns import RowTexts, combined
 from avpref.datasets.selection.text_hashes import Words, equal_length_words, hashes_of
 from avpref.domain import Origin, Split
 
@@ -45,7 +44,7 @@ class Prompts:
     is_known: Flags
     num_doubled: int
 
-    @property
+    @cached_property
     def is_train(self) -> Flags:
         """Whether a prompt's pairs may be trained on [P]."""
         return np.asarray(pc.equal(self.split, str(Split.TRAIN)).to_numpy(zero_copy_only=False))
@@ -53,19 +52,18 @@ class Prompts:
 
 @dataclass(frozen=True, eq=False)
 class CandidateIndex:
-    """``row_ids`` [R]: ids in the order of the files. ``ordinal_of_row`` [R + 1]: ordinals, −1 for a candidate that is left out and
-    in the last place. ``sizes``: frames, height and width in the order of the files, each [R].
+    """``row_ids`` [R]: ids in the order of the files. ``sizes``: frames, height and width in the order of the files, each [R].
 
     ``row`` [N]: the row of every ordinal. ``prompt`` [N]: the position of its prompt in ``prompts``, ascending.
-    ``is_ground_truth`` [N].
+    ``is_ground_truth`` [N]. ``num_candidates`` [P]: candidates of every prompt.
     """
 
     prompts: Prompts
     row_ids: pa.Array
-    ordinal_of_row: NDArray[np.integer]
     row: Ints
     prompt: NDArray[np.int32]
     is_ground_truth: Flags
+    num_candidates: Ints
     sizes: tuple[NDArray[np.integer], ...]
 
     def __len__(self) -> int:
@@ -74,6 +72,10 @@ class CandidateIndex:
     def ids(self, ordinals: Ints) -> pa.Array:
         """Ids of the candidates with these ordinals."""
         return self.row_ids.take(pa.array(self.row[ordinals]))
+
+    def ordinal_of_row(self) -> Ints:
+        """The ordinal of every row of the files [R], −1 for a candidate that is left out."""
+        return _inverse(self.row, len(self.row_ids))
 
     def sizes_of(self, ordinals: Ints) -> tuple[Ints, Ints, Ints]:
         """Frames, height and width of the candidates with these ordinals; pixels."""
@@ -102,43 +104,46 @@ class _Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class _Texts:
-    """Ids and dictionary-encoded prompts of a row group."""
+class Candidates:
+    """All candidates as they were read, in the order of the files: ``ids``, numbers, and the prompts of every row group."""
 
-    ids: list[pa.Array]
-    prompt: list[pa.DictionaryArray]
+    ids: pa.Array
+    rows: _Rows
+    prompts: list[pa.DictionaryArray]
 
-
-def read_candidate_index(source: SelectionSource) -> tuple[CandidateIndex, IdLookup]:
-    """Read the candidates and prompts of ``source``; the lookup finds the rows of candidates by id."""
-    rows = _empty(num_rows(source.candidates), _width(source))
-    reads = in_order(partial(_read, rows), pieces(source.candidates, DICTIONARIES), source.threads)
-    texts = [of_group for read in reads for of_group in read]
-    with ThreadPoolExecutor(source.threads) as pool:
-        lookup = pool.submit(_lookup, texts, rows.hashes)
-        listed_ids, listed_split = _listed(source)
-        known, code, of_listed = _distinct([chunk for group in texts for chunk in group.prompt], listed_ids)
-        prompts = _prompts(known, of_listed, listed_split, source.training_only)
-        row = _order(code, rows.numbers["index"], lambda: lookup.result().ids)
-        row = row if prompts.is_known.all() else row[prompts.is_known[code[row]]]
-        prompt = pool.submit(code.take, row)
-        kind: type[np.signedinteger] = np.int32 if len(row) <= MAX_INT32 else np.int64
-        ordinal_of_row: NDArray[np.integer] = np.full(len(code) + 1, -1, kind)
-        ordinal_of_row[row] = np.arange(len(row), dtype=kind)
-        index = CandidateIndex(
-            prompts=prompts,
-            row_ids=lookup.result().ids,
-            ordinal_of_row=ordinal_of_row,
-            row=row,
-            prompt=prompt.result(),
-            is_ground_truth=rows.is_ground_truth.take(row),
-            sizes=tuple(rows.numbers[name] for name in SIZES),
-        )
-        return index, lookup.result()
+    def lookup(self) -> IdLookup:
+        """Finds the rows of candidates by id."""
+        return IdLookup(self.ids, self.rows.hashes)
 
 
-def _lookup(texts: Sequence[_Texts], hashes: Words) -> IdLookup:
-    return IdLookup(_combined(pa.chunked_array([chunk for group in texts for chunk in group.ids], pa.string())), hashes)
+def read_candidates(source: SelectionSource) -> Candidates:
+    """Read the candidates of ``source``."""
+    count = num_rows(source.candidates)
+    rows, ids = _empty(count, _width(source)), RowTexts(count)
+    reads = in_order(partial(_read, rows, ids), pieces(source.candidates, DICTIONARIES), source.threads)
+    prompts = [chunk for read in reads for chunk in read]
+    return Candidates(ids.array(), rows, prompts)
+
+
+def index_of(source: SelectionSource, candidates: Candidates) -> CandidateIndex:
+    """The order of ``candidates``; reads the prompts of ``source``."""
+    rows = candidates.rows
+    listed_ids, listed_split = _listed(source)
+    known, code, of_listed = _distinct(candidates.prompts, listed_ids)
+    prompts = _prompts(known, of_listed, listed_split, source.training_only)
+    row = _order(code, rows.numbers["index"], candidates.ids)
+    num_candidates = np.bincount(code, minlength=len(known))
+    if not prompts.is_known.all():
+        row, num_candidates = row[prompts.is_known[code[row]]], np.where(prompts.is_known, num_candidates, 0)
+    return CandidateIndex(
+        prompts=prompts,
+        row_ids=candidates.ids,
+        row=row,
+        prompt=np.repeat(np.arange(len(known), dtype=np.int32), num_candidates),
+        is_ground_truth=rows.is_ground_truth.take(row),
+        num_candidates=num_candidates,
+        sizes=tuple(rows.numbers[name] for name in SIZES),
+    )
 
 
 def _empty(count: int, kind: type[np.signedinteger]) -> _Rows:
@@ -153,25 +158,23 @@ def _width(source: SelectionSource) -> type[np.signedinteger]:
     return np.int32 if fits else np.int64
 
 
-def _read(rows: _Rows, piece: Piece) -> list[_Texts]:
-    texts, first = [], piece.first_row
+def _read(rows: _Rows, ids: RowTexts, piece: Piece) -> list[pa.DictionaryArray]:
+    """Copy the row groups of a piece into their place; returns their prompts."""
+    prompts, first = [], piece.first_row
     for _, columns in piece.read(COLUMNS):
-        if columns.num_rows:
-            texts.append(_fill(rows.part(first, columns.num_rows), columns))
-            first += columns.num_rows
-    return texts
-
-
-def _fill(own: _Rows, columns: pa.Table) -> _Texts:
-    """Copy a row group into its place; returns its texts."""
-    start = 0
-    for chunk in columns["candidate_id"].chunks:
-        own.hashes[start : start + len(chunk)] = hashes_of(chunk)
-        start += len(chunk)
-    own.is_ground_truth[:] = _is_ground_truth(columns["origin"])
-    for name, column in own.numbers.items():
-        column[:] = columns[name].to_numpy()
-    return _Texts(columns["candidate_id"].chunks, columns["prompt_id"].chunks)
+        if not columns.num_rows:
+            continue
+        own, start = rows.part(first, columns.num_rows), 0
+        for chunk in columns["candidate_id"].chunks:
+            own.hashes[start : start + len(chunk)] = hashes_of(chunk)
+            ids.put(first + start, chunk)
+            start += len(chunk)
+        own.is_ground_truth[:] = _is_ground_truth(columns["origin"])
+        for name, column in own.numbers.items():
+            column[:] = columns[name].to_numpy()
+        prompts += columns["prompt_id"].chunks
+        first += columns.num_rows
+    return prompts
 
 
 def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
@@ -181,12 +184,12 @@ def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
     table = pa.concat_tables(rows)
     if source.training_only:
         table = table.filter(pc.equal(table["split"], str(Split.TRAIN)))
-    return _combined(table["prompt_id"]), _combined(table["split"])
+    return combined(table["prompt_id"]), combined(table["split"])
 
 
 def _distinct(chunks: list[pa.DictionaryArray], listed: pa.Array) -> tuple[pa.Array, NDArray[np.int32], Ints]:
     """All distinct ids in order [P], the position of every candidate's prompt [R], and that of every listed one."""
-    words = _combined(pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string()))
+    words = combined(pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string()))
     order = _sorted_positions(words)
     ordered = words.take(pa.array(order))
     is_new = np.ones(len(order), dtype=bool)
@@ -213,8 +216,8 @@ def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: b
     return Prompts(known, splits, is_listed, is_known, len(of_listed) - int(is_listed.sum()))
 
 
-def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: Callable[[], pa.Array]) -> Ints:
-    """Rows in the order of prompt, index and id; ``ids`` are asked for only where prompt and index are equal."""
+def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: pa.Array) -> Ints:
+    """Rows in the order of prompt, index and id; by ``ids`` only where prompt and index are equal."""
     order = _by_runs(code, index)
     if order is not None:
         return order
@@ -226,7 +229,7 @@ def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: Callable[[]
     is_tied[order[:-1][is_tie]] = is_tied[order[1:][is_tie]] = True
     tied = np.flatnonzero(is_tied)
     place = np.zeros(len(code), np.int64)
-    place[tied[_sorted_positions(ids().take(pa.array(tied)))]] = np.arange(len(tied))
+    place[tied[_sorted_positions(ids.take(pa.array(tied)))]] = np.arange(len(tied))
     return np.lexsort((place, index, code))
 
 
@@ -248,6 +251,14 @@ def _by_runs(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints | None
     for start in range(0, len(rows), SLICE):
         rows[start : start + SLICE] += np.arange(start, min(start + SLICE, len(rows)))
     return rows
+
+
+def _inverse(row: Ints, num_rows: int) -> Ints:
+    ordinals = np.full(num_rows, -1)
+    for start in range(0, len(row), SLICE):
+        own = row[start : start + SLICE]
+        ordinals[own] = np.arange(start, start + len(own))
+    return ordinals
 
 
 def _by_two(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints:
@@ -284,10 +295,3 @@ def _is_ground_truth(column: pa.ChunkedArray) -> Flags:
         for chunk in column.chunks
     ]
     return np.concatenate(parts)
-
-
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    if isinstance(combined, pa.ChunkedArray):
-        return pa.concat_arrays([chunk.cast(pa.large_string()) for chunk in combined.chunks])
-    return combined

@@ -53,13 +53,15 @@ def applied_norm_id(settings: PairSettings, norm: Norm) -> str:
     return norm.norm_id if settings.normalise else ""
 
 
-def rewards_of(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> CandidateRewards:
+def rewards_of(
+    matrix: ScoreMatrix, settings: PairSettings, norm: Norm, with_overall: bool | None = None
+) -> CandidateRewards:
     """Rewards of the candidates of ``matrix``; held-out prompts are included where the matrix has them.
 
     With a frozen ``norm`` new candidates get rewards on the old scale (ranks of ``macro`` are always among the candidates
     themselves). Ground truth that the strategy does not admit counts in the norm but takes no part in ranks; the published ranking
-    drops it at the same point. Raises ConfigError where ``settings.norm`` names another norm, TableError where the norm lacks a
-    metric that has scores.
+    drops it at the same point. ``with_overall``: whether the mean over all metrics is computed; by default where the strategy needs it.
+    Raises ConfigError where ``settings.norm`` names another norm, TableError where the norm lacks a metric that has scores.
     """
     if settings.norm and settings.norm != norm.norm_id:
         found = f"norm {norm.norm_id} given, settings ask for {settings.norm}"
@@ -72,11 +74,15 @@ def rewards_of(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Candi
     scores, prompt, is_complete = matrix.values, index.prompt, matrix.is_complete
     if len(used) < len(index):
         scores, prompt, is_complete = scores[:, used], prompt[used], is_complete[used]
-    rewards = compute_rewards(scores, scales, settings.average, MissingScores.EXCLUDE, prompt, matrix.threads)
+    has_overall = settings.strategy == "average" if with_overall is None else with_overall
+    exclude = MissingScores.EXCLUDE
+    rewards = compute_rewards(scores, scales, settings.average, exclude, prompt, matrix.threads, has_overall)
     if not is_complete.all():
         kept = np.flatnonzero(is_complete)
         used = used[kept]
-        rewards = Rewards(rewards.dimensions, rewards.by_dimension[:, kept], rewards.overall[kept])
+        rewards = Rewards(
+            rewards.dimensions, rewards.by_dimension[:, kept], rewards.overall[kept if has_overall else slice(0)]
+        )
     return CandidateRewards(used, rewards, scales, is_admitted)
 
 

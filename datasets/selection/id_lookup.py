@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -21,20 +22,24 @@ NEIGHBOURHOOD = 1 << 15
 class IdLookup:
     """Finds ids in ``ids``. Build once; :meth:`find` may be called from several threads.
 
-    ``hashes``: those of the ids (:func:`avpref.datasets.selection.text_hashes.hashes_of`). They are sorted with their positions
-    only when a search needs it.
+    ``hashes``: those of the ids (:func:`avpref.datasets.selection.text_hashes.hashes_of`). They are sorted when somebody asks whether
+    an id occurs twice, and sorted with their positions only when a search needs it.
     """
 
     def __init__(self, ids: pa.Array, hashes: Words) -> None:
         self.ids, self._hashes = ids, hashes
-        ordered = np.sort(hashes)
-        self._is_ambiguous = bool((ordered[1:] == ordered[:-1]).any())
         self._lock = Lock()
         self._order: Ints | None = None
         self._sorted = hashes[:0]
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def _is_ambiguous(self) -> bool:
+        """Whether two positions have one hash."""
+        ordered = np.sort(self._hashes)
+        return bool((ordered[1:] == ordered[:-1]).any())
 
     @property
     def num_doubled(self) -> int:

@@ -63,7 +63,7 @@ def leaderboard(matrix: ScoreMatrix, norm: Norm) -> Leaderboard:
     outcomes: list[_Outcome] = []
     for _, group in groupby(STRATEGIES, key=_reward_settings):
         settings_of_group = list(group)
-        rewards = rewards_of(matrix, settings_of_group[0], norm)
+        rewards = rewards_of(matrix, settings_of_group[0], norm, with_overall=True)
         for settings in settings_of_group:
             pairs = pairs_of(matrix, rewards, settings)
             chosen, rejected = rewards.ordinals[pairs.chosen], rewards.ordinals[pairs.rejected]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import local
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from avpref.datasets.population import mean_and_std, quantiles
+from avpref.datasets.population import Floats, mean_and_std, quantiles
 from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.tables import NORMS, to_arrow
@@ -91,15 +92,29 @@ def measure(matrix: ScoreMatrix, population: str) -> Norm:
     summed in the order of the candidate index, so neither row order nor threads change a bit. Raises TableError where a statistic
     overflows.
     """
-    names = [metric.name for metric in matrix.metrics]
     with ThreadPoolExecutor(matrix.threads) as pool:
-        measured = list(pool.map(_measure_one, names, matrix.values))
-    return Norm(population, tuple(norm for norm in measured if norm is not None))
+        ranked = pool.map(partial(_quantiles, local()), matrix.values)
+        moments = pool.map(_moments, (metric.name for metric in matrix.metrics), matrix.values)
+        rows = list(zip(matrix.metrics, moments, ranked, strict=True))
+    return Norm(population, tuple(MetricNorm(metric.name, *known, *ranks) for metric, known, ranks in rows if known))
 
 
-def _measure_one(name: str, scores: NDArray[np.float64]) -> MetricNorm | None:
-    is_missing = np.isnan(scores)
-    values = scores[~is_missing] if is_missing.any() else scores
+def _usable(scores: Floats) -> Floats:
+    """The scores without NaN; a view where there is none, as the smallest number of all is NaN otherwise."""
+    return scores[~np.isnan(scores)] if len(scores) and math.isnan(scores.min()) else scores
+
+
+def _quantiles(scratch: local, scores: Floats) -> tuple[float, ...]:
+    """The quantiles, with an array that a thread keeps for all of its metrics; none without a usable score."""
+    values = _usable(scores)
+    if not hasattr(scratch, "values"):
+        scratch.values = np.empty(len(scores))
+    return quantiles(values, QUANTILES, scratch.values) if len(values) else ()
+
+
+def _moments(name: str, scores: Floats) -> tuple[int, float, float] | None:
+    """Number of usable scores, mean and standard deviation; None without a usable score."""
+    values = _usable(scores)
     if not len(values):
         return None
     low, high = float(values.min()), float(values.max())
@@ -107,7 +122,7 @@ def _measure_one(name: str, scores: NDArray[np.float64]) -> MetricNorm | None:
     if not (math.isfinite(mean) and math.isfinite(std)):
         found = f"values of metric '{name}' from {low} to {high}"
         raise TableError(found, "values whose mean and variance are finite", "quarantine the outliers and score again")
-    return MetricNorm(name, len(values), mean, std, *quantiles(values, QUANTILES))
+    return len(values), mean, std
 
 
 def from_arrow(arrow: pa.Table, norm_id: str) -> Norm:

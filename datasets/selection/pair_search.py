@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,40 +52,34 @@ class PairSearch:
 
 def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings) -> PairSearch:
     """The pairs of every prompt of the training split."""
-    prompts = matrix.index.prompts
-    prompt = (
-        matrix.index.prompt if len(rewards.ordinals) == len(matrix.index) else matrix.index.prompt[rewards.ordinals]
-    )
-    is_train = prompts.is_train
+    is_train, prompt = matrix.index.prompts.is_train, matrix.index.prompt
+    if len(rewards.ordinals) < len(matrix.index):
+        prompt = prompt[rewards.ordinals]
     eligible = None if is_train.all() else np.flatnonzero(is_train[prompt])
     prompt = prompt if eligible is None else prompt[eligible]
-    is_first = np.append(True, prompt[1:] != prompt[:-1]) if len(prompt) else np.zeros(0, dtype=bool)
-    starts = np.flatnonzero(is_first)
-    sizes = np.diff(np.append(starts, len(prompt)))
-    num_compared = np.zeros(len(prompts.ids), np.int64)
-    num_compared[prompt[starts]] = sizes
-    compare = partial(_compare, matrix, rewards, settings)
-    blocks = _blocks(eligible, starts, sizes)
-    best_margin = np.full(len(prompts.ids), np.nan)
-    parts: list[SelectedPairs] = []
+    num_compared = np.bincount(prompt, minlength=len(is_train))
+    starts = np.cumsum(num_compared) - num_compared
+    best_margin = np.full(len(is_train), np.nan)
+
+    def compare(block: tuple[int, Ints]) -> SelectedPairs:
+        size, of_block = block
+        members = starts[of_block, None] + np.arange(size)
+        found = _compare(matrix, rewards, settings, members if eligible is None else eligible[members])
+        best_margin[of_block] = found.best_margin
+        return found.pairs
+
     with ThreadPoolExecutor(matrix.threads) as pool:
-        for members, found in pool.map(lambda block: (block, compare(block)), blocks):
-            best_margin[matrix.index.prompt[rewards.ordinals[members[:, 0]]]] = found.best_margin
-            parts.append(found.pairs)
+        parts = list(pool.map(compare, _blocks(num_compared)))
     return PairSearch(_in_order(parts), num_compared, best_margin)
 
 
-def _blocks(eligible: Ints | None, starts: Ints, sizes: Ints) -> Iterator[Ints]:
-    """Positions of the candidates of some prompts with equally many of them, at least two: [prompts, size].
-
-    ``eligible``: positions of the candidates that ``starts`` count; None: all.
-    """
-    for size in np.unique(sizes[sizes > 1]):
-        of_size = starts[sizes == size]
-        step = max(1, COMPARISONS // int(size) ** 2)
+def _blocks(num_compared: Ints) -> Iterator[tuple[int, Ints]]:
+    """A number of candidates, at least two, and some prompts with so many of them, ascending."""
+    for size in np.flatnonzero(np.bincount(num_compared)).tolist():
+        of_size = np.flatnonzero(num_compared == size) if size > 1 else _NO_INTS
+        step = max(1, COMPARISONS // max(size, 1) ** 2)
         for start in range(0, len(of_size), step):
-            places = of_size[start : start + step, None] + np.arange(size)
-            yield places if eligible is None else eligible[places]
+            yield size, of_size[start : start + step]
 
 
 def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, members: Ints) -> PairSearch:

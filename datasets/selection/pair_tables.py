@@ -46,14 +46,22 @@ class Shapes:
 
 def shapes_of(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs) -> Shapes:
     """Shapes of the selected pairs. They are checked after the margins, as in the published ranking."""
-    sides = (rewards.ordinals[pairs.chosen], rewards.ordinals[pairs.rejected])
-    (frames, height, width), (other_frames, other_height, other_width) = map(matrix.index.sizes_of, sides)
-    is_smaller = height * width < other_height * other_width
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return Shapes(
-            aspect_ratio=np.where(is_smaller, height, other_height) / np.where(is_smaller, width, other_width),
-            length_ratio=np.maximum(frames, other_frames) / np.minimum(frames, other_frames),
-        )
+    shapes = Shapes(np.empty(len(pairs.prompt)), np.empty(len(pairs.prompt)))
+
+    def fill(start: int) -> None:
+        rows = slice(start, start + ROWS_PER_GROUP)
+        sides = (rewards.ordinals[pairs.chosen[rows]], rewards.ordinals[pairs.rejected[rows]])
+        (frames, height, width), (other_frames, other_height, other_width) = map(matrix.index.sizes_of, sides)
+        is_smaller = height * width < other_height * other_width
+        sizes = np.where(is_smaller, height, other_height), np.where(is_smaller, width, other_width)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            np.divide(*sizes, out=shapes.aspect_ratio[rows])
+            longer, shorter = np.maximum(frames, other_frames), np.minimum(frames, other_frames)
+            np.divide(longer, shorter, out=shapes.length_ratio[rows])
+
+    with ThreadPoolExecutor(matrix.threads) as pool:
+        list(pool.map(fill, range(0, len(pairs.prompt), ROWS_PER_GROUP)))
+    return shapes
 
 
 def pair_table(

@@ -25,23 +25,21 @@ DICTIONARIES = ("candidate_id", "metric", "status", "reason")
 COLUMNS = ("candidate_id", "metric", "value", "status")
 ALL_OK = {"status": str(ScoreStatus.OK)}
 NOT_FINITE = "not_finite"
-LACKING = pa.schema(
-    [("position", pa.int64()), ("ordinal", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
-)
+LACKING = pa.schema([("position", pa.int64()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """Where scores go: ``values`` [M, N], a column per ordinal and a line per position of a metric in ``positions``.
+    """Where scores go: ``values`` [M, R], a column per row of the candidates and a line per position of a metric in ``positions``.
 
-    ``ordinals`` [R + 1]: the ordinal of every row of the candidates, −1 for one that is left out and in the last place.
-    ``num_rows``: rows of all scores, from which the place of a row's candidate is guessed.
+    ``is_kept`` [R + 1]: whether a row takes part, False in the last place; None: all rows do. ``num_rows``: rows of all scores, from
+    which the place of a row's candidate is guessed.
     """
 
     lookup: IdLookup
     positions: dict[str, int]
     values: Floats
-    ordinals: NDArray[np.integer]
+    is_kept: NDArray[np.bool_] | None
     num_rows: int
 
 
@@ -56,18 +54,18 @@ class PieceScores:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Rows of a row group: ``id_codes`` and ``metric_codes`` [n] select from ``ordinals`` and ``positions``; ``values`` [n]."""
+    """Rows of a row group: ``id_codes`` and ``metric_codes`` [n] select from ``candidates`` and ``positions``; ``values`` [n]."""
 
     id_codes: Codes
     metric_codes: Codes
     values: Floats
-    ordinals: Ints
+    candidates: Ints
     positions: Ints
 
     def part(self, start: int, end: int) -> _Rows:
         """The rows from ``start`` to ``end``."""
         rows = slice(start, end)
-        return _Rows(self.id_codes[rows], self.metric_codes[rows], self.values[rows], self.ordinals, self.positions)
+        return _Rows(self.id_codes[rows], self.metric_codes[rows], self.values[rows], self.candidates, self.positions)
 
 
 def fill(target: Target, piece: Piece) -> PieceScores:
@@ -83,29 +81,29 @@ def fill(target: Target, piece: Piece) -> PieceScores:
         hint = _next_hint(ids, place)
         positions = np.array([target.positions.get(name, -1) for name in metrics.dictionary.to_pylist()], np.int64)
         values = columns["value"].to_numpy()
-        ordinals = target.ordinals[place].astype(np.int64)
-        rows = _Rows(ids.indices.to_numpy(), metrics.indices.to_numpy(), values, ordinals, positions)
+        candidates = place if target.is_kept is None else np.where(target.is_kept[place], place, -1)
+        rows = _Rows(ids.indices.to_numpy(), metrics.indices.to_numpy(), values, candidates, positions)
         statuses = _statuses(columns)
-        is_usual = (statuses is None or statuses.is_all_ok) and (ordinals >= 0).all() and (positions >= 0).all()
+        is_usual = (statuses is None or statuses.is_all_ok) and (candidates >= 0).all() and (positions >= 0).all()
         is_finite = np.isfinite(values)
         if is_usual and is_finite.all():
             _copy_all(target, rows)
             num_rows += len(values)
             continue
-        ordinal, position = ordinals[rows.id_codes], positions[rows.metric_codes]
+        candidate, position = candidates[rows.id_codes], positions[rows.metric_codes]
         is_orphan = (place[rows.id_codes] < 0) & (position >= 0)
         if is_orphan.any():
             orphans.append(pc.unique(ids.filter(pa.array(is_orphan)).cast(pa.string())))
-        is_wanted = (ordinal >= 0) & (position >= 0)
+        is_wanted = (candidate >= 0) & (position >= 0)
         is_ok = np.ones(len(values), dtype=bool) if statuses is None else statuses.is_ok
         kept = is_wanted & is_ok & is_finite
-        target.values[position[kept], ordinal[kept]] = values[kept]
+        target.values[position[kept], candidate[kept]] = values[kept]
         num_rows += int(is_wanted.sum())
         bad = is_wanted & ~(is_ok & is_finite)
         if bad.any():
             details = piece.read_group(group, ("reason",))["reason"].cast(pa.string()).filter(pa.array(bad))
             reason = _reasons(statuses, bad)
-            unusable.append(pa.table([position[bad], ordinal[bad], reason, details], schema=LACKING))
+            unusable.append(pa.table([position[bad], candidate[bad], reason, details], schema=LACKING))
     return PieceScores(num_rows, unusable, orphans)
 
 
@@ -154,12 +152,18 @@ def _copy_all(target: Target, rows: _Rows) -> None:
     start, size, count = _block(rows)
     end = start + size * count
     for rest in (rows.part(0, start), rows.part(end, len(rows.values))):
-        target.values[rows.positions[rest.metric_codes], rows.ordinals[rest.id_codes]] = rest.values
+        target.values[rows.positions[rest.metric_codes], rows.candidates[rest.id_codes]] = rest.values
     if count:
-        ordinals = rows.ordinals[rows.id_codes[start:end:size]]
-        lines = np.ascontiguousarray(rows.values[start:end].reshape(count, size).T)
-        for line, code in zip(lines, rows.metric_codes[start : start + size], strict=True):
-            target.values[rows.positions[code]][ordinals] = line
+        candidates = _as_slice(rows.candidates[rows.id_codes[start:end:size]])
+        block = rows.values[start:end].reshape(count, size)
+        for line, code in zip(block.T, rows.metric_codes[start : start + size], strict=True):
+            target.values[rows.positions[code]][candidates] = line
+
+
+def _as_slice(places: Ints) -> slice | Ints:
+    """``places`` [n], as a slice where they follow each other."""
+    first, count = int(places[0]), len(places)
+    return slice(first, first + count) if np.array_equal(places, np.arange(first, first + count)) else places
 
 
 def _block(rows: _Rows) -> tuple[int, int, int]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from avpref.datasets.metric_selection import check_metrics
-from avpref.datasets.selection.candidate_index import CandidateIndex, read_candidate_index
+from avpref.datasets.selection.candidate_index import CandidateIndex, index_of, read_candidates
 from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_filling import DICTIONARIES, LACKING, PieceScores, Target, fill
@@ -21,6 +23,11 @@ from avpref.domain import Metric
 from avpref.errors import TableError
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Result = TypeVar("Result")
+
+SLICE = 1 << 18
+"""Scores of a metric that a thread puts into order at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,23 +54,68 @@ def read_matrix(source: SelectionSource, metrics: Sequence[Metric]) -> ScoreMatr
     scores; scores without candidate; candidates without prompt (checked only where there is a prompt table).
     """
     check_metrics(metrics)
-    index, lookup = read_candidate_index(source)
-    values = np.empty((len(metrics), len(index)))
-    with ThreadPoolExecutor(source.threads) as pool:
-        list(pool.map(lambda line: line.fill(np.nan), values))
-    positions = {metric.name: number for number, metric in enumerate(metrics)}
-    target = Target(lookup, positions, values, index.ordinal_of_row, num_rows(source.scores))
-    reads = list(in_order(partial(fill, target), pieces(source.scores, DICTIONARIES), source.threads))
+    candidates = read_candidates(source)
+    lookup = candidates.lookup()
+    lines = np.empty((len(metrics) + 1, len(lookup)))
+    with ThreadPoolExecutor(1) as beside:  # the order of the candidates is found while their scores are read
+        ordered = beside.submit(index_of, source, candidates)
+        beside.submit(lambda: lookup.num_doubled)
+        _each(lambda line: line.fill(np.nan), lines[1:], source.threads)
+        is_kept = _kept_rows(ordered.result()) if source.training_only else None
+        positions = {metric.name: number for number, metric in enumerate(metrics)}
+        target = Target(lookup, positions, lines[1:], is_kept, num_rows(source.scores))
+        reads = list(in_order(partial(fill, target), pieces(source.scores, DICTIONARIES), source.threads))
+        index = ordered.result()
+    ordinal_of_row = index.ordinal_of_row()
+    values = _in_index_order(lines, ordinal_of_row, len(index), source.threads)
+    is_complete, num_missing = np.ones(len(index), dtype=bool), 0
+    for is_missing in _each(_missing, values, source.threads):
+        if is_missing is not None:
+            is_complete &= ~is_missing
+            num_missing += int(np.count_nonzero(is_missing))
     unusable = pa.concat_tables([LACKING.empty_table(), *(part for read in reads for part in read.unusable)])
-    is_complete, num_missing = np.ones(values.shape[1], dtype=bool), 0
-    with ThreadPoolExecutor(source.threads) as pool:
-        for is_missing in pool.map(np.isnan, values):
-            if number := int(np.count_nonzero(is_missing)):
-                is_complete &= ~is_missing
-                num_missing += number
+    ordinals = pa.array(ordinal_of_row[unusable["row"].to_numpy()])
+    unusable = unusable.drop_columns("row").append_column("ordinal", ordinals)
     matrix = ScoreMatrix(index, tuple(metrics), values, unusable, is_complete, source.threads)
     _refuse_faults(matrix, lookup, _Reads(reads, values.size - num_missing, source.training_only))
     return matrix
+
+
+def _each(function: Callable[[Floats], Result], lines: Floats, threads: int) -> list[Result]:
+    """``function`` of every line."""
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, lines))
+
+
+def _kept_rows(index: CandidateIndex) -> NDArray[np.bool_]:
+    """Whether a row of the candidates is in the index [R + 1]; False in the last place."""
+    is_kept = np.zeros(len(index.row_ids) + 1, dtype=bool)
+    is_kept[index.row] = True
+    return is_kept
+
+
+def _in_index_order(lines: Floats, ordinal_of_row: Ints, num_candidates: int, threads: int) -> Floats:
+    """Lines 1 to M of ``lines`` [M + 1, R] in the order of the index [M, N], in the same memory: each line is written to the one
+    before it, from which the scores were taken already."""
+    num_rows = len(ordinal_of_row)
+    if num_candidates == num_rows and (ordinal_of_row[1:] > ordinal_of_row[:-1]).all():
+        return lines[1:]
+
+    def write(ordered: Floats, line: Floats, start: int) -> None:
+        ordinals, scores = ordinal_of_row[start : start + SLICE], line[start : start + SLICE]
+        if num_candidates < num_rows:
+            ordinals, scores = ordinals[ordinals >= 0], scores[ordinals >= 0]
+        ordered[ordinals] = scores
+
+    with ThreadPoolExecutor(threads) as pool:
+        for ordered, line in pairwise(lines):
+            list(pool.map(partial(write, ordered, line), range(0, num_rows, SLICE)))
+    return lines[:-1, :num_candidates]
+
+
+def _missing(line: Floats) -> NDArray[np.bool_] | None:
+    """Whether a score is missing [N]; None where there is none, as the smallest number of all is NaN otherwise."""
+    return np.isnan(line) if len(line) and np.isnan(line.min()) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,10 +81,9 @@ def skipped_table(
 
 
 def _counts(matrix: ScoreMatrix, rewards: CandidateRewards, found: PairSearch, skipped: Ints) -> _Counts:
-    prompt, num_prompts = matrix.index.prompt, len(matrix.index.prompts.ids)
-    whole = np.bincount(prompt, minlength=num_prompts)
+    whole = matrix.index.num_candidates
     num_left_out, num_incomplete = (
-        np.bincount(prompt[np.flatnonzero(~flags)], minlength=num_prompts)
+        np.bincount(matrix.index.prompt[np.flatnonzero(~flags)], minlength=len(whole)) if not flags.all() else 0 * whole
         for flags in (rewards.is_admitted, matrix.is_complete)
     )
     return _Counts(*(count[skipped] for count in (whole, whole - num_left_out, num_incomplete, found.num_compared)))

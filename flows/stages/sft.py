@@ -13,6 +13,7 @@ from avpref.flows.placement import placed_loop
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.run import NETWORKS, Run, start_hash
 from avpref.flows.stages.alignment.preview_texts import with_previews
+from avpref.flows.stages.training.given_adapter import given_weights, refuse_folded, write_apart
 from avpref.flows.stages.training.sft_data import write_clips, write_sound
 from avpref.flows.stages.training.trained_models import reuse_trained_model
 from avpref.flows.stages.training.training_data import launch_training
@@ -43,14 +44,15 @@ def sft(run: Run) -> StageCounts:
 
 
 def _convert(run: Run, weights: SftWeights) -> ItemCounts:
-    """Merge the given network and its LoRA into one checkpoint, once for all runs of the folder."""
-    output = run.sft_output
+    """Merge the given network and its LoRA into one checkpoint, once for all runs of the folder; kept apart too where AV-DPO needs both."""
+    output, base = run.sft_output, base_of(run.settings)
+    refuse_folded(weights)
+    was_missing = run.settings.continues_given_adapter and write_apart(run.settings, weights, output)
     if (output / NETWORK_FILE).exists():
-        return ItemCounts("sft", NETWORKS, present=1, because=GIVEN_WEIGHTS)
+        return ItemCounts("sft", NETWORKS, made=int(was_missing), present=int(not was_missing), because=GIVEN_WEIGHTS)
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    base, lora = base_of(run.settings), Path(weights.lora) if weights.lora else None
-    network = base.convert(GivenWeights(weights.network, lora, getattr(torch, weights.dtype)))
+    network = base.convert(given_weights(weights))
     with storage_errors(output):
         base.save(output / NETWORK_FILE, network, {"source": Path(weights.network).name})
     return ItemCounts("sft", NETWORKS, made=1, because=GIVEN_WEIGHTS)

@@ -138,7 +138,8 @@ class CandidateEncodeWorker:
             with open_clip(self.media, item.path) as committed:
                 clip = read_clip(committed, self.shape)
         except MediaError as error:  # not quarantined: the clip could be read when it was scored, and a pair needs it
-            raise InputError(f"a pair's clip: {error.found}", error.expected, f"restore {item.path}") from error
+            fix = f"restore {self.media.uri(item.path)} from a copy, then run the same command again"
+            raise InputError(f"a pair's clip: {error.found}", error.expected, fix) from error
         assert clip.audio is not None  # a clip without sound has no score, so it is in no pair
         delayed = [with_delayed_audio(clip, delay_s) for delay_s in item.delays_s]
         delayed += [with_changed_sound(clip, change) for change in item.changes]

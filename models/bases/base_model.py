@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,7 @@ from avpref.errors import ConfigError
 from avpref.media.geometry import ClipShape
 from avpref.models.bases.own_files import copy_adapter, load_own, save_own
 from avpref.models.bases.velocity_network import VelocityNetwork
+from avpref.models.checkpoints.lora_files import Lora, read_factors
 from avpref.models.codecs.codec import Codec
 from avpref.models.conditioning import Conditioning
 from avpref.models.flow import Latents, LatentShapes
@@ -203,6 +204,21 @@ class Base(ABC):
             found = f"sft.lora with base model {type(self).__name__}, which reads whole networks only"
             raise ConfigError(found, "weights with the adapter folded in", "--set sft.lora=")
         return self.load(Path(weights.network)).to(weights.dtype)
+
+    def convert_under(self, weights: GivenWeights) -> VelocityNetwork:
+        """The network that :meth:`convert` folds the LoRA into, without it. Raises InputError as :meth:`convert`."""
+        return self.convert(replace(weights, lora=None))
+
+    def given_adapter(self, weights: GivenWeights) -> Path | None:
+        """Path of the LoRA that :meth:`convert` folds in; None where the weights have none. Raises InputError for absent weights."""
+        return weights.lora
+
+    def read_adapter(self, path: Path) -> Lora:
+        """The LoRA at ``path``, in any layout that :meth:`convert` reads, under the names of the network's modules.
+
+        Raises InputError for an unreadable one. The default reads PEFT's format and files with ComfyUI's or diffusers' prefix.
+        """
+        return read_factors(path)
 
     def start(self, weights: GivenWeights, seed: int) -> VelocityNetwork:
         """The network that SFT starts from. The default is :meth:`convert`; ``seed`` is for tensors that ``weights`` lack."""

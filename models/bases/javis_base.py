@@ -36,6 +36,7 @@ from avpref.models.bases.base_model import (
     require_layout,
 )
 from avpref.models.bases.velocity_network import VelocityNetwork
+from avpref.models.checkpoints.checkpoint_files import find_checkpoint
 from avpref.models.checkpoints.diffusers_lora import save_diffusers_adapter
 from avpref.models.checkpoints.exporting import (
     save_comfyui_adapter,
@@ -43,7 +44,7 @@ from avpref.models.checkpoints.exporting import (
     save_peft_adapter,
     save_sharded,
 )
-from avpref.models.checkpoints.lora_files import read_lora
+from avpref.models.checkpoints.lora_files import Lora, read_lora
 from avpref.models.checkpoints.network_loading import (
     has_synchroniser,
     is_video_only,
@@ -118,6 +119,21 @@ class JavisBase(Base):
         """See :class:`Base` and :func:`avpref.models.checkpoints.network_loading.load_generator`, which lists the layouts."""
         path = locate_network(weights.network)
         return load_generator(path, self.config, ModelType.T2AV, lora=weights.lora, dtype=weights.dtype)
+
+    def convert_under(self, weights: GivenWeights) -> JavisDiT:
+        """See :class:`Base`: of a release folder, the network in ``model/``."""
+        path = locate_network(weights.network)
+        checkpoint = find_checkpoint(path)
+        path = path if checkpoint.adapter is None else checkpoint.folder
+        return load_generator(path, self.config, ModelType.T2AV, dtype=weights.dtype)
+
+    def given_adapter(self, weights: GivenWeights) -> Path | None:
+        """See :class:`Base`: without a named one, the adapter in ``lora/`` of the network's folder."""
+        return weights.lora or find_checkpoint(locate_network(weights.network)).adapter
+
+    def read_adapter(self, path: Path) -> Lora:
+        """See :class:`Base` and :func:`avpref.models.checkpoints.lora_files.read_lora`."""
+        return read_lora(path)
 
     def start(self, weights: GivenWeights, seed: int) -> JavisDiT:
         """See :class:`Base`. The audio branch of a video network is started from it, as in the paper's stage 1.

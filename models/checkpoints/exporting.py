@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -152,9 +152,10 @@ def _write(path: Path, tensors: Mapping[str, Tensor], names: list[str], metadata
         write_tensors(path, {name: tensors[name] for name in names}, metadata or {})
 
 
-def save_peft_adapter(lora: Lora, folder: Path) -> None:
+def save_peft_adapter(lora: Lora, folder: Path, targets: Sequence[str] = ()) -> None:
     """Write ``lora`` as a folder in PEFT's format. The configuration is written last: its presence marks complete weights.
 
+    ``targets`` are the ends of the adapted modules' names; empty: as in the blocks of JavisDiT.
     Raises InputError if layers differ in rank or alpha, StorageError if the folder cannot be written.
     """
     kinds = {(factors.rank, factors.alpha) for factors in lora.factors.values()}
@@ -170,7 +171,7 @@ def save_peft_adapter(lora: Lora, folder: Path) -> None:
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted({in_block(name) for name in lora.factors}),
+        "target_modules": sorted(targets or {in_block(name) for name in lora.factors}),
         "inference_mode": True,
     }
     replace(folder / ADAPTER_CONFIG, json.dumps(config, indent=1, sort_keys=True).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from avpref.models.bases.base_model import (
 )
 from avpref.models.bases.own_files import copy_adapter
 from avpref.models.bases.velocity_network import VelocityNetwork
+from avpref.models.checkpoints.lora_files import Lora
 from avpref.models.checkpoints.weight_folders import weights_hash
 from avpref.models.flow import LatentShapes
 from avpref.models.ltx2.ltx_codec import LtxCodec, LtxCodecFiles
@@ -33,7 +35,7 @@ from avpref.models.ltx2.ltx_components import load_network, load_tokenizer, new_
 from avpref.models.ltx2.ltx_estimate import TokenCounts, attention_operations, forward_operations
 from avpref.models.ltx2.ltx_folder import LtxSource, transformer_folder
 from avpref.models.ltx2.ltx_grid import latent_shapes, require_grid, token_counts
-from avpref.models.ltx2.ltx_lora import LoraLayout, read_ltx_lora, save_ltx_lora
+from avpref.models.ltx2.ltx_lora import WRAPPED, LoraLayout, read_ltx_lora, save_ltx_lora
 from avpref.models.ltx2.ltx_network import LtxConvention, LtxNetwork
 from avpref.models.ltx2.ltx_sampler import LtxSampler, noise_levels
 from avpref.models.ltx2.ltx_settings import LtxSettings
@@ -86,6 +88,11 @@ class LtxBase(Base):
         if weights.lora is not None:
             read_ltx_lora(weights.lora).fold_into(network.transformer)
         return network
+
+    def read_adapter(self, path: Path) -> Lora:
+        """See :class:`Base` and :func:`avpref.models.ltx2.ltx_lora.read_ltx_lora`."""
+        lora = read_ltx_lora(path)
+        return replace(lora, factors={f"{WRAPPED}{name}": pair for name, pair in lora.factors.items()})
 
     def given_hash(self, network: str) -> str:
         """See :class:`Base`."""

@@ -131,7 +131,7 @@ def test_a_pair_s_clip_that_goes_bad_or_vanishes_later_stops_the_run_and_nothing
         with pytest.raises(InputError) as caught:
             run_loop(folder)
         assert not isinstance(caught.value, MediaError)
-        assert f"restore {victim}" in caught.value.fix
+        assert f"restore {folder.root / victim}" in caught.value.fix
     shutil.copy2(tiny_run.root / victim, folder.root / victim)
     run_loop(folder)
     assert sealed(folder, "evaluations") == sealed(tiny_run, "evaluations")

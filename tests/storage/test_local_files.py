@@ -19,7 +19,7 @@ from avpref.domain import SCHEMA_VERSION
 from avpref.errors import SchemaVersionError, StorageError, TableError
 from avpref.identity import bytes_sha256
 from avpref.storage import local_files as store
-from avpref.storage.local_files import LocalFiles, commit_once, replace, sweep_temporaries
+from avpref.storage.local_files import LocalFiles, commit_once, replace, storage_error, sweep_temporaries
 from avpref.storage.sealed_tables import TableStore
 
 POINTS = ("open", "write", "fsync", "link", "unlink", "folder fsync", "after")
@@ -309,3 +309,10 @@ def test_a_disk_without_hard_links_is_named_as_such(tmp_path: Path, monkeypatch:
         commit_once(tmp_path / "unit", b"data")
     assert "hard links" in caught.value.expected
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_to_make_room_in_is_one_that_stays(tmp_path: Path) -> None:
+    """A checkpoint is written in a temporary folder, which is removed when the disk is full."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    error = storage_error(tmp_path / ".partial-step" / "tensors.safetensors", full)
+    assert f"(df -h {tmp_path})" in error.fix

@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
+from present import present
 from torch import Tensor, nn
 
 from avpref.config.training_settings import AdapterSettings, CheckpointingMode
@@ -71,6 +72,18 @@ def kept_bytes(model: nn.Module) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+def nodes_of(output: Tensor) -> set[str]:
+    """Names of the operations behind ``output``."""
+    names: set[str] = set()
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None:
+            names.add(node.name())
+            waiting += [previous for previous, _ in node.next_functions]
+    return names
+
+
 @pytest.mark.parametrize("checkpointing", ["none", "full", "selective"])
 @pytest.mark.parametrize("alpha", [1.0, 3.0])
 def test_values_and_gradients_are_those_of_peft(
@@ -87,6 +100,27 @@ def test_values_and_gradients_are_those_of_peft(
     for name, gradient in mine.items():
         assert gradient.abs().max() > 0, name
         torch.testing.assert_close(gradient, theirs[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_an_adapter_that_adds_nothing_leaves_the_bits_of_the_reference(make_network: MakeNetwork) -> None:
+    policy = make_policy(make_network().train(), AdapterSettings(rank=2, alpha=3.0), seed=1)
+    adapted = policy.model(*inputs())
+    with policy.model.disable_adapter():
+        reference = policy.model(*inputs())
+    assert all(torch.equal(*parts) for parts in zip(adapted, reference, strict=True))
+    assert any("_AdaptedLinear" in name for name in nodes_of(adapted.video))
+
+
+def test_a_trained_base_layer_keeps_its_gradient(make_network: MakeNetwork) -> None:
+    policy = trained(make_network, 1.0, torch.float32)
+    base = next(layer.base_layer for layer in policy.layers)
+    assert isinstance(base, nn.Linear)
+    base.weight.requires_grad_(True)
+    gradients(policy.model)
+    mine = present(base.weight.grad).clone()
+    base.weight.grad = None
+    gradients(as_peft(policy).model)
+    torch.testing.assert_close(mine, present(base.weight.grad), rtol=1e-4, atol=1e-7)
 
 
 def test_a_bfloat16_network_keeps_its_activations_in_bfloat16(make_network: MakeNetwork) -> None:

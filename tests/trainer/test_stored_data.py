@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -239,5 +240,13 @@ def test_a_bucket_larger_than_memory_is_named(two_shapes: Path, dpo_job: Callabl
         plan_memory(MemoryRequest(job.network, job.dpo.adapter, "float32", own, 8, "none")).total for own in shapes
     ]
     assert needed[0] < needed[1]
-    with pytest.raises(ConfigError, match="bucket 5x4x4: 4 sample"):
+    with pytest.raises(ConfigError, match="bucket 5x4x4: 4 sample") as caught:
         require_memory(job, schedule, needed[1] - 1)
+    fix = re.search(r"--set dpo\.loop\.max_tokens=(\d+)", caught.value.fix)
+    assert fix is not None
+    loop = job.dpo.loop.model_copy(update={"max_tokens": int(fix[1])})
+    smaller = replace(job, settings=job.dpo.model_copy(update={"loop": loop}))
+    require_memory(smaller, schedule_of(smaller, open_pairs(smaller)), needed[1] - 1)
+    with pytest.raises(ConfigError, match="1 sample") as caught:
+        require_memory(smaller, schedule_of(smaller, open_pairs(smaller)), 1)
+    assert caught.value.fix.startswith("--set dpo.loop.activation_checkpointing=true")

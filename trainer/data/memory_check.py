@@ -52,8 +52,19 @@ def require_memory(job: TrainingJob, schedule: Schedule, total_bytes: int, world
         )
         needed = plan_memory(request).total
         if needed > total_bytes:
-            found = f"bucket {bucket.name}: {samples} sample(s) per forward pass need {needed / 1e9:.1f} GB"
-            fix = (
-                "--set dpo.loop.max_tokens=N, loop.activation_checkpointing, dpo.two_pass; see avpref retrain --dry-run"
-            )
-            raise ConfigError(found, f"at most {total_bytes / 1e9:.1f} GB, the device's memory", fix)
+            found = f"bucket {bucket.name}: {samples} sample(s) per forward pass need {needed / 1e9:.3g} GB"
+            fix = f"{_smaller(job, schedule, samples, mode)}; avpref retrain --dry-run lists other settings"
+            raise ConfigError(found, f"at most {total_bytes / 1e9:.3g} GB, the device's memory", fix)
+
+
+def _smaller(job: TrainingJob, schedule: Schedule, samples: int, mode: str) -> str:
+    """The first setting that is not used yet and makes a forward pass smaller: fewer samples, checkpointing, one side at a time."""
+    section = "dpo" if isinstance(job.settings, DpoSettings) else "sft"
+    if samples > 1:
+        tokens = schedule.buckets.tokens(lambda shapes: job.base_model.latent_work(shapes).num_tokens)
+        return f"--set {section}.loop.max_tokens={max(tokens)}"
+    if mode != "full":
+        return f"--set {section}.loop.activation_checkpointing=true"
+    if isinstance(job.settings, DpoSettings) and not job.settings.two_pass:
+        return "--set dpo.two_pass=true"
+    return "smaller clips (section clip), or a device with more memory"

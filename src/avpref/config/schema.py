@@ -20,7 +20,7 @@ from avpref.config.scoring_settings import ScoringSettings
 from avpref.config.section import Section
 from avpref.config.storage_settings import FolderStorage, RetentionSettings, Storage
 from avpref.config.training.prior_settings import PriorTrainingSettings
-from avpref.config.training_settings import DpoSettings, Sft
+from avpref.config.training_settings import DpoSettings, Sft, SftWeights
 
 
 class Settings(Section):
@@ -53,6 +53,11 @@ class Settings(Section):
     def base_sections(self) -> BaseSections:
         """The sections that describe the base model."""
         return BaseSections(base=self.base, network=self.network, codec=self.codec, text=self.text)
+
+    @property
+    def continues_given_adapter(self) -> bool:
+        """Whether AV-DPO continues an SFT adapter that is a file beside given weights."""
+        return isinstance(self.sft, SftWeights) and self.dpo.adapter.layout == "two_adapters"
 
 
 class ScoreJob(Section):

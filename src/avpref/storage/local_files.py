@@ -30,7 +30,8 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     again = "then run the same command again"
     if error.errno in NO_ROOM:
         found = f"no space left while writing {path} ({error.strerror})"
-        return StorageError(found, "free disk space", f"make room (df -h {path.parent}), {again}")
+        folder = next(parent for parent in path.parents if not parent.name.startswith(TEMPORARY_PREFIX))
+        return StorageError(found, "free disk space", f"make room (df -h {folder}), {again}")
     found = f"cannot write {path}: {error.strerror or error}"
     expected = "a folder on a disk with hard links that this user can write to"
     if error.errno in READ_ONLY:

@@ -37,13 +37,25 @@ def test_a_large_table_is_sealed_as_several_files(found, monkeypatch, tmp_path):
     run = RunTables(TableStore(LocalFiles(tmp_path / "tables")), tmp_path)
     one_file = run.seal(tables.SCORES, "f", found["scores"])
     monkeypatch.setattr(large_tables, "ROWS_PER_FILE", 100)
+    monkeypatch.setattr(large_tables, "ROWS_PER_GROUP", 20)
     manifest = run.seal(tables.SCORES, "g", found["scores"])
     chunked = pa.concat_tables([found["scores"].slice(0, 130), found["scores"].slice(130)])
     assert large_tables.to_files(chunked) == large_tables.to_files(found["scores"])
-    assert (len(one_file.files), [file.rows for file in manifest.files]) == (1, [100] * 8 + [40])
+    assert (len(one_file.files), [file.rows for file in manifest.files]) == (1, [80, 100, 100] * 3)
     assert run.read(tables.SCORES).equals(found["scores"])
     with run.connect() as con:
         assert con.sql("SELECT count(DISTINCT candidate_id) FROM scores").fetchall() == [(120,)]
+
+
+def test_numbers_of_a_large_table_are_compressed_only_where_they_repeat(found, monkeypatch):
+    monkeypatch.setattr(large_tables, "ROWS_PER_FILE", 300)
+    monkeypatch.setattr(large_tables, "ROWS_PER_GROUP", 100)
+    rows = found["scores"].drop_columns("elapsed_ms").append_column("elapsed_ms", pa.array([0.5] * 840))
+    (data, _), *_ = large_tables.to_files(rows)
+    group = pq.read_metadata(pa.BufferReader(data)).row_group(0)
+    codecs = {group.column(place).path_in_schema: group.column(place).compression for place in range(group.num_columns)}
+    assert (codecs["value"], codecs["elapsed_ms"], codecs["candidate_id"]) == ("UNCOMPRESSED", "ZSTD", "ZSTD")
+    assert pq.read_table(pa.BufferReader(data)).equals(rows.slice(0, 300))
 
 
 @pytest.mark.parametrize("statistics", [True, False, ["value"], ["status"]])
@@ -135,6 +147,7 @@ def test_taken_texts_are_those_of_arrow(monkeypatch, names):
 
 def test_distinct_texts_have_no_dictionary(found, monkeypatch, tmp_path):
     monkeypatch.setattr(large_tables, "ROWS_PER_FILE", 64)
+    monkeypatch.setattr(large_tables, "ROWS_PER_GROUP", 32)
     first, *_ = large_tables.to_files(found["candidates"])
     (tmp_path / "c.parquet").write_bytes(first[0])
     group = pq.read_metadata(tmp_path / "c.parquet").row_group(0)

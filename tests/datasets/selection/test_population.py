@@ -28,13 +28,13 @@ def test_mean_and_deviation_of_any_length(monkeypatch, count, leaf):
 def test_quantiles_of_any_numbers(values):
     numbers = np.array(values)
     expected = np.quantile(numbers, SHARES)
-    assert list(quantiles(numbers, SHARES)) == expected.tolist()
+    assert list(quantiles(numbers, SHARES, np.empty(len(numbers) + 1))) == expected.tolist()
     assert numbers.tolist() == values, "the numbers keep their order"
 
 
 def test_quantiles_of_many_numbers():
     values = np.random.default_rng(1).normal(size=30_011)
-    assert list(quantiles(values, SHARES)) == np.quantile(values, SHARES).tolist()
+    assert list(quantiles(values, SHARES, np.empty(len(values)))) == np.quantile(values, SHARES).tolist()
 
 
 def test_an_overflow_is_not_finite():

@@ -42,7 +42,8 @@ def _stages(settings: Settings) -> Iterator[tuple[str, str]]:
         counts = f": {prompts.num_prompts} to train on, {prompts.num_evaluation_clips} held out"
     yield "prompts", f"of kind {prompts.kind}{counts}"
     if isinstance(settings.sft, SftWeights):
-        yield "sft", f"the trained network {settings.sft.network}"
+        lora = f" and its adapter {settings.sft.lora}" if settings.sft.lora else ""
+        yield "sft", f"the trained network {settings.sft.network}{lora}"
     else:
         yield "sft", f"{_training(settings.sft.loop, 'clips')} train the network from random values"
     yield (
@@ -53,7 +54,8 @@ def _stages(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "score", f"every clip by {', '.join(names)}"
     yield "pair", f"chosen and rejected clips by the strategy {settings.pairs.strategy}"
     yield "audit", "facts such as loudness that could tell chosen from rejected clips"
-    yield "train", f"{_training(dpo.loop, 'pairs')} train a LoRA adapter by AV-DPO"
+    adapter = "SFT's LoRA adapter on" if dpo.adapter.layout == "two_adapters" else "a LoRA adapter"
+    yield "train", f"{_training(dpo.loop, 'pairs')} train {adapter} by AV-DPO"
     yield "evaluate", "the adapter on held-out prompts against the network without it; the gate decides"
     yield "report", "one page with clips, curves, intervals and the decision"
 

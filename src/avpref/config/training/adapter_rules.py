@@ -27,13 +27,15 @@ def require_adapters(settings: Settings, path: Path) -> None:
 
 
 def _require_continued(settings: Settings, sft_adapter: AdapterSettings | None, path: Path) -> None:
-    """Raises ConfigError unless SFT trains an adapter that AV-DPO can continue with a frozen copy as its reference."""
+    """Raises ConfigError unless SFT has an adapter that AV-DPO can continue with a frozen copy as its reference.
+
+    The adapter of ``sft.kind: weights`` is a file, which the run checks (:mod:`avpref.flows.stages.training.given_adapter`).
+    """
     found = f"{path}: dpo.adapter.layout two_adapters"
-    if sft_adapter is None:
-        without = " with sft.kind weights" if not isinstance(settings.sft, SftSettings) else " without sft.adapter"
-        raise ConfigError(found + without, "an adapter that SFT trains, which AV-DPO continues", MERGED)
+    if sft_adapter is None and isinstance(settings.sft, SftSettings):
+        raise ConfigError(f"{found} without sft.adapter", "an adapter that SFT trains, which AV-DPO continues", MERGED)
     own = settings.dpo.adapter
-    if (own.rank, own.alpha) != (sft_adapter.rank, sft_adapter.alpha):
+    if sft_adapter is not None and (own.rank, own.alpha) != (sft_adapter.rank, sft_adapter.alpha):
         fix = f"--set dpo.adapter.rank={sft_adapter.rank} --set dpo.adapter.alpha={sft_adapter.alpha:g}"
         raise ConfigError(
             f"{found}, rank {own.rank} and alpha {own.alpha:g}",
