@@ -57,9 +57,9 @@ def test_actors_that_were_started_early_are_those_of_the_first_pool(ray_cluster:
         kept_actors.start_actors(settings, ["avpref.pool.scan.scan_worker"])  # starts none beyond the first two
         actors = [kept_actors.take_actor(settings) for _ in range(2)]
         assert None not in actors and kept_actors.take_actor(settings) is None
-        infos = ray.get([actor.info.remote(None) for actor in actors if actor is not None])
-        assert len({info.process for info in infos}) == 2
-        for actor in actors:
+        started = [actor for actor in actors if actor is not None]
+        assert len({info.process for info in ray.get([actor.info.remote(None) for actor in started])}) == 2
+        for actor in started:
             ray.kill(actor)
 
 
