@@ -7,12 +7,13 @@ Actors of a scorer's own pool are not kept either: their environment, or what th
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from avpref.config.executor_settings import RayExecutor
-from avpref.execution.ray_session import cluster_address
+from avpref.config.executor_settings import Executor, RayExecutor
+from avpref.execution.ray_actor import actor_class
+from avpref.execution.ray_session import cluster_address, join_ray
 
 _kept: list[Any] = []
 _is_keeping = False
@@ -38,6 +39,21 @@ def keep_actor(actor: Any, settings: RayExecutor) -> bool:
     actor.release.remote()
     _kept.append(actor)
     return True
+
+
+def start_actors(executor: Executor, modules: Sequence[str]) -> None:
+    """Start Ray on this machine and the actors of the command's first pool, which import ``modules`` meanwhile.
+
+    Does nothing where actors are not kept. Raises as :func:`avpref.execution.ray_session.join_ray`.
+    """
+    if not isinstance(executor, RayExecutor) or not (_is_keeping and _may_keep(executor)):
+        return
+    join_ray(executor)
+    start = actor_class(executor).remote
+    for _ in range(executor.num_actors - len(_kept)):
+        actor = start()
+        actor.load.remote(list(modules))
+        _kept.append(actor)
 
 
 def take_actor(settings: RayExecutor) -> Any | None:

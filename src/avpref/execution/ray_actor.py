@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from avpref.config.executor_settings import RayExecutor
 from avpref.errors import AvprefError, StorageError
 from avpref.execution.code_version import code_version
 from avpref.execution.contract import Failure, UnitOutcome, Worker, WorkerSpec, failure_of, run_and_catch
+from avpref.execution.ray_session import ACTOR_ENV, has_actor_environment
 from avpref.storage.files import Files
 from avpref.storage.unit import Unit
 
@@ -51,6 +55,12 @@ class ActorProcess:
         self._worker: Worker[Any] | None = None
         self._build_s = 0.0
 
+    def load(self, modules: Sequence[str]) -> None:
+        """Import ``modules`` of the product and read its sources, so that :meth:`info` and :meth:`build` take less time."""
+        for module in modules:
+            importlib.import_module(module)
+        code_version()
+
     def info(self, probe: Probe | None) -> ActorInfo:
         """Describe the actor, and commit ``probe`` for the driver to check."""
         import ray
@@ -84,6 +94,19 @@ class ActorProcess:
         build_s, self._build_s = self._build_s, 0.0
         outcome = run_and_catch(self._worker, unit).with_build_time(build_s)
         return replace(outcome, unit=replace(unit, items=()))
+
+
+def actor_class(settings: RayExecutor) -> Any:
+    """The class of the actors of a pool with ``settings``, in the connected Ray: ``actor_class(settings).remote()`` starts one."""
+    import ray
+
+    needs_no_environment = settings.runtime_env.is_empty and has_actor_environment()
+    return ray.remote(ActorProcess).options(
+        num_cpus=1,
+        num_gpus=settings.num_gpus_per_actor or None,
+        max_restarts=0,
+        runtime_env=None if needs_no_environment else settings.runtime_env.for_ray(ACTOR_ENV),
+    )
 
 
 def require_visible(probe: Probe, info: ActorInfo) -> None:

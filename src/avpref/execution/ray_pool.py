@@ -28,7 +28,7 @@ from avpref.execution.contract import (
     failure_of,
 )
 from avpref.execution.kept_actors import keep_actor, take_actor
-from avpref.execution.ray_actor import POLL_INTERVAL_S, ActorInfo, ActorProcess, Probe, require_visible
+from avpref.execution.ray_actor import POLL_INTERVAL_S, ActorInfo, Probe, actor_class, require_visible
 from avpref.execution.ray_session import cluster_address
 from avpref.storage.local_files import TEMPORARY_PREFIX
 from avpref.storage.unit import ItemT, Unit
@@ -40,7 +40,6 @@ NODE_STATE_TIMEOUT_S = 5.0
 """Longest wait for the state of a node whose actor is unreachable: Ray reports the broken connection before the dead node."""
 STOP_TIMEOUT_S = 5.0
 """Longest wait for the end of stopped actors, before their probes are deleted."""
-ACTOR_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
 @dataclass
@@ -79,12 +78,7 @@ class RayPool(Generic[ItemT]):
         import ray
 
         self._ray, self._spec, self._settings, self._files = ray, spec, settings, files
-        self._actor_class: Any = ray.remote(ActorProcess).options(
-            num_cpus=1,
-            num_gpus=settings.num_gpus_per_actor or None,
-            max_restarts=0,
-            runtime_env=settings.runtime_env.for_ray(ACTOR_ENV),
-        )
+        self._actor_class = actor_class(settings)
         self._waiting: deque[Unit[ItemT]] = deque()
         self._ended: deque[UnitOutcome] = deque()
         self._lost_with_node: set[str] = set()

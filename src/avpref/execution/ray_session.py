@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from avpref.config.executor_settings import RayExecutor
@@ -16,9 +16,16 @@ from avpref.errors import ClusterError, ConfigError
 from avpref.execution.ray_folder import ray_folder, say_folder
 
 OBJECT_STORE_BYTES = 100 * 2**20
-
-
 CLIENT_SCHEME = "ray://"
+ACTOR_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Environment variables of every actor of a pool."""
+UNNEEDED_SERVICES = ("kill_monitor", "kill_log_monitor")
+"""Methods of Ray's node that end services without use on one machine: the autoscaler, and the copying of logs to the command.
+
+The first would let the end of a session wait for a second.
+"""
+
+_started_node = ""
 
 
 @contextlib.contextmanager
@@ -64,14 +71,50 @@ def join_ray(settings: RayExecutor) -> None:
     folder = ray_folder()
     say_folder(folder)
     _remove_old_sessions(Path(folder))
-    ray.init(
-        num_cpus=num_local_cpus(settings),
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=folder,
-    )
+    with _environment(ACTOR_ENV):
+        ray.init(
+            num_cpus=num_local_cpus(settings),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+        )
+    _end_unneeded_services()
+    global _started_node
+    _started_node = ray.get_runtime_context().get_node_id()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started in the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _end_unneeded_services() -> None:
+    """End :data:`UNNEEDED_SERVICES` of the Ray that this process started. A version of Ray without these methods keeps them."""
+    node = getattr(sys.modules.get("ray._private.worker"), "_global_node", None)
+    for name in UNNEEDED_SERVICES:
+        if hasattr(node, name):
+            getattr(node, name)(check_alive=False)
+
+
+def has_actor_environment() -> bool:
+    """Whether the processes of the connected Ray have the variables :data:`ACTOR_ENV`, because :func:`join_ray` started it here.
+
+    An actor without an environment of its own then gets a process that Ray has started already.
+    """
+    ray = sys.modules["ray"]
+    return bool(_started_node) and ray.get_runtime_context().get_node_id() == _started_node
 
 
 def num_local_cpus(settings: RayExecutor) -> int:

@@ -39,12 +39,16 @@ from avpref.media.window_decoding import (
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """Properties of a media file. ``duration_s`` is the end of the video, or of the audio if there is no video."""
+    """Properties of a media file. ``duration_s`` is the end of the video, or of the audio if there is no video.
+
+    ``container`` is FFmpeg's name of the format, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
+    """
 
     duration_s: float
     num_streams: int
     video: VideoTrack | None
     audio: AudioTrack | None
+    container: str
 
     @property
     def has_video(self) -> bool:
@@ -115,6 +119,7 @@ def probe(source: MediaSource, rules: ReadingRules = DEFAULT_READING) -> MediaIn
             num_streams=len(container.streams),
             video=track,
             audio=None if audio is None else track_properties(container, audio),
+            container=container.format.name,
         )
 
 

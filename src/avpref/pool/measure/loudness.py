@@ -9,7 +9,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 Samples = NDArray[np.float64]
 
@@ -30,6 +29,8 @@ CHANNEL_WEIGHTS = {5: (1.0, 1.0, 1.0, SURROUND, SURROUND), 6: (1.0, 1.0, 1.0, 0.
 
 def k_weighted(channels: NDArray[np.float32], rate_hz: float) -> Samples:
     """Channels [C, S] after the two filters of the recommendation: [C, S]."""
+    from scipy.signal import lfilter  # not at import: the command that names the measures filters nothing
+
     weighted = channels.astype(np.float64)
     for numerator, denominator in _filters(rate_hz):
         weighted = lfilter(numerator, denominator, weighted, axis=-1)

@@ -113,7 +113,7 @@ class ScanWorker:
         if info.audio is None and self.spec.requires_sound:
             raise MediaError("no sound", "a recording with sound", "--set scan.require_sound=false")
         profiled = profile(media, self.spec.rules)
-        return {**_properties(media, info), **_profile_columns(profiled), "status": OK}
+        return {**_properties(info), **_profile_columns(profiled), "status": OK}
 
 
 def _without_picture(media: MediaSource) -> str:
@@ -121,13 +121,11 @@ def _without_picture(media: MediaSource) -> str:
         return COVER_ART if container.streams.video else "no picture"
 
 
-def _properties(media: MediaSource, info: MediaInfo) -> dict[str, Any]:
-    with opened(media) as container:
-        container_name = container.format.name
+def _properties(info: MediaInfo) -> dict[str, Any]:
     video, audio = info.video, info.audio
     assert video is not None
     values: dict[str, Any] = {
-        **{"container": container_name, "num_streams": info.num_streams, "video_codec": video.codec},
+        **{"container": info.container, "num_streams": info.num_streams, "video_codec": video.codec},
         **{"height_px": video.height_px, "width_px": video.width_px, "fps_hz": video.fps_hz},
         **{"rotation_deg": video.rotation_deg, "hdr": video.hdr},
     }

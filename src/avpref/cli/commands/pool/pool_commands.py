@@ -64,9 +64,9 @@ def build(
     json: AsJson = False,
 ) -> int:
     """Run all stages: scan, cut, measure, caption, filter, write. Only what is missing is computed. Exit code 5: some items failed."""
-    from avpref.cli.actions.pool import build_pool
+    from avpref.cli.actions.pool import start_pool
 
-    return _present(build_pool.build(config, source, pools, set_ or [], wait), json)
+    return _present(start_pool.build(config, source, pools, set_ or [], wait), json)
 
 
 def _stage(name: str, config: Path, source: list[str] | None, pools: Path, set_: list[str] | None, json: bool) -> int:
