@@ -277,6 +277,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["speed", "decoding", "kill"], metavar="PART")
     parser.add_argument("--decoded", type=int, default=60, help="clips of the comparison of decodings")
     parser.add_argument("--decoded-height", type=int, default=360)
+    parser.add_argument("--killed", type=int, default=20 * UNIT, help="clips of the build that is killed")
     parser.add_argument("--script", type=Path, help="only run the plain script on this folder")
     arguments = parser.parse_args()
     if arguments.script:
@@ -291,7 +292,8 @@ def report(root: Path, arguments: argparse.Namespace) -> None:
     """Print the results of the parts."""
     folder = root / "clips"
     folder.mkdir()
-    number = arguments.clips if "speed" in arguments.parts else min(arguments.clips, 20 * UNIT)
+    killed = min(arguments.clips, arguments.killed)
+    number = arguments.clips if "speed" in arguments.parts else killed
     for index in range(number):
         make_clip(folder / f"{index:05d}.mp4", index, arguments.seconds, arguments.height)
     print(f"{number} clips of {arguments.seconds:g} s, {arguments.height} rows, {arguments.actors} actors\n")
@@ -308,7 +310,7 @@ def report(root: Path, arguments: argparse.Namespace) -> None:
     if "kill" in arguments.parts:
         small = root / "small"
         small.mkdir()
-        for path in sorted(folder.glob("*.mp4"))[: min(arguments.clips, 20 * UNIT)]:
+        for path in sorted(folder.glob("*.mp4"))[:killed]:
             os.link(path, small / path.name)
         num_units = -(-len(list(small.iterdir())) // UNIT)
         finished, repeated = kill_and_resume(small, root / "killed", arguments.actors, num_units)
