@@ -22,6 +22,11 @@ def mean_and_std(values: Floats) -> tuple[float, float]:
         return float(mean), math.sqrt(squares / (len(values) - 1)) if math.isfinite(squares) else math.inf
 
 
+def has_missing(values: Floats) -> bool:
+    """Whether a number of ``values`` [N] is NaN: the smallest one is NaN then, and no array of flags is needed."""
+    return len(values) > 0 and math.isnan(values.min())
+
+
 def quantiles(values: Floats, shares: Sequence[float], scratch: Floats) -> tuple[float, ...]:
     """Quantiles of ``values`` [N] by linear interpolation between the two nearest ranks. ``scratch`` [at least N] is overwritten."""
     ranked = scratch[: len(values)]

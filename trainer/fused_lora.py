@@ -46,15 +46,12 @@ class _AddUpdate(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of result, x, A and B."""
         x, inner, down, up = context.saved_tensors
-        x = F.gelu(x, approximate=GELU) if context.is_source and context.needs_input_grad[2] else x
         outer, scale = gradient.to(up.dtype).flatten(0, -2), context.scale
         if not _is_exact(scale):
             outer, scale = outer * scale, 1.0
         through = (outer @ up).mul_(scale)
         of_x = (through @ down).view(x.shape).to(x.dtype) if context.needs_input_grad[1] else None
-        of_down = (x.to(down.dtype).flatten(0, -2).t() @ through).t() if context.needs_input_grad[2] else None
-        of_up = (inner.flatten(0, -2).t() @ outer).mul_(scale).t() if context.needs_input_grad[3] else None
-        return gradient, of_x, of_down, of_up, None, None
+        return gradient, of_x, *_of_factors(context, x, inner, outer, through, scale), None, None
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -87,14 +84,26 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, A and B."""
         x, inner, weight, down, up = context.saved_tensors
-        needs_x, _, needs_down, needs_up, *_ = context.needs_input_grad
         outer, scale = gradient.flatten(0, -2), context.scale
         through = (outer @ up).mul_(scale)
-        of_x = (outer @ weight).addmm_(through, down).view(x.shape) if needs_x else None
-        x = F.gelu(x, approximate=GELU) if context.is_source and needs_down else x
-        of_down = (x.flatten(0, -2).t() @ through).t() if needs_down else None
-        of_up = (inner.flatten(0, -2).t() @ outer).mul_(scale).t() if needs_up else None
-        return of_x, None, of_down, of_up, None, None
+        of_x = (outer @ weight).addmm_(through, down).view(x.shape) if context.needs_input_grad[0] else None
+        return of_x, None, *_of_factors(context, x, inner, outer, through, scale), None, None
+
+
+def _of_factors(
+    context: Any, x: Tensor, inner: Tensor, outer: Tensor, through: Tensor, scale: float
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of A and B, the third and fourth inputs of both operations. ``x`` is their input, or what that is the GELU of.
+
+    ``inner`` [..., r] is x Aᵀ, ``outer`` [n, out] the gradient of the result, ``through`` [n, r] scale · outer B.
+    """
+    of_down = of_up = None
+    if context.needs_input_grad[2]:
+        x = F.gelu(x, approximate=GELU) if context.is_source else x
+        of_down = (x.to(through.dtype).flatten(0, -2).t() @ through).t()
+    if context.needs_input_grad[3]:
+        of_up = (inner.flatten(0, -2).t() @ outer).mul_(scale).t()
+    return of_down, of_up
 
 
 def _is_exact(scale: float) -> bool:

@@ -117,6 +117,11 @@ class TrainingJob:
         assert isinstance(self.settings, PriorTrainingSettings), "a job of another training"
         return self.settings
 
+    @property
+    def start_weights(self) -> Path | None:
+        """The network that the training starts from: the weights under an SFT adapter where they are a file, else ``weights``."""
+        return self.weights_under or self.weights
+
     def inputs(self) -> Iterator[tuple[str, Path]]:
         """Names and paths of the files that the job reads."""
         folder = self.sft_adapter

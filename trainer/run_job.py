@@ -306,9 +306,8 @@ def cache_reference(job: TrainingJob, path: Path, context: Context) -> Reference
 
 
 def _start_network(job: TrainingJob, context: Context) -> VelocityNetwork:
-    weights = job.weights_under or job.weights
-    if weights is not None:
-        network = job.base_model.load(weights, context.device)
+    if job.start_weights is not None:
+        network = job.base_model.load(job.start_weights, context.device)
         return network.float() if isinstance(job.settings, SftSettings) else network
     return job.base_model.create(derive_seed("network", job.seed)).to(context.device)
 

@@ -15,7 +15,7 @@ from threading import local
 import numpy as np
 import pyarrow as pa
 
-from avpref.datasets.population import Floats, mean_and_std, quantiles
+from avpref.datasets.population import Floats, has_missing, mean_and_std, quantiles
 from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.tables import NORMS, to_arrow
@@ -100,8 +100,8 @@ def measure(matrix: ScoreMatrix, population: str) -> Norm:
 
 
 def _usable(scores: Floats) -> Floats:
-    """The scores without NaN; a view where there is none, as the smallest number of all is NaN otherwise."""
-    return scores[~np.isnan(scores)] if len(scores) and math.isnan(scores.min()) else scores
+    """The scores without NaN; a view where there is none."""
+    return scores[~np.isnan(scores)] if has_missing(scores) else scores
 
 
 def _quantiles(scratch: local, scores: Floats) -> tuple[float, ...]:

@@ -75,9 +75,10 @@ def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSetting
 
 def _blocks(num_compared: Ints) -> Iterator[tuple[int, Ints]]:
     """A number of candidates, at least two, and some prompts with so many of them, ascending."""
-    for size in np.flatnonzero(np.bincount(num_compared)).tolist():
-        of_size = np.flatnonzero(num_compared == size) if size > 1 else _NO_INTS
-        step = max(1, COMPARISONS // max(size, 1) ** 2)
+    sizes = np.flatnonzero(np.bincount(num_compared))
+    for size in sizes[sizes > 1].tolist():
+        of_size = np.flatnonzero(num_compared == size)
+        step = max(1, COMPARISONS // size**2)
         for start in range(0, len(of_size), step):
             yield size, of_size[start : start + step]
 

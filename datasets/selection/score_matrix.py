@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from avpref.datasets.metric_selection import check_metrics
+from avpref.datasets.population import has_missing
 from avpref.datasets.selection.candidate_index import CandidateIndex, index_of, read_candidates
 from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.reused_memory import reused_memory
@@ -114,8 +115,8 @@ def _in_index_order(lines: Floats, ordinal_of_row: Ints, num_candidates: int, th
 
 
 def _missing(line: Floats) -> NDArray[np.bool_] | None:
-    """Whether a score is missing [N]; None where there is none, as the smallest number of all is NaN otherwise."""
-    return np.isnan(line) if len(line) and np.isnan(line.min()) else None
+    """Whether a score is missing [N]; None where there is none."""
+    return np.isnan(line) if has_missing(line) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,9 +47,8 @@ class ReferenceSpec:
         """Load network and pairs. Uses the training's number of threads, so that scores are equal to the last bit."""
         job = self.job
         torch.set_num_threads(job.dpo.loop.num_threads)
-        weights = job.weights_under or job.weights
-        assert weights is not None, "AV-DPO has weights"
-        self.models.bring(weights)
+        assert job.start_weights is not None, "AV-DPO has weights"
+        self.models.bring(job.start_weights)
         for folder in (job.sft_adapter, job.start_adapter):
             if folder is not None:
                 self.models.bring(folder)

@@ -90,7 +90,7 @@ class Lora:
         kept = {name: pair for name, pair in self.factors.items() if not is_audio(name) and not is_added(name)}
         return Lora(self.source, kept)
 
-    def require_fit(self, network: nn.Module) -> None:
+    def require_fit(self, network: nn.Module, fix: str = _FIX) -> None:
         """Raises InputError, naming the differences, unless the adapter has factors for exactly the targeted layers of ``network``.
 
         Without a configuration the targets are the modules of the file, required in every block.
@@ -106,7 +106,7 @@ class Lora:
                 for module in expected
                 for name, shape in self._factor_shapes(module, expected[module]).items()
             },
-            _FIX,
+            fix,
         )
 
     @torch.no_grad()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from avpref.config.schema import Settings
 from avpref.config.training.adapter_rules import MERGED
@@ -16,12 +14,10 @@ from avpref.errors import ConfigError, InputError
 from avpref.flows.run import WEIGHTS_UNDER_FILE
 from avpref.flows.workers.generator import base_of
 from avpref.models.bases.base_model import Base, GivenWeights
-from avpref.models.bases.velocity_network import VelocityNetwork
 from avpref.models.checkpoints.exporting import save_peft_adapter
 from avpref.models.checkpoints.lora_files import Lora
 from avpref.models.checkpoints.shipped_networks import locate_network
 from avpref.storage.local_files import storage_errors
-from avpref.storage.weight_files import require_shapes
 from avpref.trainer.adapter_files import CONFIG_FILE
 from avpref.trainer.run_job import ADAPTER_FOLDER, NETWORK_FILE
 
@@ -62,7 +58,7 @@ def refuse_folded(sft: SftWeights) -> None:
 
 
 def read_given_adapter(settings: Settings) -> Lora:
-    """The SFT adapter of given weights, in float32, under the names of the network's modules.
+    """The SFT adapter of given weights, in the dtype of its file, under the names of the network's modules.
 
     Raises as :func:`require_given_weights`, and InputError for an absent file.
     """
@@ -77,9 +73,10 @@ def read_given_adapter(settings: Settings) -> Lora:
         raise InputError(f"sft.lora {path} does not exist", "a folder in PEFT's format or a file", "correct sft.lora")
     lora = base.read_adapter(path)
     _require_rank(lora, settings.dpo.adapter)
-    _require_fit(lora, base.outline(), settings.dpo.adapter.rank)
-    factors = {name: replace(pair, down=pair.down.float(), up=pair.up.float()) for name, pair in lora.factors.items()}
-    return replace(lora, factors=factors)
+    network = base.outline()
+    fix = f"{OTHER_LORA}; an adapter of other layers than AV-DPO trains can only be folded in: {MERGED}"
+    replace(lora, targets=network.adapter_targets().names).require_fit(network, fix)
+    return lora
 
 
 def _require_rank(lora: Lora, settings: AdapterSettings) -> None:
@@ -95,27 +92,6 @@ def _require_rank(lora: Lora, settings: AdapterSettings) -> None:
     raise ConfigError(found, expected, f"--set dpo.adapter.rank={rank} --set dpo.adapter.alpha={alpha:g}")
 
 
-def _require_fit(lora: Lora, network: VelocityNetwork, rank: int) -> None:
-    """Raises InputError, naming the differences, unless ``lora`` adapts exactly the layers that the policy's adapter has."""
-    expected: dict[str, tuple[int, ...]] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and _is_target(name, network.adapter_targets().names):
-            expected |= _shapes(name, rank, module.out_features, module.in_features)
-    own: dict[str, tuple[int, ...]] = {}
-    for name, pair in lora.factors.items():
-        own |= _shapes(name, pair.rank, pair.up.shape[0], pair.down.shape[1])
-    fix = f"{OTHER_LORA}; an adapter of other layers than AV-DPO trains can only be folded in: {MERGED}"
-    require_shapes(f"the SFT adapter {lora.source} ({len(lora.factors)} layers)", own, expected, fix)
-
-
-def _is_target(name: str, ends: tuple[str, ...]) -> bool:
-    return any(name == end or name.endswith(f".{end}") for end in ends)
-
-
-def _shapes(module: str, rank: int, outputs: int, inputs: int) -> Mapping[str, tuple[int, ...]]:
-    return {f"{module}.lora_A.weight": (rank, inputs), f"{module}.lora_B.weight": (outputs, rank)}
-
-
 def write_apart(settings: Settings, sft: SftWeights, output: Path) -> bool:
     """Write the weights under the adapter and the adapter, in PEFT's format, beside the network that holds both.
 
@@ -127,7 +103,8 @@ def write_apart(settings: Settings, sft: SftWeights, output: Path) -> bool:
     base = base_of(settings)
     lora = read_given_adapter(settings)
     _save_under(base, sft, path)
-    save_peft_adapter(lora, folder, base.outline().adapter_targets().names)
+    factors = {name: replace(pair, down=pair.down.float(), up=pair.up.float()) for name, pair in lora.factors.items()}
+    save_peft_adapter(replace(lora, factors=factors), folder, base.outline().adapter_targets().names)
     return True
 
 
