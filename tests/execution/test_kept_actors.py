@@ -25,18 +25,35 @@ TWO = RayExecutor(num_actors=2)
 @dataclass(frozen=True)
 class Spec:
     folder: Path
+    num_actors: int
 
     def build(self) -> Worker:
-        commit_once(self.folder / f"built-{os.getpid()}-{time.time_ns()}", b"")
-        return Worker(self.folder)
+        record("built", self.folder)
+        return Worker(self.folder, self.num_actors)
 
 
 @dataclass(frozen=True)
 class Worker:
+    """Ends no unit before all actors run one: a pool that ends earlier stops the actors that were still starting."""
+
     folder: Path
+    num_actors: int
 
     def run(self, unit: Unit[FakeItem]) -> Receipt:
+        record("ran", self.folder)
+        deadline = time.monotonic() + 60
+        while len(processes_that("ran", self.folder)) < self.num_actors and time.monotonic() < deadline:
+            time.sleep(0.02)
         return Receipt(len(unit.items), 0, 0.0)
+
+
+def record(event: str, folder: Path) -> None:
+    commit_once(folder / f"{event}-{os.getpid()}-{time.time_ns()}", b"")
+
+
+def processes_that(event: str, folder: Path) -> set[int]:
+    """The processes that recorded ``event``."""
+    return {int(path.name.split("-")[1]) for path in folder.glob(f"{event}-*")}
 
 
 @pytest.fixture(autouse=True)
@@ -50,15 +67,10 @@ def by_value(ray_cluster: int) -> Iterator[None]:
 
 
 def run_pool(folder: Path, settings: RayExecutor = TWO, count: int = 4) -> list[UnitOutcome]:
-    with open_pool(settings, Spec(folder)) as pool:
+    with open_pool(settings, Spec(folder, settings.num_actors)) as pool:
         for unit in fake_units(num_units=count, size=1):
             pool.submit(unit)
         return [pool.next_done() for _ in range(count)]
-
-
-def builds(folder: Path) -> list[int]:
-    """The process of every worker that was built."""
-    return [int(path.name.split("-")[1]) for path in sorted(folder.glob("built-*"))]
 
 
 def are_gone(processes: set[int]) -> bool:
@@ -69,23 +81,24 @@ def are_gone(processes: set[int]) -> bool:
 
 
 def test_a_second_pool_builds_its_workers_in_the_processes_of_the_first(tmp_path: Path) -> None:
+    pools = [tmp_path / "first", tmp_path / "second"]
     with actors_kept():
-        outcomes = [outcome for _ in range(2) for outcome in run_pool(tmp_path)]
-        processes = set(builds(tmp_path))
-        assert all(Path(f"/proc/{process}").exists() for process in processes)
+        outcomes = [outcome for folder in pools for outcome in run_pool(folder)]
+        first, second = (processes_that("built", folder) for folder in pools)
+        assert all(Path(f"/proc/{process}").exists() for process in first)
     assert all(outcome.receipt is not None for outcome in outcomes)
-    # an actor that was still starting is not kept, and may have built nothing
-    assert len(builds(tmp_path)) > len(processes)
-    assert are_gone(processes)
+    assert len(first) == TWO.num_actors and second == first
+    assert are_gone(first)
 
 
 def test_a_smaller_pool_leaves_the_others_kept_and_a_dead_one_is_replaced(tmp_path: Path) -> None:
     with actors_kept():
-        run_pool(tmp_path)
-        for process in set(builds(tmp_path)):
+        run_pool(tmp_path / "first")
+        processes = processes_that("built", tmp_path / "first")
+        for process in processes:
             os.kill(process, 9)
-        assert are_gone(set(builds(tmp_path)))
-        (outcome,) = run_pool(tmp_path, RayExecutor(num_actors=1), count=1)
+        assert are_gone(processes)
+        (outcome,) = run_pool(tmp_path / "second", RayExecutor(num_actors=1), count=1)
     assert outcome.receipt is not None
 
 
