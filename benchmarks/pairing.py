@@ -142,7 +142,7 @@ def hashed_scan(files: Files) -> list[tuple[object, ...]]:
 
 def seal(selection: Selection) -> int:
     """Bytes of the sealed pairs."""
-    return sum(len(data) for data, _ in to_files(selection.pairs))
+    return sum(len(data) for data, _ in to_files(selection.pair_blocks))
 
 
 def pandas_rewards(files: Files) -> pd.DataFrame:
@@ -269,7 +269,7 @@ def large(folder: Path, part: str) -> None:
     sealed, num_bytes = timed(lambda: seal(selection))
     for took in (filled_matrix, measured, selected, sealed):
         print(took.wall_s, took.cpu_s)
-    print(peak_gib(), selection.pairs.num_rows, selection.skipped.num_rows, num_bytes)
+    print(peak_gib(), selection.pair_blocks.num_rows, selection.skipped.num_rows, num_bytes)
 
 
 def measure_large(folder: Path, num_prompts: int) -> Iterator[Line]:
