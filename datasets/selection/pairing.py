@@ -72,13 +72,14 @@ def select_pairs(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Sel
     :func:`avpref.datasets.selection.candidate_rewards.rewards_of`.
     """
     rewards = rewards_of(matrix, settings, norm)
+    reward_blocks = reward_table(matrix, rewards, settings, norm)
     found = search(matrix, rewards, settings)
     shapes = shapes_of(matrix, rewards, found.pairs)
     return Selection(
         pair_blocks=pair_table(matrix, rewards, kept_pairs(found, shapes, settings), settings, norm),
         skipped=skipped_table(matrix, rewards, found, shapes, settings),
         excluded=excluded_table(matrix),
-        reward_blocks=reward_table(matrix, rewards, settings, norm),
+        reward_blocks=reward_blocks,
         norm=norm,
         warnings=_warnings(settings, matrix.metrics, norm),
     )

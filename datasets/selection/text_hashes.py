@@ -88,9 +88,9 @@ def common_length(offsets: Offsets) -> int:
 def characters_of(texts: pa.Array) -> tuple[Bytes, Offsets]:
     """The bytes of ``texts``, and where each begins and the last ends [N + 1], counted from the first; views where possible."""
     _, offset_buffer, data = texts.buffers()
-    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    kind: type[np.signedinteger] = np.int64 if pa.types.is_large_string(texts.type) else np.int32
     offsets = np.frombuffer(offset_buffer, kind)[texts.offset : texts.offset + len(texts) + 1]
     if not len(texts) or data is None:
         return np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
     characters = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
-    return characters, offsets - offsets[0] if offsets[0] else offsets
+    return characters, offsets - offsets[:1] if offsets[0] else offsets
