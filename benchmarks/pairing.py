@@ -30,6 +30,7 @@ import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
 from avpref.datasets import tables
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.large_tables import to_files
 from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
 from avpref.datasets.selection.leaderboard import STRATEGIES, leaderboard
@@ -103,9 +104,11 @@ def write(folder: Path, num_prompts: int, step: int) -> Files:
 
 
 def select(files: Files) -> Selection:
-    """The work of stage ``pair``: from files to norm, pairs, rewards and reasons."""
+    """The work of stage ``pair``: from files to norm, pairs, rewards and reasons, all in memory."""
     matrix = read_matrix(source_of(files, threads=os.cpu_count() or 1), METRICS)
-    return select_pairs(matrix, PairSettings(), measure(matrix, "all"))
+    selection = select_pairs(matrix, PairSettings(), measure(matrix, "all"))
+    assert selection.pairs.num_rows and selection.rewards.num_rows  # they are made when they are read
+    return selection
 
 
 SCANNED = {
@@ -140,9 +143,9 @@ def hashed_scan(files: Files) -> list[tuple[object, ...]]:
     ]
 
 
-def seal(selection: Selection) -> int:
-    """Bytes of the sealed pairs."""
-    return sum(len(data) for data, _ in to_files(selection.pairs))
+def seal(table: BlockTable) -> int:
+    """Bytes of the table as sealed."""
+    return sum(len(data) for data, _ in to_files(table))
 
 
 def pandas_rewards(files: Files) -> pd.DataFrame:
@@ -257,7 +260,7 @@ SCANS = {"scan": scan, "hashed_scan": hashed_scan}
 
 
 def large(folder: Path, part: str) -> None:
-    """In a process of its own: scan or select, and print times, the peak of the resident memory, and numbers of rows."""
+    """In a process of its own: scan or select, and print times, peaks of the resident memory, and numbers of rows and bytes."""
     files = {name: sorted(folder.glob(f"{name}-*.parquet")) for name in ("candidates", "scores")}
     if part in SCANS:
         took, _ = timed(lambda: SCANS[part](files))
@@ -266,10 +269,13 @@ def large(folder: Path, part: str) -> None:
     filled_matrix, matrix = timed(lambda: read_matrix(source_of(files, threads=os.cpu_count() or 1), METRICS))
     measured, norm = timed(lambda: measure(matrix, "all"))
     selected, selection = timed(lambda: select_pairs(matrix, PairSettings(), norm))
-    sealed, num_bytes = timed(lambda: seal(selection))
-    for took in (filled_matrix, measured, selected, sealed):
+    sealed, num_bytes = timed(lambda: seal(selection.pair_blocks))
+    peak = peak_gib()
+    sealed_rewards, num_reward_bytes = timed(lambda: seal(selection.reward_blocks))
+    for took in (filled_matrix, measured, selected, sealed, sealed_rewards):
         print(took.wall_s, took.cpu_s)
-    print(peak_gib(), selection.pairs.num_rows, selection.skipped.num_rows, num_bytes)
+    num_pairs, num_rewards = selection.pair_blocks.num_rows, selection.reward_blocks.num_rows
+    print(peak, peak_gib(), num_pairs, selection.skipped.num_rows, num_rewards, num_bytes, num_reward_bytes)
 
 
 def measure_large(folder: Path, num_prompts: int) -> Iterator[Line]:
@@ -286,9 +292,11 @@ def measure_large(folder: Path, num_prompts: int) -> Iterator[Line]:
     before = {name: run(name) for name in SCANS}
     numbers = run("select")
     scanned = {name: Timing(*np.mean([times, run(name)], axis=0)) for name, times in before.items()}
-    parts = [Timing(*numbers[start : start + 2]) for start in range(0, 8, 2)]
+    *parts, of_rewards = [Timing(*numbers[start : start + 2]) for start in range(0, 10, 2)]
     whole = Timing(sum(part.wall_s for part in parts), sum(part.cpu_s for part in parts))
-    peak, pairs, skipped, num_bytes = numbers[8], int(numbers[9]), int(numbers[10]), numbers[11]
+    with_rewards = Timing(whole.wall_s + of_rewards.wall_s, whole.cpu_s + of_rewards.cpu_s)
+    peak, peak_with_rewards = numbers[10:12]
+    pairs, skipped, rewards, num_bytes, num_reward_bytes = map(int, numbers[12:])
     count = num_prompts * NUM_CANDIDATES
     rows = f"{count:,} candidates, {count * len(NAMES):,} scores"
     yield Line(
@@ -297,9 +305,15 @@ def measure_large(folder: Path, num_prompts: int) -> Iterator[Line]:
     yield Line("files → sealed pairs, compared with that scan", whole.times(scanned["scan"]))
     yield Line("  files → score matrix", str(parts[0]))
     yield Line("  norm", str(parts[1]))
-    yield Line(f"  pairs, rewards, skipped: {pairs:,} pairs, {skipped:,} skipped", str(parts[2]))
-    yield Line(f"  pairs as sealed Parquet, {num_bytes / 2**20:.0f} MiB", str(parts[3]))
-    yield Line("  peak resident memory of that process, all tables included", f"{peak:.2f} GiB")
+    yield Line(f"  rewards, search: {pairs:,} pairs; prompts without one: {skipped:,} rows", str(parts[2]))
+    yield Line(f"  rows of the pairs, sealed as Parquet, {num_bytes / 2**20:.0f} MiB", str(parts[3]))
+    yield Line("  peak resident memory of that process", f"{peak:.2f} GiB")
+    yield Line(
+        f"rows of the rewards as well, sealed as Parquet: {rewards:,} rows, {num_reward_bytes / 2**20:.0f} MiB",
+        str(of_rewards),
+    )
+    yield Line("  files → sealed pairs and rewards, compared with the scan", with_rewards.times(scanned["scan"]))
+    yield Line("  peak resident memory", f"{peak_with_rewards:.2f} GiB")
     yield Line(
         "DuckDB hashes the same columns and hands nothing over, mean of before and after", str(scanned["hashed_scan"])
     )

@@ -1,10 +1,10 @@
-"""Tables in memory as the files of a sealed table: large ones as several files, which threads encode."""
+"""Tables as the files of a sealed table: large ones as several files, which threads make and encode."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from avpref.datasets.block_table import ROWS_PER_BLOCK, BlockTable
+from avpref.datasets.reused_memory import reused_memory
 from avpref.datasets.tables import ROWS_PER_GROUP, bytes_of, to_bytes
 
 ROWS_PER_FILE = 1 << 18
@@ -21,24 +23,33 @@ LEVEL = 1
 """Of Zstandard, for large tables: most of their bytes are measured numbers and ids, which no level makes much smaller."""
 
 
-def to_files(arrow: pa.Table) -> list[tuple[bytes, int]]:
+@reused_memory()
+def to_files(rows: pa.Table | BlockTable) -> list[tuple[bytes, int]]:
     """The files of a sealed table, each with its number of rows: one, as :func:`avpref.datasets.tables.to_bytes` makes it, or several
-    of at most :data:`ROWS_PER_FILE` rows. Equal content gives equal bytes, whatever the chunks and the number of threads.
+    of at most :data:`ROWS_PER_FILE` rows. Equal content gives equal bytes, whatever the blocks, chunks and number of threads.
 
     In large tables, numbers that rarely repeat are not compressed: it makes them 4 % smaller and takes nearly half the time of writing.
     """
-    if arrow.num_rows <= ROWS_PER_FILE:
-        return [(to_bytes(arrow), arrow.num_rows)]
-    parts = [arrow.slice(start, end - start) for start, end in pairwise(_bounds(arrow.num_rows))]
-    distinct, plain = (_distinct(arrow, is_kind) for is_kind in (pa.types.is_string, pa.types.is_floating))
-    levels = {name: LEVEL for name in _leaves(arrow.schema) if name not in plain}
+    table = rows if isinstance(rows, BlockTable) else BlockTable.of(rows)
+    if table.num_rows <= ROWS_PER_FILE:
+        return [(to_bytes(table.whole()), table.num_rows)]
+    first = table.make(0, SAMPLE)
+    distinct, plain = (_distinct(first, is_kind) for is_kind in (pa.types.is_string, pa.types.is_floating))
+    levels = {name: LEVEL for name in _leaves(first.schema) if name not in plain}
     codec = {"compression": dict.fromkeys(plain, "none") | dict.fromkeys(levels, "zstd"), "compression_level": levels}
 
-    def encode(part: pa.Table) -> tuple[bytes, int]:
-        return bytes_of(arrow.schema, [part], distinct, codec, reserved_bytes=part.nbytes)
+    def encode(bounds: tuple[int, int]) -> tuple[bytes, int]:
+        start, end = bounds
+        reserved_bytes = first.nbytes * (end - start) // first.num_rows
+        return bytes_of(first.schema, _blocks(table, start, end), distinct, codec, reserved_bytes)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(encode, parts))
+        return list(pool.map(encode, pairwise(_bounds(table.num_rows))))
+
+
+def _blocks(table: BlockTable, start: int, end: int) -> Iterator[pa.Table]:
+    for first in range(start, end, ROWS_PER_BLOCK):
+        yield table.make(first, min(first + ROWS_PER_BLOCK, end))
 
 
 def _bounds(num_rows: int) -> list[int]:
@@ -54,8 +65,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
     return [columns.column(place).path for place in range(len(columns))]
 
 
-def _distinct(arrow: pa.Table, is_kind: Callable[[pa.DataType], bool]) -> list[str]:
-    """The columns of a kind of which more than half of the first rows differ."""
-    first = arrow.slice(0, SAMPLE)
-    names = [field.name for field in arrow.schema if is_kind(field.type)]
+def _distinct(first: pa.Table, is_kind: Callable[[pa.DataType], bool]) -> list[str]:
+    """The columns of a kind of which more than half of the rows of ``first`` differ."""
+    names = [field.name for field in first.schema if is_kind(field.type)]
     return [name for name in names if 2 * pc.count_distinct(first[name]).as_py() > first.num_rows]

@@ -27,6 +27,12 @@ def has_missing(values: Floats) -> bool:
     return len(values) > 0 and math.isnan(values.min())
 
 
+def is_finite(values: Floats) -> bool:
+    """Whether all of ``values`` [N] are finite: their sum is finite then, or else it overflowed."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(values.sum()) or bool(np.isfinite(values).all())
+
+
 def quantiles(values: Floats, shares: Sequence[float], scratch: Floats) -> tuple[float, ...]:
     """Quantiles of ``values`` [N] by linear interpolation between the two nearest ranks. ``scratch`` [at least N] is overwritten."""
     ranked = scratch[: len(values)]

@@ -14,10 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from avpref.datasets.selection.candidate_order import (
+    MAX_INT32,
+    Positions,
+    PromptRuns,
+    order_of,
+    ordinals_of,
+    sorted_positions,
+)
 from avpref.datasets.selection.id_lookup import IdLookup
 from avpref.datasets.selection.selection_source import Piece, SelectionSource, in_order, num_rows, pieces
-from avpref.datasets.selection.text_columns import RowTexts, combined
-from avpref.datasets.selection.text_hashes import Words, equal_length_words, hashes_of
+from avpref.datasets.selection.text_columns import RowTexts, Texts, combined
+from avpref.datasets.selection.text_hashes import Words, hashes_of
 from avpref.domain import Origin, Split
 
 Ints = NDArray[np.int64]
@@ -25,8 +33,6 @@ Flags = NDArray[np.bool_]
 
 DICTIONARIES = ("prompt_id", "origin")
 SIZES = ("num_frames", "height_px", "width_px")
-MAX_INT32 = 2**31 - 1
-SLICE = 1 << 16
 COLUMNS = ("candidate_id", "prompt_id", "index", "origin", *SIZES)
 
 
@@ -45,6 +51,11 @@ class Prompts:
     num_doubled: int
 
     @cached_property
+    def texts(self) -> Texts:
+        """The ids, to be copied."""
+        return Texts(self.ids)
+
+    @cached_property
     def is_train(self) -> Flags:
         """Whether a prompt's pairs may be trained on [P]."""
         return np.asarray(pc.equal(self.split, str(Split.TRAIN)).to_numpy(zero_copy_only=False))
@@ -60,7 +71,7 @@ class CandidateIndex:
 
     prompts: Prompts
     row_ids: pa.Array
-    row: Ints
+    row: Positions
     prompt: NDArray[np.int32]
     is_ground_truth: Flags
     num_candidates: Ints
@@ -69,17 +80,22 @@ class CandidateIndex:
     def __len__(self) -> int:
         return len(self.row)
 
-    def ids(self, ordinals: Ints) -> pa.Array:
+    @cached_property
+    def texts(self) -> Texts:
+        """The ids in the order of the files, to be copied."""
+        return Texts(self.row_ids)
+
+    def ids(self, ordinals: NDArray[np.signedinteger]) -> pa.Array:
         """Ids of the candidates with these ordinals."""
         return self.row_ids.take(pa.array(self.row[ordinals]))
 
     def ordinal_of_row(self) -> Ints:
         """The ordinal of every row of the files [R], −1 for a candidate that is left out."""
-        return _inverse(self.row, len(self.row_ids))
+        return ordinals_of(self.row, len(self.row_ids))
 
     def sizes_of(self, ordinals: Ints) -> tuple[Ints, Ints, Ints]:
         """Frames, height and width of the candidates with these ordinals; pixels."""
-        rows = self.row[ordinals]
+        rows = self.row[ordinals].astype(np.int64)
         num_frames, height_px, width_px = (column[rows].astype(np.int64) for column in self.sizes)
         return num_frames, height_px, width_px
 
@@ -131,8 +147,8 @@ def index_of(source: SelectionSource, candidates: Candidates) -> CandidateIndex:
     listed_ids, listed_split = _listed(source)
     known, code, of_listed = _distinct(candidates.prompts, listed_ids)
     prompts = _prompts(known, of_listed, listed_split, source.training_only)
-    row = _order(code, rows.numbers["index"], candidates.ids)
-    num_candidates = np.bincount(code, minlength=len(known))
+    runs = PromptRuns.of(code)
+    row, num_candidates = order_of(runs, code, rows.numbers["index"], candidates.ids), runs.num_candidates(len(known))
     if not prompts.is_known.all():
         row, num_candidates = row[prompts.is_known[code[row]]], np.where(prompts.is_known, num_candidates, 0)
     return CandidateIndex(
@@ -190,17 +206,18 @@ def _listed(source: SelectionSource) -> tuple[pa.Array, pa.Array]:
 def _distinct(chunks: list[pa.DictionaryArray], listed: pa.Array) -> tuple[pa.Array, NDArray[np.int32], Ints]:
     """All distinct ids in order [P], the position of every candidate's prompt [R], and that of every listed one."""
     words = combined(pa.chunked_array([*(chunk.dictionary for chunk in chunks), listed], pa.string()))
-    order = _sorted_positions(words)
+    order = sorted_positions(words)
     ordered = words.take(pa.array(order))
     is_new = np.ones(len(order), dtype=bool)
     is_new[1:] = pc.not_equal(ordered.slice(1), ordered.slice(0, max(len(order) - 1, 0))).to_numpy(zero_copy_only=False)
     position = np.empty(len(order), np.int32)
     position[order] = np.cumsum(is_new, dtype=np.int32) - 1
-    codes, start = [], 0
+    of_rows = np.empty(sum(map(len, chunks)), np.int32)
+    start = first = 0
     for chunk in chunks:
-        codes.append(position[start : start + len(chunk.dictionary)][chunk.indices.to_numpy()])
-        start += len(chunk.dictionary)
-    of_rows = np.concatenate(codes) if codes else np.zeros(0, np.int32)
+        own = position[start : start + len(chunk.dictionary)]
+        of_rows[first : first + len(chunk)] = own[chunk.indices.to_numpy()]
+        start, first = start + len(own), first + len(chunk)
     known = ordered if is_new.all() else ordered.filter(pa.array(is_new))
     return known, of_rows, position[start:].astype(np.int64)
 
@@ -214,79 +231,6 @@ def _prompts(known: pa.Array, of_listed: Ints, split: pa.Array, training_only: b
     splits = pc.if_else(pa.array(is_listed), listed, str(Split.TRAIN))
     is_known = is_listed if training_only else np.ones(len(known), dtype=bool)
     return Prompts(known, splits, is_listed, is_known, len(of_listed) - int(is_listed.sum()))
-
-
-def _order(code: NDArray[np.int32], index: NDArray[np.integer], ids: pa.Array) -> Ints:
-    """Rows in the order of prompt, index and id; by ``ids`` only where prompt and index are equal."""
-    order = _by_runs(code, index)
-    if order is not None:
-        return order
-    order = _by_two(code, index)
-    is_tie = (np.diff(code[order]) == 0) & (np.diff(index[order]) == 0)
-    if not is_tie.any():
-        return order
-    is_tied = np.zeros(len(code), dtype=bool)
-    is_tied[order[:-1][is_tie]] = is_tied[order[1:][is_tie]] = True
-    tied = np.flatnonzero(is_tied)
-    place = np.zeros(len(code), np.int64)
-    place[tied[_sorted_positions(ids.take(pa.array(tied)))]] = np.arange(len(tied))
-    return np.lexsort((place, index, code))
-
-
-def _by_runs(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints | None:
-    """Rows in the order of code, then index, without a sort; None unless every prompt's rows follow each other, index ascending."""
-    if not len(code):
-        return None
-    is_new = code[1:] != code[:-1]
-    if not (is_new | (index[1:] > index[:-1])).all():
-        return None
-    starts = np.append(0, np.flatnonzero(is_new) + 1)
-    run_of_code = np.full(int(code.max()) + 1, -1)
-    run_of_code[code[starts]] = np.arange(len(starts))
-    runs = run_of_code[run_of_code >= 0]
-    if len(runs) != len(starts):
-        return None
-    lengths = np.diff(np.append(starts, len(code)))[runs]
-    rows = np.repeat(starts[runs] - (np.cumsum(lengths) - lengths), lengths)
-    for start in range(0, len(rows), SLICE):
-        rows[start : start + SLICE] += np.arange(start, min(start + SLICE, len(rows)))
-    return rows
-
-
-def _inverse(row: Ints, num_rows: int) -> Ints:
-    ordinals = np.full(num_rows, -1)
-    for start in range(0, len(row), SLICE):
-        own = row[start : start + SLICE]
-        ordinals[own] = np.arange(start, start + len(own))
-    return ordinals
-
-
-def _by_two(code: NDArray[np.int32], index: NDArray[np.integer]) -> Ints:
-    """Rows in the order of code, then index; one sort where both fit into one integer."""
-    if not len(code):
-        return np.zeros(0, np.int64)
-    low, span = int(index.min()), int(index.max()) - int(index.min()) + 1
-    if span < 2**31:
-        return np.argsort(code.astype(np.int64) * span + (index - low), kind="stable")
-    return np.lexsort((index, code))
-
-
-def _sorted_positions(texts: pa.Array) -> Ints:
-    """Positions of ``texts`` in the order of their UTF-8 bytes."""
-    words = equal_length_words(texts)
-    if words is None:
-        return pc.sort_indices(texts).to_numpy().astype(np.int64)
-    first_word = words[0].astype(np.uint64)
-    order = np.argsort(first_word)
-    first = first_word[order]
-    same = np.flatnonzero(first[1:] == first[:-1])
-    if len(same):  # ties of the first word are ordered among themselves
-        is_run = np.zeros(len(order), dtype=bool)
-        is_run[same] = is_run[same + 1] = True
-        places = np.flatnonzero(is_run)
-        members = order[places]
-        order[places] = members[np.lexsort([word[members].astype(np.uint64) for word in words[::-1]])]
-    return order
 
 
 def _is_ground_truth(column: pa.ChunkedArray) -> Flags:

@@ -13,11 +13,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.metric_tables import rewards_table
+from avpref.datasets.population import is_finite
 from avpref.datasets.reward_formula import MetricScale, MissingScores, Rewards, compute_rewards
+from avpref.datasets.selection.candidate_order import Positions
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.score_matrix import ScoreMatrix
-from avpref.datasets.selection.text_columns import constant, take
+from avpref.datasets.selection.text_columns import constant
 from avpref.datasets.tables import conform
 from avpref.errors import ConfigError, TableError
 
@@ -30,10 +33,14 @@ class CandidateRewards:
     ``is_admitted`` [N]: whether the strategy admits a candidate of the matrix (ground truth may be left out).
     """
 
-    ordinals: NDArray[np.int64]
+    ordinals: Positions
     rewards: Rewards
     scales: tuple[MetricScale, ...]
     is_admitted: NDArray[np.bool_]
+
+    def ordinals_at(self, places: NDArray[np.signedinteger]) -> NDArray[np.int64]:
+        """The ordinals at ``places`` of the rewards, in the width with which NumPy reads from places fastest."""
+        return self.ordinals[places].astype(np.int64)
 
 
 def strategy_label(settings: PairSettings) -> str:
@@ -70,7 +77,7 @@ def rewards_of(
     index = matrix.index
     is_admitted = np.ones(len(index), dtype=bool) if settings.ground_truth else ~index.is_ground_truth
     is_used = is_admitted if settings.average == "macro" else is_admitted & matrix.is_complete
-    used = np.flatnonzero(is_used)
+    used: Positions = np.arange(len(index), dtype=index.row.dtype) if is_used.all() else np.flatnonzero(is_used)
     scores, prompt, is_complete = matrix.values, index.prompt, matrix.is_complete
     if len(used) < len(index):
         scores, prompt, is_complete = scores[:, used], prompt[used], is_complete[used]
@@ -86,18 +93,28 @@ def rewards_of(
     return CandidateRewards(used, rewards, scales, is_admitted)
 
 
-def reward_table(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, norm: Norm) -> pa.Table:
+def reward_table(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, norm: Norm) -> BlockTable:
     """Table ``rewards``. Raises TableError where a reward overflowed."""
-    index, ordinals = matrix.index, rewards.ordinals
-    is_all = len(ordinals) == len(index)
-    columns = {
-        "candidate_id": take(index.row_ids, index.row if is_all else index.row[ordinals], matrix.threads),
-        "prompt_id": take(index.prompts.ids, index.prompt if is_all else index.prompt[ordinals], matrix.threads),
-        **dict(zip(rewards.rewards.dimensions, map(pa.array, rewards.rewards.by_dimension), strict=True)),
-        "strategy": constant(strategy_label(settings), len(ordinals)),
-        "norm_id": constant(applied_norm_id(settings, norm), len(ordinals)),
-    }
-    return conform(rewards_table(matrix.metrics), pa.table(columns))
+    index, dimensions = matrix.index, rewards.rewards.dimensions
+    texts = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
+
+    def make(start: int, end: int) -> pa.Table:
+        ordinals, by_dimension = (
+            rewards.ordinals[start:end].astype(np.int64),
+            rewards.rewards.by_dimension[:, start:end],
+        )
+        columns = {
+            "candidate_id": index.texts.take(index.row[ordinals]),
+            "prompt_id": index.prompts.texts.take(index.prompt[ordinals]),
+            **dict(zip(dimensions, map(pa.array, by_dimension), strict=True)),
+            **{name: constant(text, len(ordinals)) for name, text in texts.items()},
+        }
+        return conform(rewards_table(matrix.metrics), pa.table(columns))
+
+    table = BlockTable(len(rewards.ordinals), make, matrix.threads)
+    if not all(is_finite(line) for line in rewards.rewards.by_dimension):
+        table.whole()  # the check of a block names the column
+    return table
 
 
 def _scales(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> tuple[MetricScale, ...]:

@@ -51,14 +51,14 @@ def keep_listed(matrix: ScoreMatrix, settings: PairSettings, norm: Norm, listed:
     is_kept = (sides[0] != ABSENT) & (sides[1] != ABSENT) & (dimension != ABSENT - 1)
     chosen, rejected = (positions[is_kept] for positions in sides)
     pairs = _ordered(matrix, rewards, chosen, rejected, dimension[is_kept])
-    table = pair_table(matrix, rewards, pairs, settings, norm)
+    blocks = pair_table(matrix, rewards, pairs, settings, norm).changed(_labelled)
     dropped = int((~is_kept).sum())
     warnings = (f"{dropped} of {len(is_kept)} listed pairs dropped: a side lacks a clip or a score",) if dropped else ()
     return Selection(
-        pairs=_labelled(table),
+        pair_blocks=blocks,
         skipped=_skipped(matrix, pairs),
         excluded=excluded_table(matrix),
-        rewards=reward_table(matrix, rewards, settings, norm),
+        reward_blocks=reward_table(matrix, rewards, settings, norm),
         norm=norm,
         warnings=warnings,
     )

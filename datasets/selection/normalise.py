@@ -7,6 +7,7 @@ metric then contributes 0 for everyone; :meth:`Norm.constant` names such metrics
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from avpref.datasets.population import Floats, has_missing, mean_and_std, quantiles
-from avpref.datasets.selection.reused_memory import reused_memory
+from avpref.datasets.reused_memory import reused_memory
 from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.tables import NORMS, to_arrow
 from avpref.errors import TableError
@@ -92,11 +93,16 @@ def measure(matrix: ScoreMatrix, population: str) -> Norm:
     summed in the order of the candidate index, so neither row order nor threads change a bit. Raises TableError where a statistic
     overflows.
     """
+    usable = _all if matrix.is_complete.all() else _usable
     with ThreadPoolExecutor(matrix.threads) as pool:
-        ranked = pool.map(partial(_quantiles, local()), matrix.values)
-        moments = pool.map(_moments, (metric.name for metric in matrix.metrics), matrix.values)
+        ranked = pool.map(partial(_quantiles, local(), usable), matrix.values)
+        moments = pool.map(partial(_moments, usable), (metric.name for metric in matrix.metrics), matrix.values)
         rows = list(zip(matrix.metrics, moments, ranked, strict=True))
     return Norm(population, tuple(MetricNorm(metric.name, *known, *ranks) for metric, known, ranks in rows if known))
+
+
+def _all(scores: Floats) -> Floats:
+    return scores
 
 
 def _usable(scores: Floats) -> Floats:
@@ -104,17 +110,17 @@ def _usable(scores: Floats) -> Floats:
     return scores[~np.isnan(scores)] if has_missing(scores) else scores
 
 
-def _quantiles(scratch: local, scores: Floats) -> tuple[float, ...]:
+def _quantiles(scratch: local, usable: Callable[[Floats], Floats], scores: Floats) -> tuple[float, ...]:
     """The quantiles, with an array that a thread keeps for all of its metrics; none without a usable score."""
-    values = _usable(scores)
-    if not hasattr(scratch, "values"):
-        scratch.values = np.empty(len(scores))
+    values = usable(scores)
+    if len(getattr(scratch, "values", ())) < len(values):
+        scratch.values = np.empty(len(values))
     return quantiles(values, QUANTILES, scratch.values) if len(values) else ()
 
 
-def _moments(name: str, scores: Floats) -> tuple[int, float, float] | None:
+def _moments(usable: Callable[[Floats], Floats], name: str, scores: Floats) -> tuple[int, float, float] | None:
     """Number of usable scores, mean and standard deviation; None without a usable score."""
-    values = _usable(scores)
+    values = usable(scores)
     if not len(values):
         return None
     low, high = float(values.min()), float(values.max())

@@ -21,7 +21,7 @@ from avpref.datasets.selection.score_matrix import ScoreMatrix
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-COMPARISONS = 1 << 15
+COMPARISONS = 1 << 17
 """Comparisons of two candidates that are held at once, per dimension."""
 ALL = -1
 """Dimension of a pair that speaks for all of them."""
@@ -39,6 +39,13 @@ class SelectedPairs:
     margin: Floats
     dimension: Ints
 
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def part(self, start: int, end: int) -> SelectedPairs:
+        """The pairs from ``start`` to ``end``."""
+        return SelectedPairs(**{name: values[start:end] for name, values in vars(self).items()})
+
 
 @dataclass(frozen=True, eq=False)
 class PairSearch:
@@ -52,12 +59,12 @@ class PairSearch:
 
 def search(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings) -> PairSearch:
     """The pairs of every prompt of the training split."""
-    is_train, prompt = matrix.index.prompts.is_train, matrix.index.prompt
-    if len(rewards.ordinals) < len(matrix.index):
-        prompt = prompt[rewards.ordinals]
+    index, is_train = matrix.index, matrix.index.prompts.is_train
+    has_all = len(rewards.ordinals) == len(index)
+    prompt = index.prompt if has_all else index.prompt[rewards.ordinals]
+    num_compared = index.num_candidates if has_all else np.bincount(prompt, minlength=len(is_train))
+    num_compared = np.where(is_train, num_compared, 0)
     eligible = None if is_train.all() else np.flatnonzero(is_train[prompt])
-    prompt = prompt if eligible is None else prompt[eligible]
-    num_compared = np.bincount(prompt, minlength=len(is_train))
     starts = np.cumsum(num_compared) - num_compared
     best_margin = np.full(len(is_train), np.nan)
 
@@ -86,7 +93,7 @@ def _blocks(num_compared: Ints) -> Iterator[tuple[int, Ints]]:
 def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings, members: Ints) -> PairSearch:
     """The pairs of a block of prompts; ``num_compared`` is empty."""
     by_dimension = _gathered(rewards.rewards.by_dimension, members)
-    prompt = matrix.index.prompt[rewards.ordinals[members[:, 0]]].astype(np.int64)
+    prompt = matrix.index.prompt[rewards.ordinals_at(members[:, 0])].astype(np.int64)
     match settings.strategy:
         case "modality" | "routed":
             is_better, margin = _all_above(by_dimension), _sum_of_margins(by_dimension)
@@ -95,7 +102,7 @@ def _compare(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSetti
             is_better, margin = _all_above(overall), _sum_of_margins(overall)
         case "strict":
             scales = rewards.scales
-            raw = _gathered(matrix.values, rewards.ordinals[members])
+            raw = _gathered(matrix.values, rewards.ordinals_at(members))
             scores = normalised_scores(raw.reshape(len(scales), -1), scales).reshape(raw.shape)
             has_weight = [scale.weight > 0 for scale in scales]
             is_better, margin = _all_above(scores[has_weight]), _sum_of_margins(by_dimension)

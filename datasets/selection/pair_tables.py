@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.metric_tables import SIDES, pairs_table, scored_columns
+from avpref.datasets.population import is_finite
 from avpref.datasets.reward_formula import normalised
+from avpref.datasets.selection.candidate_index import CandidateIndex
 from avpref.datasets.selection.candidate_rewards import CandidateRewards, applied_norm_id, strategy_label
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pair_search import ALL, PairSearch, SelectedPairs
 from avpref.datasets.selection.score_matrix import ScoreMatrix
-from avpref.datasets.selection.text_columns import constant, take
+from avpref.datasets.selection.text_columns import constant
 from avpref.datasets.tables import EXCLUDED, ROWS_PER_GROUP, conform
 from avpref.datasets.views import Limits, open_connection, sql
 from avpref.domain import ALL_DIMENSIONS, Origin
@@ -50,7 +56,7 @@ def shapes_of(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPai
 
     def fill(start: int) -> None:
         rows = slice(start, start + ROWS_PER_GROUP)
-        sides = (rewards.ordinals[pairs.chosen[rows]], rewards.ordinals[pairs.rejected[rows]])
+        sides = (rewards.ordinals_at(pairs.chosen[rows]), rewards.ordinals_at(pairs.rejected[rows]))
         (frames, height, width), (other_frames, other_height, other_width) = map(matrix.index.sizes_of, sides)
         is_smaller = height * width < other_height * other_width
         sizes = np.where(is_smaller, height, other_height), np.where(is_smaller, width, other_width)
@@ -66,59 +72,62 @@ def shapes_of(matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPai
 
 def pair_table(
     matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs, settings: PairSettings, norm: Norm
-) -> pa.Table:
-    """Table ``pairs``, in the order of prompt and rank."""
-    index, threads = matrix.index, matrix.threads
-    ordinals = {"chosen": rewards.ordinals[pairs.chosen], "rejected": rewards.ordinals[pairs.rejected]}
-    names = [*rewards.rewards.dimensions, ALL_DIMENSIONS]
-    dimension = np.where(pairs.dimension == ALL, len(names) - 1, pairs.dimension)
-    ids = {side: take(index.row_ids, index.row[ordinals[side]], threads) for side in SIDES}
-    ids["dimension"] = take(pa.array(names, pa.string()), dimension, threads)
+) -> BlockTable:
+    """Table ``pairs``, in the order of ``pairs``. Raises TableError where a margin overflowed."""
+    table = pairs_table(matrix.metrics)
+    texts = {"strategy": strategy_label(settings), "norm_id": applied_norm_id(settings, norm)}
+    pair_ids = PairIds()
+
+    def make(start: int, end: int) -> pa.Table:
+        own = pairs.part(start, end)
+        ordinals = {side: rewards.ordinals_at(vars(own)[side]) for side in SIDES}
+        columns = {
+            **_names(matrix.index, rewards.rewards.dimensions, own, ordinals),
+            "rank": pa.array(own.rank),
+            "margin_total": pa.array(own.margin),
+            **_numbers(matrix, rewards, own, ordinals),
+            **{name: constant(text, len(own)) for name, text in texts.items()},
+        }
+        sides = pa.table({name: columns[name] for name in ("chosen", "rejected", "dimension")})
+        return conform(table, pa.table({**columns, "pair_id": pair_ids.of(sides)}))
+
+    blocks = BlockTable(len(pairs), make, matrix.threads)
+    if not is_finite(pairs.margin):
+        blocks.whole()  # the check of a block names the column
+    return blocks
+
+
+def _names(
+    index: CandidateIndex, dimensions: Sequence[str], pairs: SelectedPairs, ordinals: Mapping[str, Ints]
+) -> dict[str, pa.Array]:
+    """The columns of texts that differ between pairs."""
+    names = [*dimensions, ALL_DIMENSIONS]
     origins = pa.array([str(Origin.GENERATED), str(Origin.GROUND_TRUTH)])
-    num_pairs = len(pairs.prompt)
-    columns = {
-        **ids,
-        "pair_id": _pair_ids(pa.table(ids)),
-        "prompt_id": take(index.prompts.ids, pairs.prompt, threads),
-        "rank": pa.array(pairs.rank),
-        "margin_total": pa.array(pairs.margin),
-        **{
-            f"{side}_origin": take(origins, index.is_ground_truth[ordinals[side]].astype(np.int8), threads)
-            for side in SIDES
-        },
-        **_numbers(matrix, rewards, pairs, ordinals),
-        "strategy": constant(strategy_label(settings), num_pairs),
-        "norm_id": constant(applied_norm_id(settings, norm), num_pairs),
-    }
-    return conform(pairs_table(matrix.metrics), pa.table(columns))
+    dimension = np.where(pairs.dimension == ALL, len(names) - 1, pairs.dimension)
+    columns = {"dimension": pa.array(names, pa.string()).take(pa.array(dimension))}
+    for side, own in ordinals.items():
+        columns[side] = index.texts.take(index.row[own])
+        columns[f"{side}_origin"] = origins.take(pa.array(index.is_ground_truth[own].astype(np.int8)))
+    return {**columns, "prompt_id": index.prompts.texts.take(pairs.prompt)}
 
 
 def _numbers(
-    matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs, ordinals: dict[str, Ints]
+    matrix: ScoreMatrix, rewards: CandidateRewards, pairs: SelectedPairs, ordinals: Mapping[str, Ints]
 ) -> dict[str, pa.Array]:
     """Margins of every dimension, and raw and normalised score of both sides for each metric of the pair table; null where it is not
     configured."""
-    by_dimension = dict(zip(rewards.rewards.dimensions, rewards.rewards.by_dimension, strict=True))
-    position = {metric.name: number for number, metric in enumerate(matrix.metrics)}
-    scored = [(side, name) for side in SIDES for name in position]
-    names = [f"{side}_{name}{suffix}" for side, name in scored for suffix in ("", "_normalised")]
-    columns = {name: np.empty(len(pairs.prompt)) for name in (*(f"margin_{name}" for name in by_dimension), *names)}
-
-    def fill(start: int) -> None:
-        rows = slice(start, start + ROWS_PER_GROUP)
-        for name, line in by_dimension.items():
-            np.subtract(line[pairs.chosen[rows]], line[pairs.rejected[rows]], out=columns[f"margin_{name}"][rows])
-        for side, name in scored:
-            raw = matrix.values[position[name]][ordinals[side][rows]]
-            columns[f"{side}_{name}"][rows] = raw
-            columns[f"{side}_{name}_normalised"][rows] = normalised(raw, rewards.scales[position[name]])
-
-    with ThreadPoolExecutor(matrix.threads) as pool:
-        list(pool.map(fill, range(0, len(pairs.prompt), ROWS_PER_GROUP)))
-    nothing = pa.nulls(len(pairs.prompt), pa.float64())
-    absent = [f"{side}_{name}" for side in SIDES for name in scored_columns(matrix.metrics) if name not in position]
-    lacking = {f"{name}{suffix}": nothing for name in absent for suffix in ("", "_normalised")}
-    return {name: pa.array(values) for name, values in columns.items()} | lacking
+    columns = {}
+    for name, line in zip(rewards.rewards.dimensions, rewards.rewards.by_dimension, strict=True):
+        columns[f"margin_{name}"] = pa.array(line[pairs.chosen] - line[pairs.rejected])
+    for side, own in ordinals.items():
+        for metric, line, scale in zip(matrix.metrics, matrix.values, rewards.scales, strict=True):
+            raw = line[own]
+            columns[f"{side}_{metric.name}"] = pa.array(raw)
+            columns[f"{side}_{metric.name}_normalised"] = pa.array(normalised(raw, scale))
+    nothing = pa.nulls(len(pairs), pa.float64())
+    absent = set(scored_columns(matrix.metrics)) - {metric.name for metric in matrix.metrics}
+    lacking = [f"{side}_{name}{suffix}" for side in SIDES for name in absent for suffix in ("", "_normalised")]
+    return columns | dict.fromkeys(lacking, nothing)
 
 
 def excluded_table(matrix: ScoreMatrix) -> pa.Table:
@@ -157,7 +166,18 @@ def kept_pairs(found: PairSearch, shapes: Shapes, settings: PairSettings) -> Sel
     return SelectedPairs(**{name: values[is_kept] for name, values in vars(found.pairs).items()})
 
 
-def _pair_ids(sides: pa.Table) -> pa.ChunkedArray:
-    with open_connection(Limits()) as con:
-        con.register("sides", sides)
-        return con.sql(sql("pair_ids")).to_arrow_table()["pair_id"]
+class PairIds:
+    """Makes ids of pairs, in any thread, with one database in memory."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._database: duckdb.DuckDBPyConnection | None = None
+
+    def of(self, sides: pa.Table) -> pa.ChunkedArray:
+        """The ids of pairs with these columns ``chosen``, ``rejected`` and ``dimension``."""
+        with self._lock:
+            self._database = self._database or open_connection(Limits(threads=1))
+            con = self._database.cursor()
+        with con:
+            con.register("sides", sides)
+            return con.sql(sql("pair_ids")).to_arrow_table()["pair_id"]

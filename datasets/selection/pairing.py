@@ -19,17 +19,18 @@ that lacks a configured score (no row, not ok, NaN, infinite) is in no pair; it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 
 from avpref.config.pairs_settings import PairSettings
+from avpref.datasets.block_table import BlockTable
+from avpref.datasets.reused_memory import reused_memory
 from avpref.datasets.selection.candidate_rewards import CandidateRewards, reward_table, rewards_of
 from avpref.datasets.selection.normalise import Norm
 from avpref.datasets.selection.pair_search import SelectedPairs, search
 from avpref.datasets.selection.pair_tables import excluded_table, kept_pairs, pair_table, shapes_of
-from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_matrix import ScoreMatrix
 from avpref.datasets.selection.skipped_prompts import skipped_table
 from avpref.domain import Metric
@@ -38,18 +39,28 @@ from avpref.domain import Metric
 @dataclass(frozen=True)
 class Selection:
     """Tables ``pairs``, ``skipped`` (prompts without a pair), ``excluded`` (scores that candidates lack) and ``rewards``,
-    with the norm they rest on.
+    with the norm they rest on. Those of pairs and rewards are made when they are read, or in blocks as they are sealed.
 
     Every prompt is either in ``pairs`` or in ``skipped``, there with a reason
     (:mod:`avpref.datasets.selection.skipped_prompts` lists them). ``warnings`` are sentences for people.
     """
 
-    pairs: pa.Table
+    pair_blocks: BlockTable
     skipped: pa.Table
     excluded: pa.Table
-    rewards: pa.Table
+    reward_blocks: BlockTable
     norm: Norm
     warnings: tuple[str, ...]
+
+    @cached_property
+    def pairs(self) -> pa.Table:
+        """Table ``pairs``, as a whole."""
+        return self.pair_blocks.whole()
+
+    @cached_property
+    def rewards(self) -> pa.Table:
+        """Table ``rewards``, as a whole."""
+        return self.reward_blocks.whole()
 
 
 @reused_memory()
@@ -61,20 +72,17 @@ def select_pairs(matrix: ScoreMatrix, settings: PairSettings, norm: Norm) -> Sel
     :func:`avpref.datasets.selection.candidate_rewards.rewards_of`.
     """
     rewards = rewards_of(matrix, settings, norm)
+    reward_blocks = reward_table(matrix, rewards, settings, norm)
     found = search(matrix, rewards, settings)
     shapes = shapes_of(matrix, rewards, found.pairs)
-    with ThreadPoolExecutor(matrix.threads) as pool:
-        pairs = pool.submit(pair_table, matrix, rewards, kept_pairs(found, shapes, settings), settings, norm)
-        rewarded = pool.submit(reward_table, matrix, rewards, settings, norm)
-        skipped = pool.submit(skipped_table, matrix, rewards, found, shapes, settings)
-        return Selection(
-            pairs=pairs.result(),
-            skipped=skipped.result(),
-            excluded=excluded_table(matrix),
-            rewards=rewarded.result(),
-            norm=norm,
-            warnings=_warnings(settings, matrix.metrics, norm),
-        )
+    return Selection(
+        pair_blocks=pair_table(matrix, rewards, kept_pairs(found, shapes, settings), settings, norm),
+        skipped=skipped_table(matrix, rewards, found, shapes, settings),
+        excluded=excluded_table(matrix),
+        reward_blocks=reward_blocks,
+        norm=norm,
+        warnings=_warnings(settings, matrix.metrics, norm),
+    )
 
 
 def pairs_of(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairSettings) -> SelectedPairs:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from avpref.datasets.metric_selection import check_metrics
 from avpref.datasets.population import has_missing
-from avpref.datasets.selection.candidate_index import CandidateIndex, index_of, read_candidates
+from avpref.datasets.reused_memory import reused_memory
+from avpref.datasets.selection.candidate_index import CandidateIndex, Candidates, index_of, read_candidates
 from avpref.datasets.selection.id_lookup import IdLookup
-from avpref.datasets.selection.reused_memory import reused_memory
 from avpref.datasets.selection.score_filling import DICTIONARIES, LACKING, PieceScores, Target, fill
 from avpref.datasets.selection.selection_source import SelectionSource, in_order, num_rows, pieces
 from avpref.domain import Metric
@@ -59,16 +59,16 @@ def read_matrix(source: SelectionSource, metrics: Sequence[Metric]) -> ScoreMatr
     lookup = candidates.lookup()
     lines = np.empty((len(metrics) + 1, len(lookup)))
     with ThreadPoolExecutor(1) as beside:  # the order of the candidates is found while their scores are read
-        ordered = beside.submit(index_of, source, candidates)
+        ordered = beside.submit(_ordered, source, candidates)
         beside.submit(lambda: lookup.num_doubled)
         _each(lambda line: line.fill(np.nan), lines[1:], source.threads)
-        is_kept = _kept_rows(ordered.result()) if source.training_only else None
+        is_kept = ordered.result().is_kept() if source.training_only else None
         positions = {metric.name: number for number, metric in enumerate(metrics)}
         target = Target(lookup, positions, lines[1:], is_kept, num_rows(source.scores))
         reads = list(in_order(partial(fill, target), pieces(source.scores, DICTIONARIES), source.threads))
-        index = ordered.result()
-    ordinal_of_row = index.ordinal_of_row()
-    values = _in_index_order(lines, ordinal_of_row, len(index), source.threads)
+        order = ordered.result()
+    index, ordinal_of_row = order.index, order.ordinal_of_row
+    values = _in_index_order(lines, order, source.threads)
     is_complete, num_missing = np.ones(len(index), dtype=bool), 0
     for is_missing in _each(_missing, values, source.threads):
         if is_missing is not None:
@@ -88,19 +88,32 @@ def _each(function: Callable[[Floats], Result], lines: Floats, threads: int) -> 
         return list(pool.map(function, lines))
 
 
-def _kept_rows(index: CandidateIndex) -> NDArray[np.bool_]:
-    """Whether a row of the candidates is in the index [R + 1]; False in the last place."""
-    is_kept = np.zeros(len(index.row_ids) + 1, dtype=bool)
-    is_kept[index.row] = True
-    return is_kept
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """The index, the ordinal of every row of the candidates [R], and whether all rows are in the order of the index already."""
+
+    index: CandidateIndex
+    ordinal_of_row: Ints
+    is_that_of_rows: bool
+
+    def is_kept(self) -> NDArray[np.bool_]:
+        """Whether a row of the candidates is in the index [R + 1]; False in the last place."""
+        return np.append(self.ordinal_of_row >= 0, False)
 
 
-def _in_index_order(lines: Floats, ordinal_of_row: Ints, num_candidates: int, threads: int) -> Floats:
+def _ordered(source: SelectionSource, candidates: Candidates) -> _Order:
+    index = index_of(source, candidates)
+    row = index.row
+    is_that_of_rows = len(row) == len(index.row_ids) and bool((row[1:] > row[:-1]).all())
+    return _Order(index, index.ordinal_of_row(), is_that_of_rows)
+
+
+def _in_index_order(lines: Floats, order: _Order, threads: int) -> Floats:
     """Lines 1 to M of ``lines`` [M + 1, R] in the order of the index [M, N], in the same memory: each line is written to the one
     before it, from which the scores were taken already."""
-    num_rows = len(ordinal_of_row)
-    if num_candidates == num_rows and (ordinal_of_row[1:] > ordinal_of_row[:-1]).all():
+    if order.is_that_of_rows:
         return lines[1:]
+    ordinal_of_row, num_rows, num_candidates = order.ordinal_of_row, len(order.ordinal_of_row), len(order.index)
 
     def write(ordered: Floats, line: Floats, start: int) -> None:
         ordinals, scores = ordinal_of_row[start : start + SLICE], line[start : start + SLICE]

@@ -30,15 +30,16 @@ def skipped_table(
     matrix: ScoreMatrix, rewards: CandidateRewards, found: PairSearch, shapes: Shapes, settings: PairSettings
 ) -> pa.Table:
     """Table ``skipped``, in the order of the prompts' ids."""
-    prompts, index = matrix.index.prompts, matrix.index
+    prompts = matrix.index.prompts
     is_shape_kept, is_length_kept = shapes.is_shape_kept(settings), shapes.is_length_kept(settings)
     is_paired = np.zeros(len(prompts.ids), dtype=bool)
     is_paired[found.pairs.prompt[is_shape_kept & is_length_kept]] = True
     skipped = np.flatnonzero(prompts.is_known & ~is_paired)
     counts = _counts(matrix, rewards, found, skipped)
-    first = np.full(len(prompts.ids), -1)
-    first[found.pairs.prompt[::-1]] = np.arange(len(found.pairs.prompt))[::-1]  # the best pair of a prompt comes first
-    first, margin = first[skipped], found.best_margin[skipped]
+    dropped = np.flatnonzero(~is_paired[found.pairs.prompt])[::-1]
+    first = np.full(len(skipped), -1)
+    first[np.searchsorted(skipped, found.pairs.prompt[dropped])] = dropped  # the best pair of a prompt comes first
+    margin = found.best_margin[skipped]
     has_pair = first >= 0
     conditions = [
         ~prompts.is_train[skipped],
@@ -73,7 +74,7 @@ def skipped_table(
         text_code[of_reason] = len(texts) + inverse
         texts += map(text, distinct)
     columns = {
-        "prompt_id": index.prompt_ids(skipped),
+        "prompt_id": prompts.texts.take(skipped),
         "reason": pa.array(REASONS, pa.string()).take(pa.array(reason)),
         "detail": pa.array(texts, pa.string()).take(pa.array(text_code)),
     }
@@ -81,12 +82,14 @@ def skipped_table(
 
 
 def _counts(matrix: ScoreMatrix, rewards: CandidateRewards, found: PairSearch, skipped: Ints) -> _Counts:
-    whole = matrix.index.num_candidates
+    whole = matrix.index.num_candidates[skipped]
     num_left_out, num_incomplete = (
-        np.bincount(matrix.index.prompt[np.flatnonzero(~flags)], minlength=len(whole)) if not flags.all() else 0 * whole
+        np.bincount(matrix.index.prompt[~flags], minlength=len(found.num_compared))[skipped]
+        if not flags.all()
+        else np.zeros_like(whole)
         for flags in (rewards.is_admitted, matrix.is_complete)
     )
-    return _Counts(*(count[skipped] for count in (whole, whole - num_left_out, num_incomplete, found.num_compared)))
+    return _Counts(whole, whole - num_left_out, num_incomplete, found.num_compared[skipped])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,7 @@
-"""Columns of texts that threads read in pieces or make in chunks."""
+"""Columns of texts that threads read in pieces or make in blocks."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
@@ -12,31 +11,27 @@ from numpy.typing import NDArray
 from avpref.datasets.selection.text_hashes import characters_of, common_length
 from avpref.datasets.tables import ROWS_PER_GROUP
 
-CHUNK = 1 << 18
-"""Texts of a chunk."""
 MAX_OFFSET = 2**31 - 1
 
 
-def take(texts: pa.Array, places: NDArray[np.integer], threads: int) -> pa.ChunkedArray:
-    """The texts at ``places`` [N]. Texts of one length are copied as records of so many bytes, others by Arrow."""
-    characters, offsets = characters_of(texts)
-    length = common_length(offsets)
+class Texts:
+    """Texts that are copied to new places: those of one length as records of so many bytes, others by Arrow."""
 
-    is_plain = 0 < length <= MAX_OFFSET // CHUNK and not pa.types.is_large_string(texts.type)
-    largest = min(CHUNK, len(places)) if is_plain else 0
-    ends = pa.py_buffer(np.arange(largest + 1, dtype=np.int32) * np.int32(length))
+    def __init__(self, texts: pa.Array) -> None:
+        self._texts = texts
+        characters, offsets = characters_of(texts)
+        length = 0 if texts.null_count or pa.types.is_large_string(texts.type) else common_length(offsets)
+        self._length = length
+        self._records = characters.view(f"V{length}") if length else None
 
-    def part(start: int) -> pa.Array:
-        own = places[start : start + CHUNK]
-        if not is_plain:
-            return texts.take(pa.array(own))
-        copied = np.empty(length * len(own), np.uint8)
-        record = f"V{length}"
-        characters.view(record).take(own, out=copied.view(record), mode="clip")
-        return pa.StringArray.from_buffers(len(own), ends, pa.py_buffer(copied))
-
-    with ThreadPoolExecutor(threads) as pool:
-        return pa.chunked_array(list(pool.map(part, range(0, len(places), CHUNK))), texts.type)
+    def take(self, places: NDArray[np.integer]) -> pa.Array:
+        """The texts at ``places`` [N]."""
+        if self._records is None or self._length * len(places) > MAX_OFFSET:
+            return self._texts.take(pa.array(places))
+        copied = np.empty(self._length * len(places), np.uint8)
+        self._records.take(places, out=copied.view(self._records.dtype), mode="clip")
+        ends = np.arange(len(places) + 1, dtype=np.int32) * np.int32(self._length)
+        return pa.StringArray.from_buffers(len(places), pa.py_buffer(ends), pa.py_buffer(copied))
 
 
 def constant(text: str, count: int) -> pa.ChunkedArray:

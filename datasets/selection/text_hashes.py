@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+Offsets = NDArray[np.signedinteger]
 Words = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 
@@ -40,7 +40,7 @@ def equal_length_words(texts: pa.Array) -> list[NDArray[np.unsignedinteger]] | N
     return None if length < WORD_BYTES else list(_columns(characters, length, len(texts), ">u8"))
 
 
-def _fill(hashes: Words, characters: Bytes, offsets: Ints) -> None:
+def _fill(hashes: Words, characters: Bytes, offsets: Offsets) -> None:
     length = common_length(offsets)
     if length >= WORD_BYTES:
         hashes[:] = np.uint64(length)
@@ -73,20 +73,24 @@ def _columns(characters: Bytes, length: int, count: int, kind: str) -> Iterator[
         yield np.ndarray((count,), kind, characters, offset=first, strides=(length,))
 
 
-def common_length(offsets: Ints) -> int:
+def common_length(offsets: Offsets) -> int:
     """The length of all texts; 0 where they differ or there is none."""
     if len(offsets) < 2:
         return 0
     length = int(offsets[1] - offsets[0])
-    return length if (offsets[1:] - offsets[:-1] == length).all() else 0
+    for start in range(0, len(offsets) - 1, CHUNK):
+        own = offsets[start : start + CHUNK + 1]
+        if (own[1:] - own[:-1] != length).any():
+            return 0
+    return length
 
 
-def characters_of(texts: pa.Array) -> tuple[Bytes, Ints]:
-    """The bytes of ``texts``, and where each begins and the last ends [N + 1], counted from the first."""
+def characters_of(texts: pa.Array) -> tuple[Bytes, Offsets]:
+    """The bytes of ``texts``, and where each begins and the last ends [N + 1], counted from the first; views where possible."""
     _, offset_buffer, data = texts.buffers()
-    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    kind: type[np.signedinteger] = np.int64 if pa.types.is_large_string(texts.type) else np.int32
     offsets = np.frombuffer(offset_buffer, kind)[texts.offset : texts.offset + len(texts) + 1]
     if not len(texts) or data is None:
         return np.zeros(0, np.uint8), np.zeros(len(texts) + 1, np.int64)
     characters = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
-    return characters, (offsets - offsets[0]).astype(np.int64)
+    return characters, offsets - offsets[:1] if offsets[0] else offsets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from avpref.console import say
 from avpref.datasets import tables
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.selection import normalise, pairing
 from avpref.datasets.selection.listed_pairs_table import keep_listed
 from avpref.datasets.selection.score_matrix import ScoreMatrix, read_matrix
@@ -63,7 +65,11 @@ def select(run: RunFolder) -> pairing.Selection:
     matrix, norm = _scored(run)
     selection = _warned(run, pairing.select_pairs(matrix, run.settings.pairs, norm))
     earlier = earlier_pairs(run)
-    return selection if earlier is None else replace(selection, pairs=pa.concat_tables([selection.pairs, earlier]))
+    return (
+        selection
+        if earlier is None
+        else replace(selection, pair_blocks=BlockTable.of(pa.concat_tables([selection.pairs, earlier])))
+    )
 
 
 def pairs_of(run: Run) -> pairing.Selection:
@@ -107,7 +113,7 @@ def voted(run: RunFolder, selection: pairing.Selection) -> pairing.Selection:
     result = apply_votes(selection.pairs, opinions, keep_others=True)
     say(f"pair: votes of study {study_id}: {result.num_flipped} turned, {result.num_undecided} dropped")
     skipped = tables.joined([selection.skipped, result.skipped], tables.SKIPPED)
-    return replace(selection, pairs=result.pairs, skipped=skipped)
+    return replace(selection, pair_blocks=BlockTable.of(result.pairs), skipped=skipped)
 
 
 def training_source(run: RunFolder) -> SelectionSource:
@@ -170,12 +176,12 @@ def _fingerprint(run: Run) -> str:
 
 def _seal(run: Run, fingerprint: str, selection: pairing.Selection) -> None:
     """Seal the tables, pairs last: where pairs are sealed, the others are too."""
-    terms = stated_terms(run.settings)
+    with_terms = partial(with_base_terms, terms=stated_terms(run.settings))
     run.tables.seal(tables.NORMS, fingerprint, selection.norm.to_arrow())
-    run.tables.seal(tables.REWARDS, fingerprint, with_base_terms(selection.rewards, terms))
+    run.tables.seal(tables.REWARDS, fingerprint, selection.reward_blocks.changed(with_terms))
     run.tables.seal(tables.SKIPPED, fingerprint, selection.skipped)
     run.tables.seal(tables.EXCLUDED, fingerprint, selection.excluded)
-    run.tables.seal(tables.PAIRS, fingerprint, with_base_terms(selection.pairs, terms))
+    run.tables.seal(tables.PAIRS, fingerprint, selection.pair_blocks.changed(with_terms))
 
 
 def _require_pairs(run: Run) -> None:

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from avpref.datasets import tables, views
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.large_tables import to_files
 from avpref.datasets.rows import QuarantineRow
 from avpref.datasets.tables import Table
@@ -50,7 +51,7 @@ class RunTables:
         manifest = self.current(table.name)
         return manifest is not None and manifest.fingerprint == fingerprint
 
-    def seal(self, table: Table, fingerprint: str, rows: pa.Table) -> Manifest:
+    def seal(self, table: Table, fingerprint: str, rows: pa.Table | BlockTable) -> Manifest:
         """Write ``rows`` as the current version of ``table``."""
         return self.store.seal(table.name, fingerprint, to_files(rows))
 

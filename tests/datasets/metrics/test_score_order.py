@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from avpref.datasets.selection.candidate_index import _by_runs, _by_two
-from avpref.datasets.selection.reused_memory import _huge_pages, reused_memory
+from avpref.datasets.reused_memory import _huge_pages, reused_memory
+from avpref.datasets.selection.candidate_order import PromptRuns, by_two, order_of, ordinals_of
 from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.selection_source import source_of
-from avpref.datasets.selection.text_columns import constant, take
+from avpref.datasets.selection.text_columns import Texts, constant
 from avpref.datasets.tables import ROWS_PER_GROUP
 from avpref.domain import METRICS
 from avpref.errors import TableError
@@ -71,17 +71,31 @@ def test_a_block_with_a_metric_twice_is_a_doubled_score(found):
 )
 def test_runs_are_ordered_as_by_a_sort(code, index, is_run):
     code, index = np.array(code, np.int32), np.array(index)
-    order = _by_runs(code, index)
+    runs = PromptRuns.of(code)
+    order = runs.order(index)
     assert (order is not None) == is_run
     if order is not None:
-        assert order.tolist() == _by_two(code, index).tolist()
+        assert order.tolist() == by_two(code, index).tolist()
+    assert runs.num_candidates(9).tolist() == np.bincount(code, minlength=9).tolist()
+
+
+def test_rows_and_their_ordinals_are_inverse():
+    code, index = np.array([2, 0, 2, 2, 1], np.int32), np.array([1, 0, 0, 1, 0])
+    ids = pa.array(["e", "d", "c", "b", "a"])
+    row = order_of(PromptRuns.of(code), code, index, ids)
+    assert row.tolist() == [1, 4, 2, 3, 0]  # rows 0 and 3 have one prompt and index: b is before e
+    assert ordinals_of(row, 5).tolist() == [4, 0, 2, 3, 1]
+    assert ordinals_of(row[1:], 5).tolist() == [3, -1, 1, 2, 0]
+    nothing = PromptRuns.of(code[:0])
+    assert len(order_of(nothing, code[:0], index[:0], ids[:0])) == 0
+    assert nothing.num_candidates(2).tolist() == [0, 0]
 
 
 def test_columns_of_texts_are_those_of_one_chunk():
     texts = pa.array(["a", "bb", "ccc"])
     places = np.random.default_rng(0).integers(0, 3, 2 * ROWS_PER_GROUP + 5)
-    assert take(texts, places, 2).combine_chunks().equals(texts.take(pa.array(places)))
-    assert take(texts, places[:0], 2).to_pylist() == []
+    assert Texts(texts).take(places).equals(texts.take(pa.array(places)))
+    assert Texts(texts).take(places[:0]).to_pylist() == []
     for count in (0, 3, ROWS_PER_GROUP, 2 * ROWS_PER_GROUP + 5):
         assert constant("x", count).to_pylist() == ["x"] * count
 

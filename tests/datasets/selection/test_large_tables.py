@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from avpref.config.pairs_settings import PairSettings
-from avpref.datasets import large_tables, reward_formula, tables
+from avpref.datasets import block_table, large_tables, reward_formula, tables
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.reward_formula import MetricScale, MissingScores, compute_rewards
 from avpref.datasets.selection import text_columns
-from avpref.datasets.selection.normalise import measure
+from avpref.datasets.selection.normalise import MetricNorm, Norm, measure
 from avpref.datasets.selection.pairing import select_pairs
 from avpref.datasets.selection.score_matrix import read_matrix
 from avpref.datasets.selection.selection_source import num_rows, pieces, source_of
-from avpref.datasets.selection.text_columns import take
+from avpref.datasets.selection.text_columns import Texts
 from avpref.domain import METRICS
+from avpref.errors import TableError
 from avpref.identity import digest
 from avpref.storage.local_files import LocalFiles
 from avpref.storage.run_tables import RunTables
@@ -133,16 +137,53 @@ def test_threads_and_slices_change_no_bit_of_rewards(monkeypatch, weights):
     assert np.isnan(whole.overall[~complete]).all()
 
 
-@pytest.mark.parametrize("names", [["aa", "bb", "cc"], ["a", "bb", ""], ["é", "bb", "cc"], ["", "", ""]])
-def test_taken_texts_are_those_of_arrow(monkeypatch, names):
-    monkeypatch.setattr(text_columns, "CHUNK", 7)
-    places = np.random.default_rng(0).integers(0, 3, 25)
+@pytest.mark.parametrize(
+    "names", [["aa", "bb", "cc"], ["a", "bb", ""], ["é", "bb", "cc"], ["", "", ""], ["aa", None, "bb"]]
+)
+@pytest.mark.parametrize("longest", [text_columns.MAX_OFFSET, 20])
+def test_taken_texts_are_those_of_arrow(monkeypatch, names, longest):
+    monkeypatch.setattr(text_columns, "MAX_OFFSET", longest)
+    places = np.random.default_rng(0).integers(0, 3, 25).astype(np.int32)
     for kind in (pa.string(), pa.large_string()):
         texts = pa.array(["left out", *names], kind).slice(1)
-        taken = take(texts, places, 2)
+        taken = Texts(texts).take(places)
         taken.validate(full=True)
-        assert taken.combine_chunks().equals(texts.take(pa.array(places))) and taken.num_chunks == 4
-    assert take(pa.array(names), places[:0], 2).to_pylist() == []
+        assert taken.equals(texts.take(pa.array(places)))
+    assert Texts(pa.array(names)).take(places[:0]).to_pylist() == []
+    assert Texts(pa.array([], pa.string())).take(places[:0]).to_pylist() == []
+
+
+def test_a_table_in_blocks_is_sealed_as_the_whole_table(found, monkeypatch):
+    monkeypatch.setattr(large_tables, "ROWS_PER_FILE", 30)
+    monkeypatch.setattr(large_tables, "ROWS_PER_GROUP", 10)
+    selection = outcome(source_of(found))
+    whole = {name: large_tables.to_files(getattr(selection, name)) for name in ("pairs", "rewards")}
+    assert len(whole["rewards"]) == 4
+    for rows_per_block in (1, 7, 10, 30):
+        monkeypatch.setattr(block_table, "ROWS_PER_BLOCK", rows_per_block)
+        monkeypatch.setattr(large_tables, "ROWS_PER_BLOCK", rows_per_block)
+        assert large_tables.to_files(selection.pair_blocks) == whole["pairs"]
+        assert large_tables.to_files(replace(selection.reward_blocks, threads=3)) == whole["rewards"]
+        assert selection.reward_blocks.whole().equals(selection.rewards)
+
+
+def test_a_change_of_a_table_in_blocks_reaches_every_block(found, monkeypatch):
+    monkeypatch.setattr(block_table, "ROWS_PER_BLOCK", 7)
+    blocks = BlockTable.of(found["scores"])
+    renamed = blocks.changed(lambda rows: rows.rename_columns({"value": "number"})).whole()
+    assert renamed["number"].to_pylist() == found["scores"]["value"].to_pylist()
+    assert blocks.whole().equals(found["scores"])
+    nothing = BlockTable.of(found["scores"].slice(0, 0))
+    assert nothing.whole().equals(found["scores"].slice(0, 0)) and large_tables.to_files(nothing)[0][1] == 0
+
+
+def test_a_reward_that_overflows_is_an_error_of_the_selection(found):
+    scores = found["scores"].to_pandas()
+    scores.loc[0, "value"] = 1e308
+    matrix = read_matrix(source_of({**found, "scores": tables.to_arrow(tables.SCORES, scores)}), METRICS)
+    norm = Norm("small", tuple(MetricNorm(metric.name, 2, 0.0, 1e-9, *[0.0] * 5) for metric in METRICS))
+    with pytest.raises(TableError, match=f"rewards.*1 of .* values of '{METRICS[0].dimension}'"):
+        select_pairs(matrix, PairSettings(), norm)
 
 
 def test_distinct_texts_have_no_dictionary(found, monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ from avpref.cli.main import main
 from avpref.config.loading import load_config
 from avpref.config.storage_settings import RetentionSettings
 from avpref.datasets import tables
+from avpref.datasets.block_table import BlockTable
 from avpref.domain import Origin, Split
 from avpref.errors import AuditRefused, ConfigError, InputError
 from avpref.flows.dry_run import estimate
@@ -234,7 +235,8 @@ def test_a_round_without_a_pair_names_the_round_and_the_adapter_that_stands(
     for run in rounds:
         shutil.copytree(run.root, tmp_path / run.run_id)
     select = pair_stage.select
-    monkeypatch.setattr(pair_stage, "select", lambda run: replace(select(run), pairs=select(run).pairs.slice(0, 0)))
+    nothing = BlockTable.of(select(rounds[0]).pairs.slice(0, 0))
+    monkeypatch.setattr(pair_stage, "select", lambda run: replace(select(run), pair_blocks=nothing))
     with pytest.raises(InputError, match="round 2: no prompt gave a pair") as caught:
         retrain.fn(TINY, str(tmp_path), None, [PASSED, "rounds.count=2", "rounds.sft_share=0.4"])
     assert f"{rounds[0].run_id} stands" in caught.value.found and "--rounds 1" in caught.value.fix

@@ -16,6 +16,7 @@ from avpref.config.pairs_settings import AuditSettings, PairSettings
 from avpref.config.scoring_settings import ScoringSettings
 from avpref.console import say
 from avpref.datasets import table_files, tables
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.selection import normalise
 from avpref.datasets.selection.candidate_rewards import strategy_label
 from avpref.datasets.selection.compare import SelectionInputs, Snapshot, diff
@@ -107,7 +108,7 @@ def by_votes(
     opinions = opinions_in(folder, study_id)
     voted = apply_votes(selection.pairs, opinions, keep_others)
     skipped = tables.joined([selection.skipped, voted.skipped], tables.SKIPPED)
-    changed = replace(selection, pairs=voted.pairs, skipped=skipped)
+    changed = replace(selection, pair_blocks=BlockTable.of(voted.pairs), skipped=skipped)
     counts = {name: getattr(voted, f"num_{name}") for name in ("confirmed", "flipped", "undecided", "not_voted")}
     renewed = _document(changed, folder.settings.pairs, pairs(folder, voted.pairs))
     strategy = f"{document['strategy']} {opinions.label}"
