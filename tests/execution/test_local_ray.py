@@ -12,20 +12,16 @@ from avpref.execution import ray_session
 from avpref.execution.ray_session import ACTOR_ENV, UNNEEDED_SERVICES
 
 STARTED = """
-import json, os, pathlib
-import ray
+import json, os
+import ray, psutil  # Ray brings psutil
 from avpref.config.executor_settings import RayExecutor
 from avpref.execution.ray_session import ACTOR_ENV, join_ray, ray_session
-
-def commands(parent):
-    children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    own = [pathlib.Path(f"/proc/{child}/cmdline").read_text().replace(chr(0), " ") for child in children]
-    return own + [command for child in children for command in commands(child)]
 
 with ray_session():
     join_ray(RayExecutor(num_actors=1))
     variables = ray.remote(lambda names: {name: os.environ.get(name) for name in names}).remote(list(ACTOR_ENV))
-    print(json.dumps({"variables": ray.get(variables), "commands": commands(os.getpid())}))
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    print(json.dumps({"variables": ray.get(variables), "commands": commands}))
 """
 
 
