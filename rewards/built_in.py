@@ -13,6 +13,7 @@ BUILT_IN_CLASSES: Mapping[str, str] = {
     "clip_score": "avpref.rewards.clip.clip_score:ClipScore",
     "imagebind_sliding": "avpref.rewards.imagebind.imagebind_sliding:ImageBindSliding",
     "aesthetics": "avpref.rewards.aesthetics.aesthetics:Aesthetics",
+    "optical_flow": "avpref.rewards.libraries.optical_flow:OpticalFlow",
     "reward_service": "avpref.rewards.service.reward_service:RewardService",
     "vlm_judge": "avpref.rewards.service.vlm_judge:VlmJudge",
 }
