@@ -54,7 +54,7 @@ def resized(frames: NDArray[np.uint8]) -> Tensor:
     planes = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
     if planes.shape[2] > planes.shape[3]:
         planes = planes.transpose(2, 3)
-    return functional.interpolate(planes, (HEIGHT_PX, WIDTH_PX), mode="bilinear", align_corners=True)
+    return functional.interpolate(planes.contiguous(), (HEIGHT_PX, WIDTH_PX), mode="bilinear", align_corners=True)
 
 
 def open_flow_network(scorer: str, model: str, weights: Path, device: str) -> FlowNetwork:
@@ -71,14 +71,15 @@ def open_flow_network(scorer: str, model: str, weights: Path, device: str) -> Fl
 
 def unimatch_fields(network: Callable[..., Any], first: Tensor, second: Tensor) -> Tensor:
     """Flow [N, 2, H, W] by a network of ptlflow, whose pictures are BGR from 0 to 1."""
-    pairs = torch.stack([first, second], dim=1).flip(2) / LEVELS
+    pairs = torch.stack([first, second], dim=1).flip(2).contiguous() / LEVELS
     fields: Tensor = network({"images": pairs})["flows"][:, 0]
     return fields
 
 
 def raft_fields(network: Callable[..., Any], first: Tensor, second: Tensor) -> Tensor:
     """Flow [N, 2, H, W] by a network of torchvision, whose pictures are RGB from -1 to 1."""
-    fields: Tensor = network(first / LEVELS * 2 - 1, second / LEVELS * 2 - 1, num_flow_updates=RAFT_UPDATES)[-1]
+    pictures = [(planes / LEVELS - 0.5) / 0.5 for planes in (first, second)]
+    fields: Tensor = network(*pictures, num_flow_updates=RAFT_UPDATES)[-1]
     return fields
 
 

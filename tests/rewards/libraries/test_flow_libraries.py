@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stand_in_library import library_or_skip
 
 from avpref.errors import InputError
 from avpref.media.reading import DecodedClip
 from avpref.rewards.libraries.optical_flow import OpticalFlow
 from avpref.rewards.protocol import ScorableClip
 
-
-def library_or_skip(name: str) -> ModuleType:
-    """The module; the test is skipped where it is absent or does not import beside this build of torch."""
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        pytest.skip(f"{name} does not import here: {error}")
+pytestmark = pytest.mark.filterwarnings("ignore")
+"""Warnings of the libraries themselves."""
 
 
 def frames(height: int = 320, width: int = 576) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from stand_in_library import SHIFT_NETWORK, absent, installed
 
 from avpref.config.pool.pool_loading import load_pool
 from avpref.config.scorer_use import ScorerUse
@@ -21,7 +22,6 @@ from avpref.rewards.libraries.flow_networks import raft_fields, unimatch_fields
 from avpref.rewards.libraries.optical_flow import OpticalFlow
 from avpref.rewards.outside.scorer_contract import Contract
 from avpref.rewards.protocol import ScorableClip
-from tests.rewards.libraries.stand_in_library import SHIFT_NETWORK, absent, installed
 
 CONFIG = Path(__file__).parents[3] / "configs" / "pool.yaml"
 
