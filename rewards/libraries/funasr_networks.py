@@ -41,7 +41,7 @@ class FunasrNetwork:
         return [(int(start), int(end)) for start, end in self._answer(sound, {"cache": {}})["value"]]
 
     def text(self, sound: NDArray[np.float32]) -> str:
-        """What the network writes for sound [S]: tokens of language, emotion and event, then words."""
+        """The text that the network writes for sound [S]: tokens of language, emotion and event, then words."""
         return str(self._answer(sound, {})["text"])
 
     def _answer(self, sound: NDArray[np.float32], more: Mapping[str, Any]) -> Mapping[str, Any]:
