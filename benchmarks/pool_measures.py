@@ -35,8 +35,8 @@ from avpref.media.reading import probe, read_clip
 from avpref.media.reading_rules import DEFAULT_READING
 from avpref.media.writing import encode_clip
 from avpref.pool.cut.scene_cuts import Changes, cuts_of
-from avpref.pool.pool_build import STAGES, configured, owned, run_stages, scan
 from avpref.pool.pool_folder import arrow_rows, create_pool
+from avpref.pool.pool_stages import STAGES, configured, owned, run_stages, scan
 from avpref.pool.scan.source_profile import profile
 
 ROOT = Path(__file__).parents[1]

@@ -242,8 +242,18 @@ def start_waits(pools: Path) -> dict[str, float]:
     return waits
 
 
-def kill_and_resume(folder: Path, pools: Path, actors: int, num_units: int) -> tuple[int, int]:
-    """Kill a build in stage measure, build again; returns the units that were finished before, and those that were repeated."""
+@dataclass(frozen=True)
+class Killed:
+    """A build that was killed: units finished before, units of both builds, and units and items that were begun again."""
+
+    finished: int
+    planned: int
+    repeated: int
+    repeated_items: int
+
+
+def kill_and_resume(folder: Path, pools: Path, actors: int, num_clips: int) -> Killed:
+    """Kill a build in the middle of stage measure, build again."""
     process = subprocess.Popen(
         pool_command(folder, pools, actors),
         stdout=subprocess.DEVNULL,
@@ -253,7 +263,7 @@ def kill_and_resume(folder: Path, pools: Path, actors: int, num_units: int) -> t
     )
     while process.poll() is None:
         done = [event for event in events(pools) if event["event"] == "unit_done" and event["stage"] == "measure"]
-        if len(done) >= max(1, num_units // 2):
+        if 2 * sum(event["items"] for event in done) >= num_clips:
             break
         time.sleep(0.2)
     with contextlib.suppress(ProcessLookupError):
@@ -261,9 +271,10 @@ def kill_and_resume(folder: Path, pools: Path, actors: int, num_units: int) -> t
     process.wait()
     finished = sum(event["event"] == "unit_done" for event in events(pools))
     finish(pool_command(folder, pools, actors))
-    started = sum(event["event"] == "unit_started" for event in events(pools))
-    planned = len({(event["stage"], event["unit"]) for event in events(pools) if event["event"] == "unit_done"})
-    return finished, started - planned
+    begun = [event for event in events(pools) if event["event"] == "unit_started"]
+    first = {(event["stage"], event["unit"]): event["items"] for event in begun}
+    repeated_items = sum(event["items"] for event in begun) - sum(first.values())
+    return Killed(finished, len(first), len(begun) - len(first), repeated_items)
 
 
 def main() -> None:
@@ -312,9 +323,12 @@ def report(root: Path, arguments: argparse.Namespace) -> None:
         small.mkdir()
         for path in sorted(folder.glob("*.mp4"))[:killed]:
             os.link(path, small / path.name)
-        num_units = -(-len(list(small.iterdir())) // UNIT)
-        finished, repeated = kill_and_resume(small, root / "killed", arguments.actors, num_units)
-        print(f"Killed after {finished} units ({num_units} per stage); the second build repeated {repeated}.")
+        result = kill_and_resume(small, root / "killed", arguments.actors, killed)
+        print(
+            f"Killed after {result.finished} of {result.planned} units; the second build repeated {result.repeated}",
+            end="",
+        )
+        print(f" ({result.repeated_items} items).")
 
 
 def report_speed(root: Path, arguments: argparse.Namespace) -> None:

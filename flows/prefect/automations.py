@@ -21,8 +21,9 @@ from prefect.events.schemas.events import ResourceSpecification
 
 from avpref.errors import ConfigError
 from avpref.flows.prefect.prefect_client import HEARTBEAT
+from avpref.flows.prefect.prefect_server import require_server
 from avpref.flows.prefect.run_events import GATE_REFUSED, QUARANTINE_EXCEEDED
-from avpref.flows.prefect.run_reporting import STAGE_TAG, TAG, require_server
+from avpref.flows.prefect.run_reporting import STAGE_TAG, TAG
 
 WEBHOOK_BLOCK = "avpref-webhook"
 FLOW_RUN = "prefect.flow-run."

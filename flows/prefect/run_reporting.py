@@ -3,7 +3,7 @@
 A server shows an execution as a flow run, each stage as a subflow and each group of shards as a task run. The code of a
 stage runs as a plain function, not in Prefect's engine, so it never waits for the server (docs/decisions/0016): messages go
 through :mod:`avpref.flows.prefect.delivery_queue`. No state is read back; the run folder alone says what is done. Only at
-the start of a command a server that does not answer is an error.
+the start of a command a server that does not answer is an error. Prefect is imported only where a server may be configured.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID, uuid4
-
-from prefect import Flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateType
-from prefect.context import FlowRunContext
-from prefect.events import Event, Resource
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from avpref.config.observe_settings import ReportingSettings
 from avpref.console import say
-from avpref.errors import AvprefError
 from avpref.execution.item_counts import StageCounts
 from avpref.execution.stage_observer import NoObserver, ShardDone, StageObserver
-from avpref.flows.prefect.delivery_queue import DeliveryQueue, Undelivered
-from avpref.flows.prefect.prefect_client import PrefectReporter
-from avpref.observability.meters import StageMeasure, duration
+from avpref.flows.prefect.server_traces import may_have_server
+from avpref.observability.meters import StageMeasure
 from avpref.observability.progress import Listener
 from avpref.storage.work_folder import WorkFolder
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import State
+
+    from avpref.flows.prefect.delivery_queue import DeliveryQueue
+    from avpref.flows.prefect.prefect_client import PrefectReporter
 
 RunT = TypeVar("RunT", bound=WorkFolder)
 
@@ -83,7 +81,11 @@ def stage(name: str) -> Callable[[Callable[[RunT], StageCounts]], Stage[RunT]]:
 
 def has_server() -> bool:
     """Whether a Prefect API is configured, in the environment or the active profile."""
-    return bool(PREFECT_API_URL.value())
+    if not may_have_server():
+        return False
+    from avpref.flows.prefect.prefect_server import server_url
+
+    return bool(server_url())
 
 
 def call(flow: Flow[..., Any], *arguments: Any) -> Any:
@@ -100,12 +102,12 @@ def execution(name: str, parameters: Mapping[str, Any], settings: ReportingSetti
     if _CURRENT.get() is not None or not has_server():
         yield
         return
-    key, engine = uuid4(), FlowRunContext.get()
-    adopted = None if engine is None else engine.flow_run
+    from avpref.flows.prefect import prefect_server
+
+    key, adopted = uuid4(), prefect_server.engine_run()
     if adopted is None:
-        require_server()
-    reporter = PrefectReporter({key: adopted} if adopted else None)
-    queue = DeliveryQueue(reporter, heartbeat_s=PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value())
+        prefect_server.require_server()
+    queue = prefect_server.open_queue({key: adopted} if adopted else None)
     flush_s = (settings or ReportingSettings()).flush_s
     try:
         with _current(queue, key) if adopted else _flow_run(queue, name, parameters):
@@ -116,7 +118,7 @@ def execution(name: str, parameters: Mapping[str, Any], settings: ReportingSetti
         flush_s = min(flush_s, INTERRUPTED_FLUSH_S)
         raise
     finally:
-        _say_undelivered(queue.close(flush_s))
+        prefect_server.say_undelivered(queue.close(flush_s))
 
 
 class PrefectObserver:
@@ -191,6 +193,10 @@ def emit_event(name: str, run_id: str, run_dir: str, payload: Mapping[str, Any])
     Its resource is ``avpref.run.<run id>`` with labels avpref.run-id, avpref.run-dir and avpref.runs-dir; the flow run is a
     related resource.
     """
+    if _CURRENT.get() is None:
+        return
+    from prefect.events import Event, Resource
+
     labels = {"prefect.resource.id": f"avpref.run.{run_id}", "prefect.resource.name": run_id}
     labels |= {"avpref.run-id": run_id, "avpref.run-dir": run_dir, "avpref.runs-dir": str(Path(run_dir).parent)}
     event = Event(event=name, resource=Resource(labels), payload=dict(payload))
@@ -230,45 +236,17 @@ def _current(queue: DeliveryQueue, key: UUID) -> Iterator[None]:
 @contextmanager
 def _ending(report: Callable[[State[Any]], None]) -> Iterator[None]:
     """Report the final state of the block, with its duration: a server that was away dates states by its own clock."""
+    from avpref.flows.prefect import prefect_server
+
     began = time.monotonic()
     try:
         yield
     except BaseException as error:
-        report(_failure(error))
+        report(prefect_server.failed(error))
         raise
-    report(State(type=StateType.COMPLETED, message=f"took {duration(time.monotonic() - began)}"))
-
-
-def _failure(error: BaseException) -> State[Any]:
-    name = type(error).__name__
-    if isinstance(error, Exception):
-        return State(type=StateType.FAILED, message=f"{name}: {error}")
-    if isinstance(error, KeyboardInterrupt):
-        return State(type=StateType.CANCELLED, message="interrupted")
-    return State(type=StateType.CRASHED, message=name)
+    report(prefect_server.completed(time.monotonic() - began))
 
 
 def _artifact_name(name: str) -> str:
     """An artifact's key, for which Prefect allows lower-case letters, digits and dashes."""
     return f"avpref-{name.replace('_', '-')}"
-
-
-def require_server() -> None:
-    """Raises AvprefError where no server is configured, or it does not answer."""
-    url = PREFECT_API_URL.value()
-    if not url:
-        fix = "export PREFECT_API_URL=http://127.0.0.1:4200/api, or: prefect config set PREFECT_API_URL=…"
-        raise AvprefError("no Prefect server is configured", "the address of one", fix)
-    with get_client(sync_client=True) as client:
-        error = client.api_healthcheck()
-    if error is not None:
-        expected = "the server that PREFECT_API_URL or the Prefect profile names, or none"
-        fix = "start it (prefect server start), or run without one: unset PREFECT_API_URL; prefect config unset PREFECT_API_URL"
-        raise AvprefError(f"the Prefect server at {url} does not answer ({error})", expected, fix) from error
-
-
-def _say_undelivered(undelivered: Undelivered) -> None:
-    if undelivered:
-        counts = f"{undelivered.waiting} not delivered, {undelivered.dropped} dropped, {undelivered.refused} refused"
-        url, error = PREFECT_API_URL.value(), undelivered.last_error
-        say(f"reports to {url}: {counts} ({error}); the run folder is complete all the same")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pool_clips import BuildPool
 
-from avpref.pool.pool_build import STAGES, configured, owned, run_stages
 from avpref.pool.pool_folder import PoolFolder, create_pool
+from avpref.pool.pool_stages import STAGES, configured, owned, run_stages
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "pool.yaml"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from avpref.config.executor_settings import Executor
@@ -11,6 +11,9 @@ from avpref.config.run_settings import RunSettings
 from avpref.storage.unit import ItemT, ItemT_co, Unit
 
 MemberT = TypeVar("MemberT")
+
+LARGEST_GROWTH, NUM_UNITS = 4, 64
+"""Units of light items are joined into at most this many times larger ones, as long as a plan keeps about this number of units."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class StagePlan(Generic[ItemT_co]):
         shards: the units, by shard.
         item_noun: plural noun of the items in progress bars and messages (``clips``).
         executor: runs the units of this pass; None for the executor of the run.
+        unit_size: number of items of a full unit that reuse packs; 0 for the size of the largest unit.
     """
 
     name: str
     shards: tuple[Shard[ItemT_co], ...]
     item_noun: str
     executor: Executor | None = None
+    unit_size: int = 0
 
     @property
     def units(self) -> list[Unit[ItemT_co]]:
@@ -68,6 +73,39 @@ def plan_stage(
 def _units(stage: str, shard: int, fingerprint: str, items: Sequence[ItemT], size: int) -> Iterator[Unit[ItemT]]:
     for start in range(0, len(items), size):
         yield Unit(stage, shard, fingerprint, tuple(items[start : start + size]))
+
+
+def with_larger_units(plan: StagePlan[ItemT], weight: Callable[[ItemT], float]) -> StagePlan[ItemT]:
+    """``plan`` with neighbouring units of a shard joined while the ``weight`` of their items is at most 1 in all.
+
+    Fewer units cost fewer files and calls. A small plan, heavy items and the last shard keep their units: all actors have work until
+    the end, and a kill repeats little.
+    """
+    growth = min(LARGEST_GROWTH, len(plan.units) // NUM_UNITS)
+    if growth < 2:
+        return plan
+    shards = [replace(shard, units=tuple(_joined(shard.units, weight, growth))) for shard in plan.shards[:-1]]
+    size = max(len(unit.items) for unit in plan.units)
+    return replace(plan, shards=(*shards, *plan.shards[-1:]), unit_size=size)
+
+
+def _joined(units: Sequence[Unit[ItemT]], weight: Callable[[ItemT], float], growth: int) -> Iterator[Unit[ItemT]]:
+    """``units`` in groups of up to ``growth`` neighbours that weigh at most 1, or of one unit."""
+    group: list[Unit[ItemT]] = []
+    total = 0.0
+    for unit in units:
+        added = sum(map(weight, unit.items))
+        if group and (len(group) == growth or total + added > 1.0):
+            yield _one_unit(group)
+            group, total = [], 0.0
+        group.append(unit)
+        total += added
+    if group:
+        yield _one_unit(group)
+
+
+def _one_unit(units: Sequence[Unit[ItemT]]) -> Unit[ItemT]:
+    return replace(units[0], items=tuple(item for unit in units for item in unit.items))
 
 
 def grouped(members: Sequence[MemberT], keys: Sequence[str]) -> list[list[MemberT]]:

@@ -70,24 +70,43 @@ class UnitRunner(Generic[ItemT]):
         self.max_quarantined, self.quarantined = max_quarantined, list(quarantined)
         self.has_succeeded = False
         self._last_errors: dict[str, str] = {}
+        self._waiting: deque[_PendingUnit[ItemT]] = deque()
+        self._in_flight: dict[str, _PendingUnit[ItemT]] = {}
+        self._queued: set[str] = set()
+        self._unfinished: set[str] = set()
 
-    def run(self, units: Sequence[Unit[ItemT]]) -> None:
-        """Finish every unit. Raises CircuitOpen, or a worker's fatal error unchanged."""
+    def run(self, units: Sequence[Unit[ItemT]], following: Sequence[Unit[ItemT]] = ()) -> None:
+        """Finish every unit; workers that are free meanwhile begin ``following``, which a later call finishes.
+
+        Raises CircuitOpen, or a worker's fatal error unchanged.
+        """
         self._check_circuit()
-        waiting = deque(_PendingUnit(unit) for unit in units if not self.files.exists(unit))
-        in_flight: dict[str, _PendingUnit[ItemT]] = {}
-        while waiting or in_flight:
-            while waiting and len(in_flight) < self.pool.capacity:
-                pending = waiting.popleft()
-                in_flight[pending.unit.name] = pending
-                self._submit(pending)
-            outcome = self.pool.next_done()
-            self._record_report(outcome)
-            to_run = self._record_outcome(in_flight.pop(outcome.unit.name), outcome)
-            if self.has_succeeded:
-                waiting.extendleft(reversed(to_run))
-            else:
-                waiting.extend(to_run)
+        self._queue(units)
+        self._queue(following)
+        names = {unit.name for unit in units}
+        while not names.isdisjoint(self._unfinished):
+            self._step()
+
+    def _queue(self, units: Sequence[Unit[ItemT]]) -> None:
+        """Put the units that are neither queued nor committed behind those that wait."""
+        new = [unit for unit in units if unit.name not in self._queued and not self.files.exists(unit)]
+        self._queued.update(unit.name for unit in new)
+        self._unfinished.update(unit.name for unit in new)
+        self._waiting.extend(_PendingUnit(unit) for unit in new)
+
+    def _step(self) -> None:
+        """Send as many waiting units as the pool takes, and record the next outcome."""
+        while self._waiting and len(self._in_flight) < self.pool.capacity:
+            pending = self._waiting.popleft()
+            self._in_flight[pending.unit.name] = pending
+            self._submit(pending)
+        outcome = self.pool.next_done()
+        self._record_report(outcome)
+        to_run = self._record_outcome(self._in_flight.pop(outcome.unit.name), outcome)
+        if self.has_succeeded:
+            self._waiting.extendleft(reversed(to_run))
+        else:
+            self._waiting.extend(to_run)
 
     def _submit(self, pending: _PendingUnit[ItemT]) -> None:
         unit = pending.unit
@@ -129,6 +148,7 @@ class UnitRunner(Generic[ItemT]):
         """Count a planned unit as finished; join the halves of a bisection if this was the last one."""
         bisection = pending.bisection
         if bisection is None:
+            self._unfinished.discard(pending.unit.name)
             self.meter.commit()
             self.on_progress(len(pending.unit.items))
             return

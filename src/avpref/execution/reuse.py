@@ -134,7 +134,7 @@ def reuse_items(reuse: Reuse[ItemT], plan: StagePlan[ItemT]) -> ReusePlan[ItemT]
     """
     result: ReusePlan[ItemT] = ReusePlan()
     found = _find_by_column(reuse, plan)
-    unit_size = max((len(unit.items) for unit in plan.units), default=1)
+    unit_size = plan.unit_size or max((len(unit.items) for unit in plan.units), default=1)
     for shard in plan.shards:
         result.work[shard.ordinal] = _ShardReuse(reuse, shard, found, unit_size, result).run()
     return result

@@ -61,16 +61,25 @@ class RunningStage(Generic[ItemT]):
     reuse: Reuse[ItemT] | None = None
 
 
-def run_shard(stage: RunningStage[ItemT], shard: Shard[ItemT], work: RemainingWork[ItemT]) -> ShardDone:
-    """Finish the remaining work of a shard; returns its counts and times."""
+def run_shard(
+    stage: RunningStage[ItemT],
+    shard: Shard[ItemT],
+    work: RemainingWork[ItemT],
+    following: Sequence[Unit[ItemT]] = (),
+) -> ShardDone:
+    """Finish the remaining work of a shard; returns its counts and times.
+
+    Free workers begin units of ``following`` meanwhile, so the times of neighbouring shards are apart by up to the units in flight.
+    """
     meter = stage.progress.meter
-    start, quarantined_at_start = meter.snapshot(), meter.counts.quarantined
-    stage.runner.run(work.units)
+    start = meter.snapshot()
+    stage.runner.run(work.units, following)
     if stage.reuse:
         write_compositions(stage.reuse, work)
     meter.end_shard()
     span = meter.since(start)
-    quarantined = meter.counts.quarantined - quarantined_at_start
+    item_ids = {item.item_id for unit in work.units for item in unit.items}
+    quarantined = sum(row.candidate_id in item_ids for row in stage.runner.quarantined)
     quarantined += sum(stage.quarantined_before.get(unit.name, 0) for unit in shard.units)
     return ShardDone(
         shard=shard.ordinal,
@@ -92,11 +101,13 @@ def _run_shards(
 ) -> list[ShardDone]:
     """Run shard after shard. More than :data:`MAX_TASKS` shards are observed in groups of consecutive shards."""
     size = -(-len(shards) // MAX_TASKS) or 1
+    work = [remaining.work[shard.ordinal] for shard in shards]
+    following = [*(later.units for later in work[1:]), ()]
     done: list[ShardDone] = []
     for start in range(0, len(shards), size):
-        group = shards[start : start + size]
-        with observer.shards_running(stage.name, group[0].ordinal, group[-1].ordinal):
-            done += [run_shard(stage, shard, remaining.work[shard.ordinal]) for shard in group]
+        group = slice(start, start + size)
+        with observer.shards_running(stage.name, shards[start].ordinal, shards[group][-1].ordinal):
+            done += map(partial(run_shard, stage), shards[group], work[group], following[group])
     return done
 
 

@@ -10,8 +10,8 @@ import pytest
 from explorer_server import serving_pool
 from pool_clips import plain_video, scene, tune, write_video
 
-from avpref.pool.pool_build import STAGES, configured, owned, run_stages
 from avpref.pool.pool_folder import create_pool
+from avpref.pool.pool_stages import STAGES, configured, owned, run_stages
 
 pytestmark = pytest.mark.browser
 

@@ -20,6 +20,7 @@ from avpref.config.loading import load_config
 from avpref.errors import AvprefError
 from avpref.execution.item_counts import StageCounts
 from avpref.execution.stage_observer import ShardDone
+from avpref.flows.prefect import prefect_server
 from avpref.flows.prefect import run_reporting as reporting
 from avpref.flows.prefect.prefect_client import PrefectReporter
 from avpref.flows.prefect.run_links import name_flow_run, show_links
@@ -94,8 +95,8 @@ class Calls:
 def calls(dead_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     """What a server is sent."""
     calls = Calls()
-    monkeypatch.setattr(reporting, "PrefectReporter", calls.open)
-    monkeypatch.setattr(reporting, "require_server", lambda: None)
+    monkeypatch.setattr(prefect_server, "PrefectReporter", calls.open)
+    monkeypatch.setattr(prefect_server, "require_server", lambda: None)
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield calls
 

@@ -185,9 +185,9 @@ def _prefect_url() -> str:
     problem = _import_problem("prefect")
     if problem:
         return os.environ.get("PREFECT_API_URL", "")
-    from avpref.flows.prefect.run_reporting import PREFECT_API_URL
+    from avpref.flows.prefect.prefect_server import server_url
 
-    return PREFECT_API_URL.value() or ""
+    return server_url()
 
 
 def _gpus_wanted(settings: Settings) -> float:

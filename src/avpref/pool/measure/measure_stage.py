@@ -12,7 +12,7 @@ from avpref.config.executor_settings import RayExecutor
 from avpref.config.scorer_use import ScorerUse
 from avpref.datasets.rows import QuarantineRow
 from avpref.execution.item_counts import ItemCounts, StageCounts
-from avpref.execution.plan import StagePlan, grouped, plan_stage
+from avpref.execution.plan import StagePlan, grouped, plan_stage, with_larger_units
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
@@ -30,6 +30,8 @@ from avpref.storage.unit import Unit
 
 STAGE = "measure"
 VERSION = 1
+UNIT_S = 150.0
+"""Length of the clips of a unit up to which it may hold more of them than ``run.unit_candidates``."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def measure_items(
     ]
     groups = grouped(items, [item.source.item_id for item in items])
     plan = plan_stage(stage, "clips", pool.fingerprint(stage, fingerprints), groups, pool.config.run)
+    plan = with_larger_units(plan, lambda item: (item.end_s - item.start_s) / UNIT_S)
     passes = [_Pass(pool, plan, group) for group in scorer_groups(pool.executor, sources, fingerprints)]
     is_parallel = isinstance(pool.executor, RayExecutor) and pool.executor.scoring == "pools"
     counts = _run(passes, is_parallel)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from avpref.datasets.tables import to_arrow
 from avpref.execution.item_counts import StageCounts
-from avpref.execution.plan import plan_stage
+from avpref.execution.plan import plan_stage, with_larger_units
 from avpref.execution.reuse import Reuse
 from avpref.execution.run_units import run_stage
 from avpref.flows.prefect import run_reporting as reporting
@@ -27,6 +27,8 @@ from avpref.pool.scan.source_listing import ListedSource, list_sources
 STAGE = "scan"
 VERSION = 1
 """Raise it when a row of the scan changes for equal bytes."""
+UNIT_BYTES = 16 << 20
+"""Size of the sources of a unit up to which it may hold more of them than ``run.unit_candidates``."""
 PROPERTIES = ["source_id", "uri", "member", "num_bytes", "recording_id", "status", "reason", "duration_s"]
 FINGERPRINTS = ["recording_id", "status", "picture_hashes", "picture_slots", "sound_prints"]
 
@@ -38,6 +40,7 @@ def scan(pool: PoolFolder) -> StageCounts:
     settings = pool.config.scan
     fingerprint = pool.fingerprint(STAGE, VERSION, settings.require_sound, pool.rules.audio_track, pool.rules.hdr)
     plan = plan_stage(STAGE, "sources", fingerprint, [[entry.source] for entry in listed], pool.config.run)
+    plan = with_larger_units(plan, lambda source: source.num_bytes / UNIT_BYTES)
     files = pool.units(SOURCES)
     spec = ScanSpec(files, settings.bucket, pool.rules, settings.require_sound)
     reuse: Reuse[PoolSource] = Reuse(files, pool.files, pool.siblings, "source_id")

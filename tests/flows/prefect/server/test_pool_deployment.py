@@ -11,8 +11,8 @@ from urllib.error import HTTPError
 import pytest
 from pool_clips import plain_video
 
-from avpref.pool.pool_build import STAGES
 from avpref.pool.pool_folder import open_pool_folder
+from avpref.pool.pool_stages import STAGES
 from avpref.pool.pool_tables import WRITTEN
 from avpref.storage.event_log import read_events
 

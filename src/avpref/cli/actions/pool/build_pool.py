@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from avpref.config.pool.pool_settings import PoolConfig
-from avpref.flows.prefect import run_reporting as reporting
-from avpref.pool.pool_build import STAGE_BY_NAME, configured, owned, pool_build, run_stages, summary
 from avpref.pool.pool_folder import create_pool, list_pools, open_pool_folder
+from avpref.pool.pool_stages import STAGE_BY_NAME, build_pool, configured, owned, run_stages, summary
 
 
 def build(
     config: Path, sources: Sequence[str] | None, pools: Path, overrides: Sequence[str], wait: bool
 ) -> dict[str, Any]:
     """Run all stages; returns their results, the funnel, and the numbers of failed items."""
-    document: dict[str, Any] = reporting.call(
-        pool_build, str(config), str(pools), list(sources or []), list(overrides), wait
-    )
-    return document
+    return build_pool(str(config), str(pools), list(sources or []), list(overrides), wait)
 
 
 def with_recorded_sources(pools: Path, config: PoolConfig) -> PoolConfig:
