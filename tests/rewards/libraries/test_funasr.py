@@ -35,7 +35,7 @@ class Answers:
     """A network that gives stretches of speech or a text, whatever it hears."""
 
     def __init__(self, value: list[list[int]] | None = None, text: str = "") -> None:
-        self.answer = {"key": "clip", "value": value, "text": text}
+        self.answer: dict[str, object] = {"key": "clip", "value": value, "text": text}
 
     def inference(self, data_in: list[object], **_: object) -> tuple[list[dict[str, object]], dict[str, object]]:
         assert len(data_in) == 1
@@ -105,13 +105,13 @@ def test_wrong_settings_absent_files_and_an_absent_library_are_errors(folder: Pa
     for settings, words in (({}, "a folder in vad"), ({"model": "x"}, "model")):
         with pytest.raises(ConfigError, match=words):
             resolve([ScorerUse(use="funasr", settings=dict(settings))], ScoringSettings())
-    settings = FunasrSpeech.Settings(vad=str(folder))
+    named = FunasrSpeech.Settings(vad=str(folder))
     with absent("funasr"), pytest.raises(InputError, match="funasr is not installed") as absence:
-        FunasrSpeech(settings)
+        FunasrSpeech(named)
     assert absence.value.fix.startswith("pip install torch torchaudio funasr==")
     (folder / "model.pt").unlink()
     with pytest.raises(InputError, match=r"no file .*model\.pt") as failure:
-        FunasrSpeech(settings)
+        FunasrSpeech(named)
     assert "FsmnVADStreaming" in failure.value.expected
 
 

@@ -129,16 +129,16 @@ def test_the_identity_follows_the_bytes_of_the_file_the_network_and_the_version_
 )
 def test_wrong_settings_are_errors_before_anything_runs(settings: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        resolve([ScorerUse(use="optical_flow", settings=settings)], ScoringSettings())
+        resolve([ScorerUse(use="optical_flow", settings={**settings})], ScoringSettings())
 
 
 def test_absent_files_and_libraries_are_named_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"flow\.none"):
         OpticalFlow(OpticalFlow.Settings(weights="flow.none"))
     (tmp_path / "weights.pth").touch()
-    settings = {"weights": str(tmp_path / "weights.pth")}
+    settings = OpticalFlow.Settings(weights=str(tmp_path / "weights.pth"))
     with absent("ptlflow"), pytest.raises(InputError, match="ptlflow is not installed") as absence:
-        OpticalFlow(OpticalFlow.Settings(**settings))
+        OpticalFlow(settings)
     assert absence.value.fix.startswith("pip install torch torchvision ptlflow==")
 
 
