@@ -11,8 +11,10 @@ from collections.abc import Mapping
 BUILT_IN_CLASSES: Mapping[str, str] = {
     "cavp_score": "avpref.rewards.cavp.cavp_score:CavpScore",
     "clip_score": "avpref.rewards.clip.clip_score:ClipScore",
+    "funasr": "avpref.rewards.libraries.funasr_speech:FunasrSpeech",
     "imagebind_sliding": "avpref.rewards.imagebind.imagebind_sliding:ImageBindSliding",
     "aesthetics": "avpref.rewards.aesthetics.aesthetics:Aesthetics",
+    "optical_flow": "avpref.rewards.libraries.optical_flow:OpticalFlow",
     "reward_service": "avpref.rewards.service.reward_service:RewardService",
     "vlm_judge": "avpref.rewards.service.vlm_judge:VlmJudge",
 }

