@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,16 +107,19 @@ class Family:
             self._look()
 
     def _look(self) -> None:
-        known = {str(self.process)}
-        for number in sorted(map(int, filter(str.isdigit, os.listdir("/proc")))):
-            with contextlib.suppress(OSError, IndexError):
-                fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-                if fields[1] not in known and str(number) not in known:
-                    continue
-                known.add(str(number))
-                self._ticks[str(number)] = int(fields[11]) + int(fields[12])
-                if b"python" in Path(f"/proc/{number}/exe").readlink().name.encode():
-                    self.largest = max(self.largest, int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
+        fields, children = {}, defaultdict(list)
+        for number in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                fields[number] = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+                children[fields[number][1]].append(number)
+        family = [str(self.process)]
+        for number in family:  # grows by the children of each member: their numbers may be smaller
+            family += children[number]
+        for number in filter(fields.__contains__, family):
+            self._ticks[number] = int(fields[number][11]) + int(fields[number][12])
+            with contextlib.suppress(OSError):
+                if "python" in Path(f"/proc/{number}/exe").readlink().name:
+                    self.largest = max(self.largest, int(fields[number][21]) * os.sysconf("SC_PAGE_SIZE"))
 
     def end(self) -> float:
         """Processor seconds of all processes, to the last look."""
