@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,13 @@ class FlowNetwork:
     device: str
 
     def fields(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Flow between consecutive frames [T, H, W, 3]: float32 [T - 1, 2, 320, 576], in pixels of that size, on the CPU."""
-        sized = resized(frames).to(self.device)
+        """Flow between consecutive frames [T, H, W, 3]: float32 [T - 1, 2, 320, 576], in pixels of that size, on the CPU.
+
+        One pair of frames is computed at a time, because a pair's correlations take more than a gigabyte.
+        """
+        sized = resized(frames).to(self.device).split(1)
         with torch.no_grad():
-            return self.compute(self.network, sized[:-1], sized[1:]).float().cpu()
+            return torch.cat([self.compute(self.network, *pair).float().cpu() for pair in pairwise(sized)])
 
     def mean_flow_px(self, frames: NDArray[np.uint8]) -> float:
         """Mean magnitude of the components of the flow over all pixels and pairs of frames [T, H, W, 3], T ≥ 2."""

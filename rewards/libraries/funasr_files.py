@@ -8,10 +8,11 @@ from pathlib import Path
 from avpref.errors import InputError
 from avpref.identity import file_sha256
 from avpref.rewards.learned.packaged_weights import Package
-from avpref.rewards.libraries.library_import import OWN_ENVIRONMENT
 
 NAME = "funasr"
-FUNASR = Package("funasr", "funasr", f"pip install torch torchaudio funasr==1.4.16, {OWN_ENVIRONMENT}")
+FUNASR = Package("funasr", "funasr", "pip install 'funasr[knf]==1.4.16'")
+FILTER_BANKS = (Package("torchaudio", "torchaudio"), Package("kaldi-native-fbank", "kaldi_native_fbank"))
+"""Packages that compute FunASR's filter banks: the first one, or the second where that does not import."""
 CONFIG, WEIGHTS, NORMALIZATION, TOKENIZER = "config.yaml", "model.pt", "am.mvn", "*.bpe.model"
 
 

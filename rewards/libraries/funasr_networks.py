@@ -23,7 +23,8 @@ from avpref.rewards.libraries.funasr_files import CONFIG, FUNASR, NAME, NORMALIZ
 from avpref.rewards.libraries.library_import import import_library
 from avpref.rewards.libraries.network_file import fill_network
 
-BUILDS = "funasr and builds of torch and torchaudio that belong together"
+BUILDS = "funasr with kaldi-native-fbank (any build of torch), or with the torchaudio of this build of torch"
+RATE_HZ = 16000
 CLIP = "clip"
 
 
@@ -60,6 +61,7 @@ def open_funasr_network(files: FunasrFiles, device: str) -> FunasrNetwork:
     with _kept_logging():
         import_library(NAME, FUNASR, "funasr", BUILDS)
         tables = import_library(NAME, FUNASR, "funasr.register", BUILDS).tables
+        _check_filter_banks()
     config = _config(files)
     entries = dict(config.get("frontend_conf") or {}) | {"dither": 0.0}
     if (files.folder / NORMALIZATION).is_file():
@@ -72,6 +74,16 @@ def open_funasr_network(files: FunasrFiles, device: str) -> FunasrNetwork:
         network = owner(**{**(config.get("model_conf") or {}), **config, **sizes})
     fill_network(NAME, network, files.folder / WEIGHTS)
     return FunasrNetwork(network.to(device).eval(), frontend, tokenizer, device)
+
+
+def _check_filter_banks() -> None:
+    """Raises InputError where FunASR has no package for filter banks, which it would say only for the first clip."""
+    fbank = import_library(NAME, FUNASR, "funasr.utils.fbank", BUILDS).fbank
+    try:
+        fbank(torch.zeros(1, RATE_HZ))
+    except ImportError as error:
+        found = f"scorer {NAME}: funasr {FUNASR.version()} has no package for filter banks: {error}"
+        raise InputError(found, BUILDS, FUNASR.install) from error
 
 
 def _config(files: FunasrFiles) -> dict[str, Any]:

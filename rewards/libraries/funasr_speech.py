@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from avpref.domain import SOUND, Dimension, Metric, Score, Terms
 from avpref.identity import digest
 from avpref.rewards.learned.mono16k import mono_16k
-from avpref.rewards.libraries.funasr_files import FUNASR, NAME, FunasrFiles
+from avpref.rewards.libraries.funasr_files import FILTER_BANKS, FUNASR, NAME, FunasrFiles
 from avpref.rewards.protocol import ScorableClip
 from avpref.rewards.validity import DEFAULT_RULES, score_valid
 
@@ -74,9 +74,10 @@ class FunasrSpeech:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of this file's version, of FunASR's, of the rules, and of the bytes of both folders' files."""
+        """Hash of this file's version, of FunASR's and its filter banks', of the rules, and of the bytes of both folders' files."""
         identities = [(files.setting, files.identity()) for files in self._files.values()]
-        return digest(NAME, VERSION, FUNASR.version(), identities, repr(DEFAULT_RULES))
+        versions = [package.version() for package in (FUNASR, *FILTER_BANKS)]
+        return digest(NAME, VERSION, versions, identities, repr(DEFAULT_RULES))
 
     def load(self, device: str) -> None:
         """Load the networks on ``device``. Raises InputError where FunASR does not import or a folder has another model."""

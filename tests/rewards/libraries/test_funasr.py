@@ -19,6 +19,20 @@ from avpref.rewards.libraries.funasr_speech import SHARE, VERDICT, FunasrSpeech,
 from avpref.rewards.protocol import ScorableClip
 
 EMPTY = "tables = None"
+WITHOUT_FILTER_BANKS = """
+import sys, types
+
+for name in ("register", "utils", "utils.fbank"):
+    sys.modules["funasr." + name] = types.ModuleType("funasr." + name)
+
+
+def fbank(waveform):
+    raise ImportError("kaldi-native-fbank is not installed")
+
+
+sys.modules["funasr.register"].tables = None
+sys.modules["funasr.utils.fbank"].fbank = fbank
+"""
 
 
 @pytest.fixture
@@ -108,7 +122,7 @@ def test_wrong_settings_absent_files_and_an_absent_library_are_errors(folder: Pa
     named = FunasrSpeech.Settings(vad=str(folder))
     with absent("funasr"), pytest.raises(InputError, match="funasr is not installed") as absence:
         FunasrSpeech(named)
-    assert absence.value.fix.startswith("pip install torch torchaudio funasr==")
+    assert absence.value.fix.startswith("pip install 'funasr[knf]==")
     (folder / "model.pt").unlink()
     with pytest.raises(InputError, match=r"no file .*model\.pt") as failure:
         FunasrSpeech(named)
@@ -120,3 +134,11 @@ def test_a_library_that_does_not_import_is_an_error_with_its_cause(folder: Path,
     broken = installed(tmp_path / "broken", "funasr", "raise OSError('libc10_cuda.so: cannot open')")
     with broken, pytest.raises(InputError, match=r"libc10_cuda\.so"):
         scorer.load("cpu")
+
+
+def test_absent_filter_banks_are_an_error_of_the_loading_and_not_of_each_clip(folder: Path, tmp_path: Path) -> None:
+    scorer = FunasrSpeech(FunasrSpeech.Settings(vad=str(folder)))
+    without = installed(tmp_path / "without", "funasr", WITHOUT_FILTER_BANKS)
+    with without, pytest.raises(InputError, match="no package for filter banks") as failure:
+        scorer.load("cpu")
+    assert failure.value.fix == "pip install 'funasr[knf]==1.4.16'"
