@@ -53,6 +53,7 @@ def fields_of(scorer: OpticalFlow, pictures: np.ndarray) -> torch.Tensor:
     return scorer._network.fields(pictures)
 
 
+@pytest.mark.slow
 def test_unimatch_is_equal_to_ptlflow(tmp_path: Path) -> None:
     ptlflow = library_or_skip("ptlflow")
     adapter = importlib.import_module("ptlflow.utils.io_adapter").IOAdapter
@@ -72,7 +73,7 @@ def test_unimatch_is_equal_to_ptlflow(tmp_path: Path) -> None:
     assert scored(scorer, clip) == pytest.approx(float(expected.abs().double().mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["raft_large", "raft_small"])
+@pytest.mark.parametrize("name", [pytest.param("raft_large", marks=pytest.mark.slow), "raft_small"])
 def test_raft_is_equal_to_torchvision(name: str, tmp_path: Path) -> None:
     library = library_or_skip("torchvision.models.optical_flow")
     network = getattr(library, name)(weights=None).eval()
