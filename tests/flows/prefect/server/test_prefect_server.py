@@ -30,6 +30,8 @@ REPORTED = (*STAGES, report)
 """Stages that a whole execution reports as subflows."""
 POOL = "avpref"
 SETTINGS = load_config(ROOT / TINY, environment={}).settings
+TEXTS = "text_states-"
+"""Beginning of the names of task runs that encode the texts of a training."""
 PROMPTS_PER_SHARD = SETTINGS.run.shard_prompts - 1
 
 
@@ -117,7 +119,11 @@ def test_each_stage_is_a_subflow_and_each_shard_a_task(server: Any, retrained: t
     tasks = server.until(
         "a task run per shard", lambda: found if len(found := shard_tasks(server, stages)) >= len(wanted) else None
     )
-    assert Counter(task["name"] for task in tasks) == Counter(wanted)
+    names = {stage["id"]: server.flow_name(stage) for stage in stages}
+    of_texts = Counter(names[task["flow_run_id"]] for task in tasks if task["name"].startswith(TEXTS))
+    assert set(of_texts) == {"sft", "train"}  # each encodes the distinct texts of its own samples
+    wanted_of_texts = Counter(f"{TEXTS}{number}" for count in of_texts.values() for number in range(count))
+    assert Counter(task["name"] for task in tasks) == Counter(wanted) + wanted_of_texts
     assert {task["state_name"] for task in tasks} == {"Completed"}
 
 
@@ -130,7 +136,8 @@ def test_progress_and_tables_are_artifacts(server: Any, retrained: tuple[dict[st
     found = {each["key"]: each for each in server.of_runs("artifacts", [run, *server.children(run)])}
     staged = ("sft-clips", "generate", "score", "audit", "encode", "evaluate", "evaluate-score")
     progress = {f"avpref-{name}" for name in (*staged, "sft", "train")}
-    shards = {f"avpref-{name}-shards" for name in staged}
+    progress |= {"avpref-text-states"}
+    shards = {f"avpref-{name}-shards" for name in (*staged, "text-states")}
     assert {key for key, each in found.items() if each["type"] == "progress"} == progress
     assert {key for key, each in found.items() if each["type"] == "table"} == shards | {
         "avpref-pairs",
