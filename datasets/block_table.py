@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import starmap
 
 import pyarrow as pa
 
@@ -33,12 +34,19 @@ class BlockTable:
         """The table after ``change`` of every block, which keeps the number of rows."""
         return replace(self, make=lambda start, end: change(self.make(start, end)))
 
+    def blocks(self, start: int, end: int) -> Iterator[pa.Table]:
+        """The rows from ``start`` to ``end``, one block after another."""
+        return starmap(self.make, _bounds(start, end))
+
     @reused_memory()
     def whole(self) -> pa.Table:
         """All rows."""
         if self.num_rows <= ROWS_PER_BLOCK:
             return self.make(0, self.num_rows)
-        starts = range(0, self.num_rows, ROWS_PER_BLOCK)
         with ThreadPoolExecutor(self.threads) as pool:
-            made = pool.map(lambda start: self.make(start, min(start + ROWS_PER_BLOCK, self.num_rows)), starts)
-            return pa.concat_tables(made)
+            return pa.concat_tables(pool.map(self.make, *zip(*_bounds(0, self.num_rows), strict=True)))
+
+
+def _bounds(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """First row of every block, and the row after its last one."""
+    return ((first, min(first + ROWS_PER_BLOCK, end)) for first in range(start, end, ROWS_PER_BLOCK))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from avpref.datasets.block_table import ROWS_PER_BLOCK, BlockTable
+from avpref.datasets.block_table import BlockTable
 from avpref.datasets.reused_memory import reused_memory
 from avpref.datasets.tables import ROWS_PER_GROUP, bytes_of, to_bytes
 
@@ -41,15 +41,10 @@ def to_files(rows: pa.Table | BlockTable) -> list[tuple[bytes, int]]:
     def encode(bounds: tuple[int, int]) -> tuple[bytes, int]:
         start, end = bounds
         reserved_bytes = first.nbytes * (end - start) // first.num_rows
-        return bytes_of(first.schema, _blocks(table, start, end), distinct, codec, reserved_bytes)
+        return bytes_of(first.schema, table.blocks(start, end), distinct, codec, reserved_bytes)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(encode, pairwise(_bounds(table.num_rows))))
-
-
-def _blocks(table: BlockTable, start: int, end: int) -> Iterator[pa.Table]:
-    for first in range(start, end, ROWS_PER_BLOCK):
-        yield table.make(first, min(first + ROWS_PER_BLOCK, end))
 
 
 def _bounds(num_rows: int) -> list[int]:

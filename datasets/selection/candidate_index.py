@@ -87,7 +87,7 @@ class CandidateIndex:
 
     def ids(self, ordinals: NDArray[np.signedinteger]) -> pa.Array:
         """Ids of the candidates with these ordinals."""
-        return self.row_ids.take(pa.array(self.row[ordinals]))
+        return self.texts.take(self.row[ordinals])
 
     def ordinal_of_row(self) -> Ints:
         """The ordinal of every row of the files [R], −1 for a candidate that is left out."""
@@ -101,7 +101,7 @@ class CandidateIndex:
 
     def prompt_ids(self, prompts: NDArray[np.integer]) -> pa.Array:
         """Ids of the prompts at these positions."""
-        return self.prompts.ids.take(pa.array(prompts))
+        return self.prompts.texts.take(prompts)
 
 
 @dataclass(frozen=True, eq=False)

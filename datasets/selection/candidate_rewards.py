@@ -104,8 +104,8 @@ def reward_table(matrix: ScoreMatrix, rewards: CandidateRewards, settings: PairS
             rewards.rewards.by_dimension[:, start:end],
         )
         columns = {
-            "candidate_id": index.texts.take(index.row[ordinals]),
-            "prompt_id": index.prompts.texts.take(index.prompt[ordinals]),
+            "candidate_id": index.ids(ordinals),
+            "prompt_id": index.prompt_ids(index.prompt[ordinals]),
             **dict(zip(dimensions, map(pa.array, by_dimension), strict=True)),
             **{name: constant(text, len(ordinals)) for name, text in texts.items()},
         }

@@ -106,9 +106,9 @@ def _names(
     dimension = np.where(pairs.dimension == ALL, len(names) - 1, pairs.dimension)
     columns = {"dimension": pa.array(names, pa.string()).take(pa.array(dimension))}
     for side, own in ordinals.items():
-        columns[side] = index.texts.take(index.row[own])
+        columns[side] = index.ids(own)
         columns[f"{side}_origin"] = origins.take(pa.array(index.is_ground_truth[own].astype(np.int8)))
-    return {**columns, "prompt_id": index.prompts.texts.take(pairs.prompt)}
+    return {**columns, "prompt_id": index.prompt_ids(pairs.prompt)}
 
 
 def _numbers(

@@ -74,7 +74,7 @@ def skipped_table(
         text_code[of_reason] = len(texts) + inverse
         texts += map(text, distinct)
     columns = {
-        "prompt_id": prompts.texts.take(skipped),
+        "prompt_id": matrix.index.prompt_ids(skipped),
         "reason": pa.array(REASONS, pa.string()).take(pa.array(reason)),
         "detail": pa.array(texts, pa.string()).take(pa.array(text_code)),
     }

@@ -161,7 +161,6 @@ def test_a_table_in_blocks_is_sealed_as_the_whole_table(found, monkeypatch):
     assert len(whole["rewards"]) == 4
     for rows_per_block in (1, 7, 10, 30):
         monkeypatch.setattr(block_table, "ROWS_PER_BLOCK", rows_per_block)
-        monkeypatch.setattr(large_tables, "ROWS_PER_BLOCK", rows_per_block)
         assert large_tables.to_files(selection.pair_blocks) == whole["pairs"]
         assert large_tables.to_files(replace(selection.reward_blocks, threads=3)) == whole["rewards"]
         assert selection.reward_blocks.whole().equals(selection.rewards)
